@@ -1,0 +1,245 @@
+"""Annotation CSV → validated segments, and the phase vocabulary.
+
+Policies for what real files hold. A segment that ends past the end of its video is cut there, one
+that starts past it is rejected when the video is read (``cache``). Overlapping segments are all
+kept, each under its own label; what lies between segments is not used; short segments are kept,
+down to a single frame. The report counts each of these.
+"""
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ophnet_ray.errors import UserError
+
+SPLITS = ("train", "val", "test")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
+MAX_ERRORS_SHOWN = 10
+
+
+class AnnotationError(UserError):
+    """A row, a column or the file itself is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """An annotated interval ``[start_s, end_s)`` of one phase in one video.
+
+    A trimmed clip has ``start_s=0, end_s=inf``. ``split`` is empty until it is assigned.
+    ``segment_id`` is unique in its table and depends on the row alone, not on its place.
+    """
+
+    segment_id: str
+    case_id: str
+    video: str
+    start_s: float
+    end_s: float
+    phase: str
+    split: str = ""
+
+
+def read_annotations(csv_path: str | Path, video_dir: str | Path | None = None) -> list[Segment]:
+    """Read an annotation CSV of either kind.
+
+    Args:
+        csv_path: UTF-8 text with or without a byte-order mark.
+        video_dir: Folder of the videos; the CSV's folder when None.
+
+    Returns:
+        One segment a row, in the file's order. ``video`` is an absolute path, whose file need not
+        exist (see ``find_missing_videos``).
+
+    Raises:
+        AnnotationError: With file and line of up to ten errors.
+    """
+    path = Path(csv_path)
+    lines = _read_rows(path)
+    _, header = next(lines, (0, []))
+    columns = [name.strip() for name in header]
+    if not any(columns):
+        raise AnnotationError(f"{path} is empty; expected a header line and one row a segment")
+    _check_columns(columns, str(path))
+    rows: list[tuple[int, dict[str, str]]] = []
+    errors = []
+    for line, values in lines:
+        if not any(value.strip() for value in values):
+            continue
+        if len(values) != len(columns):
+            errors.append(f"{path}:{line}: {len(values)} values for {len(columns)} columns")
+        else:
+            rows.append((line, dict(zip(columns, values, strict=True))))
+    folder = Path(video_dir) if video_dir is not None else path.parent
+    return _parse_rows(rows, folder.absolute(), str(path), errors)
+
+
+def parse_annotations(rows: Iterable[Mapping[str, str]], video_dir: str | Path) -> list[Segment]:
+    """Validate rows that are already in memory, e.g. of a data frame; see ``read_annotations``."""
+    numbered = [(line, dict(row)) for line, row in enumerate(rows, start=1)]
+    if numbered:
+        _check_columns(list(numbered[0][1]), "the table")
+    return _parse_rows(numbered, Path(video_dir).absolute(), "row", [])
+
+
+def phase_vocabulary(segments: Iterable[Segment]) -> list[str]:
+    """All phases, sorted; ids that are whole numbers sort as numbers. Index = label."""
+    phases = {segment.phase for segment in segments}
+    return sorted(phases, key=lambda p: (0, int(p), p) if p.isdecimal() else (1, 0, p))
+
+
+def find_missing_videos(segments: Iterable[Segment]) -> list[str]:
+    """Paths of videos that do not exist, sorted."""
+    return sorted(
+        video for video in {segment.video for segment in segments} if not Path(video).is_file()
+    )
+
+
+def describe_quirks(segments: Sequence[Segment]) -> dict[str, int]:
+    """Count what a segment table often holds: overlaps, gaps, segments under a second."""
+    counts = Counter(overlaps=0, gaps=0, shorter_than_1_s=0)
+    by_video: dict[str, list[Segment]] = {}
+    for segment in segments:
+        by_video.setdefault(segment.video, []).append(segment)
+        counts["shorter_than_1_s"] += segment.end_s - segment.start_s < 1
+    for rows in by_video.values():
+        rows.sort(key=lambda s: (s.start_s, s.end_s))
+        reached_s = rows[0].end_s
+        for segment in rows[1:]:
+            counts["overlaps"] += segment.start_s < reached_s
+            counts["gaps"] += segment.start_s > reached_s
+            reached_s = max(reached_s, segment.end_s)
+    return dict(counts)
+
+
+def _read_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
+    if path.is_dir():
+        raise AnnotationError(f"{path} is a folder; --csv_path takes a CSV file")
+    try:
+        # the published CSVs begin with a byte-order mark
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise AnnotationError(f"{path} does not exist; check --csv_path") from error
+    except OSError as error:
+        raise AnnotationError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+
+    def numbered() -> Iterable[tuple[int, list[str]]]:
+        try:
+            for values in reader:
+                yield reader.line_num, values
+        except csv.Error as error:
+            raise AnnotationError(f"{path}:{reader.line_num}: {error}") from error
+
+    return iter(numbered())
+
+
+def _check_columns(columns: list[str], where: str) -> None:
+    repeated = [name for name, count in Counter(columns).items() if count > 1]
+    if repeated:
+        raise AnnotationError(f"{where}: column {repeated[0]!r} stands twice in the header")
+    if "video_path" in columns:
+        missing = [] if {"phase", "phase_id"} & set(columns) else ["phase"]
+    else:
+        missing = [name for name in ("video_id", "start", "end") if name not in columns]
+        if len(missing) == 3:
+            missing = ["video_path (clips) or video_id, start, end (segments)"]
+        if not {"phase", "phase_id"} & set(columns):
+            missing.append("phase_id (or phase)")
+    if missing:
+        raise AnnotationError(
+            f"{where}: column {', '.join(missing)} is missing; found: {', '.join(columns)}"
+        )
+
+
+def _parse_rows(
+    rows: list[tuple[int, dict[str, str]]], video_dir: Path, where: str, errors: list[str]
+) -> list[Segment]:
+    find_video = _VideoFinder(video_dir)
+    segments: list[Segment] = []
+    first_line: dict[str, int] = {}
+    for line, row in rows:
+        try:
+            segment = _parse_row(row, find_video)
+        except AnnotationError as error:
+            errors.append(f"{where}:{line}: {error}")
+            continue
+        if segment.segment_id in first_line:
+            errors.append(
+                f"{where}:{line}: repeats line {first_line[segment.segment_id]}; delete one"
+            )
+            continue
+        first_line[segment.segment_id] = line
+        segments.append(segment)
+    if errors:
+        shown = errors[:MAX_ERRORS_SHOWN]
+        if len(errors) > len(shown):
+            shown.append(f"and {len(errors) - len(shown)} more errors")
+        raise AnnotationError("\n".join(shown))
+    if not segments:
+        raise AnnotationError(f"{where} holds no rows; expected one row a segment")
+    return segments
+
+
+def _parse_row(row: Mapping[str, str], find_video: "_VideoFinder") -> Segment:
+    """One row → one segment; ids stay byte for byte ("001" is not 1)."""
+    phase = row.get("phase_id") or row.get("phase") or ""
+    if not phase.strip():
+        raise AnnotationError("the phase is empty")
+    split = row.get("split", "")
+    if "split" in row and split not in SPLITS:
+        raise AnnotationError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+    if "video_path" in row:
+        name = row["video_path"]
+        if not name.strip():
+            raise AnnotationError("video_path is empty")
+        case_id = row.get("case_id") or _case_of_clip(Path(name), phase)
+        return Segment(name, case_id, find_video.clip(name), 0.0, math.inf, phase, split)
+    video_id = row["video_id"]
+    if not video_id.strip():
+        raise AnnotationError("video_id is empty")
+    start_s, end_s = _parse_seconds(row, "start"), _parse_seconds(row, "end")
+    if not 0 <= start_s < end_s:
+        raise AnnotationError(f"start {row['start']} s is not before end {row['end']} s")
+    segment_id = f"{video_id}:{start_s:.10g}-{end_s:.10g}:{phase}"
+    case_id = row.get("case_id") or video_id
+    return Segment(segment_id, case_id, find_video(video_id), start_s, end_s, phase, split)
+
+
+def _parse_seconds(row: Mapping[str, str], column: str) -> float:
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise AnnotationError(f"{column} {row[column]!r} is not a time in seconds")
+    return value
+
+
+def _case_of_clip(clip: Path, phase: str) -> str:
+    """``<case>-<phase>-<start>-<end>.mp4`` → ``<case>``; else the clip is its own case."""
+    case_id, separator, _ = clip.name.partition(f"-{phase}-")
+    return case_id if separator and case_id else str(clip)
+
+
+class _VideoFinder:
+    """``video_id`` → path in the folder, which is listed once (it may be on slow storage)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        names = sorted(folder.iterdir()) if folder.is_dir() else []
+        self._by_stem: dict[str, Path] = {}
+        for suffix in reversed(VIDEO_SUFFIXES):
+            self._by_stem |= {p.stem: p for p in names if p.suffix.lower() == suffix}
+
+    def __call__(self, video_id: str) -> str:
+        return str(self._by_stem.get(video_id, self.folder / f"{video_id}{VIDEO_SUFFIXES[0]}"))
+
+    def clip(self, name: str) -> str:
+        """A clip's path is relative to the folder, or, as in other tools, to where one stands."""
+        path = self.folder / name
+        return str(path if path.exists() or not Path(name).exists() else Path(name).absolute())

@@ -1,0 +1,132 @@
+"""Write, verify, choose and load checkpoints.
+
+A checkpoint is a folder ``epoch=0007`` with ``checkpoint.ckpt`` (tensors and plain values, loads
+with ``weights_only=True``) and ``manifest.json`` (its sha256, size and metrics). The folder is
+written under a temporary name and renamed; what is torn or altered later fails its checksum and is
+passed over for the one before.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ophnet_ray.atomic import write_atomically
+from ophnet_ray.errors import UserError
+
+CHECKPOINT_FILE = "checkpoint.ckpt"
+MANIFEST_FILE = "manifest.json"
+FORMAT_VERSION = 1
+PAYLOAD_KEY = "ophnet_ray"
+"""Where a checkpoint holds phases, preprocessing and settings, beside Lightning's own keys."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint on disk. ``epoch`` counts from 0; ``metrics`` are those of its epoch."""
+
+    folder: Path
+    epoch: int
+    metrics: dict[str, float]
+
+    @property
+    def file(self) -> Path:
+        """The Lightning checkpoint."""
+        return self.folder / CHECKPOINT_FILE
+
+
+def temporary_file(checkpoints: Path, epoch: int) -> Path:
+    """Where the workers write the checkpoint of an epoch before ``commit_checkpoint``."""
+    return checkpoints / f".epoch={epoch:04d}.tmp" / CHECKPOINT_FILE
+
+
+def commit_checkpoint(checkpoints: Path, epoch: int, metrics: dict[str, float]) -> Checkpoint:
+    """Make the checkpoint in ``temporary_file`` the one of its epoch, whole or not at all.
+
+    Args:
+        checkpoints: Folder of the run's checkpoints.
+        epoch: Counted from 0.
+        metrics: Of this epoch.
+    """
+    file = temporary_file(checkpoints, epoch)
+    final = checkpoints / f"epoch={epoch:04d}"
+    with file.open("rb+") as handle:
+        os.fsync(handle.fileno())
+    manifest = {
+        "sha256": _sha256(file),
+        "size_bytes": file.stat().st_size,
+        "epoch": epoch,
+        "metrics": metrics,
+    }
+    write_atomically(file.parent / MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
+    if final.exists():
+        # only a torn one is written again
+        shutil.rmtree(final)
+    file.parent.rename(final)
+    return Checkpoint(final, epoch, metrics)
+
+
+def find_checkpoints(checkpoints: Path) -> list[Checkpoint]:
+    """The checkpoints that are whole, oldest first; damaged ones are named in the log."""
+    found = []
+    for folder in sorted(checkpoints.glob("epoch=*")):
+        try:
+            manifest = json.loads((folder / MANIFEST_FILE).read_text())
+            intact = _sha256(folder / CHECKPOINT_FILE) == manifest["sha256"]
+        except (OSError, ValueError) as error:
+            logger.warning("checkpoint %s is passed over: %s", folder, error)
+            continue
+        if not intact:
+            logger.warning("checkpoint %s is damaged and passed over", folder)
+            continue
+        found.append(Checkpoint(folder, manifest["epoch"], manifest["metrics"]))
+    return found
+
+
+def best_checkpoint(checkpoints: Iterable[Checkpoint], metric: str = "val_macro_f1") -> Checkpoint:
+    """The one with the highest metric; of equals the one with the lower validation loss."""
+    return max(checkpoints, key=lambda c: (c.metrics[metric], -c.metrics["val_loss"]))
+
+
+def prune_checkpoints(checkpoints: list[Checkpoint], keep_last: int = 2) -> list[Checkpoint]:
+    """Delete all but the best and the last ones; return what is left, oldest first.
+
+    More than one of the last stays, so that a torn newest one costs an epoch and not the run.
+    """
+    kept = {c.epoch for c in (best_checkpoint(checkpoints), *checkpoints[-keep_last:])}
+    for checkpoint in checkpoints:
+        if checkpoint.epoch not in kept:
+            shutil.rmtree(checkpoint.folder)
+    return [checkpoint for checkpoint in checkpoints if checkpoint.epoch in kept]
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Load a checkpoint's tensors and plain values on the CPU; nothing in it is ever executed.
+
+    Raises:
+        UserError: It is missing, damaged, or none of this program's.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"checkpoint {path} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - torch raises its own of all kinds on a damaged file
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"checkpoint {path} cannot be read ({reason})") from error
+    if not isinstance(content, dict) or PAYLOAD_KEY not in content:
+        raise UserError(f"checkpoint {path} was not written by ophnet-ray")
+    return content
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

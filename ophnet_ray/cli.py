@@ -1,0 +1,81 @@
+"""Command line → settings, and errors → exit codes."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import tyro
+
+from ophnet_ray.config import Config, demo_config, dump_config, read_config
+from ophnet_ray.errors import TrainingError, UserError
+
+EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def parse_config(argv: Sequence[str], prog: str, description: str) -> Config:
+    """Read flags over the file of ``--config`` over the defaults.
+
+    Without a ``csv_path`` the defaults are those of the demo data set. ``--print_config`` prints
+    the settings as YAML and ends the program.
+
+    Raises:
+        UserError: The file of ``--config`` is wrong.
+        SystemExit: Code 2 for a wrong flag, 0 after ``--help`` or ``--print_config``.
+    """
+    argv, config_path = _take_option(list(argv), "config")
+    wants_print = any(arg.replace("-", "_") == "__print_config" for arg in argv)
+    argv = [arg for arg in argv if arg.replace("-", "_") != "__print_config"]
+
+    def parse(base: Config) -> Config:
+        if config_path is not None:
+            base = read_config(config_path, base)
+        return tyro.cli(
+            tyro.conf.OmitArgPrefixes[Config],
+            prog=prog,
+            description=f"{description} Also: --config FILE (settings as --print_config prints "
+            "them; flags go before), --print_config.",
+            args=argv,
+            default=base,
+            use_underscores=True,
+        )
+
+    config = parse(Config())
+    if config.data.csv_path is None:
+        config = parse(demo_config())
+    if wants_print:
+        print(dump_config(config), end="")
+        raise SystemExit(0)
+    return config
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Run a program; a user's mistake and a failed training become one line and an exit code."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR) from None
+    except TrainingError as error:
+        print(f"training failed: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last epoch", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _take_option(argv: list[str], name: str) -> tuple[list[str], str | None]:
+    """Take ``--name value`` or ``--name=value`` out of the arguments."""
+    value = None
+    rest = []
+    arguments = iter(argv)
+    for argument in arguments:
+        flag, separator, given = argument.partition("=")
+        if flag != f"--{name}":
+            rest.append(argument)
+        elif separator:
+            value = given
+        else:
+            value = next(arguments, None)
+            if value is None:
+                raise UserError(f"--{name} needs a file")
+    return rest, value

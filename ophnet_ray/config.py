@@ -1,0 +1,259 @@
+"""Every knob and default of a run, as frozen dataclasses; a field's docstring is its ``--help``."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+import yaml
+
+from ophnet_ray.errors import UserError
+
+Coverage = Literal["spread", "head"]
+MaskKind = Literal["rg", "chroma", "none"]
+WeightScheme = Literal["none", "inverse", "inverse_sqrt", "effective"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which segments are used."""
+
+    csv_path: str | None = None
+    """Annotation CSV: rows `video_path, phase` (clips) or `video_id, start, end, phase_id`
+    (segments of long videos, in seconds). Without it, the built-in demo data set."""
+    video_dir: str | None = None
+    """Folder of the videos (default: the CSV's folder)."""
+    val_fraction: float = 0.2
+    """Share of the cases held out for validation, when the CSV has no split column."""
+    missing_videos: Literal["error", "skip"] = "error"
+    """What to do when a video of the CSV is not there."""
+    max_rejected: float = 0.02
+    """Stop when more than this share of the rows cannot be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig:
+    """How a segment is cut into model inputs."""
+
+    window_size: int = 16
+    """Frames averaged into one model input; a multiple of stride."""
+    stride: int = 8
+    """Frames between the starts of neighbouring windows."""
+    max_frames: int = 64
+    """Most frames read of a segment."""
+    coverage: Coverage = "spread"
+    """Which frames: runs of neighbouring frames spread over the segment, or its head."""
+    image_size: int = 224
+    """Height and width of the model input, pixels; a multiple of 32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    backbone: str = "maxvit_large_tf_224.in21k"
+    """Image encoder: any timm model name."""
+    pretrained: bool = True
+    """Start the encoder from timm's pretrained weights."""
+    backbone_weights: str | None = None
+    """Start the encoder from this file (.safetensors, .pt, .ckpt) instead."""
+    mask: MaskKind = "rg"
+    """Masks for the fusion: red and green channel, chromaticity, or no fusion."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The optimisation."""
+
+    batch_size: int = 8
+    """Windows a step and train worker."""
+    lr: float = 1e-4
+    """Learning rate of Adam."""
+    max_epochs: int = 30
+    """Passes over the training segments; each takes one window of every segment."""
+    class_weights: WeightScheme = "none"
+    """Weights of the phases in the loss, from the training rows."""
+    accumulate_grad_batches: int = 1
+    """Batches whose gradients are added before an optimiser step."""
+    random_shift: float = 0.05
+    """Largest random shift of a training image, as a share of its size; 0 for none."""
+    precision: Precision = "auto"
+    """Lightning's precision; auto is bf16-mixed on a GPU and 32-true on a CPU."""
+    train_workers: int | None = None
+    """Ray Train workers (default: the cluster's GPUs, else 1)."""
+    use_gpu: Literal["auto", "true", "false"] = "auto"
+    """Train on GPUs; auto: when the cluster has one."""
+    seed: int = 42
+    """Seed of the split, the order, the windows and the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where a run is kept and with what it is done; nothing here changes a result."""
+
+    output_pth: str = "model.ckpt"
+    """The best checkpoint is copied here."""
+    num_workers: int = 4
+    """Parallel decode workers."""
+    storage_path: str = "runs"
+    """Folder of the runs."""
+    name: str | None = None
+    """Name of the run (default: from the CSV's name and the settings). The same name resumes."""
+    cache_dir: str | None = None
+    """Folder of the decoded windows (default: <storage_path>/cache)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A training run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def to_flat(self) -> dict[str, Any]:
+        """All fields by flag name, in the order of ``--help``."""
+        return {name: value for part in asdict(self).values() for name, value in part.items()}
+
+    def replace_flat(self, **values: Any) -> Self:
+        """A copy with fields, given by flag name, replaced.
+
+        Raises:
+            UserError: No field has that name, or a value is not of the field's type.
+        """
+        parts = {}
+        for part in fields(self):
+            current = getattr(self, part.name)
+            hints = get_type_hints(type(current))
+            chosen = {name: values.pop(name) for name in hints if name in values}
+            parts[part.name] = replace(
+                current, **{name: _coerce(name, hints[name], v) for name, v in chosen.items()}
+            )
+        if values:
+            raise UserError(f"unknown setting {', '.join(sorted(values))}; see --help for the names")
+        return replace(self, **parts)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that determine the result: everything but ``RunConfig``.
+
+        ``video_dir`` and ``csv_path`` are left out too: what they hold is told apart by the
+        hash of the segments, wherever it lies.
+        """
+        settings = self.to_flat()
+        for name in (*(f.name for f in fields(RunConfig)), "csv_path", "video_dir"):
+            del settings[name]
+        return settings
+
+    def identity_hash(self, data_hash: str) -> str:
+        """Eight hexadecimal digits that change with any setting or data that changes the result."""
+        text = json.dumps([self.identity(), data_hash], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def validate(self) -> None:
+        """Check what needs no file and no cluster.
+
+        Raises:
+            UserError: Naming the flag, its value and the cure.
+        """
+        w, t, d = self.windows, self.training, self.data
+        rules = [
+            (1 <= w.stride <= 256, f"--stride {w.stride}: must be 1 to 256"),
+            (
+                w.window_size >= 1 and w.window_size % max(w.stride, 1) == 0,
+                f"--window_size {w.window_size} is not a multiple of --stride {w.stride}; "
+                f"try --window_size {2 * w.stride}",
+            ),
+            (
+                w.max_frames >= w.window_size,
+                f"--max_frames {w.max_frames} is less than --window_size {w.window_size}",
+            ),
+            (
+                w.image_size >= 32 and w.image_size % 32 == 0,
+                f"--image_size {w.image_size} is not a multiple of 32; try 128 or 224",
+            ),
+            (t.batch_size >= 1, f"--batch_size {t.batch_size}: must be at least 1"),
+            (t.lr > 0, f"--lr {t.lr}: must be more than 0"),
+            (t.max_epochs >= 1, f"--max_epochs {t.max_epochs}: must be at least 1"),
+            (
+                t.accumulate_grad_batches >= 1,
+                f"--accumulate_grad_batches {t.accumulate_grad_batches}: must be at least 1",
+            ),
+            (0 <= t.random_shift < 0.5, f"--random_shift {t.random_shift}: must be 0 to 0.5"),
+            (
+                t.train_workers is None or t.train_workers >= 1,
+                f"--train_workers {t.train_workers}: must be at least 1",
+            ),
+            (t.seed >= 0, f"--seed {t.seed}: must not be negative"),
+            (0 < d.val_fraction < 1, f"--val_fraction {d.val_fraction}: must be between 0 and 1"),
+            (0 <= d.max_rejected <= 1, f"--max_rejected {d.max_rejected}: must be 0 to 1"),
+            (self.run.num_workers >= 1, f"--num_workers {self.run.num_workers}: at least 1"),
+            (
+                self.run.name is None or Path(self.run.name).name == self.run.name,
+                f"--name {self.run.name}: must be a plain folder name, without a path",
+            ),
+        ]
+        for holds, message in rules:
+            if not holds:
+                raise UserError(message)
+
+
+def demo_config() -> Config:
+    """Settings for the demo data set: a small backbone that a laptop trains in a minute."""
+    return Config().replace_flat(
+        image_size=128,
+        backbone="mobilenetv4_conv_small_050",
+        pretrained=False,
+        lr=2e-3,
+        max_epochs=24,
+    )
+
+
+def read_config(path: str, base: Config) -> Config:
+    """Read settings, by flag name, from a YAML file over ``base``.
+
+    Raises:
+        UserError: The file is missing, is no YAML mapping, or holds an unknown setting.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--config {path}: not a YAML file ({reason})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path}: expected lines of `flag: value`")
+    try:
+        return base.replace_flat(**{str(name): value for name, value in values.items()})
+    except UserError as error:
+        raise UserError(f"--config {path}: {error}") from error
+
+
+def dump_config(config: Config) -> str:
+    """The settings as YAML that ``read_config`` reads back."""
+    return yaml.safe_dump(config.to_flat(), sort_keys=False)
+
+
+def _coerce(name: str, hint: Any, value: Any) -> Any:
+    """Check a value against a field's type; YAML writes 1e-4 as text and true as a boolean."""
+    if get_origin(hint) is Literal:
+        text = str(value).lower() if isinstance(value, bool) else value
+        if text in get_args(hint):
+            return text
+        raise UserError(f"{name}: {value!r} is not one of {', '.join(map(str, get_args(hint)))}")
+    accepted = get_args(hint) or (hint,)
+    if type(value) in accepted:
+        return value
+    if float in accepted and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if str in accepted and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    names = " or ".join("empty" if kind is type(None) else kind.__name__ for kind in accepted)
+    raise UserError(f"{name}: {value!r} is not {names}")

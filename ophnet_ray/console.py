@@ -1,0 +1,89 @@
+"""What a person sees while a run goes on: stages, progress bars, one line a notice, on stderr.
+
+Without a terminal (a log file, a cluster job) a stage prints a few lines instead of a bar.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINES_A_STAGE = 8
+SECONDS_A_LINE = 15.0
+
+
+class Stage:
+    """A bar on a terminal; elsewhere about ``LINES_A_STAGE`` lines."""
+
+    def __init__(self, console: RichConsole, name: str, total: int) -> None:
+        self._console, self._name, self._total = console, name, total
+        self._progress = Progress(
+            TextColumn("{task.description:<8}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(name, total=total, text="")
+        self._last_line_s, self._last_done, self._started_s = 0.0, 0, time.monotonic()
+
+    def update(self, done: int, text: str) -> None:
+        """Show how much of the total is done, and a few figures."""
+        self._progress.update(self._task, completed=done, text=text)
+        if self._console.is_terminal or done == self._last_done:
+            return
+        now_s = time.monotonic()
+        step = max(self._total // LINES_A_STAGE, 1)
+        due = done // step > self._last_done // step and now_s - self._last_line_s > 1
+        if due or done == self._total or now_s - self._last_line_s > SECONDS_A_LINE:
+            left_s = (now_s - self._started_s) / max(done, 1) * (self._total - done)
+            left = f"  {left_s:.0f} s left" if done < self._total else ""
+            self._console.print(f"{self._name:<8} {done}/{self._total}  {text}{left}")
+            self._last_line_s = now_s
+        self._last_done = done
+
+
+class Console:
+    """Print to stderr; stdout is for the answer."""
+
+    def __init__(self) -> None:
+        self._rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._rich.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """One line that should be read."""
+        self._rich.print(f"warning: {text}", markup=False, style="yellow")
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Stage]:
+        """A stage of the run with a known amount of work."""
+        stage = Stage(self._rich, name, total)
+        with stage._progress:  # noqa: SLF001 - the two classes are one thing
+            yield stage
+
+
+def log_to(path: Path) -> None:
+    """Send this process's log, and the warnings of all libraries, to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+
+
+def print_answer(lines: dict[str, object]) -> None:
+    """Print names and values to stdout."""
+    width = max(len(name) for name in lines) + 1
+    for name, value in lines.items():
+        print(f"{name + ':':<{width}} {value}", file=sys.stdout, flush=True)

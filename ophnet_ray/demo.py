@@ -1,0 +1,271 @@
+"""The built-in demo data set: synthetic eye-surgery videos, drawn here, and their CSV.
+
+Fourteen cases of six phases, told apart by what the instruments look like and where they are, not
+by colour: each case has its own eye, light, camera, tempo and frame rate. Phases recur and are
+imbalanced, as in a real cataract operation. The same code draws the same frames.
+"""
+
+import csv
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.console import Console
+
+VERSION = 1
+NUM_CASES = 14
+WIDTH, HEIGHT = 192, 144
+PHASES = ("idle", "incision", "capsulorhexis", "phaco", "aspiration", "implantation")
+# phase and seconds at tempo 1; an operation goes through all, some of them again
+_TIMELINE = (
+    (0, 2.5), (1, 2.5), (0, 2.0), (2, 4.5), (0, 1.5), (3, 6.0), (4, 3.0), (3, 4.0),
+    (0, 1.5), (4, 4.0), (5, 2.5), (4, 3.0), (1, 2.0), (0, 2.5),
+)  # fmt: skip
+_SUBPIXEL = 4  # cv2 draws at 1/16 pixel with this shift: movement without jumps
+
+Point = tuple[float, float]
+Image = NDArray[np.uint8]
+
+
+def make_demo(folder: Path, console: Console | None = None) -> Path:
+    """Draw the videos on first use.
+
+    Returns:
+        The CSV, in OphNet's columns, beside its videos.
+    """
+    target = folder / f"demo-v{VERSION}"
+    csv_path = target / "demo.csv"
+    if csv_path.exists():
+        return csv_path
+    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    rows: list[tuple[str, float, float, int]] = []
+    if console is None:
+        console = Console()
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, console.stage("draw", NUM_CASES) as stage:
+        drawn = pool.map(lambda number: draw_case(temporary, number), range(NUM_CASES))
+        for done, case_rows in enumerate(drawn, start=1):
+            rows += case_rows
+            stage.update(done, "demo videos")
+    with (temporary / csv_path.name).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["video_id", "start", "end", "phase_id"])
+        writer.writerows(rows)
+    try:
+        temporary.rename(target)
+    except OSError:
+        # another run was first; what it drew is the same
+        if not csv_path.exists():
+            raise
+        shutil.rmtree(temporary)
+    return csv_path
+
+
+def draw_case(folder: Path, number: int) -> list[tuple[str, float, float, int]]:
+    """Draw and encode one operation; return its rows: video_id, start, end, phase_id."""
+    rng = np.random.RandomState(1000 + number)  # noqa: NPY002 - its stream never changes
+    eye = _Eye.choose(rng)
+    frame_rate = (15, 20, 25)[number % 3]
+    tempo = rng.uniform(0.75, 1.35)
+    video_id = f"demo_{number:04d}"
+    rows, labels = [], []
+    for phase, seconds in _TIMELINE:
+        num_frames = round(seconds * tempo * rng.uniform(0.8, 1.2) * frame_rate)
+        start = len(labels)
+        labels += [phase] * num_frames
+        rows.append(
+            (video_id, round(start / frame_rate, 3), round(len(labels) / frame_rate, 3), phase)
+        )
+    frames = _draw_frames(eye, labels, frame_rate, rng)
+    _encode(folder / f"{video_id}.mp4", frames, frame_rate)
+    return rows
+
+
+@dataclass(frozen=True)
+class _Eye:
+    """What stays the same through an operation."""
+
+    still: Image
+    radius: float
+    pupil: float
+    reflex: tuple[float, ...]
+    light: tuple[float, ...]
+    steel: float
+    side: float
+
+    @classmethod
+    def choose(cls, rng: np.random.RandomState) -> "_Eye":
+        radius = rng.uniform(44, 54)
+        sclera = np.array([205, 180, 170]) + rng.uniform(-22, 22, 3)
+        iris = np.array(
+            [(96, 64, 40), (70, 95, 125), (80, 100, 70), (105, 100, 95), (60, 45, 35)][
+                rng.randint(5)
+            ]
+        ) + rng.uniform(-12, 12, 3)
+        still = _draw_still_eye(sclera, iris, radius, rng)
+        return cls(
+            still=still,
+            radius=radius,
+            pupil=radius * rng.uniform(0.58, 0.72),
+            reflex=tuple(np.array([190, 80, 45]) + rng.uniform(-35, 35, 3)),
+            light=tuple(rng.uniform(0.88, 1.1, 3)),
+            steel=rng.uniform(120, 190),
+            side=rng.uniform(-0.35, 0.35) + (np.pi if rng.rand() < 0.5 else 0.0),
+        )
+
+
+def _draw_still_eye(
+    sclera: NDArray[np.float64],
+    iris: NDArray[np.float64],
+    radius: float,
+    rng: np.random.RandomState,
+) -> Image:
+    """Sclera with vessels, limbus and iris, with a margin for the camera's shake."""
+    size = (HEIGHT + 32, WIDTH + 32)
+    image = np.empty((*size, 3), dtype=np.uint8)
+    image[:] = np.clip(sclera, 0, 255)
+    center = (size[1] / 2, size[0] / 2)
+    for _ in range(14):
+        angle = rng.uniform(0, 2 * np.pi)
+        points = [
+            _polar(center, radius * (1 + 0.16 * i), angle + rng.uniform(-0.1, 0.1))
+            for i in range(1, 8)
+        ]
+        _line(image, points, tuple(np.clip(sclera * (0.92, 0.7, 0.7), 0, 255)), 1)
+    _disc(image, center, radius * 1.06, tuple(iris * 0.55))
+    _disc(image, center, radius, tuple(iris))
+    for angle in np.linspace(0, 2 * np.pi, 70, endpoint=False):
+        shade = tuple(np.clip(iris * rng.uniform(0.75, 1.3), 0, 255))
+        points = [_polar(center, radius * 0.55, angle), _polar(center, radius * 0.97, angle)]
+        _line(image, points, shade, 1)
+    return cv2.GaussianBlur(image, (3, 3), 0)
+
+
+def _draw_frames(
+    eye: _Eye, labels: list[int], frame_rate: int, rng: np.random.RandomState
+) -> Iterator[Image]:
+    noise = rng.normal(0, 4, (4, HEIGHT, WIDTH, 3)).astype(np.float32)
+    shake = _wander(rng, len(labels), frame_rate, 6.0)
+    hand = _wander(rng, len(labels), frame_rate, 1.0)
+    gain = 1 + 0.22 * _wander(rng, len(labels), frame_rate, 1.0)[:, 0]
+    glint = rng.uniform(0, 2 * np.pi)
+    for i, phase in enumerate(labels):
+        image = eye.still.copy()
+        center = (image.shape[1] / 2, image.shape[0] / 2)
+        _disc(image, center, eye.pupil, (28.0, 14.0, 12.0))
+        _disc(image, center, eye.pupil * 0.93, eye.reflex)
+        _draw_instruments(image, phase, eye, center, hand[i], i / frame_rate)
+        for k in range(2):
+            _disc(image, _polar(center, eye.pupil * (0.3 + 0.4 * k), glint + 2 * k), 2.2, (255.0,) * 3)
+        dx, dy = shake[i]
+        moved = cv2.getRectSubPix(image, (WIDTH, HEIGHT), (center[0] + dx, center[1] + dy))
+        lit = moved * np.float32(gain[i]) * np.float32(eye.light) + noise[i % len(noise)]
+        yield np.clip(lit, 0, 255).astype(np.uint8)
+
+
+def _draw_instruments(
+    image: Image, phase: int, eye: _Eye, center: Point, hand: NDArray[np.float64], time_s: float
+) -> None:
+    """Draw what tells the phase: kind, number and place of the instruments."""
+    steel = (eye.steel,) * 3
+    dark = (eye.steel * 0.6,) * 3
+    angle = eye.side + 0.25 * hand[0]
+    other = eye.side + np.pi * 0.75 + 0.2 * hand[1]
+    inside = _polar(center, eye.pupil * (0.35 + 0.2 * hand[1]), angle + 0.6 * np.sin(time_s))
+    if phase == 1:  # keratome: a broad blade at the limbus
+        tip = _polar(center, eye.radius * (0.92 + 0.05 * hand[1]), angle)
+        base = _polar(tip, 22, angle)
+        _line(image, [_polar(center, 200, angle), base], dark, 5)
+        wings = [_polar(base, 9, angle + np.pi / 2), tip, _polar(base, 9, angle - np.pi / 2)]
+        _polygon(image, wings, tuple(min(c * 1.25, 255) for c in steel))
+    elif phase == 2:  # forceps: two thin prongs that meet inside the pupil
+        joint = _polar(inside, 52, angle)
+        for side in (-1, 1):
+            knee = _polar(joint, 7, angle + side * np.pi / 2)
+            _line(image, [_polar(center, 200, angle + 0.04 * side), knee, inside], steel, 2)
+    elif phase == 3:  # phaco handpiece: a thick sleeve, and a thin chopper from the other side
+        _line(image, [_polar(center, 200, angle), _polar(inside, 9, angle)], steel, 15)
+        _line(image, [_polar(inside, 12, angle), inside], dark, 7)
+        _line(image, [_polar(center, 200, other), _polar(center, 8, other)], dark, 2)
+    elif phase == 4:  # bimanual aspiration: two slim tubes with blunt tips
+        for at in (angle, other):
+            tip = _polar(center, eye.pupil * (0.45 + 0.15 * hand[1]), at)
+            _line(image, [_polar(center, 200, at), tip], steel, 6)
+            _disc(image, tip, 4.5, dark)
+    elif phase == 5:  # injector: a cone at the pupil's edge, and the lens with its haptics
+        mouth = _polar(center, eye.pupil * 0.8, angle)
+        sides = [
+            _polar(mouth, 3, angle + np.pi / 2), _polar(mouth, 3, angle - np.pi / 2),
+            _polar(_polar(mouth, 60, angle), 13, angle - np.pi / 2),
+            _polar(_polar(mouth, 60, angle), 13, angle + np.pi / 2),
+        ]  # fmt: skip
+        _polygon(image, sides, steel)
+        lens = _polar(center, 5 * hand[0], other)
+        _ring(image, lens, eye.pupil * 0.55, (235.0, 215.0, 200.0))
+        for turn in (0.0, np.pi):
+            haptic = [_polar(lens, eye.pupil * r, turn + time_s * 0.2 + r) for r in (0.55, 0.7, 0.8)]
+            _line(image, haptic, (235.0, 215.0, 200.0), 2)
+
+
+def _wander(
+    rng: np.random.RandomState, num_frames: int, frame_rate: int, size: float
+) -> NDArray[np.float64]:
+    """Slow random movement, (T, 2), mostly within ±size."""
+    knots = rng.uniform(-size, size, (num_frames // (2 * frame_rate) + 3, 2))
+    at = np.arange(num_frames) / (2 * frame_rate)
+    left = at.astype(int)
+    blend = (1 - np.cos(np.pi * (at - left)))[:, None] / 2
+    return np.asarray(knots[left] * (1 - blend) + knots[left + 1] * blend)
+
+
+def _encode(path: Path, frames: Iterator[Image], frame_rate: int) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(frame_rate))
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.options = {"preset": "veryfast", "crf": "26", "g": str(4 * frame_rate)}
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _polar(origin: Point, distance: float, angle: float) -> Point:
+    return origin[0] + distance * float(np.cos(angle)), origin[1] + distance * float(np.sin(angle))
+
+
+def _fixed(points: list[Point]) -> NDArray[np.int32]:
+    return np.round(np.asarray(points) * 2**_SUBPIXEL).astype(np.int32)
+
+
+def _line(image: Image, points: list[Point], color: tuple[float, ...], width: int) -> None:
+    cv2.polylines(image, [_fixed(points)], False, color, width, cv2.LINE_AA, _SUBPIXEL)
+
+
+def _polygon(image: Image, points: list[Point], color: tuple[float, ...]) -> None:
+    cv2.fillPoly(image, [_fixed(points)], color, cv2.LINE_AA, _SUBPIXEL)
+
+
+def _disc(image: Image, center: Point, radius: float, color: tuple[float, ...]) -> None:
+    _circle(image, center, radius, color, -1)
+
+
+def _ring(image: Image, center: Point, radius: float, color: tuple[float, ...]) -> None:
+    _circle(image, center, radius, color, 2)
+
+
+def _circle(
+    image: Image, center: Point, radius: float, color: tuple[float, ...], width: int
+) -> None:
+    (x, y), scale = _fixed([center])[0], 2**_SUBPIXEL
+    cv2.circle(
+        image, (int(x), int(y)), round(radius * scale), color, width, cv2.LINE_AA, _SUBPIXEL
+    )

@@ -1,0 +1,36 @@
+"""Random choices as functions of names, not of a generator's state.
+
+NumPy does not promise the same random stream across versions; an integer hash does, and a choice
+that depends only on (seed, epoch, segment) is the same after a restart and on any worker.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def hash_ids(ids: Sequence[str] | NDArray[np.uint64], *salts: int) -> NDArray[np.uint64]:
+    """A uniform 64-bit number for each id.
+
+    Args:
+        ids: Texts, or numbers that an earlier call made of them.
+        salts: Non-negative integers, e.g. seed and epoch; each changes all numbers.
+    """
+    if isinstance(ids, np.ndarray):
+        values = ids
+    else:
+        digests = b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in ids)
+        values = np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+    for salt in salts:
+        values = _mix(values ^ _mix(np.uint64((salt + 0x9E3779B97F4A7C15) % 2**64)))
+    return values
+
+
+def _mix(x: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64 (Steele et al., OOPSLA 2014), a bijection."""
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(x ^ (x >> np.uint64(31)), dtype=np.uint64)

@@ -1,0 +1,135 @@
+"""Loss, metrics and optimiser around the model."""
+
+from typing import Any
+
+import lightning as L  # noqa: N812 - Lightning's own convention
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+
+from ophnet_ray.config import MaskKind
+from ophnet_ray.metrics import accuracy, macro_f1_present
+from ophnet_ray.model import SurgicalPhaseClassificationModel
+from ophnet_ray.preprocessing import prepare_batch, shift_images
+
+
+class SurgicalPhaseModule(L.LightningModule):
+    """Train ``SurgicalPhaseClassificationModel``.
+
+    Batches are ``WindowLoader``'s (bytes, prepared here on the device) or ready dictionaries with
+    ``image``, ``mask`` and ``label`` (indices or one-hot).
+
+    Args:
+        num_classes: Phases.
+        class_weights: (K,) weights of the phases in the training loss; see
+            ``class_weights.unit_mean`` for their scale. The validation loss is never weighted.
+        lr: Learning rate of Adam.
+        model: The network; the default one when None.
+        mask: Kind of masks that are taken from the images.
+
+    Attributes:
+        epoch_metrics: ``train_loss, val_loss, val_acc, val_macro_f1`` of the last epoch, over all
+            workers, each from sums divided once.
+        confusion: int64 (K, K) of the last validation, over all workers.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_weights: Tensor | None = None,
+        lr: float = 1e-4,
+        *,
+        model: SurgicalPhaseClassificationModel | None = None,
+        mask: MaskKind = "rg",
+    ) -> None:
+        super().__init__()
+        self.model = model or SurgicalPhaseClassificationModel(num_classes, mask=mask)
+        self.num_classes, self.lr, self.mask = num_classes, lr, mask
+        weights = torch.ones(num_classes) if class_weights is None else class_weights.float()
+        self.class_weights: Tensor
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.epoch_metrics: dict[str, float] = {}
+        self.confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """(B, 3, H, W), (B, 2, H, W) → logits (B, K)."""
+        logits: Tensor = self.model(image, mask)
+        return logits
+
+    def on_after_batch_transfer(
+        self, batch: dict[str, Tensor], dataloader_idx: int
+    ) -> dict[str, Tensor]:
+        """Bytes → normalised images and masks, on the device."""
+        if "pixels" not in batch:
+            return batch
+        pixels = batch["pixels"]
+        if self.trainer.training and batch["offset"].any():
+            pixels = shift_images(pixels, batch["offset"])
+        image, mask = prepare_batch(pixels, self.model.mean, self.model.std, self.mask)
+        return {"image": image, "mask": mask, "label": batch["label"], "valid": batch["valid"]}
+
+    def on_train_epoch_start(self) -> None:
+        """Start the sums of the epoch."""
+        self._train_sums = torch.zeros(2, device=self.device)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Mean of the weighted cross-entropies of the batch."""
+        labels = _as_indices(batch["label"])
+        losses = F.cross_entropy(self(batch["image"], batch["mask"]), labels, reduction="none")
+        loss = (losses * self.class_weights[labels]).mean()
+        # stays on the device: reading a number back would wait for the step to end
+        self._train_sums += torch.stack([loss.detach().float(), loss.new_ones(())]) * len(labels)
+        self.log("train_loss_step", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums of the validation."""
+        size = self.num_classes
+        self._val_loss_sum = torch.zeros((), device=self.device)
+        self._val_counts = torch.zeros(size * size, dtype=torch.int64, device=self.device)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Add the batch to the counts; padding is left out."""
+        labels = _as_indices(batch["label"])
+        valid = batch.get("valid", torch.ones_like(labels, dtype=torch.bool))
+        logits = self(batch["image"], batch["mask"])[valid].float()
+        labels = labels[valid]
+        self._val_loss_sum += F.cross_entropy(logits, labels, reduction="sum")
+        pairs = labels * self.num_classes + logits.argmax(dim=1)
+        self._val_counts += torch.bincount(pairs, minlength=self.num_classes**2)
+
+    def on_validation_epoch_end(self) -> None:
+        """Add the counts of all workers, then divide once."""
+        counts = self._sum_over_workers(self._val_counts).cpu().numpy()
+        loss_sum = float(self._sum_over_workers(self._val_loss_sum))
+        self.confusion = counts.reshape(self.num_classes, self.num_classes)
+        self.epoch_metrics |= {
+            "val_loss": loss_sum / max(int(counts.sum()), 1),
+            "val_acc": accuracy(self.confusion),
+            "val_macro_f1": macro_f1_present(self.confusion),
+        }
+        if not self.trainer.sanity_checking:
+            scores = ("val_loss", "val_acc", "val_macro_f1")
+            # already the same on every worker
+            self.log_dict({name: self.epoch_metrics[name] for name in scores}, prog_bar=True)
+
+    def on_train_epoch_end(self) -> None:
+        """Mean training loss over all workers."""
+        total, count = self._sum_over_workers(self._train_sums).tolist()
+        self.epoch_metrics["train_loss"] = total / max(count, 1.0)
+        self.log("train_loss", self.epoch_metrics["train_loss"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam over everything that gets a gradient."""
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(trainable, lr=self.lr)
+
+    def _sum_over_workers(self, values: Tensor) -> Tensor:
+        summed: Any = self.trainer.strategy.reduce(values, reduce_op="sum")
+        return torch.as_tensor(summed)
+
+
+def _as_indices(labels: Tensor) -> Tensor:
+    """One-hot (B, K) or indices (B,) → indices (B,)."""
+    return labels.argmax(dim=1) if labels.ndim == 2 else labels

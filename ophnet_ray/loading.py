@@ -1,0 +1,81 @@
+"""Batches of windows from the cache: the order first, the pixels last, a few batches ahead."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ophnet_ray.cache import BlockReader
+from ophnet_ray.manifest import Item
+from ophnet_ray.sampling import TrainingSampler, ValidationSampler
+from ophnet_ray.windows import mean_of_blocks
+
+READ_THREADS = 2
+BATCHES_AHEAD = 4
+
+
+class WindowLoader:
+    """Iterate over batches, as a ``DataLoader`` does.
+
+    A batch holds uint8 ``pixels`` (B, 3, H, W), int64 ``label`` (B,), int64 ``offset`` (B, 2) of
+    the random shift and bool ``valid`` (B,), False for padding. The host moves bytes; floating
+    point begins on the training device. Threads are enough: reading releases the interpreter.
+
+    Args:
+        items: The segments that the sampler's rows refer to.
+        sampler: Lightning sets its epoch through this attribute's name.
+        image_size: Height and width of a block.
+    """
+
+    batch_sampler = None  # Lightning looks for it beside a sampler, as a DataLoader has both
+
+    def __init__(
+        self, items: Sequence[Item], sampler: TrainingSampler | ValidationSampler, image_size: int
+    ) -> None:
+        self.sampler = sampler
+        self._items = items
+        self._labels = np.asarray([item.label for item in items], dtype=np.int64)
+        self._image_size = image_size
+        self._reader = BlockReader(image_size)
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the batches in the sampler's order."""
+        waiting: deque[Future[dict[str, Tensor]]] = deque()
+        with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read-windows") as pool:
+            for rows in self.sampler:
+                waiting.append(pool.submit(self._read_batch, rows))
+                if len(waiting) > BATCHES_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _read_batch(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        size = self._image_size
+        pixels = np.zeros((len(rows), size, size, 3), dtype=np.uint8)
+        for target, (segment, first, count) in zip(pixels, rows[:, :3].tolist(), strict=True):
+            if segment >= 0:
+                target[:] = read_window(self._reader, self._items[segment], first, count)
+        valid = rows[:, 0] >= 0
+        labels = np.where(valid, self._labels[rows[:, 0]], 0)
+        batch: dict[str, Any] = {
+            # a permuted view: channels last in memory, which is what the convolutions want
+            "pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2),
+            "label": torch.from_numpy(labels),
+            "offset": torch.from_numpy(rows[:, 3:].copy()),
+            "valid": torch.from_numpy(valid),
+        }
+        return batch
+
+
+def read_window(reader: BlockReader, item: Item, first: int, count: int) -> NDArray[np.uint8]:
+    """The mean image of a window, uint8 RGB (H, W, 3)."""
+    return mean_of_blocks(reader.read(item.entry, first, count))

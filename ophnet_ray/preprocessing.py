@@ -1,0 +1,76 @@
+"""Mean images as they are stored → what the network takes. Runs on the training device."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+
+from ophnet_ray.config import MaskKind
+
+
+def prepare_batch(
+    pixels: Tensor, mean: Tensor, std: Tensor, mask: MaskKind
+) -> tuple[Tensor, Tensor]:
+    """Normalise mean images and take their masks.
+
+    Args:
+        pixels: uint8 (B, 3, H, W), RGB.
+        mean: The backbone's own mean, (3,), for values in [0, 1].
+        std: Its standard deviation, (3,).
+        mask: Kind of masks.
+
+    Returns:
+        ``image`` float32 (B, 3, H, W), normalised, and ``mask`` float32 (B, 2, H, W) in [0, 1].
+    """
+    values = pixels.float() / 255.0
+    image = (values - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    return image, extract_masks(values, mask)
+
+
+def extract_masks(values: Tensor, mask: MaskKind) -> Tensor:
+    """Two masks of each image, for the pupil and for the instruments.
+
+    Args:
+        values: (B, 3, H, W) RGB in [0, 1], before normalisation.
+        mask: ``rg``: the red channel (the pupil's red reflex) and the green one (instruments).
+            ``chroma``: red's share of the colour, R/(R+G+B); and bright without colour,
+            (1 - saturation) * value of HSV, as steel is. ``none``: zeros.
+
+    Returns:
+        (B, 2, H, W) in [0, 1].
+    """
+    if mask == "rg":
+        return values[:, :2]
+    if mask == "none":
+        return torch.zeros_like(values[:, :2])
+    red_share = values[:, 0] / values.sum(dim=1).clamp_min(1e-6)
+    # (1 - saturation) * value = min(R, G, B)
+    return torch.stack([red_share, values.amin(dim=1)], dim=1)
+
+
+def shift_images(pixels: Tensor, offsets: Tensor) -> Tensor:
+    """Move each image by its own offset; the edge is mirrored.
+
+    Args:
+        pixels: (B, 3, H, W) of any type.
+        offsets: int (B, 2), rows down and columns right, each less than H or W.
+
+    Returns:
+        (B, 3, H, W) of the same type.
+    """
+    batch, _, height, width = pixels.shape
+    rows = _mirror(torch.arange(height, device=pixels.device) - offsets[:, :1], height)
+    columns = _mirror(torch.arange(width, device=pixels.device) - offsets[:, 1:], width)
+    index = torch.arange(batch, device=pixels.device).view(-1, 1, 1)
+    # advanced indices around a slice put the channel last
+    return pixels[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """int64 (B,) → float32 (B, K)."""
+    return F.one_hot(labels, num_classes).float()
+
+
+def _mirror(positions: Tensor, size: int) -> Tensor:
+    """Reflect positions in (-size, 2 * size) into [0, size)."""
+    folded = torch.where(positions < 0, -positions - 1, positions)
+    return torch.where(folded >= size, 2 * size - 1 - folded, folded)

@@ -1,0 +1,49 @@
+"""What must be settled before Ray is imported. Imports no Ray."""
+
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+# Ray's switch for "clusters, or this machine only", named after the systems where it matters most:
+# with 0 every service of a local Ray listens on 127.0.0.1 alone.
+_CLUSTERS_ALLOWED = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+def find_running_head() -> str | None:
+    """The address of a running cluster: ``RAY_ADDRESS``, or a head started on this machine.
+
+    Ray leaves the head's address in a file and never removes it; a dead one is passed over here,
+    where Ray would wait for it.
+    """
+    if address := os.environ.get("RAY_ADDRESS"):
+        return address
+    folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    try:
+        address = (folder / "ray" / "ray_current_cluster").read_text().strip()
+        host, _, port = address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=2):
+            return address
+    except (OSError, ValueError):
+        return None
+
+
+def prepare_environment() -> None:
+    """Set the environment of this process and of those it starts; what the user set stays."""
+    defaults = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+        # the controller looks this often whether the workers are done; the default 2 s is waited
+        # out at the start and at the end of every run
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        # starting many workers that import torch on a small machine takes more than the 60 s
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+        # paths stay what they are; Ray would change to the folder of the run
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    if find_running_head() is None:
+        defaults[_CLUSTERS_ALLOWED] = "0"
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

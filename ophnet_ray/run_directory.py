@@ -1,0 +1,170 @@
+"""The folder of a run: what was asked, what was used, what came out."""
+
+import csv
+import io
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ophnet_ray.atomic import write_atomically
+from ophnet_ray.config import Config, dump_config
+from ophnet_ray.errors import UserError
+from ophnet_ray.manifest import Reject
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Names of what lies in ``<storage_path>/<name>``."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def config(self) -> Path:
+        """The settings, as ``--config`` reads them."""
+        return self.path / "config.yaml"
+
+    @property
+    def passport(self) -> Path:
+        """What data went in."""
+        return self.path / "passport.json"
+
+    @property
+    def rejects(self) -> Path:
+        """Rows that are not used, and why."""
+        return self.path / "rejects.csv"
+
+    @property
+    def result(self) -> Path:
+        """The final scores; it exists once the run is complete."""
+        return self.path / "result.json"
+
+    @property
+    def logs(self) -> Path:
+        """Full logs, one file a process."""
+        return self.path / "logs"
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            UserError: It cannot be made or written.
+        """
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.logs / ".probe", b"")
+            (self.logs / ".probe").unlink()
+        except OSError as error:
+            raise UserError(
+                f"--storage_path {self.path.parent} cannot be written: {error.strerror or error}"
+            ) from error
+
+    def check_same(self, config: Config, data_hash: str) -> bool:
+        """Whether the folder holds this very run, to be resumed; False when it is new.
+
+        Raises:
+            UserError: Another run lies there; the differences are named.
+        """
+        if not self.config.exists():
+            return False
+        before = yaml.safe_load(self.config.read_text())
+        now = config.identity()
+        changes = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
+        if self.passport.exists() and self.read_passport()["data_hash"] != data_hash:
+            changes.append("the rows of the CSV or their split")
+        if changes:
+            raise UserError(
+                f"the run {self.path} was started with other settings ({'; '.join(changes)}); "
+                "choose another --name, or delete the folder"
+            )
+        return True
+
+    def write_config(self, config: Config) -> None:
+        """Keep the settings."""
+        write_atomically(self.config, dump_config(config).encode())
+
+    def write_passport(self, passport: Mapping[str, Any]) -> None:
+        """Keep the account of the data."""
+        write_atomically(self.passport, json.dumps(passport, indent=1).encode())
+
+    def read_passport(self) -> dict[str, Any]:
+        """The account of the data."""
+        passport: dict[str, Any] = json.loads(self.passport.read_text())
+        return passport
+
+    def write_rejects(self, rejects: Sequence[Reject]) -> None:
+        """List the rows that are not used."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["segment_id", "video", "start", "end", "phase", "split", "reason"])
+        for reject in rejects:
+            s = reject.segment
+            writer.writerow(
+                [s.segment_id, s.video, s.start_s, s.end_s, s.phase, s.split, reject.reason]
+            )
+        write_atomically(self.rejects, text.getvalue().encode())
+
+    def write_metrics(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Write all epochs so far; whole, so that a restart neither loses nor repeats one."""
+        lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
+        write_atomically(self.metrics, lines.encode())
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """All epochs so far."""
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Mark the run as complete."""
+        write_atomically(self.result, json.dumps(result, indent=1).encode())
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The final scores, or None while the run is not complete."""
+        if not self.result.exists():
+            return None
+        result: dict[str, Any] = json.loads(self.result.read_text())
+        return result
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Copy a checkpoint file so that it is there whole or not at all."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.copyfile(source, temporary)
+    temporary.replace(target)
+
+
+def check_output(path: str) -> Path:
+    """The absolute output path, once it is known that it can be written.
+
+    Raises:
+        UserError: It is a folder, or its folder cannot be written.
+    """
+    output = Path(path).absolute()
+    if output.is_dir():
+        raise UserError(f"--output_pth {path} is a folder; name a file, e.g. {path}/model.ckpt")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        probe = output.with_name(f".{output.name}.probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--output_pth {path} cannot be written: {error.strerror}") from error
+    return output

@@ -1,0 +1,137 @@
+"""Which windows make up a step of an epoch, as a function of (seed, epoch, segment) alone."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.hashing import hash_ids
+from ophnet_ray.windows import cut_windows
+
+_ORDER, _PICK, _SHIFT_ROWS, _SHIFT_COLUMNS = range(4)
+
+
+class Steps(NamedTuple):
+    """How an epoch is dealt out: every worker takes ``num_steps`` batches of ``batch_size``."""
+
+    num_steps: int
+    batch_size: int
+    num_left_out: int
+
+
+def plan_training_steps(num_windows: int, batch_size: int, num_replicas: int) -> Steps:
+    """Whole steps only; fewer than ``num_replicas * batch_size`` windows are left out.
+
+    A training set smaller than one step is taken in one smaller step.
+
+    Raises:
+        ValueError: Fewer windows than workers.
+    """
+    if num_windows < num_replicas:
+        raise ValueError(f"{num_windows} training segments for {num_replicas} train workers")
+    batch_size = min(batch_size, num_windows // num_replicas)
+    num_steps = num_windows // (batch_size * num_replicas)
+    return Steps(num_steps, batch_size, num_windows - num_steps * batch_size * num_replicas)
+
+
+class TrainingSampler:
+    """One random window of every segment an epoch, in random order.
+
+    At step s, worker r of W takes the positions ``[(s*W + r)*b, (s*W + r + 1)*b)`` of the
+    epoch's permutation.
+
+    Args:
+        segment_ids: Unique names of the segments.
+        run_lengths: Blocks of each run of each segment.
+        blocks_per_window: ``window_size // stride``.
+        batch_size: Windows a step and worker.
+        seed: Of order, pick and shift.
+        rank: This worker, in [0, num_replicas).
+        num_replicas: Workers.
+        max_shift: Largest random shift, pixels.
+        start_step: Steps of the first epoch to pass over, when resuming inside it.
+    """
+
+    def __init__(
+        self,
+        segment_ids: Sequence[str],
+        run_lengths: Sequence[Sequence[int]],
+        blocks_per_window: int,
+        batch_size: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        num_replicas: int = 1,
+        max_shift: int = 0,
+        start_step: int = 0,
+    ) -> None:
+        self._ids = hash_ids(segment_ids)
+        self._windows = [cut_windows(lengths, blocks_per_window) for lengths in run_lengths]
+        self._num_windows = np.asarray([len(w) for w in self._windows], dtype=np.uint64)
+        self.steps = plan_training_steps(len(self._ids), batch_size, num_replicas)
+        self._seed, self._rank, self._num_replicas = seed, rank, num_replicas
+        self._max_shift, self._start_step = max_shift, start_step
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this before each one."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+        return self.steps.num_steps
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        """Yield (b, 5) a step: segment, first block, blocks, shift down, shift right."""
+        order = np.argsort(self._hash(_ORDER), kind="stable")
+        pick = (self._hash(_PICK) % self._num_windows).astype(np.int64)
+        span = np.uint64(2 * self._max_shift + 1)
+        shifts = np.stack([self._hash(_SHIFT_ROWS) % span, self._hash(_SHIFT_COLUMNS) % span], 1)
+        shifts = shifts.astype(np.int64) - self._max_shift
+        size = self.steps.batch_size
+        for step in range(self._start_step, self.steps.num_steps):
+            first = (step * self._num_replicas + self._rank) * size
+            rows = order[first : first + size]
+            windows = np.stack([self._windows[i][pick[i]] for i in rows])
+            yield np.concatenate([rows[:, None], windows, shifts[rows]], axis=1)
+        self._start_step = 0
+
+    def _hash(self, use: int) -> NDArray[np.uint64]:
+        return hash_ids(self._ids, self._seed, self._epoch, use)
+
+
+class ValidationSampler:
+    """Every window of every segment exactly once over all workers, the same steps on each.
+
+    The tail is padded with rows of segment -1, which the counts leave out.
+    """
+
+    def __init__(
+        self,
+        run_lengths: Sequence[Sequence[int]],
+        blocks_per_window: int,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        num_replicas: int = 1,
+    ) -> None:
+        rows = [
+            np.insert(cut_windows(lengths, blocks_per_window), 0, segment, axis=1)
+            for segment, lengths in enumerate(run_lengths)
+        ]
+        windows = np.concatenate(rows) if rows else np.empty((0, 3), dtype=np.int64)
+        self.num_windows = len(windows)
+        self._num_steps = -(-len(windows) // (batch_size * num_replicas))
+        padded = np.full((self._num_steps * batch_size * num_replicas, 5), 0, dtype=np.int64)
+        padded[:, 0] = -1
+        padded[: len(windows), :3] = windows
+        self._rows = padded.reshape(self._num_steps, num_replicas, batch_size, 5)[:, rank]
+
+    def __len__(self) -> int:
+        """Steps."""
+        return self._num_steps
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        """Yield (b, 5) a step, as ``TrainingSampler`` does; padding has segment -1."""
+        yield from self._rows

@@ -1,0 +1,31 @@
+"""Train a surgical-phase classifier: ``python train.py --help``."""
+
+import sys
+
+from ophnet_ray.cli import parse_config, run_program
+from ophnet_ray.ray_environment import prepare_environment
+
+
+def main() -> None:
+    """Train, then print where the checkpoint is and how good it is."""
+    config = parse_config(sys.argv[1:], "train.py", "Train a surgical-phase classifier on video.")
+    prepare_environment()
+    # Ray and torch are imported from here on: --help is quick, and Ray finds its environment set
+    from ophnet_ray.console import Console, print_answer
+    from ophnet_ray.training import train
+
+    result = train(config, Console())
+    scores = result.scores
+    print_answer(
+        {
+            "checkpoint": result.checkpoint,
+            "run": result.run,
+            "best_epoch": f"{result.best_epoch} of {config.training.max_epochs}",
+            "val_acc": f"{scores['val_acc']:.4f}",
+            "val_macro_f1": f"{scores['val_macro_f1']:.4f}",
+        }
+    )
+
+
+if __name__ == "__main__":
+    run_program(main)
