@@ -8,9 +8,10 @@ down to a single frame. The report counts each of these.
 
 import csv
 import io
+import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def find_missing_videos(segments: Iterable[Segment]) -> list[str]:
 
 
 def describe_quirks(segments: Sequence[Segment]) -> dict[str, int]:
-    """Count what a segment table often holds: overlaps, gaps, segments under a second."""
+    """Count overlapping neighbours, gaps between neighbours, and segments under a second."""
     counts = Counter(overlaps=0, gaps=0, shorter_than_1_s=0)
     by_video: dict[str, list[Segment]] = {}
     for segment in segments:
@@ -106,15 +107,13 @@ def describe_quirks(segments: Sequence[Segment]) -> dict[str, int]:
         counts["shorter_than_1_s"] += segment.end_s - segment.start_s < 1
     for rows in by_video.values():
         rows.sort(key=lambda s: (s.start_s, s.end_s))
-        reached_s = rows[0].end_s
-        for segment in rows[1:]:
-            counts["overlaps"] += segment.start_s < reached_s
-            counts["gaps"] += segment.start_s > reached_s
-            reached_s = max(reached_s, segment.end_s)
+        for before, after in itertools.pairwise(rows):
+            counts["overlaps"] += after.start_s < before.end_s
+            counts["gaps"] += after.start_s > before.end_s
     return dict(counts)
 
 
-def _read_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
+def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     if path.is_dir():
         raise AnnotationError(f"{path} is a folder; --csv_path takes a CSV file")
     try:
@@ -128,14 +127,14 @@ def _read_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
         raise AnnotationError(f"{path} is not UTF-8 text (byte {error.start})") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
 
-    def numbered() -> Iterable[tuple[int, list[str]]]:
+    def numbered() -> Iterator[tuple[int, list[str]]]:
         try:
             for values in reader:
                 yield reader.line_num, values
         except csv.Error as error:
             raise AnnotationError(f"{path}:{reader.line_num}: {error}") from error
 
-    return iter(numbered())
+    return numbered()
 
 
 def _check_columns(columns: list[str], where: str) -> None:

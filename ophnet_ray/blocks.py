@@ -80,7 +80,9 @@ def _plan_segment(segment: Segment, index: VideoIndex, windows: WindowConfig) ->
     last_s = float(index.times_s[-1])
     if not len(inside):
         if segment.start_s > last_s:
-            return _Plan(reason=f"starts at {segment.start_s:g} s; the video ends at {last_s:.2f} s")
+            return _Plan(
+                reason=f"starts at {segment.start_s:g} s; the video ends at {last_s:.2f} s"
+            )
         return _Plan(reason=f"no frame is shown in {segment.start_s:g} to {segment.end_s:g} s")
     runs = [
         range(inside.start + run.start, inside.start + run.stop)
@@ -117,14 +119,21 @@ def _sum_blocks(
                 cv2.add(total, frame.pixels, dst=total, dtype=cv2.CV_16U)
                 open_sums[block] = (total, count + 1)
             if frame.index >= block.stop - 1:
-                total, count = open_sums.pop(block)
-                if count == len(block):
-                    small = _resize_mean(total, count, windows.image_size)
+                _, num_summed = open_sums.pop(block)
+                if num_summed == len(block):
+                    small = _resize_mean(total, num_summed, windows.image_size)
                     done[block] = np.rot90(small, frame.quarter_turns)
     return done
 
 
 def _resize_mean(total: NDArray[np.uint16], count: int, size: int) -> NDArray[np.uint8]:
-    """The sum of ``count`` frames → their mean at (size, size), rounded half up."""
+    """The sum of ``count`` frames → their mean at (size, size), rounded half up.
+
+    ``total`` is used up: it is stretched over uint16's range first, so that the rounding of the
+    resize does not count (converting it to floating point would cost as much as two frames).
+    """
+    scale = 65535 // (255 * count)
+    total *= np.uint16(scale)
     small = cv2.resize(total, (size, size), interpolation=cv2.INTER_AREA).astype(np.uint32)
-    return ((small + count // 2) // count).astype(np.uint8)
+    divisor = scale * count
+    return np.asarray((small + divisor // 2) // divisor, dtype=np.uint8)

@@ -96,7 +96,13 @@ class BlockCache:
                 status = Path(segment.video).stat()
                 identities[segment.video] = [segment.video, status.st_size, status.st_mtime_ns]
             text = json.dumps(
-                [FORMAT_VERSION, identities[segment.video], segment.start_s, segment.end_s, sampling]
+                [
+                    FORMAT_VERSION,
+                    identities[segment.video],
+                    segment.start_s,
+                    segment.end_s,
+                    sampling,
+                ]
             )
             keys.append(hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
         return keys
@@ -109,7 +115,9 @@ class BlockCache:
             try:
                 index = json.loads(index_path.read_text())
             except ValueError as error:
-                logger.warning("%s is damaged (%s); its segments are decoded anew", index_path, error)
+                logger.warning(
+                    "%s is damaged (%s); its segments are decoded anew", index_path, error
+                )
                 continue
             shard = index_path.with_suffix(".arrow")
             if not shard.is_file() or shard.stat().st_size != index["size_bytes"]:

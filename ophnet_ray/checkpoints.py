@@ -119,7 +119,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch raises its own of all kinds on a damaged file
+    except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"checkpoint {path} cannot be read ({reason})") from error
     if not isinstance(content, dict) or PAYLOAD_KEY not in content:

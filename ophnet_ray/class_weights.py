@@ -16,8 +16,8 @@ def calculate_class_weights(df: pd.DataFrame, column: str) -> torch.Tensor:
     Returns:
         float32 (K,) in (0, 1], in the sorted order of the K distinct values.
     """
-    counts = df[column].value_counts().sort_index().to_numpy(dtype=np.int64)
-    return torch.from_numpy(_inverse(counts)).float()
+    counts = df[column].value_counts().sort_index()
+    return torch.from_numpy(_inverse(np.asarray(counts, dtype=np.int64))).float()
 
 
 def scheme_weights(counts: NDArray[np.int64], scheme: WeightScheme) -> torch.Tensor | None:

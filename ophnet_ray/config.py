@@ -13,6 +13,7 @@ from ophnet_ray.errors import UserError
 Coverage = Literal["spread", "head"]
 MaskKind = Literal["rg", "chroma", "none"]
 WeightScheme = Literal["none", "inverse", "inverse_sqrt", "effective"]
+LRSchedule = Literal["constant", "one_cycle"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -71,6 +72,8 @@ class TrainingConfig:
     """Windows a step and train worker."""
     lr: float = 1e-4
     """Learning rate of Adam."""
+    lr_schedule: LRSchedule = "constant"
+    """How lr changes: not at all, or once up and down over the run."""
     max_epochs: int = 30
     """Passes over the training segments; each takes one window of every segment."""
     class_weights: WeightScheme = "none"
@@ -79,6 +82,8 @@ class TrainingConfig:
     """Batches whose gradients are added before an optimiser step."""
     random_shift: float = 0.05
     """Largest random shift of a training image, as a share of its size; 0 for none."""
+    color_jitter: float = 0.1
+    """Largest random change of a training image's red, green and blue gain; 0 for none."""
     precision: Precision = "auto"
     """Lightning's precision; auto is bf16-mixed on a GPU and 32-true on a CPU."""
     train_workers: int | None = None
@@ -134,7 +139,9 @@ class Config:
                 current, **{name: _coerce(name, hints[name], v) for name, v in chosen.items()}
             )
         if values:
-            raise UserError(f"unknown setting {', '.join(sorted(values))}; see --help for the names")
+            raise UserError(
+                f"unknown setting {', '.join(sorted(values))}; see --help for the names"
+            )
         return replace(self, **parts)
 
     def identity(self) -> dict[str, Any]:
@@ -164,8 +171,7 @@ class Config:
             (1 <= w.stride <= 256, f"--stride {w.stride}: must be 1 to 256"),
             (
                 w.window_size >= 1 and w.window_size % max(w.stride, 1) == 0,
-                f"--window_size {w.window_size} is not a multiple of --stride {w.stride}; "
-                f"try --window_size {2 * w.stride}",
+                f"--window_size {w.window_size} is not a multiple of --stride {w.stride}",
             ),
             (
                 w.max_frames >= w.window_size,
@@ -183,6 +189,7 @@ class Config:
                 f"--accumulate_grad_batches {t.accumulate_grad_batches}: must be at least 1",
             ),
             (0 <= t.random_shift < 0.5, f"--random_shift {t.random_shift}: must be 0 to 0.5"),
+            (0 <= t.color_jitter < 1, f"--color_jitter {t.color_jitter}: must be 0 to 1"),
             (
                 t.train_workers is None or t.train_workers >= 1,
                 f"--train_workers {t.train_workers}: must be at least 1",
@@ -205,10 +212,11 @@ def demo_config() -> Config:
     """Settings for the demo data set: a small backbone that a laptop trains in a minute."""
     return Config().replace_flat(
         image_size=128,
-        backbone="mobilenetv4_conv_small_050",
+        backbone="test_efficientnet",
         pretrained=False,
         lr=2e-3,
-        max_epochs=24,
+        lr_schedule="one_cycle",
+        max_epochs=20,
     )
 
 

@@ -27,7 +27,7 @@ from ophnet_ray.filling import decode_in_threads, fill_cache
 from ophnet_ray.hashing import hash_ids
 from ophnet_ray.loading import WindowLoader, read_window
 from ophnet_ray.manifest import Item, Manifest, Reject, build_manifest
-from ophnet_ray.preprocessing import one_hot, prepare_batch
+from ophnet_ray.preprocessing import one_hot, prepare_batch, to_unit
 from ophnet_ray.sampling import TrainingSampler, ValidationSampler
 from ophnet_ray.splits import assign_splits
 from ophnet_ray.windows import cut_windows
@@ -111,7 +111,7 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         pick = int(hash_ids(self._ids[[index]], self._seed, self._epoch)[0] % len(windows))
         pixels = read_window(self._reader, item, *windows[pick].tolist())
         batch = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
-        image, mask = prepare_batch(batch, self._mean, self._std, self._mask)
+        image, mask = prepare_batch(to_unit(batch), self._mean, self._std, self._mask)
         label = one_hot(torch.tensor([item.label]), self._num_classes)
         return {"image": image[0], "mask": mask[0], "label": label[0]}
 
@@ -134,9 +134,8 @@ class OphNetDataModule(L.LightningDataModule):
         coverage: Which frames of a segment.
         image_size: Height and width, pixels.
         val_fraction: Share of the cases for validation, without a split column.
-        random_shift: Largest random shift of a training image, as a share of its size.
         cache_dir: Folder of the cache.
-        seed: Of the split, the order, the windows and the shifts.
+        seed: Of the split, the order and the windows.
     """
 
     def __init__(
@@ -153,7 +152,6 @@ class OphNetDataModule(L.LightningDataModule):
         coverage: Coverage = "spread",
         image_size: int = 224,
         val_fraction: float = 0.2,
-        random_shift: float = 0.0,
         cache_dir: str | Path = DEFAULT_CACHE_DIR,
         seed: int = 42,
     ) -> None:
@@ -168,14 +166,12 @@ class OphNetDataModule(L.LightningDataModule):
             coverage=coverage,
             image_size=image_size,
         )
-        self.val_fraction, self.random_shift, self.seed = val_fraction, random_shift, seed
+        self.val_fraction, self.seed = val_fraction, seed
         self.manifest: Manifest | None = None
         self.rejects: list[Reject] = []
 
     @classmethod
-    def from_manifest(
-        cls, manifest: Manifest, batch_size: int, random_shift: float, seed: int
-    ) -> Self:
+    def from_manifest(cls, manifest: Manifest, batch_size: int, seed: int) -> Self:
         """A data module that only reads what is in the cache already."""
         w = manifest.windows
         module = cls(
@@ -186,7 +182,6 @@ class OphNetDataModule(L.LightningDataModule):
             max_frames=w.max_frames,
             coverage=w.coverage,
             image_size=w.image_size,
-            random_shift=random_shift,
             seed=seed,
         )
         module.manifest = manifest
@@ -215,7 +210,6 @@ class OphNetDataModule(L.LightningDataModule):
             self.seed,
             rank=self._rank,
             num_replicas=self._num_replicas,
-            max_shift=round(self.random_shift * self.windows.image_size),
         )
         return WindowLoader(items, sampler, self.windows.image_size)
 

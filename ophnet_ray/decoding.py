@@ -23,7 +23,7 @@ def decode_on_ray(num_workers: int) -> DecodeAll:
         def decode(row: dict[str, Any]) -> dict[str, Any]:
             try:
                 # our own objects travel as bytes: a column has a type, and bytes are the plainest
-                return {"shard": pickle.dumps(decode_task(cache, pickle.loads(row["task"])))}
+                return {"shard": pickle.dumps(decode_task(cache, pickle.loads(row["task"])))}  # noqa: S301 - ours
             except UserError as error:  # e.g. the disk is full: no use in trying again
                 return {"shard": pickle.dumps(error)}
 
@@ -32,7 +32,7 @@ def decode_on_ray(num_workers: int) -> DecodeAll:
             decode, num_cpus=1, compute=TaskPoolStrategy(size=num_workers)
         )
         for row in dataset.iter_rows():
-            shard = pickle.loads(row["shard"])
+            shard = pickle.loads(row["shard"])  # noqa: S301 - ours
             if isinstance(shard, UserError):
                 raise shard
             yield shard

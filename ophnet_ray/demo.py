@@ -1,6 +1,6 @@
 """The built-in demo data set: synthetic eye-surgery videos, drawn here, and their CSV.
 
-Fourteen cases of six phases, told apart by what the instruments look like and where they are, not
+Twenty-four cases of six phases, told apart by the instruments and what they do to the eye, not
 by colour: each case has its own eye, light, camera, tempo and frame rate. Phases recur and are
 imbalanced, as in a real cataract operation. The same code draws the same frames.
 """
@@ -22,17 +22,20 @@ from numpy.typing import NDArray
 from ophnet_ray.console import Console
 
 VERSION = 1
-NUM_CASES = 14
+NUM_CASES = 24
 WIDTH, HEIGHT = 192, 144
 PHASES = ("idle", "incision", "capsulorhexis", "phaco", "aspiration", "implantation")
 # phase and seconds at tempo 1; an operation goes through all, some of them again
 _TIMELINE = (
-    (0, 2.5), (1, 2.5), (0, 2.0), (2, 4.5), (0, 1.5), (3, 6.0), (4, 3.0), (3, 4.0),
-    (0, 1.5), (4, 4.0), (5, 2.5), (4, 3.0), (1, 2.0), (0, 2.5),
+    (0, 1.2), (1, 1.4), (0, 1.0), (2, 2.4), (0, 0.9), (3, 2.8), (4, 1.8), (3, 2.2),
+    (0, 1.0), (4, 2.0), (5, 1.8), (4, 1.6), (1, 1.2), (0, 1.4),
 )  # fmt: skip
+_SHADOW = (30.0, 25.0, 25.0)
+_PALE = (235.0, 215.0, 200.0)
 _SUBPIXEL = 4  # cv2 draws at 1/16 pixel with this shift: movement without jumps
 
 Point = tuple[float, float]
+Color = tuple[float, ...]
 Image = NDArray[np.uint8]
 
 
@@ -72,12 +75,13 @@ def make_demo(folder: Path, console: Console | None = None) -> Path:
 
 def draw_case(folder: Path, number: int) -> list[tuple[str, float, float, int]]:
     """Draw and encode one operation; return its rows: video_id, start, end, phase_id."""
-    rng = np.random.RandomState(1000 + number)  # noqa: NPY002 - its stream never changes
+    rng = np.random.RandomState(1000 + number)
     eye = _Eye.choose(rng)
     frame_rate = (15, 20, 25)[number % 3]
     tempo = rng.uniform(0.75, 1.35)
     video_id = f"demo_{number:04d}"
-    rows, labels = [], []
+    rows: list[tuple[str, float, float, int]] = []
+    labels: list[int] = []
     for phase, seconds in _TIMELINE:
         num_frames = round(seconds * tempo * rng.uniform(0.8, 1.2) * frame_rate)
         start = len(labels)
@@ -147,7 +151,7 @@ def _draw_still_eye(
         shade = tuple(np.clip(iris * rng.uniform(0.75, 1.3), 0, 255))
         points = [_polar(center, radius * 0.55, angle), _polar(center, radius * 0.97, angle)]
         _line(image, points, shade, 1)
-    return cv2.GaussianBlur(image, (3, 3), 0)
+    return np.asarray(cv2.GaussianBlur(image, (3, 3), 0), dtype=np.uint8)
 
 
 def _draw_frames(
@@ -156,64 +160,126 @@ def _draw_frames(
     noise = rng.normal(0, 4, (4, HEIGHT, WIDTH, 3)).astype(np.float32)
     shake = _wander(rng, len(labels), frame_rate, 6.0)
     hand = _wander(rng, len(labels), frame_rate, 1.0)
-    gain = 1 + 0.22 * _wander(rng, len(labels), frame_rate, 1.0)[:, 0]
+    gain = 1 + 0.18 * _wander(rng, len(labels), frame_rate, 1.0)[:, 0]
     glint = rng.uniform(0, 2 * np.pi)
     for i, phase in enumerate(labels):
         image = eye.still.copy()
         center = (image.shape[1] / 2, image.shape[0] / 2)
         _disc(image, center, eye.pupil, (28.0, 14.0, 12.0))
         _disc(image, center, eye.pupil * 0.93, eye.reflex)
-        _draw_instruments(image, phase, eye, center, hand[i], i / frame_rate)
+        sway, depth = hand[i]
+        side, across = eye.side + 0.25 * sway, eye.side + np.pi * 0.75 + 0.2 * depth
+        _DRAW[phase](_Scene(image, eye, center, side, across, depth, i / frame_rate))
         for k in range(2):
-            _disc(image, _polar(center, eye.pupil * (0.3 + 0.4 * k), glint + 2 * k), 2.2, (255.0,) * 3)
+            _disc(
+                image, _polar(center, eye.pupil * (0.3 + 0.4 * k), glint + 2 * k), 2.2, (255.0,) * 3
+            )
         dx, dy = shake[i]
         moved = cv2.getRectSubPix(image, (WIDTH, HEIGHT), (center[0] + dx, center[1] + dy))
-        lit = moved * np.float32(gain[i]) * np.float32(eye.light) + noise[i % len(noise)]
+        lit = moved * gain[i] * np.asarray(eye.light) + noise[i % len(noise)]
         yield np.clip(lit, 0, 255).astype(np.uint8)
 
 
-def _draw_instruments(
-    image: Image, phase: int, eye: _Eye, center: Point, hand: NDArray[np.float64], time_s: float
-) -> None:
-    """Draw what tells the phase: kind, number and place of the instruments."""
-    steel = (eye.steel,) * 3
-    dark = (eye.steel * 0.6,) * 3
-    angle = eye.side + 0.25 * hand[0]
-    other = eye.side + np.pi * 0.75 + 0.2 * hand[1]
-    inside = _polar(center, eye.pupil * (0.35 + 0.2 * hand[1]), angle + 0.6 * np.sin(time_s))
-    if phase == 1:  # keratome: a broad blade at the limbus
-        tip = _polar(center, eye.radius * (0.92 + 0.05 * hand[1]), angle)
-        base = _polar(tip, 22, angle)
-        _line(image, [_polar(center, 200, angle), base], dark, 5)
-        wings = [_polar(base, 9, angle + np.pi / 2), tip, _polar(base, 9, angle - np.pi / 2)]
-        _polygon(image, wings, tuple(min(c * 1.25, 255) for c in steel))
-    elif phase == 2:  # forceps: two thin prongs that meet inside the pupil
-        joint = _polar(inside, 52, angle)
-        for side in (-1, 1):
-            knee = _polar(joint, 7, angle + side * np.pi / 2)
-            _line(image, [_polar(center, 200, angle + 0.04 * side), knee, inside], steel, 2)
-    elif phase == 3:  # phaco handpiece: a thick sleeve, and a thin chopper from the other side
-        _line(image, [_polar(center, 200, angle), _polar(inside, 9, angle)], steel, 15)
-        _line(image, [_polar(inside, 12, angle), inside], dark, 7)
-        _line(image, [_polar(center, 200, other), _polar(center, 8, other)], dark, 2)
-    elif phase == 4:  # bimanual aspiration: two slim tubes with blunt tips
-        for at in (angle, other):
-            tip = _polar(center, eye.pupil * (0.45 + 0.15 * hand[1]), at)
-            _line(image, [_polar(center, 200, at), tip], steel, 6)
-            _disc(image, tip, 4.5, dark)
-    elif phase == 5:  # injector: a cone at the pupil's edge, and the lens with its haptics
-        mouth = _polar(center, eye.pupil * 0.8, angle)
-        sides = [
-            _polar(mouth, 3, angle + np.pi / 2), _polar(mouth, 3, angle - np.pi / 2),
-            _polar(_polar(mouth, 60, angle), 13, angle - np.pi / 2),
-            _polar(_polar(mouth, 60, angle), 13, angle + np.pi / 2),
-        ]  # fmt: skip
-        _polygon(image, sides, steel)
-        lens = _polar(center, 5 * hand[0], other)
-        _ring(image, lens, eye.pupil * 0.55, (235.0, 215.0, 200.0))
-        for turn in (0.0, np.pi):
-            haptic = [_polar(lens, eye.pupil * r, turn + time_s * 0.2 + r) for r in (0.55, 0.7, 0.8)]
-            _line(image, haptic, (235.0, 215.0, 200.0), 2)
+@dataclass(frozen=True)
+class _Scene:
+    """One moment: where the hands are. Angles in radians, distances in pixels."""
+
+    image: Image
+    eye: _Eye
+    center: Point
+    angle: float
+    other: float
+    depth: float
+    time_s: float
+
+    @property
+    def steel(self) -> Color:
+        return (self.eye.steel,) * 3
+
+    @property
+    def dark(self) -> Color:
+        return (self.eye.steel * 0.6,) * 3
+
+    def inside(self) -> Point:
+        """A place in the pupil where the main instrument works."""
+        distance = self.eye.pupil * (0.35 + 0.2 * self.depth)
+        return _polar(self.center, distance, self.angle + 0.6 * float(np.sin(self.time_s)))
+
+
+def _draw_idle(scene: _Scene) -> None:
+    """Nothing but the eye."""
+
+
+def _draw_incision(scene: _Scene) -> None:
+    """A keratome: one broad blade at the limbus."""
+    tip = _polar(scene.center, scene.eye.radius * (0.92 + 0.05 * scene.depth), scene.angle)
+    base = _polar(tip, 26, scene.angle)
+    _rod(scene.image, [_polar(scene.center, 200, scene.angle), base], scene.dark, 6)
+    wings = [_polar(base, 13, scene.angle + turn) for turn in (np.pi / 2, -np.pi / 2)]
+    _plate(scene.image, [wings[0], tip, wings[1]], scene.steel)
+
+
+def _draw_capsulorhexis(scene: _Scene) -> None:
+    """Forceps, two thin prongs that meet in the pupil, and the torn edge of the capsule."""
+    inside = scene.inside()
+    radius = scene.eye.pupil * 0.72
+    arc = [_polar(scene.center, radius, scene.other + a) for a in np.linspace(0, 3.6, 24)]
+    _line(scene.image, arc, _PALE, 2)
+    joint = _polar(inside, 52, scene.angle)
+    for side in (-1, 1):
+        knee = _polar(joint, 10, scene.angle + side * np.pi / 2)
+        far = _polar(scene.center, 200, scene.angle + 0.04 * side)
+        _rod(scene.image, [far, knee, inside], scene.steel, 3)
+
+
+def _draw_phaco(scene: _Scene) -> None:
+    """One thick sleeve, and the nucleus with its cross-shaped groove."""
+    _disc(scene.image, scene.center, scene.eye.pupil * 0.75, (150.0, 105.0, 60.0))
+    for turn in (0.0, np.pi / 2):
+        ends = [
+            _polar(scene.center, side * scene.eye.pupil * 0.7, scene.other + turn)
+            for side in (-1, 1)
+        ]
+        _line(scene.image, ends, _SHADOW, 3)
+    inside = scene.inside()
+    far, near = _polar(scene.center, 200, scene.angle), _polar(inside, 9, scene.angle)
+    _rod(scene.image, [far, near], scene.steel, 18)
+    _rod(scene.image, [_polar(inside, 12, scene.angle), inside], scene.dark, 8)
+
+
+def _draw_aspiration(scene: _Scene) -> None:
+    """Two slim tubes with blunt tips from two sides."""
+    for at in (scene.angle, scene.other):
+        tip = _polar(scene.center, scene.eye.pupil * (0.45 + 0.15 * scene.depth), at)
+        _rod(scene.image, [_polar(scene.center, 200, at), tip], scene.steel, 7)
+        _disc(scene.image, tip, 6, _SHADOW)
+
+
+def _draw_implantation(scene: _Scene) -> None:
+    """An injector's cone at the pupil's edge, and the lens with its haptics."""
+    mouth = _polar(scene.center, scene.eye.pupil * 0.8, scene.angle)
+    back = _polar(mouth, 60, scene.angle)
+    left, right = scene.angle + np.pi / 2, scene.angle - np.pi / 2
+    cone = [_polar(mouth, 3, left), _polar(mouth, 3, right)]
+    _plate(scene.image, [*cone, _polar(back, 13, right), _polar(back, 13, left)], scene.steel)
+    lens = _polar(scene.center, 5 * scene.depth, scene.other)
+    _ring(scene.image, lens, scene.eye.pupil * 0.6, _PALE)
+    for turn in (0.0, np.pi):
+        haptic = [
+            _polar(lens, scene.eye.pupil * r, turn + scene.time_s * 0.2 + r)
+            for r in (0.55, 0.7, 0.8)
+        ]
+        _line(scene.image, haptic, _PALE, 2)
+
+
+_DRAW = (
+    _draw_idle,
+    _draw_incision,
+    _draw_capsulorhexis,
+    _draw_phaco,
+    _draw_aspiration,
+    _draw_implantation,
+)
 
 
 def _wander(
@@ -243,29 +309,33 @@ def _polar(origin: Point, distance: float, angle: float) -> Point:
 
 
 def _fixed(points: list[Point]) -> NDArray[np.int32]:
-    return np.round(np.asarray(points) * 2**_SUBPIXEL).astype(np.int32)
+    return np.asarray(np.round(np.asarray(points) * 2**_SUBPIXEL), dtype=np.int32)
 
 
-def _line(image: Image, points: list[Point], color: tuple[float, ...], width: int) -> None:
+def _rod(image: Image, points: list[Point], color: Color, width: int) -> None:
+    """A metal part: a line with its shadow."""
+    _line(image, points, _SHADOW, width + 3)
+    _line(image, points, color, width)
+
+
+def _line(image: Image, points: list[Point], color: Color, width: int) -> None:
     cv2.polylines(image, [_fixed(points)], False, color, width, cv2.LINE_AA, _SUBPIXEL)
 
 
-def _polygon(image: Image, points: list[Point], color: tuple[float, ...]) -> None:
+def _plate(image: Image, points: list[Point], color: Color) -> None:
+    """A flat metal part: a polygon with its shadow."""
+    _line(image, [*points, points[0]], _SHADOW, 3)
     cv2.fillPoly(image, [_fixed(points)], color, cv2.LINE_AA, _SUBPIXEL)
 
 
-def _disc(image: Image, center: Point, radius: float, color: tuple[float, ...]) -> None:
+def _disc(image: Image, center: Point, radius: float, color: Color) -> None:
     _circle(image, center, radius, color, -1)
 
 
-def _ring(image: Image, center: Point, radius: float, color: tuple[float, ...]) -> None:
-    _circle(image, center, radius, color, 2)
+def _ring(image: Image, center: Point, radius: float, color: Color) -> None:
+    _circle(image, center, radius, color, 3)
 
 
-def _circle(
-    image: Image, center: Point, radius: float, color: tuple[float, ...], width: int
-) -> None:
+def _circle(image: Image, center: Point, radius: float, color: Color, width: int) -> None:
     (x, y), scale = _fixed([center])[0], 2**_SUBPIXEL
-    cv2.circle(
-        image, (int(x), int(y)), round(radius * scale), color, width, cv2.LINE_AA, _SUBPIXEL
-    )
+    cv2.circle(image, (int(x), int(y)), round(radius * scale), color, width, cv2.LINE_AA, _SUBPIXEL)

@@ -43,7 +43,7 @@ def fill_cache(
     segments: Sequence[Segment],
     num_workers: int,
     decode_all: DecodeAll,
-    on_progress: Callable[[FillProgress], None] = lambda progress: None,
+    on_progress: Callable[[FillProgress], None] | None = None,
 ) -> FillResult:
     """Decode the segments that the cache lacks.
 
@@ -52,7 +52,7 @@ def fill_cache(
         segments: Their video files exist.
         num_workers: Workers that ``decode_all`` has, to cut the work for.
         decode_all: On Ray or in threads.
-        on_progress: Called at the start and after each task.
+        on_progress: Called after each task.
     """
     keys = cache.keys_of(segments)
     entries = cache.find(keys)
@@ -60,13 +60,13 @@ def fill_cache(
     tasks = plan_tasks(pending, cache, num_workers)
     total = len({segment.video for segment, _ in pending})
     videos = frames = blocks = 0
-    on_progress(FillProgress(0, total, 0, 0))
     for shard in decode_all(cache, tasks) if tasks else ():
         entries |= {entry.key: entry for entry in shard.entries}
         videos += shard.num_videos
         frames += shard.num_frames
         blocks += shard.num_blocks
-        on_progress(FillProgress(videos, total, frames, blocks))
+        if on_progress:
+            on_progress(FillProgress(videos, total, frames, blocks))
     by_id = {s.segment_id: entries[key] for s, key in zip(segments, keys, strict=True)}
     return FillResult(by_id, videos, frames)
 

@@ -5,13 +5,15 @@ from typing import Any
 import lightning as L  # noqa: N812 - Lightning's own convention
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
-from ophnet_ray.config import MaskKind
+from ophnet_ray.config import LRSchedule, MaskKind
 from ophnet_ray.metrics import accuracy, macro_f1_present
 from ophnet_ray.model import SurgicalPhaseClassificationModel
-from ophnet_ray.preprocessing import prepare_batch, shift_images
+from ophnet_ray.preprocessing import augment_images, prepare_batch, to_unit
 
 
 class SurgicalPhaseModule(L.LightningModule):
@@ -27,6 +29,10 @@ class SurgicalPhaseModule(L.LightningModule):
         lr: Learning rate of Adam.
         model: The network; the default one when None.
         mask: Kind of masks that are taken from the images.
+        lr_schedule: ``constant``, or ``one_cycle``: up to ``lr`` and down to almost 0 over all
+            steps, see "Super-Convergence" (arXiv:1708.07120).
+        random_shift: Of training images, see ``preprocessing.augment_images``.
+        color_jitter: Likewise.
 
     Attributes:
         epoch_metrics: ``train_loss, val_loss, val_acc, val_macro_f1`` of the last epoch, over all
@@ -42,8 +48,13 @@ class SurgicalPhaseModule(L.LightningModule):
         *,
         model: SurgicalPhaseClassificationModel | None = None,
         mask: MaskKind = "rg",
+        lr_schedule: LRSchedule = "constant",
+        random_shift: float = 0.0,
+        color_jitter: float = 0.0,
     ) -> None:
         super().__init__()
+        self.random_shift, self.color_jitter = random_shift, color_jitter
+        self.lr_schedule = lr_schedule
         self.model = model or SurgicalPhaseClassificationModel(num_classes, mask=mask)
         self.num_classes, self.lr, self.mask = num_classes, lr, mask
         weights = torch.ones(num_classes) if class_weights is None else class_weights.float()
@@ -63,10 +74,13 @@ class SurgicalPhaseModule(L.LightningModule):
         """Bytes → normalised images and masks, on the device."""
         if "pixels" not in batch:
             return batch
-        pixels = batch["pixels"]
-        if self.trainer.training and batch["offset"].any():
-            pixels = shift_images(pixels, batch["offset"])
-        image, mask = prepare_batch(pixels, self.model.mean, self.model.std, self.mask)
+        if self.trainer.training:
+            values = augment_images(
+                batch["pixels"], batch["draws"], self.random_shift, self.color_jitter
+            )
+        else:
+            values = to_unit(batch["pixels"])
+        image, mask = prepare_batch(values, self.model.mean, self.model.std, self.mask)
         return {"image": image, "mask": mask, "label": batch["label"], "valid": batch["valid"]}
 
     def on_train_epoch_start(self) -> None:
@@ -120,10 +134,20 @@ class SurgicalPhaseModule(L.LightningModule):
         self.epoch_metrics["train_loss"] = total / max(count, 1.0)
         self.log("train_loss", self.epoch_metrics["train_loss"])
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Adam over everything that gets a gradient."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(trainable, lr=self.lr)
+        optimizer = torch.optim.Adam(trainable, lr=self.lr)
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        scheduler: LRScheduler
+        if self.lr_schedule == "one_cycle":
+            scheduler = OneCycleLR(optimizer, self.lr, total_steps, cycle_momentum=False)
+        else:
+            scheduler = ConstantLR(optimizer, factor=1.0)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     def _sum_over_workers(self, values: Tensor) -> Tensor:
         summed: Any = self.trainer.strategy.reduce(values, reduce_op="sum")

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ophnet_ray.cache import BlockReader
 from ophnet_ray.manifest import Item
-from ophnet_ray.sampling import TrainingSampler, ValidationSampler
+from ophnet_ray.sampling import Step, TrainingSampler, ValidationSampler
 from ophnet_ray.windows import mean_of_blocks
 
 READ_THREADS = 2
@@ -22,9 +21,10 @@ BATCHES_AHEAD = 4
 class WindowLoader:
     """Iterate over batches, as a ``DataLoader`` does.
 
-    A batch holds uint8 ``pixels`` (B, 3, H, W), int64 ``label`` (B,), int64 ``offset`` (B, 2) of
-    the random shift and bool ``valid`` (B,), False for padding. The host moves bytes; floating
-    point begins on the training device. Threads are enough: reading releases the interpreter.
+    A batch holds uint8 ``pixels`` (B, 3, H, W), int64 ``label`` (B,), float32 ``draws`` (B, 5) in
+    [-1, 1] for augmentation and bool ``valid`` (B,), False for padding. The host moves bytes;
+    floating point begins on the training device. Threads are enough: reading releases the
+    interpreter.
 
     Args:
         items: The segments that the sampler's rows refer to.
@@ -51,29 +51,28 @@ class WindowLoader:
         """Yield the batches in the sampler's order."""
         waiting: deque[Future[dict[str, Tensor]]] = deque()
         with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read-windows") as pool:
-            for rows in self.sampler:
-                waiting.append(pool.submit(self._read_batch, rows))
+            for step in self.sampler:
+                waiting.append(pool.submit(self._read_batch, step))
                 if len(waiting) > BATCHES_AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
 
-    def _read_batch(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+    def _read_batch(self, step: Step) -> dict[str, Tensor]:
         size = self._image_size
-        pixels = np.zeros((len(rows), size, size, 3), dtype=np.uint8)
-        for target, (segment, first, count) in zip(pixels, rows[:, :3].tolist(), strict=True):
+        pixels = np.zeros((len(step.windows), size, size, 3), dtype=np.uint8)
+        for target, (segment, first, count) in zip(pixels, step.windows.tolist(), strict=True):
             if segment >= 0:
                 target[:] = read_window(self._reader, self._items[segment], first, count)
-        valid = rows[:, 0] >= 0
-        labels = np.where(valid, self._labels[rows[:, 0]], 0)
-        batch: dict[str, Any] = {
+        segments = step.windows[:, 0]
+        labels = np.where(segments >= 0, self._labels[segments], 0)
+        return {
             # a permuted view: channels last in memory, which is what the convolutions want
             "pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2),
             "label": torch.from_numpy(labels),
-            "offset": torch.from_numpy(rows[:, 3:].copy()),
-            "valid": torch.from_numpy(valid),
+            "draws": torch.from_numpy(step.draws),
+            "valid": torch.from_numpy(segments >= 0),
         }
-        return batch
 
 
 def read_window(reader: BlockReader, item: Item, first: int, count: int) -> NDArray[np.uint8]:

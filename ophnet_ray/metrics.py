@@ -25,7 +25,7 @@ def f1_per_class(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """F1 = 2 TP / (2 TP + FP + FN) of each class, (K,); 0 where the denominator is 0."""
     true_positives = np.diagonal(confusion)
     denominator = confusion.sum(axis=0) + confusion.sum(axis=1)
-    return 2.0 * true_positives / np.maximum(denominator, 1)
+    return np.asarray(2.0 * true_positives / np.maximum(denominator, 1), dtype=np.float64)
 
 
 def macro_f1_present(confusion: NDArray[np.int64]) -> float:

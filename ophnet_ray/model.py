@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import timm
 import torch
+from timm.data.config import resolve_model_data_config
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
@@ -36,7 +37,8 @@ class MaskFusion(nn.Module):
         self.norm_query = nn.LayerNorm(num_features)
         self.norm_key = nn.LayerNorm(num_features)
         self.attention = nn.MultiheadAttention(num_features, num_heads, batch_first=True)
-        self.scale = nn.Parameter(torch.full((num_features,), 0.1))
+        # small at first: the encoder has to learn to see before raw masks can help it
+        self.scale = nn.Parameter(torch.full((num_features,), 0.01))
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """(B, N, D), (B, 2, H, W) → (B, N, D)."""
@@ -44,7 +46,8 @@ class MaskFusion(nn.Module):
         keys = torch.cat([self.null_token.expand(len(keys), -1, -1), keys], dim=1)
         keys = self.norm_key(keys)
         fused, _ = self.attention(self.norm_query(tokens), keys, keys, need_weights=False)
-        return tokens + self.scale * fused
+        out: Tensor = tokens + self.scale * fused
+        return out
 
 
 class SurgicalPhaseClassificationModel(nn.Module):
@@ -90,15 +93,13 @@ class SurgicalPhaseClassificationModel(nn.Module):
             # timm's own classifier layers, which forward_features leaves out; distributed
             # training would wait for their gradients
             parameter.requires_grad_(name not in unused)
-        data = timm.data.resolve_model_data_config(self.image_encoder)
+        data = resolve_model_data_config(self.image_encoder)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(data["mean"]), persistent=False)
         self.register_buffer("std", torch.tensor(data["std"]), persistent=False)
         num_heads = next(heads for heads in (8, 4, 2, 1) if num_features % heads == 0)
-        self.fusion = (
-            None if mask == "none" else MaskFusion(num_features, image_size, num_heads)
-        )
+        self.fusion = None if mask == "none" else MaskFusion(num_features, image_size, num_heads)
         self.norm = nn.LayerNorm(num_features)
         self.classifier = nn.Sequential(
             nn.Linear(num_features, HIDDEN_FEATURES),
@@ -157,7 +158,8 @@ def probe_backbone(backbone: str, image_size: int) -> tuple[int, frozenset[str]]
         raise UserError(f"--backbone {backbone}: timm has no such model{hint}")
     try:
         with torch.device("meta"):
-            encoder = _create_encoder(backbone, image_size, pretrained=False)
+            # evaluation: batch norm cannot train on the single pixel of a small image
+            encoder = _create_encoder(backbone, image_size, pretrained=False).eval()
             features = encoder.forward_features(torch.empty(1, 3, image_size, image_size))
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -195,7 +197,7 @@ def _load_encoder(encoder: Any, path: str) -> None:
     try:
         # weights_only: a weight file is data, never code to run
         state = load_state_dict(path, use_ema=False, weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch and safetensors raise their own of all kinds
+    except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"--backbone_weights {path} is no weight file ({reason})") from error
     wanted = encoder.state_dict()

@@ -8,12 +8,12 @@ from ophnet_ray.config import MaskKind
 
 
 def prepare_batch(
-    pixels: Tensor, mean: Tensor, std: Tensor, mask: MaskKind
+    values: Tensor, mean: Tensor, std: Tensor, mask: MaskKind
 ) -> tuple[Tensor, Tensor]:
     """Normalise mean images and take their masks.
 
     Args:
-        pixels: uint8 (B, 3, H, W), RGB.
+        values: (B, 3, H, W) RGB in [0, 1], see ``to_unit``.
         mean: The backbone's own mean, (3,), for values in [0, 1].
         std: Its standard deviation, (3,).
         mask: Kind of masks.
@@ -21,9 +21,34 @@ def prepare_batch(
     Returns:
         ``image`` float32 (B, 3, H, W), normalised, and ``mask`` float32 (B, 2, H, W) in [0, 1].
     """
-    values = pixels.float() / 255.0
     image = (values - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
     return image, extract_masks(values, mask)
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """uint8 in [0, 255] → float32 in [0, 1]."""
+    return pixels.float() / 255.0
+
+
+def augment_images(
+    pixels: Tensor, draws: Tensor, random_shift: float, color_jitter: float
+) -> Tensor:
+    """Shift mean images and change their light, each by its own random numbers.
+
+    Args:
+        pixels: uint8 (B, 3, H, W), RGB.
+        draws: (B, 5) in [-1, 1]: down, right, gain of red, green and blue.
+        random_shift: Largest shift, as a share of the size.
+        color_jitter: Largest change of a channel's gain.
+
+    Returns:
+        float32 (B, 3, H, W) in [0, 1].
+    """
+    size = torch.tensor(pixels.shape[-2:], device=pixels.device)
+    offsets = (draws[:, :2] * random_shift * size).round().long()
+    values = to_unit(shift_images(pixels, offsets))
+    gain = 1 + color_jitter * draws[:, 2:5]
+    return (values * gain[:, :, None, None]).clamp(0, 1)
 
 
 def extract_masks(values: Tensor, mask: MaskKind) -> Tensor:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 
@@ -61,7 +62,9 @@ def plan_resources(config: Config) -> Resources:
     asked = config.training
     use_gpu = gpus > 0 if asked.use_gpu == "auto" else asked.use_gpu == "true"
     if use_gpu and not gpus:
-        raise UserError("--use_gpu true: the cluster has no GPU; leave the flag out to train on CPU")
+        raise UserError(
+            "--use_gpu true: the cluster has no GPU; leave the flag out to train on CPU"
+        )
     holds = gpus if use_gpu else _most_cpu_workers(cpus)
     workers = asked.train_workers or (gpus if use_gpu else 1)
     if workers > holds:
@@ -107,6 +110,9 @@ def _start_local(config: Config) -> str:
         logging_level=logging.ERROR,
         runtime_env={"env_vars": {"RAY_ADDRESS": f"127.0.0.1:{port}"}},
     )
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if token.is_file():
+        token.chmod(0o600)  # Ray writes it readable for everybody
     return str(context.dashboard_url)
 
 

@@ -44,6 +44,7 @@ def prepare_environment() -> None:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     if find_running_head() is None:
-        defaults[_CLUSTERS_ALLOWED] = "0"
+        # a local Ray of our own: on loopback, and locked even there
+        defaults |= {_CLUSTERS_ALLOWED: "0", "RAY_AUTH_MODE": "token"}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

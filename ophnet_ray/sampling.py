@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from ophnet_ray.hashing import hash_ids
 from ophnet_ray.windows import cut_windows
 
-_ORDER, _PICK, _SHIFT_ROWS, _SHIFT_COLUMNS = range(4)
+NUM_DRAWS = 5
+_ORDER, _PICK, _DRAWS = range(3)
 
 
-class Steps(NamedTuple):
+class StepPlan(NamedTuple):
     """How an epoch is dealt out: every worker takes ``num_steps`` batches of ``batch_size``."""
 
     num_steps: int
@@ -20,7 +21,18 @@ class Steps(NamedTuple):
     num_left_out: int
 
 
-def plan_training_steps(num_windows: int, batch_size: int, num_replicas: int) -> Steps:
+class Step(NamedTuple):
+    """The windows of one batch.
+
+    ``windows``: int64 (b, 3), a row for segment, first block and number of blocks; the segment of
+    padding is -1. ``draws``: float32 (b, NUM_DRAWS) in [-1, 1], random numbers for augmentation.
+    """
+
+    windows: NDArray[np.int64]
+    draws: NDArray[np.float32]
+
+
+def plan_training_steps(num_windows: int, batch_size: int, num_replicas: int) -> StepPlan:
     """Whole steps only; fewer than ``num_replicas * batch_size`` windows are left out.
 
     A training set smaller than one step is taken in one smaller step.
@@ -32,7 +44,7 @@ def plan_training_steps(num_windows: int, batch_size: int, num_replicas: int) ->
         raise ValueError(f"{num_windows} training segments for {num_replicas} train workers")
     batch_size = min(batch_size, num_windows // num_replicas)
     num_steps = num_windows // (batch_size * num_replicas)
-    return Steps(num_steps, batch_size, num_windows - num_steps * batch_size * num_replicas)
+    return StepPlan(num_steps, batch_size, num_windows - num_steps * batch_size * num_replicas)
 
 
 class TrainingSampler:
@@ -46,10 +58,9 @@ class TrainingSampler:
         run_lengths: Blocks of each run of each segment.
         blocks_per_window: ``window_size // stride``.
         batch_size: Windows a step and worker.
-        seed: Of order, pick and shift.
+        seed: Of order, pick and augmentation.
         rank: This worker, in [0, num_replicas).
         num_replicas: Workers.
-        max_shift: Largest random shift, pixels.
         start_step: Steps of the first epoch to pass over, when resuming inside it.
     """
 
@@ -63,15 +74,14 @@ class TrainingSampler:
         *,
         rank: int = 0,
         num_replicas: int = 1,
-        max_shift: int = 0,
         start_step: int = 0,
     ) -> None:
         self._ids = hash_ids(segment_ids)
         self._windows = [cut_windows(lengths, blocks_per_window) for lengths in run_lengths]
         self._num_windows = np.asarray([len(w) for w in self._windows], dtype=np.uint64)
-        self.steps = plan_training_steps(len(self._ids), batch_size, num_replicas)
+        self.plan = plan_training_steps(len(self._ids), batch_size, num_replicas)
         self._seed, self._rank, self._num_replicas = seed, rank, num_replicas
-        self._max_shift, self._start_step = max_shift, start_step
+        self._start_step = start_step
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -80,21 +90,20 @@ class TrainingSampler:
 
     def __len__(self) -> int:
         """Steps an epoch."""
-        return self.steps.num_steps
+        return self.plan.num_steps
 
-    def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        """Yield (b, 5) a step: segment, first block, blocks, shift down, shift right."""
+    def __iter__(self) -> Iterator[Step]:
+        """Yield this worker's steps of the epoch."""
         order = np.argsort(self._hash(_ORDER), kind="stable")
         pick = (self._hash(_PICK) % self._num_windows).astype(np.int64)
-        span = np.uint64(2 * self._max_shift + 1)
-        shifts = np.stack([self._hash(_SHIFT_ROWS) % span, self._hash(_SHIFT_COLUMNS) % span], 1)
-        shifts = shifts.astype(np.int64) - self._max_shift
-        size = self.steps.batch_size
-        for step in range(self._start_step, self.steps.num_steps):
+        raw = np.stack([self._hash(_DRAWS + i) for i in range(NUM_DRAWS)], axis=1)
+        draws = (raw / 2.0**63 - 1.0).astype(np.float32)
+        size = self.plan.batch_size
+        for step in range(self._start_step, self.plan.num_steps):
             first = (step * self._num_replicas + self._rank) * size
             rows = order[first : first + size]
             windows = np.stack([self._windows[i][pick[i]] for i in rows])
-            yield np.concatenate([rows[:, None], windows, shifts[rows]], axis=1)
+            yield Step(np.concatenate([rows[:, None], windows], axis=1), draws[rows])
         self._start_step = 0
 
     def _hash(self, use: int) -> NDArray[np.uint64]:
@@ -123,15 +132,16 @@ class ValidationSampler:
         windows = np.concatenate(rows) if rows else np.empty((0, 3), dtype=np.int64)
         self.num_windows = len(windows)
         self._num_steps = -(-len(windows) // (batch_size * num_replicas))
-        padded = np.full((self._num_steps * batch_size * num_replicas, 5), 0, dtype=np.int64)
+        padded = np.zeros((self._num_steps * batch_size * num_replicas, 3), dtype=np.int64)
         padded[:, 0] = -1
-        padded[: len(windows), :3] = windows
-        self._rows = padded.reshape(self._num_steps, num_replicas, batch_size, 5)[:, rank]
+        padded[: len(windows)] = windows
+        self._rows = padded.reshape(self._num_steps, num_replicas, batch_size, 3)[:, rank]
 
     def __len__(self) -> int:
         """Steps."""
         return self._num_steps
 
-    def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        """Yield (b, 5) a step, as ``TrainingSampler`` does; padding has segment -1."""
-        yield from self._rows
+    def __iter__(self) -> Iterator[Step]:
+        """Yield this worker's steps; nothing is random here."""
+        for rows in self._rows:
+            yield Step(rows, np.zeros((len(rows), NUM_DRAWS), dtype=np.float32))

@@ -13,7 +13,7 @@ import ray.train
 import torch
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.report_config import CheckpointUploadMode
@@ -79,7 +79,7 @@ def build_trainer(loop: TrainLoopConfig) -> TorchTrainer:
     # go on is decided from the verified checkpoints themselves.
     (loop.run.path / RAY_SNAPSHOT).unlink(missing_ok=True)
     return TorchTrainer(
-        train_loop,
+        train_loop,  # type: ignore[arg-type] # Ray's hint forgets that it may return something
         train_loop_config={"loop": loop},
         scaling_config=ScalingConfig(
             num_workers=loop.resources.train_workers, use_gpu=loop.resources.use_gpu
@@ -89,7 +89,6 @@ def build_trainer(loop: TrainLoopConfig) -> TorchTrainer:
             storage_path=str(loop.run.path.parent),
             failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
             checkpoint_config=CheckpointConfig(),
-            logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
 
@@ -111,7 +110,6 @@ def train_loop(loop_config: dict[str, TrainLoopConfig]) -> dict[str, str]:
     data = OphNetDataModule.from_manifest(
         loop.manifest,
         config.training.batch_size,
-        config.training.random_shift,
         config.training.seed,
     )
     report = EpochReport(loop)
@@ -140,6 +138,9 @@ def _build_module(loop: TrainLoopConfig) -> SurgicalPhaseModule:
             num_classes, config.model, config.windows.image_size
         ),
         mask=config.model.mask,
+        lr_schedule=config.training.lr_schedule,
+        random_shift=config.training.random_shift,
+        color_jitter=config.training.color_jitter,
     )
 
 

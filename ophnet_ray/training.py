@@ -208,7 +208,7 @@ def fit(
         except TrainingFailedError as error:
             logger.exception("training failed")
             raise TrainingError(f"{_root_cause(error)}; see {run.logs}") from error
-    if failure := (result.return_value or {}).get("failure"):
+    if failure := (getattr(result, "return_value", None) or {}).get("failure"):
         raise TrainingError(f"{failure}; see {run.logs}")
     best = best_checkpoint(find_checkpoints(run.checkpoints))
     answer = {
@@ -288,9 +288,7 @@ def _show_status(status: dict[str, Any], stage: Stage) -> None:
     stage.update(status["epoch"], text)
 
 
-def _describe_missing(
-    missing: list[str], num_videos: int, rows_left: int, num_rows: int
-) -> str:
+def _describe_missing(missing: list[str], num_videos: int, rows_left: int, num_rows: int) -> str:
     folders = sorted({str(Path(video).parent) for video in missing})
     first = ", ".join(Path(video).stem for video in missing[:3])
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

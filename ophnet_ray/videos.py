@@ -78,7 +78,9 @@ def read_video_index(path: str | Path) -> VideoIndex:
         return VideoIndex((ordered - ordered[0]) * float(stream.time_base), ordered)
 
 
-def decode_frames(path: str | Path, index: VideoIndex, wanted: NDArray[np.int64]) -> Iterator[Frame]:
+def decode_frames(
+    path: str | Path, index: VideoIndex, wanted: NDArray[np.int64]
+) -> Iterator[Frame]:
     """Decode chosen frames in one pass, in presentation order.
 
     Frames between the wanted ones are decoded, as the codec needs, but not converted. After a
@@ -113,7 +115,7 @@ def decode_frames(path: str | Path, index: VideoIndex, wanted: NDArray[np.int64]
                 if frame.pts is None or damaged:
                     continue
                 if frame.pts in wanted_pts:
-                    pixels = frame.to_ndarray(format="rgb24")
+                    pixels = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
                     yield Frame(wanted_pts[frame.pts], pixels, round(frame.rotation / 90) % 4)
                 if frame.pts >= last_pts:
                     return

@@ -112,9 +112,7 @@ def cut_windows(run_lengths: Sequence[int], blocks_per_window: int) -> NDArray[n
     windows = []
     first = 0
     for length in run_lengths:
-        windows += [
-            (first + i, blocks_per_window) for i in range(length - blocks_per_window + 1)
-        ]
+        windows += [(first + i, blocks_per_window) for i in range(length - blocks_per_window + 1)]
         first += length
     if not windows:
         longest = int(np.argmax(run_lengths))
@@ -125,10 +123,10 @@ def cut_windows(run_lengths: Sequence[int], blocks_per_window: int) -> NDArray[n
 def mean_of_blocks(blocks: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Mean of blocks (N, H, W, 3) → (H, W, 3), each value rounded half up."""
     if len(blocks) == 1:
-        return blocks[0]
+        return np.asarray(blocks[0])
     if len(blocks) == 2:
         a, b = blocks
         # exact (a + b + 1) // 2 without leaving uint8: twice as fast as a sum in uint16
-        return np.subtract(a | b, (a ^ b) >> 1)
+        return np.asarray((a | b) - ((a ^ b) >> 1))
     total = blocks.sum(axis=0, dtype=np.uint32)
-    return ((total + len(blocks) // 2) // len(blocks)).astype(np.uint8)
+    return np.asarray((total + len(blocks) // 2) // len(blocks), dtype=np.uint8)

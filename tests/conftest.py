@@ -1,0 +1,132 @@
+"""Fixtures: tiny real files, and one Ray cluster for the whole session."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from ophnet_ray.config import Config
+from ophnet_ray.ray_environment import prepare_environment
+
+prepare_environment()
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real videos and annotations, kept beside the project."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("no ../shared/data: the tests on real data need it")
+    return SHARED_DATA
+
+
+def write_video(path: Path, frames, frame_rate: int = 10, codec: str = "libx264", gop: int = 12):
+    """Encode RGB frames (uint8 (H, W, 3)) so that flat colours survive within 2 levels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(frame_rate))
+        stream.codec_context.thread_count = 1
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "8", "g": str(gop)}
+        for i, frame in enumerate(frames):
+            if i == 0:
+                stream.height, stream.width = frame.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def grey_frames(num_frames: int, size: int = 32):
+    """Frame k is a flat grey 2k, so that a frame names its own index."""
+    return (np.full((size, size, 3), 2 * k, dtype=np.uint8) for k in range(num_frames))
+
+
+COLORS = {"red": (200, 40, 30), "green": (40, 180, 60), "blue": (30, 60, 190)}
+
+
+def write_color_dataset(folder: Path, num_cases: int = 6, columns: str = "segments") -> Path:
+    """Videos of 3 s each of red, green, blue: a task that any model solves.
+
+    ``columns``: "segments" or "clips".
+    """
+    rows = []
+    for case in range(num_cases):
+        order = list(COLORS)[case % 3 :] + list(COLORS)[: case % 3]
+        rng = np.random.default_rng(case)
+        frames = []
+        for i, name in enumerate(order):
+            noise = rng.integers(-12, 12, (30, 64, 64, 3))
+            flat = np.clip(np.array(COLORS[name]) + noise, 0, 255).astype(np.uint8)
+            frames += list(flat)
+            if columns == "clips":
+                clip = f"case{case}-{name}-{i}-{i + 1}.mp4"
+                write_video(folder / clip, flat)
+                rows.append(f"{clip},{name}")
+            else:
+                rows.append(f"v{case},{3 * i},{3 * i + 3},{name}")
+        if columns == "segments":
+            write_video(folder / f"v{case}.mp4", frames)
+    header = "video_path,phase" if columns == "clips" else "video_id,start,end,phase"
+    path = folder / "segments.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def color_csv(tmp_path_factory) -> Path:
+    return write_color_dataset(tmp_path_factory.mktemp("colors"))
+
+
+def tiny_config(csv_path: Path, storage: Path, **settings) -> Config:
+    """The smallest real run: a 32-pixel image, a small backbone, few epochs."""
+    defaults = {
+        "csv_path": str(csv_path),
+        "image_size": 32,
+        "backbone": "test_resnet",
+        "pretrained": False,
+        "lr": 2e-3,
+        "max_epochs": 2,
+        "batch_size": 4,
+        "num_workers": 2,
+        "storage_path": str(storage / "runs"),
+        "output_pth": str(storage / "model.ckpt"),
+    }
+    return Config().replace_flat(**(defaults | settings))
+
+
+HOLD_CLUSTER = """
+import sys
+from pathlib import Path
+from ophnet_ray.config import Config
+from ophnet_ray.ray_environment import prepare_environment
+prepare_environment()
+import ray
+from ophnet_ray.ray_cluster import connect
+with connect(Config().replace_flat(train_workers=3, num_workers=2)):
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[str]:
+    """One Ray for the whole session, in a process of its own; every run joins it."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    address = holder.stdout.readline().strip()
+    assert address, "the test cluster did not start"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", address)
+        yield address
+    holder.communicate(timeout=30)

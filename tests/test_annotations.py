@@ -1,0 +1,114 @@
+"""What the annotation reader takes, refuses and says."""
+
+import math
+
+import pytest
+
+from ophnet_ray.annotations import (
+    AnnotationError,
+    describe_quirks,
+    find_missing_videos,
+    phase_vocabulary,
+    read_annotations,
+)
+
+pytestmark = pytest.mark.unit
+
+
+def write(folder, text, encoding="utf-8", name="a.csv"):
+    path = folder / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_reads_segments_with_any_newline_and_byte_order_mark(tmp_path, newline, encoding):
+    text = newline.join(["video_id,start,end,split,phase_id", "001,0,2.5,train,7", ""])
+    (segment,) = read_annotations(write(tmp_path, text, encoding))
+    assert (segment.case_id, segment.start_s, segment.end_s) == ("001", 0.0, 2.5)
+    assert (segment.phase, segment.split) == ("7", "train")
+    assert segment.video == str(tmp_path / "001.mp4")
+
+
+def test_a_clip_is_a_whole_video_and_its_case_is_the_name_before_the_phase(tmp_path):
+    text = "video_path,phase\na-1-open-0-3.mp4,open\nother.mp4,open\n"
+    first, second = read_annotations(write(tmp_path, text))
+    assert (first.start_s, first.end_s) == (0.0, math.inf)
+    assert first.case_id == "a-1"
+    assert second.case_id == "other.mp4"
+
+
+def test_finds_a_video_whatever_its_suffix(tmp_path):
+    (tmp_path / "v.MKV").touch()
+    segments = read_annotations(write(tmp_path, "video_id,start,end,phase\nv,0,1,a\nw,0,1,b\n"))
+    assert segments[0].video.endswith("v.MKV")
+    assert find_missing_videos(segments) == [str(tmp_path / "w.mp4")]
+
+
+def test_whole_numbers_sort_as_numbers_and_names_after_them(tmp_path):
+    rows = "\n".join(f"v,{i},{i + 1},{phase}" for i, phase in enumerate(["10", "b", "2", "a"]))
+    segments = read_annotations(write(tmp_path, f"video_id,start,end,phase\n{rows}\n"))
+    assert phase_vocabulary(segments) == ["2", "10", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param("", "is empty", id="empty"),
+        pytest.param("video_id,start,end,phase\n", "holds no rows", id="header only"),
+        pytest.param("video_id,start,phase\nv,0,a\n", "column end is missing", id="no end"),
+        pytest.param("a,b\n1,2\n", "video_path (clips) or", id="neither kind"),
+        pytest.param(
+            "video_id,start,end\nv,0,1\n", "phase_id (or phase) is missing", id="no phase"
+        ),
+        pytest.param(
+            "video_id,start,end,phase\nv,3,2,a\n", ":2: start 3 s is not before", id="end"
+        ),
+        pytest.param("video_id,start,end,phase\nv,0,x,a\n", ":2: end 'x' is not a time", id="time"),
+        pytest.param("video_id,start,end,phase\nv,0,nan,a\n", "not a time", id="nan"),
+        pytest.param(
+            "video_id,start,end,phase\nv,0,1,a\nv,0,1,a\n", ":3: repeats line 2", id="twice"
+        ),
+        pytest.param("video_id,start,end,phase\nv,0,1\n", ":2: 3 values for 4", id="ragged"),
+        pytest.param("video_id,start,end,phase,split\nv,0,1,a,dev\n", "split 'dev'", id="split"),
+        pytest.param("video_id,start,end,phase\nv,0,1,\n", "phase is empty", id="phase"),
+        pytest.param("video_id,video_id,phase\nv,0,1\n", "stands twice", id="column twice"),
+    ],
+)
+def test_names_what_is_wrong_and_where(tmp_path, text, says):
+    with pytest.raises(AnnotationError) as caught:
+        read_annotations(write(tmp_path, text))
+    assert says in str(caught.value)
+    assert "a.csv" in str(caught.value)
+
+
+def test_shows_ten_errors_and_counts_the_rest(tmp_path):
+    rows = "".join(f"v,{i},0,a\n" for i in range(1, 16))
+    with pytest.raises(AnnotationError) as caught:
+        read_annotations(write(tmp_path, f"video_id,start,end,phase\n{rows}"))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 11
+    assert lines[-1] == "and 5 more errors"
+
+
+def test_a_folder_and_a_missing_file_are_told_apart(tmp_path):
+    with pytest.raises(AnnotationError, match="is a folder"):
+        read_annotations(tmp_path)
+    with pytest.raises(AnnotationError, match="does not exist"):
+        read_annotations(tmp_path / "none.csv")
+
+
+def test_counts_overlaps_gaps_and_short_segments(tmp_path):
+    text = "video_id,start,end,phase\nv,0,5,a\nv,4,8,b\nv,9,9.06,a\nw,3,7,a\n"
+    counts = describe_quirks(read_annotations(write(tmp_path, text)))
+    assert counts == {"overlaps": 1, "gaps": 1, "shorter_than_1_s": 1}
+
+
+def test_the_published_table_of_ophnet_is_read_whole(shared_data):
+    segments = read_annotations(shared_data / "ophnet2024/OphNet2024_loca_challenge_phase.csv")
+    assert len(segments) == 14_674
+    assert len(phase_vocabulary(segments)) == 52
+    assert len(find_missing_videos(segments)) == 743
+    assert describe_quirks(segments)["overlaps"] == 186
+    assert describe_quirks(segments)["gaps"] == 407

@@ -1,0 +1,200 @@
+"""Decode once: what is stored, where, and what a second run does with it."""
+
+import json
+import os
+import shutil
+
+import av
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import grey_frames, write_video
+
+from ophnet_ray.annotations import Segment
+from ophnet_ray.cache import BlockCache, BlockReader
+from ophnet_ray.config import WindowConfig
+from ophnet_ray.errors import UserError
+from ophnet_ray.filling import decode_in_threads, fill_cache
+from ophnet_ray.windows import cut_windows, mean_of_blocks, plan_blocks, plan_runs
+
+pytestmark = pytest.mark.unit
+
+WINDOWS = WindowConfig(image_size=32)
+
+
+def segment(video, start_s=0.0, end_s=float("inf"), phase="a"):
+    name = f"{video.name}:{start_s}-{end_s}"
+    return Segment(name, video.stem, str(video), start_s, end_s, phase, "train")
+
+
+def fill(folder, segments, windows=WINDOWS):
+    cache = BlockCache(folder, windows)
+    return fill_cache(cache, segments, 2, decode_in_threads(2))
+
+
+def read(entry, windows=WINDOWS):
+    reader = BlockReader(windows.image_size)
+    blocks = reader.read(entry, 0, sum(entry.run_lengths))
+    reader.close()
+    return blocks
+
+
+@pytest.fixture
+def video(tmp_path):
+    return write_video(tmp_path / "v.mp4", grey_frames(100))
+
+
+def test_blocks_are_the_means_of_their_frames(tmp_path, video):
+    segments = [segment(video, 0, 4), segment(video, 2, 3.6), segment(video, 9.5, 20)]
+    filled = fill(tmp_path / "cache", segments)
+    first, second, last = (filled.entries[s.segment_id] for s in segments)
+    assert (first.run_lengths, second.run_lengths, last.run_lengths) == ((5,), (2,), (1,))
+    means = read(first).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(means, [2 * (8 * i + 3.5) for i in range(5)], atol=2)
+    # five frames are less than a block: one block of what there is
+    assert read(last).mean() == pytest.approx(2 * 97, abs=2)
+    assert (first.was_cut, last.was_cut) == (False, True)
+
+
+def test_a_second_run_decodes_nothing_and_one_more_video_decodes_one(tmp_path, video):
+    segments = [segment(video, i, i + 1) for i in range(5)]
+    assert fill(tmp_path / "cache", segments).decoded_videos == 1
+    again = fill(tmp_path / "cache", segments)
+    assert (again.decoded_videos, again.decoded_frames) == (0, 0)
+    more = write_video(tmp_path / "w.mp4", grey_frames(30))
+    assert fill(tmp_path / "cache", [*segments, segment(more)]).decoded_videos == 1
+
+
+def test_another_window_size_decodes_nothing_and_another_image_size_does(tmp_path, video):
+    for size in (8, 16, 32):
+        windows = WindowConfig(image_size=32, window_size=size)
+        decoded = fill(tmp_path / "cache", [segment(video)], windows).decoded_videos
+        assert decoded == (1 if size == 8 else 0)
+    other = WindowConfig(image_size=64)
+    assert fill(tmp_path / "cache", [segment(video)], other).decoded_videos == 1
+
+
+def test_a_changed_video_is_decoded_anew(tmp_path, video):
+    fill(tmp_path / "cache", [segment(video)])
+    status = video.stat()
+    os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert fill(tmp_path / "cache", [segment(video)]).decoded_videos == 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "gone", "no index", "index torn"])
+def test_a_damaged_shard_is_decoded_anew(tmp_path, video, damage):
+    entry = fill(tmp_path / "cache", [segment(video)]).entries[segment(video).segment_id]
+    before = read(entry)
+    (shard,) = (tmp_path / "cache").rglob("*.arrow")
+    index = shard.with_suffix(".json")
+    match damage:
+        case "truncated":
+            shard.write_bytes(shard.read_bytes()[:-100])
+        case "gone":
+            shard.unlink()
+        case "no index":
+            index.unlink()
+        case "index torn":
+            index.write_text(index.read_text()[:40])
+    filled = fill(tmp_path / "cache", [segment(video)])
+    assert filled.decoded_videos == 1
+    np.testing.assert_array_equal(read(filled.entries[segment(video).segment_id]), before)
+
+
+def test_any_arrow_reader_opens_a_shard(tmp_path, video):
+    filled = fill(tmp_path / "cache", [segment(video)])
+    (entry,) = filled.entries.values()
+    table = pa.ipc.open_file(entry.path).read_all()
+    assert table.schema.field("pixels").type == pa.binary(32 * 32 * 3)
+    pixels = np.frombuffer(table["pixels"][3].as_py(), dtype=np.uint8).reshape(32, 32, 3)
+    np.testing.assert_array_equal(pixels, read(entry)[3])
+
+
+def test_a_broken_video_is_one_reason_and_costs_no_other_row(tmp_path, video):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(video.read_bytes()[:2000])
+    late = segment(video, 50, 60)
+    filled = fill(tmp_path / "cache", [segment(broken), segment(video), late])
+    assert "cannot be opened" in filled.entries[segment(broken).segment_id].reason
+    assert filled.entries[late.segment_id].reason == "starts at 50 s; the video ends at 9.90 s"
+    assert filled.entries[segment(video).segment_id].reason == ""
+    # the reason is remembered too
+    assert fill(tmp_path / "cache", [segment(broken), segment(video)]).decoded_videos == 0
+
+
+def test_a_shortened_video_rejects_the_segments_it_lost(tmp_path):
+    """A stream-copied trim claims more frames than it has; here the tail of the data is damaged."""
+    path = write_video(tmp_path / "v.mp4", grey_frames(100), gop=10)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"mdat")
+    size = int.from_bytes(data[at - 4 : at], "big")
+    data[at + size * 3 // 4 : at + size - 8] = bytes(size - 8 - size * 3 // 4)
+    path.write_bytes(data)
+    segments = [segment(path, i, i + 1) for i in range(10)]
+    reasons = [e.reason for e in fill(tmp_path / "cache", segments).entries.values()]
+    assert reasons[0] == ""
+    assert reasons[-1].startswith("damaged: a frame at or after 9.")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--cache_dir .* cannot be written"):
+        BlockCache(tmp_path / "file", WINDOWS)
+
+
+def test_the_index_names_every_segment(tmp_path, video):
+    fill(tmp_path / "cache", [segment(video, i, i + 1) for i in range(5)])
+    (index,) = (tmp_path / "cache").rglob("*.json")
+    content = json.loads(index.read_text())
+    assert len(content["entries"]) == 5
+    assert content["size_bytes"] == index.with_suffix(".arrow").stat().st_size
+
+
+def independent_window_means(path, start, count):
+    """float64 mean of RGB frames at full size, then one resize: no code of the package."""
+    with av.open(str(path)) as container:
+        frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    mean = np.stack(frames[start : start + count]).astype(np.float64).mean(axis=0)
+    return cv2.resize(mean, (224, 224), interpolation=cv2.INTER_AREA)
+
+
+@pytest.mark.parametrize("name", ["eye_surgery/seqA_1080p.mp4", "endoscopy/endo.mp4"])
+def test_windows_of_real_video_are_within_one_level_of_the_exact_mean(shared_data, tmp_path, name):
+    path = tmp_path / "v.mp4"
+    shutil.copyfile(shared_data / name, path)
+    windows = WindowConfig()
+    (entry,) = fill(tmp_path / "cache", [segment(path)], windows).entries.values()
+    blocks = read(entry, windows)
+    with av.open(str(path)) as container:
+        num_frames = sum(1 for _ in container.demux(video=0)) - 1
+    starts = [block.start for block in plan_blocks(plan_runs(num_frames, windows), 8)]
+    worst = 0.0
+    for first, count in cut_windows(entry.run_lengths, 2)[1:5]:
+        ours = mean_of_blocks(blocks[first : first + count]).astype(np.float64)
+        exact = independent_window_means(path, starts[first], 16)
+        worst = max(worst, float(np.abs(ours - exact).max()))
+    print(f"{name}: largest difference {worst:.3f} grey levels")
+    # half a level when a block is stored, half when two are averaged
+    assert worst <= 1.01
+
+
+def test_rotated_video_is_stored_upright(shared_data, tmp_path):
+    windows = WindowConfig(image_size=96)
+    for angle in (0, 90, 180, 270):
+        path = shared_data / f"decode_edge/decord_video_{angle}.mov"
+        (entry,) = fill(tmp_path / "cache", [segment(path)], windows).entries.values()
+        block = read(entry, windows)[0].astype(int)
+        shown = cv2.VideoCapture(str(path)).read()[1][..., ::-1]
+        shown = cv2.resize(shown, (96, 96), interpolation=cv2.INTER_AREA).astype(int)
+        differences = [np.abs(np.rot90(shown, k) - block).mean() for k in range(4)]
+        assert np.argmin(differences) == 0, differences
+        assert differences[0] < 15
+
+
+def test_every_awkward_file_goes_through_and_the_corrupt_one_has_a_reason(shared_data, tmp_path):
+    paths = sorted((shared_data / "decode_edge").iterdir())
+    filled = fill(tmp_path / "cache", [segment(path) for path in paths])
+    reasons = {path.name: filled.entries[segment(path).segment_id].reason for path in paths}
+    assert {name for name, reason in reasons.items() if reason} == {"decord_corrupted.mp4"}
+    assert "cannot be decoded" in reasons["decord_corrupted.mp4"]

@@ -1,0 +1,122 @@
+"""The public classes of the seed, over the same cache, without Ray."""
+
+import lightning as L  # noqa: N812
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import ophnet_ray
+from ophnet_ray.annotations import read_annotations
+from ophnet_ray.errors import UserError
+
+pytestmark = pytest.mark.unit
+
+PHASES = {"blue": 0, "green": 1, "red": 2}
+
+
+@pytest.fixture
+def table(color_csv):
+    return pd.read_csv(color_csv)
+
+
+def make_dataset(table, color_csv, tmp_path, **options):
+    return ophnet_ray.OphNetSurgicalDataset(
+        table,
+        PHASES,
+        video_dir=color_csv.parent,
+        image_size=32,
+        cache_dir=tmp_path / "cache",
+        **options,
+    )
+
+
+def test_an_item_is_an_image_its_masks_and_a_one_hot_label(table, color_csv, tmp_path):
+    dataset = make_dataset(table, color_csv, tmp_path, mean=(0, 0, 0), std=(1, 1, 1))
+    assert len(dataset) == 18
+    item = dataset[0]
+    assert item["label"].tolist() == [0, 0, 1]
+    assert item["image"].shape == (3, 32, 32)
+    assert (item["image"].mean((1, 2)) * 255).tolist() == pytest.approx([200, 40, 30], abs=6)
+    torch.testing.assert_close(item["mask"], item["image"][:2])
+
+
+def test_the_window_of_an_item_is_a_function_of_seed_epoch_and_segment(
+    table, color_csv, tmp_path
+):
+    dataset = make_dataset(table, color_csv, tmp_path)
+    first = [dataset[i]["image"] for i in range(len(dataset))]
+    again = make_dataset(table, color_csv, tmp_path)
+    assert all(torch.equal(a, again[i]["image"]) for i, a in enumerate(first))
+    again.set_epoch(1)
+    assert not all(torch.equal(a, again[i]["image"]) for i, a in enumerate(first))
+
+
+def test_what_cannot_be_read_is_left_out_and_listed(table, color_csv, tmp_path):
+    late = pd.DataFrame([{"video_id": "v0", "start": 100, "end": 101, "phase": "red"}])
+    dataset = make_dataset(pd.concat([table, late]), color_csv, tmp_path)
+    assert len(dataset) == 18
+    assert [r.reason for r in dataset.rejects] == ["starts at 100 s; the video ends at 8.90 s"]
+
+
+def test_an_unknown_phase_is_refused(table, color_csv, tmp_path):
+    with pytest.raises(UserError, match="without a label in phase2idx: red"):
+        ophnet_ray.OphNetSurgicalDataset(table, {"blue": 0, "green": 1}, video_dir=color_csv.parent)
+
+
+def test_the_data_module_trains_the_module_outside_ray(color_csv, tmp_path):
+    data = ophnet_ray.OphNetDataModule(
+        color_csv, PHASES, batch_size=4, image_size=32, cache_dir=tmp_path / "cache"
+    )
+    torch.manual_seed(0)
+    model = ophnet_ray.SurgicalPhaseClassificationModel(3, "test_resnet", False, 32)
+    module = ophnet_ray.SurgicalPhaseModule(3, lr=2e-3, model=model)
+    trainer = L.Trainer(
+        max_epochs=12,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=str(tmp_path),
+    )
+    trainer.fit(module, data)
+    val_cases = {item.segment.case_id for item in data.manifest.of_split("val")}
+    train_cases = {item.segment.case_id for item in data.manifest.of_split("train")}
+    assert val_cases
+    assert not val_cases & train_cases
+    assert module.epoch_metrics["val_acc"] == 1.0
+    assert module.confusion.sum() == data.val_dataloader().sampler.num_windows
+
+
+def test_the_loader_gives_bytes_in_the_samplers_order(color_csv, tmp_path):
+    data = ophnet_ray.OphNetDataModule(
+        color_csv, batch_size=5, image_size=32, cache_dir=tmp_path / "cache"
+    )
+    data.setup()
+    loader = data.train_dataloader()
+    items = data.manifest.of_split("train")
+    for step, batch in zip(loader.sampler, loader, strict=True):
+        assert batch["pixels"].dtype == torch.uint8
+        assert batch["pixels"].shape[1:] == (3, 32, 32)
+        expected = [items[segment].label for segment in step.windows[:, 0]]
+        assert batch["label"].tolist() == expected
+        brightest = batch["pixels"].float().mean((2, 3)).argmax(1)
+        names = [items[segment].segment.phase for segment in step.windows[:, 0]]
+        assert [["red", "green", "blue"][i] for i in brightest] == names
+
+
+def test_rows_of_the_seeds_clip_table_make_a_dataset(tmp_path):
+    from conftest import write_color_dataset
+
+    csv_path = write_color_dataset(tmp_path / "clips", num_cases=1, columns="clips")
+    segments = read_annotations(csv_path)
+    assert {segment.case_id for segment in segments} == {"case0"}
+    dataset = ophnet_ray.OphNetSurgicalDataset(
+        pd.read_csv(csv_path),
+        PHASES,
+        video_dir=csv_path.parent,
+        image_size=32,
+        cache_dir=tmp_path / "cache",
+    )
+    assert np.asarray([dataset[i]["label"].argmax() for i in range(3)]).tolist() == [2, 1, 0]

@@ -1,0 +1,95 @@
+"""The order of windows is a function of (seed, epoch, segment); nothing is seen twice or lost."""
+
+import numpy as np
+import pytest
+
+from ophnet_ray.sampling import TrainingSampler, ValidationSampler, plan_training_steps
+
+pytestmark = pytest.mark.unit
+
+IDS = [f"segment {i}" for i in range(103)]
+RUNS = [[1 + i % 5, 4] for i in range(103)]
+
+
+def epoch_of(num_replicas, epoch, batch_size, order=slice(None)):
+    """All (id, first block, count) of an epoch, in the order of the steps, ranks joined."""
+    ids, runs = IDS[order], RUNS[order]
+    steps = []
+    for rank in range(num_replicas):
+        sampler = TrainingSampler(
+            ids, runs, 2, batch_size, seed=7, rank=rank, num_replicas=num_replicas
+        )
+        sampler.set_epoch(epoch)
+        steps.append([step.windows for step in sampler])
+    joined = np.concatenate([np.concatenate(parts) for parts in zip(*steps, strict=True)])
+    return [(ids[segment], first, count) for segment, first, count in joined.tolist()]
+
+
+def test_workers_joined_take_the_order_of_one_worker():
+    one = epoch_of(1, 3, 12)
+    assert epoch_of(2, 3, 6) == one
+    assert epoch_of(3, 3, 4) == one
+    assert epoch_of(1, 3, 12) == one
+    assert len({name for name, _, _ in one}) == len(one) == 96
+
+
+def test_the_order_does_not_depend_on_the_order_of_the_rows():
+    reverse = slice(None, None, -1)
+    assert epoch_of(1, 0, 103, reverse) == epoch_of(1, 0, 103)
+
+
+def test_epochs_differ_in_order_and_in_window():
+    first, second = epoch_of(1, 0, 103), epoch_of(1, 1, 103)
+    assert [name for name, _, _ in first] != [name for name, _, _ in second]
+    assert dict((n, f) for n, f, _ in first) != dict((n, f) for n, f, _ in second)
+
+
+def test_every_window_of_a_segment_is_picked_equally_often():
+    picks = [
+        dict((name, first) for name, first, _ in epoch_of(1, epoch, 103))["segment 4"]
+        for epoch in range(700)
+    ]
+    counts = np.unique(picks, return_counts=True)[1]
+    assert len(counts) == 4 + 3  # runs of five and four blocks, two blocks a window
+    assert counts.min() > 60
+
+
+def test_goes_on_at_a_step_inside_an_epoch():
+    whole = TrainingSampler(IDS, RUNS, 2, 8, seed=7)
+    rest = TrainingSampler(IDS, RUNS, 2, 8, seed=7, start_step=5)
+    for a, b in zip(list(whole)[5:], list(rest), strict=True):
+        np.testing.assert_array_equal(a.windows, b.windows)
+        np.testing.assert_array_equal(a.draws, b.draws)
+    assert len(list(rest)) == len(whole)
+
+
+@pytest.mark.parametrize(
+    ("num_windows", "batch_size", "replicas", "plan"),
+    [(100, 8, 1, (12, 8, 4)), (100, 8, 3, (4, 8, 4)), (2, 8, 1, (1, 2, 0)), (5, 8, 2, (1, 2, 1))],
+)
+def test_fewer_windows_than_a_step_are_left_out(num_windows, batch_size, replicas, plan):
+    assert tuple(plan_training_steps(num_windows, batch_size, replicas)) == plan
+    assert plan[2] < batch_size * replicas
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2, 3])
+@pytest.mark.parametrize("num_segments", [1, 2, 17])
+def test_every_validation_window_comes_once_whatever_the_workers(num_replicas, num_segments):
+    runs = RUNS[:num_segments]
+    seen, steps = [], set()
+    for rank in range(num_replicas):
+        sampler = ValidationSampler(runs, 2, 8, rank=rank, num_replicas=num_replicas)
+        batches = [step.windows for step in sampler]
+        steps.add(len(batches))
+        seen += [tuple(row) for batch in batches for row in batch.tolist() if row[0] >= 0]
+    expected = sum(max(a - 1, 0) + 3 for a, _ in runs)
+    assert len(seen) == len(set(seen)) == expected
+    assert len(steps) == 1
+
+
+def test_draws_are_uniform_in_plus_minus_one():
+    draws = np.concatenate([step.draws for step in TrainingSampler(IDS, RUNS, 2, 1, seed=7)])
+    assert draws.shape == (103, 5)
+    assert -1 <= draws.min() < -0.9
+    assert 0.9 < draws.max() <= 1
+    assert abs(draws.mean()) < 0.1

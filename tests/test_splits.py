@@ -1,0 +1,83 @@
+"""No case on both sides, every phase in training, the same split whatever the order."""
+
+import random
+
+import pytest
+
+from ophnet_ray.annotations import AnnotationError, Segment
+from ophnet_ray.splits import assign_splits, cases_on_both_sides, phases_without_rows
+
+pytestmark = pytest.mark.unit
+
+
+def segment(case, phase, number=0, split=""):
+    return Segment(f"{case}:{number}:{phase}", case, f"{case}.mp4", 0.0, 1.0, phase, split)
+
+
+@pytest.fixture
+def table():
+    rng = random.Random(0)
+    rows = [
+        segment(f"c{case}", rng.choice("aaaabbbc"), number)
+        for case in range(30)
+        for number in range(12)
+    ]
+    return [*rows, segment("c7", "rare", 99)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_case_is_on_both_sides_and_training_has_every_phase(table, seed):
+    rows = assign_splits(table, 0.2, seed)
+    assert [row.segment_id for row in rows] == [row.segment_id for row in table]
+    assert cases_on_both_sides(rows) == []
+    assert phases_without_rows(rows, "train", ["a", "b", "c", "rare"]) == []
+    assert len({row.case_id for row in rows if row.split == "val"}) == 6
+
+
+def test_the_phases_are_spread_as_in_the_whole(table):
+    val = [row.phase for row in assign_splits(table, 0.2, 0) if row.split == "val"]
+    assert val.count("a") / len(val) == pytest.approx(0.5, abs=0.08)
+    assert val.count("b") / len(val) == pytest.approx(0.375, abs=0.08)
+
+
+def test_the_split_does_not_depend_on_the_order_of_the_rows(table):
+    shuffled = random.Random(1).sample(table, len(table))
+    one = {row.segment_id: row.split for row in assign_splits(table, 0.2, 3)}
+    two = {row.segment_id: row.split for row in assign_splits(shuffled, 0.2, 3)}
+    assert one == two
+    other_seed = {row.segment_id: row.split for row in assign_splits(table, 0.2, 4)}
+    assert one != other_seed
+
+
+def test_the_columns_own_split_is_kept_even_when_it_cuts_a_case():
+    rows = [segment("c", "a", 0, "train"), segment("c", "b", 1, "val")]
+    assert assign_splits(rows, 0.2, 0) == rows
+    assert cases_on_both_sides(rows) == ["c"]
+
+
+def test_validation_is_taken_from_training_when_the_column_has_only_train_and_test():
+    rows = [segment(f"c{i}", "ab"[i % 2], i, "test" if i < 4 else "train") for i in range(12)]
+    splits = [row.split for row in assign_splits(rows, 0.25, 0)]
+    assert splits[:4] == ["test"] * 4
+    assert splits[4:].count("val") == 2
+
+
+def test_three_clips_of_three_phases_still_split_and_name_what_training_lacks():
+    rows = assign_splits([segment(c, c) for c in "xyz"], 0.2, 0)
+    assert sorted(row.split for row in rows) == ["train", "train", "val"]
+    assert len(phases_without_rows(rows, "train", ["x", "y", "z"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        pytest.param([segment("c", "a"), segment("d", "a")], "two phases", id="one phase"),
+        pytest.param([segment("c", "a"), segment("c", "b", 1)], "1 case", id="one case"),
+        pytest.param(
+            [segment("c", "a", 0, "val"), segment("d", "b", 1, "val")], "no train", id="no train"
+        ),
+    ],
+)
+def test_refuses_what_cannot_be_split(rows, says):
+    with pytest.raises(AnnotationError, match=says):
+        assign_splits(rows, 0.2, 0)

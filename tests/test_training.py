@@ -1,0 +1,222 @@
+"""Whole runs on one Ray cluster: counts, resuming, and what a run leaves."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config, write_color_dataset
+
+from ophnet_ray.console import Console
+from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.training import train
+
+pytestmark = pytest.mark.integration
+
+TRAIN = Path(__file__).parents[1] / "train.py"
+
+
+def run(config):
+    return train(config, Console())
+
+
+def weights_of(path):
+    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+
+
+def history_of(result):
+    return [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
+
+
+def flags_of(config):
+    """The command line that gives these settings."""
+    flags = []
+    for name, value in config.to_flat().items():
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no_{name}")
+        elif value is not None:
+            flags += [f"--{name}", str(value)]
+    return flags
+
+
+@pytest.fixture(scope="module")
+def first_run(ray_session, color_csv, tmp_path_factory):
+    storage = tmp_path_factory.mktemp("first")
+    config = tiny_config(color_csv, storage, max_epochs=4, class_weights="inverse_sqrt")
+    return config, run(config)
+
+
+def test_a_run_leaves_scores_settings_and_an_account_of_every_row(first_run):
+    config, result = first_run
+    history = history_of(result)
+    assert [line["epoch"] for line in history] == [0, 1, 2, 3]
+    names = {"epoch", "step", "train_loss", "val_loss", "val_acc", "val_macro_f1", "lr", "seconds"}
+    assert names <= set(history[0])
+    passport = json.loads((result.run / "passport.json").read_text())
+    assert (passport["rows"], passport["rows_used"], passport["rows_rejected"]) == (18, 18, 0)
+    assert passport["splits"]["val"]["cases"] == 1
+    assert result.scores["val_macro_f1"] == max(line["val_macro_f1"] for line in history)
+    assert list((result.run / "tensorboard").glob("events.*"))
+    assert (result.run / "rejects.csv").read_text().count("\n") == 1
+
+
+def test_the_checkpoint_needs_nothing_of_this_package(first_run):
+    _, result = first_run
+    code = (
+        "import sys, torch; c = torch.load(sys.argv[1], weights_only=True);"
+        "assert not any(m.startswith('ophnet_ray') for m in sys.modules);"
+        "print(c['ophnet_ray']['phases'], c['ophnet_ray']['preprocessing']['window_size'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(result.checkpoint)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "['blue', 'green', 'red'] 16"
+
+
+def test_a_complete_run_is_not_run_again(first_run):
+    config, result = first_run
+    result.checkpoint.unlink()
+    before = sorted(p.stat().st_mtime_ns for p in (result.run / "checkpoints").rglob("*"))
+    again = run(config)
+    assert again.scores == result.scores
+    assert again.checkpoint.exists()
+    assert before == sorted(p.stat().st_mtime_ns for p in (result.run / "checkpoints").rglob("*"))
+
+
+def test_the_same_name_with_other_settings_is_refused_with_the_difference(first_run):
+    config, result = first_run
+    other = config.replace_flat(name=result.run.name, lr=0.5)
+    with pytest.raises(UserError, match=r"lr 0\.002 -> 0\.5"):
+        run(other)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_every_validation_window_is_counted_once_whatever_the_workers(
+    first_run, color_csv, tmp_path, workers
+):
+    config, one = first_run
+    several = run(tiny_config(color_csv, tmp_path, train_workers=workers, max_epochs=1))
+    counts = [
+        np.asarray(torch.load(r.checkpoint, weights_only=True)["ophnet_ray"]["confusion"])
+        for r in (one, several)
+    ]
+    # 3 segments of 30 frames, 3 blocks each: 2 windows of 2 blocks
+    assert counts[0].sum() == counts[1].sum() == 6
+    assert (counts[0].sum(axis=1) == counts[1].sum(axis=1)).all()
+    history = history_of(several)
+    assert history[0]["step"] == 15 // (4 * workers)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(first_run, color_csv, tmp_path):
+    """kill -9 of the driver in the third epoch or later; then the newest checkpoint is torn."""
+    config, _ = first_run
+    whole = run(tiny_config(color_csv, tmp_path / "whole", max_epochs=8))
+    config = tiny_config(color_csv, tmp_path / "killed", max_epochs=8)
+    process = subprocess.Popen(
+        [sys.executable, str(TRAIN), *flags_of(config)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    checkpoints = None
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        checkpoints = sorted((tmp_path / "killed/runs").glob("*/checkpoints/epoch=*"))
+        if checkpoints and checkpoints[-1].name >= "epoch=0002":
+            break
+        time.sleep(0.05)
+    assert process.poll() is None, "the run was over before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(3)  # the workers notice that their driver is gone
+    checkpoints = sorted((tmp_path / "killed/runs").glob("*/checkpoints/epoch=*"))
+    newest = checkpoints[-1] / "checkpoint.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    result = run(config)
+    log = (result.run / "logs/train-rank-0.log").read_text()
+    assert "is damaged and passed over" in log
+    assert "going on after epoch" in log
+    assert [line["epoch"] for line in history_of(result)] == list(range(8))
+    last = "checkpoints/epoch=0007/checkpoint.ckpt"
+    ours, theirs = weights_of(result.run / last), weights_of(whole.run / last)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+    assert result.scores == whole.scores
+
+
+def test_a_broken_and_a_missing_video_are_named_counted_and_survived(
+    ray_session, color_csv, tmp_path
+):
+    folder = tmp_path / "data"
+    shutil.copytree(color_csv.parent, folder)
+    (folder / "v1.mp4").write_bytes(b"broken")
+    (folder / "v2.mp4").unlink()
+    config = tiny_config(folder / "segments.csv", tmp_path, max_epochs=1)
+    with pytest.raises(UserError, match=r"1 of 6 videos are missing \(v2\)"):
+        run(config)
+    config = config.replace_flat(missing_videos="skip")
+    with pytest.raises(UserError, match=r"3 of 15 rows cannot be read, more than --max_rejected"):
+        run(config)
+    result = run(config.replace_flat(max_rejected=0.5))
+    rejects = (result.run / "rejects.csv").read_text().splitlines()[1:]
+    assert len(rejects) == 6
+    assert sum("the video is missing" in line for line in rejects) == 3
+    assert sum("cannot be opened" in line for line in rejects) == 3
+    passport = json.loads((result.run / "passport.json").read_text())
+    assert (passport["rows_used"], passport["rows_rejected"]) == (12, 6)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_cure(ray_session, color_csv, tmp_path):
+    with pytest.raises(TrainingError, match="not finite in epoch 1; try a lower --lr"):
+        run(tiny_config(color_csv, tmp_path, lr=1e30))
+
+
+def test_more_workers_than_the_cluster_holds_are_refused_with_numbers(
+    ray_session, color_csv, tmp_path
+):
+    with pytest.raises(UserError, match=r"--train_workers 999: the cluster holds \d+"):
+        run(tiny_config(color_csv, tmp_path, train_workers=999))
+    with pytest.raises(UserError, match="--use_gpu true: the cluster has no GPU"):
+        run(tiny_config(color_csv, tmp_path, use_gpu="true"))
+
+
+def test_three_short_clips_train(ray_session, tmp_path):
+    csv_path = write_color_dataset(tmp_path / "clips", num_cases=1, columns="clips")
+    lines = csv_path.read_text().replace("video_path,phase", "video_path,phase,case_id").splitlines()
+    rows = [f"{line},case{i}" for i, line in enumerate(lines[1:])]
+    csv_path.write_text("\n".join([lines[0], *rows]) + "\n")
+    result = run(tiny_config(csv_path, tmp_path, max_epochs=1))
+    passport = json.loads((result.run / "passport.json").read_text())
+    assert passport["rows_used"] == 3
+    assert len(passport["phases_not_in_training"]) == 1
+
+
+@pytest.mark.slow
+def test_real_pixels_and_labels_are_learnt(ray_session, shared_data, tmp_path):
+    """One real suturing video: well above the most frequent gesture (0.42 of the windows)."""
+    csv_path = shared_data / "suturing_run/P016_balloon2_segments.csv"
+    config = tiny_config(
+        csv_path,
+        tmp_path,
+        image_size=128,
+        backbone="test_efficientnet",
+        max_epochs=40,
+        batch_size=8,
+        lr=1e-3,
+    )
+    result = run(config)
+    confusion = torch.load(result.checkpoint, weights_only=True)["ophnet_ray"]["confusion"]
+    per_phase = torch.tensor(confusion).sum(dim=1)
+    most_frequent = (per_phase.max() / per_phase.sum()).item()
+    best = max(line["val_acc"] for line in history_of(result))
+    print(f"best val_acc {best:.3f}, the most frequent phase {most_frequent:.3f}")
+    assert best > most_frequent + 0.05

@@ -1,0 +1,160 @@
+"""Metrics, class weights, checkpoints, settings: the small parts that a score hangs on."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+
+from ophnet_ray.checkpoints import (
+    best_checkpoint,
+    commit_checkpoint,
+    find_checkpoints,
+    prune_checkpoints,
+    temporary_file,
+)
+from ophnet_ray.class_weights import calculate_class_weights, scheme_weights, unit_mean
+from ophnet_ray.cli import parse_config
+from ophnet_ray.config import Config, dump_config, read_config
+from ophnet_ray.errors import UserError
+from ophnet_ray.metrics import accuracy, confusion_counts, macro_f1_present
+
+pytestmark = pytest.mark.unit
+
+
+def test_scores_from_counts_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        num_classes = int(rng.integers(2, 9))
+        labels, predictions = rng.integers(0, num_classes, (2, int(rng.integers(1, 60))))
+        counts = confusion_counts(labels, predictions, num_classes)
+        present = sorted(set(labels.tolist()))
+        expected = f1_score(labels, predictions, labels=present, average="macro", zero_division=0)
+        assert macro_f1_present(counts) == pytest.approx(expected, abs=1e-12)
+        assert accuracy(counts) == pytest.approx(accuracy_score(labels, predictions), abs=1e-12)
+
+
+def test_the_weights_of_the_seed_are_inverse_frequencies_over_their_maximum():
+    df = pd.DataFrame({"phase": ["b"] * 6 + ["a"] * 3 + ["c"]})
+    assert calculate_class_weights(df, "phase").tolist() == pytest.approx([1 / 3, 1 / 6, 1.0])
+
+
+def test_each_scheme_weighs_rare_phases_more_and_absent_ones_not_at_all():
+    counts = np.asarray([100, 10, 1, 0])
+    assert scheme_weights(counts, "none") is None
+    for scheme in ("inverse", "inverse_sqrt", "effective"):
+        weights = scheme_weights(counts, scheme)
+        assert weights[0] < weights[1] < weights[2] == 1
+        assert weights[3] == 0
+        scaled = unit_mean(weights, counts)
+        assert (scaled * torch.from_numpy(counts)).sum() / counts.sum() == pytest.approx(1)
+    assert scheme_weights(counts, "inverse_sqrt")[0] == pytest.approx(0.1)
+
+
+def keep(folder, epoch, macro_f1):
+    file = temporary_file(folder, epoch)
+    file.parent.mkdir(parents=True)
+    torch.save({"w": torch.full((3,), float(epoch))}, file)
+    metrics = {"val_macro_f1": macro_f1, "val_loss": 1.0}
+    return commit_checkpoint(folder, epoch, metrics)
+
+
+def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path):
+    for epoch in range(3):
+        keep(tmp_path, epoch, epoch / 10)
+    newest = find_checkpoints(tmp_path)[-1]
+    newest.file.write_bytes(newest.file.read_bytes()[:-50])
+    assert [c.epoch for c in find_checkpoints(tmp_path)] == [0, 1]
+    (tmp_path / "epoch=0001" / "manifest.json").write_text('{"sha')
+    assert [c.epoch for c in find_checkpoints(tmp_path)] == [0]
+
+
+def test_a_checkpoint_that_is_being_written_does_not_exist(tmp_path):
+    file = temporary_file(tmp_path, 0)
+    file.parent.mkdir(parents=True)
+    torch.save({}, file)
+    assert find_checkpoints(tmp_path) == []
+
+
+def test_the_best_and_the_last_two_are_kept(tmp_path):
+    kept = []
+    for epoch, score in enumerate([0.1, 0.9, 0.3, 0.9, 0.2, 0.1]):
+        kept = prune_checkpoints([*kept, keep(tmp_path, epoch, score)])
+    assert [c.epoch for c in find_checkpoints(tmp_path)] == [c.epoch for c in kept] == [1, 4, 5]
+    assert best_checkpoint(kept).epoch == 1
+
+
+def test_settings_survive_a_file_and_flags_go_before_it(tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text("lr: 1e-3\nbackbone: test_vit\npretrained: false\ntrain_workers: 2\n")
+    argv = ["--config", str(path), "--csv-path", "a.csv", "--batch_size", "3", "--lr", "0.5"]
+    config = parse_config(argv, "train.py", "")
+    assert (config.training.lr, config.training.batch_size) == (0.5, 3)
+    assert (config.model.backbone, config.training.train_workers) == ("test_vit", 2)
+    with pytest.raises(SystemExit) as ended:
+        parse_config([*argv, "--print-config"], "train.py", "")
+    assert ended.value.code == 0
+    again = tmp_path / "again.yaml"
+    again.write_text(capsys.readouterr().out)
+    assert read_config(str(again), Config()) == config
+    assert dump_config(config) == again.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("lr: fast", "lr: 'fast' is not float"),
+        ("learning_rate: 1", "unknown setting learning_rate"),
+        ("mask: blue", "'blue' is not one of rg, chroma, none"),
+        ("batch_size: 1.5", "batch_size: 1.5 is not int"),
+        ("- 1", "expected lines of `flag: value`"),
+        ("a: [", "not a YAML file"),
+        ("!!python/object:os.system {}", "not a YAML file"),
+    ],
+)
+def test_a_wrong_settings_file_is_named(tmp_path, text, says):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_config(str(path), Config())
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"window_size": 20}, "--window_size 20 is not a multiple of --stride 8"),
+        ({"max_frames": 8}, "--max_frames 8 is less than --window_size 16"),
+        ({"image_size": 100}, "--image_size 100 is not a multiple of 32"),
+        ({"val_fraction": 1.0}, "--val_fraction 1.0"),
+        ({"name": "a/b"}, "plain folder name"),
+        ({"lr": 0.0}, "--lr 0.0"),
+    ],
+)
+def test_an_impossible_setting_is_refused(settings, says):
+    with pytest.raises(UserError, match=says):
+        Config().replace_flat(**settings).validate()
+
+
+def test_where_a_run_is_kept_does_not_change_what_it_is():
+    config = Config().replace_flat(csv_path="a.csv")
+    same = config.replace_flat(storage_path="/x", num_workers=9, cache_dir="/y", csv_path="/b.csv")
+    assert config.identity_hash("d") == same.identity_hash("d")
+    assert config.identity_hash("d") != config.replace_flat(lr=1.0).identity_hash("d")
+    assert config.identity_hash("d") != config.identity_hash("e")
+
+
+def test_the_package_is_imported_without_ray_or_timm():
+    code = (
+        "import sys, ophnet_ray, ophnet_ray.cli;"
+        "print(sorted({'ray', 'timm', 'lightning'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout.replace("'", '"')) == []

@@ -1,0 +1,128 @@
+"""Real files through the decoder, against OpenCV as an independent reader."""
+
+import cv2
+import numpy as np
+import pytest
+from conftest import grey_frames, write_video
+
+from ophnet_ray.videos import VideoError, decode_frames, read_video_index
+
+pytestmark = pytest.mark.unit
+
+
+def decode_all(path):
+    index = read_video_index(path)
+    return index, list(decode_frames(path, index, np.arange(len(index.times_s))))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("v.mp4", "libx264"), ("v.mkv", "libx264"), ("v.avi", "mpeg4"), ("v.webm", "libvpx")],
+)
+def test_a_frame_is_found_by_its_time_in_every_container(tmp_path, name, codec):
+    path = write_video(tmp_path / name, grey_frames(40), frame_rate=10, codec=codec)
+    index = read_video_index(path)
+    assert len(index.times_s) == 40
+    inside = index.frames_between(1.0, 2.5)
+    assert inside == range(10, 25)
+    frames = list(decode_frames(path, index, np.asarray([10, 11, 24])))
+    assert [frame.index for frame in frames] == [10, 11, 24]
+    means = [frame.pixels.mean() for frame in frames]
+    np.testing.assert_allclose(means, [20, 22, 48], atol=3)
+
+
+def test_a_segment_begins_and_ends_between_frames():
+    from ophnet_ray.videos import VideoIndex
+
+    index = VideoIndex(np.arange(10) / 30, np.arange(10))
+    assert index.frames_between(0.0, 0.1) == range(3)
+    assert index.frames_between(0.1, 0.1667) == range(3, 6)
+    assert index.frames_between(5.0, 6.0) == range(10, 10)
+    assert index.frames_between(0.0, np.inf) == range(10)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", "cannot be opened"), (b"no video at all" * 99, "cannot be opened"), (None, "No such")],
+)
+def test_what_is_no_video_is_refused_with_a_reason(tmp_path, content, says):
+    path = tmp_path / "v.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(VideoError, match=says):
+        read_video_index(path)
+
+
+def test_a_playlist_cannot_make_the_decoder_read_other_files(tmp_path):
+    secret = write_video(tmp_path / "secret.mp4", grey_frames(20))
+    playlist = tmp_path / "v.mp4"
+    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{secret}\n#EXT-X-ENDLIST\n")
+    with pytest.raises(VideoError):
+        read_video_index(playlist)
+
+
+def test_frames_after_a_damaged_packet_do_not_come(tmp_path):
+    path = write_video(tmp_path / "v.mp4", grey_frames(60), gop=20)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 200
+    middle = start + (len(data) - start) // 4
+    data[middle : middle + 60] = b"\xff" * 60
+    path.write_bytes(data)
+    index, frames = decode_all(path)
+    assert len(index.times_s) == 60
+    assert 0 < len(frames) < 60
+    for frame in frames:
+        assert frame.pixels.mean() == pytest.approx(2 * frame.index, abs=3)
+
+
+REAL = {
+    "decode_edge": [
+        "bt709_full_range.mp4", "decord_flipping_a_pancake.mkv",
+        "decord_unordered.mov", "decord_video_0.mov", "decord_video_180.mov",
+        "decord_video_270.mov", "decord_video_90.mov", "h264_10bits.mp4", "h265_10bits.mp4",
+        "h265_video.mp4", "nasa_13013.mp4",
+    ],
+    "eye_surgery": ["seqA_1080p.mp4", "seqB_1080p.mp4"],
+    "endoscopy": ["endo.mp4"],
+    "suturing_run": ["P016_balloon2.mp4"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [f"{d}/{n}" for d, names in REAL.items() for n in names])
+def test_real_files_give_every_frame_upright(shared_data, name):
+    path = shared_data / name
+    reader = cv2.VideoCapture(str(path))
+    first_of_opencv, num_frames = None, 0
+    while reader.grab():
+        if num_frames == 0:
+            first_of_opencv = cv2.cvtColor(reader.retrieve()[1], cv2.COLOR_BGR2RGB)
+        num_frames += 1
+    index = read_video_index(path)
+    assert len(index.times_s) == num_frames
+    last = len(index.times_s) - 1
+    first, *_, final = decode_frames(path, index, np.unique([0, 1, last]))
+    assert final.index == last
+    assert first.upright().shape == first_of_opencv.shape
+    # OpenCV takes every video for BT.601 and limited range: compare shapes of light, not levels
+    ours = first.upright().mean(axis=2).ravel()
+    theirs = first_of_opencv.mean(axis=2).ravel()
+    assert np.abs(ours - theirs).mean() < 15
+    if ours.std() > 1:
+        assert np.corrcoef(ours, theirs)[0, 1] > 0.99
+
+
+def test_av1_in_matroska_without_a_frame_count_is_read_whole(shared_data):
+    index, frames = decode_all(shared_data / "decode_edge/av1_video.mkv")
+    assert len(index.times_s) == len(frames) == 125
+
+
+def test_the_corrupt_file_loses_frames_and_says_so(shared_data):
+    index, frames = decode_all(shared_data / "decode_edge/decord_corrupted.mp4")
+    assert len(index.times_s) == 50
+    assert len(frames) < 50
+
+
+def test_av_knows_no_network(tmp_path):
+    """Opening an address fails at once instead of connecting."""
+    with pytest.raises(VideoError):
+        read_video_index("http://127.0.0.1:9/v.mp4")
