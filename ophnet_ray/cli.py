@@ -1,7 +1,9 @@
 """Command line → settings, and errors → exit codes."""
 
+import io
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 
 import tyro
 
@@ -18,8 +20,8 @@ def parse_config(argv: Sequence[str], prog: str, description: str) -> Config:
     the settings as YAML and ends the program.
 
     Raises:
-        UserError: The file of ``--config`` is wrong.
-        SystemExit: Code 2 for a wrong flag, 0 after ``--help`` or ``--print_config``.
+        UserError: A flag or the file of ``--config`` is wrong.
+        SystemExit: Code 0, after ``--help`` or ``--print_config``.
     """
     argv, config_path = _take_option(list(argv), "config")
     wants_print = any(arg.replace("-", "_") == "__print_config" for arg in argv)
@@ -28,15 +30,22 @@ def parse_config(argv: Sequence[str], prog: str, description: str) -> Config:
     def parse(base: Config) -> Config:
         if config_path is not None:
             base = read_config(config_path, base)
-        return tyro.cli(
-            tyro.conf.OmitArgPrefixes[Config],
-            prog=prog,
-            description=f"{description} Also: --config FILE (settings as --print_config prints "
-            "them; flags go before), --print_config.",
-            args=argv,
-            default=base,
-            use_underscores=True,
-        )
+        complaint = io.StringIO()
+        try:
+            with redirect_stderr(complaint):
+                return tyro.cli(
+                    tyro.conf.OmitArgPrefixes[Config],
+                    prog=prog,
+                    description=f"{description} Also: --config FILE (settings as --print_config "
+                    "prints them; flags go before), --print_config.",
+                    args=argv,
+                    default=base,
+                    use_underscores=True,
+                )
+        except SystemExit as ended:
+            if ended.code == EXIT_USER_ERROR:
+                raise UserError(_in_one_line(complaint.getvalue())) from None
+            raise
 
     config = parse(Config())
     if config.data.csv_path is None:
@@ -60,6 +69,14 @@ def run_program(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last epoch", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _in_one_line(complaint: str) -> str:
+    """The text of the box that tyro draws around an error, without its title."""
+    rows = [row.strip("╭╮╰╯│─- ") for row in complaint.splitlines()]
+    text = " ".join(row for row in rows[1:] if row)
+    cause = text.partition(" For full helptext")[0].partition(" Argument helptext")[0]
+    return f"{cause.rstrip('.')}; see --help"
 
 
 def _take_option(argv: list[str], name: str) -> tuple[list[str], str | None]:

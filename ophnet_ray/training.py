@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -242,10 +243,13 @@ def _fill(
 ) -> FillResult:
     cache = BlockCache(config.run.cache_dir or "", config.windows)
     stages: list[Stage] = []
+    blocks_per_window = config.windows.window_size // config.windows.stride
+    started_s = time.monotonic()
 
     def show(progress: FillProgress) -> None:
-        blocks_per_window = config.windows.window_size // config.windows.stride
-        text = f"videos, {progress.num_blocks // blocks_per_window} windows"
+        num_windows = progress.num_blocks // blocks_per_window
+        rate = num_windows / (time.monotonic() - started_s)
+        text = f"videos, {num_windows} windows, {rate:.0f} windows/s"
         stages[0].update(progress.num_videos, text)
 
     total = len({segment.video for segment in segments})

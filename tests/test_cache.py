@@ -139,7 +139,7 @@ def test_a_shortened_video_rejects_the_segments_it_lost(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="--cache_dir .* cannot be written"):
+    with pytest.raises(UserError, match=r"--cache_dir .* cannot be written"):
         BlockCache(tmp_path / "file", WINDOWS)
 
 

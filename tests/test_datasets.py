@@ -41,9 +41,7 @@ def test_an_item_is_an_image_its_masks_and_a_one_hot_label(table, color_csv, tmp
     torch.testing.assert_close(item["mask"], item["image"][:2])
 
 
-def test_the_window_of_an_item_is_a_function_of_seed_epoch_and_segment(
-    table, color_csv, tmp_path
-):
+def test_the_window_of_an_item_is_a_function_of_seed_epoch_and_segment(table, color_csv, tmp_path):
     dataset = make_dataset(table, color_csv, tmp_path)
     first = [dataset[i]["image"] for i in range(len(dataset))]
     again = make_dataset(table, color_csv, tmp_path)

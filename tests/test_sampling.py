@@ -41,12 +41,12 @@ def test_the_order_does_not_depend_on_the_order_of_the_rows():
 def test_epochs_differ_in_order_and_in_window():
     first, second = epoch_of(1, 0, 103), epoch_of(1, 1, 103)
     assert [name for name, _, _ in first] != [name for name, _, _ in second]
-    assert dict((n, f) for n, f, _ in first) != dict((n, f) for n, f, _ in second)
+    assert {n: f for n, f, _ in first} != {n: f for n, f, _ in second}
 
 
 def test_every_window_of_a_segment_is_picked_equally_often():
     picks = [
-        dict((name, first) for name, first, _ in epoch_of(1, epoch, 103))["segment 4"]
+        {name: first for name, first, _ in epoch_of(1, epoch, 103)}["segment 4"]
         for epoch in range(700)
     ]
     counts = np.unique(picks, return_counts=True)[1]

@@ -53,7 +53,7 @@ def first_run(ray_session, color_csv, tmp_path_factory):
 
 
 def test_a_run_leaves_scores_settings_and_an_account_of_every_row(first_run):
-    config, result = first_run
+    _, result = first_run
     history = history_of(result)
     assert [line["epoch"] for line in history] == [0, 1, 2, 3]
     names = {"epoch", "step", "train_loss", "val_loss", "val_acc", "val_macro_f1", "lr", "seconds"}
@@ -103,7 +103,7 @@ def test_the_same_name_with_other_settings_is_refused_with_the_difference(first_
 def test_every_validation_window_is_counted_once_whatever_the_workers(
     first_run, color_csv, tmp_path, workers
 ):
-    config, one = first_run
+    _, one = first_run
     several = run(tiny_config(color_csv, tmp_path, train_workers=workers, max_epochs=1))
     counts = [
         np.asarray(torch.load(r.checkpoint, weights_only=True)["ophnet_ray"]["confusion"])
@@ -116,9 +116,8 @@ def test_every_validation_window_is_counted_once_whatever_the_workers(
     assert history[0]["step"] == 15 // (4 * workers)
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(first_run, color_csv, tmp_path):
+def test_a_killed_run_goes_on_to_the_same_weights(ray_session, color_csv, tmp_path):
     """kill -9 of the driver in the third epoch or later; then the newest checkpoint is torn."""
-    config, _ = first_run
     whole = run(tiny_config(color_csv, tmp_path / "whole", max_epochs=8))
     config = tiny_config(color_csv, tmp_path / "killed", max_epochs=8)
     process = subprocess.Popen(
@@ -191,7 +190,9 @@ def test_more_workers_than_the_cluster_holds_are_refused_with_numbers(
 
 def test_three_short_clips_train(ray_session, tmp_path):
     csv_path = write_color_dataset(tmp_path / "clips", num_cases=1, columns="clips")
-    lines = csv_path.read_text().replace("video_path,phase", "video_path,phase,case_id").splitlines()
+    lines = (
+        csv_path.read_text().replace("video_path,phase", "video_path,phase,case_id").splitlines()
+    )
     rows = [f"{line},case{i}" for i, line in enumerate(lines[1:])]
     csv_path.write_text("\n".join([lines[0], *rows]) + "\n")
     result = run(tiny_config(csv_path, tmp_path, max_epochs=1))

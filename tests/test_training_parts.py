@@ -154,7 +154,5 @@ def test_the_package_is_imported_without_ray_or_timm():
         "import sys, ophnet_ray, ophnet_ray.cli;"
         "print(sorted({'ray', 'timm', 'lightning'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.replace("'", '"')) == []

@@ -40,7 +40,7 @@ def test_runs_are_disjoint_whole_blocks_within_the_segment(coverage, num_frames)
     runs = plan_runs(num_frames, windows)
     frames = [frame for run in runs for frame in run]
     assert frames == sorted(set(frames))
-    assert 0 <= frames[0]
+    assert frames[0] >= 0
     assert frames[-1] < num_frames
     assert len(frames) == (num_frames if num_frames < 8 else min(num_frames, 64) // 8 * 8)
     assert all(len(block) == min(8, num_frames) for block in plan_blocks(runs, 8))

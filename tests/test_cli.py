@@ -1,0 +1,198 @@
+"""train.py as a user runs it: the demo, and what each mistake prints."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_video
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--backbone", "test_resnet", "--no_pretrained", "--image_size", "32", "--max_epochs", "1"]
+TWO_CASES = "video_id,start,end,phase\nv,0,1,a\nv,1,2,b\nw,0,1,a\nw,1,2,b\n"
+SPLIT_DEV = "video_id,start,end,phase,split\nv,0,1,a,dev\nw,0,1,b,val\n"
+
+
+def but(right, wrong):
+    """The good table with a mistake in it."""
+    return TWO_CASES.replace(right, wrong)
+
+
+def run_train(monkeypatch, capsys, tmp_path, *flags):
+    """Run train.py's own main in this process; return (exit code, stdout, stderr)."""
+    import train
+    from ophnet_ray.cli import run_program
+
+    argv = ["train.py", "--storage_path", str(tmp_path / "runs"), *map(str, flags)]
+    if "--output_pth" not in flags:
+        argv += ["--output_pth", str(tmp_path / "model.ckpt")]
+    monkeypatch.setattr(sys, "argv", argv)
+    try:
+        run_program(train.main)
+    except SystemExit as ended:
+        code = ended.code
+    else:
+        code = 0
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("v", "w"):
+        frames = (np.full((32, 32, 3), 100, np.uint8) for _ in range(20))
+        write_video(tmp_path / f"{name}.mp4", frames)
+    (tmp_path / "good.csv").write_text(TWO_CASES)
+    return tmp_path
+
+
+def mistake(name, says, *flags, text=None):
+    return pytest.param(text, says, flags, id=name)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("text", "says", "flags"),
+    [
+        mistake("missing file", "none.csv does not exist", "--csv_path", "none.csv"),
+        mistake("a folder", "is a folder; --csv_path takes a CSV file", "--csv_path", "."),
+        mistake("empty CSV", "is empty", text=""),
+        mistake("missing column", "column end is missing", text="video_id,start,phase\nv,0,a\n"),
+        mistake("unknown split", ":2: split 'dev' is not one of", text=SPLIT_DEV),
+        mistake("end before start", ":2: start 2 s is not before", text=but("v,0,1", "v,2,1")),
+        mistake("duplicate rows", ":6: repeats line 5", text=TWO_CASES + "w,1,2,b\n"),
+        mistake("no number", ":2: start 'zero' is not a time", text=but("v,0", "v,zero")),
+        mistake("one class only", "at least two phases", text=but("b\n", "a\n")),
+        mistake("one case only", "1 case to train on", text=but("w,0,1,a\nw,1,2,b\n", "")),
+        mistake("missing video", "1 of 3 videos are missing (x)", text=TWO_CASES + "x,0,1,a\n"),
+        mistake("output is a folder", "--output_pth . is a folder", "--output_pth", "."),
+        mistake("output unwritable", "cannot be written", "--output_pth", "good.csv/m.ckpt"),
+        mistake("storage unwritable", "cannot be written", "--storage_path", "good.csv"),
+        mistake(
+            "window", "--window_size 20 is not a multiple of --stride 8", "--window_size", "20"
+        ),
+        mistake("settings file", "--config none.yaml: No such file", "--config", "none.yaml"),
+        mistake("unknown flag", "Unrecognized options: --learning_rate", "--learning_rate", "1"),
+        mistake("wrong choice", "invalid choice 'blue' for argument '--mask'", "--mask", "blue"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys, folder, text, says, flags):
+    monkeypatch.chdir(folder)
+    if text is not None:
+        (folder / "bad.csv").write_text(text)
+    csv_path = (
+        [] if "--csv_path" in flags else ["--csv_path", "good.csv" if text is None else "bad.csv"]
+    )
+    code, out, err = run_train(monkeypatch, capsys, folder, *csv_path, *SMALL, *flags)
+    print(err.strip())
+    assert code == 2
+    assert out == ""
+    assert says in err
+    assert "Traceback" not in err
+    assert err.count("error: ") == 1
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("says", "flags"),
+    [
+        ("--backbone no_such_net: timm has no such model", ["--backbone", "no_such_net"]),
+        ("--train_workers 99: the cluster holds", ["--train_workers", "99"]),
+        ("--train_workers 3: only 2 training segments", ["--train_workers", "3"]),
+        ("--backbone_weights none.pt does not exist", ["--backbone_weights", "none.pt"]),
+    ],
+)
+def test_a_mistake_that_only_the_cluster_shows_is_one_line_too(
+    ray_session, monkeypatch, capsys, folder, says, flags
+):
+    monkeypatch.chdir(folder)
+    args = ["--csv_path", "good.csv", *SMALL, *flags]
+    code, _, err = run_train(monkeypatch, capsys, folder, *args)
+    print(err.strip().splitlines()[-1])
+    assert code == 2
+    assert err.strip().splitlines()[-1].startswith(f"error: {says}")
+
+
+@pytest.mark.unit
+def test_the_published_table_without_its_videos_ends_with_a_short_account(
+    monkeypatch, capsys, shared_data, tmp_path
+):
+    csv_path = shared_data / "ophnet2024/OphNet2024_loca_challenge_phase.csv"
+    code, _, err = run_train(monkeypatch, capsys, tmp_path, "--csv_path", csv_path)
+    assert code == 2
+    assert "743 of 743 videos are missing (case_0002, case_0007, case_0012 and 740 more)" in err
+    assert f"searched {csv_path.parent}" in err
+    assert "--missing_videos skip would not help" in err
+    assert len(err.splitlines()) <= 3
+
+
+@pytest.mark.unit
+def test_help_is_quick_and_names_every_setting():
+    from ophnet_ray.config import Config
+
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in Config().to_flat():
+        assert f"--{name}" in done.stdout, name
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_the_demo_is_learnt_in_its_time_and_calmly(tmp_path):
+    """The README's first command; the scores are on held-out cases."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = dict(line.split(":", 1) for line in done.stdout.splitlines())
+    assert float(answer["val_macro_f1"]) >= 0.9
+    assert Path(answer["checkpoint"].strip()).is_file()
+    assert Path(answer["run"].strip(), "metrics.jsonl").is_file()
+    lines = done.stderr.splitlines() + done.stdout.splitlines()
+    assert len(lines) <= 40
+    assert not [line for line in lines if "Warning" in line or "INFO" in line]
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_the_mean_colour_does_not_tell_the_phases_of_the_demo(tmp_path):
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.metrics import f1_score
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from ophnet_ray.datasets import OphNetDataModule
+    from ophnet_ray.demo import make_demo
+    from ophnet_ray.loading import WindowLoader
+    from ophnet_ray.sampling import ValidationSampler
+
+    data = OphNetDataModule(make_demo(tmp_path), image_size=128, cache_dir=tmp_path)
+    data.setup()
+
+    def mean_colors(split):
+        items = data.manifest.of_split(split)
+        sampler = ValidationSampler([item.entry.run_lengths for item in items], 2, 32)
+        batches = list(WindowLoader(items, sampler, 128))
+        colors = [b["pixels"][b["valid"]].float().mean((2, 3)).numpy() for b in batches]
+        return np.concatenate(colors), np.concatenate([b["label"][b["valid"]] for b in batches])
+
+    train_x, train_y = mean_colors("train")
+    val_x, val_y = mean_colors("val")
+    for model in (
+        RandomForestClassifier(300, random_state=0),
+        make_pipeline(StandardScaler(), MLPClassifier((64, 64), max_iter=2000, random_state=0)),
+    ):
+        model.fit(train_x, train_y)
+        score = f1_score(val_y, model.predict(val_x), average="macro")
+        print(f"mean colour, {type(model).__name__}: macro-F1 {score:.3f}")
+        assert score < 0.5
