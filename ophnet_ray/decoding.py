@@ -29,7 +29,7 @@ def decode_on_ray(num_workers: int) -> DecodeAll:
 
         rows = [{"task": pickle.dumps(task)} for task in tasks]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            decode, num_cpus=1, compute=TaskPoolStrategy(size=num_workers)
+            decode, num_cpus=1, compute=TaskPoolStrategy(size=min(num_workers, len(rows)))
         )
         for row in dataset.iter_rows():
             shard = pickle.loads(row["shard"])  # noqa: S301 - ours

@@ -1,11 +1,13 @@
 """The folder of a run: what was asked, what was used, what came out."""
 
 import csv
+import fcntl
 import io
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,23 @@ class RunDirectory:
             raise UserError(
                 f"--storage_path {self.path.parent} cannot be written: {error.strerror or error}"
             ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other drivers out; the lock goes with the process, however it ends.
+
+        Raises:
+            UserError: Another process is at work on this run.
+        """
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"the run {self.path} is being trained by another process; "
+                    "wait for it, or choose another --name"
+                ) from error
+            yield
 
     def check_same(self, config: Config, data_hash: str) -> bool:
         """Whether the folder holds this very run, to be resumed; False when it is new.

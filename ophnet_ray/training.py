@@ -2,9 +2,8 @@
 
 import logging
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,21 @@ from ray.train import TrainingFailedError, WorkerGroupError
 
 from ophnet_ray.annotations import (
     Segment,
-    find_missing_videos,
-    phase_vocabulary,
-    read_annotations,
 )
-from ophnet_ray.cache import BlockCache
 from ophnet_ray.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, Stage, log_to
-from ophnet_ray.decoding import decode_on_ray
 from ophnet_ray.demo import make_demo
+from ophnet_ray.epoch_report import TrainingStatus, TrainLoopConfig
 from ophnet_ray.errors import TrainingError, UserError
-from ophnet_ray.filling import FillProgress, FillResult, fill_cache
-from ophnet_ray.manifest import Manifest, Reject, build_manifest
+from ophnet_ray.manifest import Manifest
 from ophnet_ray.model import SurgicalPhaseClassificationModel, probe_backbone
-from ophnet_ray.passport import describe_warnings, hash_segments, write_account
+from ophnet_ray.passport import hash_segments
+from ophnet_ray.preparation import prepare_data, read_segments
 from ophnet_ray.ray_cluster import Resources, connect, plan_resources
 from ophnet_ray.run_directory import RunDirectory, check_output, copy_checkpoint
 from ophnet_ray.sampling import plan_training_steps
-from ophnet_ray.splits import assign_splits
-from ophnet_ray.trainer import TrainingStatus, TrainLoopConfig, build_trainer
+from ophnet_ray.trainer import build_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -60,46 +54,29 @@ def train(config: Config, console: Console) -> TrainingResult:
     config = _resolve_paths(config, console)
     segments = read_segments(config, console)
     run = open_run(config, hash_segments(segments))
-    log_to(run.logs / "driver.log")
-    try:
-        if (result := run.read_result()) is not None:
-            console.say(f"complete already: {run.path} (another --name or --seed trains anew)")
-        else:
-            with connect(config) as where:
-                console.say(where)
-                resources = plan_resources(config)
-                check_backbone(config, console)
-                manifest = prepare_data(config, segments, run, resources, console)
-                result = fit(config, manifest, run, hash_segments(segments), resources, console)
-    except (UserError, TrainingError) as error:
-        logger.error("%s", error)
-        raise
+    with run.locked():
+        log_to(run.logs / "driver.log")
+        result = _train_or_repeat(config, segments, run, console)
     copy_checkpoint(run.path / result["checkpoint"], output)
     return TrainingResult(output, run.path, result["best_epoch"], result["scores"])
 
 
-def read_segments(config: Config, console: Console) -> list[Segment]:
-    """Rows of the CSV with their splits; missing videos are an error here or rejects later.
-
-    Raises:
-        UserError: The CSV is wrong, or videos are missing that may not be.
-    """
-    data = config.data
-    if data.csv_path is None:
-        raise ValueError("csv_path is resolved before")
-    segments = read_annotations(data.csv_path, data.video_dir)
-    missing = find_missing_videos(segments)
-    num_videos = len({segment.video for segment in segments})
-    console.say(
-        f"{data.csv_path}: {len(segments)} segments, {num_videos} videos, "
-        f"{len(phase_vocabulary(segments))} phases"
-    )
-    if missing:
-        gone = set(missing)
-        rows_left = sum(segment.video not in gone for segment in segments)
-        if data.missing_videos == "error" or not rows_left:
-            raise UserError(_describe_missing(missing, num_videos, rows_left, len(segments)))
-    return assign_splits(segments, data.val_fraction, config.training.seed)
+def _train_or_repeat(
+    config: Config, segments: list[Segment], run: RunDirectory, console: Console
+) -> dict[str, Any]:
+    if (result := run.read_result()) is not None:
+        console.say(f"complete already: {run.path} (another --name or --seed trains anew)")
+        return result
+    try:
+        with connect(config) as where:
+            console.say(where)
+            resources = plan_resources(config)
+            check_backbone(config, console)
+            manifest = prepare_data(config, segments, run, resources, console)
+            return fit(config, manifest, run, hash_segments(segments), resources, console)
+    except (UserError, TrainingError) as error:
+        logger.error("%s", error)
+        raise
 
 
 def open_run(config: Config, data_hash: str) -> RunDirectory:
@@ -128,50 +105,6 @@ def check_backbone(config: Config, console: Console) -> None:
         source = config.model.backbone_weights or "pretrained"
         console.say(f"backbone {config.model.backbone}: loading {source} weights")
         SurgicalPhaseClassificationModel.from_config(2, config.model, config.windows.image_size)
-
-
-def prepare_data(
-    config: Config,
-    segments: list[Segment],
-    run: RunDirectory,
-    resources: Resources,
-    console: Console,
-) -> Manifest:
-    """Decode what the cache lacks, and account for every row.
-
-    Raises:
-        UserError: Too many rows cannot be read, or too few are left.
-    """
-    missing = set(find_missing_videos(segments))
-    present = [segment for segment in segments if segment.video not in missing]
-    filled = _fill(config, present, resources, console)
-    manifest, rejects = build_manifest(
-        present, filled.entries, phase_vocabulary(segments), config.windows
-    )
-    unreadable = len(rejects)
-    rejects += [Reject(s, "the video is missing") for s in segments if s.video in missing]
-    passport = write_account(segments, manifest, rejects)
-    run.write_rejects(rejects)
-    if unreadable > config.data.max_rejected * len(present):
-        first = rejects[0]
-        raise UserError(
-            f"{unreadable} of {len(present)} rows cannot be read, more than --max_rejected "
-            f"{config.data.max_rejected} allows; the first: {first.segment.video}: "
-            f"{first.reason} (all: {run.rejects})"
-        )
-    for split in ("train", "val"):
-        if not manifest.of_split(split):
-            raise UserError(f"no usable segment is left for split {split}; see {run.rejects}")
-    if run.passport.exists() and run.read_passport()["rows_used"] != passport["rows_used"]:
-        raise UserError(
-            f"the run {run.path} was started with {run.read_passport()['rows_used']} usable rows, "
-            f"now there are {passport['rows_used']}; choose another --name"
-        )
-    run.write_passport(passport)
-    run.write_config(config)
-    for notice in describe_warnings(passport):
-        console.warn(notice)
-    return manifest
 
 
 def fit(
@@ -203,9 +136,9 @@ def fit(
     )
     status = TrainingStatus.remote()  # type: ignore[attr-defined] # added by ray.remote
     loop = TrainLoopConfig(config, manifest, resources, run, data_hash, status)
-    with console.stage("train", config.training.max_epochs) as stage, _watching(status, stage):
+    with console.stage("train", config.training.max_epochs) as stage:
         try:
-            result = build_trainer(loop).fit()
+            result = _run_watched(build_trainer(loop).fit, status, stage)
         except TrainingFailedError as error:
             logger.exception("training failed")
             raise TrainingError(f"{_root_cause(error)}; see {run.logs}") from error
@@ -238,47 +171,25 @@ def _resolve_paths(config: Config, console: Console) -> Config:
     )
 
 
-def _fill(
-    config: Config, segments: list[Segment], resources: Resources, console: Console
-) -> FillResult:
-    cache = BlockCache(config.run.cache_dir or "", config.windows)
-    stages: list[Stage] = []
-    blocks_per_window = config.windows.window_size // config.windows.stride
-    started_s = time.monotonic()
+def _run_watched(run: Callable[[], Any], status: Any, stage: Stage) -> Any:
+    """Run in a thread; this one shows the status, and is the one that Ctrl-C interrupts.
 
-    def show(progress: FillProgress) -> None:
-        num_windows = progress.num_blocks // blocks_per_window
-        rate = num_windows / (time.monotonic() - started_s)
-        text = f"videos, {num_windows} windows, {rate:.0f} windows/s"
-        stages[0].update(progress.num_videos, text)
+    In the main thread Ray would take Ctrl-C for itself and end the program with code 1.
+    """
+    future: Future[Any] = Future()
 
-    total = len({segment.video for segment in segments})
-    with console.stage("decode", total) as stage:
-        stages.append(stage)
-        workers = resources.decode_workers
-        filled = fill_cache(cache, segments, workers, decode_on_ray(workers), show)
-    if not filled.decoded_videos:
-        console.say(f"decode   nothing: all {total} videos are in the cache {cache.folder.parent}")
-    return filled
+    def work() -> None:
+        try:
+            future.set_result(run())
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the main thread
+            future.set_exception(error)
 
-
-@contextmanager
-def _watching(status: Any, stage: Stage) -> Iterator[None]:
-    """Keep the stage up to date while this thread waits for the workers."""
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.5):
-            _show_status(ray.get(status.get.remote()), stage)
-
-    thread = threading.Thread(target=watch, name="watch-training", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    threading.Thread(target=work, name="ray-train", daemon=True).start()
+    while not wait([future], timeout=0.5).done:
         _show_status(ray.get(status.get.remote()), stage)
+    result = future.result()
+    _show_status(ray.get(status.get.remote()), stage)
+    return result
 
 
 def _show_status(status: dict[str, Any], stage: Stage) -> None:
@@ -290,22 +201,6 @@ def _show_status(status: dict[str, Any], stage: Stage) -> None:
             f"val_acc {metrics['val_acc']:.3f}, val_macro_f1 {metrics['val_macro_f1']:.3f}"
         )
     stage.update(status["epoch"], text)
-
-
-def _describe_missing(missing: list[str], num_videos: int, rows_left: int, num_rows: int) -> str:
-    folders = sorted({str(Path(video).parent) for video in missing})
-    first = ", ".join(Path(video).stem for video in missing[:3])
-    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    skip = (
-        f"--missing_videos skip would go on with {rows_left} of {num_rows} segments"
-        if rows_left
-        else "nothing is left to train on, so --missing_videos skip would not help"
-    )
-    return (
-        f"{len(missing)} of {num_videos} videos are missing ({first}{more}); searched "
-        f"{folders[0]}{f' and {len(folders) - 1} more folders' if len(folders) > 1 else ''} "
-        f"for .mp4, .mov, .mkv, .avi, .webm; give --video_dir; {skip}"
-    )
 
 
 def _root_cause(error: TrainingFailedError) -> str:

@@ -196,3 +196,15 @@ def test_the_mean_colour_does_not_tell_the_phases_of_the_demo(tmp_path):
         score = f1_score(val_y, model.predict(val_x), average="macro")
         print(f"mean colour, {type(model).__name__}: macro-F1 {score:.3f}")
         assert score < 0.5
+
+
+@pytest.mark.unit
+def test_the_demo_is_drawn_the_same_every_time(tmp_path):
+    from ophnet_ray.demo import draw_case
+
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        rows = [draw_case(tmp_path / folder, number) for number in (1, 5)]
+        assert {phase for _, _, _, phase in rows[0]} == set(range(6))
+    for name in ("demo_0001.mp4", "demo_0005.mp4"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

@@ -1,0 +1,154 @@
+"""After each epoch, in a train worker: keep checkpoint and scores, and tell the driver."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L  # noqa: N812 - Lightning's own convention
+import ray
+import ray.train
+import torch
+from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
+from ray.train.v2.api.report_config import CheckpointUploadMode
+
+from ophnet_ray.checkpoints import (
+    FORMAT_VERSION,
+    PAYLOAD_KEY,
+    Checkpoint,
+    commit_checkpoint,
+    prune_checkpoints,
+    temporary_file,
+)
+from ophnet_ray.config import Config
+from ophnet_ray.hashing import hash_ids
+from ophnet_ray.lightning_module import SurgicalPhaseModule
+from ophnet_ray.manifest import Manifest
+from ophnet_ray.ray_cluster import Resources
+from ophnet_ray.run_directory import RunDirectory
+
+
+@ray.remote(num_cpus=0)
+class TrainingStatus:
+    """Where the workers write how far they are, and the driver reads it."""
+
+    def __init__(self) -> None:
+        self._status: dict[str, Any] = {"epoch": 0, "step": 0, "metrics": {}}
+
+    def update(self, **fields: Any) -> None:
+        """Set some fields."""
+        self._status |= fields
+
+    def get(self) -> dict[str, Any]:
+        """``epoch`` and ``step`` done, ``metrics`` of the last whole epoch."""
+        return self._status
+
+
+@dataclass(frozen=True)
+class TrainLoopConfig:
+    """All that a train worker is told."""
+
+    config: Config
+    manifest: Manifest
+    resources: Resources
+    run: RunDirectory
+    data_hash: str
+    status: Any
+
+
+class EpochReport(CheckpointCallback):
+    """After each epoch: checkpoint, ``metrics.jsonl``, a report to Ray Train and to the driver.
+
+    A subclass of Lightning's ``Checkpoint``, since those run after the module's own hooks.
+    """
+
+    def __init__(self, loop: TrainLoopConfig) -> None:
+        self._loop = loop
+        self._epoch_started_s = self._status_sent_s = 0.0
+        self.history: list[dict[str, float]] = []
+        self.checkpoints: list[Checkpoint] = []
+        self.failure = ""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the randomness of the epoch (dropout) where a restart would start it too."""
+        seed = self._loop.config.training.seed
+        state = hash_ids(["dropout"], seed, trainer.current_epoch, trainer.global_rank)
+        torch.manual_seed(int(state[0] >> 1))
+        self._epoch_started_s = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Tell the driver, once a second."""
+        if trainer.is_global_zero and time.monotonic() - self._status_sent_s > 1:
+            self._status_sent_s = time.monotonic()
+            self._loop.status.update.remote(epoch=trainer.current_epoch, step=batch_idx + 1)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what makes the checkpoint stand alone: phases, preprocessing, settings, scores."""
+        loop = self._loop
+        model = _module_of(pl_module).model
+        checkpoint[PAYLOAD_KEY] = {
+            "format_version": FORMAT_VERSION,
+            "phases": list(loop.manifest.phases),
+            "preprocessing": {
+                "mean": model.mean.tolist(),
+                "std": model.std.tolist(),
+                "color": "RGB",
+                "mask": loop.config.model.mask,
+                "image_size": loop.config.windows.image_size,
+                "window_size": loop.config.windows.window_size,
+                "stride": loop.config.windows.stride,
+            },
+            "config": loop.config.to_flat(),
+            "data_hash": loop.data_hash,
+            "history": self.history,
+            "confusion": _module_of(pl_module).confusion.tolist(),
+        }
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the epoch. Runs on every worker; only the first one writes."""
+        module = _module_of(pl_module)
+        metrics = dict(module.epoch_metrics)
+        if not all(math.isfinite(value) for value in metrics.values()):
+            self.failure = (
+                f"the loss is not finite in epoch {trainer.current_epoch + 1}; try a lower --lr"
+            )
+            trainer.should_stop = True
+            return
+        record = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            **metrics,
+            "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            "seconds": round(time.monotonic() - self._epoch_started_s, 3),
+        }
+        self.history = [*self.history, record]
+        run = self._loop.run
+        # every worker takes part: a sharded model is gathered from all
+        trainer.save_checkpoint(temporary_file(run.checkpoints, trainer.current_epoch))
+        if not trainer.is_global_zero:
+            ray.train.report(record)
+            return
+        written = commit_checkpoint(run.checkpoints, trainer.current_epoch, metrics)
+        self.checkpoints = prune_checkpoints([*self.checkpoints, written])
+        run.write_metrics(self.history)
+        self._loop.status.update.remote(epoch=trainer.current_epoch + 1, step=0, metrics=record)
+        ray.train.report(
+            record,
+            checkpoint=ray.train.Checkpoint.from_directory(str(written.folder)),
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
+
+
+def _module_of(pl_module: L.LightningModule) -> SurgicalPhaseModule:
+    if not isinstance(pl_module, SurgicalPhaseModule):
+        raise TypeError(f"expected a SurgicalPhaseModule, not {type(pl_module).__name__}")
+    return pl_module
