@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L  # noqa: N812 - Lightning's own convention
-import ray
 import ray.train
 import torch
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
@@ -26,22 +25,6 @@ from ophnet_ray.lightning_module import SurgicalPhaseModule
 from ophnet_ray.manifest import Manifest
 from ophnet_ray.ray_cluster import Resources
 from ophnet_ray.run_directory import RunDirectory
-
-
-@ray.remote(num_cpus=0)
-class TrainingStatus:
-    """Where the workers write how far they are, and the driver reads it."""
-
-    def __init__(self) -> None:
-        self._status: dict[str, Any] = {"epoch": 0, "step": 0, "metrics": {}}
-
-    def update(self, **fields: Any) -> None:
-        """Set some fields."""
-        self._status |= fields
-
-    def get(self) -> dict[str, Any]:
-        """``epoch`` and ``step`` done, ``metrics`` of the last whole epoch."""
-        return self._status
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,20 @@ class SurgicalPhaseModule(L.LightningModule):
         self.log("train_loss_step", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
         return loss
 
+    def on_validation_start(self) -> None:
+        """Give all workers the same batch-norm statistics: the mean of theirs.
+
+        Each worker has seen other windows. Without this they would score with different models,
+        and a run that resumes from the first worker's checkpoint would leave the path of one that
+        was never stopped.
+        """
+        if self.trainer.world_size == 1:
+            return
+        for name, buffer in self.model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                mean: Any = self.trainer.strategy.reduce(buffer.clone(), reduce_op="mean")
+                buffer.copy_(mean)
+
     def on_validation_epoch_start(self) -> None:
         """Start the sums of the validation."""
         size = self.num_classes

@@ -24,6 +24,7 @@ class Resources:
     train_workers: int
     use_gpu: bool
     decode_workers: int
+    threads_per_worker: int
 
 
 @contextmanager
@@ -76,7 +77,9 @@ def plan_resources(config: Config) -> Resources:
     decode_workers = min(config.run.num_workers, cpus)
     if decode_workers < config.run.num_workers:
         logger.info("%d decode workers, as many as the cluster has CPUs", decode_workers)
-    return Resources(workers, use_gpu, decode_workers)
+    # on a machine of our own the train workers share its cores; on a cluster each has its CPU
+    threads = 1 if _joined_cluster() else max((os.cpu_count() or 1) // workers, 1)
+    return Resources(workers, use_gpu, decode_workers, threads)
 
 
 def local_cpus(config: Config) -> int:
@@ -88,9 +91,13 @@ def local_cpus(config: Config) -> int:
 
 def _most_cpu_workers(cpus: int) -> int:
     """Train workers that make sense: on this machine's own Ray, two a core."""
-    if os.environ.get("RAY_ADDRESS") or find_running_head():
+    if _joined_cluster():
         return cpus
     return min(cpus, 2 * max(os.cpu_count() or 1, 2))
+
+
+def _joined_cluster() -> bool:
+    return find_running_head() is not None
 
 
 def _start_local(config: Config) -> str:

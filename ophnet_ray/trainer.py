@@ -61,6 +61,7 @@ def train_loop(loop_config: dict[str, TrainLoopConfig]) -> dict[str, str]:
     rank = ray.train.get_context().get_world_rank()
     log_to(run.logs / f"train-rank-{rank}.log")
     warnings.filterwarnings("ignore", module="lightning")
+    torch.set_num_threads(loop.resources.threads_per_worker)
     # the same first weights on every worker and in every rerun
     torch.manual_seed(config.training.seed)
     module = _build_module(loop)

@@ -1,14 +1,10 @@
 """A training run from the settings to the answer: each stage once, in order."""
 
 import logging
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray.train import TrainingFailedError, WorkerGroupError
 
 from ophnet_ray.annotations import (
@@ -16,9 +12,9 @@ from ophnet_ray.annotations import (
 )
 from ophnet_ray.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.config import Config
-from ophnet_ray.console import Console, Stage, log_to
+from ophnet_ray.console import Console, log_to
 from ophnet_ray.demo import make_demo
-from ophnet_ray.epoch_report import TrainingStatus, TrainLoopConfig
+from ophnet_ray.epoch_report import TrainLoopConfig
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.manifest import Manifest
 from ophnet_ray.model import SurgicalPhaseClassificationModel, probe_backbone
@@ -28,6 +24,7 @@ from ophnet_ray.ray_cluster import Resources, connect, plan_resources
 from ophnet_ray.run_directory import RunDirectory, check_output, copy_checkpoint
 from ophnet_ray.sampling import plan_training_steps
 from ophnet_ray.trainer import build_trainer
+from ophnet_ray.training_status import TrainingStatus, TrainingWatch
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +135,8 @@ def fit(
     loop = TrainLoopConfig(config, manifest, resources, run, data_hash, status)
     with console.stage("train", config.training.max_epochs) as stage:
         try:
-            result = _run_watched(build_trainer(loop).fit, status, stage)
+            watch = TrainingWatch(status, stage, steps.num_steps)
+            result = watch.run(build_trainer(loop).fit)
         except TrainingFailedError as error:
             logger.exception("training failed")
             raise TrainingError(f"{_root_cause(error)}; see {run.logs}") from error
@@ -169,38 +167,6 @@ def _resolve_paths(config: Config, console: Console) -> Config:
         data=replace(data, csv_path=csv_path, video_dir=video_dir),
         run=replace(config.run, storage_path=str(storage), cache_dir=str(cache)),
     )
-
-
-def _run_watched(run: Callable[[], Any], status: Any, stage: Stage) -> Any:
-    """Run in a thread; this one shows the status, and is the one that Ctrl-C interrupts.
-
-    In the main thread Ray would take Ctrl-C for itself and end the program with code 1.
-    """
-    future: Future[Any] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(run())
-        except BaseException as error:  # noqa: BLE001 - raised again below, in the main thread
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="ray-train", daemon=True).start()
-    while not wait([future], timeout=0.5).done:
-        _show_status(ray.get(status.get.remote()), stage)
-    result = future.result()
-    _show_status(ray.get(status.get.remote()), stage)
-    return result
-
-
-def _show_status(status: dict[str, Any], stage: Stage) -> None:
-    metrics = status["metrics"]
-    text = "epochs"
-    if metrics:
-        text += (
-            f", loss {metrics['train_loss']:.3f}, val_acc {metrics['val_acc']:.3f}, "
-            f"val_macro_f1 {metrics['val_macro_f1']:.3f}"
-        )
-    stage.update(status["epoch"], text)
 
 
 def _root_cause(error: TrainingFailedError) -> str:

@@ -152,6 +152,23 @@ def test_a_killed_run_goes_on_to_the_same_weights(ray_session, color_csv, tmp_pa
     assert result.scores == whole.scores
 
 
+def test_two_workers_go_on_to_the_same_weights_too(ray_session, color_csv, tmp_path):
+    """The batch-norm statistics of the second worker are not lost with it."""
+    config = tiny_config(
+        color_csv, tmp_path, train_workers=2, max_epochs=3, cache_dir=str(tmp_path / "cache")
+    )
+    whole = run(config)
+    resumed = tmp_path / "resumed" / whole.run.name
+    shutil.copytree(whole.run, resumed)
+    (resumed / "result.json").unlink()
+    shutil.rmtree(resumed / "checkpoints/epoch=0002")
+    result = run(config.replace_flat(storage_path=str(resumed.parent)))
+    assert result.run == resumed
+    last = "checkpoints/epoch=0002/checkpoint.ckpt"
+    ours, theirs = weights_of(resumed / last), weights_of(whole.run / last)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
 def test_a_broken_and_a_missing_video_are_named_counted_and_survived(
     ray_session, color_csv, tmp_path
 ):

@@ -1,0 +1,71 @@
+"""How far training is: written by the workers, shown by the driver."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Any
+
+import ray
+
+from ophnet_ray.console import Stage
+
+
+@ray.remote(num_cpus=0)
+class TrainingStatus:
+    """Where the workers write how far they are, and the driver reads it."""
+
+    def __init__(self) -> None:
+        self._status: dict[str, Any] = {"epoch": 0, "step": 0, "metrics": {}}
+
+    def update(self, **fields: Any) -> None:
+        """Set some fields."""
+        self._status |= fields
+
+    def get(self) -> dict[str, Any]:
+        """``epoch`` and ``step`` done, ``metrics`` of the last whole epoch."""
+        return self._status
+
+
+class TrainingWatch:
+    """Show the status while the workers train.
+
+    Args:
+        status: Handle of a ``TrainingStatus``.
+        stage: Counts epochs.
+        steps_per_epoch: Of each worker.
+    """
+
+    def __init__(self, status: Any, stage: Stage, steps_per_epoch: int) -> None:
+        self._status, self._stage, self._steps_per_epoch = status, stage, steps_per_epoch
+
+    def run(self, fit: Callable[[], Any]) -> Any:
+        """Run in a thread; this one shows the status, and is the one that Ctrl-C interrupts.
+
+        In the main thread Ray would take Ctrl-C for itself and end the program with code 1.
+        """
+        future: Future[Any] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(fit())
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                future.set_exception(error)
+
+        threading.Thread(target=work, name="ray-train", daemon=True).start()
+        while not wait([future], timeout=0.5).done:
+            self._show()
+        result = future.result()
+        self._show()
+        return result
+
+    def _show(self) -> None:
+        status = ray.get(self._status.get.remote())
+        text = "epochs"
+        if status["step"]:
+            text += f", step {status['step']}/{self._steps_per_epoch}"
+        if metrics := status["metrics"]:
+            text += (
+                f", loss {metrics['train_loss']:.3f}, val_acc {metrics['val_acc']:.3f}, "
+                f"val_macro_f1 {metrics['val_macro_f1']:.3f}"
+            )
+        self._stage.update(status["epoch"], text)
