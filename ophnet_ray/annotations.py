@@ -87,7 +87,11 @@ def parse_annotations(rows: Iterable[Mapping[str, str]], video_dir: str | Path) 
 
 def phase_vocabulary(segments: Iterable[Segment]) -> list[str]:
     """All phases, sorted; ids that are whole numbers sort as numbers. Index = label."""
-    phases = {segment.phase for segment in segments}
+    return sort_phases({segment.phase for segment in segments})
+
+
+def sort_phases(phases: Iterable[str]) -> list[str]:
+    """Sort ids or names; whole numbers go first, as numbers."""
     return sorted(phases, key=lambda p: (0, int(p), p) if p.isdecimal() else (1, 0, p))
 
 
@@ -196,7 +200,8 @@ def _parse_row(row: Mapping[str, str], find_video: "_VideoFinder") -> Segment:
         name = row["video_path"]
         if not name.strip():
             raise AnnotationError("video_path is empty")
-        case_id = row.get("case_id") or _case_of_clip(Path(name), phase)
+        names = [row.get("phase") or "", phase]  # file names carry the name rather than the id
+        case_id = row.get("case_id") or _case_of_clip(Path(name), names)
         return Segment(name, case_id, find_video.clip(name), 0.0, math.inf, phase, split)
     video_id = row["video_id"]
     if not video_id.strip():
@@ -219,10 +224,13 @@ def _parse_seconds(row: Mapping[str, str], column: str) -> float:
     return value
 
 
-def _case_of_clip(clip: Path, phase: str) -> str:
+def _case_of_clip(clip: Path, phases: Sequence[str]) -> str:
     """``<case>-<phase>-<start>-<end>.mp4`` → ``<case>``; else the clip is its own case."""
-    case_id, separator, _ = clip.name.partition(f"-{phase}-")
-    return case_id if separator and case_id else str(clip)
+    for phase in phases:
+        case_id, separator, _ = clip.name.partition(f"-{phase}-")
+        if phase and separator and case_id:
+            return case_id
+    return str(clip)
 
 
 class _VideoFinder:

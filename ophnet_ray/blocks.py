@@ -21,7 +21,8 @@ class SegmentBlocks:
     """The decoded blocks of one segment, or the reason why it cannot be read.
 
     ``pixels``: uint8 RGB (S, S, 3) each; ``run_lengths``: blocks of each run of consecutive
-    frames; ``was_cut``: the annotation goes on past the end of the video.
+    frames; ``was_cut``: the annotation goes on past the end of the video; ``is_lasting``: the
+    reason lies in the file, not in the moment.
     """
 
     pixels: tuple[NDArray[np.uint8], ...] = ()
@@ -29,6 +30,7 @@ class SegmentBlocks:
     num_frames: int = 0
     was_cut: bool = False
     reason: str = ""
+    is_lasting: bool = True
 
 
 def decode_segments(
@@ -36,7 +38,8 @@ def decode_segments(
 ) -> list[SegmentBlocks]:
     """Decode all segments of one video in one pass.
 
-    Memory: the blocks and one frame at full size, whatever the length of the video.
+    Memory: the blocks and, at full size, one frame and one sum for each segment that overlaps
+    there, whatever the length of the video.
 
     Returns:
         One result a segment, in their order; never raises for what a video file holds.
@@ -46,7 +49,7 @@ def decode_segments(
         plans = [_plan_segment(segment, index, windows) for segment in segments]
         blocks = _sum_blocks(video, index, [b for plan in plans for b in plan.blocks], windows)
     except VideoError as error:
-        return [SegmentBlocks(reason=str(error)) for _ in segments]
+        return [SegmentBlocks(reason=str(error), is_lasting=error.is_lasting) for _ in segments]
     return [_collect(plan, blocks, index) for plan in plans]
 
 

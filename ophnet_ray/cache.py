@@ -164,7 +164,11 @@ class BlockCache:
             index = {
                 "size_bytes": shard.stat().st_size,
                 "windows": asdict(self.windows),
-                "entries": [{**asdict(entry), "path": shard.name} for entry in entries],
+                "entries": [
+                    {**asdict(entry), "path": shard.name}
+                    for entry, (_, blocks) in zip(entries, rows, strict=True)
+                    if blocks.is_lasting
+                ],
             }
             write_atomically(shard.with_suffix(".json"), json.dumps(index).encode())
         except OSError as error:
@@ -175,37 +179,28 @@ class BlockCache:
         return tuple(entries)
 
 
-class BlockReader:
-    """Read blocks by position; safe for several threads. Files stay open until ``close``."""
+def read_blocks(entry: Entry, first: int, count: int, image_size: int) -> NDArray[np.uint8]:
+    """Read blocks ``[first, first + count)`` of a segment by position.
 
-    def __init__(self, image_size: int) -> None:
-        self._shape = (image_size, image_size, 3)
-        self._block_bytes = image_size * image_size * 3
-        self._files: dict[str, int] = {}
+    The file is opened for each read: a run may have more shards than a process may have open
+    files, and opening costs a tenth of the read.
 
-    def read(self, entry: Entry, first: int, count: int) -> NDArray[np.uint8]:
-        """Blocks ``[first, first + count)`` of a segment, uint8 RGB (count, H, W, 3).
+    Returns:
+        uint8 RGB (count, H, W, 3).
 
-        Raises:
-            OSError: The shard is gone or shorter than its index said.
-        """
-        descriptor = self._files.get(entry.path)
-        if descriptor is None:
-            # setdefault is atomic: of two threads that open the same file, one closes its own
-            opened = os.open(entry.path, os.O_RDONLY)
-            descriptor = self._files.setdefault(entry.path, opened)
-            if descriptor != opened:
-                os.close(opened)
-        size = count * self._block_bytes
-        data = os.pread(descriptor, size, entry.offset + first * self._block_bytes)
-        if len(data) != size:
-            raise OSError(f"{entry.path} ends early; delete it and run again to decode it anew")
-        return np.frombuffer(data, dtype=np.uint8).reshape(count, *self._shape)
-
-    def close(self) -> None:
-        """Close the files."""
-        while self._files:
-            os.close(self._files.popitem()[1])
+    Raises:
+        OSError: The shard is gone or shorter than its index said.
+    """
+    block_bytes = image_size * image_size * 3
+    size = count * block_bytes
+    descriptor = os.open(entry.path, os.O_RDONLY)
+    try:
+        data = os.pread(descriptor, size, entry.offset + first * block_bytes)
+    finally:
+        os.close(descriptor)
+    if len(data) != size:
+        raise OSError(f"{entry.path} ends early; delete it and run again to decode it anew")
+    return np.frombuffer(data, dtype=np.uint8).reshape(count, image_size, image_size, 3)
 
 
 def _write_arrow(path: Path, rows: Sequence[tuple[str, SegmentBlocks]], image_size: int) -> int:

@@ -92,17 +92,17 @@ def find_checkpoints(checkpoints: Path) -> list[Checkpoint]:
     return found
 
 
-def best_checkpoint(checkpoints: Iterable[Checkpoint], metric: str = "val_macro_f1") -> Checkpoint:
-    """The one with the highest metric; of equals the one with the lower validation loss."""
-    return max(checkpoints, key=lambda c: (c.metrics[metric], -c.metrics["val_loss"]))
+def best_checkpoint(checkpoints: Iterable[Checkpoint]) -> Checkpoint:
+    """The one with the highest macro-F1; of equals the one with the lower validation loss."""
+    return max(checkpoints, key=lambda c: (c.metrics["val_macro_f1"], -c.metrics["val_loss"]))
 
 
-def prune_checkpoints(checkpoints: list[Checkpoint], keep_last: int = 2) -> list[Checkpoint]:
+def prune_checkpoints(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
     """Delete all but the best and the last ones; return what is left, oldest first.
 
     More than one of the last stays, so that a torn newest one costs an epoch and not the run.
     """
-    kept = {c.epoch for c in (best_checkpoint(checkpoints), *checkpoints[-keep_last:])}
+    kept = {c.epoch for c in (best_checkpoint(checkpoints), *checkpoints[-2:])}
     for checkpoint in checkpoints:
         if checkpoint.epoch not in kept:
             shutil.rmtree(checkpoint.folder)

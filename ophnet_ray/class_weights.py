@@ -5,6 +5,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from ophnet_ray.annotations import sort_phases
 from ophnet_ray.config import WeightScheme
 
 EFFECTIVE_BETA = 0.999
@@ -14,9 +15,11 @@ def calculate_class_weights(df: pd.DataFrame, column: str) -> torch.Tensor:
     """Inverse frequency of each value of a column, divided by the largest.
 
     Returns:
-        float32 (K,) in (0, 1], in the sorted order of the K distinct values.
+        float32 (K,) in (0, 1], in the order of ``annotations.sort_phases``, which is that of the
+        labels.
     """
-    counts = df[column].value_counts().sort_index()
+    counts_by_name = df[column].astype(str).value_counts()
+    counts = counts_by_name.loc[sort_phases(counts_by_name.index)]
     return torch.from_numpy(_inverse(np.asarray(counts, dtype=np.int64))).float()
 
 

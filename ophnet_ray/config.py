@@ -13,6 +13,7 @@ from ophnet_ray.errors import UserError
 Coverage = Literal["spread", "head"]
 MaskKind = Literal["rg", "chroma", "none"]
 WeightScheme = Literal["none", "inverse", "inverse_sqrt", "effective"]
+_RESERVED = ("", "..", "cache")
 LRSchedule = Literal["constant", "one_cycle"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
@@ -199,7 +200,8 @@ class Config:
             (0 <= d.max_rejected <= 1, f"--max_rejected {d.max_rejected}: must be 0 to 1"),
             (self.run.num_workers >= 1, f"--num_workers {self.run.num_workers}: at least 1"),
             (
-                self.run.name is None or Path(self.run.name).name == self.run.name,
+                self.run.name is None
+                or (Path(self.run.name).name == self.run.name and self.run.name not in _RESERVED),
                 f"--name {self.run.name}: must be a plain folder name, without a path",
             ),
         ]

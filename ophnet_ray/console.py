@@ -32,22 +32,38 @@ class Stage:
             disable=not console.is_terminal,
         )
         self._task = self._progress.add_task(name, total=total, text="")
-        self._last_line_s, self._last_done, self._started_s = 0.0, 0, time.monotonic()
+        self._last_line_s, self._last_done = 0.0, 0
+        self._first: tuple[float, int] | None = None
 
-    def update(self, done: int, text: str) -> None:
-        """Show how much of the total is done, and a few figures."""
-        self._progress.update(self._task, completed=done, text=text)
+    def set_total(self, total: int) -> None:
+        """Say how much work there is, once it is known."""
+        self._total = total
+        self._progress.update(self._task, total=total)
+
+    def update(self, done: int, text: str, detail: str = "") -> None:
+        """Show how much of the total is done and a few figures; the detail on a terminal only."""
+        self._progress.update(self._task, completed=done, text=text + detail)
         if self._console.is_terminal or done == self._last_done:
             return
         now_s = time.monotonic()
+        if self._first is None:
+            self._first = now_s, done
         step = max(self._total // LINES_A_STAGE, 1)
         due = done // step > self._last_done // step and now_s - self._last_line_s > 1
         if due or done == self._total or now_s - self._last_line_s > SECONDS_A_LINE:
-            left_s = (now_s - self._started_s) / max(done, 1) * (self._total - done)
-            left = f"  {left_s:.0f} s left" if done < self._total else ""
-            self._console.print(f"{self._name:<8} {done}/{self._total}  {text}{left}")
+            self._console.print(
+                f"{self._name:<8} {done}/{self._total}  {text}{self._time_left(now_s, done)}"
+            )
             self._last_line_s = now_s
         self._last_done = done
+
+    def _time_left(self, now_s: float, done: int) -> str:
+        """From the pace since the first result: what comes before it is the start of workers."""
+        first_s, first_done = self._first or (now_s, done)
+        if done in (first_done, self._total):
+            return ""
+        left_s = (now_s - first_s) / (done - first_done) * (self._total - done)
+        return f"  {left_s:.0f} s left"
 
 
 class Console:

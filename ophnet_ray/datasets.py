@@ -20,8 +20,15 @@ from ophnet_ray.annotations import (
     phase_vocabulary,
     read_annotations,
 )
-from ophnet_ray.cache import BlockCache, BlockReader
-from ophnet_ray.config import Coverage, MaskKind, WindowConfig
+from ophnet_ray.cache import BlockCache
+from ophnet_ray.config import (
+    Coverage,
+    DataConfig,
+    MaskKind,
+    RunConfig,
+    TrainingConfig,
+    WindowConfig,
+)
 from ophnet_ray.errors import UserError
 from ophnet_ray.filling import decode_in_threads, fill_cache
 from ophnet_ray.hashing import hash_ids
@@ -32,7 +39,8 @@ from ophnet_ray.sampling import TrainingSampler, ValidationSampler
 from ophnet_ray.splits import assign_splits
 from ophnet_ray.windows import cut_windows
 
-DEFAULT_CACHE_DIR = Path("runs/cache")
+DEFAULT_CACHE_DIR = Path(RunConfig.storage_path) / "cache"
+_WINDOWS, _TRAINING = WindowConfig(), TrainingConfig()
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +58,7 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         stride: Frames between the starts of neighbouring windows.
         max_frames: Most frames read of a segment.
         video_dir: Folder that relative paths start from.
-        coverage: ``head``, as the name max_frames suggests, or ``spread``.
+        coverage: Which frames of a segment.
         image_size: Height and width, pixels.
         mask: Kind of masks, see ``preprocessing.extract_masks``.
         mean: For the normalisation, the backbone's own.
@@ -63,18 +71,18 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         self,
         df: pd.DataFrame,
         phase2idx: Mapping[str, int],
-        window_size: int = 16,
-        stride: int = 8,
-        max_frames: int = 64,
+        window_size: int = _WINDOWS.window_size,
+        stride: int = _WINDOWS.stride,
+        max_frames: int = _WINDOWS.max_frames,
         *,
         video_dir: str | Path = ".",
-        coverage: Coverage = "head",
-        image_size: int = 224,
+        coverage: Coverage = _WINDOWS.coverage,
+        image_size: int = _WINDOWS.image_size,
         mask: MaskKind = "rg",
         mean: Sequence[float] = timm.data.IMAGENET_DEFAULT_MEAN,
         std: Sequence[float] = timm.data.IMAGENET_DEFAULT_STD,
         cache_dir: str | Path = DEFAULT_CACHE_DIR,
-        seed: int = 42,
+        seed: int = _TRAINING.seed,
     ) -> None:
         windows = WindowConfig(
             window_size=window_size,
@@ -85,12 +93,12 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         )
         rows = [{str(k): str(v) for k, v in row.items()} for row in df.to_dict("records")]
         segments = parse_annotations(rows, video_dir)
-        phases = sorted(phase2idx, key=lambda phase: phase2idx[phase])
+        phases = phases_by_label(phase2idx)
         manifest, self.rejects = load_manifest(segments, phases, windows, cache_dir, num_workers=1)
         self._items = manifest.items
         self._ids = hash_ids([item.segment.segment_id for item in self._items])
         self._blocks_per_window = window_size // stride
-        self._reader = BlockReader(image_size)
+        self._image_size = image_size
         self._mask = mask
         self._mean, self._std = torch.tensor(mean), torch.tensor(std)
         self._num_classes = len(phases)
@@ -109,7 +117,8 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         item = self._items[index]
         windows = cut_windows(item.entry.run_lengths, self._blocks_per_window)
         pick = int(hash_ids(self._ids[[index]], self._seed, self._epoch)[0] % len(windows))
-        pixels = read_window(self._reader, item, *windows[pick].tolist())
+        first, count = windows[pick]
+        pixels = read_window(item, int(first), int(count), self._image_size)
         batch = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
         image, mask = prepare_batch(to_unit(batch), self._mean, self._std, self._mask)
         label = one_hot(torch.tensor([item.label]), self._num_classes)
@@ -142,18 +151,18 @@ class OphNetDataModule(L.LightningDataModule):
         self,
         csv_path: str | Path,
         phase2idx: Mapping[str, int] | None = None,
-        batch_size: int = 8,
-        num_workers: int = 4,
-        window_size: int = 16,
-        stride: int = 8,
-        max_frames: int = 64,
+        batch_size: int = _TRAINING.batch_size,
+        num_workers: int = RunConfig.num_workers,
+        window_size: int = _WINDOWS.window_size,
+        stride: int = _WINDOWS.stride,
+        max_frames: int = _WINDOWS.max_frames,
         *,
         video_dir: str | Path | None = None,
-        coverage: Coverage = "spread",
-        image_size: int = 224,
-        val_fraction: float = 0.2,
+        coverage: Coverage = _WINDOWS.coverage,
+        image_size: int = _WINDOWS.image_size,
+        val_fraction: float = DataConfig.val_fraction,
         cache_dir: str | Path = DEFAULT_CACHE_DIR,
-        seed: int = 42,
+        seed: int = _TRAINING.seed,
     ) -> None:
         super().__init__()
         self.csv_path, self.video_dir, self.cache_dir = csv_path, video_dir, cache_dir
@@ -194,7 +203,7 @@ class OphNetDataModule(L.LightningDataModule):
         segments = read_annotations(self.csv_path, self.video_dir)
         segments = assign_splits(segments, self.val_fraction, self.seed)
         known = self.phase2idx
-        phases = sorted(known, key=lambda p: known[p]) if known else phase_vocabulary(segments)
+        phases = phase_vocabulary(segments) if known is None else phases_by_label(known)
         self.manifest, self.rejects = load_manifest(
             segments, phases, self.windows, self.cache_dir, self.num_workers
         )
@@ -243,6 +252,17 @@ class OphNetDataModule(L.LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
 
+def phases_by_label(phase2idx: Mapping[str, int]) -> list[str]:
+    """The phases in the order of their labels; keys that are numbers become text, as in a CSV.
+
+    Raises:
+        UserError: The labels are not 0 to K-1, each once.
+    """
+    if sorted(phase2idx.values()) != list(range(len(phase2idx))):
+        raise UserError(f"phase2idx: the labels must be 0 to K-1, each once, not {phase2idx}")
+    return [str(phase) for phase in sorted(phase2idx, key=lambda phase: phase2idx[phase])]
+
+
 def load_manifest(
     segments: list[Segment],
     phases: Sequence[str],
@@ -253,7 +273,7 @@ def load_manifest(
     """Fill the cache in this process and list what is in it.
 
     Raises:
-        UserError: A video is missing, or a phase is not in the vocabulary.
+        UserError: A video is missing, a phase is not in the vocabulary, or nothing can be read.
     """
     missing = find_missing_videos(segments)
     if missing:
@@ -266,4 +286,6 @@ def load_manifest(
     manifest, rejects = build_manifest(segments, filled.entries, phases, windows)
     for reject in rejects:
         logger.warning("%s is left out: %s", reject.segment.segment_id, reject.reason)
+    if not manifest.items:
+        raise UserError(f"no segment can be read; the first: {rejects[0].reason}")
     return manifest, rejects

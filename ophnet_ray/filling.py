@@ -31,7 +31,6 @@ class FillResult:
 
     entries: Mapping[str, Entry]
     decoded_videos: int
-    decoded_frames: int
 
 
 DecodeAll = Callable[[BlockCache, list[DecodeTask]], Iterator[DecodedShard]]
@@ -68,7 +67,7 @@ def fill_cache(
         if on_progress:
             on_progress(FillProgress(videos, total, frames, blocks))
     by_id = {s.segment_id: entries[key] for s, key in zip(segments, keys, strict=True)}
-    return FillResult(by_id, videos, frames)
+    return FillResult(by_id, videos)
 
 
 def plan_tasks(pending: DecodeTask, cache: BlockCache, num_workers: int) -> list[DecodeTask]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
-from ophnet_ray.config import LRSchedule, MaskKind
+from ophnet_ray.config import LRSchedule, MaskKind, TrainingConfig
 from ophnet_ray.metrics import accuracy, macro_f1_present
 from ophnet_ray.model import SurgicalPhaseClassificationModel
 from ophnet_ray.preprocessing import augment_images, prepare_batch, to_unit
@@ -44,13 +44,13 @@ class SurgicalPhaseModule(L.LightningModule):
         self,
         num_classes: int,
         class_weights: Tensor | None = None,
-        lr: float = 1e-4,
+        lr: float = TrainingConfig.lr,
         *,
         model: SurgicalPhaseClassificationModel | None = None,
         mask: MaskKind = "rg",
         lr_schedule: LRSchedule = "constant",
-        random_shift: float = 0.0,
-        color_jitter: float = 0.0,
+        random_shift: float = TrainingConfig.random_shift,
+        color_jitter: float = TrainingConfig.color_jitter,
     ) -> None:
         super().__init__()
         self.random_shift, self.color_jitter = random_shift, color_jitter

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ophnet_ray.cache import BlockReader
+from ophnet_ray.cache import read_blocks
 from ophnet_ray.manifest import Item
 from ophnet_ray.sampling import Step, TrainingSampler, ValidationSampler
 from ophnet_ray.windows import mean_of_blocks
@@ -41,7 +41,6 @@ class WindowLoader:
         self._items = items
         self._labels = np.asarray([item.label for item in items], dtype=np.int64)
         self._image_size = image_size
-        self._reader = BlockReader(image_size)
 
     def __len__(self) -> int:
         """Steps an epoch."""
@@ -63,7 +62,7 @@ class WindowLoader:
         pixels = np.zeros((len(step.windows), size, size, 3), dtype=np.uint8)
         for target, (segment, first, count) in zip(pixels, step.windows.tolist(), strict=True):
             if segment >= 0:
-                target[:] = read_window(self._reader, self._items[segment], first, count)
+                target[:] = read_window(self._items[segment], first, count, size)
         segments = step.windows[:, 0]
         labels = np.where(segments >= 0, self._labels[segments], 0)
         return {
@@ -75,6 +74,6 @@ class WindowLoader:
         }
 
 
-def read_window(reader: BlockReader, item: Item, first: int, count: int) -> NDArray[np.uint8]:
+def read_window(item: Item, first: int, count: int, image_size: int) -> NDArray[np.uint8]:
     """The mean image of a window, uint8 RGB (H, W, 3)."""
-    return mean_of_blocks(reader.read(item.entry, first, count))
+    return mean_of_blocks(read_blocks(item.entry, first, count, image_size))

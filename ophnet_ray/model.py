@@ -11,11 +11,12 @@ from timm.data.config import resolve_model_data_config
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from ophnet_ray.config import MaskKind, ModelConfig
+from ophnet_ray.config import MaskKind, ModelConfig, WindowConfig
 from ophnet_ray.errors import UserError
 
 MASK_PATCH = 16
 HIDDEN_FEATURES = 512
+DROPOUT = 0.1
 _ENCODER_PREFIXES = ("model.image_encoder.", "image_encoder.", "module.", "model.")
 
 
@@ -60,7 +61,6 @@ class SurgicalPhaseClassificationModel(nn.Module):
         image_size: Height and width of the input, a multiple of 32.
         backbone_weights: File with weights for the encoder; goes before ``pretrained``.
         mask: ``none`` leaves the fusion out.
-        dropout: Before the last layer.
 
     Attributes:
         image_encoder: The timm network.
@@ -74,13 +74,12 @@ class SurgicalPhaseClassificationModel(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        backbone: str = "maxvit_large_tf_224.in21k",
-        pretrained: bool = True,
-        image_size: int = 224,
+        backbone: str = ModelConfig.backbone,
+        pretrained: bool = ModelConfig.pretrained,
+        image_size: int = WindowConfig.image_size,
         *,
         backbone_weights: str | None = None,
         mask: MaskKind = "rg",
-        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         num_features, unused = probe_backbone(backbone, image_size)
@@ -104,7 +103,7 @@ class SurgicalPhaseClassificationModel(nn.Module):
         self.classifier = nn.Sequential(
             nn.Linear(num_features, HIDDEN_FEATURES),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            nn.Dropout(DROPOUT),
             nn.Linear(HIDDEN_FEATURES, num_classes),
         )
         # windows of one case are not independent: their statistics would spoil good ones

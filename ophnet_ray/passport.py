@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from ophnet_ray.annotations import Segment, describe_quirks
@@ -15,20 +16,34 @@ LIBRARIES = ("ophnet-ray", "ray", "torch", "lightning", "timm", "av", "opencv-py
 
 
 def hash_segments(segments: Sequence[Segment]) -> str:
-    """sha256 over all rows and their splits, in whatever order and folder they are."""
-    rows = sorted((s.segment_id, s.case_id, s.phase, s.split) for s in segments)
+    """sha256 over the rows, their splits and the sizes of their videos.
+
+    In whatever order the rows and in whatever folder the videos are: a run that moved is the
+    same run, one on other videos is not. Every video must exist.
+    """
+    sizes = {video: Path(video).stat().st_size for video in {s.video for s in segments}}
+    rows = sorted((s.segment_id, s.case_id, s.phase, s.split, sizes[s.video]) for s in segments)
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def write_account(
     segments: Sequence[Segment], manifest: Manifest, rejects: Sequence[Reject]
 ) -> dict[str, Any]:
-    """Count rows by split and phase, rejects by reason, and the quirks of the table."""
+    """Count rows by split and phase, rejects by reason, and the quirks of the table.
+
+    Args:
+        segments: Rows whose videos exist, with their splits.
+        manifest: The usable ones.
+        rejects: All others, those with missing videos among them.
+    """
     phases = list(manifest.phases)
     splits = [name for name in ("train", "val", "test") if any(s.split == name for s in segments)]
     return {
         "data_hash": hash_segments(segments),
-        "rows": len(segments),
+        "used_hash": hashlib.sha256(
+            json.dumps(sorted(item.segment.segment_id for item in manifest.items)).encode()
+        ).hexdigest(),
+        "rows": len(manifest.items) + len(rejects),
         "rows_used": len(manifest.items),
         "rows_rejected": len(rejects),
         "rejected_by_reason": dict(Counter(reject.reason for reject in rejects).most_common()),

@@ -11,7 +11,7 @@ from ophnet_ray.annotations import (
 )
 from ophnet_ray.cache import BlockCache
 from ophnet_ray.config import Config
-from ophnet_ray.console import Console, Stage
+from ophnet_ray.console import Console
 from ophnet_ray.decoding import decode_on_ray
 from ophnet_ray.errors import UserError
 from ophnet_ray.filling import FillProgress, FillResult, fill_cache
@@ -22,8 +22,8 @@ from ophnet_ray.run_directory import RunDirectory
 from ophnet_ray.splits import assign_splits
 
 
-def read_segments(config: Config, console: Console) -> list[Segment]:
-    """Rows of the CSV with their splits; missing videos are an error here or rejects later.
+def read_segments(config: Config, console: Console) -> tuple[list[Segment], list[Reject]]:
+    """Rows of the CSV: those whose videos are there, split, and the others.
 
     Raises:
         UserError: The CSV is wrong, or videos are missing that may not be.
@@ -32,23 +32,25 @@ def read_segments(config: Config, console: Console) -> list[Segment]:
     if data.csv_path is None:
         raise ValueError("csv_path is resolved before")
     segments = read_annotations(data.csv_path, data.video_dir)
-    missing = find_missing_videos(segments)
     num_videos = len({segment.video for segment in segments})
     console.say(
         f"{data.csv_path}: {len(segments)} segments, {num_videos} videos, "
         f"{len(phase_vocabulary(segments))} phases"
     )
-    if missing:
-        gone = set(missing)
-        rows_left = sum(segment.video not in gone for segment in segments)
-        if data.missing_videos == "error" or not rows_left:
-            raise UserError(_describe_missing(missing, num_videos, rows_left, len(segments)))
-    return assign_splits(segments, data.val_fraction, config.training.seed)
+    missing = find_missing_videos(segments)
+    gone = set(missing)
+    present = [segment for segment in segments if segment.video not in gone]
+    if missing and (data.missing_videos == "error" or not present):
+        raise UserError(_describe_missing(missing, num_videos, len(present), len(segments)))
+    rejects = [Reject(s, "the video is missing") for s in segments if s.video in gone]
+    # only cases that are there are shared out
+    return assign_splits(present, data.val_fraction, config.training.seed), rejects
 
 
 def prepare_data(
     config: Config,
     segments: list[Segment],
+    missing: list[Reject],
     run: RunDirectory,
     resources: Resources,
     console: Console,
@@ -58,31 +60,26 @@ def prepare_data(
     Raises:
         UserError: Too many rows cannot be read, or too few are left.
     """
-    missing = set(find_missing_videos(segments))
-    present = [segment for segment in segments if segment.video not in missing]
-    filled = _fill(config, present, resources, console)
-    manifest, rejects = build_manifest(
-        present, filled.entries, phase_vocabulary(segments), config.windows
-    )
-    unreadable = len(rejects)
-    rejects += [Reject(s, "the video is missing") for s in segments if s.video in missing]
-    passport = write_account(segments, manifest, rejects)
-    run.write_rejects(rejects)
-    if unreadable > config.data.max_rejected * len(present):
-        first = rejects[0]
+    filled = _fill(config, segments, resources, console)
+    phases = phase_vocabulary([*segments, *(reject.segment for reject in missing)])
+    manifest, unreadable = build_manifest(segments, filled.entries, phases, config.windows)
+    passport = write_account(segments, manifest, [*unreadable, *missing])
+    passport["resources"] = resources.describe()
+    run.write_rejects([*unreadable, *missing])
+    if len(unreadable) > config.data.max_rejected * len(segments):
+        first = unreadable[0]
         raise UserError(
-            f"{unreadable} of {len(present)} rows cannot be read, more than --max_rejected "
+            f"{len(unreadable)} of {len(segments)} rows cannot be read, more than --max_rejected "
             f"{config.data.max_rejected} allows; the first: {first.segment.video}: "
             f"{first.reason} (all: {run.rejects})"
         )
     for split in ("train", "val"):
         if not manifest.of_split(split):
-            raise UserError(f"no usable segment is left for split {split}; see {run.rejects}")
-    if run.passport.exists() and run.read_passport()["rows_used"] != passport["rows_used"]:
-        raise UserError(
-            f"the run {run.path} was started with {run.read_passport()['rows_used']} usable rows, "
-            f"now there are {passport['rows_used']}; choose another --name"
-        )
+            raise UserError(
+                f"no usable segment is left for split {split}; see {run.rejects}, mend the videos "
+                "or mark other rows"
+            )
+    run.check_passport(passport)
     run.write_passport(passport)
     run.write_config(config)
     for notice in describe_warnings(passport):
@@ -94,23 +91,21 @@ def _fill(
     config: Config, segments: list[Segment], resources: Resources, console: Console
 ) -> FillResult:
     cache = BlockCache(config.run.cache_dir or "", config.windows)
-    stages: list[Stage] = []
+    workers = resources.decode_workers
     blocks_per_window = config.windows.window_size // config.windows.stride
     started_s = time.monotonic()
+    with console.stage("decode", len({segment.video for segment in segments})) as stage:
 
-    def show(progress: FillProgress) -> None:
-        num_windows = progress.num_blocks // blocks_per_window
-        rate = num_windows / (time.monotonic() - started_s)
-        text = f"videos, {num_windows} windows, {rate:.0f} windows/s"
-        stages[0].update(progress.num_videos, text)
+        def show(progress: FillProgress) -> None:
+            rate = progress.num_blocks / blocks_per_window / (time.monotonic() - started_s)
+            stage.set_total(progress.total_videos)
+            stage.update(
+                progress.num_videos, f"videos, {progress.num_blocks} blocks, {rate:.0f} windows/s"
+            )
 
-    total = len({segment.video for segment in segments})
-    with console.stage("decode", total) as stage:
-        stages.append(stage)
-        workers = resources.decode_workers
         filled = fill_cache(cache, segments, workers, decode_on_ray(workers), show)
     if not filled.decoded_videos:
-        console.say(f"decode   nothing: all {total} videos are in the cache {cache.folder.parent}")
+        console.say(f"decode   nothing: all videos are in the cache {cache.folder.parent}")
     return filled
 
 

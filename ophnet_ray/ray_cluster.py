@@ -26,6 +26,14 @@ class Resources:
     decode_workers: int
     threads_per_worker: int
 
+    def describe(self) -> dict[str, int | str]:
+        """What changes the numbers of a run: a run that is resumed needs the same again."""
+        return {
+            "train_workers": self.train_workers,
+            "device": "GPU" if self.use_gpu else "CPU",
+            "threads_per_worker": self.threads_per_worker,
+        }
+
 
 @contextmanager
 def connect(config: Config) -> Iterator[str]:
@@ -133,7 +141,10 @@ def _join(head: str) -> None:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the Ray cluster {head} does not answer: {reason}") from error
+        raise UserError(
+            f"the Ray cluster {head} does not answer ({reason}); set RAY_ADDRESS to the right one, "
+            "or to local for a Ray of this run's own"
+        ) from error
 
 
 def _quiet_loggers() -> None:

@@ -13,11 +13,14 @@ _CLUSTERS_ALLOWED = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 def find_running_head() -> str | None:
     """The address of a running cluster: ``RAY_ADDRESS``, or a head started on this machine.
 
-    Ray leaves the head's address in a file and never removes it; a dead one is passed over here,
-    where Ray would wait for it.
+    ``RAY_ADDRESS=local`` asks for a Ray of one's own beside a running head. Ray leaves the head's
+    address in a file and never removes it; a dead one is passed over here, where Ray would wait.
     """
-    if address := os.environ.get("RAY_ADDRESS"):
-        return address
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named == "local":
+        return None
+    if named not in ("", "auto"):
+        return named
     folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     try:
         address = (folder / "ray" / "ray_current_cluster").read_text().strip()

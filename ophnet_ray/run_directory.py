@@ -4,8 +4,6 @@ import csv
 import fcntl
 import io
 import json
-import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +16,6 @@ from ophnet_ray.atomic import write_atomically
 from ophnet_ray.config import Config, dump_config
 from ophnet_ray.errors import UserError
 from ophnet_ray.manifest import Reject
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,25 +91,49 @@ class RunDirectory:
                 ) from error
             yield
 
-    def check_same(self, config: Config, data_hash: str) -> bool:
-        """Whether the folder holds this very run, to be resumed; False when it is new.
+    def check_same(self, config: Config, data_hash: str) -> None:
+        """Make sure that the folder is new, or holds this very run.
 
         Raises:
             UserError: Another run lies there; the differences are named.
         """
         if not self.config.exists():
-            return False
+            return
         before = yaml.safe_load(self.config.read_text())
         now = config.identity()
         changes = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
-        if self.passport.exists() and self.read_passport()["data_hash"] != data_hash:
-            changes.append("the rows of the CSV or their split")
+        if self._read_passport()["data_hash"] != data_hash:
+            changes.append("the rows of the CSV, their split or the videos")
+        self._refuse(changes)
+
+    def check_passport(self, passport: Mapping[str, Any]) -> None:
+        """Make sure that a run that is resumed goes on with the same rows on the same devices.
+
+        Raises:
+            UserError: It would not; the differences are named.
+        """
+        if not self.passport.exists():
+            return
+        before, now = self._read_passport(), passport["resources"]
+        changes = [
+            f"{name} {value} -> {now[name]}"
+            for name, value in before["resources"].items()
+            if now[name] != value
+        ]
+        if before["used_hash"] != passport["used_hash"]:
+            changes.append(f"{before['rows_used']} -> {passport['rows_used']} usable rows")
+        self._refuse(changes)
+
+    def _read_passport(self) -> dict[str, Any]:
+        passport: dict[str, Any] = json.loads(self.passport.read_text())
+        return passport
+
+    def _refuse(self, changes: list[str]) -> None:
         if changes:
             raise UserError(
                 f"the run {self.path} was started with other settings ({'; '.join(changes)}); "
                 "choose another --name, or delete the folder"
             )
-        return True
 
     def write_config(self, config: Config) -> None:
         """Keep the settings."""
@@ -122,11 +142,6 @@ class RunDirectory:
     def write_passport(self, passport: Mapping[str, Any]) -> None:
         """Keep the account of the data."""
         write_atomically(self.passport, json.dumps(passport, indent=1).encode())
-
-    def read_passport(self) -> dict[str, Any]:
-        """The account of the data."""
-        passport: dict[str, Any] = json.loads(self.passport.read_text())
-        return passport
 
     def write_rejects(self, rejects: Sequence[Reject]) -> None:
         """List the rows that are not used."""
@@ -145,12 +160,6 @@ class RunDirectory:
         lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
         write_atomically(self.metrics, lines.encode())
 
-    def read_metrics(self) -> list[dict[str, float]]:
-        """All epochs so far."""
-        if not self.metrics.exists():
-            return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
-
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Mark the run as complete."""
         write_atomically(self.result, json.dumps(result, indent=1).encode())
@@ -161,13 +170,6 @@ class RunDirectory:
             return None
         result: dict[str, Any] = json.loads(self.result.read_text())
         return result
-
-
-def copy_checkpoint(source: Path, target: Path) -> None:
-    """Copy a checkpoint file so that it is there whole or not at all."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)
 
 
 def check_output(path: str) -> Path:

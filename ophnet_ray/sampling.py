@@ -61,7 +61,6 @@ class TrainingSampler:
         seed: Of order, pick and augmentation.
         rank: This worker, in [0, num_replicas).
         num_replicas: Workers.
-        start_step: Steps of the first epoch to pass over, when resuming inside it.
     """
 
     def __init__(
@@ -74,14 +73,12 @@ class TrainingSampler:
         *,
         rank: int = 0,
         num_replicas: int = 1,
-        start_step: int = 0,
     ) -> None:
         self._ids = hash_ids(segment_ids)
         self._windows = [cut_windows(lengths, blocks_per_window) for lengths in run_lengths]
         self._num_windows = np.asarray([len(w) for w in self._windows], dtype=np.uint64)
         self.plan = plan_training_steps(len(self._ids), batch_size, num_replicas)
         self._seed, self._rank, self._num_replicas = seed, rank, num_replicas
-        self._start_step = start_step
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -99,12 +96,11 @@ class TrainingSampler:
         raw = np.stack([self._hash(_DRAWS + i) for i in range(NUM_DRAWS)], axis=1)
         draws = (raw / 2.0**63 - 1.0).astype(np.float32)
         size = self.plan.batch_size
-        for step in range(self._start_step, self.plan.num_steps):
+        for step in range(self.plan.num_steps):
             first = (step * self._num_replicas + self._rank) * size
             rows = order[first : first + size]
             windows = np.stack([self._windows[i][pick[i]] for i in rows])
             yield Step(np.concatenate([rows[:, None], windows], axis=1), draws[rows])
-        self._start_step = 0
 
     def _hash(self, use: int) -> NDArray[np.uint64]:
         return hash_ids(self._ids, self._seed, self._epoch, use)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ophnet_ray.annotations import AnnotationError, Segment, phase_vocabulary
 from ophnet_ray.hashing import hash_ids
 
-NUM_CANDIDATES = 512
+NUM_CANDIDATES = 128
 
 
 def assign_splits(segments: Sequence[Segment], val_fraction: float, seed: int) -> list[Segment]:
@@ -67,9 +67,11 @@ def _choose_val_cases(
 ) -> list[int]:
     """The best of ``NUM_CANDIDATES`` random case subsets of the wanted size.
 
-    Best: loses the fewest phases from training (none, wherever the data allow it), then has the
-    phase distribution nearest to the whole. scikit-learn's StratifiedGroupKFold guarantees
-    neither the first nor a fraction other than 1/k.
+    A subset takes cases as long as training keeps a case of each of their phases, so it leaves
+    every phase in training; it may be smaller than wanted where that cannot be. Best: the
+    largest, then the one with the phase distribution nearest to the whole. (scikit-learn's
+    StratifiedGroupKFold guarantees neither, nor a fraction other than 1/k.) Where no case at all
+    can be spared, one is taken nevertheless: the one that costs training the fewest phases.
     """
     phases = phase_vocabulary(segments)
     row, column = ({name: i for i, name in enumerate(names)} for names in (cases, phases))
@@ -77,19 +79,28 @@ def _choose_val_cases(
     for segment in segments:
         counts[row[segment.case_id], column[segment.phase]] += 1
     num_val = min(max(round(val_fraction * len(cases)), 1), len(cases) - 1)
-    # a case that alone holds a phase belongs to training, as far as cases remain for validation
-    sole = counts[:, (counts > 0).sum(axis=0) == 1].any(axis=1)
-    ids = hash_ids(cases)
-    total = counts.sum(axis=0)
-    best: tuple[tuple[int, float], NDArray[np.intp]] | None = None
+    ids, total = hash_ids(cases), counts.sum(axis=0)
+    best: tuple[tuple[float, float], list[int]] = ((0.0, 0.0), [])
     for candidate in range(NUM_CANDIDATES):
-        order = np.lexsort((hash_ids(ids, seed, candidate), sole))
-        chosen = order[:num_val]
-        val = counts[chosen].sum(axis=0)
-        num_lost = int(((total - val) == 0).sum())
-        distance = float((((val - val_fraction * total) / total) ** 2).sum())
-        score = (num_lost, distance)
-        if best is None or score < best[0]:
+        chosen = _spare_cases(counts > 0, np.argsort(hash_ids(ids, seed, candidate)), num_val)
+        distance = (((counts[chosen].sum(axis=0) - val_fraction * total) / total) ** 2).sum()
+        score = (-float(len(chosen)), float(distance))
+        if not best[1] or score < best[0]:
             best = (score, chosen)
-    assert best is not None  # noqa: S101 - NUM_CANDIDATES is positive
-    return sorted(int(i) for i in best[1])
+    if not best[1]:
+        cost = (counts * ((counts > 0).sum(axis=0) == 1)).astype(bool).sum(axis=1)
+        return [int(np.lexsort((hash_ids(ids, seed), cost))[0])]
+    return sorted(best[1])
+
+
+def _spare_cases(has_phase: NDArray[np.bool_], order: NDArray[np.intp], most: int) -> list[int]:
+    """Cases in this order, at most so many, that leave each of their phases another case."""
+    holders = has_phase.sum(axis=0)
+    chosen: list[int] = []
+    for case in order.tolist():
+        if len(chosen) == most:
+            break
+        if (holders[has_phase[case]] > 1).all():
+            holders = holders - has_phase[case]
+            chosen.append(case)
+    return chosen

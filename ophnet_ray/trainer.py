@@ -105,8 +105,11 @@ def _build_module(loop: TrainLoopConfig) -> SurgicalPhaseModule:
 def _build_lightning_trainer(loop: TrainLoopConfig, report: "EpochReport") -> L.Trainer:
     training = loop.config.training
     precision = training.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if loop.resources.use_gpu else "32-true"
+    if precision == "auto" and loop.resources.use_gpu:
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16-mixed" if has_bf16 else "16-mixed"
+    elif precision == "auto":
+        precision = "32-true"
     return L.Trainer(
         max_epochs=training.max_epochs,
         accelerator="gpu" if loop.resources.use_gpu else "cpu",

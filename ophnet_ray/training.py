@@ -5,11 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayError
 from ray.train import TrainingFailedError, WorkerGroupError
 
-from ophnet_ray.annotations import (
-    Segment,
-)
+from ophnet_ray.atomic import copy_atomically
 from ophnet_ray.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, log_to
@@ -21,7 +20,7 @@ from ophnet_ray.model import SurgicalPhaseClassificationModel, probe_backbone
 from ophnet_ray.passport import hash_segments
 from ophnet_ray.preparation import prepare_data, read_segments
 from ophnet_ray.ray_cluster import Resources, connect, plan_resources
-from ophnet_ray.run_directory import RunDirectory, check_output, copy_checkpoint
+from ophnet_ray.run_directory import RunDirectory, check_output
 from ophnet_ray.sampling import plan_training_steps
 from ophnet_ray.trainer import build_trainer
 from ophnet_ray.training_status import TrainingStatus, TrainingWatch
@@ -49,31 +48,38 @@ def train(config: Config, console: Console) -> TrainingResult:
     config.validate()
     output = check_output(config.run.output_pth)
     config = _resolve_paths(config, console)
-    segments = read_segments(config, console)
-    run = open_run(config, hash_segments(segments))
+    segments, missing = read_segments(config, console)
+    data_hash = hash_segments(segments)
+    run = open_run(config, data_hash)
     with run.locked():
         log_to(run.logs / "driver.log")
-        result = _train_or_repeat(config, segments, run, console)
-    copy_checkpoint(run.path / result["checkpoint"], output)
+        try:
+            result = run.read_result()
+            if result is None:
+                with connect(config) as where:
+                    console.say(where)
+                    resources = plan_resources(config)
+                    check_backbone(config, console)
+                    manifest = prepare_data(config, segments, missing, run, resources, console)
+                    result = fit(config, manifest, run, data_hash, resources, console)
+            else:
+                console.say(f"complete already: {run.path} (another --name or --seed trains anew)")
+            _hand_out(run, result, output)
+        except (UserError, TrainingError) as error:
+            logger.error("%s", error)
+            raise
+        except (RayError, OSError) as error:
+            logger.exception("the run broke off")
+            raise TrainingError(f"{_one_line(error)}; see {run.logs}") from error
     return TrainingResult(output, run.path, result["best_epoch"], result["scores"])
 
 
-def _train_or_repeat(
-    config: Config, segments: list[Segment], run: RunDirectory, console: Console
-) -> dict[str, Any]:
-    if (result := run.read_result()) is not None:
-        console.say(f"complete already: {run.path} (another --name or --seed trains anew)")
-        return result
-    try:
-        with connect(config) as where:
-            console.say(where)
-            resources = plan_resources(config)
-            check_backbone(config, console)
-            manifest = prepare_data(config, segments, run, resources, console)
-            return fit(config, manifest, run, hash_segments(segments), resources, console)
-    except (UserError, TrainingError) as error:
-        logger.error("%s", error)
-        raise
+def _hand_out(run: RunDirectory, result: dict[str, Any], output: Path) -> None:
+    """Copy the best checkpoint, once its checksum is right, to where the user wants it."""
+    best = run.path / result["checkpoint"]
+    if best not in [checkpoint.file for checkpoint in find_checkpoints(run.checkpoints)]:
+        raise TrainingError(f"the best checkpoint {best} is gone or damaged; delete {run.result}")
+    copy_atomically(best, output)
 
 
 def open_run(config: Config, data_hash: str) -> RunDirectory:
@@ -140,7 +146,7 @@ def fit(
         except TrainingFailedError as error:
             logger.exception("training failed")
             raise TrainingError(f"{_root_cause(error)}; see {run.logs}") from error
-    if failure := (getattr(result, "return_value", None) or {}).get("failure"):
+    if failure := result.return_value["failure"]:
         raise TrainingError(f"{failure}; see {run.logs}")
     best = best_checkpoint(find_checkpoints(run.checkpoints))
     answer = {
@@ -162,8 +168,12 @@ def _resolve_paths(config: Config, console: Console) -> Config:
         data = replace(data, csv_path=str(make_demo(cache, console)))
     csv_path = str(Path(data.csv_path or "").absolute())
     video_dir = str(Path(data.video_dir).absolute()) if data.video_dir else None
+    weights = config.model.backbone_weights
     return replace(
         config,
+        model=replace(
+            config.model, backbone_weights=str(Path(weights).absolute()) if weights else None
+        ),
         data=replace(data, csv_path=csv_path, video_dir=video_dir),
         run=replace(config.run, storage_path=str(storage), cache_dir=str(cache)),
     )
@@ -176,5 +186,9 @@ def _root_cause(error: TrainingFailedError) -> str:
         cause = next(iter(error.worker_failures.values()))
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"
+    return _one_line(cause)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"

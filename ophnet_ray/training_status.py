@@ -6,11 +6,12 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 import ray
+from ray.exceptions import ActorUnavailableError
 
 from ophnet_ray.console import Stage
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1)
 class TrainingStatus:
     """Where the workers write how far they are, and the driver reads it."""
 
@@ -59,13 +60,15 @@ class TrainingWatch:
         return result
 
     def _show(self) -> None:
-        status = ray.get(self._status.get.remote())
+        try:
+            status = ray.get(self._status.get.remote())
+        except ActorUnavailableError:
+            return  # it restarts elsewhere; training does not depend on it
         text = "epochs"
-        if status["step"]:
-            text += f", step {status['step']}/{self._steps_per_epoch}"
+        detail = f", step {status['step']}/{self._steps_per_epoch}" if status["step"] else ""
         if metrics := status["metrics"]:
             text += (
                 f", loss {metrics['train_loss']:.3f}, val_acc {metrics['val_acc']:.3f}, "
                 f"val_macro_f1 {metrics['val_macro_f1']:.3f}"
             )
-        self._stage.update(status["epoch"], text)
+        self._stage.update(status["epoch"], text, detail)

@@ -1,8 +1,9 @@
 """Video file → frames with their times. The only module that imports a codec."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -18,7 +19,19 @@ _OPEN_OPTIONS = {
 
 
 class VideoError(Exception):
-    """A video, or a part of it, cannot be read; ``str(error)`` is the reason in one line."""
+    """A video, or a part of it, cannot be read; ``str(error)`` is the reason in one line.
+
+    ``is_lasting`` tells what the file holds from what may be otherwise the next time: no
+    permission, too many open files, storage that does not answer.
+    """
+
+    def __init__(self, reason: str, *, is_lasting: bool = True) -> None:
+        super().__init__(reason)
+        self.is_lasting = is_lasting
+
+
+# Decoders that answer a packet before the next one; dav1d, for one, works on several at a time.
+_SKIPS_PACKET_BY_PACKET = frozenset({"h264", "hevc"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +64,6 @@ class Frame:
     pixels: NDArray[np.uint8]
     quarter_turns: int
 
-    def upright(self) -> NDArray[np.uint8]:
-        """The pixels as a player shows them."""
-        return np.rot90(self.pixels, self.quarter_turns)
-
 
 def read_video_index(path: str | Path) -> VideoIndex:
     """List the frames of a video by reading its packets (headers lie about frame counts).
@@ -71,7 +80,7 @@ def read_video_index(path: str | Path) -> VideoIndex:
                 container.seek(0)
                 pts = [frame.pts for frame in container.decode(stream) if frame.pts is not None]
         except av.FFmpegError as error:
-            raise VideoError(f"cannot be read ({error.strerror})") from error
+            raise _reading_error("read", error) from error
         if not pts or stream.time_base is None:
             raise VideoError("the file holds no video frame")
         ordered = np.unique(np.asarray(pts, dtype=np.int64))
@@ -83,8 +92,9 @@ def decode_frames(
 ) -> Iterator[Frame]:
     """Decode chosen frames in one pass, in presentation order.
 
-    Frames between the wanted ones are decoded, as the codec needs, but not converted. After a
-    damaged packet nothing is trusted up to the next key frame: those frames do not come.
+    Of the frames between the wanted ones only those are decoded that other frames refer to, and
+    none is converted. After a damaged packet nothing is trusted up to the next key frame: those
+    frames do not come.
 
     Args:
         path: Video file.
@@ -95,39 +105,67 @@ def decode_frames(
         The wanted frames that could be decoded.
 
     Raises:
-        VideoError: The file cannot be opened.
+        VideoError: The file cannot be opened, or storage fails in the middle.
     """
     if not len(wanted):
         return
     wanted_pts = {int(index.pts[i]): int(i) for i in wanted}
     last_pts = int(index.pts[wanted[-1]])
-    damaged = False
     with _open(path) as container:
-        stream = container.streams.video[0]
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                damaged = True
-                continue
-            for frame in frames:
-                damaged = bool(frame.is_corrupt or (damaged and not frame.key_frame))
-                if frame.pts is None or damaged:
-                    continue
-                if frame.pts in wanted_pts:
-                    pixels = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-                    yield Frame(wanted_pts[frame.pts], pixels, round(frame.rotation / 90) % 4)
-                if frame.pts >= last_pts:
-                    return
+        for pts, frame in _decode_sound(container, container.streams.video[0], wanted_pts):
+            if pts in wanted_pts:
+                pixels = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+                yield Frame(wanted_pts[pts], pixels, round(frame.rotation / 90) % 4)
+            if pts >= last_pts:
+                return
+
+
+def _decode_sound(
+    container: InputContainer, stream: VideoStream, wanted_pts: Collection[int]
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Times and frames in presentation order, without what damage may have reached."""
+    can_skip = stream.codec_context.name in _SKIPS_PACKET_BY_PACKET
+    damaged = False
+    for packet in _packets(container, stream):
+        if can_skip:
+            # a sixth to a quarter of the decoding is spared; the wanted frames are the same
+            is_wanted = packet.pts is None or packet.pts in wanted_pts
+            stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            damaged = True
+            continue
+        for frame in frames:
+            damaged = bool(frame.is_corrupt or (damaged and not frame.key_frame))
+            if frame.pts is not None and not damaged:
+                yield frame.pts, frame
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> "Iterator[av.Packet[Any]]":
+    """The packets of the stream; what storage does wrong meanwhile becomes a ``VideoError``."""
+    packets = iter(container.demux(stream))
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError) as error:
+            raise _reading_error("read", error) from error
+        if packet is None:
+            return
+        yield packet
+
+
+def _reading_error(what: str, error: av.FFmpegError | OSError) -> VideoError:
+    # FFmpeg's own errors about content are ValueErrors, those of the system are OSErrors
+    reason = error.strerror or str(error)
+    return VideoError(f"cannot be {what} ({reason})", is_lasting=not isinstance(error, OSError))
 
 
 def _open(path: str | Path) -> InputContainer:
     try:
         container = av.open(str(path), mode="r", options=dict(_OPEN_OPTIONS))
-    except av.FFmpegError as error:
-        raise VideoError(f"cannot be opened ({error.strerror})") from error
-    except OSError as error:
-        raise VideoError(f"cannot be opened ({error.strerror or error})") from error
+    except (av.FFmpegError, OSError) as error:
+        raise _reading_error("opened", error) from error
     if not container.streams.video:
         container.close()
         raise VideoError("the file holds no video stream")

@@ -39,6 +39,13 @@ def test_a_clip_is_a_whole_video_and_its_case_is_the_name_before_the_phase(tmp_p
     assert second.case_id == "other.mp4"
 
 
+def test_the_case_of_a_clip_is_found_by_the_name_of_the_phase_also_beside_its_id(tmp_path):
+    text = "video_path,phase_id,phase\nA-cut-0-3.mp4,3,cut\nA-sew-3-5.mp4,4,sew\n"
+    segments = read_annotations(write(tmp_path, text))
+    assert {segment.case_id for segment in segments} == {"A"}
+    assert [segment.phase for segment in segments] == ["3", "4"]
+
+
 def test_finds_a_video_whatever_its_suffix(tmp_path):
     (tmp_path / "v.MKV").touch()
     segments = read_annotations(write(tmp_path, "video_id,start,end,phase\nv,0,1,a\nw,0,1,b\n"))

@@ -57,6 +57,12 @@ def test_what_cannot_be_read_is_left_out_and_listed(table, color_csv, tmp_path):
     assert [r.reason for r in dataset.rejects] == ["starts at 100 s; the video ends at 8.90 s"]
 
 
+@pytest.mark.parametrize("labels", [{"red": 5, "green": 7, "blue": 9}, {"red": 0, "green": 0}])
+def test_labels_that_are_not_0_to_k_are_refused(table, color_csv, labels):
+    with pytest.raises(UserError, match="the labels must be 0 to K-1"):
+        ophnet_ray.OphNetSurgicalDataset(table, labels, video_dir=color_csv.parent)
+
+
 def test_an_unknown_phase_is_refused(table, color_csv, tmp_path):
     with pytest.raises(UserError, match="without a label in phase2idx: red"):
         ophnet_ray.OphNetSurgicalDataset(table, {"blue": 0, "green": 1}, video_dir=color_csv.parent)
@@ -68,9 +74,9 @@ def test_the_data_module_trains_the_module_outside_ray(color_csv, tmp_path):
     )
     torch.manual_seed(0)
     model = ophnet_ray.SurgicalPhaseClassificationModel(3, "test_resnet", False, 32)
-    module = ophnet_ray.SurgicalPhaseModule(3, lr=2e-3, model=model)
+    module = ophnet_ray.SurgicalPhaseModule(3, lr=2e-3, model=model, lr_schedule="one_cycle")
     trainer = L.Trainer(
-        max_epochs=12,
+        max_epochs=20,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,

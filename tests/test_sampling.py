@@ -54,15 +54,6 @@ def test_every_window_of_a_segment_is_picked_equally_often():
     assert counts.min() > 60
 
 
-def test_goes_on_at_a_step_inside_an_epoch():
-    whole = TrainingSampler(IDS, RUNS, 2, 8, seed=7)
-    rest = TrainingSampler(IDS, RUNS, 2, 8, seed=7, start_step=5)
-    for a, b in zip(list(whole)[5:], list(rest), strict=True):
-        np.testing.assert_array_equal(a.windows, b.windows)
-        np.testing.assert_array_equal(a.draws, b.draws)
-    assert len(list(rest)) == len(whole)
-
-
 @pytest.mark.parametrize(
     ("num_windows", "batch_size", "replicas", "plan"),
     [(100, 8, 1, (12, 8, 4)), (100, 8, 3, (4, 8, 4)), (2, 8, 1, (1, 2, 0)), (5, 8, 2, (1, 2, 1))],

@@ -34,6 +34,13 @@ def test_no_case_is_on_both_sides_and_training_has_every_phase(table, seed):
     assert len({row.case_id for row in rows if row.split == "val"}) == 6
 
 
+def test_training_keeps_phases_that_only_two_cases_have():
+    rows = [segment(f"c{i}", f"p{i // 2}") for i in range(200)]
+    rows = assign_splits(rows, 0.3, 0)
+    assert phases_without_rows(rows, "train", [f"p{i}" for i in range(100)]) == []
+    assert len({row.case_id for row in rows if row.split == "val"}) == 60
+
+
 def test_the_phases_are_spread_as_in_the_whole(table):
     val = [row.phase for row in assign_splits(table, 0.2, 0) if row.split == "val"]
     assert val.count("a") / len(val) == pytest.approx(0.5, abs=0.08)

@@ -169,6 +169,17 @@ def test_two_workers_go_on_to_the_same_weights_too(ray_session, color_csv, tmp_p
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+def test_a_complete_run_does_not_answer_for_other_videos(first_run, color_csv, tmp_path):
+    config, result = first_run
+    folder = tmp_path / "data"
+    shutil.copytree(color_csv.parent, folder)
+    moved = config.replace_flat(csv_path=str(folder / "segments.csv"))
+    assert run(moved).run == result.run
+    shutil.copyfile(folder / "v1.mp4", folder / "v2.mp4")
+    with pytest.raises(UserError, match="the rows of the CSV, their split or the videos"):
+        run(moved.replace_flat(name=result.run.name))
+
+
 def test_a_broken_and_a_missing_video_are_named_counted_and_survived(
     ray_session, color_csv, tmp_path
 ):

@@ -43,6 +43,12 @@ def test_the_weights_of_the_seed_are_inverse_frequencies_over_their_maximum():
     assert calculate_class_weights(df, "phase").tolist() == pytest.approx([1 / 3, 1 / 6, 1.0])
 
 
+def test_the_weights_stand_in_the_order_of_the_labels():
+    """Text ids: "10" is the third, as in the vocabulary, not the second."""
+    df = pd.DataFrame({"phase": ["1"] * 10 + ["2"] * 5 + ["10"]})
+    assert calculate_class_weights(df, "phase").tolist() == pytest.approx([0.1, 0.2, 1.0])
+
+
 def test_each_scheme_weighs_rare_phases_more_and_absent_ones_not_at_all():
     counts = np.asarray([100, 10, 1, 0])
     assert scheme_weights(counts, "none") is None
@@ -133,6 +139,7 @@ def test_a_wrong_settings_file_is_named(tmp_path, text, says):
         ({"image_size": 100}, "--image_size 100 is not a multiple of 32"),
         ({"val_fraction": 1.0}, "--val_fraction 1.0"),
         ({"name": "a/b"}, "plain folder name"),
+        ({"name": ".."}, "plain folder name"),
         ({"lr": 0.0}, "--lr 0.0"),
     ],
 )
