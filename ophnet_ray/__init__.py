@@ -4,6 +4,7 @@ The names of the public Python API are importable from here; each is loaded on f
 ``import ophnet_ray`` costs nothing.
 """
 
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -18,35 +19,42 @@ _HOMES = {
     "OphNetDataModule": "datasets",
     "calculate_class_weights": "class_weights",
 }
-__all__ = ["OPERATORS", *_HOMES]  # noqa: PLE0604 - the names come from the table above
+__all__ = list(_HOMES)
 
 
-def _declare_torchvision_operators() -> Any:
+class _BeforeTorchvision:
     """Let a CUDA or PyPI build of torchvision be imported beside a CPU build of torch.
 
     Such a torchvision registers metadata for two compiled operators that it could not load, and
-    the import of torchvision, and with it of timm, torchmetrics and lightning, fails. Declaring
-    the two schemas first is enough, since nothing here calls them. On a matching installation
-    nothing is done, and torch is not even imported.
-
-    Returns:
-        The library that owns the schemas (they go when it goes), or None.
+    its import, and with it that of timm, torchmetrics and lightning, fails. Declaring the two
+    schemas first is enough, since nothing here calls them. It waits for the import of torchvision,
+    so that processes that only decode need no torch.
     """
+
+    library: Any = None
+    """Owns the schemas: they go when it goes."""
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        """Declare the operators just before torchvision is looked for; finds nothing itself."""
+        if name == "torchvision" and self.library is None:
+            from torch.library import Library
+
+            self.library = Library("torchvision", "DEF")
+            for operator in ("nms", "qnms"):
+                self.library.define(
+                    f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                )
+
+
+def _is_mismatched() -> bool:
     try:
-        torch_version, torchvision_version = version("torch"), version("torchvision")
+        return version("torch").endswith("+cpu") and not version("torchvision").endswith("+cpu")
     except PackageNotFoundError:
-        return None
-    if not torch_version.endswith("+cpu") or torchvision_version.endswith("+cpu"):
-        return None
-    from torch.library import Library
-
-    library = Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
+        return False
 
 
-OPERATORS = _declare_torchvision_operators()
+if _is_mismatched():
+    sys.meta_path.insert(0, _BeforeTorchvision())
 
 
 def __getattr__(name: str) -> Any:

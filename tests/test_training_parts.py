@@ -156,10 +156,11 @@ def test_where_a_run_is_kept_does_not_change_what_it_is():
     assert config.identity_hash("d") != config.identity_hash("e")
 
 
-def test_the_package_is_imported_without_ray_or_timm():
+@pytest.mark.parametrize("module", ["cli", "cache"])
+def test_parsing_flags_and_decoding_need_neither_torch_nor_ray(module):
     code = (
-        "import sys, ophnet_ray, ophnet_ray.cli;"
-        "print(sorted({'ray', 'timm', 'lightning'} & set(sys.modules)))"
+        f"import sys, ophnet_ray.{module};"
+        "print(sorted({'ray', 'timm', 'torch', 'lightning'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.replace("'", '"')) == []
