@@ -6,13 +6,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 
 from ophnet_ray.config import Config
 from ophnet_ray.errors import UserError
-from ophnet_ray.ray_environment import find_running_head
+from ophnet_ray.ray_environment import find_running_head, is_listening, token_path
 
 logger = logging.getLogger(__name__)
 
@@ -125,13 +124,16 @@ def _start_local(config: Config) -> str:
         logging_level=logging.ERROR,
         runtime_env={"env_vars": {"RAY_ADDRESS": f"127.0.0.1:{port}"}},
     )
-    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if token.is_file():
-        token.chmod(0o600)  # Ray writes it readable for everybody
+    if token_path().is_file():
+        token_path().chmod(0o600)  # Ray writes it readable for everybody
     return str(context.dashboard_url)
 
 
 def _join(head: str) -> None:
+    cure = "set RAY_ADDRESS to the right one, or to local for a Ray of this run's own"
+    # Ray itself would try for minutes; ray:// and other schemes are left to it
+    if "://" not in head and not is_listening(head):
+        raise UserError(f"nothing answers at the Ray cluster's address {head}; {cure}")
     try:
         ray.init(
             address=head,
@@ -141,10 +143,7 @@ def _join(head: str) -> None:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the Ray cluster {head} does not answer ({reason}); set RAY_ADDRESS to the right one, "
-            "or to local for a Ray of this run's own"
-        ) from error
+        raise UserError(f"the Ray cluster {head} does not answer ({reason}); {cure}") from error
 
 
 def _quiet_loggers() -> None:

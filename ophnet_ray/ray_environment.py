@@ -24,11 +24,24 @@ def find_running_head() -> str | None:
     folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     try:
         address = (folder / "ray" / "ray_current_cluster").read_text().strip()
-        host, _, port = address.rpartition(":")
-        with socket.create_connection((host, int(port)), timeout=2):
-            return address
-    except (OSError, ValueError):
+    except OSError:
         return None
+    return address if is_listening(address) else None
+
+
+def token_path() -> Path:
+    """Where Ray keeps the token that opens a cluster."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def is_listening(address: str) -> bool:
+    """Whether something answers at ``host:port`` within two seconds."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=2):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def prepare_environment() -> None:
@@ -46,8 +59,16 @@ def prepare_environment() -> None:
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
-    if find_running_head() is None:
+    head = find_running_head()
+    if head is None:
         # a local Ray of our own: on loopback, and locked even there
         defaults |= {_CLUSTERS_ALLOWED: "0", "RAY_AUTH_MODE": "token"}
+    else:
+        if head.startswith(("127.", "localhost")):
+            # else Ray would take the loopback address for the machine's outer one
+            defaults[_CLUSTERS_ALLOWED] = "0"
+        if "RAY_AUTH_TOKEN" in os.environ or token_path().is_file():
+            # `ray start` asks for the token; a cluster that does not passes over it
+            defaults["RAY_AUTH_MODE"] = "token"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -116,6 +116,14 @@ def test_a_mistake_that_only_the_cluster_shows_is_one_line_too(
     assert says in last
 
 
+@pytest.mark.integration
+def test_a_cluster_that_is_not_there_is_named_at_once(monkeypatch, capsys, folder):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    code, _, err = run_train(monkeypatch, capsys, folder, "--csv_path", folder / "good.csv", *SMALL)
+    assert code == 2
+    assert "nothing answers at the Ray cluster's address 127.0.0.1:9; set RAY_ADDRESS" in err
+
+
 @pytest.mark.unit
 def test_the_published_table_without_its_videos_ends_with_a_short_account(
     monkeypatch, capsys, shared_data, tmp_path
