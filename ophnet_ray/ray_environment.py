@@ -68,7 +68,7 @@ def prepare_environment() -> None:
             # else Ray would take the loopback address for the machine's outer one
             defaults[_CLUSTERS_ALLOWED] = "0"
         if "RAY_AUTH_TOKEN" in os.environ or token_path().is_file():
-            # `ray start` asks for the token; a cluster that does not passes over it
+            # `ray start` asks for it, unless RAY_AUTH_MODE=disabled, which must then stand here too
             defaults["RAY_AUTH_MODE"] = "token"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
