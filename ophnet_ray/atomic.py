@@ -3,32 +3,34 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all, whatever is killed."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp makes 0600, which other users' runs cannot read
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with _appearing_whole(path) as file:
+        file.write(data)
 
 
 def copy_atomically(source: Path, target: Path) -> None:
     """Copy a file so that it is there whole or not at all; two copies do not meet."""
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    with _appearing_whole(target) as file, source.open("rb") as content:
+        shutil.copyfileobj(content, file)
+
+
+@contextmanager
+def _appearing_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file of its own to write to, which takes its name once all is on disk."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as file, source.open("rb") as content:
-            shutil.copyfileobj(content, file)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
+        Path(temporary).chmod(0o644)  # mkstemp makes 0600, which other users' runs cannot read
+        Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)

@@ -27,7 +27,6 @@ class SegmentBlocks:
 
     pixels: tuple[NDArray[np.uint8], ...] = ()
     run_lengths: tuple[int, ...] = ()
-    num_frames: int = 0
     was_cut: bool = False
     reason: str = ""
     is_lasting: bool = True
@@ -64,8 +63,7 @@ def _collect(
         at_s = index.times_s[lost.start]
         return SegmentBlocks(reason=f"damaged: a frame at or after {at_s:.2f} s cannot be decoded")
     pixels = tuple(blocks[block] for block in plan.blocks)
-    num_frames = sum(len(block) for block in plan.blocks)
-    return SegmentBlocks(pixels, plan.run_lengths, num_frames, was_cut=plan.was_cut)
+    return SegmentBlocks(pixels, plan.run_lengths, was_cut=plan.was_cut)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,6 @@ class DecodedShard:
 
     entries: tuple[Entry, ...]
     num_videos: int
-    num_frames: int
     num_blocks: int
 
 
@@ -143,7 +142,6 @@ class BlockCache:
         return DecodedShard(
             entries,
             num_videos=len(videos),
-            num_frames=sum(blocks.num_frames for _, blocks in rows),
             num_blocks=sum(len(blocks.pixels) for _, blocks in rows),
         )
 

@@ -21,7 +21,6 @@ class FillProgress:
 
     num_videos: int
     total_videos: int
-    num_frames: int
     num_blocks: int
 
 
@@ -58,14 +57,13 @@ def fill_cache(
     pending = [(s, k) for s, k in zip(segments, keys, strict=True) if k not in entries]
     tasks = plan_tasks(pending, cache, num_workers)
     total = len({segment.video for segment, _ in pending})
-    videos = frames = blocks = 0
+    videos = blocks = 0
     for shard in decode_all(cache, tasks) if tasks else ():
         entries |= {entry.key: entry for entry in shard.entries}
         videos += shard.num_videos
-        frames += shard.num_frames
         blocks += shard.num_blocks
         if on_progress:
-            on_progress(FillProgress(videos, total, frames, blocks))
+            on_progress(FillProgress(videos, total, blocks))
     by_id = {s.segment_id: entries[key] for s, key in zip(segments, keys, strict=True)}
     return FillResult(by_id, videos)
 
