@@ -9,21 +9,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whatever is killed."""
-    with _appearing_whole(path) as file:
-        file.write(data)
-
-
-def copy_atomically(source: Path, target: Path) -> None:
-    """Copy a file so that it is there whole or not at all; two copies do not meet."""
-    with _appearing_whole(target) as file, source.open("rb") as content:
-        shutil.copyfileobj(content, file)
-
-
 @contextmanager
-def _appearing_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file of its own to write to, which takes its name once all is on disk."""
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file of its own to write to, which takes its name once all is on disk.
+
+    Until then it is called ``.<name>.<random>``; a killed writer leaves it under that name.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -34,3 +25,15 @@ def _appearing_whole(path: Path) -> Iterator[BinaryIO]:
         Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, whatever is killed."""
+    with open_atomically(path) as file:
+        file.write(data)
+
+
+def copy_atomically(source: Path, target: Path) -> None:
+    """Copy a file so that it is there whole or not at all; two copies do not meet."""
+    with open_atomically(target) as file, source.open("rb") as content:
+        shutil.copyfileobj(content, file)

@@ -1,7 +1,8 @@
 """Video and segments → blocks: decode once, sum at full size, resize one mean a block."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from ophnet_ray.annotations import Segment
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.videos import VideoError, VideoIndex, decode_frames, read_video_index
+from ophnet_ray.video_index import VideoIndex
+from ophnet_ray.videos import Frame, VideoError, decode_frames, read_video_index
 from ophnet_ray.windows import plan_blocks, plan_runs
 
 RESIZE_FILTER = "area"
@@ -34,36 +36,41 @@ class SegmentBlocks:
 
 def decode_segments(
     video: str, segments: Sequence[Segment], windows: WindowConfig
-) -> list[SegmentBlocks]:
-    """Decode all segments of one video in one pass.
+) -> Iterator[tuple[int, SegmentBlocks]]:
+    """Decode all segments of one video in one pass, each as soon as its last frame has come.
 
-    Memory: the blocks and, at full size, one frame and one sum for each segment that overlaps
-    there, whatever the length of the video.
+    Memory: the blocks of the segments that overlap at one moment and, at full size, one frame and
+    one sum for each of them, whatever the length of the video.
 
-    Returns:
-        One result a segment, in their order; never raises for what a video file holds.
+    Yields:
+        The place of a segment and its blocks, in the order in which segments end; never raises
+        for what a video file holds.
     """
+    done: set[int] = set()
     try:
-        index = read_video_index(video)
-        plans = [_plan_segment(segment, index, windows) for segment in segments]
-        blocks = _sum_blocks(video, index, [b for plan in plans for b in plan.blocks], windows)
+        for place, blocks in _decode(video, segments, windows):
+            done.add(place)
+            yield place, blocks
     except VideoError as error:
-        return [SegmentBlocks(reason=str(error), is_lasting=error.is_lasting) for _ in segments]
-    return [_collect(plan, blocks, index) for plan in plans]
+        for place in range(len(segments)):
+            if place not in done:
+                yield place, SegmentBlocks(reason=str(error), is_lasting=error.is_lasting)
 
 
-def _collect(
-    plan: "_Plan", blocks: Mapping[range, NDArray[np.uint8]], index: VideoIndex
-) -> SegmentBlocks:
-    """The blocks of one segment; a segment with a damaged frame is rejected whole."""
-    if plan.reason:
-        return SegmentBlocks(reason=plan.reason)
-    lost = next((block for block in plan.blocks if block not in blocks), None)
-    if lost is not None:
-        at_s = index.times_s[lost.start]
-        return SegmentBlocks(reason=f"damaged: a frame at or after {at_s:.2f} s cannot be decoded")
-    pixels = tuple(blocks[block] for block in plan.blocks)
-    return SegmentBlocks(pixels, plan.run_lengths, was_cut=plan.was_cut)
+def _decode(
+    video: str, segments: Sequence[Segment], windows: WindowConfig
+) -> Iterator[tuple[int, SegmentBlocks]]:
+    index = read_video_index(video)
+    plans = [_plan_segment(segment, index, windows) for segment in segments]
+    sums = _BlockSums([block for plan in plans for block in plan.blocks], windows)
+    waiting = deque(sorted(range(len(plans)), key=lambda place: plans[place].stop))
+    for frame in decode_frames(video, index, sums.wanted_frames()):
+        while plans[waiting[0]].stop <= frame.index:
+            place = waiting.popleft()
+            yield place, _collect(plans[place], sums, index)
+        sums.add(frame)
+    for place in waiting:
+        yield place, _collect(plans[place], sums, index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,24 @@ class _Plan:
     run_lengths: tuple[int, ...] = ()
     was_cut: bool = False
     reason: str = ""
+
+    @property
+    def stop(self) -> int:
+        """The frame after the last one."""
+        return self.blocks[-1].stop if self.blocks else 0
+
+
+def _collect(plan: _Plan, sums: "_BlockSums", index: VideoIndex) -> SegmentBlocks:
+    """The blocks of one segment; a segment with a damaged frame is rejected whole."""
+    if plan.reason:
+        return SegmentBlocks(reason=plan.reason)
+    blocks = [sums.take(block) for block in plan.blocks]
+    pixels = tuple(block for block in blocks if block is not None)
+    if len(pixels) < len(blocks):
+        lost = plan.blocks[next(i for i, block in enumerate(blocks) if block is None)]
+        at_s = index.times_s[lost.start]
+        return SegmentBlocks(reason=f"damaged: a frame at or after {at_s:.2f} s cannot be decoded")
+    return SegmentBlocks(pixels, plan.run_lengths, was_cut=plan.was_cut)
 
 
 def _plan_segment(segment: Segment, index: VideoIndex, windows: WindowConfig) -> _Plan:
@@ -97,35 +122,61 @@ def _plan_segment(segment: Segment, index: VideoIndex, windows: WindowConfig) ->
     )
 
 
-def _sum_blocks(
-    video: str, index: VideoIndex, plan: Sequence[range], windows: WindowConfig
-) -> dict[range, NDArray[np.uint8]]:
-    """Decode and average each block: sums at full size, then one resize a block.
+class _BlockSums:
+    """Frames in, means of blocks out: sums at full size, then one resize a block.
 
-    Returns:
-        The blocks all of whose frames came, uint8 RGB (S, S, 3).
+    Args:
+        plan: The frames of each block; a block that several segments share stands there as often.
+        windows: The size of the means.
     """
-    unique = sorted(set(plan), key=lambda block: (block.start, block.stop))
-    wanted = np.unique(np.concatenate([np.asarray(b) for b in unique])) if unique else np.empty(0)
-    done: dict[range, NDArray[np.uint8]] = {}
-    waiting = list(reversed(unique))
-    open_sums: dict[range, tuple[NDArray[np.uint16], int]] = {}
-    for frame in decode_frames(video, index, wanted.astype(np.int64)):
-        while waiting and waiting[-1].start <= frame.index:
-            block = waiting.pop()
-            open_sums[block] = (np.zeros(frame.pixels.shape, dtype=np.uint16), 0)
-        for block, (total, count) in list(open_sums.items()):
+
+    def __init__(self, plan: Sequence[range], windows: WindowConfig) -> None:
+        self._size = windows.image_size
+        self._uses = Counter(plan)
+        self._coming = sorted(self._uses, key=lambda block: (block.start, block.stop), reverse=True)
+        self._open: dict[range, tuple[NDArray[np.uint16], int]] = {}
+        self._done: dict[range, NDArray[np.uint8]] = {}
+        self._spare: list[NDArray[np.uint16]] = []
+
+    def wanted_frames(self) -> NDArray[np.int64]:
+        """The frames of all blocks, ascending."""
+        frames = [np.asarray(block, dtype=np.int64) for block in self._coming]
+        return np.unique(np.concatenate(frames)) if frames else np.empty(0, dtype=np.int64)
+
+    def add(self, frame: Frame) -> None:
+        """Add the next frame to the blocks that it belongs to."""
+        while self._coming and self._coming[-1].start <= frame.index:
+            self._open[self._coming.pop()] = (self._empty_sum(frame.pixels.shape), 0)
+        for block, (total, count) in list(self._open.items()):
             # a stream may change its size; such a block stays incomplete and is reported
             if frame.index in block and total.shape == frame.pixels.shape:
-                # numpy's widening add takes a third of the time of OpenCV's
-                np.add(total, frame.pixels, out=total)
-                open_sums[block] = (total, count + 1)
+                if count:
+                    # numpy's widening add takes a third of the time of OpenCV's
+                    np.add(total, frame.pixels, out=total)
+                else:
+                    np.copyto(total, frame.pixels)
+                self._open[block] = (total, count + 1)
             if frame.index >= block.stop - 1:
-                _, num_summed = open_sums.pop(block)
-                if num_summed == len(block):
-                    small = _resize_mean(total, num_summed, windows.image_size)
-                    done[block] = np.rot90(small, frame.quarter_turns)
-    return done
+                self._close(block, frame.quarter_turns)
+
+    def take(self, block: range) -> NDArray[np.uint8] | None:
+        """The mean of a block, uint8 RGB (S, S, 3); None when a frame of it did not come.
+
+        It is forgotten once all the segments that share it have taken it.
+        """
+        self._uses[block] -= 1
+        return self._done.get(block) if self._uses[block] else self._done.pop(block, None)
+
+    def _close(self, block: range, quarter_turns: int) -> None:
+        total, count = self._open.pop(block)
+        if count == len(block):
+            self._done[block] = np.rot90(_resize_mean(total, count, self._size), quarter_turns)
+        self._spare.append(total)
+
+    def _empty_sum(self, shape: tuple[int, ...]) -> NDArray[np.uint16]:
+        # fresh memory of this size costs as much as adding a frame to it
+        spare = self._spare.pop() if self._spare else None
+        return spare if spare is not None and spare.shape == shape else np.empty(shape, np.uint16)
 
 
 def _resize_mean(total: NDArray[np.uint16], count: int, size: int) -> NDArray[np.uint8]:

@@ -1,63 +1,44 @@
-"""Decoded segments on disk, addressed by content.
+"""Decoded segments on disk, addressed by content: a video is decoded once."""
 
-A *shard* is one Arrow IPC file with a row a block: the segment's key and the pixels, a fixed-size
-binary of ``image_size * image_size * 3`` bytes, RGB, uncompressed, so that a block lies at a known
-byte offset and any Arrow reader opens the file. Beside it stands a small JSON index: where each
-segment's blocks begin, and which segments could not be read and why. Both are written to a
-temporary name and renamed, the index last: a shard without an index does not exist for a reader,
-and a shard whose size is not the one its index names is not used.
-"""
-
+import fcntl
 import hashlib
 import json
-import logging
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
 from ophnet_ray.annotations import Segment
-from ophnet_ray.atomic import write_atomically
-from ophnet_ray.blocks import RESIZE_FILTER, SegmentBlocks, decode_segments
+from ophnet_ray.blocks import RESIZE_FILTER, decode_segments
+from ophnet_ray.claims import Claims
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.errors import UserError
+from ophnet_ray.shards import DecodedSegment, Entry, read_shard_index, write_shard
 from ophnet_ray.windows import run_frames
 
-logger = logging.getLogger(__name__)
-
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What the cache knows of one segment.
-
-    ``run_lengths`` are the blocks of each run of consecutive frames; the blocks lie one after the
-    other from byte ``offset`` of ``path``. A segment that cannot be read has a ``reason`` and no
-    blocks. ``was_cut`` says that the annotation goes on past the end of the video.
-    """
-
-    key: str
-    path: str = ""
-    offset: int = 0
-    run_lengths: tuple[int, ...] = ()
-    reason: str = ""
-    was_cut: bool = False
+FORMAT_VERSION = 2
+SHARD_BYTES = 32_000_000
+"""Pixels after which a shard is written: what a decode task holds in memory, at most twice."""
 
 
 @dataclass(frozen=True, slots=True)
-class DecodedShard:
-    """What one decode task did."""
+class Decoded:
+    """What was decoded: the segments, from which videos, into how many blocks."""
 
-    entries: tuple[Entry, ...]
-    num_videos: int
-    num_blocks: int
+    entries: tuple[Entry, ...] = ()
+    videos: frozenset[str] = frozenset()
+    num_blocks: int = 0
+
+    def __add__(self, other: "Decoded") -> "Decoded":
+        """Both."""
+        return Decoded(
+            self.entries + other.entries,
+            self.videos | other.videos,
+            self.num_blocks + other.num_blocks,
+        )
 
 
 class BlockCache:
@@ -76,8 +57,10 @@ class BlockCache:
         self.windows = windows
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
+            self.claims = Claims(self.folder / "claims")
+            with tempfile.TemporaryFile(dir=self.folder) as probe:
+                # by the clock of the machine that holds the folder
+                self._opened_ns = os.fstat(probe.fileno()).st_mtime_ns
         except OSError as error:
             raise UserError(f"--cache_dir {folder} cannot be written: {error.strerror}") from error
 
@@ -107,115 +90,76 @@ class BlockCache:
         return keys
 
     def find(self, keys: Iterable[str]) -> dict[str, Entry]:
-        """The entries that are there, by key; shards with a wrong size are passed over."""
+        """The entries that are there, by key."""
+        return self._find(keys, written_since_ns=0)
+
+    def find_new(self, keys: Iterable[str]) -> dict[str, Entry]:
+        """Those that were written, by whatever run, since this object was made."""
+        return self._find(keys, written_since_ns=self._opened_ns)
+
+    def _find(self, keys: Iterable[str], written_since_ns: int) -> dict[str, Entry]:
         wanted = set(keys)
         found: dict[str, Entry] = {}
-        for index_path in self.folder.glob("*.json"):
-            try:
-                index = json.loads(index_path.read_text())
-            except ValueError as error:
-                logger.warning(
-                    "%s is damaged (%s); its segments are decoded anew", index_path, error
-                )
-                continue
-            shard = index_path.with_suffix(".arrow")
-            if not shard.is_file() or shard.stat().st_size != index["size_bytes"]:
-                continue
-            for fields in index["entries"]:
-                if fields["key"] in wanted:
-                    fields["run_lengths"] = tuple(fields["run_lengths"])
-                    found[fields["key"]] = Entry(**{**fields, "path": str(shard)})
+        with os.scandir(self.folder) as files:
+            names = [
+                file.name
+                for file in files
+                if file.name.endswith(".json") and file.stat().st_mtime_ns >= written_since_ns
+            ]
+        for name in names:
+            index = read_shard_index(self.folder / name)
+            if index is not None:
+                found |= {entry.key: entry for entry in index.entries if entry.key in wanted}
         return found
 
-    def decode(self, segments: Sequence[Segment], keys: Sequence[str]) -> DecodedShard:
-        """Decode segments, each of their videos in one pass, and write them as one shard.
+    def decode(self, segments: Sequence[Segment], keys: Sequence[str]) -> Decoded:
+        """Decode segments, each of their videos in one pass, and write them as shards.
 
-        Memory: the blocks of these segments and one frame at full size.
+        Memory: see ``SHARD_BYTES`` and ``decode_segments``; the number of segments and the length
+        of the videos do not matter.
+
+        Raises:
+            UserError: The shards cannot be written.
         """
-        rows: list[tuple[str, SegmentBlocks]] = []
-        videos = list(dict.fromkeys(segment.video for segment in segments))
-        for video in videos:
+        decoded = Decoded()
+        rows: list[DecodedSegment] = []
+        for video in dict.fromkeys(segment.video for segment in segments):
             chosen = [(s, k) for s, k in zip(segments, keys, strict=True) if s.video == video]
-            decoded = decode_segments(video, [s for s, _ in chosen], self.windows)
-            rows += zip([key for _, key in chosen], decoded, strict=True)
-        entries = self._write_shard(rows)
-        return DecodedShard(
-            entries,
-            num_videos=len(videos),
-            num_blocks=sum(len(blocks.pixels) for _, blocks in rows),
-        )
+            for place, blocks in decode_segments(video, [s for s, _ in chosen], self.windows):
+                rows.append(DecodedSegment(chosen[place][1], video, blocks))
+                num_blocks = sum(len(row.blocks.pixels) for row in rows)
+                if num_blocks * self.windows.image_size**2 * 3 >= SHARD_BYTES:
+                    decoded += self._write(rows)
+                    rows = []
+        return decoded + self._write(rows) if rows else decoded
 
-    def _write_shard(self, rows: Sequence[tuple[str, SegmentBlocks]]) -> tuple[Entry, ...]:
-        """Write blocks and index; the same content gets the same name, whoever writes it."""
-        name = hashlib.blake2b("".join(key for key, _ in rows).encode(), digest_size=12).hexdigest()
-        shard = self.folder / f"{name}.arrow"
+    def _write(self, rows: Sequence[DecodedSegment]) -> Decoded:
         try:
-            offset = _write_arrow(shard, rows, self.windows.image_size)
-            entries = []
-            for key, blocks in rows:
-                entries.append(
-                    Entry(
-                        key, str(shard), offset, blocks.run_lengths, blocks.reason, blocks.was_cut
-                    )
-                )
-                offset += sum(block.nbytes for block in blocks.pixels)
-            index = {
-                "size_bytes": shard.stat().st_size,
-                "windows": asdict(self.windows),
-                "entries": [
-                    {**asdict(entry), "path": shard.name}
-                    for entry, (_, blocks) in zip(entries, rows, strict=True)
-                    if blocks.is_lasting
-                ],
-            }
-            write_atomically(shard.with_suffix(".json"), json.dumps(index).encode())
+            entries = write_shard(self.folder, rows, self.windows)
         except OSError as error:
             raise UserError(
                 f"the cache {self.folder} cannot be written: {error.strerror or error}; "
                 "free some space or choose another --cache_dir"
             ) from error
-        return tuple(entries)
+        return Decoded(
+            entries,
+            frozenset(row.video for row in rows),
+            sum(len(row.blocks.pixels) for row in rows),
+        )
+
+    def mark_used(self, entries: Iterable[Entry]) -> None:
+        """Note on the shards that a run needs them today: a shard's own time tells its last use."""
+        for path in {entry.path for entry in entries}:
+            os.utime(path)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the cache from being pruned; the lock goes with the process, however it ends."""
+        with open_lock(self.folder) as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
 
 
-def read_blocks(entry: Entry, first: int, count: int, image_size: int) -> NDArray[np.uint8]:
-    """Read blocks ``[first, first + count)`` of a segment by position.
-
-    The file is opened for each read: a run may have more shards than a process may have open
-    files, and opening costs a tenth of the read.
-
-    Returns:
-        uint8 RGB (count, H, W, 3).
-
-    Raises:
-        OSError: The shard is gone or shorter than its index said.
-    """
-    block_bytes = image_size * image_size * 3
-    size = count * block_bytes
-    descriptor = os.open(entry.path, os.O_RDONLY)
-    try:
-        data = os.pread(descriptor, size, entry.offset + first * block_bytes)
-    finally:
-        os.close(descriptor)
-    if len(data) != size:
-        raise OSError(f"{entry.path} ends early; delete it and run again to decode it anew")
-    return np.frombuffer(data, dtype=np.uint8).reshape(count, image_size, image_size, 3)
-
-
-def _write_arrow(path: Path, rows: Sequence[tuple[str, SegmentBlocks]], image_size: int) -> int:
-    """Write blocks as one Arrow record batch; return the byte offset of the first one."""
-    blocks = [block for _, segment in rows for block in segment.pixels]
-    keys = [key for key, segment in rows for _ in segment.pixels]
-    pixels = b"".join(np.ascontiguousarray(block).tobytes() for block in blocks)
-    column = pa.Array.from_buffers(
-        pa.binary(image_size**2 * 3), len(blocks), [None, pa.py_buffer(pixels)]
-    )
-    batch = pa.record_batch({"key": pa.array(keys, pa.string()), "pixels": column})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    data = sink.getvalue()
-    write_atomically(path, data)
-    if not blocks:
-        return 0
-    stored = pa.ipc.open_file(data).get_batch(0).column("pixels")
-    return int(stored.buffers()[1].address - data.address)
+def open_lock(folder: Path) -> Any:
+    """The file that runs lock together and pruning locks alone."""
+    return (folder / ".in-use").open("a")

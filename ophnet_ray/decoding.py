@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray.data import TaskPoolStrategy
 
-from ophnet_ray.cache import BlockCache, DecodedShard
+from ophnet_ray.cache import BlockCache, Decoded
 from ophnet_ray.errors import UserError
 from ophnet_ray.filling import DecodeAll, DecodeTask, decode_task
 
@@ -19,7 +19,7 @@ def decode_on_ray(num_workers: int) -> DecodeAll:
     rows of its block with it.
     """
 
-    def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[DecodedShard]:
+    def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[Decoded]:
         def decode(row: dict[str, Any]) -> dict[str, Any]:
             try:
                 # our own objects travel as bytes: a column has a type, and bytes are the plainest

@@ -1,18 +1,22 @@
 """Bring every segment into the cache, decoding only what is not there yet."""
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ophnet_ray.annotations import Segment
-from ophnet_ray.cache import BlockCache, DecodedShard, Entry
+from ophnet_ray.cache import SHARD_BYTES, BlockCache, Decoded
+from ophnet_ray.shards import Entry
 
-SHARD_BYTES = 32_000_000
 TASKS_PER_WORKER = 4
+MAX_TASK_SEGMENTS = 128
+"""What a killed task loses at most, and the lock files it holds."""
 
 DecodeTask = list[tuple[Segment, str]]
-"""Segments, with their keys, that one worker decodes into one shard."""
+"""Segments, with their keys, that one worker decodes, each of their videos in one pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +30,16 @@ class FillProgress:
 
 @dataclass(frozen=True, slots=True)
 class FillResult:
-    """The entry of every segment, by segment id, and what it took."""
+    """The entry of every segment, by segment id, and what it took.
+
+    ``decoded_videos`` counts what this run decoded; another one may have helped.
+    """
 
     entries: Mapping[str, Entry]
     decoded_videos: int
 
 
-DecodeAll = Callable[[BlockCache, list[DecodeTask]], Iterator[DecodedShard]]
+DecodeAll = Callable[[BlockCache, list[DecodeTask]], Iterator[Decoded]]
 """Runs decode tasks in parallel, in any order."""
 
 
@@ -43,7 +50,7 @@ def fill_cache(
     decode_all: DecodeAll,
     on_progress: Callable[[FillProgress], None] | None = None,
 ) -> FillResult:
-    """Decode the segments that the cache lacks.
+    """Decode the segments that the cache lacks, and mark what it holds as used.
 
     Args:
         cache: Where to.
@@ -54,54 +61,91 @@ def fill_cache(
     """
     keys = cache.keys_of(segments)
     entries = cache.find(keys)
-    pending = [(s, k) for s, k in zip(segments, keys, strict=True) if k not in entries]
-    tasks = plan_tasks(pending, cache, num_workers)
-    total = len({segment.video for segment, _ in pending})
-    videos = blocks = 0
-    for shard in decode_all(cache, tasks) if tasks else ():
-        entries |= {entry.key: entry for entry in shard.entries}
-        videos += shard.num_videos
-        blocks += shard.num_blocks
+    # rows of the same interval share their blocks
+    pending = {k: s for s, k in zip(segments, keys, strict=True) if k not in entries}
+    tasks = plan_tasks([(s, k) for k, s in pending.items()], cache, num_workers)
+    left = Counter(segment.video for segment in pending.values())
+    total, num_blocks = len(left), 0
+    decoded: set[str] = set()
+    for done in decode_all(cache, tasks) if tasks else ():
+        entries |= {entry.key: entry for entry in done.entries}
+        left -= Counter(pending[entry.key].video for entry in done.entries)
+        decoded |= done.videos
+        num_blocks += done.num_blocks
         if on_progress:
-            on_progress(FillProgress(videos, total, blocks))
+            on_progress(FillProgress(total - len(left), total, num_blocks))
+    cache.mark_used(entries.values())
     by_id = {s.segment_id: entries[key] for s, key in zip(segments, keys, strict=True)}
-    return FillResult(by_id, videos)
+    return FillResult(by_id, len(decoded))
 
 
 def plan_tasks(pending: DecodeTask, cache: BlockCache, num_workers: int) -> list[DecodeTask]:
-    """Group segments so that a video stays whole and a shard is not larger than tens of MB.
+    """Group segments into tasks.
 
-    Short clips share a shard, as long as every worker gets a few tasks.
+    A video stays whole, so that it is read in one pass, unless a worker would be left without
+    work: then it is cut between segments. Short clips share a task, and so a shard of tens of MB,
+    as long as every worker gets a few tasks.
     """
     by_video: dict[str, DecodeTask] = {}
     for segment, key in pending:
         by_video.setdefault(segment.video, []).append((segment, key))
+    fair_share = math.ceil(len(pending) / num_workers)
+    parts = [
+        part
+        for rows in by_video.values()
+        for part in _cut_evenly(rows, min(fair_share, MAX_TASK_SEGMENTS))
+    ]
     w = cache.windows
     segment_bytes = w.max_frames // w.stride * w.image_size**2 * 3
-    most_segments = max(SHARD_BYTES // segment_bytes, 1)
-    most_videos = math.ceil(len(by_video) / (num_workers * TASKS_PER_WORKER))
+    most_segments = min(max(SHARD_BYTES // segment_bytes, 1), MAX_TASK_SEGMENTS)
+    most_parts = math.ceil(len(parts) / (num_workers * TASKS_PER_WORKER))
     tasks: list[DecodeTask] = []
-    videos_in_last = 0
-    for rows in by_video.values():
-        full = not tasks or len(tasks[-1]) + len(rows) > most_segments
-        if full or videos_in_last >= most_videos:
+    parts_in_last = 0
+    for part in parts:
+        full = not tasks or len(tasks[-1]) + len(part) > most_segments
+        if full or parts_in_last >= most_parts:
             tasks.append([])
-            videos_in_last = 0
-        tasks[-1] += rows
-        videos_in_last += 1
+            parts_in_last = 0
+        tasks[-1] += part
+        parts_in_last += 1
     return tasks
+
+
+def _cut_evenly(rows: DecodeTask, most: int) -> Iterator[DecodeTask]:
+    """Cut the segments of a video, in the order of time, into parts of at most ``most``."""
+    ordered = sorted(rows, key=lambda row: (row[0].start_s, row[0].end_s))
+    num_parts = math.ceil(len(ordered) / most)
+    bounds = [round(i * len(ordered) / num_parts) for i in range(num_parts + 1)]
+    for first, last in itertools.pairwise(bounds):
+        yield ordered[first:last]
 
 
 def decode_in_threads(num_workers: int) -> DecodeAll:
     """Decode in this process: the codec and numpy release the interpreter."""
 
-    def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[DecodedShard]:
+    def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[Decoded]:
         with ThreadPoolExecutor(num_workers, thread_name_prefix="decode") as pool:
             yield from pool.map(lambda task: decode_task(cache, task), tasks)
 
     return decode_all
 
 
-def decode_task(cache: BlockCache, task: DecodeTask) -> DecodedShard:
-    """Decode one task's segments into one shard."""
-    return cache.decode([segment for segment, _ in task], [key for _, key in task])
+def decode_task(cache: BlockCache, task: DecodeTask) -> Decoded:
+    """Bring one task's segments into the cache, sharing the work with runs that do the same.
+
+    What another run is decoding at this moment is left to it and waited for; should that run be
+    killed, it is decoded here after all.
+    """
+    pending = {key: segment for segment, key in task}
+    done = Decoded()
+    while pending:
+        with cache.claims.take_free(pending) as free:
+            done += Decoded(tuple(cache.find_new(pending).values()))
+            missing = free - {entry.key for entry in done.entries}
+            todo = [key for key in pending if key in missing]
+            done += cache.decode([pending[key] for key in todo], todo)
+        for entry in done.entries:
+            pending.pop(entry.key, None)
+        if pending:
+            cache.claims.wait_for(next(iter(pending)))
+    return done

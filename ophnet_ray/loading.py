@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ophnet_ray.cache import read_blocks
 from ophnet_ray.manifest import Item
 from ophnet_ray.sampling import Step, TrainingSampler, ValidationSampler
+from ophnet_ray.shards import read_blocks
 from ophnet_ray.windows import mean_of_blocks
 
 READ_THREADS = 2

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.annotations import Segment
-from ophnet_ray.cache import Entry
 from ophnet_ray.config import WindowConfig
+from ophnet_ray.shards import Entry
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ def read_segments(config: Config, console: Console) -> tuple[list[Segment], list
 
 def prepare_data(
     config: Config,
+    cache: BlockCache,
     segments: list[Segment],
     missing: list[Reject],
     run: RunDirectory,
@@ -60,7 +61,7 @@ def prepare_data(
     Raises:
         UserError: Too many rows cannot be read, or too few are left.
     """
-    filled = _fill(config, segments, resources, console)
+    filled = _fill(cache, segments, resources, console)
     phases = phase_vocabulary([*segments, *(reject.segment for reject in missing)])
     manifest, unreadable = build_manifest(segments, filled.entries, phases, config.windows)
     passport = write_account(segments, manifest, [*unreadable, *missing])
@@ -88,11 +89,10 @@ def prepare_data(
 
 
 def _fill(
-    config: Config, segments: list[Segment], resources: Resources, console: Console
+    cache: BlockCache, segments: list[Segment], resources: Resources, console: Console
 ) -> FillResult:
-    cache = BlockCache(config.run.cache_dir or "", config.windows)
     workers = resources.decode_workers
-    blocks_per_window = config.windows.window_size // config.windows.stride
+    blocks_per_window = cache.windows.window_size // cache.windows.stride
     started_s = time.monotonic()
     with console.stage("decode", len({segment.video for segment in segments})) as stage:
 

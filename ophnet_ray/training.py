@@ -9,6 +9,7 @@ from ray.exceptions import RayError
 from ray.train import TrainingFailedError, WorkerGroupError
 
 from ophnet_ray.atomic import copy_atomically
+from ophnet_ray.cache import BlockCache
 from ophnet_ray.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, log_to
@@ -56,11 +57,14 @@ def train(config: Config, console: Console) -> TrainingResult:
         try:
             result = run.read_result()
             if result is None:
-                with connect(config) as where:
+                cache = BlockCache(config.run.cache_dir or "", config.windows)
+                with cache.in_use(), connect(config) as where:
                     console.say(where)
                     resources = plan_resources(config)
                     check_backbone(config, console)
-                    manifest = prepare_data(config, segments, missing, run, resources, console)
+                    manifest = prepare_data(
+                        config, cache, segments, missing, run, resources, console
+                    )
                     result = fit(config, manifest, run, data_hash, resources, console)
             else:
                 console.say(f"complete already: {run.path} (another --name or --seed trains anew)")

@@ -1,5 +1,8 @@
 """Video file → frames with their times. The only module that imports a codec."""
 
+import itertools
+import logging
+from array import array
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +11,15 @@ from typing import Any
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
+
+from ophnet_ray.video_index import VideoIndex, plan_stretches
+
+logger = logging.getLogger(__name__)
+
+Packets = Iterator["av.Packet[Any]"]
 
 # A playlist format would let a "video" read other files of the machine.
 _OPEN_OPTIONS = {
@@ -35,24 +45,6 @@ _SKIPS_PACKET_BY_PACKET = frozenset({"h264", "hevc"})
 
 
 @dataclass(frozen=True, slots=True)
-class VideoIndex:
-    """What a video file holds, found without decoding it.
-
-    ``times_s``: float64 (N,), ascending presentation times of all frames, the first one at 0;
-    ``pts``: int64 (N,), the same in the stream's own unit.
-    """
-
-    times_s: NDArray[np.float64]
-    pts: NDArray[np.int64]
-
-    def frames_between(self, start_s: float, end_s: float) -> range:
-        """Indices of the frames shown first in ``[start_s, end_s)``."""
-        # annotations are rounded to the millisecond or so, times are not
-        bounds = np.searchsorted(self.times_s, [start_s - 1e-6, end_s - 1e-6])
-        return range(int(bounds[0]), int(bounds[1]))
-
-
-@dataclass(frozen=True, slots=True)
 class Frame:
     """A decoded frame: its index in presentation order and RGB pixels.
 
@@ -74,17 +66,23 @@ def read_video_index(path: str | Path) -> VideoIndex:
     with _open(path) as container:
         stream = container.streams.video[0]
         try:
-            pts = _packet_times(container, stream)
-            if pts is None:
+            packets = _read_packet_times(container, stream)
+            if packets is None:
                 # e.g. AVI, whose packets carry no presentation time: only decoding tells
                 container.seek(0)
-                pts = [frame.pts for frame in container.decode(stream) if frame.pts is not None]
+                decoded = (frame.pts for frame in container.decode(stream))
+                pts = array("q", (time for time in decoded if time is not None))
+                keys = np.empty(0, dtype=np.int64)
+            else:
+                pts, keys = packets
         except av.FFmpegError as error:
             raise _reading_error("read", error) from error
         if not pts or stream.time_base is None:
             raise VideoError("the file holds no video frame")
         ordered = np.unique(np.asarray(pts, dtype=np.int64))
-        return VideoIndex((ordered - ordered[0]) * float(stream.time_base), ordered)
+        times_s = (ordered - ordered[0]) * float(stream.time_base)
+        key_pts, key_dts = np.unique(keys.reshape(-1, 2), axis=0).T
+        return VideoIndex(times_s, ordered, key_pts, key_dts)
 
 
 def decode_frames(
@@ -92,9 +90,9 @@ def decode_frames(
 ) -> Iterator[Frame]:
     """Decode chosen frames in one pass, in presentation order.
 
-    Of the frames between the wanted ones only those are decoded that other frames refer to, and
-    none is converted. After a damaged packet nothing is trusted up to the next key frame: those
-    frames do not come.
+    Where a key frame lies between two wanted ones, the pass jumps to it. Of the other frames only
+    those are decoded that others refer to, and none is converted. After a damaged packet nothing
+    is trusted up to the next key frame: those frames do not come.
 
     Args:
         path: Video file.
@@ -109,24 +107,75 @@ def decode_frames(
     """
     if not len(wanted):
         return
+    stretches = plan_stretches(index, wanted)
+    with _open(path) as container:
+        for i, stretch in enumerate(stretches):
+            packets = _packets_from(container, index, stretch.key)
+            if packets is None:
+                logger.warning("%s: cannot jump to a key frame; it is decoded throughout", path)
+                remaining = np.concatenate([s.wanted for s in stretches[i:]])
+                break
+            yield from _decode_stretch(container, packets, index, stretch.wanted)
+        else:
+            return
+    with _open(path) as container:
+        yield from _decode_stretch(container, _packets(container), index, remaining)
+
+
+def _packets_from(container: InputContainer, index: VideoIndex, key: int | None) -> Packets | None:
+    """The packets from a key frame on, or from where the container is.
+
+    None when the container goes past the key frame: its own list of them may be wrong.
+    """
+    if key is None:
+        return _packets(container)
+    try:
+        container.seek(int(index.key_dts[key]), stream=container.streams.video[0])
+    except (av.FFmpegError, OSError) as error:
+        raise _reading_error("read", error) from error
+    packets = _packets(container)
+    first = next(packets, None)
+    if first is None or first.pts is None or first.pts > index.key_pts[key]:
+        return None
+    return itertools.chain([first], packets)
+
+
+def _packets(container: InputContainer) -> Packets:
+    """The packets of the stream; what storage does wrong meanwhile becomes a ``VideoError``."""
+    packets = iter(container.demux(container.streams.video[0]))
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError) as error:
+            raise _reading_error("read", error) from error
+        if packet is None:
+            return
+        yield packet
+
+
+def _decode_stretch(
+    container: InputContainer, packets: Packets, index: VideoIndex, wanted: NDArray[np.int64]
+) -> Iterator[Frame]:
     wanted_pts = {int(index.pts[i]): int(i) for i in wanted}
     last_pts = int(index.pts[wanted[-1]])
-    with _open(path) as container:
-        for pts, frame in _decode_sound(container, container.streams.video[0], wanted_pts):
-            if pts in wanted_pts:
-                pixels = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-                yield Frame(wanted_pts[pts], pixels, round(frame.rotation / 90) % 4)
-            if pts >= last_pts:
-                return
+    # one for all frames: each frame's own would be set up anew, with threads of its own
+    reformatter = VideoReformatter()
+    for pts, frame in _decode_sound(container.streams.video[0], packets, wanted_pts):
+        if pts in wanted_pts:
+            converted = reformatter.reformat(frame, format="rgb24", threads=1)
+            pixels = np.asarray(converted.to_ndarray(), dtype=np.uint8)
+            yield Frame(wanted_pts[pts], pixels, round(frame.rotation / 90) % 4)
+        if pts >= last_pts:
+            return
 
 
 def _decode_sound(
-    container: InputContainer, stream: VideoStream, wanted_pts: Collection[int]
+    stream: VideoStream, packets: Packets, wanted_pts: Collection[int]
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Times and frames in presentation order, without what damage may have reached."""
     can_skip = stream.codec_context.name in _SKIPS_PACKET_BY_PACKET
     damaged = False
-    for packet in _packets(container, stream):
+    for packet in packets:
         if can_skip:
             # a sixth to a quarter of the decoding is spared; the wanted frames are the same
             is_wanted = packet.pts is None or packet.pts in wanted_pts
@@ -140,19 +189,6 @@ def _decode_sound(
             damaged = bool(frame.is_corrupt or (damaged and not frame.key_frame))
             if frame.pts is not None and not damaged:
                 yield frame.pts, frame
-
-
-def _packets(container: InputContainer, stream: VideoStream) -> "Iterator[av.Packet[Any]]":
-    """The packets of the stream; what storage does wrong meanwhile becomes a ``VideoError``."""
-    packets = iter(container.demux(stream))
-    while True:
-        try:
-            packet = next(packets, None)
-        except (av.FFmpegError, OSError) as error:
-            raise _reading_error("read", error) from error
-        if packet is None:
-            return
-        yield packet
 
 
 def _reading_error(what: str, error: av.FFmpegError | OSError) -> VideoError:
@@ -176,13 +212,21 @@ def _open(path: str | Path) -> InputContainer:
     return container
 
 
-def _packet_times(container: InputContainer, stream: VideoStream) -> list[int] | None:
-    """Presentation times of the packets that are shown; None when packets do not carry them."""
-    pts = []
+def _read_packet_times(
+    container: InputContainer, stream: VideoStream
+) -> "tuple[array[int], NDArray[np.int64]] | None":
+    """Presentation times of the packets that are shown; (pts, dts) of the key frames, flat.
+
+    Arrays, not lists: hours of video take 8 bytes a frame. None when packets carry no times.
+    """
+    pts, keys = array("q"), array("q")
     for packet in container.demux(stream):
         if packet.size == 0 or packet.is_discard:
             continue
         if packet.pts is None:
             return None
         pts.append(packet.pts)
-    return pts
+        if packet.is_keyframe:
+            # Matroska tells no decoding times and is searched by presentation time
+            keys.extend((packet.pts, packet.pts if packet.dts is None else packet.dts))
+    return pts, np.asarray(keys, dtype=np.int64)

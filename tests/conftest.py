@@ -26,14 +26,14 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
-def write_video(path: Path, frames, frame_rate: int = 10, codec: str = "libx264", gop: int = 12):
+def write_video(path: Path, frames, frame_rate: int = 10, codec="libx264", gop=12, **options):
     """Encode RGB frames (uint8 (H, W, 3)) so that flat colours survive within 2 levels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(frame_rate))
         stream.codec_context.thread_count = 1
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "8", "g": str(gop)}
+        stream.options = {"crf": "8", "g": str(gop), **options}
         for i, frame in enumerate(frames):
             if i == 0:
                 stream.height, stream.width = frame.shape[:2]

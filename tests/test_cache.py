@@ -12,10 +12,11 @@ import pytest
 from conftest import grey_frames, write_video
 
 from ophnet_ray.annotations import Segment
-from ophnet_ray.cache import BlockCache, read_blocks
+from ophnet_ray.cache import BlockCache
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.errors import UserError
 from ophnet_ray.filling import decode_in_threads, fill_cache
+from ophnet_ray.shards import read_blocks
 from ophnet_ray.windows import cut_windows, mean_of_blocks, plan_blocks, plan_runs
 
 pytestmark = pytest.mark.unit
@@ -155,12 +156,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         BlockCache(tmp_path / "file", WINDOWS)
 
 
-def test_the_index_names_every_segment(tmp_path, video):
+def test_the_indexes_name_every_segment(tmp_path, video):
     fill(tmp_path / "cache", [segment(video, i, i + 1) for i in range(5)])
-    (index,) = (tmp_path / "cache").rglob("*.json")
-    content = json.loads(index.read_text())
-    assert len(content["entries"]) == 5
-    assert content["size_bytes"] == index.with_suffix(".arrow").stat().st_size
+    indexes = list((tmp_path / "cache").rglob("*.json"))
+    contents = [json.loads(index.read_text()) for index in indexes]
+    assert sum(len(content["entries"]) for content in contents) == 5
+    for index, content in zip(indexes, contents, strict=True):
+        assert content["size_bytes"] == index.with_suffix(".arrow").stat().st_size
 
 
 @pytest.mark.parametrize("name", ["eye_surgery/seqA_1080p.mp4", "endoscopy/endo.mp4"])

@@ -1,10 +1,13 @@
 """Real files through the decoder, against OpenCV as an independent reader."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 from conftest import grey_frames, write_video
 
+from ophnet_ray.video_index import VideoIndex, plan_stretches
 from ophnet_ray.videos import VideoError, decode_frames, read_video_index
 
 pytestmark = pytest.mark.unit
@@ -45,9 +48,39 @@ def test_skipping_what_is_not_needed_does_not_change_the_rest(tmp_path):
         np.testing.assert_array_equal(frame.pixels, every[frame.index].pixels)
 
 
-def test_a_segment_begins_and_ends_between_frames():
-    from ophnet_ray.videos import VideoIndex
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.mov", "v.webm", "open_gop.mp4", "v.avi"])
+def test_jumping_to_key_frames_changes_no_pixel(tmp_path, name):
+    codec = {"v.webm": "libvpx", "v.avi": "mpeg4"}.get(name, "libx264")
+    options = {"x264-params": "open-gop=1:bframes=3"} if name.startswith("open") else {}
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 40, (110, 32, 32, 3), dtype=np.uint8)
+    frames = [grey + n for grey, n in zip(grey_frames(110), noise, strict=True)]
+    path = write_video(tmp_path / name, frames, codec=codec, gop=10, **options)
+    index, every = decode_all(path)
+    jumps = 0
+    for first in range(30):
+        wanted = np.unique(np.concatenate([[first], rng.integers(first, 110, 4)]))
+        jumps += sum(stretch.key is not None for stretch in plan_stretches(index, wanted))
+        some = list(decode_frames(path, index, wanted))
+        assert [frame.index for frame in some] == wanted.tolist()
+        for frame in some:
+            np.testing.assert_array_equal(frame.pixels, every[frame.index].pixels)
+    assert jumps > 30 or name == "v.avi"  # whose packets carry no times to jump to
 
+
+def test_a_list_of_key_frames_that_is_wrong_costs_time_and_no_frame(tmp_path, caplog):
+    path = write_video(tmp_path / "v.mp4", grey_frames(100), gop=10)
+    index = read_video_index(path)
+    wrong = replace(index, key_dts=index.key_dts + index.key_dts[3])
+    wanted = np.asarray([3, 40, 41, 75])
+    frames = list(decode_frames(path, wrong, wanted))
+    assert [frame.index for frame in frames] == wanted.tolist()
+    means = [frame.pixels.mean() for frame in frames]
+    np.testing.assert_allclose(means, 2 * wanted, atol=3)
+    assert "cannot jump" in caplog.text
+
+
+def test_a_segment_begins_and_ends_between_frames():
     index = VideoIndex(np.arange(10) / 30, np.arange(10))
     assert index.frames_between(0.0, 0.1) == range(3)
     assert index.frames_between(0.1, 0.1667) == range(3, 6)

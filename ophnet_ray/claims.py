@@ -1,0 +1,70 @@
+"""Who decodes what: several runs that fill one cache share the work.
+
+A claim is a lock on a file of its own. It goes with the process that holds it, however that ends,
+so that nothing is left waiting for a killed one.
+"""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+class Claims:
+    """Claims on names.
+
+    Args:
+        folder: Of the lock files; made when it is missing. Runs on several machines share their
+            work when its file system passes locks on, else each does all of it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+
+    @contextmanager
+    def take_free(self, names: Iterable[str]) -> Iterator[set[str]]:
+        """Claim those names that nobody else holds, for as long as the context lasts."""
+        with ExitStack() as held:
+            yield {name for name in names if held.enter_context(self._lock(name, wait=False))}
+
+    def wait_for(self, name: str) -> None:
+        """Wait until nobody holds the name."""
+        logger.info("waiting for another run that decodes %s", name)
+        with self._lock(name, wait=True):
+            pass
+
+    @contextmanager
+    def _lock(self, name: str, *, wait: bool) -> Iterator[bool]:
+        path = self.folder / name
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                os.close(descriptor)
+                yield False
+                return
+            except OSError as error:
+                logger.warning("%s knows no locks (%s); the work is not shared", path, error)
+                break
+            if _is_at(descriptor, path):
+                break
+            os.close(descriptor)  # the one before has just removed this file
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
