@@ -2,13 +2,17 @@
 
 import io
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from typing import TypeVar
 
 import tyro
+from tyro.extras import subcommand_cli_from_dict
 
 from ophnet_ray.config import Config, demo_config, dump_config, read_config
 from ophnet_ray.errors import TrainingError, UserError
+
+Command = TypeVar("Command")
 
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -30,22 +34,16 @@ def parse_config(argv: Sequence[str], prog: str, description: str) -> Config:
     def parse(base: Config) -> Config:
         if config_path is not None:
             base = read_config(config_path, base)
-        complaint = io.StringIO()
-        try:
-            with redirect_stderr(complaint):
-                return tyro.cli(
-                    tyro.conf.OmitArgPrefixes[Config],
-                    prog=prog,
-                    description=f"{description} Also: --config FILE (settings as --print_config "
-                    "prints them; flags go before), --print_config.",
-                    args=argv,
-                    default=base,
-                    use_underscores=True,
-                )
-        except SystemExit as ended:
-            if ended.code == EXIT_USER_ERROR:
-                raise UserError(_in_one_line(complaint.getvalue())) from None
-            raise
+        with _complaint_in_one_line():
+            return tyro.cli(
+                tyro.conf.OmitArgPrefixes[Config],
+                prog=prog,
+                description=f"{description} Also: --config FILE (settings as --print_config "
+                "prints them; flags go before), --print_config.",
+                args=argv,
+                default=base,
+                use_underscores=True,
+            )
 
     config = parse(Config())
     if config.data.csv_path is None:
@@ -54,6 +52,31 @@ def parse_config(argv: Sequence[str], prog: str, description: str) -> Config:
         print(dump_config(config), end="")
         raise SystemExit(0)
     return config
+
+
+def parse_command(
+    commands: dict[str, Callable[..., Command]], argv: Sequence[str], prog: str
+) -> Command:
+    """Read a sub-command and its flags.
+
+    Args:
+        commands: Dataclasses by name; their docstrings are the help.
+        argv: Arguments, the sub-command first.
+        prog: Name of the program, for the help.
+
+    Raises:
+        UserError: The sub-command or a flag is wrong.
+        SystemExit: Code 0, after ``--help``.
+    """
+    with _complaint_in_one_line():
+        command: Command = subcommand_cli_from_dict(
+            commands,
+            prog=prog,
+            args=argv,
+            use_underscores=True,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+        return command
 
 
 def run_program(main: Callable[[], None]) -> None:
@@ -69,6 +92,18 @@ def run_program(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last epoch", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+@contextmanager
+def _complaint_in_one_line() -> Iterator[None]:
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            yield
+    except SystemExit as ended:
+        if ended.code == EXIT_USER_ERROR:
+            raise UserError(_in_one_line(complaint.getvalue())) from None
+        raise
 
 
 def _in_one_line(complaint: str) -> str:

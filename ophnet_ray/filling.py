@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,9 @@ def fill_cache(
     # rows of the same interval share their blocks
     pending = {k: s for s, k in zip(segments, keys, strict=True) if k not in entries}
     tasks = plan_tasks([(s, k) for k, s in pending.items()], cache, num_workers)
+    # two runs that start together begin at different places, so as not to wait for each other
+    first = os.getpid() % max(len(tasks), 1)
+    tasks = tasks[first:] + tasks[:first]
     left = Counter(segment.video for segment in pending.values())
     total, num_blocks = len(left), 0
     decoded: set[str] = set()

@@ -1,0 +1,15 @@
+"""What is not training: ``python -m ophnet_ray --help``."""
+
+import sys
+
+from ophnet_ray.cache_command import CacheCommand
+from ophnet_ray.cli import parse_command, run_program
+
+
+def main() -> None:
+    """Run a sub-command."""
+    parse_command({"cache": CacheCommand}, sys.argv[1:], "python -m ophnet_ray").run()
+
+
+if __name__ == "__main__":
+    run_program(main)

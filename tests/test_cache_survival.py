@@ -1,0 +1,201 @@
+"""Real processes at work on one cache: together, killed, on a full disk; and pruning it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import grey_frames, write_video
+
+from ophnet_ray.annotations import Segment
+from ophnet_ray.cache import BlockCache
+from ophnet_ray.cache_inventory import list_leftovers, list_shards, prune
+from ophnet_ray.config import WindowConfig
+from ophnet_ray.errors import UserError
+from ophnet_ray.filling import decode_in_threads, fill_cache
+from ophnet_ray.shards import read_blocks
+
+pytestmark = pytest.mark.unit
+
+WINDOWS = WindowConfig(image_size=32)
+NUM_VIDEOS, SEGMENTS_A_VIDEO = 16, 6
+
+FILL = """
+import sys
+from pathlib import Path
+from test_cache_survival import fill, segments_of
+print("ready", flush=True)
+sys.stdin.readline()
+filled = fill(sys.argv[1], segments_of(Path(sys.argv[2])))
+print(filled.decoded_videos, sum(bool(entry.reason) for entry in filled.entries.values()))
+"""
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    first = write_video(folder / "v00.mp4", grey_frames(120, size=320), gop=10)
+    for i in range(1, NUM_VIDEOS):
+        shutil.copyfile(first, folder / f"v{i:02d}.mp4")
+    return folder
+
+
+def segments_of(folder):
+    return [
+        Segment(f"{video.stem}:{i}", video.stem, str(video), 2.0 * i, 2.0 * i + 2, "a", "train")
+        for video in sorted(folder.glob("v*.mp4"))
+        for i in range(SEGMENTS_A_VIDEO)
+    ]
+
+
+def fill(folder, segments):
+    return fill_cache(BlockCache(folder, WINDOWS), segments, 2, decode_in_threads(2))
+
+
+def start_filling(cache, videos):
+    process = subprocess.Popen(
+        [sys.executable, "-c", FILL, str(cache), str(videos)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(process):
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def assert_right(entries, folder):
+    """Every block is there, and holds the mean of its frames: frame k is a flat grey 2k."""
+    for segment in segments_of(folder):
+        entry = entries[segment.segment_id]
+        assert entry.run_lengths == (2,), entry.reason
+        means = read_blocks(entry, 0, 2, 32).mean(axis=(1, 2, 3))
+        first = 10 * segment.start_s + 2  # two whole blocks in the middle of 20 frames
+        np.testing.assert_allclose(means, [2 * (first + 3.5), 2 * (first + 11.5)], atol=3)
+
+
+def test_two_first_runs_at_once_decode_each_video_once_in_all(videos, tmp_path):
+    runs = [start_filling(tmp_path / "cache", videos) for _ in range(2)]
+    for process in runs:
+        go(process)
+    answers = [[int(n) for n in process.communicate(timeout=60)[0].split()] for process in runs]
+    decoded = [num_decoded for num_decoded, _ in answers]
+    assert sum(decoded) == NUM_VIDEOS
+    assert [num_rejected for _, num_rejected in answers] == [0, 0]
+    print(f"decoded by the one and by the other: {decoded}")
+    assert min(decoded) > 0, "they did not run at the same time"
+    again = fill(tmp_path / "cache", segments_of(videos))
+    assert again.decoded_videos == 0
+    assert_right(again.entries, videos)
+    assert not list((tmp_path / "cache").rglob("claims/*"))
+
+
+def test_a_run_that_waits_for_a_killed_one_does_its_work(videos, tmp_path):
+    cache = tmp_path / "cache"
+    killed = start_filling(cache, videos)
+    go(killed)
+    deadline = time.monotonic() + 30
+    while not list(cache.rglob("*.arrow")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGSTOP)  # its claims are held, nothing moves
+    waiting = start_filling(cache, videos)
+    go(waiting)
+    time.sleep(1)
+    assert waiting.poll() is None, "it did not wait for the segments that the other one claims"
+    killed.kill()
+    killed.wait()
+    num_decoded, num_rejected = (int(n) for n in waiting.communicate(timeout=60)[0].split())
+    assert 0 < num_decoded < NUM_VIDEOS
+    assert num_rejected == 0
+    again = fill(cache, segments_of(videos))
+    assert again.decoded_videos == 0
+    assert_right(again.entries, videos)
+
+
+def test_a_full_disk_is_named_and_what_was_written_is_whole(videos, tmp_path):
+    """A real full disk: a small file system in memory, mounted for one process alone."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    code = (
+        "from pathlib import Path; from test_cache_survival import *\n"
+        f"folder, segments = Path({str(disk)!r}) / 'cache', segments_of(Path({str(videos)!r}))\n"
+        "try: fill(folder, segments)\n"
+        "except UserError as error: print(error)\n"
+        "found = BlockCache(folder, WINDOWS)\n"
+        "keys = found.keys_of(segments)\n"
+        "entries = found.find(keys)\n"
+        "sums = [read_blocks(e, 0, 2, 32).mean() for e in entries.values()]\n"
+        "print(len(keys), len(entries), len(list_leftovers(folder)))\n"
+    )
+    mount = f"mount -t tmpfs -o size=200k tmpfs {disk} && exec {sys.executable} -c"
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", f'{mount} "$0"', code],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parent,
+    )
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    error, counts = done.stdout.splitlines()
+    assert "cannot be written: No space left on device; free some space" in error
+    num_segments, num_found, num_leftovers = (int(n) for n in counts.split())
+    assert 0 < num_found < num_segments
+    assert num_leftovers == 0
+
+
+def test_pruning_removes_what_no_run_of_the_last_days_used(videos, tmp_path):
+    cache, segments = tmp_path / "cache", segments_of(videos)
+    fill(cache, segments[:12])
+    fill(cache, segments)
+    old_s = time.time() - 40 * 86_400
+    for shard in list_shards(cache):
+        os.utime(shard.index.shard, (old_s, old_s))
+    fill(cache, segments[:12])  # a run that needs two of the videos
+    torn = cache / "blocks-v2" / ".torn.arrow.x1"
+    torn.write_bytes(b"half")
+    os.utime(torn, (old_s, old_s))
+    older = cache / "blocks-v1"
+    older.mkdir()
+    (older / "a.arrow").touch()
+    assert {leftover.path.name for leftover in list_leftovers(cache)} == {torn.name, "a.arrow"}
+    removed = prune(cache, unused_days=30)
+    assert removed.num_leftovers == 2
+    assert removed.num_shards > 0
+    assert fill(cache, segments[:12]).decoded_videos == 0
+    assert fill(cache, segments).decoded_videos == NUM_VIDEOS - 2
+
+
+def test_a_cache_is_not_pruned_under_a_run(videos, tmp_path):
+    segments = segments_of(videos)[:6]
+    fill(tmp_path, segments)
+    with BlockCache(tmp_path, WINDOWS).in_use(), pytest.raises(UserError, match="being used"):
+        prune(tmp_path, unused_days=0)
+    assert prune(tmp_path, unused_days=0).num_shards > 0
+
+
+def test_the_command_tells_what_is_there(videos, tmp_path):
+    fill(tmp_path, segments_of(videos))
+    command = [sys.executable, "-m", "ophnet_ray", "cache", "--cache_dir", str(tmp_path)]
+    listed = subprocess.run([*command, "--list"], capture_output=True, text=True, check=True)
+    header, row, _ = listed.stdout.splitlines()
+    assert header.split()[:4] == ["image", "stride", "frames", "coverage"]
+    num_segments = NUM_VIDEOS * SEGMENTS_A_VIDEO
+    assert row.split()[:7] == ["32", "8", "64", "spread", str(NUM_VIDEOS), str(num_segments), "0"]
+    assert row.endswith("today")
+    pruned = subprocess.run([*command, "--prune"], capture_output=True, text=True, check=True)
+    assert pruned.stdout.startswith("removed 0 shards not used for 30 days and 0 leftovers")
+    neither = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (neither.returncode, neither.stderr) == (2, "error: cache: give --list or --prune\n")
