@@ -118,8 +118,9 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         windows = cut_windows(item.entry.run_lengths, self._blocks_per_window)
         pick = int(hash_ids(self._ids[[index]], self._seed, self._epoch)[0] % len(windows))
         first, count = windows[pick]
-        pixels = read_window(item, int(first), int(count), self._image_size)
-        batch = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
+        pixels = np.empty((self._image_size, self._image_size, 3), dtype=np.uint8)
+        read_window(item, int(first), int(count), pixels)
+        batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         image, mask = prepare_batch(to_unit(batch), self._mean, self._std, self._mask)
         label = one_hot(torch.tensor([item.label]), self._num_classes)
         return {"image": image[0], "mask": mask[0], "label": label[0]}

@@ -58,11 +58,14 @@ class WindowLoader:
                 yield waiting.popleft().result()
 
     def _read_batch(self, step: Step) -> dict[str, Tensor]:
-        size = self._image_size
-        pixels = np.zeros((len(step.windows), size, size, 3), dtype=np.uint8)
+        shape = (self._image_size, self._image_size, 3)
+        pixels = np.empty((len(step.windows), *shape), dtype=np.uint8)
+        scratch = np.empty((max(step.windows[:, 2].max(), 1), *shape), dtype=np.uint8)
         for target, (segment, first, count) in zip(pixels, step.windows.tolist(), strict=True):
-            if segment >= 0:
-                target[:] = read_window(self._items[segment], first, count, size)
+            if segment < 0:
+                target[:] = 0
+            else:
+                read_window(self._items[segment], first, count, target, scratch)
         segments = step.windows[:, 0]
         labels = np.where(segments >= 0, self._labels[segments], 0)
         return {
@@ -74,6 +77,24 @@ class WindowLoader:
         }
 
 
-def read_window(item: Item, first: int, count: int, image_size: int) -> NDArray[np.uint8]:
-    """The mean image of a window, uint8 RGB (H, W, 3)."""
-    return mean_of_blocks(read_blocks(item.entry, first, count, image_size))
+def read_window(
+    item: Item,
+    first: int,
+    count: int,
+    out: NDArray[np.uint8],
+    scratch: NDArray[np.uint8] | None = None,
+) -> None:
+    """Read the mean image of a window.
+
+    Args:
+        item: The segment.
+        first: First block of the window.
+        count: Its blocks.
+        out: uint8 (S, S, 3), becomes the mean, RGB.
+        scratch: At least ``count`` blocks of memory that may be overwritten.
+    """
+    if count == 1:
+        read_blocks(item.entry, first, out[None])
+    else:
+        blocks = np.empty((count, *out.shape), dtype=np.uint8) if scratch is None else scratch
+        mean_of_blocks(read_blocks(item.entry, first, blocks[:count]), out)

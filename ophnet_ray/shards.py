@@ -115,10 +115,8 @@ def read_shard_index(path: Path) -> ShardIndex | None:
     return ShardIndex(shard, index["windows"], tuple(index["videos"]), tuple(entries))
 
 
-def read_blocks(
-    entry: Entry, first: int, count: int, image_size: int, out: NDArray[np.uint8] | None = None
-) -> NDArray[np.uint8]:
-    """Read blocks ``[first, first + count)`` of a segment by position.
+def read_blocks(entry: Entry, first: int, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Read blocks ``[first, first + len(out))`` of a segment by position.
 
     The file is opened for each read: a run may have more shards than a process may have open
     files, and opening costs a tenth of the read.
@@ -126,28 +124,23 @@ def read_blocks(
     Args:
         entry: The segment.
         first: First block, counted from the segment's own.
-        count: Blocks.
-        image_size: Height and width of a block, pixels.
-        out: At least ``count`` blocks of memory to read into; fresh memory costs half of a read.
+        out: uint8 (N, S, S, 3) in one piece of memory; becomes the blocks, RGB.
 
     Returns:
-        uint8 RGB (count, H, W, 3).
+        ``out``.
 
     Raises:
         OSError: The shard is gone or shorter than its index said.
     """
-    block_bytes = image_size * image_size * 3
-    if out is None:
-        out = np.empty((count, image_size, image_size, 3), dtype=np.uint8)
-    blocks = out[:count]
     descriptor = os.open(entry.path, os.O_RDONLY)
     try:
-        size_bytes = os.preadv(descriptor, [blocks.data], entry.offset + first * block_bytes)
+        block_bytes = out.nbytes // len(out)
+        size_bytes = os.preadv(descriptor, [out.data], entry.offset + first * block_bytes)
     finally:
         os.close(descriptor)
-    if size_bytes != count * block_bytes:
+    if size_bytes != out.nbytes:
         raise OSError(f"{entry.path} ends early; delete it and run again to decode it anew")
-    return blocks
+    return out
 
 
 def _write_arrow(path: Path, rows: Sequence[DecodedSegment], image_size: int) -> int:

@@ -35,7 +35,8 @@ def fill(folder, segments, windows=WINDOWS):
 
 
 def read(entry, windows=WINDOWS):
-    return read_blocks(entry, 0, sum(entry.run_lengths), windows.image_size)
+    size = windows.image_size
+    return read_blocks(entry, 0, np.empty((sum(entry.run_lengths), size, size, 3), np.uint8))
 
 
 @pytest.fixture
