@@ -109,6 +109,8 @@ class RunConfig:
     """Name of the run (default: from the CSV's name and the settings). The same name resumes."""
     cache_dir: str | None = None
     """Folder of the decoded windows (default: <storage_path>/cache)."""
+    every_n_train_steps: int | None = None
+    """Keep a checkpoint after so many steps, too (default: after each epoch only)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +200,10 @@ class Config:
             (t.seed >= 0, f"--seed {t.seed}: must not be negative"),
             (0 < d.val_fraction < 1, f"--val_fraction {d.val_fraction}: must be between 0 and 1"),
             (0 <= d.max_rejected <= 1, f"--max_rejected {d.max_rejected}: must be 0 to 1"),
+            (
+                self.run.every_n_train_steps is None or self.run.every_n_train_steps >= 1,
+                f"--every_n_train_steps {self.run.every_n_train_steps}: must be at least 1",
+            ),
             (self.run.num_workers >= 1, f"--num_workers {self.run.num_workers}: at least 1"),
             (
                 self.run.name is None
@@ -218,7 +224,7 @@ def demo_config() -> Config:
         pretrained=False,
         lr=2e-3,
         lr_schedule="one_cycle",
-        max_epochs=20,
+        max_epochs=24,
     )
 
 

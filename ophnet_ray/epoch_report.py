@@ -1,4 +1,4 @@
-"""After each epoch, in a train worker: keep checkpoint and scores, and tell the driver."""
+"""In a train worker: keep checkpoints and scores, and tell the driver."""
 
 import math
 import time
@@ -17,11 +17,13 @@ from ophnet_ray.checkpoints import (
     Checkpoint,
     commit_checkpoint,
     prune_checkpoints,
+    prune_unfinished,
     temporary_file,
 )
 from ophnet_ray.config import Config
 from ophnet_ray.hashing import hash_ids
 from ophnet_ray.lightning_module import SurgicalPhaseModule
+from ophnet_ray.loading import WindowLoader
 from ophnet_ray.manifest import Manifest
 from ophnet_ray.ray_cluster import Resources
 from ophnet_ray.run_directory import RunDirectory
@@ -42,12 +44,17 @@ class TrainLoopConfig:
 class EpochReport(CheckpointCallback):
     """After each epoch: checkpoint, ``metrics.jsonl``, a report to Ray Train and to the driver.
 
+    Inside an epoch, every so many steps, a checkpoint from which it goes on to the same weights:
+    it holds the state of each worker beside the model's.
+
     A subclass of Lightning's ``Checkpoint``, since those run after the module's own hooks.
     """
 
     def __init__(self, loop: TrainLoopConfig) -> None:
         self._loop = loop
         self._epoch_started_s = self._status_sent_s = 0.0
+        self._is_inside_epoch = False
+        self._worker_state: dict[str, Any] | None = None
         self.history: list[dict[str, float]] = []
         self.checkpoints: list[Checkpoint] = []
         self.failure = ""
@@ -67,10 +74,55 @@ class EpochReport(CheckpointCallback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Tell the driver, once a second."""
+        """Tell the driver, once a second; keep a checkpoint when it is time."""
+        step = batch_idx + 1
         if trainer.is_global_zero and time.monotonic() - self._status_sent_s > 1:
             self._status_sent_s = time.monotonic()
-            self._loop.status.update.remote(epoch=trainer.current_epoch, step=batch_idx + 1)
+            self._loop.status.update.remote(epoch=trainer.current_epoch, step=step)
+        every = self._loop.config.run.every_n_train_steps
+        # between two optimiser steps there are gradients that no checkpoint holds
+        if every and step % (every * trainer.accumulate_grad_batches) == 0:
+            self._keep_unfinished(trainer, step)
+
+    def _keep_unfinished(self, trainer: L.Trainer, step: int) -> None:
+        if step >= trainer.num_training_batches:
+            return  # the epoch's own checkpoint comes next
+        folder, epoch = self._loop.run.checkpoints, trainer.current_epoch
+        self._is_inside_epoch = True
+        trainer.save_checkpoint(temporary_file(folder, epoch, step))
+        self._is_inside_epoch = False
+        if trainer.is_global_zero:
+            commit_checkpoint(folder, epoch, {}, step)
+            # the one before stays, in case that this one is torn
+            prune_unfinished(folder, keep=2)
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take over history and, inside an epoch, this worker's state."""
+        payload = checkpoint[PAYLOAD_KEY]
+        self.history = payload["history"]
+        if payload["workers"]:
+            self._worker_state = payload["workers"][trainer.global_rank]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Go to the position inside the epoch.
+
+        Lightning does it itself, but for modules that ask for the number of steps: then it has made
+        the loader before it knows the position.
+        """
+        if self._worker_state is not None:
+            _loader_of(trainer).load_state_dict(self._worker_state["loader"])
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Go on with this worker's own state: Lightning starts no epoch in its middle."""
+        if self._worker_state is not None:
+            _module_of(pl_module).load_worker_state(self._worker_state["module"])
+            _set_random_state(self._worker_state["random"])
+            self._epoch_started_s = time.monotonic() - self._worker_state["seconds"]
+            self._worker_state = None
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -94,7 +146,25 @@ class EpochReport(CheckpointCallback):
             "data_hash": loop.data_hash,
             "history": self.history,
             "confusion": _module_of(pl_module).confusion.tolist(),
+            "workers": self._gather_worker_states(trainer, _module_of(pl_module)),
         }
+
+    def _gather_worker_states(
+        self, trainer: L.Trainer, module: SurgicalPhaseModule
+    ) -> list[dict[str, Any]]:
+        """Of all workers, by rank; none at the end of an epoch, when they are alike."""
+        if not self._is_inside_epoch:
+            return []
+        state = {
+            "module": module.worker_state(),
+            "loader": _loader_of(trainer).state_dict(),
+            "random": _random_state(),
+            "seconds": time.monotonic() - self._epoch_started_s,
+        }
+        states: list[Any] = [state] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, state)
+        return states
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the epoch. Runs on every worker; only the first one writes."""
@@ -112,6 +182,7 @@ class EpochReport(CheckpointCallback):
             **metrics,
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "seconds": round(time.monotonic() - self._epoch_started_s, 3),
+            "data_wait_share": round(_loader_of(trainer).wait_share, 4),
         }
         self.history = [*self.history, record]
         run = self._loop.run
@@ -122,6 +193,7 @@ class EpochReport(CheckpointCallback):
             return
         written = commit_checkpoint(run.checkpoints, trainer.current_epoch, metrics)
         self.checkpoints = prune_checkpoints([*self.checkpoints, written])
+        prune_unfinished(run.checkpoints, keep=0)
         run.write_metrics(self.history)
         self._loop.status.update.remote(epoch=trainer.current_epoch + 1, step=0, metrics=record)
         ray.train.report(
@@ -135,3 +207,23 @@ def _module_of(pl_module: L.LightningModule) -> SurgicalPhaseModule:
     if not isinstance(pl_module, SurgicalPhaseModule):
         raise TypeError(f"expected a SurgicalPhaseModule, not {type(pl_module).__name__}")
     return pl_module
+
+
+def _loader_of(trainer: L.Trainer) -> WindowLoader:
+    loader = trainer.train_dataloader
+    if not isinstance(loader, WindowLoader):
+        raise TypeError(f"expected a WindowLoader, not {type(loader).__name__}")
+    return loader
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

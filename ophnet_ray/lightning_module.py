@@ -1,5 +1,6 @@
 """Loss, metrics and optimiser around the model."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import lightning as L  # noqa: N812 - Lightning's own convention
@@ -87,6 +88,23 @@ class SurgicalPhaseModule(L.LightningModule):
         """Start the sums of the epoch."""
         self._train_sums = torch.zeros(2, device=self.device)
 
+    def worker_state(self) -> dict[str, Tensor]:
+        """What each worker has of its own inside an epoch: batch-norm statistics and sums."""
+        return {name: buffer.cpu() for name, buffer in self._statistics()} | {
+            "train_sums": self._train_sums.cpu()
+        }
+
+    def load_worker_state(self, state: dict[str, Tensor]) -> None:
+        """Go on where ``worker_state`` was taken."""
+        for name, buffer in self._statistics():
+            buffer.copy_(state[name])
+        self._train_sums = state["train_sums"].to(self.device)
+
+    def _statistics(self) -> Iterator[tuple[str, Tensor]]:
+        for name, buffer in self.model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                yield name, buffer
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean of the weighted cross-entropies of the batch."""
         labels = _as_indices(batch["label"])
@@ -106,10 +124,9 @@ class SurgicalPhaseModule(L.LightningModule):
         """
         if self.trainer.world_size == 1:
             return
-        for name, buffer in self.model.named_buffers():
-            if name.endswith(("running_mean", "running_var")):
-                mean: Any = self.trainer.strategy.reduce(buffer.clone(), reduce_op="mean")
-                buffer.copy_(mean)
+        for _, buffer in self._statistics():
+            mean: Any = self.trainer.strategy.reduce(buffer.clone(), reduce_op="mean")
+            buffer.copy_(mean)
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums of the validation."""

@@ -1,5 +1,6 @@
 """Batches of windows from the cache: the order first, the pixels last, a few batches ahead."""
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,21 +42,48 @@ class WindowLoader:
         self._items = items
         self._labels = np.asarray([item.label for item in items], dtype=np.int64)
         self._image_size = image_size
+        self._position = self._resume_at = 0
+        self._wait_s = self._use_s = 0.0
 
     def __len__(self) -> int:
-        """Steps an epoch."""
+        """Steps of a whole epoch."""
         return len(self.sampler)
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the time since the iteration began that the consumer waited for batches."""
+        return self._wait_s / max(self._wait_s + self._use_s, 1e-9)
+
+    def state_dict(self) -> dict[str, int]:
+        """The position inside the epoch: Lightning keeps it in each checkpoint."""
+        return {"position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next iteration at a position; those after it begin at 0 again."""
+        self._resume_at = state["position"] % len(self)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Yield the batches in the sampler's order."""
+        first, self._resume_at = self._resume_at, 0
+        self._position, self._wait_s, self._use_s = first, 0.0, 0.0
         waiting: deque[Future[dict[str, Tensor]]] = deque()
         with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read-windows") as pool:
-            for step in self.sampler:
+            for step in self.sampler.steps(first):
                 waiting.append(pool.submit(self._read_batch, step))
                 if len(waiting) > BATCHES_AHEAD:
-                    yield waiting.popleft().result()
+                    yield from self._hand_out(waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield from self._hand_out(waiting.popleft())
+
+    def _hand_out(self, batch: Future[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """Yield a batch, with a clock on both sides."""
+        asked_s = time.perf_counter()
+        content = batch.result()
+        given_s = time.perf_counter()
+        self._position += 1
+        yield content
+        self._wait_s += given_s - asked_s
+        self._use_s += time.perf_counter() - given_s
 
     def _read_batch(self, step: Step) -> dict[str, Tensor]:
         shape = (self._image_size, self._image_size, 3)

@@ -86,19 +86,23 @@ class TrainingSampler:
         self._epoch = epoch
 
     def __len__(self) -> int:
-        """Steps an epoch."""
+        """Steps of a whole epoch."""
         return self.plan.num_steps
 
     def __iter__(self) -> Iterator[Step]:
         """Yield this worker's steps of the epoch."""
+        return self.steps()
+
+    def steps(self, first: int = 0) -> Iterator[Step]:
+        """Yield this worker's steps from the ``first`` on, to go on inside an epoch."""
         order = np.argsort(self._hash(_ORDER), kind="stable")
         pick = (self._hash(_PICK) % self._num_windows).astype(np.int64)
         raw = np.stack([self._hash(_DRAWS + i) for i in range(NUM_DRAWS)], axis=1)
         draws = (raw / 2.0**63 - 1.0).astype(np.float32)
         size = self.plan.batch_size
-        for step in range(self.plan.num_steps):
-            first = (step * self._num_replicas + self._rank) * size
-            rows = order[first : first + size]
+        for step in range(first, self.plan.num_steps):
+            start = (step * self._num_replicas + self._rank) * size
+            rows = order[start : start + size]
             windows = np.stack([self._windows[i][pick[i]] for i in rows])
             yield Step(np.concatenate([rows[:, None], windows], axis=1), draws[rows])
 
@@ -139,5 +143,9 @@ class ValidationSampler:
 
     def __iter__(self) -> Iterator[Step]:
         """Yield this worker's steps; nothing is random here."""
-        for rows in self._rows:
+        return self.steps()
+
+    def steps(self, first: int = 0) -> Iterator[Step]:
+        """Yield this worker's steps from the ``first`` on."""
+        for rows in self._rows[first:]:
             yield Step(rows, np.zeros((len(rows), NUM_DRAWS), dtype=np.float32))

@@ -1,7 +1,10 @@
 """Config and manifest → a ``TorchTrainer`` whose workers fit the Lightning module."""
 
 import logging
+import os
+import socket
 import warnings
+from collections.abc import Sequence
 
 import lightning as L  # noqa: N812 - Lightning's own convention
 import ray
@@ -12,17 +15,14 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 from ray.train.torch import TorchTrainer
 
-from ophnet_ray.checkpoints import (
-    PAYLOAD_KEY,
-    find_checkpoints,
-    load_checkpoint,
-)
+from ophnet_ray.checkpoints import Checkpoint, find_checkpoints, find_unfinished
 from ophnet_ray.class_weights import scheme_weights, unit_mean
 from ophnet_ray.console import log_to
 from ophnet_ray.datasets import OphNetDataModule
 from ophnet_ray.epoch_report import EpochReport, TrainLoopConfig
 from ophnet_ray.lightning_module import SurgicalPhaseModule
 from ophnet_ray.model import SurgicalPhaseClassificationModel
+from ophnet_ray.run_directory import RunDirectory
 
 MAX_WORKER_FAILURES = 3
 RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -60,6 +60,7 @@ def train_loop(loop_config: dict[str, TrainLoopConfig]) -> dict[str, str]:
     config, run = loop.config, loop.run
     rank = ray.train.get_context().get_world_rank()
     log_to(run.logs / f"train-rank-{rank}.log")
+    logger.info("rank %d is process %d on %s", rank, os.getpid(), socket.gethostname())
     warnings.filterwarnings("ignore", module="lightning")
     torch.set_num_threads(loop.resources.threads_per_worker)
     # the same first weights on every worker and in every rerun
@@ -73,14 +74,21 @@ def train_loop(loop_config: dict[str, TrainLoopConfig]) -> dict[str, str]:
     report = EpochReport(loop)
     trainer = prepare_trainer(_build_lightning_trainer(loop, report))
     report.checkpoints = find_checkpoints(run.checkpoints)
-    resume_from = None
-    if report.checkpoints:
-        last = report.checkpoints[-1]
-        logger.info("going on after epoch %d from %s", last.epoch + 1, last.folder)
-        report.history = load_checkpoint(last.file)[PAYLOAD_KEY]["history"]
-        resume_from = str(last.file)
+    resume_from = _find_resume_point(report.checkpoints, run)
     trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
     return {"failure": report.failure}
+
+
+def _find_resume_point(finished: Sequence[Checkpoint], run: RunDirectory) -> str | None:
+    """The checkpoint inside the first epoch that is not finished, else that of the last one."""
+    epoch = finished[-1].epoch + 1 if finished else 0
+    unfinished = find_unfinished(run.checkpoints, epoch)
+    last = unfinished or (finished[-1] if finished else None)
+    if last is None:
+        return None
+    done = f"step {last.step} of epoch {epoch + 1}" if last.step else f"epoch {epoch}"
+    logger.info("going on after %s from %s", done, last.folder)
+    return str(last.file)
 
 
 def _build_module(loop: TrainLoopConfig) -> SurgicalPhaseModule:

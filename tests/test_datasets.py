@@ -110,6 +110,26 @@ def test_the_loader_gives_bytes_in_the_samplers_order(color_csv, tmp_path):
         assert [["red", "green", "blue"][i] for i in brightest] == names
 
 
+def test_the_loader_goes_on_from_a_position_inside_the_epoch(color_csv, tmp_path):
+    data = ophnet_ray.OphNetDataModule(
+        color_csv, batch_size=2, image_size=32, cache_dir=tmp_path / "cache"
+    )
+    data.setup()
+    loader = data.train_dataloader()
+    whole = list(loader)
+    batches = iter(loader)
+    for _ in range(3):
+        next(batches)
+    position = loader.state_dict()
+    resumed = data.train_dataloader()
+    resumed.load_state_dict(position)
+    rest = list(resumed)
+    assert len(rest) == len(whole) - 3
+    for ours, theirs in zip(rest, whole[3:], strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert len(list(resumed)) == len(whole), "the next epoch is a whole one"
+
+
 def test_rows_of_the_seeds_clip_table_make_a_dataset(tmp_path):
     from conftest import write_color_dataset
 

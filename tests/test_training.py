@@ -1,10 +1,13 @@
 """Whole runs on one Ray cluster: counts, resuming, and what a run leaves."""
 
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -167,6 +170,44 @@ def test_two_workers_go_on_to_the_same_weights_too(ray_session, color_csv, tmp_p
     last = "checkpoints/epoch=0002/checkpoint.ckpt"
     ours, theirs = weights_of(resumed / last), weights_of(whole.run / last)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_a_worker_killed_inside_an_epoch_costs_no_weight(ray_session, color_csv, tmp_path):
+    """kill -9 of the second of two workers: Ray Train starts both again, in mid-epoch."""
+    config = tiny_config(
+        color_csv,
+        tmp_path,
+        train_workers=2,
+        max_epochs=6,
+        batch_size=1,
+        image_size=64,
+        cache_dir=str(tmp_path / "cache"),
+    )
+    whole = run(config)
+    config = config.replace_flat(every_n_train_steps=2, storage_path=str(tmp_path / "killed"))
+    log = tmp_path / "killed" / whole.run.name / "logs" / "train-rank-1.log"
+
+    def kill_worker():
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline:
+            if list(log.parents[1].glob("checkpoints/unfinished/epoch=*")):
+                pid = re.findall(r"is process (\d+)", log.read_text())[-1]
+                os.kill(int(pid), signal.SIGKILL)
+                return
+            time.sleep(0.001)
+
+    killer = threading.Thread(target=kill_worker)
+    killer.start()
+    result = run(config)
+    killer.join()
+    assert result.run == log.parents[1]
+    assert re.search(r"going on after step \d+ of epoch \d", log.read_text())
+    last = "checkpoints/epoch=0005/checkpoint.ckpt"
+    ours, theirs = weights_of(result.run / last), weights_of(whole.run / last)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    before, after = history_of(whole), history_of(result)
+    assert [line["train_loss"] for line in after] == [line["train_loss"] for line in before]
+    assert not list(result.run.glob("checkpoints/unfinished/*"))
 
 
 def test_a_complete_run_does_not_answer_for_other_videos(first_run, color_csv, tmp_path):
