@@ -33,10 +33,12 @@ class FillProgress:
 class FillResult:
     """The entry of every segment, by segment id, and what it took.
 
-    ``decoded_videos`` counts what this run decoded; another one may have helped.
+    ``missing_videos`` counts those of which the cache lacked something, ``decoded_videos`` those
+    that this run decoded itself; another one may have helped.
     """
 
     entries: Mapping[str, Entry]
+    missing_videos: int
     decoded_videos: int
 
 
@@ -80,7 +82,7 @@ def fill_cache(
             on_progress(FillProgress(total - len(left), total, num_blocks))
     cache.mark_used(entries.values())
     by_id = {s.segment_id: entries[key] for s, key in zip(segments, keys, strict=True)}
-    return FillResult(by_id, len(decoded))
+    return FillResult(by_id, total, len(decoded))
 
 
 def plan_tasks(pending: DecodeTask, cache: BlockCache, num_workers: int) -> list[DecodeTask]:

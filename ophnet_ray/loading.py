@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +16,21 @@ from ophnet_ray.sampling import Step, TrainingSampler, ValidationSampler
 from ophnet_ray.shards import read_blocks
 from ophnet_ray.windows import mean_of_blocks
 
-READ_THREADS = 2
 BATCHES_AHEAD = 4
+MAX_READ_THREADS = 8
+SLOW_SHARE = 0.02
+"""Of an epoch spent waiting for storage: above it, the next one reads with twice the threads.
+
+One thread reads 27,000 windows a second from memory, and a second one only fights it for the
+interpreter (20,000 a CPU-second); storage that takes its time is asked for several at once.
+"""
+
+
+class _Read(NamedTuple):
+    """A batch, and the seconds that reading it has waited for storage."""
+
+    batch: dict[str, Tensor]
+    blocked_s: float
 
 
 class WindowLoader:
@@ -43,7 +57,8 @@ class WindowLoader:
         self._labels = np.asarray([item.label for item in items], dtype=np.int64)
         self._image_size = image_size
         self._position = self._resume_at = 0
-        self._wait_s = self._use_s = 0.0
+        self._wait_s = self._use_s = self._blocked_s = 0.0
+        self._num_threads = 1
 
     def __len__(self) -> int:
         """Steps of a whole epoch."""
@@ -64,10 +79,12 @@ class WindowLoader:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Yield the batches in the sampler's order."""
+        if self.wait_share > SLOW_SHARE and self._blocked_s > self._wait_s / 2:
+            self._num_threads = min(2 * self._num_threads, MAX_READ_THREADS)
         first, self._resume_at = self._resume_at, 0
-        self._position, self._wait_s, self._use_s = first, 0.0, 0.0
-        waiting: deque[Future[dict[str, Tensor]]] = deque()
-        with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read-windows") as pool:
+        self._position, self._wait_s, self._use_s, self._blocked_s = first, 0.0, 0.0, 0.0
+        waiting: deque[Future[_Read]] = deque()
+        with ThreadPoolExecutor(self._num_threads, thread_name_prefix="read-windows") as pool:
             for step in self.sampler.steps(first):
                 waiting.append(pool.submit(self._read_batch, step))
                 if len(waiting) > BATCHES_AHEAD:
@@ -75,17 +92,19 @@ class WindowLoader:
             while waiting:
                 yield from self._hand_out(waiting.popleft())
 
-    def _hand_out(self, batch: Future[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    def _hand_out(self, read: Future["_Read"]) -> Iterator[dict[str, Tensor]]:
         """Yield a batch, with a clock on both sides."""
         asked_s = time.perf_counter()
-        content = batch.result()
+        batch, blocked_s = read.result()
         given_s = time.perf_counter()
+        self._blocked_s += blocked_s
         self._position += 1
-        yield content
+        yield batch
         self._wait_s += given_s - asked_s
         self._use_s += time.perf_counter() - given_s
 
-    def _read_batch(self, step: Step) -> dict[str, Tensor]:
+    def _read_batch(self, step: Step) -> "_Read":
+        started_s, started_cpu_s = time.perf_counter(), time.thread_time()
         shape = (self._image_size, self._image_size, 3)
         pixels = np.empty((len(step.windows), *shape), dtype=np.uint8)
         scratch = np.empty((max(step.windows[:, 2].max(), 1), *shape), dtype=np.uint8)
@@ -96,13 +115,15 @@ class WindowLoader:
                 read_window(self._items[segment], first, count, target, scratch)
         segments = step.windows[:, 0]
         labels = np.where(segments >= 0, self._labels[segments], 0)
-        return {
+        batch = {
             # a permuted view: channels last in memory, which is what the convolutions want
             "pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2),
             "label": torch.from_numpy(labels),
             "draws": torch.from_numpy(step.draws),
             "valid": torch.from_numpy(segments >= 0),
         }
+        took_s, took_cpu_s = time.perf_counter() - started_s, time.thread_time() - started_cpu_s
+        return _Read(batch, took_s - took_cpu_s)
 
 
 def read_window(

@@ -1,5 +1,6 @@
 """The data stage of a run: CSV → segments → cache → manifest, with an account of every row."""
 
+import logging
 import time
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from ophnet_ray.passport import describe_warnings, write_account
 from ophnet_ray.ray_cluster import Resources
 from ophnet_ray.run_directory import RunDirectory
 from ophnet_ray.splits import assign_splits
+
+logger = logging.getLogger(__name__)
 
 
 def read_segments(config: Config, console: Console) -> tuple[list[Segment], list[Reject]]:
@@ -104,8 +107,12 @@ def _fill(
             )
 
         filled = fill_cache(cache, segments, workers, decode_on_ray(workers), show)
-    if not filled.decoded_videos:
+    num_here, num_missing = filled.decoded_videos, filled.missing_videos
+    logger.info("decoded %d of %d videos that the cache lacked", num_here, num_missing)
+    if not num_missing:
         console.say(f"decode   nothing: all videos are in the cache {cache.folder.parent}")
+    elif num_here < num_missing:
+        console.say(f"decode   another run decoded {num_missing - num_here} of them")
     return filled
 
 

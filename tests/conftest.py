@@ -1,5 +1,6 @@
 """Fixtures: tiny real files, and one Ray cluster for the whole session."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -123,6 +124,8 @@ def ray_session() -> Iterator[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        # the workers import what a test sends them
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
     )
     address = holder.stdout.readline().strip()
     assert address, "the test cluster did not start"

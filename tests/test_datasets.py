@@ -1,5 +1,7 @@
 """The public classes of the seed, over the same cache, without Ray."""
 
+import time
+
 import lightning as L  # noqa: N812
 import numpy as np
 import pandas as pd
@@ -7,8 +9,10 @@ import pytest
 import torch
 
 import ophnet_ray
+from ophnet_ray import loading
 from ophnet_ray.annotations import read_annotations
 from ophnet_ray.errors import UserError
+from ophnet_ray.shards import read_blocks
 
 pytestmark = pytest.mark.unit
 
@@ -128,6 +132,33 @@ def test_the_loader_goes_on_from_a_position_inside_the_epoch(color_csv, tmp_path
     for ours, theirs in zip(rest, whole[3:], strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert len(list(resumed)) == len(whole), "the next epoch is a whole one"
+
+
+def test_slow_storage_is_read_by_more_threads_from_the_next_epoch_on(
+    color_csv, tmp_path, monkeypatch
+):
+    data = ophnet_ray.OphNetDataModule(
+        color_csv, batch_size=1, image_size=32, cache_dir=tmp_path / "cache"
+    )
+    data.setup()
+    loader = data.train_dataloader()
+    fast = list(loader)
+
+    def read_slowly(*args):
+        time.sleep(0.02)
+        return read_blocks(*args)
+
+    monkeypatch.setattr(loading, "read_blocks", read_slowly)
+    seconds = []
+    for _ in range(4):
+        started_s = time.perf_counter()
+        slow = list(loader)
+        seconds.append(time.perf_counter() - started_s)
+    assert seconds[0] > 15 * 0.02
+    assert seconds[-1] < seconds[0] / 2
+    assert loader.wait_share > 0.5
+    for ours, theirs in zip(slow, fast, strict=True):
+        assert torch.equal(ours["pixels"], theirs["pixels"])
 
 
 def test_rows_of_the_seeds_clip_table_make_a_dataset(tmp_path):

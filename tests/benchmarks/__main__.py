@@ -1,0 +1,61 @@
+"""``python -m tests.benchmarks``: how fast the data plane is, as ratios; about half an hour.
+
+Every figure is a ratio against something measured in the same run, interleaved, in CPU-seconds of
+the whole process tree, the median of three; read ``README.md`` beside this file.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+
+from ophnet_ray.ray_environment import prepare_environment
+from tests.benchmarks.table import Figure, print_table, write_json
+
+
+def main() -> None:
+    """Measure the parts that are asked for, print each as it is done, write all as JSON."""
+    prepare_environment()
+    # before anything uses its pool of threads, which a fork would wait for in vain
+    cv2.setNumThreads(1)
+    from tests.benchmarks.cost_model import describe_costs
+    from tests.benchmarks.decoding import compare_decoding, compare_with_exact_mean
+    from tests.benchmarks.epochs import compare_epochs
+    from tests.benchmarks.reading import compare_reading
+    from tests.benchmarks.scaling import compare_scales
+    from tests.benchmarks.together import compare_together
+
+    parts: dict[str, Callable[[Path], list[Figure]]] = {
+        "exactness": compare_with_exact_mean,
+        "decoding": compare_decoding,
+        "epochs": compare_epochs,
+        "reading": compare_reading,
+        "scaling": compare_scales,
+        "together": compare_together,
+        "costs": describe_costs,
+    }
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(parts)}; all")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/benchmarks"), help="of the videos"
+    )
+    parser.add_argument("--json", type=Path, help="file (default: <folder>/figures.json)")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(parts):
+        parser.error(f"unknown part {', '.join(sorted(unknown))}")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    sections = {}
+    for name in options.parts or parts:
+        started_s = time.monotonic()
+        sections[name] = parts[name](options.folder)
+        print_table(f"{name} ({time.monotonic() - started_s:.0f} s)", sections[name])
+        write_json(options.json or options.folder / "figures.json", sections)
+    missed = [f.name for figures in sections.values() for f in figures if f.holds is False]
+    print(f"targets missed: {'; '.join(missed) or 'none'}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

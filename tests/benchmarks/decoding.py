@@ -1,0 +1,152 @@
+"""The decode stage against bare ffmpeg decoding the same files, and against the exact mean."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+
+from ophnet_ray import video_index
+from ophnet_ray.annotations import Segment
+from ophnet_ray.cache import BlockCache
+from ophnet_ray.config import WindowConfig
+from ophnet_ray.filling import decode_in_threads, fill_cache
+from ophnet_ray.manifest import Item
+from ophnet_ray.videos import read_video_index
+from ophnet_ray.windows import cut_windows, plan_blocks, plan_runs
+from tests.benchmarks.footage import (
+    Footage,
+    dense_segments,
+    draw_video,
+    find_ffmpeg,
+    real_clips,
+    repeat_video,
+    typical_segments,
+)
+from tests.benchmarks.measure import interleave, median_cpu_s
+from tests.benchmarks.table import Figure
+
+SPREAD, HEAD = WindowConfig(), WindowConfig(coverage="head")
+GOPS = (50, 250)
+DRAWN_FRAMES, TIMES = 750, 3
+
+
+def make_footage(folder: Path) -> list[Footage]:
+    """A minute and a half each of drawn surgery, key frames every 2 and 10 s, and real clips."""
+    made = []
+    for size in ("720p", "1080p"):
+        for gop in GOPS:
+            short = draw_video(folder / f"drawn_{size}_gop{gop}.mp4", size, gop, DRAWN_FRAMES)
+            long = repeat_video(short.with_stem(f"{short.stem}_long"), short, TIMES)
+            made.append(Footage(f"{size}, key frame every {gop}", long, DRAWN_FRAMES * TIMES))
+    return made + real_clips(folder)
+
+
+def ffmpeg(path: Path) -> None:
+    """Rival (c): decode every frame and drop it; one thread, as a decode task has."""
+    command = [find_ffmpeg(), "-v", "error", "-threads", "1", "-i", str(path), "-an"]
+    subprocess.run([*command, "-f", "null", "-"], check=True)
+
+
+def fill(segments: Sequence[Segment], windows: WindowConfig) -> int:
+    """The product's decode stage into an empty cache; returns the blocks written."""
+    folder = Path(tempfile.mkdtemp(prefix="ophnet-benchmark-"))
+    try:
+        filled = fill_cache(BlockCache(folder, windows), segments, 1, decode_in_threads(1))
+        assert not any(entry.reason for entry in filled.entries.values())
+        return sum(sum(entry.run_lengths) for entry in filled.entries.values())
+    finally:
+        shutil.rmtree(folder)
+
+
+def fill_without_jumps(segments: Sequence[Segment], windows: WindowConfig) -> int:
+    """The same, every frame of the file decoded that another one refers to."""
+    video_index.MIN_JUMP_FRAMES = 10**9  # in this fork alone
+    return fill(segments, windows)
+
+
+def count_decoded_frames(path: Path, segments: Sequence[Segment], windows: WindowConfig) -> int:
+    """Frames that the product gives to the decoder: from each key frame to the last wanted one."""
+    index = read_video_index(path)
+    wanted: list[int] = []
+    for segment in segments:
+        inside = index.frames_between(segment.start_s, segment.end_s)
+        for run in plan_runs(len(inside), windows):
+            wanted += range(inside.start + run.start, inside.start + run.stop)
+    frames = 0
+    reached = 0
+    for stretch in video_index.plan_stretches(index, np.unique(wanted)):
+        if stretch.key is not None:
+            reached = int(np.searchsorted(index.pts, index.key_pts[stretch.key]))
+        frames += int(stretch.wanted[-1]) + 1 - reached
+        reached = int(stretch.wanted[-1]) + 1
+    return frames
+
+
+def compare_decoding(folder: Path) -> list[Figure]:
+    """CPU of the decode stage over that of ffmpeg."""
+    figures = []
+    for footage in make_footage(folder):
+        typical, dense = typical_segments(footage), dense_segments(footage)
+        works: dict[str, Callable[[], Any]] = {
+            "ffmpeg": lambda path=footage.path: ffmpeg(path),
+            "typical": lambda rows=typical: fill(rows, SPREAD),
+            "no jumps": lambda rows=typical: fill_without_jumps(rows, SPREAD),
+            "dense": lambda rows=dense: fill(rows, HEAD),
+        }
+        costs = {name: median_cpu_s(runs) for name, runs in interleave(works).items()}
+        limit = costs["ffmpeg"]
+        share = count_decoded_frames(footage.path, typical, SPREAD) / footage.num_frames
+        note = f"ffmpeg {limit:.2f} CPU-s for {footage.num_frames} frames"
+        figures += [
+            Figure(f"decode, default sampling, {footage.name}", costs["typical"] / limit, note),
+            Figure(
+                f"  the same for each frame decoded, {footage.name}",
+                costs["typical"] / limit / share,
+                f"{share:.0%} of the frames are decoded",
+            ),
+            Figure(f"  without jumps to key frames, {footage.name}", costs["no jumps"] / limit, ""),
+            Figure(f"decode, every frame used, {footage.name}", costs["dense"] / limit, ""),
+        ]
+    return figures
+
+
+def compare_with_exact_mean(folder: Path) -> list[Figure]:
+    """Largest difference from float64 means of RGB frames at full size, resized once."""
+    figures = []
+    for footage in make_footage(folder):
+        segments = dense_segments(footage)[:3]
+        cache = Path(tempfile.mkdtemp(prefix="ophnet-benchmark-"))
+        filled = fill_cache(BlockCache(cache, HEAD), segments, 1, decode_in_threads(1))
+        with av.open(str(footage.path)) as container:
+            frames = [
+                frame.to_ndarray(format="rgb24")
+                for frame, _ in zip(container.decode(video=0), range(192), strict=False)
+            ]
+        worst = 0.0
+        for i, segment in enumerate(segments):
+            item = Item(segment, 0, filled.entries[segment.segment_id])
+            worst = max(worst, _largest_difference(item, frames[64 * i : 64 * (i + 1)]))
+        shutil.rmtree(cache)
+        figures.append(Figure(f"grey levels off the exact mean, {footage.name}", worst, "largest"))
+    return figures
+
+
+def _largest_difference(item: Item, frames: list[Any]) -> float:
+    from ophnet_ray.loading import read_window
+
+    starts = [block.start for block in plan_blocks(plan_runs(len(frames), HEAD), HEAD.stride)]
+    ours = np.empty((HEAD.image_size, HEAD.image_size, 3), dtype=np.uint8)
+    worst = 0.0
+    for first, count in cut_windows(item.entry.run_lengths, HEAD.window_size // HEAD.stride):
+        read_window(item, int(first), int(count), ours)
+        window = frames[starts[first] : starts[first] + HEAD.window_size]
+        exact = np.mean(window, axis=0, dtype=np.float64)
+        exact = cv2.resize(exact, ours.shape[:2], interpolation=cv2.INTER_AREA)
+        worst = max(worst, float(np.abs(ours - exact).max()))
+    return worst

@@ -1,0 +1,87 @@
+"""Whole epochs: this project's decode-once cache against reading the videos in every epoch."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ophnet_ray.annotations import Segment
+from ophnet_ray.cache import BlockCache
+from ophnet_ray.config import WindowConfig
+from ophnet_ray.filling import decode_in_threads, fill_cache
+from ophnet_ray.loading import WindowLoader
+from ophnet_ray.manifest import build_manifest
+from ophnet_ray.sampling import TrainingSampler
+from tests.benchmarks.footage import NUM_CLIPS, draw_clips
+from tests.benchmarks.measure import interleave, median_cpu_s
+from tests.benchmarks.rivals import SeedDataset, TunedDataset, run_epochs
+from tests.benchmarks.table import Figure
+
+HEAD = WindowConfig(coverage="head")  # the seed's own choice of frames: its first 64
+WINDOW_SIZES = (8, 16, 24, 32, 40)
+
+
+def train_without_a_network(clips: Sequence[Path], num_epochs: int, num_trials: int) -> int:
+    """Fill an empty cache, then read all epochs of all trials; each trial its own window size."""
+    folder = Path(tempfile.mkdtemp(prefix="ophnet-benchmark-"))
+    segments = [
+        Segment(clip.stem, clip.stem, str(clip), 0.0, float("inf"), "a", "train") for clip in clips
+    ]
+    batches = 0
+    try:
+        for trial in range(num_trials):
+            size = HEAD.window_size if num_trials == 1 else WINDOW_SIZES[trial]
+            windows = WindowConfig(coverage="head", window_size=size)
+            filled = fill_cache(BlockCache(folder, windows), segments, 2, decode_in_threads(2))
+            manifest, _ = build_manifest(segments, filled.entries, ["a"], windows)
+            items = manifest.items
+            sampler = TrainingSampler(
+                [item.segment.segment_id for item in items],
+                [item.entry.run_lengths for item in items],
+                size // windows.stride,
+                batch_size=8,
+                seed=trial,
+            )
+            loader = WindowLoader(items, sampler, windows.image_size)
+            for epoch in range(num_epochs):
+                sampler.set_epoch(epoch)
+                batches += sum(1 for _ in loader)
+    finally:
+        shutil.rmtree(folder)
+    return batches
+
+
+def compare_epochs(folder: Path) -> list[Figure]:
+    """CPU of the rivals over ours; theirs of many epochs is a multiple of one epoch's."""
+    figures = []
+    for size in ("720p", "1080p"):
+        clips = draw_clips(folder, size)
+        works: dict[str, Callable[[], Any]] = {
+            "seed": lambda clips=clips: run_epochs(SeedDataset(clips), 1),
+            "seed twice": lambda clips=clips: run_epochs(SeedDataset(clips), 2),
+            "tuned": lambda clips=clips: run_epochs(TunedDataset(clips), 1),
+            "1": lambda clips=clips: train_without_a_network(clips, 1, 1),
+            "10": lambda clips=clips: train_without_a_network(clips, 10, 1),
+            "50": lambda clips=clips: train_without_a_network(clips, 10, 5),
+        }
+        costs = {name: median_cpu_s(runs) for name, runs in interleave(works).items()}
+        seed, tuned = costs["seed"], costs["tuned"]
+        note = f"seed {seed:.1f}, tuned {tuned:.1f} CPU-s an epoch of {NUM_CLIPS} clips"
+        for name, epochs, target in (
+            ("one epoch", 1, ">= 2"),
+            ("ten epochs", 10, ">= 20"),
+            ("five trials of ten epochs", 50, ">= 100"),
+        ):
+            ours = costs[str(epochs)]
+            figures += [
+                Figure(
+                    f"{size}, {name}: the seed's way / ours", seed * epochs / ours, note, target
+                ),
+                Figure(f"{size}, {name}: tuned, no cache / ours", tuned * epochs / ours),
+            ]
+            note = f"ours {ours:.2f} CPU-s"
+        figures.append(
+            Figure(f"{size}: two epochs of the seed's way / one", costs["seed twice"] / seed)
+        )
+    return figures

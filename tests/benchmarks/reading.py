@@ -1,0 +1,325 @@
+"""The read stage inside Ray Train workers: the product's iterator, and what it is held against."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.train
+import torch
+from numpy.typing import NDArray
+from ray.train import DataConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch.utils.data import DataLoader, RandomSampler
+
+from ophnet_ray.annotations import Segment
+from ophnet_ray.blocks import SegmentBlocks
+from ophnet_ray.config import Config, WindowConfig
+from ophnet_ray.datasets import OphNetSurgicalDataset
+from ophnet_ray.loading import WindowLoader
+from ophnet_ray.manifest import Item, Manifest
+from ophnet_ray.ray_cluster import connect
+from ophnet_ray.sampling import TrainingSampler
+from ophnet_ray.shards import DecodedSegment, write_shard
+from ophnet_ray.windows import mean_of_blocks
+from tests.benchmarks.footage import draw_clips
+from tests.benchmarks.table import Figure
+
+WINDOWS = WindowConfig()
+NUM_SEGMENTS, BLOCKS, NUM_EPOCHS, REPEATS, BATCH_SIZE = 2000, 8, 10, 3, 32
+SEGMENTS_A_SHARD = 26
+BLOCK_BYTES = WINDOWS.image_size**2 * 3
+RAY_DATA_ROWS, TORCH_WINDOWS = 2000, 2000
+
+
+def write_cache(folder: Path) -> Manifest:
+    """2,000 segments of noise, 2.4 GB, in shards as the product writes them."""
+    rng = np.random.default_rng(0)
+    shape = (BLOCKS, WINDOWS.image_size, WINDOWS.image_size, 3)
+    noise = rng.integers(0, 256, shape, dtype=np.uint8)
+    items: list[Item] = []
+    for first in range(0, NUM_SEGMENTS, SEGMENTS_A_SHARD):
+        rows = []
+        for i in range(first, min(first + SEGMENTS_A_SHARD, NUM_SEGMENTS)):
+            pixels = tuple(np.roll(block, i, axis=1) for block in noise)
+            rows.append(DecodedSegment(f"{i:032x}", "v", SegmentBlocks(pixels, (4, 4))))
+        entries = write_shard(folder, rows, WINDOWS)
+        for i, entry in enumerate(entries, start=first):
+            items.append(Item(Segment(f"s{i}", f"c{i}", "v", 0.0, 1.0, "a", "train"), 0, entry))
+    return Manifest(("a",), WINDOWS, tuple(items))
+
+
+def product_loader(manifest: Manifest, rank: int, num_replicas: int) -> WindowLoader:
+    """What ``OphNetDataModule.train_dataloader`` makes on a worker."""
+    sampler = TrainingSampler(
+        [item.segment.segment_id for item in manifest.items],
+        [item.entry.run_lengths for item in manifest.items],
+        WINDOWS.window_size // WINDOWS.stride,
+        BATCH_SIZE,
+        seed=0,
+        rank=rank,
+        num_replicas=num_replicas,
+    )
+    return WindowLoader(manifest.items, sampler, WINDOWS.image_size)
+
+
+def product(loader: WindowLoader) -> int:
+    """Ten epochs of the product's iterator."""
+    windows = 0
+    for epoch in range(NUM_EPOCHS):
+        loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        windows += sum(len(batch["label"]) for batch in loader)
+    return windows
+
+
+def bare_loop(loader: WindowLoader, fetch: Callable[[Item, int, int], NDArray[np.uint8]]) -> int:
+    """Rival (d): one thread, a loop over the same windows, nothing else."""
+    shape = (BATCH_SIZE, WINDOWS.image_size, WINDOWS.image_size, 3)
+    items, windows = loader._items, 0
+    batch = np.empty(shape, dtype=np.uint8)
+    for epoch in range(NUM_EPOCHS):
+        loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        for step in loader.sampler:
+            for target, (i, first, count) in zip(batch, step.windows.tolist(), strict=False):
+                mean_of_blocks(fetch(items[i], first, count), target)
+            windows += len(step.windows)
+    return windows
+
+
+class Memmaps:
+    """Blocks through memory maps that stay open."""
+
+    def __init__(self, items: tuple[Item, ...]) -> None:
+        self.maps = {item.entry.path: np.memmap(item.entry.path, mode="r") for item in items}
+        self.scratch = np.empty((2, WINDOWS.image_size, WINDOWS.image_size, 3), dtype=np.uint8)
+
+    def fetch(self, item: Item, first: int, count: int) -> NDArray[np.uint8]:
+        """A copy of the blocks."""
+        start = item.entry.offset + first * BLOCK_BYTES
+        data = self.maps[item.entry.path][start : start + count * BLOCK_BYTES]
+        self.scratch[:count] = data.reshape(count, *self.scratch.shape[1:])
+        return self.scratch[:count]
+
+
+class Positions:
+    """Blocks by positional reads from files that stay open."""
+
+    def __init__(self, items: tuple[Item, ...]) -> None:
+        self.files = {path: os.open(path, os.O_RDONLY) for path in {i.entry.path for i in items}}
+        self.scratch = np.empty((2, WINDOWS.image_size, WINDOWS.image_size, 3), dtype=np.uint8)
+
+    def fetch(self, item: Item, first: int, count: int) -> NDArray[np.uint8]:
+        """The blocks, in memory that the next call uses again."""
+        blocks = self.scratch[:count]
+        position = item.entry.offset + first * BLOCK_BYTES
+        os.preadv(self.files[item.entry.path], [blocks.data], position)
+        return blocks
+
+
+def rates(works: dict[str, Callable[[], int]]) -> dict[str, float]:
+    """Windows a CPU-second of this process, its threads and children; the median of three."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(REPEATS):
+        for name, work in works.items():
+            before = _cpu_s()
+            windows = work()
+            found[name].append(windows / (_cpu_s() - before))
+    return {name: float(np.median(values)) for name, values in found.items()}
+
+
+def worker_loop(config: dict[str, Any]) -> dict[str, Any]:
+    """What each Ray Train worker measures."""
+    torch.set_num_threads(1)
+    manifest: Manifest = config["manifest"]
+    context = ray.train.get_context()
+    loader = product_loader(manifest, context.get_world_rank(), context.get_world_size())
+    answer: dict[str, Any] = {}
+    if config["cold"]:
+        answer["cold"] = read_cold(loader)
+    else:
+        product(loader)  # into the page cache
+        works: dict[str, Callable[[], int]] = {"product": lambda: product(loader)}
+        if config["rivals"]:
+            maps, files = Memmaps(manifest.items), Positions(manifest.items)
+            works |= {
+                "memory map": lambda: bare_loop(loader, maps.fetch),
+                "positions": lambda: bare_loop(loader, files.fetch),
+            }
+        answer |= rates(works)
+        answer["wait, 20 ms on a device"] = wait_share(loader, lambda: time.sleep(0.020))
+        answer["wait, 20 ms on this CPU"] = wait_share(loader, _work_20_ms)
+    ray.train.report({})
+    return answer
+
+
+def read_cold(loader: WindowLoader) -> float:
+    """Bytes read from the disk over bytes needed, by an epoch from a cache not in memory."""
+    for path in {item.entry.path for item in loader._items}:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+    before = _read_bytes()
+    windows = sum(len(batch["label"]) for batch in loader)
+    return (_read_bytes() - before) / (windows * 2 * BLOCK_BYTES)
+
+
+def wait_share(loader: WindowLoader, step: Callable[[], None]) -> float:
+    """Share of an epoch's time that a training loop of 20 ms a batch waits for data."""
+    for _ in loader:
+        step()
+    return loader.wait_share
+
+
+def fit(manifest: Manifest, num_workers: int, *, cold: bool, rivals: bool) -> dict[str, Any]:
+    """Run ``worker_loop``; the first worker's answer."""
+    trainer = TorchTrainer(
+        worker_loop,
+        train_loop_config={"manifest": manifest, "cold": cold, "rivals": rivals},
+        scaling_config=ScalingConfig(num_workers=num_workers),
+        run_config=RunConfig(storage_path=tempfile.mkdtemp(prefix="ophnet-benchmark-")),
+    )
+    answer: dict[str, Any] = trainer.fit().return_value
+    return answer
+
+
+def ray_data_rate(manifest: Manifest, folder: Path) -> float:
+    """The same pixels as rows of a Parquet file through Ray Data's iterator in a train worker.
+
+    Windows a CPU-second of all processes of this Ray, as Ray Data works in several.
+    """
+    folder.mkdir()
+    reader = Positions(manifest.items)
+    for part in range(2):
+        items = manifest.items[part::2][: RAY_DATA_ROWS // 2]
+        pixels = b"".join(reader.fetch(item, 0, 2).tobytes() for item in items)
+        column = pa.Array.from_buffers(
+            pa.binary(2 * BLOCK_BYTES), len(items), [None, pa.py_buffer(pixels)]
+        )
+        table = pa.table({"pixels": column})
+        pq.write_table(table, folder / f"{part}.parquet", compression="none", use_dictionary=False)
+    dataset = ray.data.read_parquet(str(folder))
+    trainer = TorchTrainer(
+        iterate_ray_data,
+        scaling_config=ScalingConfig(num_workers=1),
+        datasets={"train": dataset},
+        dataset_config=DataConfig(datasets_to_split=["train"]),
+        run_config=RunConfig(storage_path=tempfile.mkdtemp(prefix="ophnet-benchmark-")),
+    )
+    rate: float = trainer.fit().return_value["rate"]
+    return rate
+
+
+def iterate_ray_data(_: dict[str, Any]) -> dict[str, float]:
+    """Epochs over the shard; the first is not counted."""
+    shard = ray.train.get_dataset_shard("train")
+    shape = (-1, 2, WINDOWS.image_size, WINDOWS.image_size, 3)
+    target = np.empty((BATCH_SIZE, *shape[2:]), dtype=np.uint8)
+    windows = 0
+    for epoch in range(4):
+        if epoch == 1:
+            before = _cpu_s_of_ray()
+            windows = 0
+        for batch in shard.iter_batches(batch_size=BATCH_SIZE, batch_format="pyarrow"):
+            column = batch["pixels"].combine_chunks()
+            data = np.frombuffer(column.buffers()[1], dtype=np.uint8)
+            data = data[column.offset * 2 * BLOCK_BYTES :][: len(column) * 2 * BLOCK_BYTES]
+            for out, blocks in zip(target, data.reshape(shape), strict=False):
+                mean_of_blocks(blocks.copy(), out)
+            windows += len(column)
+    rate = windows / (_cpu_s_of_ray() - before)
+    ray.train.report({})
+    return {"rate": rate}
+
+
+def torch_rates(folder: Path) -> dict[str, float]:
+    """Rival (e): a plain DataLoader over the product's map-style data set; floats on the CPU."""
+    torch.set_num_threads(1)
+    clips = draw_clips(folder, "720p")
+    table = pd.DataFrame({"video_path": [str(clip) for clip in clips], "phase": "a"})
+    dataset = OphNetSurgicalDataset(table, {"a": 0}, cache_dir=folder / "cache")
+
+    def read(num_workers: int) -> int:
+        sampler = RandomSampler(dataset, replacement=True, num_samples=TORCH_WINDOWS)
+        loader = DataLoader(dataset, BATCH_SIZE, sampler=sampler, num_workers=num_workers)
+        return sum(len(batch["label"]) for batch in loader)
+
+    return rates({"no processes": lambda: read(0), "two processes": lambda: read(2)})
+
+
+def local_rate() -> float:
+    """Windows a CPU-second of the product's iterator, without Ray."""
+    cache = Path(tempfile.mkdtemp(prefix="ophnet-benchmark-"))
+    try:
+        loader = product_loader(write_cache(cache), 0, 1)
+        product(loader)
+        return rates({"product": lambda: product(loader)})["product"]
+    finally:
+        shutil.rmtree(cache)
+
+
+def compare_reading(folder: Path) -> list[Figure]:
+    """All figures of the read stage."""
+    torch_rate = torch_rates(folder)
+    cache = Path(tempfile.mkdtemp(prefix="ophnet-benchmark-"))
+    try:
+        manifest = write_cache(cache)
+        os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+        with connect(Config().replace_flat(train_workers=2, num_workers=2)):
+            one = fit(manifest, 1, cold=False, rivals=True)
+            two = fit(manifest, 2, cold=False, rivals=False)
+            cold = fit(manifest, 1, cold=True, rivals=False)["cold"]
+            through_ray_data = ray_data_rate(manifest, cache / "parquet")
+    finally:
+        shutil.rmtree(cache)
+    note = "windows a CPU-second, in Ray Train workers"
+    rate = one["product"]
+    return [
+        Figure("read, 1 worker", rate, note, ">= 12000"),
+        Figure("read, 2 workers, each", two["product"], note, ">= 12000"),
+        Figure("read / bare loop of positional reads", rate / one["positions"], "", ">= 0.5"),
+        Figure("read / bare loop over memory maps", rate / one["memory map"], "(d)"),
+        Figure("read / Ray Data's iterator", rate / through_ray_data, "", ">= 4"),
+        *(
+            Figure(f"read / DataLoader over the data set, {name}", rate / other, "(e)")
+            for name, other in torch_rate.items()
+        ),
+        Figure("cold: bytes read / bytes needed", cold, "", "<= 1.2"),
+        *(
+            Figure(f"share of time that training {name}s", share, "", "<= 0.02")
+            for name, share in one.items()
+            if name.startswith("wait")
+        ),
+    ]
+
+
+def _cpu_s() -> float:
+    return sum(os.times()[:4])
+
+
+def _cpu_s_of_ray() -> float:
+    """Of the raylet and all that it started, living or gone."""
+    raylet = next(p for p in psutil.Process().parents() if "raylet" in p.name())
+    family = [raylet, *raylet.children(recursive=True)]
+    return sum(sum(process.cpu_times()[:4]) for process in family)
+
+
+def _read_bytes() -> int:
+    return int(psutil.Process().io_counters().read_bytes)
+
+
+def _work_20_ms() -> None:
+    until_s = time.perf_counter() + 0.020
+    while time.perf_counter() < until_s:
+        np.add(_NUMBERS, 1.0, out=_NUMBERS)
+
+
+_NUMBERS = np.zeros(1_000_000, dtype=np.float32)

@@ -1,0 +1,109 @@
+"""More and longer videos: wall time and peak memory of a decode task and of whole runs."""
+
+import csv
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.benchmarks.footage import Footage, draw_video, repeat_video, typical_segments
+from tests.benchmarks.table import Figure
+
+FRAMES, TIMES = 750, (1, 4, 16)
+NUM_VIDEOS = 4
+ROOT = Path(__file__).parents[2]
+
+DECODE = """
+import resource, sys, tempfile
+from pathlib import Path
+from ophnet_ray.cache import BlockCache
+from ophnet_ray.config import WindowConfig
+from ophnet_ray.filling import decode_in_threads, fill_cache
+from tests.benchmarks.footage import Footage, typical_segments
+footage = Footage("", Path(sys.argv[1]), int(sys.argv[2]))
+with tempfile.TemporaryDirectory() as folder:
+    cache = BlockCache(folder, WindowConfig())
+    fill_cache(cache, typical_segments(footage), 1, decode_in_threads(1))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def compare_scales(folder: Path) -> list[Figure]:
+    """1, 4 and 16 times the length, then 1, 4 and 16 times the number of videos."""
+    figures = []
+    one = draw_video(folder / "drawn_720p_gop50.mp4", "720p", 50, FRAMES)
+    peaks = []
+    for times in TIMES:
+        video = repeat_video(folder / f"scale_{times}.mp4", one, times)
+        command = [sys.executable, "-c", DECODE, str(video), str(FRAMES * times)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+        peaks.append(int(done.stdout))
+        note = f"{FRAMES * times / 25:.0f} s of 720p"
+        figures.append(Figure(f"decode process, {times} x the length: MB", peaks[-1] / 1e6, note))
+    figures.append(Figure("decode process: 16 x / 1 x", peaks[-1] / peaks[0], "peak", "<= 1.1"))
+    peaks = []
+    for times in TIMES:
+        peak_bytes, wall_s = run_training(one, NUM_VIDEOS * times)
+        peaks.append(peak_bytes)
+        note = f"{wall_s:.0f} s wall, all processes"
+        name = f"train.py, {NUM_VIDEOS * times} videos: MB"
+        figures.append(Figure(name, peak_bytes / 1e6, note))
+    figures.append(Figure("train.py: 16 x / 1 x the videos", peaks[-1] / peaks[0], "", "<= 1.1"))
+    return figures
+
+
+def run_training(video: Path, num_videos: int) -> tuple[int, float]:
+    """A whole run as a user starts it; peak of the memory of all its processes, and wall time."""
+    folder = Path(tempfile.mkdtemp(prefix="ophnet-benchmark-"))
+    try:
+        rows = []
+        for i in range(num_videos):
+            shutil.copyfile(video, folder / f"v{i}.mp4")
+            footage = Footage("", folder / f"v{i}.mp4", FRAMES)
+            rows += [
+                [segment.case_id, segment.start_s, segment.end_s, "ab"[place % 2]]
+                for place, segment in enumerate(typical_segments(footage))
+            ]
+        with (folder / "segments.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["video_id", "start", "end", "phase"], *rows])
+        options = (
+            "--csv_path segments.csv --backbone test_resnet --no-pretrained --max_epochs 2 "
+            "--batch_size 4 --num_workers 2"
+        )
+        command = [sys.executable, str(ROOT / "train.py"), *options.split()]
+        started_s = time.monotonic()
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+            peak_bytes = watch_memory(process)
+        if process.returncode:
+            raise RuntimeError((folder / "log").read_text())
+        return peak_bytes, time.monotonic() - started_s
+    finally:
+        shutil.rmtree(folder)
+
+
+def watch_memory(process: subprocess.Popen[bytes]) -> int:
+    """The largest sum of the memory of a process and its descendants; shared pages count once."""
+    peak_bytes = 0
+    while process.poll() is None:
+        total = 0
+        for member in _family(process.pid):
+            try:
+                total += member.memory_full_info().pss
+            except psutil.Error:
+                continue  # it has just ended
+        peak_bytes = max(peak_bytes, total)
+        time.sleep(0.3)
+    return peak_bytes
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        head = psutil.Process(pid)
+        return [head, *head.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []

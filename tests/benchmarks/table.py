@@ -1,0 +1,47 @@
+"""Figures, as one table for people and one JSON for programs."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured number; ``target`` says what it has to be, as ``<= 1.15``."""
+
+    name: str
+    value: float
+    note: str = ""
+    target: str = ""
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the target is met; None without one."""
+        if not self.target:
+            return None
+        sign, bound = self.target.split()
+        return self.value <= float(bound) if sign == "<=" else self.value >= float(bound)
+
+
+def print_table(title: str, figures: Sequence[Figure]) -> None:
+    """Print the figures."""
+    console = Console(highlight=False)
+    console.width = max(console.width, 150)
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for name in ("figure", "value", "target", "", "note"):
+        table.add_column(name, justify="right" if name == "value" else "left")
+    verdicts = {None: "", True: "yes", False: "NO"}
+    for figure in figures:
+        value = f"{figure.value:,.0f}" if figure.value >= 100 else f"{figure.value:.3g}"
+        table.add_row(figure.name, value, figure.target, verdicts[figure.holds], figure.note)
+    console.print(table)
+
+
+def write_json(path: Path, sections: dict[str, list[Figure]]) -> None:
+    """Write the figures."""
+    content = {name: [asdict(f) | {"holds": f.holds} for f in fs] for name, fs in sections.items()}
+    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,119 @@
+"""The order of windows in real Ray Train workers, told by the pixels that reach the model."""
+
+import ophnet_ray  # isort: skip  # noqa: F401 - before lightning, see the package's docstring
+
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import lightning as L  # noqa: N812
+import pytest
+import ray.train
+from conftest import write_color_dataset
+from ray.train import RunConfig, ScalingConfig
+from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
+from ray.train.torch import TorchTrainer
+
+from ophnet_ray import OphNetDataModule, SurgicalPhaseClassificationModel, SurgicalPhaseModule
+from ophnet_ray.config import Config
+from ophnet_ray.ray_cluster import connect
+
+pytestmark = pytest.mark.integration
+
+NUM_EPOCHS, GLOBAL_BATCH = 5, 4
+
+
+class Recorder(L.Callback):
+    """Keep a checksum of each window, by epoch and step; stop after an epoch when told to."""
+
+    def __init__(self, last_epoch: int, checkpoint: str) -> None:
+        self.seen: dict[tuple[int, int], list[int]] = {}
+        self._last_epoch, self._checkpoint = last_epoch, checkpoint
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        images = batch["image"].numpy()
+        place = trainer.current_epoch, batch_idx
+        self.seen[place] = [zlib.crc32(image.tobytes()) for image in images]
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        if trainer.current_epoch == self._last_epoch:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        trainer.save_checkpoint(self._checkpoint)
+
+
+def record_order(config: dict[str, Any]) -> list[dict[tuple[int, int], list[int]]]:
+    """Train in a worker with the product's data module; what every rank has seen."""
+    workers = ray.train.get_context().get_world_size()
+    data = OphNetDataModule(
+        config["csv"], batch_size=GLOBAL_BATCH // workers, image_size=32, cache_dir=config["cache"]
+    )
+    model = SurgicalPhaseClassificationModel(3, "test_resnet", False, 32)
+    module = SurgicalPhaseModule(3, model=model, random_shift=0.0, color_jitter=0.0)
+    recorder = Recorder(config["last_epoch"], config["checkpoint"])
+    trainer = prepare_trainer(
+        L.Trainer(
+            max_epochs=NUM_EPOCHS,
+            accelerator="cpu",
+            devices=1,
+            strategy=RayDDPStrategy(broadcast_buffers=False),
+            plugins=[RayLightningEnvironment()],
+            callbacks=[recorder],
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            use_distributed_sampler=False,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    )
+    trainer.fit(module, data, ckpt_path=config["resume_from"], weights_only=True)
+    import torch.distributed
+
+    seen: list[Any] = [None] * workers
+    torch.distributed.all_gather_object(seen, recorder.seen)
+    ray.train.report({})
+    return seen
+
+
+def joined(ranks: Iterable[dict[tuple[int, int], list[int]]]) -> dict[tuple[int, int], list[int]]:
+    """The windows of each step, those of rank 0 first."""
+    merged: dict[tuple[int, int], list[int]] = {}
+    for seen in ranks:
+        for place, checksums in seen.items():
+            merged.setdefault(place, []).extend(checksums)
+    return merged
+
+
+@pytest.mark.slow
+def test_one_and_two_workers_and_a_restart_give_one_order(ray_session, tmp_path):
+    csv_path = write_color_dataset(tmp_path / "data", num_cases=10)
+
+    def order(workers, last_epoch=NUM_EPOCHS - 1, resume_from=None):
+        trainer = TorchTrainer(
+            record_order,
+            train_loop_config={
+                "csv": str(csv_path),
+                "cache": str(tmp_path / "cache"),
+                "last_epoch": last_epoch,
+                "checkpoint": str(tmp_path / f"{workers}-{last_epoch}.ckpt"),
+                "resume_from": resume_from,
+            },
+            scaling_config=ScalingConfig(num_workers=workers),
+            run_config=RunConfig(storage_path=str(tmp_path / "ray")),
+        )
+        return joined(trainer.fit().return_value)
+
+    with connect(Config()):
+        one = order(1)
+        before = order(2, last_epoch=2)
+        after = order(2, resume_from=str(tmp_path / "2-2.ckpt"))
+    assert len(one) == NUM_EPOCHS * (24 // GLOBAL_BATCH)
+    epochs = [[c for (e, _), row in sorted(one.items()) if e == k for c in row] for k in range(5)]
+    assert all(len(set(epoch)) == 24 for epoch in epochs), "a window came twice in an epoch"
+    assert len({tuple(epoch) for epoch in epochs}) == NUM_EPOCHS
+    assert {epoch for epoch, _ in before} == {0, 1, 2}
+    assert {epoch for epoch, _ in after} == {3, 4}
+    assert before | after == one
