@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,8 @@ from ophnet_ray.config import WindowConfig
 from ophnet_ray.errors import UserError
 from ophnet_ray.shards import DecodedSegment, Entry, read_shard_index, write_shard
 from ophnet_ray.windows import run_frames
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 SHARD_BYTES = 32_000_000
@@ -150,16 +153,28 @@ class BlockCache:
     def mark_used(self, entries: Iterable[Entry]) -> None:
         """Note on the shards that a run needs them today: a shard's own time tells its last use."""
         for path in {entry.path for entry in entries}:
-            os.utime(path)
+            try:
+                os.utime(path)
+            except PermissionError as error:
+                logger.warning("%s belongs to somebody else, who may prune it: %s", path, error)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Keep the cache from being pruned; the lock goes with the process, however it ends."""
-        with open_lock(self.folder) as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
+        with lock_cache(self.folder, fcntl.LOCK_SH):
             yield
 
 
-def open_lock(folder: Path) -> Any:
-    """The file that runs lock together and pruning locks alone."""
-    return (folder / ".in-use").open("a")
+@contextmanager
+def lock_cache(folder: Path, operation: int) -> Iterator[None]:
+    """Lock the cache: runs together (``fcntl.LOCK_SH``), pruning alone (``LOCK_EX | LOCK_NB``).
+
+    Raises:
+        BlockingIOError: A run is using it.
+    """
+    descriptor = os.open(folder / ".in-use", os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, operation)
+        yield
+    finally:
+        os.close(descriptor)

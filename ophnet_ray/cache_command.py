@@ -8,14 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ophnet_ray.cache_inventory import (
-    SECONDS_A_DAY,
-    Leftover,
-    Shard,
-    list_leftovers,
-    list_shards,
-    prune,
-)
+from ophnet_ray.cache_inventory import SECONDS_A_DAY, Inventory, Shard, prune, read_inventory
 from ophnet_ray.config import RunConfig
 from ophnet_ray.errors import UserError
 
@@ -56,11 +49,12 @@ class CacheCommand:
                 f"{removed.num_leftovers} leftovers, {_size(removed.size_bytes)}",
                 markup=False,
             )
-        console.print(describe_cache(list_shards(folder)))
-        console.print(_describe_rest(list_shards(folder), list_leftovers(folder)), markup=False)
+        inventory = read_inventory(folder)
+        console.print(describe_shards(inventory.shards))
+        console.print(_describe_total(inventory), markup=False)
 
 
-def describe_cache(shards: Sequence[Shard]) -> Table:
+def describe_shards(shards: Sequence[Shard]) -> Table:
     """A row for each way of cutting windows that runs have used."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("image", "stride", "frames", "coverage"):
@@ -85,7 +79,8 @@ def describe_cache(shards: Sequence[Shard]) -> Table:
     return table
 
 
-def _describe_rest(shards: Sequence[Shard], leftovers: Sequence[Leftover]) -> str:
+def _describe_total(inventory: Inventory) -> str:
+    shards, leftovers = inventory.shards, inventory.leftovers
     total = _size(sum(shard.size_bytes for shard in shards))
     left = _size(sum(leftover.size_bytes for leftover in leftovers))
     rest = f"; {len(leftovers)} leftovers, {left}, go with --prune" if leftovers else ""

@@ -1,22 +1,17 @@
 """What lies in a cache folder, and removing what nobody uses."""
 
 import fcntl
-import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ophnet_ray.cache import FORMAT_VERSION, open_lock
+from ophnet_ray.cache import FORMAT_VERSION, lock_cache
 from ophnet_ray.errors import UserError
 from ophnet_ray.shards import ShardIndex, read_shard_index
 
 SECONDS_A_DAY = 86_400.0
 LEFTOVER_AGE_S = 3_600.0
 """Files without an index that are younger may still be being written."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +29,6 @@ class Leftover:
 
     path: Path
     size_bytes: int
-    written_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +40,16 @@ class Pruned:
     size_bytes: int
 
 
-def list_shards(cache_dir: Path) -> list[Shard]:
-    """The whole shards of this version, most recently used first.
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The whole shards of this version, most recently used first, and the leftovers."""
+
+    shards: tuple[Shard, ...]
+    leftovers: tuple[Leftover, ...]
+
+
+def read_inventory(cache_dir: Path) -> Inventory:
+    """List what is there.
 
     Raises:
         UserError: There is no cache.
@@ -59,23 +61,15 @@ def list_shards(cache_dir: Path) -> list[Shard]:
         if index is not None:
             status = index.shard.stat()
             shards.append(Shard(index, status.st_size + path.stat().st_size, status.st_mtime))
-    return sorted(shards, key=lambda shard: shard.used_s, reverse=True)
-
-
-def list_leftovers(cache_dir: Path) -> list[Leftover]:
-    """Files that no run reads and none is writing."""
-    folder = _blocks_folder(cache_dir)
-    known = {shard.index.shard for shard in list_shards(cache_dir)}
-    known |= {path.with_suffix(".json") for path in known}
-    others = [path for path in cache_dir.glob("blocks-v*/*") if path.parent != folder]
-    ours = [path for path in folder.iterdir() if path not in known and path.name != ".in-use"]
-    found = []
-    for path in (*others, *ours):
-        if path.is_file():
-            status = path.stat()
-            if path.parent != folder or time.time() - status.st_mtime > LEFTOVER_AGE_S:
-                found.append(Leftover(path, status.st_size, status.st_mtime))
-    return found
+    known = {shard.index.shard for shard in shards}
+    known |= {path.with_suffix(".json") for path in known} | {folder / ".in-use"}
+    leftovers = [
+        Leftover(path, path.stat().st_size)
+        for path in cache_dir.glob("blocks-v*/*")
+        if path.is_file() and path not in known and _is_abandoned(path, folder)
+    ]
+    by_use = sorted(shards, key=lambda shard: shard.used_s, reverse=True)
+    return Inventory(tuple(by_use), tuple(leftovers))
 
 
 def prune(cache_dir: Path, unused_days: float) -> Pruned:
@@ -84,30 +78,31 @@ def prune(cache_dir: Path, unused_days: float) -> Pruned:
     Raises:
         UserError: There is no cache, or a run is using it.
     """
-    with _alone(cache_dir):
-        limit_s = time.time() - unused_days * SECONDS_A_DAY
-        old = [shard for shard in list_shards(cache_dir) if shard.used_s < limit_s]
-        leftovers = list_leftovers(cache_dir)
-        for shard in old:
-            # the index first: a shard without one does not exist for a reader
-            shard.index.shard.with_suffix(".json").unlink()
-            shard.index.shard.unlink()
-        for leftover in leftovers:
-            leftover.path.unlink()
-    size_bytes = sum(shard.size_bytes for shard in old) + sum(x.size_bytes for x in leftovers)
-    return Pruned(len(old), len(leftovers), size_bytes)
+    limit_s = time.time() - unused_days * SECONDS_A_DAY
+    try:
+        with lock_cache(_blocks_folder(cache_dir), fcntl.LOCK_EX | fcntl.LOCK_NB):
+            inventory = read_inventory(cache_dir)
+            old = [shard for shard in inventory.shards if shard.used_s < limit_s]
+            for shard in old:
+                # the index first: a shard without one does not exist for a reader
+                shard.index.shard.with_suffix(".json").unlink()
+                shard.index.shard.unlink()
+            for leftover in inventory.leftovers:
+                leftover.path.unlink()
+    except BlockingIOError as error:
+        raise UserError(
+            f"the cache {cache_dir} is being used by a run; prune it when the run is over"
+        ) from error
+    except OSError as error:
+        raise UserError(f"the cache {cache_dir} cannot be pruned: {error}") from error
+    size_bytes = sum(shard.size_bytes for shard in old)
+    size_bytes += sum(leftover.size_bytes for leftover in inventory.leftovers)
+    return Pruned(len(old), len(inventory.leftovers), size_bytes)
 
 
-@contextmanager
-def _alone(cache_dir: Path) -> Iterator[None]:
-    with open_lock(_blocks_folder(cache_dir)) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"the cache {cache_dir} is being used by a run; prune it when the run is over"
-            ) from error
-        yield
+def _is_abandoned(path: Path, folder: Path) -> bool:
+    """Of another version, or so old that nobody is writing it."""
+    return path.parent != folder or time.time() - path.stat().st_mtime > LEFTOVER_AGE_S
 
 
 def _blocks_folder(cache_dir: Path) -> Path:

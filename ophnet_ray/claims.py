@@ -42,7 +42,7 @@ class Claims:
     def _lock(self, name: str, *, wait: bool) -> Iterator[bool]:
         path = self.folder / name
         while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:

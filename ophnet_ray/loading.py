@@ -92,7 +92,7 @@ class WindowLoader:
             while waiting:
                 yield from self._hand_out(waiting.popleft())
 
-    def _hand_out(self, read: Future["_Read"]) -> Iterator[dict[str, Tensor]]:
+    def _hand_out(self, read: Future[_Read]) -> Iterator[dict[str, Tensor]]:
         """Yield a batch, with a clock on both sides."""
         asked_s = time.perf_counter()
         batch, blocked_s = read.result()
@@ -103,7 +103,7 @@ class WindowLoader:
         self._wait_s += given_s - asked_s
         self._use_s += time.perf_counter() - given_s
 
-    def _read_batch(self, step: Step) -> "_Read":
+    def _read_batch(self, step: Step) -> _Read:
         started_s, started_cpu_s = time.perf_counter(), time.thread_time()
         shape = (self._image_size, self._image_size, 3)
         pixels = np.empty((len(step.windows), *shape), dtype=np.uint8)

@@ -132,7 +132,8 @@ def _packets_from(container: InputContainer, index: VideoIndex, key: int | None)
     try:
         container.seek(int(index.key_dts[key]), stream=container.streams.video[0])
     except (av.FFmpegError, OSError) as error:
-        raise _reading_error("read", error) from error
+        logger.info("seeking failed: %s", error)
+        return None
     packets = _packets(container)
     first = next(packets, None)
     if first is None or first.pts is None or first.pts > index.key_pts[key]:

@@ -14,7 +14,7 @@ from conftest import grey_frames, write_video
 
 from ophnet_ray.annotations import Segment
 from ophnet_ray.cache import BlockCache
-from ophnet_ray.cache_inventory import list_leftovers, list_shards, prune
+from ophnet_ray.cache_inventory import prune, read_inventory
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.errors import UserError
 from ophnet_ray.filling import decode_in_threads, fill_cache
@@ -137,7 +137,7 @@ def test_a_full_disk_is_named_and_what_was_written_is_whole(videos, tmp_path):
         "entries = found.find(keys)\n"
         "out = np.empty((2, 32, 32, 3), np.uint8)\n"
         "for entry in entries.values(): read_blocks(entry, 0, out)\n"
-        "print(len(keys), len(entries), len(list_leftovers(folder)))\n"
+        "print(len(keys), len(entries), len(list(folder.rglob('.*.arrow.*'))))\n"
     )
     mount = f"mount -t tmpfs -o size=200k tmpfs {disk} && exec {sys.executable} -c"
     done = subprocess.run(
@@ -162,7 +162,7 @@ def test_pruning_removes_what_no_run_of_the_last_days_used(videos, tmp_path):
     fill(cache, segments[:12])
     fill(cache, segments)
     old_s = time.time() - 40 * 86_400
-    for shard in list_shards(cache):
+    for shard in read_inventory(cache).shards:
         os.utime(shard.index.shard, (old_s, old_s))
     fill(cache, segments[:12])  # a run that needs two of the videos
     torn = cache / "blocks-v2" / ".torn.arrow.x1"
@@ -171,7 +171,10 @@ def test_pruning_removes_what_no_run_of_the_last_days_used(videos, tmp_path):
     older = cache / "blocks-v1"
     older.mkdir()
     (older / "a.arrow").touch()
-    assert {leftover.path.name for leftover in list_leftovers(cache)} == {torn.name, "a.arrow"}
+    assert {leftover.path.name for leftover in read_inventory(cache).leftovers} == {
+        torn.name,
+        "a.arrow",
+    }
     removed = prune(cache, unused_days=30)
     assert removed.num_leftovers == 2
     assert removed.num_shards > 0
