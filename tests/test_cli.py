@@ -152,6 +152,17 @@ def test_help_is_quick_and_names_every_setting():
 
 
 @pytest.mark.e2e
+def test_the_benchmarks_name_their_parts():
+    """They take half an hour; that they can be imported is told in seconds."""
+    command = [sys.executable, "-m", "tests.benchmarks", "--help"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=120
+    )
+    parts = "exactness, decoding, epochs, reading, scaling, together, costs"
+    assert parts in " ".join(done.stdout.split())
+
+
+@pytest.mark.e2e
 @pytest.mark.slow
 def test_the_demo_is_learnt_in_its_time_and_calmly(tmp_path):
     """The README's first command; the scores are on held-out cases."""
@@ -164,7 +175,8 @@ def test_the_demo_is_learnt_in_its_time_and_calmly(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     answer = dict(line.split(":", 1) for line in done.stdout.splitlines())
-    assert float(answer["val_macro_f1"]) >= 0.9
+    # sums in another order on another CPU: 0.90 to 0.996 were seen, 0.2 is what colour gives
+    assert float(answer["val_macro_f1"]) >= 0.85
     assert Path(answer["checkpoint"].strip()).is_file()
     assert Path(answer["run"].strip(), "metrics.jsonl").is_file()
     lines = done.stderr.splitlines() + done.stdout.splitlines()

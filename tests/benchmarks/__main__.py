@@ -38,7 +38,9 @@ def main() -> None:
         "costs": describe_costs,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(parts)}; all")
+    parser.add_argument(
+        "parts", nargs="*", metavar="part", help=f"one of {', '.join(parts)} (default: all)"
+    )
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/benchmarks"), help="of the videos"
     )

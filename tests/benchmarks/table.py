@@ -36,7 +36,7 @@ def print_table(title: str, figures: Sequence[Figure]) -> None:
         table.add_column(name, justify="right" if name == "value" else "left")
     verdicts = {None: "", True: "yes", False: "NO"}
     for figure in figures:
-        value = f"{figure.value:,.0f}" if figure.value >= 100 else f"{figure.value:.3g}"
+        value = f"{figure.value:,.0f}" if figure.value >= 100 else f"{figure.value:.4g}"
         table.add_row(figure.name, value, figure.target, verdicts[figure.holds], figure.note)
     console.print(table)
 
