@@ -19,15 +19,13 @@ class VideoIndex:
     """What a video file holds, found without decoding it.
 
     ``times_s``: float64 (N,), ascending presentation times of all frames, the first one at 0;
-    ``pts``: int64 (N,), the same in the stream's own unit. ``key_pts``: int64 (M,), ascending, the
-    frames that decoding can start at, and ``key_dts``: where the container finds them; both empty
-    when only decoding told the times.
+    ``pts``: int64 (N,), the same in the stream's own unit; ``key_pts``: int64 (M,), ascending, of
+    the frames that decoding can start at, none when only decoding told the times.
     """
 
     times_s: NDArray[np.float64]
     pts: NDArray[np.int64]
     key_pts: NDArray[np.int64] = field(default_factory=_no_times)
-    key_dts: NDArray[np.int64] = field(default_factory=_no_times)
 
     def frames_between(self, start_s: float, end_s: float) -> range:
         """Indices of the frames shown first in ``[start_s, end_s)``."""

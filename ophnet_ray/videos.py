@@ -72,7 +72,7 @@ def read_video_index(path: str | Path) -> VideoIndex:
                 container.seek(0)
                 decoded = (frame.pts for frame in container.decode(stream))
                 pts = array("q", (time for time in decoded if time is not None))
-                keys = np.empty(0, dtype=np.int64)
+                keys = array("q")
             else:
                 pts, keys = packets
         except av.FFmpegError as error:
@@ -81,8 +81,7 @@ def read_video_index(path: str | Path) -> VideoIndex:
             raise VideoError("the file holds no video frame")
         ordered = np.unique(np.asarray(pts, dtype=np.int64))
         times_s = (ordered - ordered[0]) * float(stream.time_base)
-        key_pts, key_dts = np.unique(keys.reshape(-1, 2), axis=0).T
-        return VideoIndex(times_s, ordered, key_pts, key_dts)
+        return VideoIndex(times_s, ordered, np.unique(np.asarray(keys, dtype=np.int64)))
 
 
 def decode_frames(
@@ -130,7 +129,8 @@ def _packets_from(container: InputContainer, index: VideoIndex, key: int | None)
     if key is None:
         return _packets(container)
     try:
-        container.seek(int(index.key_dts[key]), stream=container.streams.video[0])
+        # by presentation time: asked for its decoding time, mp4 goes one key frame too far back
+        container.seek(int(index.key_pts[key]), stream=container.streams.video[0])
     except (av.FFmpegError, OSError) as error:
         logger.info("seeking failed: %s", error)
         return None
@@ -215,8 +215,8 @@ def _open(path: str | Path) -> InputContainer:
 
 def _read_packet_times(
     container: InputContainer, stream: VideoStream
-) -> "tuple[array[int], NDArray[np.int64]] | None":
-    """Presentation times of the packets that are shown; (pts, dts) of the key frames, flat.
+) -> "tuple[array[int], array[int]] | None":
+    """Presentation times of the packets that are shown, and of the key frames among them.
 
     Arrays, not lists: hours of video take 8 bytes a frame. None when packets carry no times.
     """
@@ -228,6 +228,5 @@ def _read_packet_times(
             return None
         pts.append(packet.pts)
         if packet.is_keyframe:
-            # Matroska tells no decoding times and is searched by presentation time
-            keys.extend((packet.pts, packet.pts if packet.dts is None else packet.dts))
-    return pts, np.asarray(keys, dtype=np.int64)
+            keys.append(packet.pts)
+    return pts, keys

@@ -1,12 +1,11 @@
 """Real files through the decoder, against OpenCV as an independent reader."""
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import pytest
 from conftest import grey_frames, write_video
 
+from ophnet_ray import videos
 from ophnet_ray.video_index import VideoIndex, plan_stretches
 from ophnet_ray.videos import VideoError, decode_frames, read_video_index
 
@@ -68,12 +67,26 @@ def test_jumping_to_key_frames_changes_no_pixel(tmp_path, name):
     assert jumps > 30 or name == "v.avi"  # whose packets carry no times to jump to
 
 
-def test_a_list_of_key_frames_that_is_wrong_costs_time_and_no_frame(tmp_path, caplog):
+def test_a_jump_takes_the_container_to_the_very_key_frame(tmp_path):
+    """One key frame too early would be decoded for nothing."""
+    for name in ("v.mp4", "v.mkv"):
+        path = write_video(tmp_path / name, grey_frames(100), gop=10)
+        index = read_video_index(path)
+        assert len(index.key_pts) >= 10
+        with videos._open(path) as container:
+            for key, pts in enumerate(index.key_pts):
+                assert next(videos._packets_from(container, index, key)).pts == pts
+
+
+def test_a_container_that_cannot_jump_costs_time_and_no_frame(tmp_path, caplog, monkeypatch):
     path = write_video(tmp_path / "v.mp4", grey_frames(100), gop=10)
     index = read_video_index(path)
-    wrong = replace(index, key_dts=index.key_dts + index.key_dts[3])
-    wanted = np.asarray([3, 40, 41, 75])
-    frames = list(decode_frames(path, wrong, wanted))
+    jump = videos._packets_from
+    monkeypatch.setattr(
+        videos, "_packets_from", lambda c, i, key: None if (key or 0) > 5 else jump(c, i, key)
+    )
+    wanted = np.asarray([3, 40, 41, 75, 99])
+    frames = list(decode_frames(path, index, wanted))
     assert [frame.index for frame in frames] == wanted.tolist()
     means = [frame.pixels.mean() for frame in frames]
     np.testing.assert_allclose(means, 2 * wanted, atol=3)
