@@ -25,7 +25,7 @@ def main() -> None:
     from tests.benchmarks.decoding import compare_decoding, compare_with_exact_mean
     from tests.benchmarks.epochs import compare_epochs
     from tests.benchmarks.reading import compare_reading
-    from tests.benchmarks.scaling import compare_scales
+    from tests.benchmarks.scaling import compare_lengths, compare_scales
     from tests.benchmarks.together import compare_together
 
     parts: dict[str, Callable[[Path], list[Figure]]] = {
@@ -33,6 +33,7 @@ def main() -> None:
         "decoding": compare_decoding,
         "epochs": compare_epochs,
         "reading": compare_reading,
+        "lengths": compare_lengths,
         "scaling": compare_scales,
         "together": compare_together,
         "costs": describe_costs,
