@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 SHARD_BYTES = 32_000_000
-"""Pixels after which a shard is written: what a decode task holds in memory, at most twice."""
+"""Pixels after which a shard is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,37 +119,48 @@ class BlockCache:
     def decode(self, segments: Sequence[Segment], keys: Sequence[str]) -> Decoded:
         """Decode segments, each of their videos in one pass, and write them as shards.
 
-        Memory: see ``SHARD_BYTES`` and ``decode_segments``; the number of segments and the length
-        of the videos do not matter.
+        Memory: see ``decode_segments``; neither the number of segments nor the length of the videos
+        matters.
 
         Raises:
             UserError: The shards cannot be written.
         """
+        rows = self._decode_rows(segments, keys)
         decoded = Decoded()
-        rows: list[DecodedSegment] = []
+        for first in rows:
+            decoded += self._write(first, rows)
+        return decoded
+
+    def _decode_rows(
+        self, segments: Sequence[Segment], keys: Sequence[str]
+    ) -> Iterator[DecodedSegment]:
         for video in dict.fromkeys(segment.video for segment in segments):
             chosen = [(s, k) for s, k in zip(segments, keys, strict=True) if s.video == video]
             for place, blocks in decode_segments(video, [s for s, _ in chosen], self.windows):
-                rows.append(DecodedSegment(chosen[place][1], video, blocks))
-                num_blocks = sum(len(row.blocks.pixels) for row in rows)
-                if num_blocks * self.windows.image_size**2 * 3 >= SHARD_BYTES:
-                    decoded += self._write(rows)
-                    rows = []
-        return decoded + self._write(rows) if rows else decoded
+                yield DecodedSegment(chosen[place][1], video, blocks)
 
-    def _write(self, rows: Sequence[DecodedSegment]) -> Decoded:
+    def _write(self, first: DecodedSegment, rows: Iterator[DecodedSegment]) -> Decoded:
+        """Write a shard of the first row and as many of the others as fill it."""
+        videos: set[str] = set()
+        num_blocks = 0
+
+        def fill() -> Iterator[DecodedSegment]:
+            nonlocal num_blocks
+            for row in itertools.chain([first], rows):
+                videos.add(row.video)
+                num_blocks += len(row.blocks.pixels)
+                yield row
+                if num_blocks * self.windows.image_size**2 * 3 >= SHARD_BYTES:
+                    return
+
         try:
-            entries = write_shard(self.folder, rows, self.windows)
+            entries = write_shard(self.folder, fill(), self.windows)
         except OSError as error:
             raise UserError(
                 f"the cache {self.folder} cannot be written: {error.strerror or error}; "
                 "free some space or choose another --cache_dir"
             ) from error
-        return Decoded(
-            entries,
-            frozenset(row.video for row in rows),
-            sum(len(row.blocks.pixels) for row in rows),
-        )
+        return Decoded(entries, frozenset(videos), num_blocks)
 
     def mark_used(self, entries: Iterable[Entry]) -> None:
         """Note on the shards that a run needs them today: a shard's own time tells its last use."""

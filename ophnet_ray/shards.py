@@ -1,19 +1,19 @@
 """The files of the cache: many decoded segments in one, each block at a known byte offset.
 
-A *shard* is one Arrow IPC file with a row a block: the segment's key and the pixels, a fixed-size
-binary of ``image_size * image_size * 3`` bytes, RGB, uncompressed, so that any Arrow reader opens
-the file. Beside it stands a small JSON index: where each segment's blocks begin, and which segments
-could not be read and why. Both are written to a temporary name and renamed, the index last: a shard
-without an index does not exist for a reader, and one whose size is not the one its index names is
-not used.
+A *shard* is one Arrow IPC file with a row a block and a record batch a segment: the segment's key
+and the pixels, a fixed-size binary of ``image_size * image_size * 3`` bytes, RGB, uncompressed, so
+that any Arrow reader opens the file. Beside it stands a small JSON index: where each segment's
+blocks begin, and which segments could not be read and why. Both are written to a temporary name and
+renamed, the index last: a shard without an index does not exist for a reader, and one whose size is
+not the one its index names is not used.
 """
 
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,33 +65,51 @@ class ShardIndex:
 
 
 def write_shard(
-    folder: Path, rows: Sequence[DecodedSegment], windows: WindowConfig
+    folder: Path, rows: Iterable[DecodedSegment], windows: WindowConfig
 ) -> tuple[Entry, ...]:
     """Write blocks and index; the same content gets the same name, whoever writes it.
+
+    Memory: one row, if ``rows`` makes them as it goes.
 
     Raises:
         OSError: E.g. the disk is full; nothing of the shard can be found then.
     """
-    keys = "".join(row.key for row in rows)
-    shard = folder / f"{hashlib.blake2b(keys.encode(), digest_size=12).hexdigest()}.arrow"
-    offset = _write_arrow(shard, rows, windows.image_size)
-    entries = []
-    for row in rows:
-        b = row.blocks
-        entries.append(Entry(row.key, str(shard), offset, b.run_lengths, b.reason, b.was_cut))
-        offset += sum(block.nbytes for block in b.pixels)
+    written: list[Entry] = []
+    lasting: list[bool] = []
+    videos: set[str] = set()
+
+    def shard_name() -> str:
+        keys = "".join(entry.key for entry in written)
+        return hashlib.blake2b(keys.encode(), digest_size=12).hexdigest() + ".arrow"
+
+    pixel_type = pa.binary(windows.image_size**2 * 3)
+    schema = pa.schema([("key", pa.string()), ("pixels", pixel_type)])
+    with open_atomically(folder, shard_name) as file, pa.ipc.new_file(file, schema) as writer:
+        for row in rows:
+            b = row.blocks
+            if b.pixels:
+                writer.write_batch(_record_batch(row, schema))
+            written.append(Entry(row.key, "", 0, b.run_lengths, b.reason, b.was_cut))
+            lasting.append(b.is_lasting)
+            videos.add(row.video)
+    shard = folder / shard_name()
+    offsets = _offsets_of_batches(shard)
+    entries = tuple(
+        replace(entry, path=str(shard), offset=next(offsets) if entry.run_lengths else 0)
+        for entry in written
+    )
     index = {
         "size_bytes": shard.stat().st_size,
         "windows": asdict(windows),
-        "videos": sorted({row.video for row in rows}),
+        "videos": sorted(videos),
         "entries": [
             {**asdict(entry), "path": shard.name}
-            for entry, row in zip(entries, rows, strict=True)
-            if row.blocks.is_lasting
+            for entry, is_lasting in zip(entries, lasting, strict=True)
+            if is_lasting
         ],
     }
     write_atomically(shard.with_suffix(".json"), json.dumps(index).encode())
-    return tuple(entries)
+    return entries
 
 
 def read_shard_index(path: Path) -> ShardIndex | None:
@@ -143,20 +161,20 @@ def read_blocks(entry: Entry, first: int, out: NDArray[np.uint8]) -> NDArray[np.
     return out
 
 
-def _write_arrow(path: Path, rows: Sequence[DecodedSegment], image_size: int) -> int:
-    """Write blocks as one Arrow record batch; return the byte offset of the first one."""
-    blocks = [block for row in rows for block in row.blocks.pixels]
-    keys = [row.key for row in rows for _ in row.blocks.pixels]
+def _record_batch(row: DecodedSegment, schema: pa.Schema) -> pa.RecordBatch:
+    blocks = row.blocks.pixels
     pixels = b"".join(np.ascontiguousarray(block).data for block in blocks)
     column = pa.Array.from_buffers(
-        pa.binary(image_size**2 * 3), len(blocks), [None, pa.py_buffer(pixels)]
+        schema.field("pixels").type, len(blocks), [None, pa.py_buffer(pixels)]
     )
-    batch = pa.record_batch({"key": pa.array(keys, pa.string()), "pixels": column})
-    with open_atomically(path) as file, pa.ipc.new_file(file, batch.schema) as writer:
-        writer.write_batch(batch)
-    if not blocks:
-        return 0
+    return pa.record_batch([pa.array([row.key] * len(blocks)), column], schema=schema)
+
+
+def _offsets_of_batches(path: Path) -> Iterator[int]:
+    """Where the pixels of each record batch begin in the file."""
     with pa.memory_map(str(path)) as stored:
         start = stored.read_buffer(1).address
-        (_, data) = pa.ipc.open_file(stored).get_batch(0).column("pixels").buffers()
-        return int(data.address - start)
+        reader = pa.ipc.open_file(stored)
+        for i in range(reader.num_record_batches):
+            (_, data) = reader.get_batch(i).column("pixels").buffers()
+            yield int(data.address - start)

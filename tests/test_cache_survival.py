@@ -137,7 +137,7 @@ def test_a_full_disk_is_named_and_what_was_written_is_whole(videos, tmp_path):
         "entries = found.find(keys)\n"
         "out = np.empty((2, 32, 32, 3), np.uint8)\n"
         "for entry in entries.values(): read_blocks(entry, 0, out)\n"
-        "print(len(keys), len(entries), len(list(folder.rglob('.*.arrow.*'))))\n"
+        "print(len(keys), len(entries), len(list(folder.rglob('.new.*'))))\n"
     )
     mount = f"mount -t tmpfs -o size=200k tmpfs {disk} && exec {sys.executable} -c"
     done = subprocess.run(
@@ -165,7 +165,7 @@ def test_pruning_removes_what_no_run_of_the_last_days_used(videos, tmp_path):
     for shard in read_inventory(cache).shards:
         os.utime(shard.index.shard, (old_s, old_s))
     fill(cache, segments[:12])  # a run that needs two of the videos
-    torn = cache / "blocks-v2" / ".torn.arrow.x1"
+    torn = cache / "blocks-v2" / ".new.x1"
     torn.write_bytes(b"half")
     os.utime(torn, (old_s, old_s))
     older = cache / "blocks-v1"
