@@ -1,8 +1,8 @@
 """Files that are there whole or not at all."""
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,16 +19,17 @@ def open_atomically(folder: Path, name: Callable[[], str]) -> Iterator[BinaryIO]
         folder: Where to.
         name: Asked for when all is written: it may depend on what was.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".new.")
+    # not tempfile, whose files nobody else may read: the user's umask decides
+    temporary = folder / f".new.{secrets.token_hex(8)}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp makes 0600, which other users' runs cannot read
-        Path(temporary).replace(folder / name())
+        temporary.replace(folder / name())
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

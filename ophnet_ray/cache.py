@@ -8,22 +8,30 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ophnet_ray.annotations import Segment
 from ophnet_ray.blocks import RESIZE_FILTER, decode_segments
-from ophnet_ray.claims import Claims
+from ophnet_ray.claims import Claims, open_for_lock
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.errors import UserError
-from ophnet_ray.shards import DecodedSegment, Entry, read_shard_index, write_shard
+from ophnet_ray.shards import (
+    DecodedSegment,
+    Entry,
+    ShardIndex,
+    read_shard_index,
+    write_shard,
+)
 from ophnet_ray.windows import run_frames
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
+LOCK_FILE = ".in-use"
 SHARD_BYTES = 32_000_000
 """Pixels after which a shard is full."""
 
@@ -37,7 +45,7 @@ class Decoded:
     num_blocks: int = 0
 
     def __add__(self, other: "Decoded") -> "Decoded":
-        """Both."""
+        """What both have decoded."""
         return Decoded(
             self.entries + other.entries,
             self.videos | other.videos,
@@ -98,20 +106,25 @@ class BlockCache:
         return self._find(keys, written_since_ns=0)
 
     def find_new(self, keys: Iterable[str]) -> dict[str, Entry]:
-        """Those that were written, by whatever run, since this object was made."""
-        return self._find(keys, written_since_ns=self._opened_ns)
+        """Those that were written, by whatever run, since this object was made, or just before."""
+        # an index appears a moment after the time that it bears
+        return self._find(keys, written_since_ns=self._opened_ns - 60 * 10**9)
 
     def _find(self, keys: Iterable[str], written_since_ns: int) -> dict[str, Entry]:
         wanted = set(keys)
         found: dict[str, Entry] = {}
         with os.scandir(self.folder) as files:
             names = [
-                file.name
+                (file.name, file.stat().st_mtime_ns)
                 for file in files
-                if file.name.endswith(".json") and file.stat().st_mtime_ns >= written_since_ns
+                if file.name.endswith(".json") and not file.name.startswith(".")
             ]
-        for name in names:
-            index = read_shard_index(self.folder / name)
+        for name, written_ns in names:
+            if written_ns < written_since_ns:
+                continue
+            path = self.folder / name
+            # a task looks at what others have written: each index once a process
+            index = _remembered(path, written_ns) if written_since_ns else read_shard_index(path)
             if index is not None:
                 found |= {entry.key: entry for entry in index.entries if entry.key in wanted}
         return found
@@ -173,8 +186,17 @@ class BlockCache:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Keep the cache from being pruned; the lock goes with the process, however it ends."""
-        with lock_cache(self.folder, fcntl.LOCK_SH):
+        with ExitStack() as held:
+            try:
+                held.enter_context(lock_cache(self.folder, fcntl.LOCK_SH))
+            except OSError as error:
+                logger.warning("%s knows no locks (%s): do not prune it now", self.folder, error)
             yield
+
+
+@lru_cache(maxsize=4096)
+def _remembered(path: Path, _written_ns: int) -> ShardIndex | None:
+    return read_shard_index(path)
 
 
 @contextmanager
@@ -183,8 +205,9 @@ def lock_cache(folder: Path, operation: int) -> Iterator[None]:
 
     Raises:
         BlockingIOError: A run is using it.
+        OSError: The file system knows no locks.
     """
-    descriptor = os.open(folder / ".in-use", os.O_RDONLY | os.O_CREAT, 0o644)
+    descriptor = open_for_lock(folder / LOCK_FILE)
     try:
         fcntl.flock(descriptor, operation)
         yield

@@ -23,7 +23,7 @@ class CacheCommand:
     list: bool = False
     """Show what is there."""
     prune: bool = False
-    """Remove what no run of the last days started with, and what killed writers left."""
+    """Remove what no run of the last days started with, and what killed writers left before."""
     days: float = 30.0
     """Of --prune: keep what was used in so many days."""
     cache_dir: str = DEFAULT_CACHE_DIR

@@ -1,11 +1,12 @@
 """What lies in a cache folder, and removing what nobody uses."""
 
 import fcntl
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ophnet_ray.cache import FORMAT_VERSION, lock_cache
+from ophnet_ray.cache import FORMAT_VERSION, LOCK_FILE, lock_cache
 from ophnet_ray.errors import UserError
 from ophnet_ray.shards import ShardIndex, read_shard_index
 
@@ -25,10 +26,11 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A file that no run reads: what a killed writer left, or another format version wrote."""
+    """A file that no run reads: what a killed writer left, or an older version wrote."""
 
     path: Path
     size_bytes: int
+    written_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +58,26 @@ def read_inventory(cache_dir: Path) -> Inventory:
     """
     folder = _blocks_folder(cache_dir)
     shards = []
-    for path in folder.glob("*.json"):
+    for path in folder.glob("[!.]*.json"):
         index = read_shard_index(path)
         if index is not None:
             status = index.shard.stat()
             shards.append(Shard(index, status.st_size + path.stat().st_size, status.st_mtime))
     known = {shard.index.shard for shard in shards}
-    known |= {path.with_suffix(".json") for path in known} | {folder / ".in-use"}
+    known |= {path.with_suffix(".json") for path in known} | {folder / LOCK_FILE}
+    older = [cache_dir / f"blocks-v{version}" for version in range(1, FORMAT_VERSION)]
     leftovers = [
-        Leftover(path, path.stat().st_size)
-        for path in cache_dir.glob("blocks-v*/*")
-        if path.is_file() and path not in known and _is_abandoned(path, folder)
+        leftover
+        for place in (folder, *older)
+        for path in place.glob("*")
+        if path not in known and (leftover := _leftover(path)) is not None
     ]
     by_use = sorted(shards, key=lambda shard: shard.used_s, reverse=True)
     return Inventory(tuple(by_use), tuple(leftovers))
 
 
 def prune(cache_dir: Path, unused_days: float) -> Pruned:
-    """Remove the shards that no run of the last days started with, and all leftovers.
+    """Remove the shards that no run of the last days started with, and leftovers of that age.
 
     Raises:
         UserError: There is no cache, or a run is using it.
@@ -87,7 +91,8 @@ def prune(cache_dir: Path, unused_days: float) -> Pruned:
                 # the index first: a shard without one does not exist for a reader
                 shard.index.shard.with_suffix(".json").unlink()
                 shard.index.shard.unlink()
-            for leftover in inventory.leftovers:
+            left = [leftover for leftover in inventory.leftovers if leftover.written_s < limit_s]
+            for leftover in left:
                 leftover.path.unlink()
     except BlockingIOError as error:
         raise UserError(
@@ -96,13 +101,19 @@ def prune(cache_dir: Path, unused_days: float) -> Pruned:
     except OSError as error:
         raise UserError(f"the cache {cache_dir} cannot be pruned: {error}") from error
     size_bytes = sum(shard.size_bytes for shard in old)
-    size_bytes += sum(leftover.size_bytes for leftover in inventory.leftovers)
-    return Pruned(len(old), len(inventory.leftovers), size_bytes)
+    size_bytes += sum(leftover.size_bytes for leftover in left)
+    return Pruned(len(old), len(left), size_bytes)
 
 
-def _is_abandoned(path: Path, folder: Path) -> bool:
-    """Of another version, or so old that nobody is writing it."""
-    return path.parent != folder or time.time() - path.stat().st_mtime > LEFTOVER_AGE_S
+def _leftover(path: Path) -> Leftover | None:
+    """A file that is so old that nobody is writing it; None for others, and what has just gone."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(status.st_mode) or time.time() - status.st_mtime < LEFTOVER_AGE_S:
+        return None
+    return Leftover(path, status.st_size, status.st_mtime)
 
 
 def _blocks_folder(cache_dir: Path) -> Path:

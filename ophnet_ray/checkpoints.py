@@ -101,7 +101,9 @@ def find_unfinished(checkpoints: Path, epoch: int) -> Checkpoint | None:
 
 def prune_unfinished(checkpoints: Path, keep: int) -> None:
     """Delete all but the last ``keep`` checkpoints inside epochs, and what a killed run left."""
-    folders = sorted((checkpoints / UNFINISHED).glob("epoch=*"))
+    # by time, not by name: a run that fell back does an epoch again
+    found = (checkpoints / UNFINISHED).glob("epoch=*")
+    folders = sorted(found, key=lambda folder: folder.stat().st_mtime_ns)
     torn = (checkpoints / UNFINISHED).glob(".epoch=*")
     for folder in (*folders[: max(len(folders) - keep, 0)], *torn):
         shutil.rmtree(folder)

@@ -8,7 +8,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,12 @@ class Claims:
     def _lock(self, name: str, *, wait: bool) -> Iterator[bool]:
         path = self.folder / name
         while True:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+            try:
+                descriptor = open_for_lock(path)
+            except OSError as error:
+                logger.warning("no lock %s (%s); the work is not shared", path, error)
+                yield True
+                return
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
@@ -58,8 +63,20 @@ class Claims:
         try:
             yield True
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(PermissionError):  # another user's file in a folder that keeps it
+                path.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+def open_for_lock(path: Path) -> int:
+    """Open a lock file, made when it is missing.
+
+    For writing, as NFS asks of an exclusive lock; another user's file for reading.
+    """
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -90,7 +90,7 @@ def run_program(main: Callable[[], None]) -> None:
         print(f"training failed: {error}", file=sys.stderr)
         raise SystemExit(EXIT_FAILED) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last epoch", file=sys.stderr)
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
 
 

@@ -110,7 +110,7 @@ class RunConfig:
     cache_dir: str | None = None
     """Folder of the decoded windows (default: <storage_path>/cache)."""
     every_n_train_steps: int | None = None
-    """Keep a checkpoint after so many steps, too (default: after each epoch only)."""
+    """Keep a checkpoint after so many optimiser steps, too (default: after each epoch only)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,8 +102,8 @@ class EpochReport(CheckpointCallback):
         """Take over history and, inside an epoch, this worker's state."""
         payload = checkpoint[PAYLOAD_KEY]
         self.history = payload["history"]
-        if payload["workers"]:
-            self._worker_state = payload["workers"][trainer.global_rank]
+        if workers := payload.get("workers"):
+            self._worker_state = workers[trainer.global_rank]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Go to the position inside the epoch.

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-import os
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from ophnet_ray.cache import SHARD_BYTES, BlockCache, Decoded
 from ophnet_ray.shards import Entry
 
 TASKS_PER_WORKER = 4
-MAX_TASK_SEGMENTS = 128
+MAX_TASK_SEGMENTS = 64
 """What a killed task loses at most, and the lock files it holds."""
 
 DecodeTask = list[tuple[Segment, str]]
@@ -68,7 +68,7 @@ def fill_cache(
     pending = {k: s for s, k in zip(segments, keys, strict=True) if k not in entries}
     tasks = plan_tasks([(s, k) for k, s in pending.items()], cache, num_workers)
     # two runs that start together begin at different places, so as not to wait for each other
-    first = os.getpid() % max(len(tasks), 1)
+    first = secrets.randbelow(max(len(tasks), 1))
     tasks = tasks[first:] + tasks[:first]
     left = Counter(segment.video for segment in pending.values())
     total, num_blocks = len(left), 0

@@ -18,8 +18,8 @@ from ophnet_ray.windows import mean_of_blocks
 
 BATCHES_AHEAD = 4
 MAX_READ_THREADS = 8
-SLOW_SHARE = 0.02
-"""Of an epoch spent waiting for storage: above it, the next one reads with twice the threads.
+SLOW_SHARE, SLOW_S = 0.02, 0.5
+"""Of an epoch spent waiting for storage: above both, the next one reads with twice the threads.
 
 One thread reads 27,000 windows a second from memory, and a second one only fights it for the
 interpreter (20,000 a CPU-second); storage that takes its time is asked for several at once.
@@ -27,7 +27,7 @@ interpreter (20,000 a CPU-second); storage that takes its time is asked for seve
 
 
 class _Read(NamedTuple):
-    """A batch, and the seconds that reading it has waited for storage."""
+    """A batch, and the seconds of reading it in which the thread did not run: mostly storage."""
 
     batch: dict[str, Tensor]
     blocked_s: float
@@ -79,7 +79,8 @@ class WindowLoader:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Yield the batches in the sampler's order."""
-        if self.wait_share > SLOW_SHARE and self._blocked_s > self._wait_s / 2:
+        is_slow = self.wait_share > SLOW_SHARE and self._wait_s > SLOW_S
+        if is_slow and self._blocked_s > self._wait_s / 2:
             self._num_threads = min(2 * self._num_threads, MAX_READ_THREADS)
         first, self._resume_at = self._resume_at, 0
         self._position, self._wait_s, self._use_s, self._blocked_s = first, 0.0, 0.0, 0.0
@@ -87,7 +88,7 @@ class WindowLoader:
         with ThreadPoolExecutor(self._num_threads, thread_name_prefix="read-windows") as pool:
             for step in self.sampler.steps(first):
                 waiting.append(pool.submit(self._read_batch, step))
-                if len(waiting) > BATCHES_AHEAD:
+                if len(waiting) > max(BATCHES_AHEAD, self._num_threads):
                     yield from self._hand_out(waiting.popleft())
             while waiting:
                 yield from self._hand_out(waiting.popleft())

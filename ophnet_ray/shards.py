@@ -67,7 +67,7 @@ class ShardIndex:
 def write_shard(
     folder: Path, rows: Iterable[DecodedSegment], windows: WindowConfig
 ) -> tuple[Entry, ...]:
-    """Write blocks and index; the same content gets the same name, whoever writes it.
+    """Write blocks and index; the same segments in the same layout get the same name.
 
     Memory: one row, if ``rows`` makes them as it goes.
 
@@ -79,18 +79,19 @@ def write_shard(
     videos: set[str] = set()
 
     def shard_name() -> str:
-        keys = "".join(entry.key for entry in written)
-        return hashlib.blake2b(keys.encode(), digest_size=12).hexdigest() + ".arrow"
+        # the layout, too: a reader of another writer's shard must never find another one there
+        layout = json.dumps([[entry.key, entry.run_lengths] for entry in written])
+        return hashlib.blake2b(layout.encode(), digest_size=12).hexdigest() + ".arrow"
 
     pixel_type = pa.binary(windows.image_size**2 * 3)
     schema = pa.schema([("key", pa.string()), ("pixels", pixel_type)])
     with open_atomically(folder, shard_name) as file, pa.ipc.new_file(file, schema) as writer:
         for row in rows:
-            b = row.blocks
-            if b.pixels:
+            blocks = row.blocks
+            if blocks.pixels:
                 writer.write_batch(_record_batch(row, schema))
-            written.append(Entry(row.key, "", 0, b.run_lengths, b.reason, b.was_cut))
-            lasting.append(b.is_lasting)
+            written.append(Entry(row.key, "", 0, blocks.run_lengths, blocks.reason, blocks.was_cut))
+            lasting.append(blocks.is_lasting)
             videos.add(row.video)
     shard = folder / shard_name()
     offsets = _offsets_of_batches(shard)
@@ -117,20 +118,17 @@ def read_shard_index(path: Path) -> ShardIndex | None:
     shard = path.with_suffix(".arrow")
     try:
         index = json.loads(path.read_text())
-        whole = shard.stat().st_size == index["size_bytes"]
-    except FileNotFoundError:
-        whole = False
-    except ValueError as error:
-        logger.warning("%s is damaged (%s); its segments are decoded anew", path, error)
+        if shard.stat().st_size != index["size_bytes"]:
+            logger.warning("%s is not whole; its segments are decoded anew", shard)
+            return None
+        entries = []
+        for fields in index["entries"]:
+            place = {"path": str(shard), "run_lengths": tuple(fields["run_lengths"])}
+            entries.append(Entry(**{**fields, **place}))
+        return ShardIndex(shard, index["windows"], tuple(index["videos"]), tuple(entries))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s cannot be used (%r); its segments are decoded anew", path, error)
         return None
-    if not whole:
-        logger.warning("%s is not whole; its segments are decoded anew", shard)
-        return None
-    entries = []
-    for fields in index["entries"]:
-        place = {"path": str(shard), "run_lengths": tuple(fields["run_lengths"])}
-        entries.append(Entry(**{**fields, **place}))
-    return ShardIndex(shard, index["windows"], tuple(index["videos"]), tuple(entries))
 
 
 def read_blocks(entry: Entry, first: int, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -152,12 +150,16 @@ def read_blocks(entry: Entry, first: int, out: NDArray[np.uint8]) -> NDArray[np.
     """
     descriptor = os.open(entry.path, os.O_RDONLY)
     try:
-        block_bytes = out.nbytes // len(out)
-        size_bytes = os.preadv(descriptor, [out.data], entry.offset + first * block_bytes)
+        position = entry.offset + first * (out.nbytes // len(out))
+        memory = out.reshape(-1).data
+        while memory:
+            # network storage may give less than it is asked for
+            size_bytes = os.preadv(descriptor, [memory], position)
+            if not size_bytes:
+                raise OSError(f"{entry.path} ends early; delete it and run again to decode it anew")
+            memory, position = memory[size_bytes:], position + size_bytes
     finally:
         os.close(descriptor)
-    if size_bytes != out.nbytes:
-        raise OSError(f"{entry.path} ends early; delete it and run again to decode it anew")
     return out
 
 

@@ -89,7 +89,8 @@ def decode_frames(
 ) -> Iterator[Frame]:
     """Decode chosen frames in one pass, in presentation order.
 
-    Where a key frame lies between two wanted ones, the pass jumps to it. Of the other frames only
+    Where a key frame lies between two wanted ones, and it pays (see ``MIN_JUMP_FRAMES``), the pass
+    jumps to it. Of the other frames only
     those are decoded that others refer to, and none is converted. After a damaged packet nothing
     is trusted up to the next key frame: those frames do not come.
 

@@ -93,8 +93,6 @@ def test_two_first_runs_at_once_decode_each_video_once_in_all(videos, tmp_path):
     decoded = [num_decoded for num_decoded, _ in answers]
     assert sum(decoded) == NUM_VIDEOS
     assert [num_rejected for _, num_rejected in answers] == [0, 0]
-    print(f"decoded by the one and by the other: {decoded}")
-    assert min(decoded) > 0, "they did not run at the same time"
     again = fill(tmp_path / "cache", segments_of(videos))
     assert again.decoded_videos == 0
     assert_right(again.entries, videos)
@@ -171,12 +169,18 @@ def test_pruning_removes_what_no_run_of_the_last_days_used(videos, tmp_path):
     older = cache / "blocks-v1"
     older.mkdir()
     (older / "a.arrow").touch()
+    os.utime(older / "a.arrow", (old_s, old_s))
+    newer = cache / "blocks-v3"
+    newer.mkdir()
+    (newer / "b.arrow").touch()
+    os.utime(newer / "b.arrow", (old_s, old_s))
     assert {leftover.path.name for leftover in read_inventory(cache).leftovers} == {
         torn.name,
         "a.arrow",
     }
     removed = prune(cache, unused_days=30)
     assert removed.num_leftovers == 2
+    assert (newer / "b.arrow").exists(), "a newer version's cache is none of ours"
     assert removed.num_shards > 0
     assert fill(cache, segments[:12]).decoded_videos == 0
     assert fill(cache, segments).decoded_videos == NUM_VIDEOS - 2

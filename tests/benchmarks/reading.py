@@ -168,7 +168,10 @@ def read_cold(loader: WindowLoader) -> float:
         os.close(descriptor)
     before = _read_bytes()
     windows = sum(len(batch["label"]) for batch in loader)
-    return (_read_bytes() - before) / (windows * 2 * BLOCK_BYTES)
+    ratio = (_read_bytes() - before) / (windows * 2 * BLOCK_BYTES)
+    if ratio < 0.5:
+        raise RuntimeError("the cache was still in memory: its folder is on no disk")
+    return ratio
 
 
 def wait_share(loader: WindowLoader, step: Callable[[], None]) -> float:
@@ -184,7 +187,7 @@ def fit(manifest: Manifest, num_workers: int, *, cold: bool, rivals: bool) -> di
         worker_loop,
         train_loop_config={"manifest": manifest, "cold": cold, "rivals": rivals},
         scaling_config=ScalingConfig(num_workers=num_workers),
-        run_config=RunConfig(storage_path=tempfile.mkdtemp(prefix="ophnet-benchmark-")),
+        run_config=RunConfig(storage_path=str(Path(manifest.items[0].entry.path).parent / "ray")),
     )
     answer: dict[str, Any] = trainer.fit().return_value
     return answer
@@ -211,7 +214,7 @@ def ray_data_rate(manifest: Manifest, folder: Path) -> float:
         scaling_config=ScalingConfig(num_workers=1),
         datasets={"train": dataset},
         dataset_config=DataConfig(datasets_to_split=["train"]),
-        run_config=RunConfig(storage_path=tempfile.mkdtemp(prefix="ophnet-benchmark-")),
+        run_config=RunConfig(storage_path=str(folder.parent / "ray")),
     )
     rate: float = trainer.fit().return_value["rate"]
     return rate

@@ -20,7 +20,12 @@ def compare_together(folder: Path) -> list[Figure]:
     try:
         write_dataset(place, video, NUM_VIDEOS)
         runs = {name: _start(place, name) for name in ("one", "other")}
-        counts = [_finish(process, place, name) for name, process in runs.items()]
+        try:
+            counts = [_finish(process, place, name) for name, process in runs.items()]
+        finally:
+            for process in runs.values():
+                process.terminate()
+                process.wait()
     finally:
         shutil.rmtree(place)
     note = f"{counts[0]} and {counts[1]} of {NUM_VIDEOS} videos"
