@@ -9,11 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ophnet_ray.cache_inventory import SECONDS_A_DAY, Inventory, Shard, prune, read_inventory
-from ophnet_ray.config import RunConfig
+from ophnet_ray.config import DEFAULT_CACHE_DIR
 from ophnet_ray.errors import UserError
 
 TABLE_WIDTH = 100
-DEFAULT_CACHE_DIR = str(Path(RunConfig.storage_path) / "cache")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,7 @@ class CacheCommand:
     """Folder of the cache, as train.py takes it."""
 
     def run(self) -> None:
-        """Do it.
+        """Prune, if asked to, then print what is there.
 
         Raises:
             UserError: Neither or both are asked for, there is no cache, or a run is using it.

@@ -113,6 +113,9 @@ class RunConfig:
     """Keep a checkpoint after so many optimiser steps, too (default: after each epoch only)."""
 
 
+DEFAULT_CACHE_DIR = str(Path(RunConfig.storage_path) / "cache")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A training run."""

@@ -22,6 +22,7 @@ from ophnet_ray.annotations import (
 )
 from ophnet_ray.cache import BlockCache
 from ophnet_ray.config import (
+    DEFAULT_CACHE_DIR,
     Coverage,
     DataConfig,
     MaskKind,
@@ -39,7 +40,6 @@ from ophnet_ray.sampling import TrainingSampler, ValidationSampler
 from ophnet_ray.splits import assign_splits
 from ophnet_ray.windows import cut_windows
 
-DEFAULT_CACHE_DIR = Path(RunConfig.storage_path) / "cache"
 _WINDOWS, _TRAINING = WindowConfig(), TrainingConfig()
 
 logger = logging.getLogger(__name__)
