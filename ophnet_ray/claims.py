@@ -7,7 +7,7 @@ so that nothing is left waiting for a killed one.
 import fcntl
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -27,10 +27,21 @@ class Claims:
         folder.mkdir(exist_ok=True)
 
     @contextmanager
-    def take_free(self, names: Iterable[str]) -> Iterator[set[str]]:
-        """Claim those names that nobody else holds, for as long as the context lasts."""
+    def take_free(self, groups: Iterable[Sequence[str]]) -> Iterator[set[str]]:
+        """Claim those names that nobody else holds, for as long as the context lasts.
+
+        A group whose first name somebody holds is left to them whole: they are about to claim the
+        others, and two that come at the same moment do not end up with a part of it each.
+        """
         with ExitStack() as held:
-            yield {name for name in names if held.enter_context(self._lock(name, wait=False))}
+            taken = set()
+            for group in groups:
+                for place, name in enumerate(group):
+                    if held.enter_context(self._lock(name, wait=False)):
+                        taken.add(name)
+                    elif place == 0:
+                        break
+            yield taken
 
     def wait_for(self, name: str) -> None:
         """Wait until nobody holds the name."""

@@ -145,7 +145,10 @@ def decode_task(cache: BlockCache, task: DecodeTask) -> Decoded:
     pending = {key: segment for segment, key in task}
     done = Decoded()
     while pending:
-        with cache.claims.take_free(pending) as free:
+        videos: dict[str, list[str]] = {}
+        for key, segment in pending.items():
+            videos.setdefault(segment.video, []).append(key)
+        with cache.claims.take_free(videos.values()) as free:
             done += Decoded(tuple(cache.find_new(pending).values()))
             missing = free - {entry.key for entry in done.entries}
             todo = [key for key in pending if key in missing]
