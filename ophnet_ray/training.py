@@ -1,21 +1,18 @@
 """A training run from the settings to the answer: each stage once, in order."""
 
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ray.exceptions import RayError
-from ray.train import TrainingFailedError, WorkerGroupError
-
 from ophnet_ray.atomic import copy_atomically
 from ophnet_ray.cache import BlockCache
-from ophnet_ray.checkpoints import best_checkpoint, find_checkpoints
-from ophnet_ray.config import Config
+from ophnet_ray.checkpoints import find_checkpoints
+from ophnet_ray.config import AnyConfig, Config
 from ophnet_ray.console import Console, log_to
 from ophnet_ray.demo import make_demo
 from ophnet_ray.epoch_report import TrainLoopConfig
 from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.fitting import failures_in_one_line, fit_run
 from ophnet_ray.manifest import Manifest
 from ophnet_ray.model import SurgicalPhaseClassificationModel, probe_backbone
 from ophnet_ray.passport import hash_segments
@@ -23,10 +20,7 @@ from ophnet_ray.preparation import prepare_data, read_segments
 from ophnet_ray.ray_cluster import Resources, connect, plan_resources
 from ophnet_ray.run_directory import RunDirectory, check_output
 from ophnet_ray.sampling import plan_training_steps
-from ophnet_ray.trainer import build_trainer
 from ophnet_ray.training_status import TrainingStatus, TrainingWatch
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,13 +42,13 @@ def train(config: Config, console: Console) -> TrainingResult:
     """
     config.validate()
     output = check_output(config.run.output_pth)
-    config = _resolve_paths(config, console)
+    config = resolve_paths(config, console)
     segments, missing = read_segments(config, console)
     data_hash = hash_segments(segments)
     run = open_run(config, data_hash)
     with run.locked():
         log_to(run.logs / "driver.log")
-        try:
+        with failures_in_one_line(run, "run"):
             result = run.read_result()
             if result is None:
                 cache = BlockCache(config.run.cache_dir or "", config.windows)
@@ -69,12 +63,6 @@ def train(config: Config, console: Console) -> TrainingResult:
             else:
                 console.say(f"complete already: {run.path} (another --name or --seed trains anew)")
             _hand_out(run, result, output)
-        except (UserError, TrainingError) as error:
-            logger.error("%s", error)
-            raise
-        except (RayError, OSError) as error:
-            logger.exception("the run broke off")
-            raise TrainingError(f"{_one_line(error)}; see {run.logs}") from error
     return TrainingResult(output, run.path, result["best_epoch"], result["scores"])
 
 
@@ -144,25 +132,12 @@ def fit(
     status = TrainingStatus.remote()  # type: ignore[attr-defined] # added by ray.remote
     loop = TrainLoopConfig(config, manifest, resources, run, data_hash, status)
     with console.stage("train", config.training.max_epochs) as stage:
-        try:
-            watch = TrainingWatch(status, stage, steps.num_steps)
-            result = watch.run(build_trainer(loop).fit)
-        except TrainingFailedError as error:
-            logger.exception("training failed")
-            raise TrainingError(f"{_root_cause(error)}; see {run.logs}") from error
-    if failure := result.return_value["failure"]:
-        raise TrainingError(f"{failure}; see {run.logs}")
-    best = best_checkpoint(find_checkpoints(run.checkpoints))
-    answer = {
-        "checkpoint": str(best.file.relative_to(run.path)),
-        "best_epoch": best.epoch + 1,
-        "scores": best.metrics,
-    }
-    run.write_result(answer)
+        watch = TrainingWatch(status, stage, steps.num_steps)
+        answer: dict[str, Any] = watch.run(lambda: fit_run(loop))
     return answer
 
 
-def _resolve_paths(config: Config, console: Console) -> Config:
+def resolve_paths(config: AnyConfig, console: Console) -> AnyConfig:
     """Absolute paths, since workers run elsewhere; the demo data when no CSV is given."""
     storage = Path(config.run.storage_path).absolute()
     cache = Path(config.run.cache_dir).absolute() if config.run.cache_dir else storage / "cache"
@@ -181,18 +156,3 @@ def _resolve_paths(config: Config, console: Console) -> Config:
         data=replace(data, csv_path=csv_path, video_dir=video_dir),
         run=replace(config.run, storage_path=str(storage), cache_dir=str(cache)),
     )
-
-
-def _root_cause(error: TrainingFailedError) -> str:
-    """The one line that tells why the workers failed."""
-    cause: BaseException = error
-    if isinstance(error, WorkerGroupError) and error.worker_failures:
-        cause = next(iter(error.worker_failures.values()))
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    return _one_line(cause)
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
