@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from ophnet_ray.atomic import write_atomically
 
@@ -28,7 +29,11 @@ def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        score=format_score, count=format_count, clock=format_clock, plain=format_plain
+        score=format_score,
+        breakable=breakable,
+        count=format_count,
+        clock=format_clock,
+        plain=format_plain,
     )
     # ids from file names may hold bytes that are no UTF-8
     text = environment.get_template(template).render(values)
@@ -36,8 +41,20 @@ def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
 
 
 def format_score(value: float | None) -> str:
-    """Three digits, or a dash where there is none."""
-    return NONE if value is None else f"{value:.3f}"
+    """Three digits of a share, one of a percentage, a dash where there is none."""
+    if value is None:
+        return NONE
+    return f"{value:.1f}" if abs(value) >= 2 else f"{value:.3f}"
+
+
+def format_percent(share: float) -> str:
+    """0.253 → 25 %; what is there is never called 0."""
+    return "<1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+
+
+def breakable(name: str) -> Markup:
+    """A name that a narrow column breaks after its underscores."""
+    return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def format_count(value: float) -> str:

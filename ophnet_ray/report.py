@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ophnet_ray.figures import phase_colors, to_svg
-from ophnet_ray.page import write_page
+from ophnet_ray.page import format_count, write_page
 from ophnet_ray.ribbons import draw_timeline, score_video
 from ophnet_ray.score_card import ScoreCard, VideoTimeline
 from ophnet_ray.score_figures import draw_confusion, draw_curves, draw_f1_by_cases
@@ -193,9 +193,19 @@ def _describe_data(report: Report) -> dict[str, Any]:
         "splits": splits,
         "split_phases": passport.get("phases", []) if splits else [],
         "facts": {
-            name.replace("_", " "): ", ".join(map(str, value)) if isinstance(value, list) else value
+            name.replace("_", " "): _tell(value)
             for name, value in passport.items()
             if name not in _HAS_OWN_PLACE and value not in ([], None)
         },
         "resources": passport.get("resources", {}),
     }
+
+
+def _tell(value: Any) -> str:
+    """An entry of the passport; of a hash its beginning."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, int):
+        return format_count(value)
+    text = str(value)
+    return text[:12] if len(text) == 64 else text

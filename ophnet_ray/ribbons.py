@@ -112,9 +112,7 @@ def draw_timeline(timeline: VideoTimeline, phases: Sequence[str]) -> Figure:
         axes.axhline(0.5, color=LINE, linewidth=0.6, zorder=0)
         top += 8 + GAP
     axes = _row(figure, "confidence", top, CURVE, total + 24, end_s)
-    axes.fill_between(
-        starts_s, timeline.confidence[shown], step="post", color=ACCENT, alpha=0.35, linewidth=0
-    )
+    axes.stairs(timeline.confidence[shown], [*starts_s, end_s], fill=True, color=ACCENT, alpha=0.35)
     axes.set_yticks([0, 1])
     axes.tick_params(axis="y", labelleft=False, labelright=True, length=0, pad=2)
     axes.tick_params(axis="x", labelbottom=True, length=3)

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
 from ophnet_ray.figures import (
@@ -45,7 +45,7 @@ def draw_curves(
     """
     figure = new_figure(*CURVE_PX)
     room = 12 + widest(list(names.values()))
-    axes = add_axes(figure, 40, 28, room, 38)
+    axes = add_axes(figure, 54, 28, room, 38)
     name_axes(axes, "epoch", title)
     axes.axvline(best_epoch, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
     ends: list[tuple[float, str, str]] = []
@@ -60,6 +60,7 @@ def draw_curves(
         ends.append((y[-1], name, color))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.margins(x=0.02)
     write_at_ends(axes, ends)
     return figure
@@ -132,7 +133,7 @@ def draw_confusion(
 
 def _draw_cell(axes: Axes, row: int, column: int, share: float, has_number: bool) -> None:
     axes.add_patch(
-        Rectangle((column, row), 1, 1, facecolor=ACCENT, alpha=0.08 + 0.92 * share, linewidth=0)
+        Rectangle((column, row), 1, 1, facecolor=ACCENT, alpha=0.04 + 0.96 * share, linewidth=0)
     )
     if has_number:
         axes.text(
@@ -148,20 +149,22 @@ def _draw_cell(axes: Axes, row: int, column: int, share: float, has_number: bool
 
 def draw_f1_by_cases(by_phase: Sequence[PhaseScore]) -> Figure:
     """F1 of each phase against the number of cases it was trained on; names where there is room."""
+    colors = phase_colors(len(by_phase))
+    scored = [pair for pair in zip(by_phase, colors, strict=True) if pair[0].support]
     figure = new_figure(680, 320)
     axes = add_axes(figure, 36, 28, 20, 38)
     name_axes(axes, "cases in training (log scale)", "F1")
     # a phase that no training case has is at 0, which no logarithm shows
     axes.set_xscale("symlog", linthresh=1, linscale=0.5)
     axes.set_ylim(-0.04, 1.06)
-    most = max((score.num_train_cases for score in by_phase), default=1)
+    most = max((score.num_train_cases for score in by_phase if score.support), default=1)
     ticks = [n for n in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if n <= 2 * most]
-    least = min((score.num_train_cases for score in by_phase), default=0)
+    least = min((score.num_train_cases for score in by_phase if score.support), default=0)
     axes.set_xlim(-0.2 if least == 0 else least / 1.4, max(most, 1) * 1.5)
     axes.set_xticks([n for n in ticks if n >= (0 if least == 0 else least / 1.4)])
     axes.minorticks_off()
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    for score, color in zip(by_phase, phase_colors(len(by_phase)), strict=True):
+    for score, color in scored:
         axes.plot(
             score.num_train_cases,
             score.f1,
@@ -172,7 +175,7 @@ def draw_f1_by_cases(by_phase: Sequence[PhaseScore]) -> Figure:
             markeredgewidth=0.8,
             linestyle="none",
         )
-    points = [(score.num_train_cases, score.f1, short(score.phase, 20)) for score in by_phase]
+    points = [(score.num_train_cases, score.f1, short(score.phase, 20)) for score, _ in scored]
     write_where_there_is_room(axes, sorted(points, key=lambda point: point[1]))
     return figure
 
