@@ -22,6 +22,7 @@ from ophnet_ray.ray_cluster import connect
 from ophnet_ray.run_directory import check_output
 from ophnet_ray.search_config import TuneConfig
 from ophnet_ray.search_directory import SearchDirectory, Trial, end_trial, outcome_of
+from ophnet_ray.search_page import describe_gain, write_search_page
 from ophnet_ray.search_ranking import (
     Ranked,
     choose_finalists,
@@ -45,10 +46,11 @@ from ophnet_ray.tuner import (
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The ranking and the winner, and where the answer lies."""
+    """The ranking and the winner, what it gained over trial 0, and where the answer lies."""
 
     ranked: list[Ranked]
     winner: Ranked
+    gain: str
     directory: SearchDirectory
     output: Path
 
@@ -84,7 +86,7 @@ def tune(config: TuneConfig, console: Console) -> SearchResult:
                     setup = _prepare(config, space, cache, data, search, num_trials, console)
                     _search(config, setup, suggestions, num_trials, console)
                     _repeat(config, setup, console)
-            return _conclude(config, search, output)
+            return _conclude(config, space, search, output)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,6 @@ def _build_suggestions(config: TuneConfig, space: SearchSpace) -> Suggestions:
         s.searcher,
         s.num_samples,
         config.training.seed,
-        "minimize" if s.metric == "val_loss" else "maximize",
         config.base().to_flat(),
     )
 
@@ -241,7 +242,9 @@ def _is_complete(search: SearchDirectory, num_trials: int, config: TuneConfig) -
     return len(repeats) >= config.search.repeats * len(finalists)
 
 
-def _conclude(config: TuneConfig, search: SearchDirectory, output: Path) -> SearchResult:
+def _conclude(
+    config: TuneConfig, space: SearchSpace, search: SearchDirectory, output: Path
+) -> SearchResult:
     """Rank the trials and hand out the winner.
 
     Raises:
@@ -250,8 +253,7 @@ def _conclude(config: TuneConfig, search: SearchDirectory, output: Path) -> Sear
     metric = config.search.metric
     trials, repeats = search.trials(), search.repeats()
     ranked = rank_trials(trials, metric)
-    names = [item.partition("=")[0].strip() for item in config.search.search]
-    write_atomically(search.table, write_table(ranked, metric, names))
+    write_atomically(search.table, write_table(ranked, metric, list(space)))
     winner = choose_winner(ranked, repeats, metric)
     if winner is None:
         raise TrainingError(_describe_unfinished(trials, search))
@@ -260,7 +262,8 @@ def _conclude(config: TuneConfig, search: SearchDirectory, output: Path) -> Sear
     checkpoint = best_checkpoint(find_checkpoints(winner.trial.run.checkpoints)).file
     copy_atomically(checkpoint, search.best_checkpoint)
     copy_atomically(checkpoint, output)
-    return SearchResult(ranked, winner, search, output)
+    write_search_page(search, config, space, ranked, repeats, winner)
+    return SearchResult(ranked, winner, describe_gain(ranked, winner), search, output)
 
 
 def trial_settings(trial: Trial) -> Config:
