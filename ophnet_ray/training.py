@@ -13,6 +13,7 @@ from ophnet_ray.demo import make_demo
 from ophnet_ray.epoch_report import TrainLoopConfig
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.fitting import failures_in_one_line, fit_run
+from ophnet_ray.loggers import check_loggers
 from ophnet_ray.manifest import Manifest
 from ophnet_ray.model import SurgicalPhaseClassificationModel, probe_backbone
 from ophnet_ray.passport import hash_segments
@@ -41,6 +42,7 @@ def train(config: Config, console: Console) -> TrainingResult:
         TrainingError: Training failed.
     """
     config.validate()
+    check_loggers(config)
     output = check_output(config.run.output_pth)
     config = resolve_paths(config, console)
     segments, missing = read_segments(config, console)

@@ -15,6 +15,7 @@ from ophnet_ray.config import Config, WindowConfig, dump_config, read_config
 from ophnet_ray.console import Console, log_to
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.fitting import failures_in_one_line
+from ophnet_ray.loggers import check_loggers
 from ophnet_ray.manifest import Manifest, Reject
 from ophnet_ray.passport import hash_segments
 from ophnet_ray.preparation import fill_manifest, prepare_data, read_segments
@@ -63,6 +64,7 @@ def tune(config: TuneConfig, console: Console) -> SearchResult:
         TrainingError: No trial could be trained to its end.
     """
     config.validate()
+    check_loggers(config)
     config = one_trial(config)
     output = check_output(config.run.output_pth)
     space = parse_search_space(config.search.search, config.base())
