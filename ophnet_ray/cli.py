@@ -11,6 +11,7 @@ from tyro.extras import subcommand_cli_from_dict
 
 from ophnet_ray.config import Config, demo_config, dump_config, read_config
 from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.storage import StorageError
 
 Command = TypeVar("Command")
 
@@ -48,6 +49,7 @@ def parse_config(argv: Sequence[str], prog: str, description: str) -> Config:
     config = parse(Config())
     if config.data.csv_path is None:
         config = parse(demo_config())
+    config.check_locations()
     if wants_print:
         print(dump_config(config), end="")
         raise SystemExit(0)
@@ -88,6 +90,9 @@ def run_program(main: Callable[[], None]) -> None:
         raise SystemExit(EXIT_USER_ERROR) from None
     except TrainingError as error:
         print(f"training failed: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
+    except StorageError as error:
+        print(f"storage failed: {error}", file=sys.stderr)
         raise SystemExit(EXIT_FAILED) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -1,7 +1,7 @@
 """A training run from the settings to the answer: each stage once, in order."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,20 @@ from ophnet_ray.cache import BlockCache
 from ophnet_ray.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, log_to
-from ophnet_ray.demo import make_demo
 from ophnet_ray.epoch_report import TrainLoopConfig
 from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.local_tier import local_folder
+from ophnet_ray.locations import is_remote, join, stem_of
 from ophnet_ray.manifest import Manifest
 from ophnet_ray.model import SurgicalPhaseClassificationModel, probe_backbone
 from ophnet_ray.passport import hash_segments
 from ophnet_ray.preparation import prepare_data, read_segments
 from ophnet_ray.ray_cluster import Resources, connect, plan_resources
-from ophnet_ray.run_directory import RunDirectory, check_output
+from ophnet_ray.run_directory import RunDirectory
+from ophnet_ray.run_mirror import RunMirror
+from ophnet_ray.run_paths import check_output, resolve_paths
 from ophnet_ray.sampling import plan_training_steps
+from ophnet_ray.storage import upload
 from ophnet_ray.trainer import build_trainer
 from ophnet_ray.training_status import TrainingStatus, TrainingWatch
 
@@ -31,10 +35,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where the answer lies, and the validation scores of the best epoch (counted from 1)."""
+    """Where the answer lies, and the validation scores of the best epoch (counted from 1).
 
-    checkpoint: Path
+    Of a run in a bucket, ``run`` is this machine's copy and ``location`` the bucket's.
+    """
+
+    checkpoint: Path | str
     run: Path
+    location: str
     best_epoch: int
     scores: dict[str, float]
 
@@ -48,16 +56,19 @@ def train(config: Config, console: Console) -> TrainingResult:
     """
     config.validate()
     output = check_output(config.run.output_pth)
-    config = _resolve_paths(config, console)
+    config = resolve_paths(config, console)
     segments, missing = read_segments(config, console)
     data_hash = hash_segments(segments)
     run = open_run(config, data_hash)
     with run.locked():
+        run.check_same(config, data_hash)
         log_to(run.logs / "driver.log")
         try:
             result = run.read_result()
             if result is None:
-                cache = BlockCache(config.run.cache_dir or "", config.windows)
+                cache = BlockCache(
+                    config.run.cache_dir or "", config.windows, config.run.local_cache_dir
+                )
                 with cache.in_use(), connect(config) as where:
                     console.say(where)
                     resources = plan_resources(config)
@@ -67,7 +78,9 @@ def train(config: Config, console: Console) -> TrainingResult:
                     )
                     result = fit(config, manifest, run, data_hash, resources, console)
             else:
-                console.say(f"complete already: {run.path} (another --name or --seed trains anew)")
+                console.say(
+                    f"complete already: {run.location} (another --name or --seed trains anew)"
+                )
             _hand_out(run, result, output)
         except (UserError, TrainingError) as error:
             logger.error("%s", error)
@@ -75,29 +88,41 @@ def train(config: Config, console: Console) -> TrainingResult:
         except (RayError, OSError) as error:
             logger.exception("the run broke off")
             raise TrainingError(f"{_one_line(error)}; see {run.logs}") from error
-    return TrainingResult(output, run.path, result["best_epoch"], result["scores"])
+    return TrainingResult(
+        output if is_remote(output) else Path(output),
+        run.path,
+        run.location,
+        result["best_epoch"],
+        result["scores"],
+    )
 
 
-def _hand_out(run: RunDirectory, result: dict[str, Any], output: Path) -> None:
+def _hand_out(run: RunDirectory, result: dict[str, Any], output: str) -> None:
     """Copy the best checkpoint, once its checksum is right, to where the user wants it."""
     best = run.path / result["checkpoint"]
     if best not in [checkpoint.file for checkpoint in find_checkpoints(run.checkpoints)]:
         raise TrainingError(f"the best checkpoint {best} is gone or damaged; delete {run.result}")
-    copy_atomically(best, output)
+    if is_remote(output):
+        upload(best, output)
+    else:
+        copy_atomically(best, Path(output))
 
 
 def open_run(config: Config, data_hash: str) -> RunDirectory:
     """The folder of this run, new or to be resumed.
 
     Raises:
-        UserError: It cannot be written, or holds another run.
+        UserError: It cannot be written.
     """
-    storage = Path(config.run.storage_path)
-    stem = Path(config.data.csv_path or "").stem
+    storage = config.run.storage_path
+    stem = stem_of(config.data.csv_path or "")
     name = config.run.name or f"{stem}-{config.identity_hash(data_hash)}"
-    run = RunDirectory(storage / name)
+    if is_remote(storage):
+        copy = local_folder(storage, config.run.local_cache_dir) / name
+        run = RunDirectory(copy, RunMirror(copy, join(storage, name)))
+    else:
+        run = RunDirectory(Path(storage) / name)
     run.create()
-    run.check_same(config, data_hash)
     return run
 
 
@@ -152,6 +177,7 @@ def fit(
             raise TrainingError(f"{_root_cause(error)}; see {run.logs}") from error
     if failure := result.return_value["failure"]:
         raise TrainingError(f"{failure}; see {run.logs}")
+    run.enter()  # rank 0 may have worked on another machine
     best = best_checkpoint(find_checkpoints(run.checkpoints))
     answer = {
         "checkpoint": str(best.file.relative_to(run.path)),
@@ -160,27 +186,6 @@ def fit(
     }
     run.write_result(answer)
     return answer
-
-
-def _resolve_paths(config: Config, console: Console) -> Config:
-    """Absolute paths, since workers run elsewhere; the demo data when no CSV is given."""
-    storage = Path(config.run.storage_path).absolute()
-    cache = Path(config.run.cache_dir).absolute() if config.run.cache_dir else storage / "cache"
-    data = config.data
-    if data.csv_path is None:
-        console.say("no --csv_path: the built-in demo data set, with settings to match")
-        data = replace(data, csv_path=str(make_demo(cache, console)))
-    csv_path = str(Path(data.csv_path or "").absolute())
-    video_dir = str(Path(data.video_dir).absolute()) if data.video_dir else None
-    weights = config.model.backbone_weights
-    return replace(
-        config,
-        model=replace(
-            config.model, backbone_weights=str(Path(weights).absolute()) if weights else None
-        ),
-        data=replace(data, csv_path=csv_path, video_dir=video_dir),
-        run=replace(config.run, storage_path=str(storage), cache_dir=str(cache)),
-    )
 
 
 def _root_cause(error: TrainingFailedError) -> str:

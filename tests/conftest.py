@@ -1,13 +1,17 @@
 """Fixtures: tiny real files, and one Ray cluster for the whole session."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import av
+import boto3
 import numpy as np
 import pytest
 
@@ -133,3 +137,46 @@ def ray_session() -> Iterator[str]:
         patch.setenv("RAY_ADDRESS", address)
         yield address
     holder.communicate(timeout=30)
+
+
+class Bucket:
+    """An S3 endpoint on loopback with one bucket; ``uri`` names places in it."""
+
+    def __init__(self, port: str) -> None:
+        self.endpoint = f"http://127.0.0.1:{port}"
+
+    def uri(self, path: str, bucket: str = "surgery") -> str:
+        place = f"endpoint_override={quote(self.endpoint, safe='')}&region=us-east-1"
+        return f"s3://{bucket}/{path}?{place}"
+
+    def _ask(self, question: str) -> dict[str, int]:
+        with urlopen(f"{self.endpoint}/_test/{question}", timeout=10) as answer:
+            return json.load(answer)
+
+    def count(self) -> dict[str, int]:
+        """Requests and bytes sent since the last call."""
+        return self._ask("count")
+
+    def fail_puts(self, number: int) -> None:
+        """Answer the next uploads with 503."""
+        self._ask(f"fail?puts={number}")
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[Bucket]:
+    """moto's server in a process of its own, with the credentials of its documentation."""
+    server = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("bucket_server.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    bucket = Bucket(server.stdout.readline().strip())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        boto3.client("s3", endpoint_url=bucket.endpoint, region_name="us-east-1").create_bucket(
+            Bucket="surgery"
+        )
+        yield bucket
+    server.communicate(timeout=30)
