@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
-from ophnet_ray.demo import make_demo
+from ophnet_ray.demo import DEMO_CSV, DEMO_FOLDER, make_demo
 from ophnet_ray.errors import UserError
 from ophnet_ray.local_tier import default_local_dir, local_folder
 from ophnet_ray.locations import absolute, is_remote, join, parent_of
@@ -54,14 +54,13 @@ def _provide_demo(cache: str, local: str, console: Console) -> str:
     """The demo's CSV beside the cache, so that every machine of a cluster reads its videos."""
     if not is_remote(cache):
         return str(make_demo(Path(cache), console))
-    csv_path = make_demo(local_folder(cache, local), console)
-    folder = join(cache, csv_path.parent.name)
-    there = list_files(folder)
-    # the CSV last: with it, the demo is whole
-    for file in sorted(csv_path.parent.iterdir(), key=lambda file: file == csv_path):
-        if csv_path.name not in there:
+    folder = join(cache, DEMO_FOLDER)
+    if DEMO_CSV not in list_files(folder):
+        csv_path = make_demo(local_folder(cache, local), console)
+        # the CSV last: with it, the demo is whole
+        for file in sorted(csv_path.parent.iterdir(), key=lambda file: file == csv_path):
             upload(file, join(folder, file.name))
-    return join(folder, csv_path.name)
+    return join(folder, DEMO_CSV)
 
 
 def check_output(path: str) -> str:

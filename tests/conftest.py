@@ -19,6 +19,13 @@ from ophnet_ray.config import Config
 from ophnet_ray.ray_environment import prepare_environment
 
 prepare_environment()
+# for the endpoint of the fixture ``bucket``, and for all processes that are started here: a Ray
+# worker has the environment of its node, not of the driver
+os.environ |= {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -164,7 +171,7 @@ class Bucket:
 
 @pytest.fixture(scope="session")
 def bucket() -> Iterator[Bucket]:
-    """moto's server in a process of its own, with the credentials of its documentation."""
+    """moto's server in a process of its own."""
     server = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("bucket_server.py"))],
         stdin=subprocess.PIPE,
@@ -172,11 +179,8 @@ def bucket() -> Iterator[Bucket]:
         text=True,
     )
     bucket = Bucket(server.stdout.readline().strip())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        boto3.client("s3", endpoint_url=bucket.endpoint, region_name="us-east-1").create_bucket(
-            Bucket="surgery"
-        )
-        yield bucket
+    boto3.client("s3", endpoint_url=bucket.endpoint, region_name="us-east-1").create_bucket(
+        Bucket="surgery"
+    )
+    yield bucket
     server.communicate(timeout=30)
