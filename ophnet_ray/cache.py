@@ -57,6 +57,12 @@ class Decoded:
         )
 
 
+def sampling_of(windows: WindowConfig) -> tuple[int | str, ...]:
+    """What decides which blocks are decoded: windows that agree in it share them."""
+    w = windows
+    return w.stride, w.max_frames, w.coverage, run_frames(w), w.image_size, RESIZE_FILTER
+
+
 class BlockCache:
     """A folder of shards.
 
@@ -104,8 +110,7 @@ class BlockCache:
 
         Every video file must exist.
         """
-        w = self.windows
-        sampling = [w.stride, w.max_frames, w.coverage, run_frames(w), w.image_size, RESIZE_FILTER]
+        sampling = list(sampling_of(self.windows))
         files = stat_files({segment.video for segment in segments})
         keys = []
         for segment in segments:

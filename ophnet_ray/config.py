@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -18,6 +19,7 @@ WeightScheme = Literal["none", "inverse", "inverse_sqrt", "effective", "logit_ad
 _RESERVED = ("", "..", "cache")
 LRSchedule = Literal["constant", "one_cycle"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+LOGGERS = ("tensorboard", "mlflow", "wandb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,13 @@ class RunConfig:
     system's temporary folder)."""
     every_n_train_steps: int | None = None
     """Keep a checkpoint after so many optimiser steps, too (default: after each epoch only)."""
+    logger: str = "tensorboard"
+    """Where curves go, with commas between: tensorboard, mlflow, wandb."""
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """The names in ``logger``."""
+        return tuple(name.strip() for name in self.logger.split(",") if name.strip())
 
 
 _PATHS = (
@@ -242,6 +251,10 @@ class Config:
                 self.run.every_n_train_steps is None or self.run.every_n_train_steps >= 1,
                 f"--every_n_train_steps {self.run.every_n_train_steps}: must be at least 1",
             ),
+            (
+                bool(self.run.loggers) and set(self.run.loggers) <= set(LOGGERS),
+                f"--logger {self.run.logger}: choose from {', '.join(LOGGERS)}",
+            ),
             (self.run.num_workers >= 1, f"--num_workers {self.run.num_workers}: at least 1"),
             (
                 self.run.name is None
@@ -249,14 +262,22 @@ class Config:
                 f"--name {self.run.name}: must be a plain folder name, without a path",
             ),
         ]
-        for holds, message in rules:
-            if not holds:
-                raise UserError(message)
+        check_rules(rules)
 
 
-def demo_config() -> Config:
+def check_rules(rules: Iterable[tuple[bool, str]]) -> None:
+    """Raise a ``UserError`` with the message of the first rule that does not hold."""
+    for holds, message in rules:
+        if not holds:
+            raise UserError(message)
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+def with_demo_settings(config: AnyConfig) -> AnyConfig:
     """Settings for the demo data set: a small backbone that a laptop trains in a minute."""
-    return Config().replace_flat(
+    return config.replace_flat(
         image_size=128,
         backbone="test_efficientnet",
         pretrained=False,
@@ -266,7 +287,7 @@ def demo_config() -> Config:
     )
 
 
-def read_config(path: str, base: Config) -> Config:
+def read_config(path: str, base: AnyConfig) -> AnyConfig:
     """Read settings, by flag name, from a YAML file over ``base``.
 
     Raises:
@@ -290,7 +311,8 @@ def read_config(path: str, base: Config) -> Config:
 
 def dump_config(config: Config) -> str:
     """The settings as YAML that ``read_config`` reads back."""
-    return yaml.safe_dump(config.to_flat(), sort_keys=False)
+    flat = {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_flat().items()}
+    return yaml.safe_dump(flat, sort_keys=False)
 
 
 def _coerce(name: str, hint: Any, value: Any) -> Any:
@@ -300,6 +322,9 @@ def _coerce(name: str, hint: Any, value: Any) -> Any:
         if text in get_args(hint):
             return text
         raise UserError(f"{name}: {value!r} is not one of {', '.join(map(str, get_args(hint)))}")
+    if get_origin(hint) is tuple:
+        values = value if isinstance(value, list | tuple) else [value]
+        return tuple(_coerce(name, get_args(hint)[0], item) for item in values)
     accepted = get_args(hint) or (hint,)
     if type(value) in accepted:
         return value

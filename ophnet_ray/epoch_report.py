@@ -32,14 +32,17 @@ from ophnet_ray.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class TrainLoopConfig:
-    """All that a train worker is told."""
+    """All that a train worker is told.
+
+    ``status`` is the actor that shows how far it is, None where nobody watches.
+    """
 
     config: Config
     manifest: Manifest
     resources: Resources
     run: RunDirectory
     data_hash: str
-    status: Any
+    status: Any = None
 
 
 class EpochReport(CheckpointCallback):
@@ -79,11 +82,15 @@ class EpochReport(CheckpointCallback):
         step = batch_idx + 1
         if trainer.is_global_zero and time.monotonic() - self._status_sent_s > 1:
             self._status_sent_s = time.monotonic()
-            self._loop.status.update.remote(epoch=trainer.current_epoch, step=step)
+            self._tell(epoch=trainer.current_epoch, step=step)
         every = self._loop.config.run.every_n_train_steps
         # between two optimiser steps there are gradients that no checkpoint holds
         if every and step % (every * trainer.accumulate_grad_batches) == 0:
             self._keep_unfinished(trainer, step)
+
+    def _tell(self, **progress: Any) -> None:
+        if self._loop.status is not None:
+            self._loop.status.update.remote(**progress)
 
     def _keep_unfinished(self, trainer: L.Trainer, step: int) -> None:
         if step >= trainer.num_training_batches:
@@ -203,7 +210,7 @@ class EpochReport(CheckpointCallback):
         run.send_checkpoints()
         run.write_metrics(self.history)
         self.send_logs(trainer)
-        self._loop.status.update.remote(epoch=trainer.current_epoch + 1, step=0, metrics=record)
+        self._tell(epoch=trainer.current_epoch + 1, step=0, metrics=record)
         ray.train.report(
             record,
             checkpoint=ray.train.Checkpoint(*run.place_of(written.folder)),

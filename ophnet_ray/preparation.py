@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 
 from ophnet_ray.annotations import (
     Segment,
@@ -88,6 +89,26 @@ def prepare_data(
     run.write_config(config)
     for notice in describe_warnings(passport):
         console.warn(notice)
+    return manifest
+
+
+def fill_manifest(
+    cache: BlockCache,
+    segments: list[Segment],
+    phases: Sequence[str],
+    resources: Resources,
+    console: Console,
+) -> Manifest:
+    """Decode what the cache lacks for another way of cutting windows; the account stays as it is.
+
+    Raises:
+        UserError: No segment is left for a split.
+    """
+    filled = _fill(cache, segments, resources, console)
+    manifest, rejects = build_manifest(segments, filled.entries, phases, cache.windows)
+    for split in ("train", "val"):
+        if not manifest.of_split(split):
+            raise UserError(f"no usable segment for split {split}: {rejects[0].reason}")
     return manifest
 
 

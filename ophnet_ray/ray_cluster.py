@@ -35,8 +35,12 @@ class Resources:
 
 
 @contextmanager
-def connect(config: Config) -> Iterator[str]:
+def connect(config: Config, concurrent_runs: int = 1) -> Iterator[str]:
     """Join the running cluster, or start one on this machine for as long as the run lasts.
+
+    Args:
+        config: The run.
+        concurrent_runs: Such runs that train at the same time.
 
     Yields:
         One line on where the run takes place.
@@ -46,7 +50,7 @@ def connect(config: Config) -> Iterator[str]:
     """
     head = find_running_head()
     if head is None:
-        where = f"local Ray, dashboard http://{_start_local(config)}"
+        where = f"local Ray, dashboard http://{_start_local(config, concurrent_runs)}"
     else:
         _join(head)
         where = f"Ray cluster {head}, {len(ray.nodes())} nodes"
@@ -90,10 +94,10 @@ def plan_resources(config: Config) -> Resources:
     return Resources(workers, use_gpu, decode_workers, threads)
 
 
-def local_cpus(config: Config) -> int:
+def local_cpus(config: Config, concurrent_runs: int = 1) -> int:
     """Logical CPUs of a local Ray: enough for the run on however small a machine."""
     cores = os.cpu_count() or 1
-    wanted = min(config.training.train_workers or 1, 2 * max(cores, 2))
+    wanted = min((config.training.train_workers or 1) * concurrent_runs, 2 * max(cores, 2))
     return max(cores, wanted + config.run.num_workers + 1)
 
 
@@ -108,7 +112,7 @@ def _joined_cluster() -> bool:
     return find_running_head() is not None
 
 
-def _start_local(config: Config) -> str:
+def _start_local(config: Config, concurrent_runs: int) -> str:
     """Start Ray on this machine, on loopback; return the dashboard's address."""
     # The actor that frees the CPUs of a stopped run looks for the cluster by this variable, else
     # it guesses, and fails beside a second Ray. The address must be known before the start.
@@ -118,7 +122,7 @@ def _start_local(config: Config) -> str:
     os.environ["RAY_GCS_SERVER_PORT"] = str(port)
     context = ray.init(
         address="local",
-        num_cpus=local_cpus(config),
+        num_cpus=local_cpus(config, concurrent_runs),
         include_dashboard=True,
         dashboard_host="127.0.0.1",
         log_to_driver=False,

@@ -187,6 +187,13 @@ class RunDirectory:
             changes.append(f"{before['rows_used']} -> {passport['rows_used']} usable rows")
         self._refuse(changes)
 
+    def read_resources(self) -> dict[str, Any]:
+        """What the run takes of a cluster, as it was when it began; empty before."""
+        if not self.passport.exists():
+            return {}
+        resources: dict[str, Any] = self._read_passport()["resources"]
+        return resources
+
     def _read_passport(self) -> dict[str, Any]:
         passport: dict[str, Any] = json.loads(self.passport.read_text())
         return passport
@@ -222,6 +229,12 @@ class RunDirectory:
         """Write all epochs so far; whole, so that a restart neither loses nor repeats one."""
         lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
         self._write(self.metrics, lines)
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """All epochs so far."""
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Mark the run as complete."""

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ophnet_ray.config import Config
+from ophnet_ray.atomic import copy_atomically
+from ophnet_ray.config import AnyConfig, Config
 from ophnet_ray.console import Console
 from ophnet_ray.demo import DEMO_CSV, DEMO_FOLDER, make_demo
 from ophnet_ray.errors import UserError
@@ -12,7 +13,7 @@ from ophnet_ray.locations import absolute, is_remote, join, parent_of
 from ophnet_ray.storage import check_readable, check_writable, list_files, upload
 
 
-def resolve_paths(config: Config, console: Console) -> Config:
+def resolve_paths(config: AnyConfig, console: Console) -> AnyConfig:
     """Absolute paths, since workers run elsewhere; the demo data when no CSV is given.
 
     Raises:
@@ -61,6 +62,18 @@ def _provide_demo(cache: str, local: str, console: Console) -> str:
         for file in sorted(csv_path.parent.iterdir(), key=lambda file: file == csv_path):
             upload(file, join(folder, file.name))
     return join(folder, DEMO_CSV)
+
+
+def hand_out(file: Path, output: str) -> None:
+    """Copy a file to where the user wants it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if is_remote(output):
+        upload(file, output)
+    else:
+        copy_atomically(file, Path(output))
 
 
 def check_output(path: str) -> str:

@@ -12,7 +12,7 @@ import ray
 import ray.train
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 from ray.train.torch import TorchTrainer
 
@@ -34,7 +34,7 @@ RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
 logger = logging.getLogger(__name__)
 
 
-def build_trainer(loop: TrainLoopConfig) -> TorchTrainer:
+def build_trainer(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> TorchTrainer:
     """The Ray Train trainer of a run; ``fit()`` starts it, or goes on where it stopped."""
     # Ray reads its snapshot of checkpoints back, and a torn one would stop every rerun; where to
     # go on is decided from the verified checkpoints themselves.
@@ -54,6 +54,7 @@ def build_trainer(loop: TrainLoopConfig) -> TorchTrainer:
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
             checkpoint_config=CheckpointConfig(),
+            callbacks=list(callbacks),  # type: ignore[arg-type] # its stub is that of Train V1
         ),
     )
 

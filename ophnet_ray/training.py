@@ -1,20 +1,16 @@
 """A training run from the settings to the answer: each stage once, in order."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.exceptions import RayError
-from ray.train import TrainingFailedError, WorkerGroupError
-
-from ophnet_ray.atomic import copy_atomically
 from ophnet_ray.cache import BlockCache
-from ophnet_ray.checkpoints import best_checkpoint, find_checkpoints
+from ophnet_ray.checkpoints import find_checkpoints
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, log_to
 from ophnet_ray.epoch_report import TrainLoopConfig
 from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.fitting import failures_in_one_line, fit_run
 from ophnet_ray.local_tier import local_folder
 from ophnet_ray.locations import is_remote, join, stem_of
 from ophnet_ray.manifest import Manifest
@@ -24,13 +20,9 @@ from ophnet_ray.preparation import prepare_data, read_segments
 from ophnet_ray.ray_cluster import Resources, connect, plan_resources
 from ophnet_ray.run_directory import RunDirectory
 from ophnet_ray.run_mirror import RunMirror
-from ophnet_ray.run_paths import check_output, resolve_paths
+from ophnet_ray.run_paths import check_output, hand_out, resolve_paths
 from ophnet_ray.sampling import plan_training_steps
-from ophnet_ray.storage import upload
-from ophnet_ray.trainer import build_trainer
 from ophnet_ray.training_status import TrainingStatus, TrainingWatch
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,7 @@ def train(config: Config, console: Console) -> TrainingResult:
     with run.locked():
         run.check_same(config, data_hash)
         log_to(run.logs / "driver.log")
-        try:
+        with failures_in_one_line(run, "run"):
             result = run.read_result()
             if result is None:
                 cache = BlockCache(
@@ -82,12 +74,6 @@ def train(config: Config, console: Console) -> TrainingResult:
                     f"complete already: {run.location} (another --name or --seed trains anew)"
                 )
             _hand_out(run, result, output)
-        except (UserError, TrainingError) as error:
-            logger.error("%s", error)
-            raise
-        except (RayError, OSError) as error:
-            logger.exception("the run broke off")
-            raise TrainingError(f"{_one_line(error)}; see {run.logs}") from error
     return TrainingResult(
         output if is_remote(output) else Path(output),
         run.path,
@@ -102,10 +88,7 @@ def _hand_out(run: RunDirectory, result: dict[str, Any], output: str) -> None:
     best = run.path / result["checkpoint"]
     if best not in [checkpoint.file for checkpoint in find_checkpoints(run.checkpoints)]:
         raise TrainingError(f"the best checkpoint {best} is gone or damaged; delete {run.result}")
-    if is_remote(output):
-        upload(best, output)
-    else:
-        copy_atomically(best, Path(output))
+    hand_out(best, output)
 
 
 def open_run(config: Config, data_hash: str) -> RunDirectory:
@@ -169,35 +152,6 @@ def fit(
     status = TrainingStatus.remote()  # type: ignore[attr-defined] # added by ray.remote
     loop = TrainLoopConfig(config, manifest, resources, run, data_hash, status)
     with console.stage("train", config.training.max_epochs) as stage:
-        try:
-            watch = TrainingWatch(status, stage, steps.num_steps)
-            result = watch.run(build_trainer(loop).fit)
-        except TrainingFailedError as error:
-            logger.exception("training failed")
-            raise TrainingError(f"{_root_cause(error)}; see {run.logs}") from error
-    if failure := result.return_value["failure"]:
-        raise TrainingError(f"{failure}; see {run.logs}")
-    run.enter()  # rank 0 may have worked on another machine
-    best = best_checkpoint(find_checkpoints(run.checkpoints))
-    answer = {
-        "checkpoint": str(best.file.relative_to(run.path)),
-        "best_epoch": best.epoch + 1,
-        "scores": best.metrics,
-    }
-    run.write_result(answer)
+        watch = TrainingWatch(status, stage, steps.num_steps)
+        answer: dict[str, Any] = watch.run(lambda: fit_run(loop))
     return answer
-
-
-def _root_cause(error: TrainingFailedError) -> str:
-    """The one line that tells why the workers failed."""
-    cause: BaseException = error
-    if isinstance(error, WorkerGroupError) and error.worker_failures:
-        cause = next(iter(error.worker_failures.values()))
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    return _one_line(cause)
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
