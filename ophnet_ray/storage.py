@@ -7,6 +7,7 @@ endpoint for URIs that name none.
 """
 
 import os
+import secrets
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -128,7 +129,7 @@ def check_writable(flag: str, folder: str) -> None:
     Raises:
         UserError: It cannot.
     """
-    uri = join(folder, ".probe")
+    uri = join(folder, f".probe.{secrets.token_hex(4)}")  # several runs may ask at once
     try:
         with _in_one_line(folder):
             system = filesystem_of(uri, is_probe=True)

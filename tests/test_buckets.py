@@ -13,6 +13,7 @@ from conftest import grey_frames, write_video
 from ophnet_ray.annotations import Segment, find_missing_videos, read_annotations
 from ophnet_ray.blocks import decode_segments
 from ophnet_ray.cache import BlockCache
+from ophnet_ray.cache_inventory import BucketInventory
 from ophnet_ray.config import Config, WindowConfig, read_config
 from ophnet_ray.errors import UserError
 from ophnet_ray.filling import decode_in_threads, fill_cache
@@ -280,3 +281,35 @@ def test_two_first_runs_at_once_share_the_work(bucket, videos, tmp_path, machine
     again = fill(BlockCache(cache, WINDOWS, str(tmp_path / "third")), segments_of(videos[1]))
     assert again.decoded_videos == 0
     assert_right(again.entries)
+
+
+def test_the_command_lists_and_prunes_the_cache_of_a_bucket(bucket, videos, tmp_path):
+    cache = bucket.uri("listed")
+    fill(BlockCache(cache, WINDOWS, str(tmp_path)), segments_of(videos[1]))
+    command = [sys.executable, "-m", "ophnet_ray", "cache", "--cache_dir", cache]
+    listed = subprocess.run([*command, "--list"], capture_output=True, text=True, check=True)
+    _, row, _ = listed.stdout.splitlines()
+    num_segments = NUM_VIDEOS * SEGMENTS_A_VIDEO
+    assert row.split()[:7] == ["32", "8", "64", "spread", str(NUM_VIDEOS), str(num_segments), "0"]
+    pruned = subprocess.run([*command, "--prune"], capture_output=True, text=True, check=True)
+    assert pruned.stdout.startswith("removed 0 shards not used for 30 days")
+    hasty = subprocess.run(
+        [*command, "--prune", "--days", "0"], capture_output=True, text=True, check=False
+    )
+    assert hasty.returncode == 2
+    assert "a bucket does not tell whether a run is using it" in hasty.stderr
+
+
+def test_pruning_a_bucket_removes_what_was_not_used(bucket, videos, tmp_path, monkeypatch):
+    cache, segments = bucket.uri("pruned"), segments_of(videos[1])
+    fill(BlockCache(cache, WINDOWS, str(tmp_path / "one")), segments)
+    write_bytes(bucket.uri("pruned/blocks-v2/killed.arrow"), b"its writer was killed")
+    num_shards = len(BucketInventory(cache).read().shards)
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s + 40 * 86_400)
+    removed = BucketInventory(cache).prune(unused_days=30)
+    assert (removed.num_shards, removed.num_leftovers) == (num_shards, 1)
+    monkeypatch.undo()
+    assert not [name for name in list_files(bucket.uri("pruned/blocks-v2")) if name[0] != "."]
+    again = fill(BlockCache(cache, WINDOWS, str(tmp_path / "two")), segments)
+    assert again.decoded_videos == NUM_VIDEOS
