@@ -120,6 +120,8 @@ def check_readable(flag: str, uri: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
+        if "No such file" in str(error):
+            return  # Google's has no type of its own
         raise UserError(f"{flag} {error}") from error
 
 

@@ -1,8 +1,8 @@
 """An S3 endpoint on loopback, in a process of its own: moto's server, counting what it sends.
 
 ``python bucket_server.py`` prints its port. ``GET /_test/count`` answers with the requests and the
-bytes since the last call; ``GET /_test/fail?puts=3`` makes the next three uploads fail with 503. It
-ends when its standard input does.
+bytes since the last call; ``GET /_test/fail?puts=3`` makes the next three uploads fail with 503,
+``/_test/delay?ms=30`` each answer wait. It ends when its standard input does.
 """
 
 import json
@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from urllib.parse import parse_qs
 
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -22,10 +23,12 @@ class CountingApp:
         self._lock = threading.Lock()
         self._counts = {"requests": 0, "sent_bytes": 0, "failed": 0}
         self._puts_to_fail = 0
+        self._delay_s = 0.0
 
     def __call__(self, environ, start_response):
         if environ["PATH_INFO"].startswith("/_test/"):
             return self._control(environ, start_response)
+        time.sleep(self._delay_s)
         with self._lock:
             self._counts["requests"] += 1
             is_upload = environ["REQUEST_METHOD"] == "PUT"
@@ -46,9 +49,11 @@ class CountingApp:
 
     def _control(self, environ, start_response):
         with self._lock:
-            puts = parse_qs(environ.get("QUERY_STRING", "")).get("puts")
-            if puts:
-                self._puts_to_fail = int(puts[0])
+            asked = parse_qs(environ.get("QUERY_STRING", ""))
+            if "puts" in asked:
+                self._puts_to_fail = int(asked["puts"][0])
+            if "ms" in asked:
+                self._delay_s = int(asked["ms"][0]) / 1000
             answer = json.dumps(self._counts).encode()
             if environ["PATH_INFO"].endswith("count"):
                 self._counts = dict.fromkeys(self._counts, 0)

@@ -21,6 +21,7 @@ def main() -> None:
     prepare_environment()
     # before anything uses its pool of threads, which a fork would wait for in vain
     cv2.setNumThreads(1)
+    from tests.benchmarks.buckets import compare_buckets
     from tests.benchmarks.cost_model import describe_costs
     from tests.benchmarks.decoding import compare_decoding, compare_with_exact_mean
     from tests.benchmarks.epochs import compare_epochs
@@ -36,6 +37,7 @@ def main() -> None:
         "lengths": compare_lengths,
         "scaling": compare_scales,
         "together": compare_together,
+        "buckets": compare_buckets,
         "costs": describe_costs,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
