@@ -22,10 +22,10 @@ def main() -> None:
     print_ranking(result.ranked, config.search.metric)
     print_answer(
         {
-            "winner": result.winner.trial.name,
+            "winner": f"{result.winner.trial.name}: {result.gain}",
             "checkpoint": result.output,
             "settings": result.directory.best_config,
-            "trials": result.directory.table,
+            "report": result.directory.report,
         }
     )
 

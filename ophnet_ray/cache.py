@@ -58,7 +58,7 @@ class Decoded:
 
 
 def sampling_of(windows: WindowConfig) -> tuple[int | str, ...]:
-    """What decides which blocks are decoded: windows that agree in it share them."""
+    """What decides which blocks are decoded: settings that agree in it share them."""
     w = windows
     return w.stride, w.max_frames, w.coverage, run_frames(w), w.image_size, RESIZE_FILTER
 

@@ -165,7 +165,7 @@ class RunDirectory:
         before = yaml.safe_load(self.config.read_text())
         now = config.identity()
         changes = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
-        if self._read_passport()["data_hash"] != data_hash:
+        if self.read_passport()["data_hash"] != data_hash:
             changes.append("the rows of the CSV, their split or the videos")
         self._refuse(changes)
 
@@ -177,7 +177,7 @@ class RunDirectory:
         """
         if not self.passport.exists():
             return
-        before, now = self._read_passport(), passport["resources"]
+        before, now = self.read_passport(), passport["resources"]
         changes = [
             f"{name} {value} -> {now[name]}"
             for name, value in before["resources"].items()
@@ -191,10 +191,11 @@ class RunDirectory:
         """What the run takes of a cluster, as it was when it began; empty before."""
         if not self.passport.exists():
             return {}
-        resources: dict[str, Any] = self._read_passport()["resources"]
+        resources: dict[str, Any] = self.read_passport()["resources"]
         return resources
 
-    def _read_passport(self) -> dict[str, Any]:
+    def read_passport(self) -> dict[str, Any]:
+        """The account of the data."""
         passport: dict[str, Any] = json.loads(self.passport.read_text())
         return passport
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from ophnet_ray.config import Config, check_rules
 
-Metric = Literal["val_macro_f1", "val_acc", "val_loss"]
+Metric = Literal["val_macro_f1", "val_acc"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class SearchConfig:
     grace_period: int = 4
     """Epochs before a trial may be stopped."""
     metric: Metric = "val_macro_f1"
-    """What is searched for: the highest F1 or accuracy or the lowest loss, at the best epoch."""
+    """What is searched for, at the best epoch. (Losses of different schemes do not compare.)"""
     max_concurrent: int | None = None
     """Trials at a time (default: what the cluster, or the cores of this machine, can hold)."""
     time_budget_s: float | None = None

@@ -21,7 +21,7 @@ MAX_LEADERS = 10
 """Trials that get an interval; those behind them are not tied in practice."""
 MAX_FINALISTS = 3
 _ORDER = {"finished": 0, "stopped": 1, "unfinished": 2, "failed": 3}
-_FROM_COUNTS: dict[Metric, Score] = {"val_macro_f1": macro_f1_present, "val_acc": accuracy}
+SCORE_OF: dict[Metric, Score] = {"val_macro_f1": macro_f1_present, "val_acc": accuracy}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +48,19 @@ def rank_trials(trials: Sequence[Trial], metric: Metric) -> list[Ranked]:
     same for all. A finished trial is tied with the first when the interval of the difference, pair
     by pair, reaches 0.
     """
-    sign = -1 if metric == "val_loss" else 1
     rows = [_score(trial, metric) for trial in trials]
-    rows.sort(key=lambda r: (_ORDER[r.trial.state], -sign * (r.score or 0.0), r.trial.number))
+    rows.sort(key=lambda r: (_ORDER[r.trial.state], -(r.score or 0.0), r.trial.number))
     leaders = [row for row in rows[:MAX_LEADERS] if row.trial.state == "finished"]
-    resampled: dict[int, NDArray[np.float64]] = {}
-    if metric in _FROM_COUNTS:
-        counts = {row.trial.number: _counts_by_case(row) for row in leaders}
-        resampled = {
-            number: bootstrap_scores(by_case, _FROM_COUNTS[metric])
-            for number, by_case in counts.items()
-        }
-        rows = [
-            replace(row, confusion=counts[row.trial.number].sum(axis=0))
-            if row.trial.number in counts
-            else row
-            for row in rows
-        ]
+    counts = {row.trial.number: _counts_by_case(row) for row in leaders}
+    resampled = {
+        number: bootstrap_scores(by_case, SCORE_OF[metric]) for number, by_case in counts.items()
+    }
+    rows = [
+        replace(row, confusion=counts[row.trial.number].sum(axis=0))
+        if row.trial.number in counts
+        else row
+        for row in rows
+    ]
     return [_compare(row, rows[0], resampled) for row in rows]
 
 
@@ -96,8 +92,7 @@ def choose_winner(
         if repeat.state == "finished" and repeat.number in finalists:
             scores.setdefault(repeat.number, []).append(best_record(repeat.history)[metric])
     if scores:
-        sign = -1 if metric == "val_loss" else 1
-        best = max(scores, key=lambda number: sign * float(np.mean(scores[number])))
+        best = max(scores, key=lambda number: float(np.mean(scores[number])))
         return finalists[best]
     return next(iter(finalists.values()), None)
 

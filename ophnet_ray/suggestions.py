@@ -51,7 +51,6 @@ class Suggestions:
             Hyper-Parameter Optimization" (2011); ``random``; ``grid``: all combinations in order.
         num_samples: Trials that are planned; a quarter of them, at most ten, are random at first.
         seed: Of the choices.
-        direction: Which scores are better.
         base: The settings of the run that is varied, by name.
     """
 
@@ -61,12 +60,11 @@ class Suggestions:
         searcher: Literal["optuna", "random", "grid"],
         num_samples: int,
         seed: int,
-        direction: Literal["maximize", "minimize"],
         base: Mapping[str, Any],
     ) -> None:
         self._grid = grid_of(space) if searcher == "grid" else None
         self._distributions = {name: _distribution(domain) for name, domain in space.items()}
-        self._searcher, self._seed, self._direction = searcher, seed, direction
+        self._searcher, self._seed = searcher, seed
         self._num_startup = min(max(num_samples // 4, 1), MAX_STARTUP_TRIALS)
         self._trials: dict[int, FrozenTrial] = {}
         holds_base = all(base[name] in domain for name, domain in space.items())
@@ -82,7 +80,7 @@ class Suggestions:
             return self._grid[number]
         settings = self._first if number == 0 else None
         if settings is None:
-            study = optuna.create_study(direction=self._direction, sampler=self._sampler(number))
+            study = optuna.create_study(direction="maximize", sampler=self._sampler(number))
             for _, trial in sorted(self._trials.items()):
                 study.add_trial(trial)
             settings = dict(study.ask(self._distributions).params)

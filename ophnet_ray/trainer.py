@@ -11,7 +11,6 @@ import lightning as L  # noqa: N812 - Lightning's own convention
 import ray
 import ray.train
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 from ray.train.torch import TorchTrainer
@@ -23,6 +22,7 @@ from ophnet_ray.datasets import OphNetDataModule
 from ophnet_ray.epoch_report import EpochReport, TrainLoopConfig
 from ophnet_ray.lightning_module import SurgicalPhaseModule
 from ophnet_ray.locations import join
+from ophnet_ray.loggers import build_loggers
 from ophnet_ray.model import SurgicalPhaseClassificationModel
 from ophnet_ray.run_directory import RunDirectory
 from ophnet_ray.shards import FETCH_THREADS, fetch_shards
@@ -139,7 +139,7 @@ def _build_lightning_trainer(loop: TrainLoopConfig, report: "EpochReport") -> L.
         plugins=[RayLightningEnvironment()],
         precision=precision,
         accumulate_grad_batches=training.accumulate_grad_batches,
-        logger=TensorBoardLogger(loop.run.path, name="", version="tensorboard"),
+        logger=build_loggers(loop.config, loop.run),
         log_every_n_steps=10,
         callbacks=[report],
         num_sanity_val_steps=0,

@@ -13,6 +13,7 @@ from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.fitting import failures_in_one_line, fit_run
 from ophnet_ray.local_tier import local_folder
 from ophnet_ray.locations import is_remote, join, stem_of
+from ophnet_ray.loggers import check_loggers
 from ophnet_ray.manifest import Manifest
 from ophnet_ray.model import SurgicalPhaseClassificationModel, probe_backbone
 from ophnet_ray.passport import hash_segments
@@ -47,6 +48,7 @@ def train(config: Config, console: Console) -> TrainingResult:
         TrainingError: Training failed.
     """
     config.validate()
+    check_loggers(config)
     output = check_output(config.run.output_pth)
     config = resolve_paths(config, console)
     segments, missing = read_segments(config, console)

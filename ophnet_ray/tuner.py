@@ -112,7 +112,7 @@ def build_tuner(
         ray.tune.with_resources(trainable, {"CPU": DRIVER_CPUS}),
         tune_config=ray.tune.TuneConfig(
             metric=SCORE,
-            mode=_mode(setup.metric),
+            mode="max",
             search_alg=search_alg,
             scheduler=scheduler,
             num_samples=num_samples,
@@ -155,7 +155,7 @@ class TrialQueue(Searcher):
         num_trials: int = 0,
         suggestions: Suggestions | None = None,
     ) -> None:
-        super().__init__(metric=SCORE, mode=_mode(setup.metric))
+        super().__init__(metric=SCORE, mode="max")
         self._setup, self._waiting, self._suggestions = setup, list(tasks), suggestions
         self._next_number, self._num_trials = next_number, num_trials
         self._running: dict[str, Task] = {}
@@ -197,7 +197,7 @@ class _Asha(ASHAScheduler):
         super().__init__(
             time_attr=EPOCHS,
             metric=SCORE,
-            mode=_mode(setup.metric),
+            mode="max",
             max_t=max_epochs,
             grace_period=grace_period,
             reduction_factor=REDUCTION_FACTOR,
@@ -264,7 +264,3 @@ class _TellTune(TuneReportCallback):
     ) -> None:
         """After each epoch."""
         super().after_report(run_context, [self._report.describe(metrics[0])], None)
-
-
-def _mode(metric: Metric) -> str:
-    return "min" if metric == "val_loss" else "max"

@@ -16,6 +16,7 @@ from ophnet_ray.console import Console, log_to
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.fitting import failures_in_one_line
 from ophnet_ray.locations import is_remote, stem_of
+from ophnet_ray.loggers import check_loggers
 from ophnet_ray.manifest import Manifest, Reject
 from ophnet_ray.passport import hash_segments
 from ophnet_ray.preparation import fill_manifest, prepare_data, read_segments
@@ -23,6 +24,7 @@ from ophnet_ray.ray_cluster import connect
 from ophnet_ray.run_paths import check_output, hand_out, resolve_paths
 from ophnet_ray.search_config import TuneConfig
 from ophnet_ray.search_directory import SearchDirectory, Trial, end_trial, outcome_of
+from ophnet_ray.search_page import describe_gain, write_search_page
 from ophnet_ray.search_ranking import (
     Ranked,
     choose_finalists,
@@ -46,10 +48,11 @@ from ophnet_ray.tuner import (
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The ranking and the winner, and where the answer lies."""
+    """The ranking and the winner, what it gained over trial 0, and where the answer lies."""
 
     ranked: list[Ranked]
     winner: Ranked
+    gain: str
     directory: SearchDirectory
     output: str
 
@@ -62,6 +65,7 @@ def tune(config: TuneConfig, console: Console) -> SearchResult:
         TrainingError: No trial could be trained to its end.
     """
     config.validate()
+    check_loggers(config)
     config = one_trial(config)
     output = check_output(config.run.output_pth)
     space = parse_search_space(config.search.search, config.base())
@@ -87,7 +91,7 @@ def tune(config: TuneConfig, console: Console) -> SearchResult:
                     setup = _prepare(config, space, cache, data, search, num_trials, console)
                     _search(config, setup, suggestions, num_trials, console)
                     _repeat(config, setup, console)
-            return _conclude(config, search, output)
+            return _conclude(config, space, search, output)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,6 @@ def _build_suggestions(config: TuneConfig, space: SearchSpace) -> Suggestions:
         s.searcher,
         s.num_samples,
         config.training.seed,
-        "minimize" if s.metric == "val_loss" else "maximize",
         config.base().to_flat(),
     )
 
@@ -249,7 +252,9 @@ def _is_complete(search: SearchDirectory, num_trials: int, config: TuneConfig) -
     return len(repeats) >= config.search.repeats * len(finalists)
 
 
-def _conclude(config: TuneConfig, search: SearchDirectory, output: str) -> SearchResult:
+def _conclude(
+    config: TuneConfig, space: SearchSpace, search: SearchDirectory, output: str
+) -> SearchResult:
     """Rank the trials and hand out the winner.
 
     Raises:
@@ -258,8 +263,7 @@ def _conclude(config: TuneConfig, search: SearchDirectory, output: str) -> Searc
     metric = config.search.metric
     trials, repeats = search.trials(), search.repeats()
     ranked = rank_trials(trials, metric)
-    names = [item.partition("=")[0].strip() for item in config.search.search]
-    write_atomically(search.table, write_table(ranked, metric, names))
+    write_atomically(search.table, write_table(ranked, metric, list(space)))
     winner = choose_winner(ranked, repeats, metric)
     if winner is None:
         raise TrainingError(_describe_unfinished(trials, search))
@@ -268,7 +272,8 @@ def _conclude(config: TuneConfig, search: SearchDirectory, output: str) -> Searc
     checkpoint = best_checkpoint(find_checkpoints(winner.trial.run.checkpoints)).file
     copy_atomically(checkpoint, search.best_checkpoint)
     hand_out(checkpoint, output)
-    return SearchResult(ranked, winner, search, output)
+    write_search_page(search, config, space, ranked, repeats, winner)
+    return SearchResult(ranked, winner, describe_gain(ranked, winner), search, output)
 
 
 def trial_settings(trial: Trial) -> Config:
