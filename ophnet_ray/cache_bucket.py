@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
+from ophnet_ray.bucket_systems import StorageError
 from ophnet_ray.errors import UserError
 from ophnet_ray.locations import join, name_of
 from ophnet_ray.shards import ShardIndex, parse_shard_index
 from ophnet_ray.storage import (
-    StorageError,
     check_writable,
     delete_file,
     list_files,

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ophnet_ray.bucket_systems import filesystem_of
 from ophnet_ray.locations import bucket_path, is_remote
-from ophnet_ray.storage import filesystem_of
 
 PART_BYTES = 4_000_000
 PARTS_AHEAD = 2

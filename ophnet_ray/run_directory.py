@@ -13,12 +13,12 @@ from typing import Any
 import yaml
 
 from ophnet_ray.atomic import write_atomically
+from ophnet_ray.bucket_systems import filesystem_of
 from ophnet_ray.config import Config, dump_config
 from ophnet_ray.errors import UserError
 from ophnet_ray.locations import bucket_path, join
 from ophnet_ray.manifest import Reject
 from ophnet_ray.run_mirror import RunMirror
-from ophnet_ray.storage import filesystem_of
 
 
 @dataclass(frozen=True, slots=True)

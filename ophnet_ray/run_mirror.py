@@ -12,17 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ophnet_ray.bucket_systems import StorageError
 from ophnet_ray.checkpoints import CHECKPOINT_FILE, MANIFEST_FILE
 from ophnet_ray.locations import join
-from ophnet_ray.storage import (
-    FileStatus,
-    StorageError,
-    delete_file,
-    download,
-    list_files,
-    read_bytes,
-    upload,
-)
+from ophnet_ray.storage import FileStatus, delete_file, download, list_files, read_bytes, upload
 
 CHECKPOINTS = "checkpoints"
 
