@@ -17,7 +17,7 @@ from ophnet_ray.checkpoints import CHECKPOINT_FILE, MANIFEST_FILE
 from ophnet_ray.locations import join
 from ophnet_ray.storage import FileStatus, delete_file, download, list_files, read_bytes, upload
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class RunMirror:
             self._fetch_checkpoints(listed)
 
     def fetch_checkpoints(self) -> None:
-        """Make the folder's checkpoints those of the bucket; leave the rest, e.g. open logs.
+        """Make checkpoints and metrics those of the bucket; leave the rest, e.g. open logs.
 
         What lies on another machine is at hand then.
 
@@ -60,6 +60,8 @@ class RunMirror:
             listed = {f"{CHECKPOINTS}/{name}": status for name, status in found.items()}
             self._drop_absent(set(listed))
             self._fetch_checkpoints(listed)
+            if METRICS in list_files(self.uri):
+                self._fetch(METRICS)
 
     def send(self, *paths: Path) -> None:
         """Send files, and what lies in folders, of the run's folder: what has changed since.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import grey_frames, write_video
 
 from ophnet_ray.annotations import Segment, find_missing_videos, read_annotations
@@ -18,6 +19,7 @@ from ophnet_ray.config import Config, WindowConfig, read_config
 from ophnet_ray.errors import UserError
 from ophnet_ray.filling import decode_in_threads, fill_cache
 from ophnet_ray.locations import absolute, join, name_of, parent_of, stem_of
+from ophnet_ray.model import SurgicalPhaseClassificationModel
 from ophnet_ray.range_reader import PART_BYTES, RangeReader
 from ophnet_ray.shards import fetch_shards, read_blocks
 from ophnet_ray.storage import (
@@ -199,6 +201,22 @@ def test_a_table_and_its_videos_are_found_by_one_listing_a_folder(bucket, videos
     bucket.count()
     assert find_missing_videos(segments) == [bucket.uri(f"videos/v{NUM_VIDEOS}.mp4")]
     assert bucket.count()["requests"] == 1
+
+
+def test_weights_are_read_from_a_bucket_and_from_a_file_uri(bucket, tmp_path):
+    first = SurgicalPhaseClassificationModel(2, "test_resnet", pretrained=False, image_size=32)
+    torch.save(first.image_encoder.state_dict(), tmp_path / "encoder.pt")
+    upload(tmp_path / "encoder.pt", bucket.uri("encoder.pt"))
+    for place in (bucket.uri("encoder.pt"), f"file://{tmp_path}/encoder.pt"):
+        model = SurgicalPhaseClassificationModel(
+            2, "test_resnet", image_size=32, backbone_weights=place
+        )
+        for name, tensor in model.image_encoder.state_dict().items():
+            assert torch.equal(tensor, first.image_encoder.state_dict()[name]), name
+    with pytest.raises(UserError, match=r"--backbone_weights s3://surgery/none\.pt does not exist"):
+        SurgicalPhaseClassificationModel(
+            2, "test_resnet", image_size=32, backbone_weights=bucket.uri("none.pt")
+        )
 
 
 def test_settings_are_read_from_a_bucket(bucket):
