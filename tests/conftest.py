@@ -112,6 +112,19 @@ def tiny_config(csv_path: Path, storage: Path, **settings) -> Config:
     return Config().replace_flat(**(defaults | settings))
 
 
+def flags_of(config):
+    """The command line that gives these settings."""
+    flags = []
+    for name, value in config.to_flat().items():
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no_{name}")
+        elif isinstance(value, tuple):
+            flags += [f"--{name}", *value]
+        elif value is not None:
+            flags += [f"--{name}", str(value)]
+    return flags
+
+
 HOLD_CLUSTER = """
 import sys
 from pathlib import Path

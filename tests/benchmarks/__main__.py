@@ -27,6 +27,7 @@ def main() -> None:
     from tests.benchmarks.epochs import compare_epochs
     from tests.benchmarks.reading import compare_reading
     from tests.benchmarks.scaling import compare_lengths, compare_scales
+    from tests.benchmarks.searching import kill_searches, measure_search, search_imbalance
     from tests.benchmarks.together import compare_together
 
     parts: dict[str, Callable[[Path], list[Figure]]] = {
@@ -39,6 +40,9 @@ def main() -> None:
         "together": compare_together,
         "buckets": compare_buckets,
         "costs": describe_costs,
+        "search": measure_search,
+        "kills": kill_searches,
+        "imbalance": search_imbalance,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument(
