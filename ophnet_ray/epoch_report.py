@@ -211,9 +211,13 @@ class EpochReport(CheckpointCallback):
         run.write_metrics(self.history)
         self.send_logs(trainer)
         self._tell(epoch=trainer.current_epoch + 1, step=0, metrics=record)
+        if run.mirror:
+            # a checkpoint makes Ray note it in the bucket, and it gives up after three attempts
+            ray.train.report(record)
+            return
         ray.train.report(
             record,
-            checkpoint=ray.train.Checkpoint(*run.place_of(written.folder)),
+            checkpoint=ray.train.Checkpoint.from_directory(str(written.folder)),
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
 

@@ -16,7 +16,7 @@ from ophnet_ray.atomic import write_atomically
 from ophnet_ray.bucket_systems import filesystem_of
 from ophnet_ray.config import Config, dump_config
 from ophnet_ray.errors import UserError
-from ophnet_ray.locations import bucket_path, join
+from ophnet_ray.locations import bucket_path
 from ophnet_ray.manifest import Reject
 from ophnet_ray.run_mirror import RunMirror
 
@@ -115,12 +115,11 @@ class RunDirectory:
         if self.mirror:
             self.mirror.send_checkpoints()
 
-    def place_of(self, path: Path) -> tuple[str, Any]:
-        """Path and file system under which all machines find a file; no file system: their own."""
+    def shared_place(self) -> tuple[str, Any]:
+        """Path and file system under which all machines find the folder; None: their own."""
         if self.mirror is None:
-            return str(path), None
-        uri = join(self.mirror.uri, path.relative_to(self.path).as_posix())
-        return bucket_path(uri), filesystem_of(uri)
+            return str(self.path), None
+        return bucket_path(self.mirror.uri), filesystem_of(self.mirror.uri)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

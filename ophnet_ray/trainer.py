@@ -41,7 +41,7 @@ def build_trainer(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ())
     (loop.run.path / RAY_SNAPSHOT).unlink(missing_ok=True)
     if loop.run.mirror:
         delete_file(join(loop.run.mirror.uri, RAY_SNAPSHOT))
-    folder, filesystem = loop.run.place_of(loop.run.path)
+    folder, filesystem = loop.run.shared_place()
     return TorchTrainer(
         train_loop,  # type: ignore[arg-type] # Ray's hint forgets that it may return something
         train_loop_config={"loop": loop},
