@@ -16,8 +16,8 @@ from pyarrow import fs
 
 from ophnet_ray.locations import bucket_path, options_of, plain_uri
 
-ATTEMPTS = 8
-"""Of each request, with growing pauses: a minute or so."""
+ATTEMPTS = 6
+"""Of each request, with growing pauses: a quarter of a minute or so."""
 CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S = 5.0, 60.0
 PROBE_ATTEMPTS, PROBE_TIMEOUT_S = 2, 5.0
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
