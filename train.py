@@ -22,7 +22,7 @@ def main() -> None:
     print_answer(
         {
             "checkpoint": result.checkpoint,
-            "run": result.run,
+            "run": result.location,
             "best_epoch": f"{result.best_epoch} of {config.training.max_epochs}",
             "val_acc": f"{scores['val_acc']:.4f}",
             "val_macro_f1": f"{scores['val_macro_f1']:.4f}",

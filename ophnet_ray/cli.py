@@ -9,6 +9,7 @@ from typing import TypeVar
 import tyro
 from tyro.extras import subcommand_cli_from_dict
 
+from ophnet_ray.bucket_systems import StorageError
 from ophnet_ray.config import AnyConfig, dump_config, read_config, with_demo_settings
 from ophnet_ray.errors import TrainingError, UserError
 
@@ -51,6 +52,7 @@ def parse_config(
     config = parse(defaults)
     if config.data.csv_path is None:
         config = parse(with_demo_settings(defaults))
+    config.check_locations()
     if wants_print:
         print(dump_config(config), end="")
         raise SystemExit(0)
@@ -91,6 +93,9 @@ def run_program(main: Callable[[], None]) -> None:
         raise SystemExit(EXIT_USER_ERROR) from None
     except TrainingError as error:
         print(f"training failed: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
+    except StorageError as error:
+        print(f"storage failed: {error}", file=sys.stderr)
         raise SystemExit(EXIT_FAILED) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -10,6 +10,8 @@ from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_h
 import yaml
 
 from ophnet_ray.errors import UserError
+from ophnet_ray.locations import absolute, check_location, is_remote
+from ophnet_ray.storage import read_bytes
 
 Coverage = Literal["spread", "head"]
 MaskKind = Literal["rg", "chroma", "none"]
@@ -114,6 +116,9 @@ class RunConfig:
     """Name of the run (default: from the CSV's name and the settings). The same name resumes."""
     cache_dir: str | None = None
     """Folder of the decoded windows (default: <storage_path>/cache)."""
+    local_cache_dir: str | None = None
+    """Folder on each machine for what it fetches from buckets (default: of your own in the
+    system's temporary folder)."""
     every_n_train_steps: int | None = None
     """Keep a checkpoint after so many optimiser steps, too (default: after each epoch only)."""
     logger: str = "tensorboard"
@@ -125,6 +130,15 @@ class RunConfig:
         return tuple(name.strip() for name in self.logger.split(",") if name.strip())
 
 
+_PATHS = (
+    "csv_path",
+    "video_dir",
+    "backbone_weights",
+    "output_pth",
+    "storage_path",
+    "cache_dir",
+    "local_cache_dir",
+)
 DEFAULT_CACHE_DIR = str(Path(RunConfig.storage_path) / "cache")
 
 
@@ -178,12 +192,26 @@ class Config:
         text = json.dumps([self.identity(), data_hash], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
+    def check_locations(self) -> None:
+        """Refuse URIs that cannot be used or hold credentials, before anything repeats them.
+
+        Raises:
+            UserError: Naming the flag.
+        """
+        settings = self.to_flat()
+        for name in _PATHS:
+            if settings[name] is not None:
+                check_location(f"--{name}", settings[name])
+        if is_remote(self.run.local_cache_dir or ""):
+            raise UserError("--local_cache_dir: must be a folder of this machine, not a bucket")
+
     def validate(self) -> None:
         """Check what needs no file and no cluster.
 
         Raises:
             UserError: Naming the flag, its value and the cure.
         """
+        self.check_locations()
         w, t, d = self.windows, self.training, self.data
         rules = [
             (1 <= w.stride <= 256, f"--stride {w.stride}: must be 1 to 256"),
@@ -265,10 +293,11 @@ def read_config(path: str, base: AnyConfig) -> AnyConfig:
     Raises:
         UserError: The file is missing, is no YAML mapping, or holds an unknown setting.
     """
+    check_location("--config", path)
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_bytes(absolute(path)).decode())
     except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}") from error
+        raise UserError(f"--config {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--config {path}: not a YAML file ({reason})") from error

@@ -103,6 +103,7 @@ class EpochReport(CheckpointCallback):
             commit_checkpoint(folder, epoch, {}, step)
             # the one before stays, in case that this one is torn
             prune_unfinished(folder, keep=2)
+            self._loop.run.send_checkpoints()
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -200,18 +201,32 @@ class EpochReport(CheckpointCallback):
         # every worker takes part: a sharded model is gathered from all
         trainer.save_checkpoint(temporary_file(run.checkpoints, trainer.current_epoch))
         if not trainer.is_global_zero:
+            self.send_logs(trainer)
             ray.train.report(record)
             return
         written = commit_checkpoint(run.checkpoints, trainer.current_epoch, metrics)
         self.checkpoints = prune_checkpoints([*self.checkpoints, written])
         prune_unfinished(run.checkpoints, keep=0)
+        run.send_checkpoints()
         run.write_metrics(self.history)
+        self.send_logs(trainer)
         self._tell(epoch=trainer.current_epoch + 1, step=0, metrics=record)
+        if run.mirror:
+            # a checkpoint makes Ray note it in the bucket, and it gives up after three attempts
+            ray.train.report(record)
+            return
         ray.train.report(
             record,
             checkpoint=ray.train.Checkpoint.from_directory(str(written.folder)),
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
+
+    def send_logs(self, trainer: L.Trainer) -> None:
+        """Send this worker's log, and the curves, to the bucket that the run lies in, if any."""
+        run = self._loop.run
+        run.send(run.logs / f"train-rank-{trainer.global_rank}.log")
+        if trainer.is_global_zero:
+            run.send(run.path / "tensorboard")
 
 
 def _module_of(pl_module: L.LightningModule) -> SurgicalPhaseModule:

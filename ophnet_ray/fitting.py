@@ -32,6 +32,7 @@ def fit_run(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> di
         raise TrainingError(f"{_root_cause(error)}; see {run.logs}") from error
     if failure := result.return_value["failure"]:
         raise TrainingError(f"{failure}; see {run.logs}")
+    run.enter()  # rank 0 may have worked on another machine
     best = best_checkpoint(find_checkpoints(run.checkpoints))
     answer = {
         "checkpoint": str(best.file.relative_to(run.path)),

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from ophnet_ray.config import Config
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_ids
+from ophnet_ray.locations import is_remote
 from ophnet_ray.run_directory import RunDirectory
 
 PROJECT = "ophnet-ray"
@@ -16,11 +17,16 @@ PROJECT = "ophnet-ray"
 
 
 def check_loggers(config: Config) -> None:
-    """Find out before anything starts whether the loggers are installed.
+    """Find out before anything starts whether the loggers are installed and have a place.
 
     Raises:
-        UserError: One is not; the cure is named.
+        UserError: One has not; the cure is named.
     """
+    has_server = bool(os.environ.get("MLFLOW_TRACKING_URI"))
+    if "mlflow" in config.run.loggers and is_remote(config.run.storage_path) and not has_server:
+        raise UserError(
+            "--logger mlflow: its data base cannot lie in a bucket; set MLFLOW_TRACKING_URI"
+        )
     for name in config.run.loggers:
         if name != "tensorboard" and find_spec(name) is None:
             raise UserError(
@@ -57,6 +63,7 @@ def _mlflow(config: Config, run: RunDirectory) -> Logger:
     # only the first worker has a run; the others log nothing
     if isinstance(logger.run_id, str):
         id_file.write_text(logger.run_id)
+        run.send(id_file)
     return logger
 
 
@@ -67,7 +74,7 @@ def _wandb(config: Config, run: RunDirectory) -> Logger:
         name=name,
         project=PROJECT,
         save_dir=run.path,
-        id=f"{int(hash_ids([str(run.path)])[0]):016x}",
+        id=f"{int(hash_ids([run.location])[0]):016x}",
         resume="allow",
     )
     logger.log_hyperparams(config.to_flat())
@@ -76,4 +83,6 @@ def _wandb(config: Config, run: RunDirectory) -> Logger:
 
 def _name_of(config: Config, run: RunDirectory) -> str:
     """``<run>``, or ``<search>/trials/<number>``."""
+    if run.mirror:
+        return run.path.name
     return run.path.relative_to(config.run.storage_path).as_posix()

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from ophnet_ray.annotations import (
     Segment,
@@ -17,6 +16,7 @@ from ophnet_ray.console import Console
 from ophnet_ray.decoding import decode_on_ray
 from ophnet_ray.errors import UserError
 from ophnet_ray.filling import FillProgress, FillResult, fill_cache
+from ophnet_ray.locations import parent_of, stem_of
 from ophnet_ray.manifest import Manifest, Reject, build_manifest
 from ophnet_ray.passport import describe_warnings, write_account
 from ophnet_ray.ray_cluster import Resources
@@ -131,15 +131,15 @@ def _fill(
     num_here, num_missing = filled.decoded_videos, filled.missing_videos
     logger.info("decoded %d of %d videos that the cache lacked", num_here, num_missing)
     if not num_missing:
-        console.say(f"decode   nothing: all videos are in the cache {cache.folder.parent}")
+        console.say(f"decode   nothing: all videos are in the cache {cache.location}")
     elif num_here < num_missing:
         console.say(f"decode   another run decoded {num_missing - num_here} of them")
     return filled
 
 
 def _describe_missing(missing: list[str], num_videos: int, rows_left: int, num_rows: int) -> str:
-    folders = sorted({str(Path(video).parent) for video in missing})
-    first = ", ".join(Path(video).stem for video in missing[:3])
+    folders = sorted({parent_of(video) for video in missing})
+    first = ", ".join(stem_of(video) for video in missing[:3])
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     skip = (
         f"--missing_videos skip would go on with {rows_left} of {num_rows} segments"

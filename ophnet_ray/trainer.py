@@ -5,6 +5,7 @@ import os
 import socket
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import lightning as L  # noqa: N812 - Lightning's own convention
 import ray
@@ -20,9 +21,12 @@ from ophnet_ray.console import log_to
 from ophnet_ray.datasets import OphNetDataModule
 from ophnet_ray.epoch_report import EpochReport, TrainLoopConfig
 from ophnet_ray.lightning_module import SurgicalPhaseModule
+from ophnet_ray.locations import join
 from ophnet_ray.loggers import build_loggers
 from ophnet_ray.model import SurgicalPhaseClassificationModel
 from ophnet_ray.run_directory import RunDirectory
+from ophnet_ray.shards import FETCH_THREADS, fetch_shards
+from ophnet_ray.storage import delete_file
 
 MAX_WORKER_FAILURES = 3
 RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -35,6 +39,9 @@ def build_trainer(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ())
     # Ray reads its snapshot of checkpoints back, and a torn one would stop every rerun; where to
     # go on is decided from the verified checkpoints themselves.
     (loop.run.path / RAY_SNAPSHOT).unlink(missing_ok=True)
+    if loop.run.mirror:
+        delete_file(join(loop.run.mirror.uri, RAY_SNAPSHOT))
+    folder, filesystem = loop.run.shared_place()
     return TorchTrainer(
         train_loop,  # type: ignore[arg-type] # Ray's hint forgets that it may return something
         train_loop_config={"loop": loop},
@@ -43,7 +50,8 @@ def build_trainer(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ())
         ),
         run_config=RunConfig(
             name=loop.run.path.name,
-            storage_path=str(loop.run.path.parent),
+            storage_path=str(Path(folder).parent),
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
             checkpoint_config=CheckpointConfig(),
             callbacks=list(callbacks),  # type: ignore[arg-type] # its stub is that of Train V1
@@ -60,6 +68,7 @@ def train_loop(loop_config: dict[str, TrainLoopConfig]) -> dict[str, str]:
     loop = loop_config["loop"]
     config, run = loop.config, loop.run
     rank = ray.train.get_context().get_world_rank()
+    run.enter()
     log_to(run.logs / f"train-rank-{rank}.log")
     logger.info("rank %d is process %d on %s", rank, os.getpid(), socket.gethostname())
     warnings.filterwarnings("ignore", module="lightning")
@@ -72,11 +81,13 @@ def train_loop(loop_config: dict[str, TrainLoopConfig]) -> dict[str, str]:
         config.training.batch_size,
         config.training.seed,
     )
+    fetch_shards([item.entry for item in loop.manifest.items], first=rank * FETCH_THREADS)
     report = EpochReport(loop)
     trainer = prepare_trainer(_build_lightning_trainer(loop, report))
     report.checkpoints = find_checkpoints(run.checkpoints)
     resume_from = _find_resume_point(report.checkpoints, run)
     trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    report.send_logs(trainer)
     return {"failure": report.failure}
 
 

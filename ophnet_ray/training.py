@@ -1,35 +1,41 @@
 """A training run from the settings to the answer: each stage once, in order."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ophnet_ray.atomic import copy_atomically
 from ophnet_ray.cache import BlockCache
 from ophnet_ray.checkpoints import find_checkpoints
-from ophnet_ray.config import AnyConfig, Config
+from ophnet_ray.config import Config
 from ophnet_ray.console import Console, log_to
-from ophnet_ray.demo import make_demo
 from ophnet_ray.epoch_report import TrainLoopConfig
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.fitting import failures_in_one_line, fit_run
+from ophnet_ray.local_tier import local_folder
+from ophnet_ray.locations import is_remote, join, stem_of
 from ophnet_ray.loggers import check_loggers
 from ophnet_ray.manifest import Manifest
 from ophnet_ray.model import SurgicalPhaseClassificationModel, probe_backbone
 from ophnet_ray.passport import hash_segments
 from ophnet_ray.preparation import prepare_data, read_segments
 from ophnet_ray.ray_cluster import Resources, connect, plan_resources
-from ophnet_ray.run_directory import RunDirectory, check_output
+from ophnet_ray.run_directory import RunDirectory
+from ophnet_ray.run_mirror import RunMirror
+from ophnet_ray.run_paths import check_output, hand_out, resolve_paths
 from ophnet_ray.sampling import plan_training_steps
 from ophnet_ray.training_status import TrainingStatus, TrainingWatch
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where the answer lies, and the validation scores of the best epoch (counted from 1)."""
+    """Where the answer lies, and the validation scores of the best epoch (counted from 1).
 
-    checkpoint: Path
+    Of a run in a bucket, ``run`` is this machine's copy and ``location`` the bucket's.
+    """
+
+    checkpoint: Path | str
     run: Path
+    location: str
     best_epoch: int
     scores: dict[str, float]
 
@@ -49,11 +55,14 @@ def train(config: Config, console: Console) -> TrainingResult:
     data_hash = hash_segments(segments)
     run = open_run(config, data_hash)
     with run.locked():
+        run.check_same(config, data_hash)
         log_to(run.logs / "driver.log")
         with failures_in_one_line(run, "run"):
             result = run.read_result()
             if result is None:
-                cache = BlockCache(config.run.cache_dir or "", config.windows)
+                cache = BlockCache(
+                    config.run.cache_dir or "", config.windows, config.run.local_cache_dir
+                )
                 with cache.in_use(), connect(config) as where:
                     console.say(where)
                     resources = plan_resources(config)
@@ -63,31 +72,42 @@ def train(config: Config, console: Console) -> TrainingResult:
                     )
                     result = fit(config, manifest, run, data_hash, resources, console)
             else:
-                console.say(f"complete already: {run.path} (another --name or --seed trains anew)")
+                console.say(
+                    f"complete already: {run.location} (another --name or --seed trains anew)"
+                )
             _hand_out(run, result, output)
-    return TrainingResult(output, run.path, result["best_epoch"], result["scores"])
+    return TrainingResult(
+        output if is_remote(output) else Path(output),
+        run.path,
+        run.location,
+        result["best_epoch"],
+        result["scores"],
+    )
 
 
-def _hand_out(run: RunDirectory, result: dict[str, Any], output: Path) -> None:
+def _hand_out(run: RunDirectory, result: dict[str, Any], output: str) -> None:
     """Copy the best checkpoint, once its checksum is right, to where the user wants it."""
     best = run.path / result["checkpoint"]
     if best not in [checkpoint.file for checkpoint in find_checkpoints(run.checkpoints)]:
         raise TrainingError(f"the best checkpoint {best} is gone or damaged; delete {run.result}")
-    copy_atomically(best, output)
+    hand_out(best, output)
 
 
 def open_run(config: Config, data_hash: str) -> RunDirectory:
     """The folder of this run, new or to be resumed.
 
     Raises:
-        UserError: It cannot be written, or holds another run.
+        UserError: It cannot be written.
     """
-    storage = Path(config.run.storage_path)
-    stem = Path(config.data.csv_path or "").stem
+    storage = config.run.storage_path
+    stem = stem_of(config.data.csv_path or "")
     name = config.run.name or f"{stem}-{config.identity_hash(data_hash)}"
-    run = RunDirectory(storage / name)
+    if is_remote(storage):
+        copy = local_folder(storage, config.run.local_cache_dir) / name
+        run = RunDirectory(copy, RunMirror(copy, join(storage, name)))
+    else:
+        run = RunDirectory(Path(storage) / name)
     run.create()
-    run.check_same(config, data_hash)
     return run
 
 
@@ -137,24 +157,3 @@ def fit(
         watch = TrainingWatch(status, stage, steps.num_steps)
         answer: dict[str, Any] = watch.run(lambda: fit_run(loop))
     return answer
-
-
-def resolve_paths(config: AnyConfig, console: Console) -> AnyConfig:
-    """Absolute paths, since workers run elsewhere; the demo data when no CSV is given."""
-    storage = Path(config.run.storage_path).absolute()
-    cache = Path(config.run.cache_dir).absolute() if config.run.cache_dir else storage / "cache"
-    data = config.data
-    if data.csv_path is None:
-        console.say("no --csv_path: the built-in demo data set, with settings to match")
-        data = replace(data, csv_path=str(make_demo(cache, console)))
-    csv_path = str(Path(data.csv_path or "").absolute())
-    video_dir = str(Path(data.video_dir).absolute()) if data.video_dir else None
-    weights = config.model.backbone_weights
-    return replace(
-        config,
-        model=replace(
-            config.model, backbone_weights=str(Path(weights).absolute()) if weights else None
-        ),
-        data=replace(data, csv_path=csv_path, video_dir=video_dir),
-        run=replace(config.run, storage_path=str(storage), cache_dir=str(cache)),
-    )

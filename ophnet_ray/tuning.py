@@ -15,12 +15,13 @@ from ophnet_ray.config import Config, WindowConfig, dump_config, read_config
 from ophnet_ray.console import Console, log_to
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.fitting import failures_in_one_line
+from ophnet_ray.locations import is_remote, stem_of
 from ophnet_ray.loggers import check_loggers
 from ophnet_ray.manifest import Manifest, Reject
 from ophnet_ray.passport import hash_segments
 from ophnet_ray.preparation import fill_manifest, prepare_data, read_segments
 from ophnet_ray.ray_cluster import connect
-from ophnet_ray.run_directory import check_output
+from ophnet_ray.run_paths import check_output, hand_out, resolve_paths
 from ophnet_ray.search_config import TuneConfig
 from ophnet_ray.search_directory import SearchDirectory, Trial, end_trial, outcome_of
 from ophnet_ray.search_page import describe_gain, write_search_page
@@ -34,7 +35,7 @@ from ophnet_ray.search_ranking import (
 from ophnet_ray.search_space import SearchSpace, decoding_variants, parse_search_space
 from ophnet_ray.search_table import SearchTable
 from ophnet_ray.suggestions import Suggestions
-from ophnet_ray.training import check_backbone, resolve_paths
+from ophnet_ray.training import check_backbone
 from ophnet_ray.trial_resources import one_trial, plan_trials, trials_on_this_machine
 from ophnet_ray.tuner import (
     Task,
@@ -53,7 +54,7 @@ class SearchResult:
     winner: Ranked
     gain: str
     directory: SearchDirectory
-    output: Path
+    output: str
 
 
 def tune(config: TuneConfig, console: Console) -> SearchResult:
@@ -81,7 +82,9 @@ def tune(config: TuneConfig, console: Console) -> SearchResult:
             if _is_complete(search, num_trials, config):
                 console.say(f"complete already: {search.path}")
             else:
-                cache = BlockCache(config.run.cache_dir or "", config.windows)
+                cache = BlockCache(
+                    config.run.cache_dir or "", config.windows, config.run.local_cache_dir
+                )
                 with cache.in_use(), connect(config, concurrent) as where:
                     console.say(where)
                     data = Data(segments, missing, data_hash)
@@ -117,7 +120,12 @@ def _open_search(config: TuneConfig, space: SearchSpace, data_hash: str) -> Sear
     Raises:
         UserError: It cannot be written, or holds another search or a run.
     """
-    stem = Path(config.data.csv_path or "").stem
+    if is_remote(config.run.storage_path):
+        raise UserError(
+            "--storage_path: a search is kept in a folder that its machines share; videos, "
+            "--cache_dir and --output_pth may lie in a bucket"
+        )
+    stem = stem_of(config.data.csv_path or "")
     name = config.run.name or f"tune-{stem}-{config.base().identity_hash(data_hash)}"
     search = SearchDirectory(Path(config.run.storage_path) / name)
     if search.run.metrics.exists():
@@ -149,7 +157,7 @@ def _prepare(
         windows = plan.base.replace_flat(**settings).windows
         sampling = sampling_of(windows)
         if sampling not in decoded:
-            cache = BlockCache(config.run.cache_dir or "", windows)
+            cache = BlockCache(config.run.cache_dir or "", windows, config.run.local_cache_dir)
             decoded[sampling] = fill_manifest(
                 cache, data.segments, first.phases, plan.resources, console
             )
@@ -245,7 +253,7 @@ def _is_complete(search: SearchDirectory, num_trials: int, config: TuneConfig) -
 
 
 def _conclude(
-    config: TuneConfig, space: SearchSpace, search: SearchDirectory, output: Path
+    config: TuneConfig, space: SearchSpace, search: SearchDirectory, output: str
 ) -> SearchResult:
     """Rank the trials and hand out the winner.
 
@@ -263,7 +271,7 @@ def _conclude(
     write_atomically(search.best_config, dump_config(best).encode())
     checkpoint = best_checkpoint(find_checkpoints(winner.trial.run.checkpoints)).file
     copy_atomically(checkpoint, search.best_checkpoint)
-    copy_atomically(checkpoint, output)
+    hand_out(checkpoint, output)
     write_search_page(search, config, space, ranked, repeats, winner)
     return SearchResult(ranked, winner, describe_gain(ranked, winner), search, output)
 

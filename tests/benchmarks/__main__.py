@@ -21,6 +21,7 @@ def main() -> None:
     prepare_environment()
     # before anything uses its pool of threads, which a fork would wait for in vain
     cv2.setNumThreads(1)
+    from tests.benchmarks.buckets import compare_buckets
     from tests.benchmarks.cost_model import describe_costs
     from tests.benchmarks.decoding import compare_decoding, compare_with_exact_mean
     from tests.benchmarks.epochs import compare_epochs
@@ -37,6 +38,7 @@ def main() -> None:
         "lengths": compare_lengths,
         "scaling": compare_scales,
         "together": compare_together,
+        "buckets": compare_buckets,
         "costs": describe_costs,
         "search": measure_search,
         "kills": kill_searches,
