@@ -16,6 +16,8 @@ WeightScheme = Literal["none", "inverse", "inverse_sqrt", "effective"]
 _RESERVED = ("", "..", "cache")
 LRSchedule = Literal["constant", "one_cycle"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+Strategy = Literal["ddp", "fsdp"]
+Placement = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,9 @@ class TrainingConfig:
     """Largest random change of a training image's red, green and blue gain; 0 for none."""
     precision: Precision = "auto"
     """Lightning's precision; auto is bf16-mixed on a GPU and 32-true on a CPU."""
+    strategy: Strategy = "ddp"
+    """How the workers share the model: ddp, a whole copy each; fsdp, a part each, for backbones
+    whose training does not fit one GPU."""
     train_workers: int | None = None
     """Ray Train workers (default: the cluster's GPUs, else 1)."""
     use_gpu: Literal["auto", "true", "false"] = "auto"
@@ -111,6 +116,10 @@ class RunConfig:
     """Folder of the decoded windows (default: <storage_path>/cache)."""
     every_n_train_steps: int | None = None
     """Keep a checkpoint after so many optimiser steps, too (default: after each epoch only)."""
+    placement_strategy: Placement = "PACK"
+    """Train workers on few nodes, or on many; STRICT: on one node, or on one each, else not."""
+    wait_for_nodes_s: int = 0
+    """Wait so many seconds for nodes that an autoscaler adds; 0: the cluster is as it is."""
 
 
 DEFAULT_CACHE_DIR = str(Path(RunConfig.storage_path) / "cache")
@@ -206,6 +215,10 @@ class Config:
             (
                 self.run.every_n_train_steps is None or self.run.every_n_train_steps >= 1,
                 f"--every_n_train_steps {self.run.every_n_train_steps}: must be at least 1",
+            ),
+            (
+                self.run.wait_for_nodes_s >= 0,
+                f"--wait_for_nodes_s {self.run.wait_for_nodes_s}: must not be negative",
             ),
             (self.run.num_workers >= 1, f"--num_workers {self.run.num_workers}: at least 1"),
             (

@@ -5,6 +5,7 @@ import os
 import socket
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import lightning as L  # noqa: N812 - Lightning's own convention
 import ray
@@ -12,11 +13,18 @@ import ray.train
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
+from ray.train.lightning import (
+    RayDDPStrategy,
+    RayFSDPStrategy,
+    RayLightningEnvironment,
+    prepare_trainer,
+)
 from ray.train.torch import TorchTrainer
+from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 
 from ophnet_ray.checkpoints import Checkpoint, find_checkpoints, find_unfinished
 from ophnet_ray.class_weights import scheme_weights, unit_mean
+from ophnet_ray.config import Strategy
 from ophnet_ray.console import log_to
 from ophnet_ray.datasets import OphNetDataModule
 from ophnet_ray.epoch_report import EpochReport, TrainLoopConfig
@@ -25,6 +33,8 @@ from ophnet_ray.model import SurgicalPhaseClassificationModel
 from ophnet_ray.run_directory import RunDirectory
 
 MAX_WORKER_FAILURES = 3
+FSDP_UNIT_PARAMETERS = 1_000_000
+"""Layers of about so many parameters are gathered together."""
 RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 logger = logging.getLogger(__name__)
@@ -39,7 +49,9 @@ def build_trainer(loop: TrainLoopConfig) -> TorchTrainer:
         train_loop,  # type: ignore[arg-type] # Ray's hint forgets that it may return something
         train_loop_config={"loop": loop},
         scaling_config=ScalingConfig(
-            num_workers=loop.resources.train_workers, use_gpu=loop.resources.use_gpu
+            num_workers=loop.resources.train_workers,
+            use_gpu=loop.resources.use_gpu,
+            placement_strategy=loop.config.run.placement_strategy,
         ),
         run_config=RunConfig(
             name=loop.run.path.name,
@@ -110,6 +122,16 @@ def _build_module(loop: TrainLoopConfig) -> SurgicalPhaseModule:
     )
 
 
+def _build_strategy(name: Strategy) -> RayDDPStrategy | RayFSDPStrategy:
+    if name == "fsdp":
+        # parameters are gathered a few layers at a time, not all at once; the checkpoint is whole
+        wrap = partial(size_based_auto_wrap_policy, min_num_params=FSDP_UNIT_PARAMETERS)
+        return RayFSDPStrategy(auto_wrap_policy=wrap, state_dict_type="full")
+    # validation goes through the same wrapper; syncing buffers there would wait for ever when
+    # one worker is a step ahead, and would mix the batch statistics of the workers
+    return RayDDPStrategy(broadcast_buffers=False)
+
+
 def _build_lightning_trainer(loop: TrainLoopConfig, report: "EpochReport") -> L.Trainer:
     training = loop.config.training
     precision = training.precision
@@ -122,9 +144,7 @@ def _build_lightning_trainer(loop: TrainLoopConfig, report: "EpochReport") -> L.
         max_epochs=training.max_epochs,
         accelerator="gpu" if loop.resources.use_gpu else "cpu",
         devices="auto" if loop.resources.use_gpu else 1,
-        # validation goes through the same wrapper; syncing buffers there would wait for ever when
-        # one worker is a step ahead, and would mix the batch statistics of the workers
-        strategy=RayDDPStrategy(broadcast_buffers=False),
+        strategy=_build_strategy(training.strategy),
         plugins=[RayLightningEnvironment()],
         precision=precision,
         accumulate_grad_batches=training.accumulate_grad_batches,

@@ -8,9 +8,11 @@ from typing import Any
 from ray.exceptions import RayError
 from ray.train import TrainingFailedError, WorkerGroupError
 
+from ophnet_ray.annotations import Segment
 from ophnet_ray.atomic import copy_atomically
 from ophnet_ray.cache import BlockCache
 from ophnet_ray.checkpoints import best_checkpoint, find_checkpoints
+from ophnet_ray.cluster_check import SharedPaths, check_nodes
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, log_to
 from ophnet_ray.demo import make_demo
@@ -58,9 +60,10 @@ def train(config: Config, console: Console) -> TrainingResult:
             result = run.read_result()
             if result is None:
                 cache = BlockCache(config.run.cache_dir or "", config.windows)
-                with cache.in_use(), connect(config) as where:
+                with cache.in_use(), connect(config, _job_metadata(config, run)) as where:
                     console.say(where)
-                    resources = plan_resources(config)
+                    resources = plan_resources(config, console)
+                    check_nodes(_shared_paths(config, segments))
                     check_backbone(config, console)
                     manifest = prepare_data(
                         config, cache, segments, missing, run, resources, console
@@ -84,6 +87,25 @@ def _hand_out(run: RunDirectory, result: dict[str, Any], output: Path) -> None:
     if best not in [checkpoint.file for checkpoint in find_checkpoints(run.checkpoints)]:
         raise TrainingError(f"the best checkpoint {best} is gone or damaged; delete {run.result}")
     copy_atomically(best, output)
+
+
+def _job_metadata(config: Config, run: RunDirectory) -> dict[str, str]:
+    """What the dashboard tells of the job: names and settings, no path and no id of the data."""
+    training = config.training
+    shown = {"run": run.path.name, "backbone": config.model.backbone, "epochs": training.max_epochs}
+    return {name: str(value) for name, value in shown.items()}
+
+
+def _shared_paths(config: Config, segments: list[Segment]) -> SharedPaths:
+    """What every node of a cluster must see: one video stands for all."""
+    files = {segments[0].video: "the video"}
+    if config.model.backbone_weights:
+        files[config.model.backbone_weights] = "--backbone_weights"
+    folders = {
+        "--storage_path": config.run.storage_path,
+        "--cache_dir": config.run.cache_dir or "",
+    }
+    return SharedPaths(folders, files)
 
 
 def open_run(config: Config, data_hash: str) -> RunDirectory:
