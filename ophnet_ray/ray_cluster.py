@@ -202,7 +202,10 @@ def _join(head: str, job: JobConfig) -> str:
             log_to_driver=False,
             logging_level=logging.ERROR,
             job_config=job,
-            runtime_env={"env_vars": {"RAY_ADDRESS": head}},
+            runtime_env={
+                "env_vars": {"RAY_ADDRESS": head},
+                "worker_process_setup_hook": "ophnet_ray.worker_setup.use_interface_of_cluster",
+            },
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]

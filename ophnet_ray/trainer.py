@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import threading
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -72,6 +73,7 @@ def train_loop(loop_config: dict[str, TrainLoopConfig]) -> dict[str, str]:
     config, run = loop.config, loop.run
     rank = ray.train.get_context().get_world_rank()
     log_to(run.logs / f"train-rank-{rank}.log")
+    threading.current_thread().name = f"train rank {rank}"  # in the dashboard's stack traces
     logger.info("rank %d is process %d on %s", rank, os.getpid(), socket.gethostname())
     warnings.filterwarnings("ignore", module="lightning")
     torch.set_num_threads(loop.resources.threads_per_worker)

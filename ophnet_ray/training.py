@@ -163,7 +163,8 @@ def fit(
         f"steps of {steps.batch_size * resources.train_workers} an epoch"
         + (f", {steps.num_left_out} left out each" if steps.num_left_out else "")
     )
-    status = TrainingStatus.remote()  # type: ignore[attr-defined] # added by ray.remote
+    named: Any = TrainingStatus.options(name=f"train status of {run.path.name}")  # type: ignore[attr-defined] # added by ray.remote
+    status = named.remote()
     loop = TrainLoopConfig(config, manifest, resources, run, data_hash, status)
     with console.stage("train", config.training.max_epochs) as stage:
         try:
