@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.job_config import JobConfig
@@ -183,7 +184,7 @@ def _start_local(config: Config, job: JobConfig) -> str:
         log_to_driver=False,
         logging_level=logging.ERROR,
         job_config=job,
-        runtime_env={"env_vars": {"RAY_ADDRESS": f"127.0.0.1:{port}"}},
+        runtime_env=_environment_of_workers(f"127.0.0.1:{port}"),
     )
     if token_path().is_file():
         token_path().chmod(0o600)  # Ray writes it readable for everybody
@@ -202,10 +203,7 @@ def _join(head: str, job: JobConfig) -> str:
             log_to_driver=False,
             logging_level=logging.ERROR,
             job_config=job,
-            runtime_env={
-                "env_vars": {"RAY_ADDRESS": head},
-                "worker_process_setup_hook": "ophnet_ray.worker_setup.use_interface_of_cluster",
-            },
+            runtime_env=_environment_of_workers(head),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -216,6 +214,13 @@ def _join(head: str, job: JobConfig) -> str:
             ) from error
         raise UserError(f"the Ray cluster {head} does not answer ({reason}); {cure}") from error
     return str(context.dashboard_url)
+
+
+def _environment_of_workers(head: str) -> dict[str, Any]:
+    return {
+        "env_vars": {"RAY_ADDRESS": head},
+        "worker_process_setup_hook": "ophnet_ray.worker_setup.use_interface_of_cluster",
+    }
 
 
 def _quiet_loggers() -> None:

@@ -1,6 +1,7 @@
 """What Prometheus sees of a run, through Ray's own metrics. Counts and scores, never a path or id.
 
-Every name gets Ray's prefix: ``ophnet_epoch`` is scraped as ``ray_ophnet_epoch``.
+Every name gets Ray's prefix: ``ophnet_epoch`` is scraped as ``ray_ophnet_epoch``. Ray forgets a
+gauge that is not set again within 20 s: what changes once an epoch is set every second, too.
 """
 
 import time
@@ -11,7 +12,6 @@ from functools import cache
 from ray.util.metrics import Counter, Gauge
 
 GAUGES = {
-    "ophnet_rejects": "Rows of the CSV that are not used, by reason",
     "ophnet_step_seconds": "Mean time of a training step",
     "ophnet_samples_per_second": "Windows that a worker trains on",
     "ophnet_data_wait_share": "Share of the epoch that waited for data",
@@ -41,21 +41,21 @@ def _gauge(name: str, *tag_keys: str) -> Gauge:
 
 
 @cache
-def _decoded() -> Counter:
-    return Counter("ophnet_decoded_windows", "Windows decoded into the cache")
+def _counter(name: str, description: str, *tag_keys: str) -> Counter:
+    return Counter(name, description, tag_keys)
 
 
 def count_decoded(num_windows: int) -> None:
     """Add windows, in the process that decoded them."""
     if num_windows:
-        _decoded().inc(num_windows)
+        _counter("ophnet_decoded_windows", "Windows decoded into the cache").inc(num_windows)
 
 
-def show_rejects(run: str, reasons: Iterable[str]) -> None:
-    """Show the rows that are not used, by reason; a run without any shows a zero."""
-    kinds = Tally(_kind_of(reason) for reason in reasons)
-    for kind in kinds or ("missing",):
-        _gauge("ophnet_rejects", "run", "reason").set(kinds[kind], {"run": run, "reason": kind})
+def count_rejects(run: str, reasons: Iterable[str]) -> None:
+    """Add the rows of a run that are not used, by reason."""
+    rejected = _counter("ophnet_rejected_rows", "Rows that are not used", "run", "reason")
+    for kind, num_rows in Tally(_kind_of(reason) for reason in reasons).items():
+        rejected.inc(num_rows, {"run": run, "reason": kind})
 
 
 def _kind_of(reason: str) -> str:
@@ -73,6 +73,7 @@ class TrainingMetrics:
     def __init__(self, run: str) -> None:
         self._run, self._rank = run, 0
         self._steps, self._since_s = 0, 0.0
+        self._scores: dict[str, float] = {}
 
     def start_epoch(self, rank: int) -> None:
         """Start the clock of the steps; what lies between epochs is no step."""
@@ -88,18 +89,22 @@ class TrainingMetrics:
 
     def end_epoch(self, record: Mapping[str, float]) -> None:
         """Show the scores of an epoch, by the names of ``metrics.jsonl``."""
-        self._set("ophnet_epoch", record["epoch"] + 1)
-        self._set("ophnet_data_wait_share", record["data_wait_share"])
-        for name in ("train_loss", "val_loss", "val_acc", "val_macro_f1"):
-            self._set(f"ophnet_{name}", record[name])
+        names = ("train_loss", "val_loss", "val_acc", "val_macro_f1", "data_wait_share")
+        self._scores = {f"ophnet_{name}": record[name] for name in names}
+        self._scores["ophnet_epoch"] = record["epoch"] + 1
+        self._show(self._scores)
 
     def _show_pace(self, batch_size: int, took_s: float) -> None:
         import torch  # here, since the processes that decode need none
 
-        self._set("ophnet_step_seconds", took_s / self._steps)
-        self._set("ophnet_samples_per_second", self._steps * batch_size / took_s)
         on_gpu = torch.cuda.is_available()
-        self._set("ophnet_gpu_memory_bytes", torch.cuda.max_memory_allocated() if on_gpu else 0)
+        pace = {
+            "ophnet_step_seconds": took_s / self._steps,
+            "ophnet_samples_per_second": self._steps * batch_size / took_s,
+            "ophnet_gpu_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
+        }
+        self._show(self._scores | pace)
 
-    def _set(self, name: str, value: float) -> None:
-        _gauge(name, "run", "rank").set(value, {"run": self._run, "rank": str(self._rank)})
+    def _show(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            _gauge(name, "run", "rank").set(value, {"run": self._run, "rank": str(self._rank)})

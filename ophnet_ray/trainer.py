@@ -31,6 +31,7 @@ from ophnet_ray.datasets import OphNetDataModule
 from ophnet_ray.epoch_report import EpochReport, TrainLoopConfig
 from ophnet_ray.lightning_module import SurgicalPhaseModule
 from ophnet_ray.model import SurgicalPhaseClassificationModel
+from ophnet_ray.process_group import BoundTorchConfig
 from ophnet_ray.run_directory import RunDirectory
 
 MAX_WORKER_FAILURES = 3
@@ -49,6 +50,7 @@ def build_trainer(loop: TrainLoopConfig) -> TorchTrainer:
     return TorchTrainer(
         train_loop,  # type: ignore[arg-type] # Ray's hint forgets that it may return something
         train_loop_config={"loop": loop},
+        torch_config=BoundTorchConfig(),
         scaling_config=ScalingConfig(
             num_workers=loop.resources.train_workers,
             use_gpu=loop.resources.use_gpu,

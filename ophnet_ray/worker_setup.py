@@ -1,4 +1,4 @@
-"""What every worker process of a run on a cluster does first. Named in the job, called by Ray."""
+"""What every worker process of a run does first. Named in the job, called by Ray."""
 
 import fcntl
 import os
@@ -11,10 +11,11 @@ _SIOCGIFADDR = 0x8915  # Linux: the address of a network interface
 
 
 def use_interface_of_cluster() -> None:
-    """Let gloo talk to other nodes through the network that Ray knows them by.
+    """Let gloo talk to other workers through the network that Ray knows their nodes by.
 
-    It would look up this machine's own name, which on many machines is a loopback address, and
-    the workers would wait for each other in vain. What the user set stays.
+    It would look up this machine's own name: on many machines a loopback address, where workers
+    on other nodes wait in vain; on others an outer one, though a local Ray keeps to loopback.
+    What the user set stays.
     """
     if "GLOO_SOCKET_IFNAME" not in os.environ:
         name = _interface_of(ray.util.get_node_ip_address())

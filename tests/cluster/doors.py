@@ -1,5 +1,6 @@
 """Who listens where, and what a stranger is told there."""
 
+import http.client
 import urllib.error
 import urllib.request
 
@@ -36,15 +37,8 @@ def _ask_http(address: str, token: str | None) -> int | None:
             return response.status
     except urllib.error.HTTPError as error:
         return error.code
-    except (OSError, ValueError, urllib.error.URLError):
-        return None
-    except Exception as error:
-        # what speaks another protocol: http.client has a dozen names for it
-        return None if type(error).__module__ == "http.client" else _again(error)
-
-
-def _again(error: Exception) -> None:
-    raise error
+    except (OSError, http.client.HTTPException):
+        return None  # nobody, or somebody who speaks another protocol
 
 
 def _ask_grpc(address: str, token: str | None) -> list[str]:

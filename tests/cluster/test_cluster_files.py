@@ -151,7 +151,7 @@ def test_slurm_reads_the_options_of_the_job():
 
 
 def test_a_slurm_job_starts_one_ray_on_all_nodes_and_trains(tmp_path):
-    """The script runs, with stand-ins for Slurm's, Ray's and our own programs that note the call."""
+    """The script runs, with stand-ins for Slurm and Ray that note how they are called."""
     home, calls = tmp_path / "home", tmp_path / "calls"
     bin_ = home / "ophnet-ray/.venv/bin"
     bin_.mkdir(parents=True)
@@ -161,7 +161,7 @@ def test_a_slurm_job_starts_one_ray_on_all_nodes_and_trains(tmp_path):
         "*) exec sleep 60;; esac",
         "scontrol": "printf 'n1\\nn2\\n'",
         "ray": "exit 0",
-        "python": f'case "$1" in -c) exec {python} "$@";; esac; echo "python $*" >> {calls}; exit 3',
+        "python": f'[ "$1" = -c ] && exec {python} "$@"; echo "python $*" >> {calls}; exit 3',
     }
     for name, body in programs.items():
         (bin_ / name).write_text(f"#!/bin/bash\n{body}\n")

@@ -133,7 +133,7 @@ def test_prometheus_finds_every_metric_that_grafana_draws(watched_run, prometheu
     value = {name: float(ask(name)[0]["value"][1]) for name in names}
     print(value)
     # 18 segments of 30 frames are 3 blocks, each pair of neighbours a window; one video is broken
-    (rejects,) = ask("ray_ophnet_rejects")
+    (rejects,) = ask("ray_ophnet_rejected_rows_total")
     assert (rejects["metric"]["reason"], rejects["value"][1]) == ("unreadable", "3")
     assert {row["metric"]["rank"] for row in ask("ray_ophnet_step_seconds")} == {"0", "1"}
     assert value["ray_ophnet_epoch"] >= 1
@@ -170,7 +170,7 @@ def test_a_run_listens_on_loopback_only_and_opens_no_door_without_the_token(watc
     """Only the figures for Prometheus, on loopback, are given to anybody."""
     family = [watched_run.process, *psutil.Process(watched_run.process.pid).children(True)]
     listening = {
-        (connection.laddr.ip, connection.laddr.port)
+        (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
         for process in family
         for connection in psutil.Process(process.pid).net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
