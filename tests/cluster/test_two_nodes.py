@@ -92,6 +92,29 @@ def wait_for_port(lab, port):
         time.sleep(0.5)
 
 
+def test_no_door_opens_to_a_stranger_on_the_network_of_the_cluster(cluster):
+    """Each port, without a token and with a wrong one; figures for Prometheus alone are public."""
+    lab, _ = cluster
+    knocked = {}
+    for node in ("head", "worker"):
+        listening = {row.split()[3] for row in lab.run(node, "ss", "-Hltn").splitlines()}
+        inside = {door for door in listening if door.startswith(("127.", "[::1]", "[::ffff:127."))}
+        ports = {door.rpartition(":")[2] for door in listening - inside} - {"22"}
+        doors = sorted(f"{ADDRESSES[node]}:{port}" for port in ports)
+        text = lab.run("client", "python", "tests/cluster/doors.py", *doors)
+        told = json.loads(text.splitlines()[-1])
+        print(node, sorted(inside), doors, told)
+        assert any(door.endswith(":8265") for door in inside) == (node == "head")
+        assert len(doors) >= 4
+        knocked |= {door: node for door in told}
+    command = "import ray; ray.init('auto'); print(*['{NodeManagerAddress}:{MetricsExportPort}'"
+    command += ".format(**n) for n in ray.nodes()])"
+    figures = lab.run("head", "python", "-c", command).split()[-2:]
+    assert set(knocked) == set(figures)
+    code, text = lab.try_run("client", "ray", "list", "nodes", RAY_AUTH_MODE="disabled")
+    assert code != 0, text
+
+
 def test_storage_that_the_nodes_do_not_share_is_refused_in_one_line(cluster):
     code, text = submit(cluster, *SMALL.split(), "--cache_dir", "/mnt/my runs/cache")
     assert code != 0
