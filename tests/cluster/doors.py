@@ -5,6 +5,8 @@ import json
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
@@ -17,12 +19,27 @@ QUESTIONS = (
     "/ray.rpc.ReporterService/GetTraceback",
     "/ray.rpc.RayletDriver/ClusterInfo",
 )
+SILENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 CLOSED = {"UNAUTHENTICATED", 401, 403}
 
 
 def knock(address: str, token: str | None) -> set[object]:
     """All answers of a port, to HTTP and to each of the questions, as status codes."""
     return {_ask_http(address, token), *_ask_grpc(address, token)} - {None}
+
+
+def find_open(addresses: Iterable[str]) -> dict[str, list[str]]:
+    """The ports that are not closed to a stranger, without a token or with a wrong one."""
+    addresses = list(addresses)
+    with ThreadPoolExecutor(16) as pool:
+        without = pool.map(lambda address: knock(address, None), addresses)
+        wrong = pool.map(lambda address: knock(address, "wrong"), addresses)
+        told = {a: (w, x) for a, w, x in zip(addresses, without, wrong, strict=True)}
+    return {
+        address: sorted(map(str, set().union(*answers)))
+        for address, answers in told.items()
+        if not all(map(is_closed, answers))
+    }
 
 
 def is_closed(answers: set[object]) -> bool:
@@ -55,16 +72,11 @@ def _ask_grpc(address: str, token: str | None) -> list[str]:
                 answers.append("OK")
             except grpc.RpcError as error:
                 answers.append(error.code().name)
-                if error.code() == grpc.StatusCode.UNAVAILABLE:
+                if error.code() in SILENT:
                     break
     return answers
 
 
 if __name__ == "__main__":
     # on a node: python doors.py ADDRESS...; prints the doors that are not closed to a stranger
-    told = {address: knock(address, None) | knock(address, "wrong") for address in sys.argv[1:]}
-    print(
-        json.dumps(
-            {address: sorted(map(str, a)) for address, a in told.items() if not is_closed(a)}
-        )
-    )
+    print(json.dumps(find_open(sys.argv[1:])))
