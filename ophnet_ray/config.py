@@ -20,6 +20,8 @@ _RESERVED = ("", "..", "cache")
 LRSchedule = Literal["constant", "one_cycle"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 LOGGERS = ("tensorboard", "mlflow", "wandb")
+Strategy = Literal["ddp", "fsdp"]
+Placement = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,9 @@ class TrainingConfig:
     """Largest random change of a training image's red, green and blue gain; 0 for none."""
     precision: Precision = "auto"
     """Lightning's precision; auto is bf16-mixed on a GPU and 32-true on a CPU."""
+    strategy: Strategy = "ddp"
+    """How the workers share the model: ddp, a whole copy each; fsdp, a part each, for backbones
+    whose training does not fit one GPU."""
     train_workers: int | None = None
     """Ray Train workers (default: the cluster's GPUs, else 1)."""
     threads_per_worker: int | None = None
@@ -121,6 +126,10 @@ class RunConfig:
     system's temporary folder)."""
     every_n_train_steps: int | None = None
     """Keep a checkpoint after so many optimiser steps, too (default: after each epoch only)."""
+    placement_strategy: Placement = "PACK"
+    """Train workers on few nodes, or on many; STRICT: on one node, or on one each, else not."""
+    wait_for_nodes_s: int = 0
+    """Wait so many seconds for nodes that an autoscaler adds; 0: the cluster is as it is."""
     logger: str = "tensorboard"
     """Where curves go, with commas between: tensorboard, mlflow, wandb."""
 
@@ -254,6 +263,10 @@ class Config:
             (
                 bool(self.run.loggers) and set(self.run.loggers) <= set(LOGGERS),
                 f"--logger {self.run.logger}: choose from {', '.join(LOGGERS)}",
+            ),
+            (
+                self.run.wait_for_nodes_s >= 0,
+                f"--wait_for_nodes_s {self.run.wait_for_nodes_s}: must not be negative",
             ),
             (self.run.num_workers >= 1, f"--num_workers {self.run.num_workers}: at least 1"),
             (

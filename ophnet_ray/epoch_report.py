@@ -28,6 +28,7 @@ from ophnet_ray.loading import WindowLoader
 from ophnet_ray.manifest import Manifest
 from ophnet_ray.ray_cluster import Resources
 from ophnet_ray.run_directory import RunDirectory
+from ophnet_ray.run_metrics import TrainingMetrics
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class EpochReport(CheckpointCallback):
 
     def __init__(self, loop: TrainLoopConfig) -> None:
         self._loop = loop
+        self._run_metrics = TrainingMetrics(loop.run.path.name)
         self._epoch_started_s = self._status_sent_s = 0.0
         self._is_inside_epoch = False
         self._worker_state: dict[str, Any] | None = None
@@ -69,6 +71,7 @@ class EpochReport(CheckpointCallback):
         state = hash_ids(["dropout"], seed, trainer.current_epoch, trainer.global_rank)
         torch.manual_seed(int(state[0] >> 1))
         self._epoch_started_s = time.monotonic()
+        self._run_metrics.start_epoch(trainer.global_rank)
 
     def on_train_batch_end(
         self,
@@ -80,6 +83,8 @@ class EpochReport(CheckpointCallback):
     ) -> None:
         """Tell the driver, once a second; keep a checkpoint when it is time."""
         step = batch_idx + 1
+        is_last = step == trainer.num_training_batches
+        self._run_metrics.end_step(self._loop.config.training.batch_size, is_last)
         if trainer.is_global_zero and time.monotonic() - self._status_sent_s > 1:
             self._status_sent_s = time.monotonic()
             self._tell(epoch=trainer.current_epoch, step=step)
@@ -197,6 +202,7 @@ class EpochReport(CheckpointCallback):
             "data_wait_share": round(_loader_of(trainer).wait_share, 4),
         }
         self.history = [*self.history, record]
+        self._run_metrics.end_epoch(record)
         run = self._loop.run
         # every worker takes part: a sharded model is gathered from all
         trainer.save_checkpoint(temporary_file(run.checkpoints, trainer.current_epoch))

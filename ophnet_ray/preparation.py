@@ -21,6 +21,7 @@ from ophnet_ray.manifest import Manifest, Reject, build_manifest
 from ophnet_ray.passport import describe_warnings, write_account
 from ophnet_ray.ray_cluster import Resources
 from ophnet_ray.run_directory import RunDirectory
+from ophnet_ray.run_metrics import count_rejects
 from ophnet_ray.splits import assign_splits
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def prepare_data(
     passport = write_account(segments, manifest, [*unreadable, *missing])
     passport["resources"] = resources.describe()
     run.write_rejects([*unreadable, *missing])
+    count_rejects(run.path.name, [reject.reason for reject in [*unreadable, *missing]])
     if len(unreadable) > config.data.max_rejected * len(segments):
         first = unreadable[0]
         raise UserError(

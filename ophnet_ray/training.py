@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ophnet_ray.annotations import Segment
 from ophnet_ray.cache import BlockCache
 from ophnet_ray.checkpoints import find_checkpoints
+from ophnet_ray.cluster_check import SharedPaths, check_nodes
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, log_to
 from ophnet_ray.epoch_report import TrainLoopConfig
@@ -63,9 +65,10 @@ def train(config: Config, console: Console) -> TrainingResult:
                 cache = BlockCache(
                     config.run.cache_dir or "", config.windows, config.run.local_cache_dir
                 )
-                with cache.in_use(), connect(config) as where:
+                with cache.in_use(), connect(config, job_metadata(config, run)) as where:
                     console.say(where)
-                    resources = plan_resources(config)
+                    resources = plan_resources(config, console)
+                    check_nodes(shared_paths(config, segments))
                     check_backbone(config, console)
                     manifest = prepare_data(
                         config, cache, segments, missing, run, resources, console
@@ -91,6 +94,28 @@ def _hand_out(run: RunDirectory, result: dict[str, Any], output: str) -> None:
     if best not in [checkpoint.file for checkpoint in find_checkpoints(run.checkpoints)]:
         raise TrainingError(f"the best checkpoint {best} is gone or damaged; delete {run.result}")
     hand_out(best, output)
+
+
+def job_metadata(config: Config, run: RunDirectory) -> dict[str, str]:
+    """What the dashboard tells of the job: names and settings, no path and no id of the data."""
+    training = config.training
+    shown = {"run": run.path.name, "backbone": config.model.backbone, "epochs": training.max_epochs}
+    return {name: str(value) for name, value in shown.items()}
+
+
+def shared_paths(config: Config, segments: list[Segment]) -> SharedPaths:
+    """What every node of a cluster must see: one video stands for all. Buckets are seen anyway."""
+    files = {segments[0].video: "the video"}
+    if config.model.backbone_weights:
+        files[config.model.backbone_weights] = "--backbone_weights"
+    folders = {
+        "--storage_path": config.run.storage_path,
+        "--cache_dir": config.run.cache_dir or "",
+    }
+    return SharedPaths(
+        {flag: path for flag, path in folders.items() if not is_remote(path)},
+        {path: what for path, what in files.items() if not is_remote(path)},
+    )
 
 
 def open_run(config: Config, data_hash: str) -> RunDirectory:
@@ -151,7 +176,8 @@ def fit(
         f"steps of {steps.batch_size * resources.train_workers} an epoch"
         + (f", {steps.num_left_out} left out each" if steps.num_left_out else "")
     )
-    status = TrainingStatus.remote()  # type: ignore[attr-defined] # added by ray.remote
+    named: Any = TrainingStatus.options(name=f"train status of {run.path.name}")  # type: ignore[attr-defined] # added by ray.remote
+    status = named.remote()
     loop = TrainLoopConfig(config, manifest, resources, run, data_hash, status)
     with console.stage("train", config.training.max_epochs) as stage:
         watch = TrainingWatch(status, stage, steps.num_steps)

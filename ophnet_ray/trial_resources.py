@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import ray
 
 from ophnet_ray.config import Config
+from ophnet_ray.console import Console
 from ophnet_ray.errors import UserError
 from ophnet_ray.ray_cluster import Resources, plan_resources
 from ophnet_ray.ray_environment import find_running_head
@@ -48,7 +49,9 @@ def trials_on_this_machine(config: TuneConfig, num_trials: int) -> int:
     return min(wanted or max(cores // workers, 1), num_trials)
 
 
-def plan_trials(config: TuneConfig, num_trials: int, threads_per_worker: int | None) -> TrialPlan:
+def plan_trials(
+    config: TuneConfig, num_trials: int, threads_per_worker: int | None, console: Console
+) -> TrialPlan:
     """Share the cluster that is connected out among trials.
 
     Args:
@@ -56,6 +59,7 @@ def plan_trials(config: TuneConfig, num_trials: int, threads_per_worker: int | N
         num_trials: Trials that are planned.
         threads_per_worker: Of the trials that were trained before, if any: those that follow must
             add up their numbers in the same way.
+        console: Told when nodes are waited for.
 
     Raises:
         UserError: A trial, or as many as were asked for, would wait for ever.
@@ -64,7 +68,7 @@ def plan_trials(config: TuneConfig, num_trials: int, threads_per_worker: int | N
     total = ray.cluster_resources()
     cpus, gpus = float(total.get("CPU", 0)), int(total.get("GPU", 0))
     # refuses a trial that is too large by itself
-    use_gpu = plan_resources(config.base()).use_gpu
+    use_gpu = plan_resources(config.base(), console).use_gpu
     holds = int(cpus / (workers + DRIVER_CPUS))
     if use_gpu:
         holds = min(holds, gpus // workers)
@@ -83,7 +87,7 @@ def plan_trials(config: TuneConfig, num_trials: int, threads_per_worker: int | N
     if base.training.threads_per_worker is None:
         threads = threads_per_worker or _threads(workers * max_concurrent)
         base = replace(base, training=replace(base.training, threads_per_worker=threads))
-    return TrialPlan(max_concurrent, base, plan_resources(base))
+    return TrialPlan(max_concurrent, base, plan_resources(base, console))
 
 
 def _threads(num_workers: int) -> int:

@@ -11,6 +11,7 @@ from ophnet_ray.annotations import Segment
 from ophnet_ray.atomic import copy_atomically, write_atomically
 from ophnet_ray.cache import BlockCache, sampling_of
 from ophnet_ray.checkpoints import best_checkpoint, find_checkpoints
+from ophnet_ray.cluster_check import check_nodes
 from ophnet_ray.config import Config, WindowConfig, dump_config, read_config
 from ophnet_ray.console import Console, log_to
 from ophnet_ray.errors import TrainingError, UserError
@@ -35,7 +36,7 @@ from ophnet_ray.search_ranking import (
 from ophnet_ray.search_space import SearchSpace, decoding_variants, parse_search_space
 from ophnet_ray.search_table import SearchTable
 from ophnet_ray.suggestions import Suggestions
-from ophnet_ray.training import check_backbone
+from ophnet_ray.training import check_backbone, job_metadata, shared_paths
 from ophnet_ray.trial_resources import one_trial, plan_trials, trials_on_this_machine
 from ophnet_ray.tuner import (
     Task,
@@ -85,7 +86,8 @@ def tune(config: TuneConfig, console: Console) -> SearchResult:
                 cache = BlockCache(
                     config.run.cache_dir or "", config.windows, config.run.local_cache_dir
                 )
-                with cache.in_use(), connect(config, concurrent) as where:
+                metadata = job_metadata(config.base(), search.run)
+                with cache.in_use(), connect(config, metadata, concurrent) as where:
                     console.say(where)
                     data = Data(segments, missing, data_hash)
                     setup = _prepare(config, space, cache, data, search, num_trials, console)
@@ -146,7 +148,8 @@ def _prepare(
 ) -> TrialSetup:
     """Decode, once for all trials, what any of them may read."""
     threads = search.run.read_resources().get("threads_per_worker")
-    plan = plan_trials(config, num_trials, threads)
+    plan = plan_trials(config, num_trials, threads, console)
+    check_nodes(shared_paths(plan.base, data.segments))
     check_backbone(plan.base, console)
     first = prepare_data(
         plan.base, cache, data.segments, data.missing, search.run, plan.resources, console
