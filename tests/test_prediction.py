@@ -146,7 +146,7 @@ def test_flicker_goes_and_the_order_stays(smooth, causal):
     probabilities[60] = np.nan
     raw = (np.nan_to_num(probabilities).argmax(axis=1) == truth).mean()
     smoothed = smooth_labels(probabilities, smooth, DYNAMICS, 1.0, causal=causal)
-    assert (smoothed == truth).mean() > max(raw + 0.1, 0.8)
+    assert (smoothed == truth).mean() > raw + (0.05 if causal else 0.15)
     assert smoothed[60] == 1
 
 
