@@ -1,4 +1,6 @@
-"""Segment counts → loss weights, by named scheme; always from training rows only."""
+"""Segment counts → what the loss does about rare phases, by named scheme; training rows only."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -9,6 +11,39 @@ from ophnet_ray.annotations import sort_phases
 from ophnet_ray.config import WeightScheme
 
 EFFECTIVE_BETA = 0.999
+FOCAL_GAMMA = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseBalance:
+    """What the training loss does about rare phases.
+
+    ``weights``: float32 (K,), mean 1 over the training rows, or None; ``logit_offsets``: float32
+    (K,), added to the logits, or None; ``focal_gamma``: exponent of the focal loss, 0 for none.
+    """
+
+    weights: torch.Tensor | None = None
+    logit_offsets: torch.Tensor | None = None
+    focal_gamma: float = 0.0
+
+
+def balance_phases(counts: NDArray[np.int64], scheme: WeightScheme) -> PhaseBalance:
+    """What a scheme does.
+
+    Args:
+        counts: (K,) training rows of each phase of the vocabulary.
+        scheme: Weights, see ``scheme_weights``; or ``logit_adjusted``: the logarithm of the
+            phases' frequency is added to the logits, "Long-tail learning via logit adjustment"
+            (arXiv:2007.07314), with τ = 1; a phase without rows counts as one row. Or ``focal``:
+            the loss times (1 - p)², "Focal Loss" (arXiv:1708.02002), with an exponent of 2.
+    """
+    if scheme == "focal":
+        return PhaseBalance(focal_gamma=FOCAL_GAMMA)
+    if scheme == "logit_adjusted":
+        rows = np.maximum(counts, 1)
+        return PhaseBalance(logit_offsets=torch.from_numpy(np.log(rows / rows.sum())).float())
+    weights = scheme_weights(counts, scheme)
+    return PhaseBalance(None if weights is None else unit_mean(weights, counts))
 
 
 def calculate_class_weights(df: pd.DataFrame, column: str) -> torch.Tensor:
@@ -34,10 +69,10 @@ def scheme_weights(counts: NDArray[np.int64], scheme: WeightScheme) -> torch.Ten
             "Class-Balanced Loss" (arXiv:1901.05555) with β = 0.999, over its maximum.
 
     Returns:
-        float32 (K,) in [0, 1], or None for the scheme ``none``.
+        float32 (K,) in [0, 1], or None for the schemes without weights.
     """
     match scheme:
-        case "none":
+        case "none" | "logit_adjusted" | "focal":
             return None
         case "inverse":
             weights = _inverse(counts)

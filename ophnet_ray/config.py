@@ -12,7 +12,7 @@ from ophnet_ray.errors import UserError
 
 Coverage = Literal["spread", "head"]
 MaskKind = Literal["rg", "chroma", "none"]
-WeightScheme = Literal["none", "inverse", "inverse_sqrt", "effective"]
+WeightScheme = Literal["none", "inverse", "inverse_sqrt", "effective", "logit_adjusted", "focal"]
 _RESERVED = ("", "..", "cache")
 LRSchedule = Literal["constant", "one_cycle"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -78,7 +78,8 @@ class TrainingConfig:
     max_epochs: int = 30
     """Passes over the training segments; each takes one window of every segment."""
     class_weights: WeightScheme = "none"
-    """Weights of the phases in the loss, from the training rows."""
+    """How the loss makes up for rare phases, from the training rows: weights of the phases,
+    logits adjusted by the phases' frequency, or the focal loss."""
     accumulate_grad_batches: int = 1
     """Batches whose gradients are added before an optimiser step."""
     random_shift: float = 0.05
@@ -89,6 +90,8 @@ class TrainingConfig:
     """Lightning's precision; auto is bf16-mixed on a GPU and 32-true on a CPU."""
     train_workers: int | None = None
     """Ray Train workers (default: the cluster's GPUs, else 1)."""
+    threads_per_worker: int | None = None
+    """CPU threads of a train worker (default: the machine's cores shared out)."""
     use_gpu: Literal["auto", "true", "false"] = "auto"
     """Train on GPUs; auto: when the cluster has one."""
     seed: int = 42
@@ -199,6 +202,10 @@ class Config:
             (
                 t.train_workers is None or t.train_workers >= 1,
                 f"--train_workers {t.train_workers}: must be at least 1",
+            ),
+            (
+                t.threads_per_worker is None or t.threads_per_worker >= 1,
+                f"--threads_per_worker {t.threads_per_worker}: must be at least 1",
             ),
             (t.seed >= 0, f"--seed {t.seed}: must not be negative"),
             (0 < d.val_fraction < 1, f"--val_fraction {d.val_fraction}: must be between 0 and 1"),

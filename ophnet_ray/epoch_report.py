@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L  # noqa: N812 - Lightning's own convention
+import numpy as np
 import ray.train
 import torch
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
@@ -146,7 +147,10 @@ class EpochReport(CheckpointCallback):
             "config": loop.config.to_flat(),
             "data_hash": loop.data_hash,
             "history": self.history,
-            "confusion": _module_of(pl_module).confusion.tolist(),
+            "cases": loop.manifest.cases_of("val"),
+            "confusion_by_case": torch.from_numpy(
+                _module_of(pl_module).confusion_by_case.astype(np.int32)
+            ),
             **describe_training_segments(loop.manifest),
             "workers": self._gather_worker_states(trainer, _module_of(pl_module)),
         }

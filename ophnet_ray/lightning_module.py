@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
+from ophnet_ray.class_weights import PhaseBalance
 from ophnet_ray.config import LRSchedule, MaskKind, TrainingConfig
 from ophnet_ray.metrics import accuracy, macro_f1_present
 from ophnet_ray.model import SurgicalPhaseClassificationModel
@@ -34,11 +35,14 @@ class SurgicalPhaseModule(L.LightningModule):
             steps, see "Super-Convergence" (arXiv:1708.07120).
         random_shift: Of training images, see ``preprocessing.augment_images``.
         color_jitter: Likewise.
+        balance: What the training loss does about rare phases; goes before ``class_weights``.
+        num_val_cases: C, the validation cases whose counts are kept apart; batches say whose
+            windows they hold (``case``, int64 (B,) in [0, C)).
 
     Attributes:
         epoch_metrics: ``train_loss, val_loss, val_acc, val_macro_f1`` of the last epoch, over all
             workers, each from sums divided once.
-        confusion: int64 (K, K) of the last validation, over all workers.
+        confusion_by_case: int64 (C, K, K) of the last validation, over all workers.
     """
 
     def __init__(
@@ -52,17 +56,26 @@ class SurgicalPhaseModule(L.LightningModule):
         lr_schedule: LRSchedule = "constant",
         random_shift: float = TrainingConfig.random_shift,
         color_jitter: float = TrainingConfig.color_jitter,
+        balance: PhaseBalance | None = None,
+        num_val_cases: int = 1,
     ) -> None:
         super().__init__()
         self.random_shift, self.color_jitter = random_shift, color_jitter
         self.lr_schedule = lr_schedule
         self.model = model or SurgicalPhaseClassificationModel(num_classes, mask=mask)
         self.num_classes, self.lr, self.mask = num_classes, lr, mask
-        weights = torch.ones(num_classes) if class_weights is None else class_weights.float()
+        balance = balance or PhaseBalance(class_weights)
+        weights, offsets = balance.weights, balance.logit_offsets
+        weights = torch.ones(num_classes) if weights is None else weights.float()
+        offsets = torch.zeros(num_classes) if offsets is None else offsets
         self.class_weights: Tensor
+        self.logit_offsets: Tensor
         self.register_buffer("class_weights", weights, persistent=False)
+        self.register_buffer("logit_offsets", offsets, persistent=False)
+        self.focal_gamma = balance.focal_gamma
         self.epoch_metrics: dict[str, float] = {}
-        self.confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+        self.num_val_cases = num_val_cases
+        self.confusion_by_case = np.zeros((num_val_cases, num_classes, num_classes), np.int64)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """(B, 3, H, W), (B, 2, H, W) → logits (B, K)."""
@@ -82,7 +95,8 @@ class SurgicalPhaseModule(L.LightningModule):
         else:
             values = to_unit(batch["pixels"])
         image, mask = prepare_batch(values, self.model.mean, self.model.std, self.mask)
-        return {"image": image, "mask": mask, "label": batch["label"], "valid": batch["valid"]}
+        kept = {name: batch[name] for name in ("label", "valid", "case")}
+        return {"image": image, "mask": mask, **kept}
 
     def on_train_epoch_start(self) -> None:
         """Start the sums of the epoch."""
@@ -106,9 +120,13 @@ class SurgicalPhaseModule(L.LightningModule):
                 yield name, buffer
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean of the weighted cross-entropies of the batch."""
+        """Mean of the balanced cross-entropies of the batch."""
         labels = _as_indices(batch["label"])
-        losses = F.cross_entropy(self(batch["image"], batch["mask"]), labels, reduction="none")
+        logits = self(batch["image"], batch["mask"]) + self.logit_offsets
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        if self.focal_gamma:
+            # exp(-cross-entropy) is the probability of the label
+            losses = losses * (1 - torch.exp(-losses)) ** self.focal_gamma
         loss = (losses * self.class_weights[labels]).mean()
         # stays on the device: reading a number back would wait for the step to end
         self._train_sums += torch.stack([loss.detach().float(), loss.new_ones(())]) * len(labels)
@@ -130,29 +148,33 @@ class SurgicalPhaseModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums of the validation."""
-        size = self.num_classes
+        size = self.confusion_by_case.size
         self._val_loss_sum = torch.zeros((), device=self.device)
-        self._val_counts = torch.zeros(size * size, dtype=torch.int64, device=self.device)
+        self._val_counts = torch.zeros(size, dtype=torch.int64, device=self.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add the batch to the counts; padding is left out."""
         labels = _as_indices(batch["label"])
         valid = batch.get("valid", torch.ones_like(labels, dtype=torch.bool))
+        # outside a run nobody says which cases there are: all are one
+        cases = batch["case"] if self.num_val_cases > 1 else torch.zeros_like(labels)
         logits = self(batch["image"], batch["mask"])[valid].float()
         labels = labels[valid]
         self._val_loss_sum += F.cross_entropy(logits, labels, reduction="sum")
-        pairs = labels * self.num_classes + logits.argmax(dim=1)
-        self._val_counts += torch.bincount(pairs, minlength=self.num_classes**2)
+        cells = (cases[valid] * self.num_classes + labels) * self.num_classes
+        cells += logits.argmax(dim=1)
+        self._val_counts += torch.bincount(cells, minlength=len(self._val_counts))
 
     def on_validation_epoch_end(self) -> None:
         """Add the counts of all workers, then divide once."""
         counts = self._sum_over_workers(self._val_counts).cpu().numpy()
         loss_sum = float(self._sum_over_workers(self._val_loss_sum))
-        self.confusion = counts.reshape(self.num_classes, self.num_classes)
+        self.confusion_by_case = counts.reshape(self.confusion_by_case.shape)
+        confusion = self.confusion_by_case.sum(axis=0)
         self.epoch_metrics |= {
             "val_loss": loss_sum / max(int(counts.sum()), 1),
-            "val_acc": accuracy(self.confusion),
-            "val_macro_f1": macro_f1_present(self.confusion),
+            "val_acc": accuracy(confusion),
+            "val_macro_f1": macro_f1_present(confusion),
         }
         if not self.trainer.sanity_checking:
             scores = ("val_loss", "val_acc", "val_macro_f1")

@@ -37,7 +37,8 @@ class WindowLoader:
     """Iterate over batches, as a ``DataLoader`` does.
 
     A batch holds uint8 ``pixels`` (B, 3, H, W), int64 ``label`` (B,), float32 ``draws`` (B, 5) in
-    [-1, 1] for augmentation and bool ``valid`` (B,), False for padding. The host moves bytes;
+    [-1, 1] for augmentation, int64 ``case`` (B,), the place of the window's case among the sorted
+    cases of the items, and bool ``valid`` (B,), False for padding. The host moves bytes;
     floating point begins on the training device. Threads are enough: reading releases the
     interpreter.
 
@@ -55,6 +56,8 @@ class WindowLoader:
         self.sampler = sampler
         self._items = items
         self._labels = np.asarray([item.label for item in items], dtype=np.int64)
+        case_ids = [item.segment.case_id for item in items]
+        self._cases = np.unique(np.asarray(case_ids, dtype=object), return_inverse=True)[1]
         self._image_size = image_size
         self._position = self._resume_at = 0
         self._wait_s = self._use_s = self._blocked_s = 0.0
@@ -121,6 +124,7 @@ class WindowLoader:
             "pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2),
             "label": torch.from_numpy(labels),
             "draws": torch.from_numpy(step.draws),
+            "case": torch.from_numpy(np.where(segments >= 0, self._cases[segments], 0)),
             "valid": torch.from_numpy(segments >= 0),
         }
         took_s, took_cpu_s = time.perf_counter() - started_s, time.thread_time() - started_cpu_s

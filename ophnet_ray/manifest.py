@@ -43,6 +43,10 @@ class Manifest:
         """The segments of a split, in the CSV's order."""
         return [item for item in self.items if item.segment.split == split]
 
+    def cases_of(self, split: str) -> list[str]:
+        """The cases of a split, sorted."""
+        return sorted({item.segment.case_id for item in self.of_split(split)})
+
     def label_counts(self, split: str) -> NDArray[np.int64]:
         """Segments of each phase, (K,)."""
         labels = [item.label for item in self.of_split(split)]

@@ -86,6 +86,7 @@ def plan_resources(config: Config) -> Resources:
         logger.info("%d decode workers, as many as the cluster has CPUs", decode_workers)
     # on a machine of our own the train workers share its cores; on a cluster each has its CPU
     threads = 1 if _joined_cluster() else max((os.cpu_count() or 1) // workers, 1)
+    threads = asked.threads_per_worker or threads
     return Resources(workers, use_gpu, decode_workers, threads)
 
 

@@ -16,7 +16,7 @@ from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare
 from ray.train.torch import TorchTrainer
 
 from ophnet_ray.checkpoints import Checkpoint, find_checkpoints, find_unfinished
-from ophnet_ray.class_weights import scheme_weights, unit_mean
+from ophnet_ray.class_weights import balance_phases
 from ophnet_ray.console import log_to
 from ophnet_ray.datasets import OphNetDataModule
 from ophnet_ray.epoch_report import EpochReport, TrainLoopConfig
@@ -94,11 +94,8 @@ def _find_resume_point(finished: Sequence[Checkpoint], run: RunDirectory) -> str
 def _build_module(loop: TrainLoopConfig) -> SurgicalPhaseModule:
     config, manifest = loop.config, loop.manifest
     num_classes = len(manifest.phases)
-    counts = manifest.label_counts("train")
-    weights = scheme_weights(counts, config.training.class_weights)
     return SurgicalPhaseModule(
         num_classes,
-        class_weights=None if weights is None else unit_mean(weights, counts),
         lr=config.training.lr,
         model=SurgicalPhaseClassificationModel.from_config(
             num_classes, config.model, config.windows.image_size
@@ -107,6 +104,8 @@ def _build_module(loop: TrainLoopConfig) -> SurgicalPhaseModule:
         lr_schedule=config.training.lr_schedule,
         random_shift=config.training.random_shift,
         color_jitter=config.training.color_jitter,
+        balance=balance_phases(manifest.label_counts("train"), config.training.class_weights),
+        num_val_cases=len(manifest.cases_of("val")),
     )
 
 

@@ -11,7 +11,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import tiny_config, write_color_dataset
@@ -109,12 +108,12 @@ def test_every_validation_window_is_counted_once_whatever_the_workers(
     _, one = first_run
     several = run(tiny_config(color_csv, tmp_path, train_workers=workers, max_epochs=1))
     counts = [
-        np.asarray(torch.load(r.checkpoint, weights_only=True)["ophnet_ray"]["confusion"])
+        torch.load(r.checkpoint, weights_only=True)["ophnet_ray"]["confusion_by_case"].sum(dim=0)
         for r in (one, several)
     ]
     # 3 segments of 30 frames, 3 blocks each: 2 windows of 2 blocks
     assert counts[0].sum() == counts[1].sum() == 6
-    assert (counts[0].sum(axis=1) == counts[1].sum(axis=1)).all()
+    assert (counts[0].sum(dim=1) == counts[1].sum(dim=1)).all()
     history = history_of(several)
     assert history[0]["step"] == 15 // (4 * workers)
 
@@ -284,8 +283,8 @@ def test_real_pixels_and_labels_are_learnt(ray_session, shared_data, tmp_path):
         lr=1e-3,
     )
     result = run(config)
-    confusion = torch.load(result.checkpoint, weights_only=True)["ophnet_ray"]["confusion"]
-    per_phase = torch.tensor(confusion).sum(dim=1)
+    payload = torch.load(result.checkpoint, weights_only=True)["ophnet_ray"]
+    per_phase = payload["confusion_by_case"].sum(dim=(0, 2))
     most_frequent = (per_phase.max() / per_phase.sum()).item()
     best = max(line["val_acc"] for line in history_of(result))
     print(f"best val_acc {best:.3f}, the most frequent phase {most_frequent:.3f}")

@@ -1,6 +1,7 @@
 """Metrics, class weights, checkpoints, settings: the small parts that a score hangs on."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -17,10 +18,16 @@ from ophnet_ray.checkpoints import (
     prune_checkpoints,
     temporary_file,
 )
-from ophnet_ray.class_weights import calculate_class_weights, scheme_weights, unit_mean
+from ophnet_ray.class_weights import (
+    balance_phases,
+    calculate_class_weights,
+    scheme_weights,
+    unit_mean,
+)
 from ophnet_ray.cli import parse_config
 from ophnet_ray.config import Config, dump_config, read_config
 from ophnet_ray.errors import UserError
+from ophnet_ray.lightning_module import SurgicalPhaseModule
 from ophnet_ray.metrics import accuracy, confusion_counts, macro_f1_present
 
 pytestmark = pytest.mark.unit
@@ -59,6 +66,42 @@ def test_each_scheme_weighs_rare_phases_more_and_absent_ones_not_at_all():
         scaled = unit_mean(weights, counts)
         assert (scaled * torch.from_numpy(counts)).sum() / counts.sum() == pytest.approx(1)
     assert scheme_weights(counts, "inverse_sqrt")[0] == pytest.approx(0.1)
+
+
+def training_loss(scheme, counts, logits, label):
+    """The loss of one window with these logits, as the module computes it."""
+    module = SurgicalPhaseModule(
+        len(counts), model=_Fixed(logits), balance=balance_phases(np.asarray(counts), scheme)
+    )
+    module._train_sums = torch.zeros(2)
+    module.log = lambda *_, **__: None
+    image = torch.zeros(1, 3, 32, 32)
+    batch = {"image": image, "mask": image[:, :2], "label": torch.tensor([label])}
+    return module.training_step(batch, 0).item()
+
+
+class _Fixed(torch.nn.Module):
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = torch.tensor([logits])
+
+    def forward(self, image, mask):
+        return self.logits
+
+
+def test_focal_loss_counts_an_easy_window_less():
+    """(1-p)² times the cross-entropy: p = 0.9 and 0.1 in the paper's own terms."""
+    easy = training_loss("focal", [5, 5], [math.log(0.9), math.log(0.1)], 0)
+    hard = training_loss("focal", [5, 5], [math.log(0.9), math.log(0.1)], 1)
+    assert easy == pytest.approx(0.1**2 * -math.log(0.9), rel=1e-4)
+    assert hard == pytest.approx(0.9**2 * -math.log(0.1), rel=1e-4)
+
+
+def test_adjusted_logits_ask_a_rare_phase_to_win_by_its_rarity():
+    """Equal logits say "as frequent as in training": the loss is that of a guess."""
+    assert training_loss("logit_adjusted", [9, 1], [0.0, 0.0], 0) == pytest.approx(-math.log(0.9))
+    assert training_loss("logit_adjusted", [9, 1], [0.0, 0.0], 1) == pytest.approx(-math.log(0.1))
+    assert math.isfinite(training_loss("logit_adjusted", [9, 0], [0.0, 0.0], 1))
 
 
 def keep(folder, epoch, macro_f1):
