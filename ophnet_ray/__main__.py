@@ -4,12 +4,13 @@ import sys
 
 from ophnet_ray.cache_command import CacheCommand
 from ophnet_ray.cli import parse_command, run_program
+from ophnet_ray.evaluate_command import EvaluateCommand
 from ophnet_ray.predict_command import PredictCommand
 
 
 def main() -> None:
     """Run a sub-command."""
-    commands = {"predict": PredictCommand, "cache": CacheCommand}
+    commands = {"predict": PredictCommand, "evaluate": EvaluateCommand, "cache": CacheCommand}
     parse_command(commands, sys.argv[1:], "python -m ophnet_ray").run()
 
 

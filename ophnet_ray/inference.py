@@ -1,5 +1,6 @@
 """A checkpoint → a model that predicts: the one place where checkpoints become networks again."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ophnet_ray.atomic import open_atomically
 from ophnet_ray.checkpoints import FORMAT_VERSION, PAYLOAD_KEY, load_checkpoint
 from ophnet_ray.config import Config, MaskKind
 from ophnet_ray.errors import UserError
@@ -155,6 +157,20 @@ def choose_smoothing(payload: dict[str, Any]) -> Smooth:
     """What ``evaluate --keep_choice`` found best on held-out cases; ``none`` before that."""
     choice = payload.get(SMOOTHING_KEY, {}).get("smooth", "none")
     return choice if choice in SMOOTHERS else "none"
+
+
+def keep_smoothing(path: str | Path, choice: Mapping[str, Any]) -> None:
+    """Write a choice of smoothing, and where it was made, into a checkpoint; nothing else changes.
+
+    Args:
+        path: The checkpoint.
+        choice: ``smooth``, ``chosen_on`` (the split) and ``by`` (the scores).
+    """
+    content = load_checkpoint(path)
+    content[PAYLOAD_KEY][SMOOTHING_KEY] = dict(choice)
+    target = Path(path)
+    with open_atomically(target.parent, lambda: target.name) as file:
+        torch.save(content, file)
 
 
 def _payload_of(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
