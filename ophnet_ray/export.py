@@ -1,6 +1,8 @@
 """A checkpoint → ONNX with its preprocessing inside, and safetensors with a card."""
 
 import json
+import logging
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -39,16 +41,21 @@ def export_onnx(model: TrainedModel, path: Path) -> float:
     runtime = import_extra("onnxruntime")
     size = model.preprocessing.image_size
     wrapped = WithPreprocessing(model).eval()
-    program = torch.onnx.export(
-        wrapped,
-        (torch.zeros(2, 3, size, size, dtype=torch.uint8),),
-        dynamo=True,
-        input_names=["pixels"],
-        output_names=["probabilities"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        opset_version=OPSET,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # the libraries' word to each other on what is deprecated and what is not folded
+        warnings.simplefilter("ignore")
+        logging.getLogger("onnxscript").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            wrapped,
+            # no size that another dimension has, too: the exporter would take them for one
+            (torch.zeros(5, 3, size, size, dtype=torch.uint8),),
+            dynamo=True,
+            input_names=["pixels"],
+            output_names=["probabilities"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=OPSET,
+            verbose=False,
+        )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     proto = program.model_proto

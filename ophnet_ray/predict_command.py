@@ -1,7 +1,9 @@
 """``python -m ophnet_ray predict``: whole videos → timelines, and a challenge's submission."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ophnet_ray.atomic import write_atomically
 from ophnet_ray.console import Console, print_answer
@@ -9,8 +11,11 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.prediction_folder import PredictionFolder, find_videos, join_parts
 from ophnet_ray.predictions import read_predictions
 from ophnet_ray.ray_environment import prepare_environment
+from ophnet_ray.score_card import VideoTimeline
 from ophnet_ray.smoothing import Smooth
 from ophnet_ray.submission import check_submission, fill_submission
+
+MAX_VIDEOS_DRAWN = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,13 @@ class PredictCommand:
                 "rows": num_rows,
                 "smooth": smooth,
             }
+            _write_page(
+                folder,
+                payload,
+                f"{len(done.parts)} videos, smoothing: {smooth}",
+                [(videos[video_id], reason) for video_id, reason in done.broken.items()],
+            )
+            answer["report"] = folder.report
             if self.submission is not None:
                 answer["submission"] = self._fill(folder, job.info.phases, console)
         print_answer(answer)
@@ -86,6 +98,44 @@ class PredictCommand:
                 "predicted frame: theirs is damaged, or one past the end"
             )
         return f"{folder.submission}, {filled.num_rows} rows"
+
+
+def _write_page(
+    folder: PredictionFolder,
+    payload: dict[str, Any],
+    subtitle: str,
+    rejects: list[tuple[str, str]],
+) -> None:
+    """The timelines of the first videos: a page of thousands would not open."""
+    from ophnet_ray import __version__
+    from ophnet_ray.report import Report, write_report
+
+    timelines = [
+        VideoTimeline(
+            prediction.video_id,
+            prediction.times_s,
+            prediction.labels,
+            prediction.confidence_in(prediction.labels),
+            smoothed=None if (labels == prediction.labels).all() else labels,
+        )
+        for prediction, labels in itertools.islice(
+            read_predictions(folder.predictions), MAX_VIDEOS_DRAWN
+        )
+    ]
+    report = Report(
+        title="Predicted phases",
+        subtitle=subtitle,
+        card=None,
+        history=payload["history"],
+        timelines=timelines,
+        passport=None,
+        rejects=rejects,
+        config=payload["config"],
+        versions={"ophnet-ray": __version__},
+        notes=[],
+        phases=payload["phases"],
+    )
+    write_report(folder.report, report)
 
 
 def check_rate(frame_rate: float, num_workers: int) -> None:
