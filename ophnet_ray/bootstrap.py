@@ -5,8 +5,8 @@ Davison & Hinkley, "Bootstrap Methods and their Application" (1997), section 3.8
 intervals. Scores come from counts, and a resample's counts are the sum of its cases'.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
 
-Score = Callable[[NDArray[np.int64]], float]
-"""Counts → score, e.g. ``metrics.macro_f1_present``."""
+Score = Callable[[NDArray[Any]], float | Sequence[float]]
+"""Counts → score, e.g. ``metrics.macro_f1_present``, or several at once."""
 
 
 class Interval(NamedTuple):
@@ -26,7 +26,7 @@ class Interval(NamedTuple):
 
 
 def bootstrap_scores(
-    counts_by_case: NDArray[np.int64],
+    counts_by_case: NDArray[Any],
     score: Score,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
@@ -41,7 +41,7 @@ def bootstrap_scores(
             may be subtracted pair by pair.
 
     Returns:
-        (R,).
+        (R,), or (R, S) where ``score`` gives S of them.
 
     Raises:
         ValueError: No case.

@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ from tyro.extras import subcommand_cli_from_dict
 
 from ophnet_ray.bucket_systems import StorageError
 from ophnet_ray.config import AnyConfig, dump_config, read_config, with_demo_settings
-from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.errors import PredictionError, TrainingError, UserError
 
 Command = TypeVar("Command")
 
@@ -60,7 +60,7 @@ def parse_config(
 
 
 def parse_command(
-    commands: dict[str, Callable[..., Command]], argv: Sequence[str], prog: str
+    commands: Mapping[str, Callable[..., Command]], argv: Sequence[str], prog: str
 ) -> Command:
     """Read a sub-command and its flags.
 
@@ -75,7 +75,7 @@ def parse_command(
     """
     with _complaint_in_one_line():
         command: Command = subcommand_cli_from_dict(
-            commands,
+            dict(commands),
             prog=prog,
             args=argv,
             use_underscores=True,
@@ -97,8 +97,11 @@ def run_program(main: Callable[[], None]) -> None:
     except StorageError as error:
         print(f"storage failed: {error}", file=sys.stderr)
         raise SystemExit(EXIT_FAILED) from None
+    except PredictionError as error:
+        print(f"prediction failed: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
 
 

@@ -22,13 +22,14 @@ from ophnet_ray.checkpoints import (
     temporary_file,
 )
 from ophnet_ray.config import Config
-from ophnet_ray.hashing import hash_ids
+from ophnet_ray.hashing import hash_case, hash_ids
 from ophnet_ray.lightning_module import SurgicalPhaseModule
 from ophnet_ray.loading import WindowLoader
 from ophnet_ray.manifest import Manifest
 from ophnet_ray.ray_cluster import Resources
 from ophnet_ray.run_directory import RunDirectory
 from ophnet_ray.run_metrics import TrainingMetrics
+from ophnet_ray.smoothing import learn_dynamics
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ class EpochReport(CheckpointCallback):
             "confusion_by_case": torch.from_numpy(
                 _module_of(pl_module).confusion_by_case.astype(np.int32)
             ),
+            **describe_training_segments(loop.manifest),
             "workers": self._gather_worker_states(trainer, _module_of(pl_module)),
         }
 
@@ -233,6 +235,27 @@ class EpochReport(CheckpointCallback):
         run.send(run.logs / f"train-rank-{trainer.global_rank}.log")
         if trainer.is_global_zero:
             run.send(run.path / "tensorboard")
+
+
+def describe_training_segments(manifest: Manifest) -> dict[str, Any]:
+    """What scoring and decoding over time need to know of the data that a model was trained on.
+
+    ``train_case_hashes``: to warn when it is scored on a case it has seen, without naming patients;
+    ``train_cases_by_phase``: (K,) training cases that show a phase; ``dynamics``: see
+    ``smoothing.learn_dynamics``, None for trimmed clips.
+    """
+    items = manifest.of_split("train")
+    dynamics = learn_dynamics(
+        [item.segment for item in items], {phase: i for i, phase in enumerate(manifest.phases)}
+    )
+    cases = {(item.label, item.segment.case_id) for item in items}
+    return {
+        "train_case_hashes": sorted({hash_case(item.segment.case_id) for item in items}),
+        "train_cases_by_phase": [
+            sum(label == own for own, _ in cases) for label in range(len(manifest.phases))
+        ],
+        "dynamics": dynamics.to_payload() if dynamics else None,
+    }
 
 
 def _module_of(pl_module: L.LightningModule) -> SurgicalPhaseModule:

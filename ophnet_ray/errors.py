@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class TrainingError(Exception):
     """Training could not go on. ``str(error)`` is the cause in one line; exit code 1."""
+
+
+class PredictionError(Exception):
+    """Prediction could not go on. ``str(error)`` is the cause in one line; exit code 1."""

@@ -6,6 +6,7 @@ that depends only on (seed, epoch, segment) is the same after a restart and on a
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,17 @@ def hash_ids(ids: Sequence[str] | NDArray[np.uint64], *salts: int) -> NDArray[np
     for salt in salts:
         values = _mix(values ^ _mix(np.uint64((salt + 0x9E3779B97F4A7C15) % 2**64)))
     return values
+
+
+def hash_file(path: str | Path) -> str:
+    """sha256 of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_case(case_id: str) -> str:
+    """A name for a case that does not tell it: 16 hexadecimal digits."""
+    return hashlib.sha256(case_id.encode()).hexdigest()[:16]
 
 
 def _mix(x: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:

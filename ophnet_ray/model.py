@@ -46,7 +46,8 @@ class MaskFusion(nn.Module):
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """(B, N, D), (B, 2, H, W) → (B, N, D)."""
         keys = self.patches(mask).flatten(2).transpose(1, 2) + self.position  # (B, P, D)
-        keys = torch.cat([self.null_token.expand(len(keys), -1, -1), keys], dim=1)
+        # shape[0], not len(): an exported graph takes batches of any size
+        keys = torch.cat([self.null_token.expand(keys.shape[0], -1, -1), keys], dim=1)
         keys = self.norm_key(keys)
         fused, _ = self.attention(self.norm_query(tokens), keys, keys, need_weights=False)
         out: Tensor = tokens + self.scale * fused

@@ -34,6 +34,7 @@ def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
         count=format_count,
         clock=format_clock,
         plain=format_plain,
+        percent=format_percent,
     )
     # ids from file names may hold bytes that are no UTF-8
     text = environment.get_template(template).render(values)

@@ -1,0 +1,221 @@
+"""From a checkpoint to scores, audits and exports; and prediction that is killed and goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import COLORS, write_color_dataset
+
+from ophnet_ray.annotations import read_annotations
+from ophnet_ray.audit import choose_others
+from ophnet_ray.checkpoints import FORMAT_VERSION, PAYLOAD_KEY
+from ophnet_ray.config import Config
+from ophnet_ray.errors import UserError
+from ophnet_ray.evaluate_command import EvaluateCommand
+from ophnet_ray.export import LARGEST_DIFFERENCE, export_onnx, export_safetensors
+from ophnet_ray.hashing import hash_case
+from ophnet_ray.inference import choose_smoothing, load_model, read_payload
+from ophnet_ray.model import SurgicalPhaseClassificationModel
+from ophnet_ray.predictions import (
+    PredictionInfo,
+    VideoPrediction,
+    read_info,
+    read_predictions,
+    write_predictions,
+)
+from ophnet_ray.smoothing import learn_dynamics
+
+ROOT = Path(__file__).parents[1]
+PHASES = sorted(COLORS)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_color_dataset(tmp_path_factory.mktemp("videos"), num_cases=4)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(dataset, tmp_path_factory):
+    """What a training run writes, with random weights."""
+    torch.manual_seed(0)
+    network = SurgicalPhaseClassificationModel(3, "test_resnet", False, image_size=32)
+    config = Config().replace_flat(backbone="test_resnet", pretrained=False, image_size=32)
+    segments = read_annotations(dataset)
+    labels = {phase: label for label, phase in enumerate(PHASES)}
+    payload = {
+        "format_version": FORMAT_VERSION,
+        "phases": PHASES,
+        "preprocessing": {
+            "mean": network.mean.tolist(),
+            "std": network.std.tolist(),
+            "color": "RGB",
+            "mask": "rg",
+            "image_size": 32,
+            "window_size": 16,
+            "stride": 8,
+        },
+        "config": config.to_flat(),
+        "data_hash": "0" * 64,
+        "history": [],
+        "train_case_hashes": [hash_case("v0")],
+        "train_cases_by_phase": [1, 1, 1],
+        "dynamics": learn_dynamics(segments, labels).to_payload(),
+    }
+    path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
+    weights = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save({"state_dict": weights, PAYLOAD_KEY: payload}, path)
+    return path
+
+
+def write_perfect_predictions(path, dataset, videos, wrong_from=None):
+    """Of the given videos at 2 frames/s: 9 s of three phases."""
+    truth = {v: [s.phase for s in read_annotations(dataset) if s.case_id == v] for v in videos}
+    rows = []
+    for video_id, phases in truth.items():
+        labels = np.repeat([PHASES.index(phase) for phase in phases], 6)
+        probabilities = np.full((18, 3), 0.05, dtype=np.float32)
+        probabilities[np.arange(18), labels] = 0.9
+        prediction = VideoPrediction(video_id, np.arange(18) / 2, probabilities)
+        rows.append((prediction, prediction.labels))
+    write_predictions(path, rows, PredictionInfo(tuple(PHASES), 2.0, "f" * 64))
+
+
+def evaluate(checkpoint, dataset, tmp_path, predictions, **flags):
+    command = EvaluateCommand(
+        checkpoint=str(checkpoint),
+        csv_path=str(dataset),
+        split="all",
+        predictions=str(predictions),
+        output=str(tmp_path / "evaluation"),
+        **flags,
+    )
+    command.run()
+    content = json.loads((tmp_path / "evaluation/scores.json").read_text())
+    return content, {score["name"]: score for score in content["scores"]}
+
+
+@pytest.mark.unit
+def test_a_video_without_predictions_is_wrong_in_every_frame(checkpoint, dataset, tmp_path, capsys):
+    path = tmp_path / "p.parquet"
+    write_perfect_predictions(path, dataset, ["v0", "v1", "v2"])
+    content, scores = evaluate(checkpoint, dataset, tmp_path, path)
+    assert content["num_units"] == 4 * 18
+    assert scores["frame_accuracy"]["value"] == 0.75
+    assert scores["video_accuracy"]["value"] == 0.75
+    assert scores["segmental_edit"]["value"] == 0.75
+    assert scores["frame_accuracy"]["low"] < 0.75 < scores["frame_accuracy"]["high"]
+    assert np.asarray(content["confusion"])[:, 3].sum() == 18
+    out, err = capsys.readouterr()
+    assert "frame_accuracy:" in out
+    assert "trained on 1 case(s) of the all split (v0)" in " ".join(err.split())
+    assert (tmp_path / "evaluation/report.html").stat().st_size > 10_000
+
+
+@pytest.mark.unit
+def test_smoothing_is_off_where_it_gains_nothing_and_the_choice_is_kept(
+    checkpoint, dataset, tmp_path
+):
+    path = tmp_path / "p.parquet"
+    write_perfect_predictions(path, dataset, ["v0", "v1", "v2", "v3"])
+    own = tmp_path / "model.ckpt"
+    own.write_bytes(checkpoint.read_bytes())
+    content, _ = evaluate(own, dataset, tmp_path, path, keep_choice=True)
+    assert content["smoothing"] == {
+        "smooth": "none",
+        "chosen_on": "all",
+        "by": ["frame_accuracy", "macro_f1_present"],
+    }
+    assert set(content["smoothing_scores"]) == {"none", "median", "viterbi"}
+    assert choose_smoothing(read_payload(own)) == "none"
+    before, after = load_model(checkpoint), load_model(own)
+    images = np.zeros((1, 32, 32, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(before.predict(images), after.predict(images))
+
+
+@pytest.mark.unit
+def test_predictions_of_other_phases_are_refused(checkpoint, dataset, tmp_path):
+    path = tmp_path / "p.parquet"
+    prediction = VideoPrediction("v0", np.arange(1.0), np.ones((1, 2), np.float32))
+    write_predictions(path, [(prediction, prediction.labels)], PredictionInfo(("x", "y"), 1.0, "f"))
+    with pytest.raises(UserError, match="phases are not those of the checkpoint"):
+        evaluate(checkpoint, dataset, tmp_path, path)
+
+
+@pytest.mark.unit
+def test_every_window_is_paired_with_one_of_another_phase():
+    labels = np.repeat([0, 1, 2], [50, 30, 20])
+    others = choose_others(labels, np.random.default_rng(0))
+    assert sorted(others) == list(range(100))
+    assert not (labels[others] == labels).any()
+
+
+@pytest.mark.integration
+def test_the_exported_model_is_the_same_model(checkpoint, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    safetensors = pytest.importorskip("safetensors.torch")
+    model = load_model(checkpoint)
+    difference = export_onnx(model, tmp_path / "model.onnx")
+    print(f"largest difference of a probability: {difference:.1e}")
+    assert difference < LARGEST_DIFFERENCE
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    images = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    (found,) = session.run(None, {"pixels": images.transpose(0, 3, 1, 2)})
+    np.testing.assert_allclose(found, model.predict(images), atol=1e-4)
+    card = export_safetensors(model, checkpoint, tmp_path / "st", None)
+    assert card["phases"] == PHASES
+    weights = safetensors.load_file(tmp_path / "st/model.safetensors")
+    for name, tensor in model.network.state_dict().items():
+        assert torch.equal(weights[name], tensor)
+
+
+def predict(checkpoint, videos, output):
+    command = [sys.executable, "-m", "ophnet_ray", "predict", "--checkpoint", str(checkpoint)]
+    command += ["--videos", str(videos), "--output", str(output), "--frame_rate", "2"]
+    return subprocess.Popen(
+        [*command, "--num_workers", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.mark.integration
+def test_prediction_that_is_killed_goes_on_and_survives_a_broken_video(
+    ray_session, checkpoint, tmp_path
+):
+    videos = tmp_path / "videos"
+    write_color_dataset(videos, num_cases=12)
+    (videos / "broken.mp4").write_bytes(b"no video")
+    output = tmp_path / "out"
+    killed = predict(checkpoint, videos, output)
+    deadline = time.monotonic() + 100
+    while not list(output.glob("parts/*.parquet")):
+        assert killed.poll() is None, killed.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    # the actor of a dead driver may still finish the video it is at
+    time.sleep(2)
+    done = {part: part.stat().st_mtime_ns for part in output.glob("parts/*.parquet")}
+    print(f"{len(done)} of 12 videos were done when it was killed")
+    assert not (output / "predictions.parquet").exists()
+    again = predict(checkpoint, videos, output)
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert "12 of 13" in out
+    assert "broken.mp4 is left out" in err
+    assert {part: part.stat().st_mtime_ns for part in done} == done
+    assert read_info(output / "predictions.parquet").frame_rate == 2
+    rows = {p.video_id: len(p.times_s) for p, _ in read_predictions(output / "predictions.parquet")}
+    assert rows == dict.fromkeys(sorted(f"v{i}" for i in range(12)), 18)
+    segments = read_annotations(output / "segments.csv", videos)
+    assert {s.case_id for s in segments} == set(rows)
