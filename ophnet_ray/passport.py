@@ -55,6 +55,7 @@ def write_account(
             name: {
                 "segments": len(manifest.of_split(name)),
                 "cases": len({item.segment.case_id for item in manifest.of_split(name)}),
+                "videos": len({item.segment.video for item in manifest.of_split(name)}),
                 "segments_by_phase": dict(
                     zip(phases, manifest.label_counts(name).tolist(), strict=True)
                 ),

@@ -63,6 +63,16 @@ class RunDirectory:
         return self.path / "rejects.csv"
 
     @property
+    def scores(self) -> Path:
+        """The score card of the best epoch."""
+        return self.path / "scores.json"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / "report.html"
+
+    @property
     def result(self) -> Path:
         """The final scores; it exists once the run is complete."""
         return self.path / "result.json"

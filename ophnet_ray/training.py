@@ -24,6 +24,7 @@ from ophnet_ray.ray_cluster import Resources, connect, plan_resources
 from ophnet_ray.run_directory import RunDirectory
 from ophnet_ray.run_mirror import RunMirror
 from ophnet_ray.run_paths import check_output, hand_out, resolve_paths
+from ophnet_ray.run_report import write_run_report
 from ophnet_ray.sampling import plan_training_steps
 from ophnet_ray.training_status import TrainingStatus, TrainingWatch
 
@@ -79,6 +80,10 @@ def train(config: Config, console: Console) -> TrainingResult:
                     f"complete already: {run.location} (another --name or --seed trains anew)"
                 )
             _hand_out(run, result, output)
+            if not run.report.exists():
+                write_run_report(run, result)
+                run.send(run.scores)
+                run.send(run.report)
     return TrainingResult(
         output if is_remote(output) else Path(output),
         run.path,
