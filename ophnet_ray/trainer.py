@@ -23,6 +23,7 @@ from ophnet_ray.epoch_report import EpochReport, TrainLoopConfig
 from ophnet_ray.lightning_module import SurgicalPhaseModule
 from ophnet_ray.model import SurgicalPhaseClassificationModel
 from ophnet_ray.run_directory import RunDirectory
+from ophnet_ray.tensorboard_pictures import TensorBoardPictures
 
 MAX_WORKER_FAILURES = 3
 RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -111,6 +112,8 @@ def _build_module(loop: TrainLoopConfig) -> SurgicalPhaseModule:
 
 def _build_lightning_trainer(loop: TrainLoopConfig, report: "EpochReport") -> L.Trainer:
     training = loop.config.training
+    manifest = loop.manifest
+    pictures = TensorBoardPictures(manifest.phases, manifest.cases_of("val"))
     precision = training.precision
     if precision == "auto" and loop.resources.use_gpu:
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -129,7 +132,7 @@ def _build_lightning_trainer(loop: TrainLoopConfig, report: "EpochReport") -> L.
         accumulate_grad_batches=training.accumulate_grad_batches,
         logger=TensorBoardLogger(loop.run.path, name="", version="tensorboard"),
         log_every_n_steps=10,
-        callbacks=[report],
+        callbacks=[report, pictures],
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_progress_bar=False,
