@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ophnet_ray
 from ophnet_ray.errors import UserError
+from ophnet_ray.ray_environment import find_running_head
 
 NODE_TIMEOUT_S = 120.0
 """In which a node starts a Python process, however slow its disk."""
@@ -76,6 +77,8 @@ def check_nodes(shared: SharedPaths) -> None:
     Raises:
         UserError: Naming the first node that differs from this one, and the cure.
     """
+    if find_running_head() is None:
+        return  # this process has started the only node, from its own environment
     nodes = [node for node in ray.nodes() if node["Alive"]]
     probes = _write_probes(shared.folders) if len(nodes) > 1 else {}
     try:

@@ -2,7 +2,6 @@
 
 import math
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L  # noqa: N812 - Lightning's own convention
@@ -21,30 +20,13 @@ from ophnet_ray.checkpoints import (
     prune_unfinished,
     temporary_file,
 )
-from ophnet_ray.config import Config
 from ophnet_ray.hashing import hash_case, hash_ids
 from ophnet_ray.lightning_module import SurgicalPhaseModule
 from ophnet_ray.loading import WindowLoader
 from ophnet_ray.manifest import Manifest
-from ophnet_ray.ray_cluster import Resources
-from ophnet_ray.run_directory import RunDirectory
 from ophnet_ray.run_metrics import TrainingMetrics
 from ophnet_ray.smoothing import learn_dynamics
-
-
-@dataclass(frozen=True)
-class TrainLoopConfig:
-    """All that a train worker is told.
-
-    ``status`` is the actor that shows how far it is, None where nobody watches.
-    """
-
-    config: Config
-    manifest: Manifest
-    resources: Resources
-    run: RunDirectory
-    data_hash: str
-    status: Any = None
+from ophnet_ray.train_loop_config import TrainLoopConfig
 
 
 class EpochReport(CheckpointCallback):

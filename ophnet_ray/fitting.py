@@ -10,9 +10,9 @@ from ray.train import TrainingFailedError, UserCallback, WorkerGroupError
 from ray.tune import TuneError
 
 from ophnet_ray.checkpoints import best_checkpoint, find_checkpoints
-from ophnet_ray.epoch_report import TrainLoopConfig
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.run_directory import RunDirectory
+from ophnet_ray.train_loop_config import TrainLoopConfig
 from ophnet_ray.trainer import build_trainer
 
 logger = logging.getLogger(__name__)

@@ -152,8 +152,12 @@ class SurgicalPhaseModule(L.LightningModule):
         self._val_loss_sum = torch.zeros((), device=self.device)
         self._val_counts = torch.zeros(size, dtype=torch.int64, device=self.device)
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Add the batch to the counts; padding is left out."""
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Add the batch to the counts; padding is left out.
+
+        Returns:
+            ``case``, ``label`` and ``prediction`` of the windows, int64 (N,), for pictures.
+        """
         labels = _as_indices(batch["label"])
         valid = batch.get("valid", torch.ones_like(labels, dtype=torch.bool))
         # outside a run nobody says which cases there are: all are one
@@ -161,9 +165,10 @@ class SurgicalPhaseModule(L.LightningModule):
         logits = self(batch["image"], batch["mask"])[valid].float()
         labels = labels[valid]
         self._val_loss_sum += F.cross_entropy(logits, labels, reduction="sum")
-        cells = (cases[valid] * self.num_classes + labels) * self.num_classes
-        cells += logits.argmax(dim=1)
+        cases, predictions = cases[valid], logits.argmax(dim=1)
+        cells = (cases * self.num_classes + labels) * self.num_classes + predictions
         self._val_counts += torch.bincount(cells, minlength=len(self._val_counts))
+        return {"case": cases, "label": labels, "prediction": predictions}
 
     def on_validation_epoch_end(self) -> None:
         """Add the counts of all workers, then divide once."""

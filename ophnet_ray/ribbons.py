@@ -120,6 +120,31 @@ def draw_timeline(timeline: VideoTimeline, phases: Sequence[str]) -> Figure:
     return figure
 
 
+def draw_window_ribbons(
+    cases: Sequence[tuple[str, NDArray[np.int64], NDArray[np.int64]]], phases: Sequence[str]
+) -> Figure:
+    """Truth above prediction for the windows of each case, one after the other.
+
+    Args:
+        cases: Name, labels (N,) and predictions (N,) of each.
+        phases: Names of the labels.
+    """
+    height = 24 + 2 * ROW + 4
+    total = height * max(len(cases), 1) + 24
+    figure = new_figure(LEFT + PLOT + RIGHT, total)
+    for place, (name, truth, prediction) in enumerate(cases):
+        starts = np.arange(len(truth), dtype=np.float64)
+        for row, (title, labels) in enumerate((("truth", truth), ("prediction", prediction))):
+            top = height * place + 24 + (ROW + 2) * row
+            axes = _row(figure, title, top, ROW, total, len(truth))
+            _draw_runs(axes, find_runs(labels, starts, len(truth)), phases, len(truth))
+            if row == 0:
+                right = float((truth == prediction).mean()) if len(truth) else 0.0
+                text = f"{short(name, 60)}: {len(truth)} windows, {100 * right:.0f} % right"
+                axes.set_title(text, loc="left", color=MUTED, fontsize=FONT_PX, pad=5)
+    return figure
+
+
 def _step(times_s: NDArray[np.float64]) -> float:
     """Seconds from one time to the next."""
     return float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0

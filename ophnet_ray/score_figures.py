@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
@@ -117,12 +118,9 @@ def draw_confusion(
     axes.set(xlim=(0, max(len(columns), 1)), ylim=(max(len(occurs), 1), 0))
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    for edge in range(len(occurs) + 1):
-        axes.plot([0, len(columns)], [edge, edge], color=LINE, linewidth=0.6)
-    for edge in range(len(columns) + 1):
-        axes.plot([edge, edge], [0, len(occurs)], color=LINE, linewidth=0.6)
-    for row, column in np.argwhere(shares > 0):
-        _draw_cell(axes, int(row), int(column), float(shares[row, column]), has_numbers)
+    axes.hlines(range(len(occurs) + 1), 0, len(columns), color=LINE, linewidth=0.6)
+    axes.vlines(range(len(columns) + 1), 0, len(occurs), color=LINE, linewidth=0.6)
+    _fill_cells(axes, shares, has_numbers)
     ticks = np.arange(len(columns)) + 0.5
     axes.set_xticks(ticks, [*names, *(["(none)"] if missing else [])], rotation=90, fontsize=font)
     axes.set_yticks(ticks[: len(occurs)], names, fontsize=font)
@@ -131,11 +129,18 @@ def draw_confusion(
     return figure
 
 
-def _draw_cell(axes: Axes, row: int, column: int, share: float, has_number: bool) -> None:
-    axes.add_patch(
-        Rectangle((column, row), 1, 1, facecolor=ACCENT, alpha=0.04 + 0.96 * share, linewidth=0)
+def _fill_cells(axes: Axes, shares: NDArray[np.float64], has_numbers: bool) -> None:
+    """The darker, the more; one collection, since a thousand single patches take seconds."""
+    cells = [(int(row), int(column)) for row, column in np.argwhere(shares > 0)]
+    axes.add_collection(
+        PolyCollection(
+            [[(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)] for y, x in cells],
+            facecolors=[to_rgba(ACCENT, 0.04 + 0.96 * float(shares[cell])) for cell in cells],
+            linewidths=0,
+        )
     )
-    if has_number:
+    for row, column in cells if has_numbers else []:
+        share = float(shares[row, column])
         axes.text(
             column + 0.5,
             row + 0.5,

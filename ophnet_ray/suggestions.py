@@ -16,7 +16,6 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -130,6 +129,9 @@ def rate_importance(
     """
     if len(trials) < 4 or len({score for _, score in trials}) < 2:
         return {}
+    # takes a second to load, which trials do without
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
     distributions = {name: _distribution(domain) for name, domain in space.items()}
     study = optuna.create_study(direction="maximize")
     for settings, score in trials:

@@ -10,7 +10,6 @@ from ophnet_ray.checkpoints import find_checkpoints
 from ophnet_ray.cluster_check import SharedPaths, check_nodes
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, log_to
-from ophnet_ray.epoch_report import TrainLoopConfig
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.fitting import failures_in_one_line, fit_run
 from ophnet_ray.local_tier import local_folder
@@ -26,6 +25,7 @@ from ophnet_ray.run_mirror import RunMirror
 from ophnet_ray.run_paths import check_output, hand_out, resolve_paths
 from ophnet_ray.run_report import write_run_report
 from ophnet_ray.sampling import plan_training_steps
+from ophnet_ray.train_loop_config import TrainLoopConfig
 from ophnet_ray.training_status import TrainingStatus, TrainingWatch
 
 
@@ -69,8 +69,8 @@ def train(config: Config, console: Console) -> TrainingResult:
                 with cache.in_use(), connect(config, job_metadata(config, run)) as where:
                     console.say(where)
                     resources = plan_resources(config, console)
-                    check_nodes(shared_paths(config, segments))
                     check_backbone(config, console)
+                    check_nodes(shared_paths(config, segments))
                     manifest = prepare_data(
                         config, cache, segments, missing, run, resources, console
                     )

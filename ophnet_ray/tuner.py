@@ -19,7 +19,6 @@ from ray.tune.search import Searcher
 
 from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.console import log_to
-from ophnet_ray.epoch_report import TrainLoopConfig
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.fitting import fit_run
 from ophnet_ray.manifest import Manifest
@@ -34,6 +33,7 @@ from ophnet_ray.search_directory import (
     read_trial,
 )
 from ophnet_ray.suggestions import Suggestions
+from ophnet_ray.train_loop_config import TrainLoopConfig
 from ophnet_ray.trial_resources import DRIVER_CPUS, TrialPlan
 
 REDUCTION_FACTOR = 3

@@ -149,8 +149,8 @@ def _prepare(
     """Decode, once for all trials, what any of them may read."""
     threads = search.run.read_resources().get("threads_per_worker")
     plan = plan_trials(config, num_trials, threads, console)
-    check_nodes(shared_paths(plan.base, data.segments))
     check_backbone(plan.base, console)
+    check_nodes(shared_paths(plan.base, data.segments))
     first = prepare_data(
         plan.base, cache, data.segments, data.missing, search.run, plan.resources, console
     )
