@@ -3,12 +3,15 @@
 import sys
 
 from ophnet_ray.cli import parse_config, run_program
+from ophnet_ray.config import Config
 from ophnet_ray.ray_environment import prepare_environment
 
 
 def main() -> None:
     """Train, then print where the checkpoint is and how good it is."""
-    config = parse_config(sys.argv[1:], "train.py", "Train a surgical-phase classifier on video.")
+    config = parse_config(
+        sys.argv[1:], "train.py", "Train a surgical-phase classifier on video.", Config()
+    )
     prepare_environment()
     # Ray and torch are imported from here on: --help is quick, and Ray finds its environment set
     from ophnet_ray.console import Console, print_answer
@@ -19,7 +22,7 @@ def main() -> None:
     print_answer(
         {
             "checkpoint": result.checkpoint,
-            "run": result.run,
+            "run": result.location,
             "best_epoch": f"{result.best_epoch} of {config.training.max_epochs}",
             "val_acc": f"{scores['val_acc']:.4f}",
             "val_macro_f1": f"{scores['val_macro_f1']:.4f}",

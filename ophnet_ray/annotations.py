@@ -13,9 +13,19 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ophnet_ray.errors import UserError
+from ophnet_ray.locations import (
+    absolute,
+    check_location,
+    is_remote,
+    join,
+    name_of,
+    parent_of,
+    plain_uri,
+)
+from ophnet_ray.storage import list_names, read_bytes, stat_files
 
 SPLITS = ("train", "val", "test")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
@@ -47,23 +57,23 @@ def read_annotations(csv_path: str | Path, video_dir: str | Path | None = None) 
     """Read an annotation CSV of either kind.
 
     Args:
-        csv_path: UTF-8 text with or without a byte-order mark.
+        csv_path: UTF-8 text with or without a byte-order mark, in a bucket or not.
         video_dir: Folder of the videos; the CSV's folder when None.
 
     Returns:
-        One segment a row, in the file's order. ``video`` is an absolute path, whose file need not
-        exist (see ``find_missing_videos``).
+        One segment a row, in the file's order. ``video`` is an absolute path, or a URI of a bucket,
+        whose file need not exist (see ``find_missing_videos``).
 
     Raises:
         AnnotationError: With file and line of up to ten errors.
     """
-    path = Path(csv_path)
+    path = str(csv_path)
     lines = _read_rows(path)
     _, header = next(lines, (0, []))
     columns = [name.strip() for name in header]
     if not any(columns):
         raise AnnotationError(f"{path} is empty; expected a header line and one row a segment")
-    _check_columns(columns, str(path))
+    _check_columns(columns, path)
     rows: list[tuple[int, dict[str, str]]] = []
     errors = []
     for line, values in lines:
@@ -73,8 +83,8 @@ def read_annotations(csv_path: str | Path, video_dir: str | Path | None = None) 
             errors.append(f"{path}:{line}: {len(values)} values for {len(columns)} columns")
         else:
             rows.append((line, dict(zip(columns, values, strict=True))))
-    folder = Path(video_dir) if video_dir is not None else path.parent
-    return _parse_rows(rows, folder.absolute(), str(path), errors)
+    folder = video_dir if video_dir is not None else parent_of(absolute(path))
+    return _parse_rows(rows, absolute(folder), path, errors)
 
 
 def parse_annotations(rows: Iterable[Mapping[str, str]], video_dir: str | Path) -> list[Segment]:
@@ -82,7 +92,7 @@ def parse_annotations(rows: Iterable[Mapping[str, str]], video_dir: str | Path) 
     numbered = [(line, dict(row)) for line, row in enumerate(rows, start=1)]
     if numbered:
         _check_columns(list(numbered[0][1]), "the table")
-    return _parse_rows(numbered, Path(video_dir).absolute(), "row", [])
+    return _parse_rows(numbered, absolute(video_dir), "row", [])
 
 
 def phase_vocabulary(segments: Iterable[Segment]) -> list[str]:
@@ -97,9 +107,8 @@ def sort_phases(phases: Iterable[str]) -> list[str]:
 
 def find_missing_videos(segments: Iterable[Segment]) -> list[str]:
     """Paths of videos that do not exist, sorted."""
-    return sorted(
-        video for video in {segment.video for segment in segments} if not Path(video).is_file()
-    )
+    videos = {segment.video for segment in segments}
+    return sorted(videos - stat_files(videos).keys())
 
 
 def describe_quirks(segments: Sequence[Segment]) -> dict[str, int]:
@@ -117,16 +126,16 @@ def describe_quirks(segments: Sequence[Segment]) -> dict[str, int]:
     return dict(counts)
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    if path.is_dir():
-        raise AnnotationError(f"{path} is a folder; --csv_path takes a CSV file")
+def _read_rows(path: str) -> Iterator[tuple[int, list[str]]]:
     try:
         # the published CSVs begin with a byte-order mark
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(absolute(path)).decode("utf-8-sig")
+    except IsADirectoryError as error:
+        raise AnnotationError(f"{path} is a folder; --csv_path takes a CSV file") from error
     except FileNotFoundError as error:
         raise AnnotationError(f"{path} does not exist; check --csv_path") from error
     except OSError as error:
-        raise AnnotationError(f"{path} cannot be read: {error.strerror}") from error
+        raise AnnotationError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path} is not UTF-8 text (byte {error.start})") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -160,7 +169,7 @@ def _check_columns(columns: list[str], where: str) -> None:
 
 
 def _parse_rows(
-    rows: list[tuple[int, dict[str, str]]], video_dir: Path, where: str, errors: list[str]
+    rows: list[tuple[int, dict[str, str]]], video_dir: str, where: str, errors: list[str]
 ) -> list[Segment]:
     find_video = _VideoFinder(video_dir)
     segments: list[Segment] = []
@@ -168,7 +177,7 @@ def _parse_rows(
     for line, row in rows:
         try:
             segment = _parse_row(row, find_video)
-        except AnnotationError as error:
+        except UserError as error:
             errors.append(f"{where}:{line}: {error}")
             continue
         if segment.segment_id in first_line:
@@ -201,7 +210,8 @@ def _parse_row(row: Mapping[str, str], find_video: "_VideoFinder") -> Segment:
         if not name.strip():
             raise AnnotationError("video_path is empty")
         names = [row.get("phase") or "", phase]  # file names carry the name rather than the id
-        case_id = row.get("case_id") or _case_of_clip(Path(name), names)
+        check_location("video_path", name)
+        case_id = row.get("case_id") or _case_of_clip(name, names)
         return Segment(name, case_id, find_video.clip(name), 0.0, math.inf, phase, split)
     video_id = row["video_id"]
     if not video_id.strip():
@@ -224,29 +234,40 @@ def _parse_seconds(row: Mapping[str, str], column: str) -> float:
     return value
 
 
-def _case_of_clip(clip: Path, phases: Sequence[str]) -> str:
+def _case_of_clip(clip: str, phases: Sequence[str]) -> str:
     """``<case>-<phase>-<start>-<end>.mp4`` → ``<case>``; else the clip is its own case."""
     for phase in phases:
-        case_id, separator, _ = clip.name.partition(f"-{phase}-")
+        case_id, separator, _ = name_of(clip).partition(f"-{phase}-")
         if phase and separator and case_id:
             return case_id
-    return str(clip)
+    return plain_uri(clip) if is_remote(clip) else str(Path(clip))
 
 
 class _VideoFinder:
     """``video_id`` → path in the folder, which is listed once (it may be on slow storage)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str) -> None:
         self.folder = folder
-        names = sorted(folder.iterdir()) if folder.is_dir() else []
-        self._by_stem: dict[str, Path] = {}
-        for suffix in reversed(VIDEO_SUFFIXES):
-            self._by_stem |= {p.stem: p for p in names if p.suffix.lower() == suffix}
+        self._by_stem: dict[str, str] | None = None
 
     def __call__(self, video_id: str) -> str:
-        return str(self._by_stem.get(video_id, self.folder / f"{video_id}{VIDEO_SUFFIXES[0]}"))
+        if self._by_stem is None:
+            self._by_stem = self._list()
+        name = self._by_stem.get(video_id, f"{video_id}{VIDEO_SUFFIXES[0]}")
+        return join(self.folder, name)
+
+    def _list(self) -> dict[str, str]:
+        names = [PurePath(name) for name in sorted(list_names(self.folder))]
+        by_stem: dict[str, str] = {}
+        for suffix in reversed(VIDEO_SUFFIXES):
+            by_stem |= {p.stem: p.name for p in names if p.suffix.lower() == suffix}
+        return by_stem
 
     def clip(self, name: str) -> str:
         """A clip's path is relative to the folder, or, as in other tools, to where one stands."""
-        path = self.folder / name
-        return str(path if path.exists() or not Path(name).exists() else Path(name).absolute())
+        if name.startswith("file://"):
+            return absolute(name)
+        path = join(self.folder, name)
+        if is_remote(path) or Path(path).exists() or not Path(name).exists():
+            return path
+        return absolute(name)

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from ophnet_ray.annotations import Segment
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.video_index import VideoIndex
-from ophnet_ray.videos import Frame, VideoError, decode_frames, read_video_index
+from ophnet_ray.videos import (
+    Frame,
+    VideoError,
+    VideoSource,
+    decode_frames,
+    open_video,
+    read_video_index,
+)
 from ophnet_ray.windows import plan_blocks, plan_runs
 
 RESIZE_FILTER = "area"
@@ -48,9 +55,10 @@ def decode_segments(
     """
     done: set[int] = set()
     try:
-        for place, blocks in _decode(video, segments, windows):
-            done.add(place)
-            yield place, blocks
+        with open_video(video) as source:
+            for place, blocks in _decode(source, segments, windows):
+                done.add(place)
+                yield place, blocks
     except VideoError as error:
         for place in range(len(segments)):
             if place not in done:
@@ -58,7 +66,7 @@ def decode_segments(
 
 
 def _decode(
-    video: str, segments: Sequence[Segment], windows: WindowConfig
+    video: VideoSource, segments: Sequence[Segment], windows: WindowConfig
 ) -> Iterator[tuple[int, SegmentBlocks]]:
     index = read_video_index(video)
     plans = [_plan_segment(segment, index, windows) for segment in segments]

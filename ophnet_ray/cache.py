@@ -9,16 +9,19 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ophnet_ray.annotations import Segment
 from ophnet_ray.blocks import RESIZE_FILTER, decode_segments
+from ophnet_ray.cache_bucket import CacheBucket
 from ophnet_ray.claims import Claims, open_for_lock
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.errors import UserError
+from ophnet_ray.local_tier import local_folder
+from ophnet_ray.locations import absolute, is_remote, join, plain_uri
 from ophnet_ray.shards import (
     DecodedSegment,
     Entry,
@@ -26,6 +29,7 @@ from ophnet_ray.shards import (
     read_shard_index,
     write_shard,
 )
+from ophnet_ray.storage import stat_files
 from ophnet_ray.windows import run_frames
 
 logger = logging.getLogger(__name__)
@@ -53,51 +57,68 @@ class Decoded:
         )
 
 
+def sampling_of(windows: WindowConfig) -> tuple[int | str, ...]:
+    """What decides which blocks are decoded: settings that agree in it share them."""
+    w = windows
+    return w.stride, w.max_frames, w.coverage, run_frames(w), w.image_size, RESIZE_FILTER
+
+
 class BlockCache:
     """A folder of shards.
 
     Args:
-        folder: Made when it is missing.
+        folder: Made when it is missing. Of a bucket, this machine keeps what it reads and writes in
+            a folder of its own, and shares it through the bucket.
         windows: How segments are cut; part of every key.
+        local_dir: Where that folder of its own is made; see ``local_tier``.
 
     Raises:
         UserError: The folder cannot be made or written.
     """
 
-    def __init__(self, folder: str | Path, windows: WindowConfig) -> None:
-        self.folder = Path(folder).absolute() / f"blocks-v{FORMAT_VERSION}"
-        self.windows = windows
+    def __init__(
+        self, folder: str | Path, windows: WindowConfig, local_dir: str | None = None
+    ) -> None:
+        self.location, self.windows = absolute(folder), windows
+        version = f"blocks-v{FORMAT_VERSION}"
+        is_shared = is_remote(self.location)
+        self.folder = (
+            local_folder(self.location, local_dir) if is_shared else Path(self.location)
+        ) / version
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.claims = Claims(self.folder / "claims")
+            self._make_folders()
             with tempfile.TemporaryFile(dir=self.folder) as probe:
                 # by the clock of the machine that holds the folder
                 self._opened_ns = os.fstat(probe.fileno()).st_mtime_ns
         except OSError as error:
             raise UserError(f"--cache_dir {folder} cannot be written: {error.strerror}") from error
+        self._bucket = CacheBucket(join(self.location, version), self.folder) if is_shared else None
+        if self._bucket is not None:
+            self._opened_ns = self._bucket.now_ns()
+
+    def _make_folders(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.claims = Claims(self.folder / "claims")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in another process, perhaps on a machine that has nothing of the cache yet."""
+        self.__dict__ |= state
+        self._make_folders()
 
     def keys_of(self, segments: Sequence[Segment]) -> list[str]:
         """The key of each segment; it changes with the file, the interval and the sampling.
 
         Every video file must exist.
         """
-        w = self.windows
-        sampling = [w.stride, w.max_frames, w.coverage, run_frames(w), w.image_size, RESIZE_FILTER]
-        identities: dict[str, list[Any]] = {}
+        sampling = list(sampling_of(self.windows))
+        files = stat_files({segment.video for segment in segments})
         keys = []
         for segment in segments:
-            if segment.video not in identities:
-                status = Path(segment.video).stat()
-                identities[segment.video] = [segment.video, status.st_size, status.st_mtime_ns]
-            text = json.dumps(
-                [
-                    FORMAT_VERSION,
-                    identities[segment.video],
-                    segment.start_s,
-                    segment.end_s,
-                    sampling,
-                ]
-            )
+            file = files[segment.video]
+            # the same object of a bucket, by whatever endpoint it is reached
+            name = plain_uri(segment.video) if is_remote(segment.video) else segment.video
+            identity = [name, file.size_bytes, file.mtime_ns]
+            text = json.dumps([FORMAT_VERSION, identity, segment.start_s, segment.end_s, sampling])
             keys.append(hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
         return keys
 
@@ -113,6 +134,14 @@ class BlockCache:
     def _find(self, keys: Iterable[str], written_since_ns: int) -> dict[str, Entry]:
         wanted = set(keys)
         found: dict[str, Entry] = {}
+        for index in self._read_indexes(written_since_ns):
+            found |= {entry.key: entry for entry in index.entries if entry.key in wanted}
+        return found
+
+    def _read_indexes(self, written_since_ns: int) -> Iterator[ShardIndex]:
+        if self._bucket is not None:
+            yield from self._bucket.read_indexes(written_since_ns)
+            return
         with os.scandir(self.folder) as files:
             names = [
                 (file.name, file.stat().st_mtime_ns)
@@ -126,8 +155,7 @@ class BlockCache:
             # a task looks at what others have written: each index once a process
             index = _remembered(path, written_ns) if written_since_ns else read_shard_index(path)
             if index is not None:
-                found |= {entry.key: entry for entry in index.entries if entry.key in wanted}
-        return found
+                yield index
 
     def decode(self, segments: Sequence[Segment], keys: Sequence[str]) -> Decoded:
         """Decode segments, each of their videos in one pass, and write them as shards.
@@ -171,15 +199,24 @@ class BlockCache:
         except OSError as error:
             raise UserError(
                 f"the cache {self.folder} cannot be written: {error.strerror or error}; "
-                "free some space or choose another --cache_dir"
+                f"free some space or choose another --{'local_' if self._bucket else ''}cache_dir"
             ) from error
+        if self._bucket is not None:
+            source = self._bucket.upload(Path(entries[0].path))
+            entries = tuple(replace(entry, source=source) for entry in entries)
         return Decoded(entries, frozenset(videos), num_blocks)
 
     def mark_used(self, entries: Iterable[Entry]) -> None:
         """Note on the shards that a run needs them today: a shard's own time tells its last use."""
-        for path in {entry.path for entry in entries}:
+        used = list(entries)
+        if self._bucket is not None:
+            sources = (entry.source for entry in used if entry.source)
+            self._bucket.mark_used(sources, self._opened_ns)
+        for path in {entry.path for entry in used}:
             try:
                 os.utime(path)
+            except FileNotFoundError:
+                continue  # in the bucket, not on this machine
             except PermissionError as error:
                 logger.warning("%s belongs to somebody else, who may prune it: %s", path, error)
 

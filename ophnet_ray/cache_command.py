@@ -8,9 +8,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ophnet_ray.cache_inventory import SECONDS_A_DAY, Inventory, Shard, prune, read_inventory
+from ophnet_ray.cache_inventory import (
+    SECONDS_A_DAY,
+    BucketInventory,
+    Inventory,
+    Shard,
+    prune,
+    read_inventory,
+)
 from ophnet_ray.config import DEFAULT_CACHE_DIR
 from ophnet_ray.errors import UserError
+from ophnet_ray.locations import absolute, check_location, is_remote
 
 TABLE_WIDTH = 100
 
@@ -38,17 +46,24 @@ class CacheCommand:
             raise UserError("cache: give --list or --prune")
         if self.days < 0:
             raise UserError(f"--days {self.days:g}: must not be negative")
-        folder = Path(self.cache_dir)
+        check_location("--cache_dir", self.cache_dir)
+        folder = absolute(self.cache_dir)
         console = Console(highlight=False, soft_wrap=True)
         console.width = max(console.width, TABLE_WIDTH)  # a file or a pipe claims to have 80
         if self.prune:
-            removed = prune(folder, self.days)
+            removed = (
+                BucketInventory(folder).prune(self.days)
+                if is_remote(folder)
+                else prune(Path(folder), self.days)
+            )
             console.print(
                 f"removed {removed.num_shards} shards not used for {self.days:g} days and "
                 f"{removed.num_leftovers} leftovers, {_size(removed.size_bytes)}",
                 markup=False,
             )
-        inventory = read_inventory(folder)
+        inventory = (
+            BucketInventory(folder).read() if is_remote(folder) else read_inventory(Path(folder))
+        )
         console.print(describe_shards(inventory.shards))
         console.print(_describe_total(inventory), markup=False)
 

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ophnet_ray.cache import FORMAT_VERSION, LOCK_FILE, lock_cache
+from ophnet_ray.cache_bucket import CacheBucket
 from ophnet_ray.errors import UserError
+from ophnet_ray.local_tier import local_folder
+from ophnet_ray.locations import join
 from ophnet_ray.shards import ShardIndex, read_shard_index
+from ophnet_ray.storage import check_readable, delete_file, list_files
 
 SECONDS_A_DAY = 86_400.0
+MIN_BUCKET_DAYS = 3
 LEFTOVER_AGE_S = 3_600.0
 """Files without an index that are younger may still be being written."""
 
@@ -103,6 +108,71 @@ def prune(cache_dir: Path, unused_days: float) -> Pruned:
     size_bytes = sum(shard.size_bytes for shard in old)
     size_bytes += sum(leftover.size_bytes for leftover in left)
     return Pruned(len(old), len(left), size_bytes)
+
+
+class BucketInventory:
+    """What lies in the cache of a bucket.
+
+    A shard's last use is the time of its index (see ``CacheBucket.mark_used``), exact to a day.
+
+    Args:
+        cache_dir: URI of the cache.
+    """
+
+    def __init__(self, cache_dir: str) -> None:
+        self._cache_dir = cache_dir
+        version = f"blocks-v{FORMAT_VERSION}"
+        folder = local_folder(cache_dir, None) / version
+        self._bucket = CacheBucket(join(cache_dir, version), folder)
+
+    def read(self) -> Inventory:
+        """List what is there.
+
+        Raises:
+            UserError: There is no cache, or the bucket does not answer.
+        """
+        check_readable("--cache_dir", self._cache_dir)
+        listed = list_files(self._bucket.uri)
+        if not listed:
+            raise UserError(f"there is no cache in {self._cache_dir}; name it with --cache_dir")
+        shards = []
+        for index in self._bucket.read_indexes():
+            data, text = listed[index.shard.name], listed[index.shard.with_suffix(".json").name]
+            size_bytes = data.size_bytes + text.size_bytes
+            shards.append(Shard(index, size_bytes, text.mtime_ns / 1e9))
+        known = {shard.index.shard.stem for shard in shards}
+        leftovers = [
+            Leftover(Path(name), status.size_bytes, status.mtime_ns / 1e9)
+            for name, status in listed.items()
+            if Path(name).stem not in known
+            and not name.startswith(".")
+            and time.time() - status.mtime_ns / 1e9 > LEFTOVER_AGE_S
+        ]
+        by_use = sorted(shards, key=lambda shard: shard.used_s, reverse=True)
+        return Inventory(tuple(by_use), tuple(leftovers))
+
+    def prune(self, unused_days: float) -> Pruned:
+        """Remove the shards that no run of the last days started with, and leftovers of that age.
+
+        Raises:
+            UserError: Fewer days than tell whether a run is using a shard: buckets know no locks.
+        """
+        if unused_days < MIN_BUCKET_DAYS:
+            raise UserError(
+                f"--days {unused_days:g}: a bucket does not tell whether a run is using it; "
+                f"give at least {MIN_BUCKET_DAYS}"
+            )
+        limit_s = time.time() - unused_days * SECONDS_A_DAY
+        inventory = self.read()
+        old = [shard for shard in inventory.shards if shard.used_s < limit_s]
+        left = [leftover for leftover in inventory.leftovers if leftover.written_s < limit_s]
+        for shard in old:
+            self._bucket.delete(shard.index.shard.name)
+        for leftover in left:
+            delete_file(join(self._bucket.uri, leftover.path.name))
+        size_bytes = sum(shard.size_bytes for shard in old)
+        size_bytes += sum(leftover.size_bytes for leftover in left)
+        return Pruned(len(old), len(left), size_bytes)
 
 
 def _leftover(path: Path) -> Leftover | None:

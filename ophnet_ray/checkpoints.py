@@ -144,8 +144,22 @@ def prune_checkpoints(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
     return [checkpoint for checkpoint in checkpoints if checkpoint.epoch in kept]
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_payload(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint holds beside weights, without reading those.
+
+    Raises:
+        UserError: As ``load_checkpoint``.
+    """
+    payload: dict[str, Any] = load_checkpoint(path, is_mapped=True)[PAYLOAD_KEY]
+    return payload
+
+
+def load_checkpoint(path: str | Path, *, is_mapped: bool = False) -> dict[str, Any]:
     """Load a checkpoint's tensors and plain values on the CPU; nothing in it is ever executed.
+
+    Args:
+        path: File.
+        is_mapped: Leave tensors on disk until they are looked at.
 
     Raises:
         UserError: It is missing, damaged, or none of this program's.
@@ -153,7 +167,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path} does not exist")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"checkpoint {path} cannot be read ({reason})") from error

@@ -46,8 +46,14 @@ class Claims:
     def wait_for(self, name: str) -> None:
         """Wait until nobody holds the name."""
         logger.info("waiting for another run that decodes %s", name)
-        with self._lock(name, wait=True):
+        with self.hold(name):
             pass
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[None]:
+        """Claim a name for as long as the context lasts, once nobody else holds it."""
+        with self._lock(name, wait=True):
+            yield
 
     @contextmanager
     def _lock(self, name: str, *, wait: bool) -> Iterator[bool]:

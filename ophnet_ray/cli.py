@@ -9,7 +9,8 @@ from typing import TypeVar
 import tyro
 from tyro.extras import subcommand_cli_from_dict
 
-from ophnet_ray.config import Config, demo_config, dump_config, read_config
+from ophnet_ray.bucket_systems import StorageError
+from ophnet_ray.config import AnyConfig, dump_config, read_config, with_demo_settings
 from ophnet_ray.errors import PredictionError, TrainingError, UserError
 
 Command = TypeVar("Command")
@@ -17,7 +18,9 @@ Command = TypeVar("Command")
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
 
-def parse_config(argv: Sequence[str], prog: str, description: str) -> Config:
+def parse_config(
+    argv: Sequence[str], prog: str, description: str, defaults: AnyConfig
+) -> AnyConfig:
     """Read flags over the file of ``--config`` over the defaults.
 
     Without a ``csv_path`` the defaults are those of the demo data set. ``--print_config`` prints
@@ -31,12 +34,12 @@ def parse_config(argv: Sequence[str], prog: str, description: str) -> Config:
     wants_print = any(arg.replace("-", "_") == "__print_config" for arg in argv)
     argv = [arg for arg in argv if arg.replace("-", "_") != "__print_config"]
 
-    def parse(base: Config) -> Config:
+    def parse(base: AnyConfig) -> AnyConfig:
         if config_path is not None:
             base = read_config(config_path, base)
         with _complaint_in_one_line():
-            return tyro.cli(
-                tyro.conf.OmitArgPrefixes[Config],
+            parsed: AnyConfig = tyro.cli(
+                tyro.conf.OmitArgPrefixes[type(base)],  # type: ignore[misc] # known at run time
                 prog=prog,
                 description=f"{description} Also: --config FILE (settings as --print_config "
                 "prints them; flags go before), --print_config.",
@@ -44,10 +47,12 @@ def parse_config(argv: Sequence[str], prog: str, description: str) -> Config:
                 default=base,
                 use_underscores=True,
             )
+            return parsed
 
-    config = parse(Config())
+    config = parse(defaults)
     if config.data.csv_path is None:
-        config = parse(demo_config())
+        config = parse(with_demo_settings(defaults))
+    config.check_locations()
     if wants_print:
         print(dump_config(config), end="")
         raise SystemExit(0)
@@ -91,6 +96,9 @@ def run_program(main: Callable[[], None]) -> None:
         raise SystemExit(EXIT_FAILED) from None
     except PredictionError as error:
         print(f"prediction failed: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
+    except StorageError as error:
+        print(f"storage failed: {error}", file=sys.stderr)
         raise SystemExit(EXIT_FAILED) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
 from ophnet_ray.errors import UserError
+from ophnet_ray.locations import absolute, check_location, is_remote
+from ophnet_ray.storage import read_bytes
 
 Coverage = Literal["spread", "head"]
 MaskKind = Literal["rg", "chroma", "none"]
@@ -16,6 +19,9 @@ WeightScheme = Literal["none", "inverse", "inverse_sqrt", "effective", "logit_ad
 _RESERVED = ("", "..", "cache")
 LRSchedule = Literal["constant", "one_cycle"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+LOGGERS = ("tensorboard", "mlflow", "wandb")
+Strategy = Literal["ddp", "fsdp"]
+Placement = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +94,9 @@ class TrainingConfig:
     """Largest random change of a training image's red, green and blue gain; 0 for none."""
     precision: Precision = "auto"
     """Lightning's precision; auto is bf16-mixed on a GPU and 32-true on a CPU."""
+    strategy: Strategy = "ddp"
+    """How the workers share the model: ddp, a whole copy each; fsdp, a part each, for backbones
+    whose training does not fit one GPU."""
     train_workers: int | None = None
     """Ray Train workers (default: the cluster's GPUs, else 1)."""
     threads_per_worker: int | None = None
@@ -112,10 +121,33 @@ class RunConfig:
     """Name of the run (default: from the CSV's name and the settings). The same name resumes."""
     cache_dir: str | None = None
     """Folder of the decoded windows (default: <storage_path>/cache)."""
+    local_cache_dir: str | None = None
+    """Folder on each machine for what it fetches from buckets (default: of your own in the
+    system's temporary folder)."""
     every_n_train_steps: int | None = None
     """Keep a checkpoint after so many optimiser steps, too (default: after each epoch only)."""
+    placement_strategy: Placement = "PACK"
+    """Train workers on few nodes, or on many; STRICT: on one node, or on one each, else not."""
+    wait_for_nodes_s: int = 0
+    """Wait so many seconds for nodes that an autoscaler adds; 0: the cluster is as it is."""
+    logger: str = "tensorboard"
+    """Where curves go, with commas between: tensorboard, mlflow, wandb."""
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """The names in ``logger``."""
+        return tuple(name.strip() for name in self.logger.split(",") if name.strip())
 
 
+_PATHS = (
+    "csv_path",
+    "video_dir",
+    "backbone_weights",
+    "output_pth",
+    "storage_path",
+    "cache_dir",
+    "local_cache_dir",
+)
 DEFAULT_CACHE_DIR = str(Path(RunConfig.storage_path) / "cache")
 
 
@@ -169,12 +201,26 @@ class Config:
         text = json.dumps([self.identity(), data_hash], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
+    def check_locations(self) -> None:
+        """Refuse URIs that cannot be used or hold credentials, before anything repeats them.
+
+        Raises:
+            UserError: Naming the flag.
+        """
+        settings = self.to_flat()
+        for name in _PATHS:
+            if settings[name] is not None:
+                check_location(f"--{name}", settings[name])
+        if is_remote(self.run.local_cache_dir or ""):
+            raise UserError("--local_cache_dir: must be a folder of this machine, not a bucket")
+
     def validate(self) -> None:
         """Check what needs no file and no cluster.
 
         Raises:
             UserError: Naming the flag, its value and the cure.
         """
+        self.check_locations()
         w, t, d = self.windows, self.training, self.data
         rules = [
             (1 <= w.stride <= 256, f"--stride {w.stride}: must be 1 to 256"),
@@ -214,6 +260,14 @@ class Config:
                 self.run.every_n_train_steps is None or self.run.every_n_train_steps >= 1,
                 f"--every_n_train_steps {self.run.every_n_train_steps}: must be at least 1",
             ),
+            (
+                bool(self.run.loggers) and set(self.run.loggers) <= set(LOGGERS),
+                f"--logger {self.run.logger}: choose from {', '.join(LOGGERS)}",
+            ),
+            (
+                self.run.wait_for_nodes_s >= 0,
+                f"--wait_for_nodes_s {self.run.wait_for_nodes_s}: must not be negative",
+            ),
             (self.run.num_workers >= 1, f"--num_workers {self.run.num_workers}: at least 1"),
             (
                 self.run.name is None
@@ -221,14 +275,22 @@ class Config:
                 f"--name {self.run.name}: must be a plain folder name, without a path",
             ),
         ]
-        for holds, message in rules:
-            if not holds:
-                raise UserError(message)
+        check_rules(rules)
 
 
-def demo_config() -> Config:
+def check_rules(rules: Iterable[tuple[bool, str]]) -> None:
+    """Raise a ``UserError`` with the message of the first rule that does not hold."""
+    for holds, message in rules:
+        if not holds:
+            raise UserError(message)
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+def with_demo_settings(config: AnyConfig) -> AnyConfig:
     """Settings for the demo data set: a small backbone that a laptop trains in a minute."""
-    return Config().replace_flat(
+    return config.replace_flat(
         image_size=128,
         backbone="test_efficientnet",
         pretrained=False,
@@ -238,16 +300,17 @@ def demo_config() -> Config:
     )
 
 
-def read_config(path: str, base: Config) -> Config:
+def read_config(path: str, base: AnyConfig) -> AnyConfig:
     """Read settings, by flag name, from a YAML file over ``base``.
 
     Raises:
         UserError: The file is missing, is no YAML mapping, or holds an unknown setting.
     """
+    check_location("--config", path)
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_bytes(absolute(path)).decode())
     except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}") from error
+        raise UserError(f"--config {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--config {path}: not a YAML file ({reason})") from error
@@ -261,7 +324,8 @@ def read_config(path: str, base: Config) -> Config:
 
 def dump_config(config: Config) -> str:
     """The settings as YAML that ``read_config`` reads back."""
-    return yaml.safe_dump(config.to_flat(), sort_keys=False)
+    flat = {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_flat().items()}
+    return yaml.safe_dump(flat, sort_keys=False)
 
 
 def _coerce(name: str, hint: Any, value: Any) -> Any:
@@ -271,6 +335,9 @@ def _coerce(name: str, hint: Any, value: Any) -> Any:
         if text in get_args(hint):
             return text
         raise UserError(f"{name}: {value!r} is not one of {', '.join(map(str, get_args(hint)))}")
+    if get_origin(hint) is tuple:
+        values = value if isinstance(value, list | tuple) else [value]
+        return tuple(_coerce(name, get_args(hint)[0], item) for item in values)
     accepted = get_args(hint) or (hint,)
     if type(value) in accepted:
         return value

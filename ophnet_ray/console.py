@@ -5,13 +5,18 @@ Without a terminal (a log file, a cluster job) a stage prints a few lines instea
 
 import logging
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
 
 LINES_A_STAGE = 8
 SECONDS_A_LINE = 15.0
@@ -67,25 +72,50 @@ class Stage:
 
 
 class Console:
-    """Print to stderr; stdout is for the answer."""
+    """Print to stderr; stdout is for the answer.
+
+    Attributes:
+        rich: For what is more than lines and stages.
+    """
 
     def __init__(self) -> None:
-        self._rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self.rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """One line."""
-        self._rich.print(text, markup=False)
+        self.rich.print(text, markup=False)
 
     def warn(self, text: str) -> None:
         """One line that should be read."""
-        self._rich.print(f"warning: {text}", markup=False, style="yellow")
+        self.rich.print(f"warning: {text}", markup=False, style="yellow")
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """A stage of the run with a known amount of work."""
-        stage = Stage(self._rich, name, total)
+        stage = Stage(self.rich, name, total)
         with stage._progress:  # noqa: SLF001 - the two classes are one thing
             yield stage
+
+
+def run_watched(work: Callable[[], T], show: Callable[[], None], interval_s: float) -> T:
+    """Run work in a thread while this one shows how far it is, and is the one Ctrl-C interrupts.
+
+    In the main thread Ray would take Ctrl-C for itself and end the program with code 1.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="watched", daemon=True).start()
+    while not wait([future], timeout=interval_s).done:
+        show()
+    result = future.result()
+    show()
+    return result
 
 
 def log_to(path: Path) -> None:

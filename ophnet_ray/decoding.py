@@ -10,6 +10,7 @@ from ray.data import TaskPoolStrategy
 from ophnet_ray.cache import BlockCache, Decoded
 from ophnet_ray.errors import UserError
 from ophnet_ray.filling import DecodeAll, DecodeTask, decode_task
+from ophnet_ray.run_metrics import count_decoded
 
 
 def decode_on_ray(num_workers: int) -> DecodeAll:
@@ -23,7 +24,11 @@ def decode_on_ray(num_workers: int) -> DecodeAll:
         def decode(row: dict[str, Any]) -> dict[str, Any]:
             try:
                 # our own objects travel as bytes: a column has a type, and bytes are the plainest
-                return {"shard": pickle.dumps(decode_task(cache, pickle.loads(row["task"])))}  # noqa: S301 - ours
+                done = decode_task(cache, pickle.loads(row["task"]))  # noqa: S301 - ours
+                count_decoded(
+                    done.num_blocks // (cache.windows.window_size // cache.windows.stride)
+                )
+                return {"shard": pickle.dumps(done)}
             except UserError as error:  # e.g. the disk is full: no use in trying again
                 return {"shard": pickle.dumps(error)}
 
@@ -31,6 +36,7 @@ def decode_on_ray(num_workers: int) -> DecodeAll:
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             decode, num_cpus=1, compute=TaskPoolStrategy(size=min(num_workers, len(rows)))
         )
+        dataset.set_name("decode")
         for row in dataset.iter_rows():
             shard = pickle.loads(row["shard"])  # noqa: S301 - ours
             if isinstance(shard, UserError):

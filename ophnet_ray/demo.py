@@ -22,6 +22,7 @@ from ophnet_ray.console import Console
 from ophnet_ray.demo_eye import HEIGHT, WIDTH, Eye, Image, draw_scene
 
 VERSION = 1
+DEMO_FOLDER, DEMO_CSV = f"demo-v{VERSION}", "demo.csv"
 NUM_CASES = 24
 PHASES = ("idle", "incision", "capsulorhexis", "phaco", "aspiration", "implantation")
 # phase and seconds at tempo 1; an operation goes through all, some of them again
@@ -37,8 +38,8 @@ def make_demo(folder: Path, console: Console | None = None) -> Path:
     Returns:
         The CSV, in OphNet's columns, beside its videos.
     """
-    target = folder / f"demo-v{VERSION}"
-    csv_path = target / "demo.csv"
+    target = folder / DEMO_FOLDER
+    csv_path = target / DEMO_CSV
     if csv_path.exists():
         return csv_path
     temporary = folder / f".{target.name}.{os.getpid()}.tmp"

@@ -28,19 +28,23 @@ from ophnet_ray.loading import WindowLoader
 from ophnet_ray.manifest import Manifest
 from ophnet_ray.ray_cluster import Resources
 from ophnet_ray.run_directory import RunDirectory
+from ophnet_ray.run_metrics import TrainingMetrics
 from ophnet_ray.smoothing import learn_dynamics
 
 
 @dataclass(frozen=True)
 class TrainLoopConfig:
-    """All that a train worker is told."""
+    """All that a train worker is told.
+
+    ``status`` is the actor that shows how far it is, None where nobody watches.
+    """
 
     config: Config
     manifest: Manifest
     resources: Resources
     run: RunDirectory
     data_hash: str
-    status: Any
+    status: Any = None
 
 
 class EpochReport(CheckpointCallback):
@@ -54,6 +58,7 @@ class EpochReport(CheckpointCallback):
 
     def __init__(self, loop: TrainLoopConfig) -> None:
         self._loop = loop
+        self._run_metrics = TrainingMetrics(loop.run.path.name)
         self._epoch_started_s = self._status_sent_s = 0.0
         self._is_inside_epoch = False
         self._worker_state: dict[str, Any] | None = None
@@ -67,6 +72,7 @@ class EpochReport(CheckpointCallback):
         state = hash_ids(["dropout"], seed, trainer.current_epoch, trainer.global_rank)
         torch.manual_seed(int(state[0] >> 1))
         self._epoch_started_s = time.monotonic()
+        self._run_metrics.start_epoch(trainer.global_rank)
 
     def on_train_batch_end(
         self,
@@ -78,13 +84,19 @@ class EpochReport(CheckpointCallback):
     ) -> None:
         """Tell the driver, once a second; keep a checkpoint when it is time."""
         step = batch_idx + 1
+        is_last = step == trainer.num_training_batches
+        self._run_metrics.end_step(self._loop.config.training.batch_size, is_last)
         if trainer.is_global_zero and time.monotonic() - self._status_sent_s > 1:
             self._status_sent_s = time.monotonic()
-            self._loop.status.update.remote(epoch=trainer.current_epoch, step=step)
+            self._tell(epoch=trainer.current_epoch, step=step)
         every = self._loop.config.run.every_n_train_steps
         # between two optimiser steps there are gradients that no checkpoint holds
         if every and step % (every * trainer.accumulate_grad_batches) == 0:
             self._keep_unfinished(trainer, step)
+
+    def _tell(self, **progress: Any) -> None:
+        if self._loop.status is not None:
+            self._loop.status.update.remote(**progress)
 
     def _keep_unfinished(self, trainer: L.Trainer, step: int) -> None:
         if step >= trainer.num_training_batches:
@@ -97,6 +109,7 @@ class EpochReport(CheckpointCallback):
             commit_checkpoint(folder, epoch, {}, step)
             # the one before stays, in case that this one is torn
             prune_unfinished(folder, keep=2)
+            self._loop.run.send_checkpoints()
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -191,22 +204,37 @@ class EpochReport(CheckpointCallback):
             "data_wait_share": round(_loader_of(trainer).wait_share, 4),
         }
         self.history = [*self.history, record]
+        self._run_metrics.end_epoch(record)
         run = self._loop.run
         # every worker takes part: a sharded model is gathered from all
         trainer.save_checkpoint(temporary_file(run.checkpoints, trainer.current_epoch))
         if not trainer.is_global_zero:
+            self.send_logs(trainer)
             ray.train.report(record)
             return
         written = commit_checkpoint(run.checkpoints, trainer.current_epoch, metrics)
         self.checkpoints = prune_checkpoints([*self.checkpoints, written])
         prune_unfinished(run.checkpoints, keep=0)
+        run.send_checkpoints()
         run.write_metrics(self.history)
-        self._loop.status.update.remote(epoch=trainer.current_epoch + 1, step=0, metrics=record)
+        self.send_logs(trainer)
+        self._tell(epoch=trainer.current_epoch + 1, step=0, metrics=record)
+        if run.mirror:
+            # a checkpoint makes Ray note it in the bucket, and it gives up after three attempts
+            ray.train.report(record)
+            return
         ray.train.report(
             record,
             checkpoint=ray.train.Checkpoint.from_directory(str(written.folder)),
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
+
+    def send_logs(self, trainer: L.Trainer) -> None:
+        """Send this worker's log, and the curves, to the bucket that the run lies in, if any."""
+        run = self._loop.run
+        run.send(run.logs / f"train-rank-{trainer.global_rank}.log")
+        if trainer.is_global_zero:
+            run.send(run.path / "tensorboard")
 
 
 def describe_training_segments(manifest: Manifest) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from ophnet_ray.config import MaskKind, ModelConfig, WindowConfig
 from ophnet_ray.errors import UserError
+from ophnet_ray.local_tier import fetch_version
+from ophnet_ray.locations import absolute, is_remote
 
 MASK_PATCH = 16
 HIDDEN_FEATURES = 512
@@ -192,11 +194,15 @@ def _create_encoder(backbone: str, image_size: int, pretrained: bool) -> Any:
 
 def _load_encoder(encoder: Any, path: str) -> None:
     """Load weights from a file: all that the encoder has; a classifier's beside it are ignored."""
-    if not Path(path).is_file():
+    try:
+        local = str(fetch_version(path) if is_remote(path) else Path(absolute(path)))
+    except OSError as error:
+        raise UserError(f"--backbone_weights {error}") from error
+    if not Path(local).is_file():
         raise UserError(f"--backbone_weights {path} does not exist")
     try:
         # weights_only: a weight file is data, never code to run
-        state = load_state_dict(path, use_ema=False, weights_only=True)
+        state = load_state_dict(local, use_ema=False, weights_only=True)
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"--backbone_weights {path} is no weight file ({reason})") from error

@@ -5,12 +5,12 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from ophnet_ray.annotations import Segment, describe_quirks
 from ophnet_ray.manifest import Manifest, Reject
 from ophnet_ray.splits import cases_on_both_sides, phases_without_rows
+from ophnet_ray.storage import stat_files
 
 LIBRARIES = ("ophnet-ray", "ray", "torch", "lightning", "timm", "av", "opencv-python-headless")
 
@@ -21,8 +21,10 @@ def hash_segments(segments: Sequence[Segment]) -> str:
     In whatever order the rows and in whatever folder the videos are: a run that moved is the
     same run, one on other videos is not. Every video must exist.
     """
-    sizes = {video: Path(video).stat().st_size for video in {s.video for s in segments}}
-    rows = sorted((s.segment_id, s.case_id, s.phase, s.split, sizes[s.video]) for s in segments)
+    found = stat_files({s.video for s in segments})
+    rows = sorted(
+        (s.segment_id, s.case_id, s.phase, s.split, found[s.video].size_bytes) for s in segments
+    )
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

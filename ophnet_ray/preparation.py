@@ -2,7 +2,7 @@
 
 import logging
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 from ophnet_ray.annotations import (
     Segment,
@@ -16,10 +16,12 @@ from ophnet_ray.console import Console
 from ophnet_ray.decoding import decode_on_ray
 from ophnet_ray.errors import UserError
 from ophnet_ray.filling import FillProgress, FillResult, fill_cache
+from ophnet_ray.locations import parent_of, stem_of
 from ophnet_ray.manifest import Manifest, Reject, build_manifest
 from ophnet_ray.passport import describe_warnings, write_account
 from ophnet_ray.ray_cluster import Resources
 from ophnet_ray.run_directory import RunDirectory
+from ophnet_ray.run_metrics import count_rejects
 from ophnet_ray.splits import assign_splits
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ def prepare_data(
     passport = write_account(segments, manifest, [*unreadable, *missing])
     passport["resources"] = resources.describe()
     run.write_rejects([*unreadable, *missing])
+    count_rejects(run.path.name, [reject.reason for reject in [*unreadable, *missing]])
     if len(unreadable) > config.data.max_rejected * len(segments):
         first = unreadable[0]
         raise UserError(
@@ -88,6 +91,26 @@ def prepare_data(
     run.write_config(config)
     for notice in describe_warnings(passport):
         console.warn(notice)
+    return manifest
+
+
+def fill_manifest(
+    cache: BlockCache,
+    segments: list[Segment],
+    phases: Sequence[str],
+    resources: Resources,
+    console: Console,
+) -> Manifest:
+    """Decode what the cache lacks for another way of cutting windows; the account stays as it is.
+
+    Raises:
+        UserError: No segment is left for a split.
+    """
+    filled = _fill(cache, segments, resources, console)
+    manifest, rejects = build_manifest(segments, filled.entries, phases, cache.windows)
+    for split in ("train", "val"):
+        if not manifest.of_split(split):
+            raise UserError(f"no usable segment for split {split}: {rejects[0].reason}")
     return manifest
 
 
@@ -110,15 +133,15 @@ def _fill(
     num_here, num_missing = filled.decoded_videos, filled.missing_videos
     logger.info("decoded %d of %d videos that the cache lacked", num_here, num_missing)
     if not num_missing:
-        console.say(f"decode   nothing: all videos are in the cache {cache.folder.parent}")
+        console.say(f"decode   nothing: all videos are in the cache {cache.location}")
     elif num_here < num_missing:
         console.say(f"decode   another run decoded {num_missing - num_here} of them")
     return filled
 
 
 def _describe_missing(missing: list[str], num_videos: int, rows_left: int, num_rows: int) -> str:
-    folders = sorted({str(Path(video).parent) for video in missing})
-    first = ", ".join(Path(video).stem for video in missing[:3])
+    folders = sorted({parent_of(video) for video in missing})
+    first = ", ".join(stem_of(video) for video in missing[:3])
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     skip = (
         f"--missing_videos skip would go on with {rows_left} of {num_rows} segments"

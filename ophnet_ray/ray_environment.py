@@ -58,11 +58,17 @@ def prepare_environment() -> None:
         # paths stay what they are; Ray would change to the folder of the run
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # a search has its own table and files
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     }
     head = find_running_head()
     if head is None:
         # a local Ray of our own: on loopback, and locked even there
         defaults |= {_CLUSTERS_ALLOWED: "0", "RAY_AUTH_MODE": "token"}
+        # a trial has processes that only wait; four times the cores of a small machine are soon
+        # reached, and Ray would warn of them on stdout, between the lines of the answer
+        defaults["RAY_worker_maximum_startup_concurrency"] = str(max(os.cpu_count() or 1, 8))
     else:
         if head.startswith(("127.", "localhost")):
             # else Ray would take the loopback address for the machine's outer one

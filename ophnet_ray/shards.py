@@ -13,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from numpy.typing import NDArray
 from ophnet_ray.atomic import open_atomically, write_atomically
 from ophnet_ray.blocks import SegmentBlocks
 from ophnet_ray.config import WindowConfig
+from ophnet_ray.local_tier import fetch_once
+from ophnet_ray.locations import join, name_of, parent_of
+
+FETCH_THREADS = 8
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +39,8 @@ class Entry:
 
     ``run_lengths`` are the blocks of each run of consecutive frames; the blocks lie one after the
     other from byte ``offset`` of ``path``. A segment that cannot be read has a ``reason`` and no
-    blocks. ``was_cut`` says that the annotation goes on past the end of the video.
+    blocks. ``was_cut`` says that the annotation goes on past the end of the video. A shard that
+    machines share in a bucket has its URI in ``source``: ``path`` is where this machine keeps it.
     """
 
     key: str
@@ -43,6 +49,7 @@ class Entry:
     run_lengths: tuple[int, ...] = ()
     reason: str = ""
     was_cut: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,7 @@ def write_shard(
         "windows": asdict(windows),
         "videos": sorted(videos),
         "entries": [
-            {**asdict(entry), "path": shard.name}
+            {**asdict(entry), "path": shard.name, "source": ""}
             for entry, is_lasting in zip(entries, lasting, strict=True)
             if is_lasting
         ],
@@ -117,18 +124,67 @@ def read_shard_index(path: Path) -> ShardIndex | None:
     """Read a JSON index; None, and a line in the log, when it or its shard is not whole."""
     shard = path.with_suffix(".arrow")
     try:
-        index = json.loads(path.read_text())
-        if shard.stat().st_size != index["size_bytes"]:
-            logger.warning("%s is not whole; its segments are decoded anew", shard)
+        return parse_shard_index(path.read_bytes(), shard, shard.stat().st_size)
+    except OSError as error:
+        logger.warning("%s cannot be used (%r); its segments are decoded anew", path, error)
+        return None
+
+
+def parse_shard_index(
+    text: bytes, shard: Path, size_bytes: int, source: str = ""
+) -> ShardIndex | None:
+    """Understand a JSON index; None, and a line in the log, when it or its shard is not whole.
+
+    Args:
+        text: Content of the index.
+        shard: Where the shard lies, or will lie, on this machine.
+        size_bytes: What the shard is found to have.
+        source: Its URI, when it lies in a bucket.
+    """
+    try:
+        index = json.loads(text)
+        if size_bytes != index["size_bytes"]:
+            logger.warning("%s is not whole; its segments are decoded anew", source or shard)
             return None
         entries = []
         for fields in index["entries"]:
             place = {"path": str(shard), "run_lengths": tuple(fields["run_lengths"])}
-            entries.append(Entry(**{**fields, **place}))
+            entries.append(Entry(**{**fields, **place, "source": source}))
         return ShardIndex(shard, index["windows"], tuple(index["videos"]), tuple(entries))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s cannot be used (%r); its segments are decoded anew", path, error)
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("%s cannot be used (%r); its segments are decoded anew", shard, error)
         return None
+
+
+def fetch_shards(entries: Iterable[Entry], first: int = 0) -> None:
+    """Fetch from the bucket the shards that this machine does not have yet.
+
+    Processes of one machine that begin at different places share the work; ``read_blocks`` fetches
+    what is still lacking.
+
+    Args:
+        entries: Those of which the shards are needed.
+        first: Where to begin among them.
+
+    Raises:
+        OSError: One cannot be fetched, or written.
+    """
+    sources = {entry.path: entry.source for entry in entries if entry.source and entry.run_lengths}
+    shards = sorted(sources)
+    start = first % max(len(shards), 1)
+    with ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch-shards") as pool:
+        for _ in pool.map(
+            lambda path: _fetch_shard(path, sources[path]), shards[start:] + shards[:start]
+        ):
+            pass
+
+
+def _fetch_shard(path: str, source: str) -> None:
+    shard = Path(path)
+    fetch_once(source, shard)
+    # so that `cache --list` and `--prune` know it on this machine
+    parent, name = parent_of(source), name_of(source)
+    fetch_once(join(parent, Path(name).with_suffix(".json").name), shard.with_suffix(".json"))
 
 
 def read_blocks(entry: Entry, first: int, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -148,7 +204,7 @@ def read_blocks(entry: Entry, first: int, out: NDArray[np.uint8]) -> NDArray[np.
     Raises:
         OSError: The shard is gone or shorter than its index said.
     """
-    descriptor = os.open(entry.path, os.O_RDONLY)
+    descriptor = _open_shard(entry)
     try:
         position = entry.offset + first * (out.nbytes // len(out))
         memory = out.reshape(-1).data
@@ -161,6 +217,16 @@ def read_blocks(entry: Entry, first: int, out: NDArray[np.uint8]) -> NDArray[np.
     finally:
         os.close(descriptor)
     return out
+
+
+def _open_shard(entry: Entry) -> int:
+    try:
+        return os.open(entry.path, os.O_RDONLY)
+    except FileNotFoundError:
+        if not entry.source:
+            raise
+    _fetch_shard(entry.path, entry.source)
+    return os.open(entry.path, os.O_RDONLY)
 
 
 def _record_batch(row: DecodedSegment, schema: pa.Schema) -> pa.RecordBatch:

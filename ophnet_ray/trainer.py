@@ -3,49 +3,73 @@
 import logging
 import os
 import socket
+import threading
 import warnings
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import lightning as L  # noqa: N812 - Lightning's own convention
 import ray
 import ray.train
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.lightning import (
+    RayDDPStrategy,
+    RayFSDPStrategy,
+    RayLightningEnvironment,
+    prepare_trainer,
+)
 from ray.train.torch import TorchTrainer
+from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 
 from ophnet_ray.checkpoints import Checkpoint, find_checkpoints, find_unfinished
 from ophnet_ray.class_weights import balance_phases
+from ophnet_ray.config import Strategy
 from ophnet_ray.console import log_to
 from ophnet_ray.datasets import OphNetDataModule
 from ophnet_ray.epoch_report import EpochReport, TrainLoopConfig
 from ophnet_ray.lightning_module import SurgicalPhaseModule
+from ophnet_ray.locations import join
+from ophnet_ray.loggers import build_loggers
 from ophnet_ray.model import SurgicalPhaseClassificationModel
+from ophnet_ray.process_group import BoundTorchConfig
 from ophnet_ray.run_directory import RunDirectory
+from ophnet_ray.shards import FETCH_THREADS, fetch_shards
+from ophnet_ray.storage import delete_file
 
 MAX_WORKER_FAILURES = 3
+FSDP_UNIT_PARAMETERS = 1_000_000
+"""Layers of about so many parameters are gathered together."""
 RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 logger = logging.getLogger(__name__)
 
 
-def build_trainer(loop: TrainLoopConfig) -> TorchTrainer:
+def build_trainer(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> TorchTrainer:
     """The Ray Train trainer of a run; ``fit()`` starts it, or goes on where it stopped."""
     # Ray reads its snapshot of checkpoints back, and a torn one would stop every rerun; where to
     # go on is decided from the verified checkpoints themselves.
     (loop.run.path / RAY_SNAPSHOT).unlink(missing_ok=True)
+    if loop.run.mirror:
+        delete_file(join(loop.run.mirror.uri, RAY_SNAPSHOT))
+    folder, filesystem = loop.run.shared_place()
     return TorchTrainer(
         train_loop,  # type: ignore[arg-type] # Ray's hint forgets that it may return something
         train_loop_config={"loop": loop},
+        torch_config=BoundTorchConfig(),
         scaling_config=ScalingConfig(
-            num_workers=loop.resources.train_workers, use_gpu=loop.resources.use_gpu
+            num_workers=loop.resources.train_workers,
+            use_gpu=loop.resources.use_gpu,
+            placement_strategy=loop.config.run.placement_strategy,
         ),
         run_config=RunConfig(
             name=loop.run.path.name,
-            storage_path=str(loop.run.path.parent),
+            storage_path=str(Path(folder).parent),
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
             checkpoint_config=CheckpointConfig(),
+            callbacks=list(callbacks),  # type: ignore[arg-type] # its stub is that of Train V1
         ),
     )
 
@@ -59,7 +83,9 @@ def train_loop(loop_config: dict[str, TrainLoopConfig]) -> dict[str, str]:
     loop = loop_config["loop"]
     config, run = loop.config, loop.run
     rank = ray.train.get_context().get_world_rank()
+    run.enter()
     log_to(run.logs / f"train-rank-{rank}.log")
+    threading.current_thread().name = f"train rank {rank}"  # in the dashboard's stack traces
     logger.info("rank %d is process %d on %s", rank, os.getpid(), socket.gethostname())
     warnings.filterwarnings("ignore", module="lightning")
     torch.set_num_threads(loop.resources.threads_per_worker)
@@ -71,11 +97,13 @@ def train_loop(loop_config: dict[str, TrainLoopConfig]) -> dict[str, str]:
         config.training.batch_size,
         config.training.seed,
     )
+    fetch_shards([item.entry for item in loop.manifest.items], first=rank * FETCH_THREADS)
     report = EpochReport(loop)
     trainer = prepare_trainer(_build_lightning_trainer(loop, report))
     report.checkpoints = find_checkpoints(run.checkpoints)
     resume_from = _find_resume_point(report.checkpoints, run)
     trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    report.send_logs(trainer)
     return {"failure": report.failure}
 
 
@@ -109,6 +137,16 @@ def _build_module(loop: TrainLoopConfig) -> SurgicalPhaseModule:
     )
 
 
+def _build_strategy(name: Strategy) -> RayDDPStrategy | RayFSDPStrategy:
+    if name == "fsdp":
+        # parameters are gathered a few layers at a time, not all at once; the checkpoint is whole
+        wrap = partial(size_based_auto_wrap_policy, min_num_params=FSDP_UNIT_PARAMETERS)
+        return RayFSDPStrategy(auto_wrap_policy=wrap, state_dict_type="full")
+    # validation goes through the same wrapper; syncing buffers there would wait for ever when
+    # one worker is a step ahead, and would mix the batch statistics of the workers
+    return RayDDPStrategy(broadcast_buffers=False)
+
+
 def _build_lightning_trainer(loop: TrainLoopConfig, report: "EpochReport") -> L.Trainer:
     training = loop.config.training
     precision = training.precision
@@ -121,13 +159,11 @@ def _build_lightning_trainer(loop: TrainLoopConfig, report: "EpochReport") -> L.
         max_epochs=training.max_epochs,
         accelerator="gpu" if loop.resources.use_gpu else "cpu",
         devices="auto" if loop.resources.use_gpu else 1,
-        # validation goes through the same wrapper; syncing buffers there would wait for ever when
-        # one worker is a step ahead, and would mix the batch statistics of the workers
-        strategy=RayDDPStrategy(broadcast_buffers=False),
+        strategy=_build_strategy(training.strategy),
         plugins=[RayLightningEnvironment()],
         precision=precision,
         accumulate_grad_batches=training.accumulate_grad_batches,
-        logger=TensorBoardLogger(loop.run.path, name="", version="tensorboard"),
+        logger=build_loggers(loop.config, loop.run),
         log_every_n_steps=10,
         callbacks=[report],
         num_sanity_val_steps=0,

@@ -1,14 +1,16 @@
 """How far training is: written by the workers, shown by the driver."""
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import ActorUnavailableError
 
-from ophnet_ray.console import Stage
+from ophnet_ray.console import Stage, run_watched
+
+T = TypeVar("T")
+
+REFRESH_S = 0.5
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
@@ -39,25 +41,9 @@ class TrainingWatch:
     def __init__(self, status: Any, stage: Stage, steps_per_epoch: int) -> None:
         self._status, self._stage, self._steps_per_epoch = status, stage, steps_per_epoch
 
-    def run(self, fit: Callable[[], Any]) -> Any:
-        """Run in a thread; this one shows the status, and is the one that Ctrl-C interrupts.
-
-        In the main thread Ray would take Ctrl-C for itself and end the program with code 1.
-        """
-        future: Future[Any] = Future()
-
-        def work() -> None:
-            try:
-                future.set_result(fit())
-            except BaseException as error:  # noqa: BLE001 - raised again below
-                future.set_exception(error)
-
-        threading.Thread(target=work, name="ray-train", daemon=True).start()
-        while not wait([future], timeout=0.5).done:
-            self._show()
-        result = future.result()
-        self._show()
-        return result
+    def run(self, fit: Callable[[], T]) -> T:
+        """Show the status while ``fit`` runs."""
+        return run_watched(fit, self._show, REFRESH_S)
 
     def _show(self) -> None:
         try:

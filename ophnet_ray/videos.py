@@ -4,6 +4,7 @@ import itertools
 import logging
 from array import array
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from ophnet_ray.range_reader import RangeReader, open_source
 from ophnet_ray.video_index import VideoIndex, plan_stretches
 
 logger = logging.getLogger(__name__)
 
 Packets = Iterator["av.Packet[Any]"]
+VideoSource = str | Path | RangeReader
+"""A video file, or one in a bucket that is open (see ``open_video``)."""
 
 # A playlist format would let a "video" read other files of the machine.
 _OPEN_OPTIONS = {
@@ -57,7 +61,22 @@ class Frame:
     quarter_turns: int
 
 
-def read_video_index(path: str | Path) -> VideoIndex:
+@contextmanager
+def open_video(path: str | Path) -> Iterator[VideoSource]:
+    """Open a video once for several passes over it; a local file stays a path.
+
+    Raises:
+        VideoError: A bucket does not give it.
+    """
+    with ExitStack() as opened:
+        try:
+            source = opened.enter_context(open_source(path))
+        except OSError as error:
+            raise VideoError(f"cannot be opened ({error})", is_lasting=False) from error
+        yield source
+
+
+def read_video_index(path: VideoSource) -> VideoIndex:
     """List the frames of a video by reading its packets (headers lie about frame counts).
 
     Raises:
@@ -85,7 +104,7 @@ def read_video_index(path: str | Path) -> VideoIndex:
 
 
 def decode_frames(
-    path: str | Path, index: VideoIndex, wanted: NDArray[np.int64]
+    path: VideoSource, index: VideoIndex, wanted: NDArray[np.int64]
 ) -> Iterator[Frame]:
     """Decode chosen frames in one pass, in presentation order.
 
@@ -199,9 +218,12 @@ def _reading_error(what: str, error: av.FFmpegError | OSError) -> VideoError:
     return VideoError(f"cannot be {what} ({reason})", is_lasting=not isinstance(error, OSError))
 
 
-def _open(path: str | Path) -> InputContainer:
+def _open(path: VideoSource) -> InputContainer:
     try:
-        container = av.open(str(path), mode="r", options=dict(_OPEN_OPTIONS))
+        if isinstance(path, RangeReader):
+            path.seek(0)
+        source = path if isinstance(path, RangeReader) else str(path)
+        container = av.open(source, mode="r", options=dict(_OPEN_OPTIONS))
     except (av.FFmpegError, OSError) as error:
         raise _reading_error("opened", error) from error
     if not container.streams.video:

@@ -1,13 +1,17 @@
 """Fixtures: tiny real files, and one Ray cluster for the whole session."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import av
+import boto3
 import numpy as np
 import pytest
 
@@ -15,6 +19,13 @@ from ophnet_ray.config import Config
 from ophnet_ray.ray_environment import prepare_environment
 
 prepare_environment()
+# for the endpoint of the fixture ``bucket``, and for all processes that are started here: a Ray
+# worker has the environment of its node, not of the driver
+os.environ |= {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -101,6 +112,19 @@ def tiny_config(csv_path: Path, storage: Path, **settings) -> Config:
     return Config().replace_flat(**(defaults | settings))
 
 
+def flags_of(config):
+    """The command line that gives these settings."""
+    flags = []
+    for name, value in config.to_flat().items():
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no_{name}")
+        elif isinstance(value, tuple):
+            flags += [f"--{name}", *value]
+        elif value is not None:
+            flags += [f"--{name}", str(value)]
+    return flags
+
+
 HOLD_CLUSTER = """
 import sys
 from pathlib import Path
@@ -133,3 +157,43 @@ def ray_session() -> Iterator[str]:
         patch.setenv("RAY_ADDRESS", address)
         yield address
     holder.communicate(timeout=30)
+
+
+class Bucket:
+    """An S3 endpoint on loopback with one bucket; ``uri`` names places in it."""
+
+    def __init__(self, port: str) -> None:
+        self.endpoint = f"http://127.0.0.1:{port}"
+
+    def uri(self, path: str, bucket: str = "surgery") -> str:
+        place = f"endpoint_override={quote(self.endpoint, safe='')}&region=us-east-1"
+        return f"s3://{bucket}/{path}?{place}"
+
+    def _ask(self, question: str) -> dict[str, int]:
+        with urlopen(f"{self.endpoint}/_test/{question}", timeout=10) as answer:
+            return json.load(answer)
+
+    def count(self) -> dict[str, int]:
+        """Requests and bytes sent since the last call."""
+        return self._ask("count")
+
+    def fail_puts(self, number: int) -> None:
+        """Answer the next uploads with 503."""
+        self._ask(f"fail?puts={number}")
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[Bucket]:
+    """moto's server in a process of its own."""
+    server = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("bucket_server.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    bucket = Bucket(server.stdout.readline().strip())
+    boto3.client("s3", endpoint_url=bucket.endpoint, region_name="us-east-1").create_bucket(
+        Bucket="surgery"
+    )
+    yield bucket
+    server.communicate(timeout=30)

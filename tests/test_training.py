@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config, write_color_dataset
+from conftest import flags_of, tiny_config, write_color_dataset
 
 from ophnet_ray.console import Console
 from ophnet_ray.errors import TrainingError, UserError
@@ -34,17 +34,6 @@ def weights_of(path):
 
 def history_of(result):
     return [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
-
-
-def flags_of(config):
-    """The command line that gives these settings."""
-    flags = []
-    for name, value in config.to_flat().items():
-        if isinstance(value, bool):
-            flags.append(f"--{name}" if value else f"--no_{name}")
-        elif value is not None:
-            flags += [f"--{name}", str(value)]
-    return flags
 
 
 @pytest.fixture(scope="module")

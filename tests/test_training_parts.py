@@ -141,11 +141,11 @@ def test_settings_survive_a_file_and_flags_go_before_it(tmp_path, capsys):
     path = tmp_path / "run.yaml"
     path.write_text("lr: 1e-3\nbackbone: test_vit\npretrained: false\ntrain_workers: 2\n")
     argv = ["--config", str(path), "--csv-path", "a.csv", "--batch_size", "3", "--lr", "0.5"]
-    config = parse_config(argv, "train.py", "")
+    config = parse_config(argv, "train.py", "", Config())
     assert (config.training.lr, config.training.batch_size) == (0.5, 3)
     assert (config.model.backbone, config.training.train_workers) == ("test_vit", 2)
     with pytest.raises(SystemExit) as ended:
-        parse_config([*argv, "--print-config"], "train.py", "")
+        parse_config([*argv, "--print-config"], "train.py", "", Config())
     assert ended.value.code == 0
     again = tmp_path / "again.yaml"
     again.write_text(capsys.readouterr().out)

@@ -21,11 +21,13 @@ def main() -> None:
     prepare_environment()
     # before anything uses its pool of threads, which a fork would wait for in vain
     cv2.setNumThreads(1)
+    from tests.benchmarks.buckets import compare_buckets
     from tests.benchmarks.cost_model import describe_costs
     from tests.benchmarks.decoding import compare_decoding, compare_with_exact_mean
     from tests.benchmarks.epochs import compare_epochs
     from tests.benchmarks.reading import compare_reading
     from tests.benchmarks.scaling import compare_lengths, compare_scales
+    from tests.benchmarks.searching import kill_searches, measure_search, search_imbalance
     from tests.benchmarks.together import compare_together
 
     parts: dict[str, Callable[[Path], list[Figure]]] = {
@@ -36,7 +38,11 @@ def main() -> None:
         "lengths": compare_lengths,
         "scaling": compare_scales,
         "together": compare_together,
+        "buckets": compare_buckets,
         "costs": describe_costs,
+        "search": measure_search,
+        "kills": kill_searches,
+        "imbalance": search_imbalance,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument(

@@ -41,15 +41,15 @@ BLOCK_BYTES = WINDOWS.image_size**2 * 3
 RAY_DATA_ROWS, TORCH_WINDOWS = 2000, 2000
 
 
-def write_cache(folder: Path) -> Manifest:
+def write_cache(folder: Path, num_segments: int = NUM_SEGMENTS) -> Manifest:
     """2,000 segments of noise, 2.4 GB, in shards as the product writes them."""
     rng = np.random.default_rng(0)
     shape = (BLOCKS, WINDOWS.image_size, WINDOWS.image_size, 3)
     noise = rng.integers(0, 256, shape, dtype=np.uint8)
     items: list[Item] = []
-    for first in range(0, NUM_SEGMENTS, SEGMENTS_A_SHARD):
+    for first in range(0, num_segments, SEGMENTS_A_SHARD):
         rows = []
-        for i in range(first, min(first + SEGMENTS_A_SHARD, NUM_SEGMENTS)):
+        for i in range(first, min(first + SEGMENTS_A_SHARD, num_segments)):
             pixels = tuple(np.roll(block, i, axis=1) for block in noise)
             rows.append(DecodedSegment(f"{i:032x}", "v", SegmentBlocks(pixels, (4, 4))))
         entries = write_shard(folder, rows, WINDOWS)

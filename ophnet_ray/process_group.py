@@ -1,0 +1,80 @@
+"""How train workers find each other: at one address of the cluster's network, not at all of them.
+
+Torch's own meeting point, a key-value store without a password, would listen on every network of
+the machine, though the cluster be on loopback alone.
+"""
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.train.backend import BackendConfig
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import (
+    _set_torch_distributed_env_vars,
+    _setup_torch_process_group,
+    _TorchBackend,
+)
+from torch.distributed import TCPStore  # type: ignore[attr-defined] # public, but not listed
+
+_stores: list[TCPStore] = []
+"""The store of a group lives as long as the worker that is its first rank."""
+
+
+@dataclass
+class BoundTorchConfig(TorchConfig):
+    """Ray Train's way to set up torch, with the store at the node's own address."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        """What sets the workers up."""
+        return _BoundTorchBackend
+
+
+class _BoundTorchBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Open the store on the first worker, then let all join it."""
+        backend = "nccl" if worker_group.get_resources_per_worker().get("GPU") else "gloo"
+        address, port = worker_group.execute_single(0, _open_store)
+        worker_group.execute(_set_torch_distributed_env_vars)
+        worker_group.execute(_name_store, address, port)
+        joining = [
+            worker_group.execute_single_async(
+                rank,
+                _setup_torch_process_group,
+                backend=backend,
+                world_rank=rank,
+                world_size=len(worker_group),
+                init_method="env://",
+                timeout_s=TorchConfig.timeout_s,
+            )
+            for rank in range(len(worker_group))
+        ]
+        ray.get(joining)
+
+
+def _open_store() -> tuple[str, int]:
+    address = ray.util.get_node_ip_address()
+    listener = socket.create_server((address, 0))
+    port = listener.getsockname()[1]
+    _stores.append(
+        TCPStore(
+            address,
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
+    )
+    return address, port
+
+
+def _name_store(address: str, port: int) -> None:
+    os.environ |= {
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+        # the store is open already: rank 0 joins it as the others do
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }

@@ -1,0 +1,110 @@
+"""What Prometheus sees of a run, through Ray's own metrics. Counts and scores, never a path or id.
+
+Every name gets Ray's prefix: ``ophnet_epoch`` is scraped as ``ray_ophnet_epoch``. Ray forgets a
+gauge that is not set again within 20 s: what changes once an epoch is set every second, too.
+"""
+
+import time
+from collections import Counter as Tally
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+from ray.util.metrics import Counter, Gauge
+
+GAUGES = {
+    "ophnet_step_seconds": "Mean time of a training step",
+    "ophnet_samples_per_second": "Windows that a worker trains on",
+    "ophnet_data_wait_share": "Share of the epoch that waited for data",
+    "ophnet_epoch": "Epochs done",
+    "ophnet_train_loss": "Training loss of the last epoch",
+    "ophnet_val_loss": "Validation loss of the last epoch",
+    "ophnet_val_acc": "Validation accuracy of the last epoch",
+    "ophnet_val_macro_f1": "Validation macro-F1 of the last epoch",
+    "ophnet_gpu_memory_bytes": "Most memory that tensors took of a worker's GPU; 0 on a CPU",
+}
+REASONS = {
+    "the video is missing": "missing",
+    "cannot be opened": "unreadable",
+    "cannot be read": "unreadable",
+    "damaged": "damaged",
+    "starts at": "outside the video",
+    "no frame is shown": "outside the video",
+}
+"""How a reason begins, and the word that stands for it: the rest tells of the file."""
+
+UPDATE_S = 1.0
+
+
+@cache
+def _gauge(name: str, *tag_keys: str) -> Gauge:
+    return Gauge(name, GAUGES[name], tag_keys)
+
+
+@cache
+def _counter(name: str, description: str, *tag_keys: str) -> Counter:
+    return Counter(name, description, tag_keys)
+
+
+def count_decoded(num_windows: int) -> None:
+    """Add windows, in the process that decoded them."""
+    if num_windows:
+        _counter("ophnet_decoded_windows", "Windows decoded into the cache").inc(num_windows)
+
+
+def count_rejects(run: str, reasons: Iterable[str]) -> None:
+    """Add the rows of a run that are not used, by reason."""
+    rejected = _counter("ophnet_rejected_rows", "Rows that are not used", "run", "reason")
+    for kind, num_rows in Tally(_kind_of(reason) for reason in reasons).items():
+        rejected.inc(num_rows, {"run": run, "reason": kind})
+
+
+def _kind_of(reason: str) -> str:
+    known = (kind for beginning, kind in REASONS.items() if reason.startswith(beginning))
+    return next(known, "other")
+
+
+class TrainingMetrics:
+    """Of one train worker.
+
+    Args:
+        run: Name of the run.
+    """
+
+    def __init__(self, run: str) -> None:
+        self._run, self._rank = run, 0
+        self._steps, self._since_s = 0, 0.0
+        self._scores: dict[str, float] = {}
+
+    def start_epoch(self, rank: int) -> None:
+        """Start the clock of the steps; what lies between epochs is no step."""
+        self._rank, self._steps, self._since_s = rank, 0, time.monotonic()
+
+    def end_step(self, batch_size: int, is_last: bool) -> None:
+        """Count a step; the means are shown once a second: showing them takes time, too."""
+        self._steps += 1
+        took_s = time.monotonic() - self._since_s
+        if is_last or took_s > UPDATE_S:
+            self._show_pace(batch_size, took_s)
+            self._steps, self._since_s = 0, time.monotonic()
+
+    def end_epoch(self, record: Mapping[str, float]) -> None:
+        """Show the scores of an epoch, by the names of ``metrics.jsonl``."""
+        names = ("train_loss", "val_loss", "val_acc", "val_macro_f1", "data_wait_share")
+        self._scores = {f"ophnet_{name}": record[name] for name in names}
+        self._scores["ophnet_epoch"] = record["epoch"] + 1
+        self._show(self._scores)
+
+    def _show_pace(self, batch_size: int, took_s: float) -> None:
+        import torch  # here, since the processes that decode need none
+
+        on_gpu = torch.cuda.is_available()
+        pace = {
+            "ophnet_step_seconds": took_s / self._steps,
+            "ophnet_samples_per_second": self._steps * batch_size / took_s,
+            "ophnet_gpu_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
+        }
+        self._show(self._scores | pace)
+
+    def _show(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            _gauge(name, "run", "rank").set(value, {"run": self._run, "rank": str(self._rank)})

@@ -1,0 +1,75 @@
+"""An S3 endpoint on loopback, in a process of its own: moto's server, counting what it sends.
+
+``python bucket_server.py`` prints its port. ``GET /_test/count`` answers with the requests and the
+bytes since the last call; ``GET /_test/fail?puts=3`` makes the next three uploads fail with 503,
+``/_test/delay?ms=30`` each answer wait. It ends when its standard input does.
+"""
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from urllib.parse import parse_qs
+
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+
+class CountingApp:
+    def __init__(self, app):
+        self._app = app
+        self._lock = threading.Lock()
+        self._counts = {"requests": 0, "sent_bytes": 0, "failed": 0}
+        self._puts_to_fail = 0
+        self._delay_s = 0.0
+
+    def __call__(self, environ, start_response):
+        if environ["PATH_INFO"].startswith("/_test/"):
+            return self._control(environ, start_response)
+        time.sleep(self._delay_s)
+        with self._lock:
+            self._counts["requests"] += 1
+            is_upload = environ["REQUEST_METHOD"] == "PUT"
+            fails = is_upload and self._puts_to_fail > 0
+            self._puts_to_fail -= fails
+            self._counts["failed"] += fails
+        if fails:
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start_response("503 Slow Down", [("Content-Length", "0")])
+            return [b""]
+        return self._counted(self._app(environ, start_response))
+
+    def _counted(self, parts):
+        for part in parts:
+            with self._lock:
+                self._counts["sent_bytes"] += len(part)
+            yield part
+
+    def _control(self, environ, start_response):
+        with self._lock:
+            asked = parse_qs(environ.get("QUERY_STRING", ""))
+            if "puts" in asked:
+                self._puts_to_fail = int(asked["puts"][0])
+            if "ms" in asked:
+                self._delay_s = int(asked["ms"][0]) / 1000
+            answer = json.dumps(self._counts).encode()
+            if environ["PATH_INFO"].endswith("count"):
+                self._counts = dict.fromkeys(self._counts, 0)
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [answer]
+
+
+def main():
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    app = CountingApp(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    print(server.server_port, flush=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sys.stdin.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

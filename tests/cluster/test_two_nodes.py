@@ -1,0 +1,144 @@
+"""cluster/local.yaml on two real nodes: ray up, ray submit, ray job submit, and its doors."""
+
+import json
+import re
+import shlex
+import subprocess
+import time
+
+import pytest
+from lab import ADDRESSES, ROOT, Lab, find_obstacle
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+
+SMALL = "--image_size 64 --backbone test_resnet --max_epochs 2 --num_workers 2 --train_workers 2"
+PLACED = f"{SMALL} --placement_strategy STRICT_SPREAD --wait_for_nodes_s 60".split()
+HOME = ["--storage_path", "/mnt/my runs", "--output_pth", "/mnt/my model.ckpt"]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Two nodes of cluster/local.yaml, up, and the path of the launcher file on the client."""
+    if obstacle := find_obstacle():
+        pytest.skip(f"no cluster of namespaces on this machine: {obstacle}")
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    try:
+        lab.up()
+        lab.run("client", "ray", "get-auth-token", "--generate")
+        lab.run("client", "chmod", "600", "/root/.ray/auth_token")
+        launcher_file = lab.write_launcher_file()
+        lab.run("client", "ray", "up", launcher_file, "--yes", timeout_s=180)
+        yield lab, launcher_file
+    finally:
+        lab.down()
+
+
+def submit(cluster, *flags, script="train.py"):
+    """``ray submit`` as cluster/README.md tells: each argument quoted for the shell of the head."""
+    lab, launcher_file = cluster
+    quoted = [shlex.quote(flag) for flag in flags]
+    command = ["ray", "submit", launcher_file, str(ROOT / script), "--", *quoted]
+    return lab.try_run("client", *command, timeout_s=300)
+
+
+def answer_of(text):
+    lines = [line.split(":", 1) for line in text.splitlines() if re.match(r"\w+: +\S", line)]
+    return {name: value.strip() for name, value in lines}
+
+
+def test_ray_submit_trains_with_one_worker_on_each_node(cluster):
+    lab, _ = cluster
+    code, text = submit(cluster, *PLACED, *HOME, "--name", "two nodes")
+    print(text)
+    assert code == 0, text
+    answer = answer_of(text)
+    assert answer["checkpoint"] == "/mnt/my model.ckpt"
+    assert (lab.shared / "my model.ckpt").is_file()
+    run = lab.shared / "my runs/two nodes"
+    hosts = {
+        re.findall(r"is process \d+ on (\S+)", log.read_text())[-1].rpartition("-")[2]
+        for log in (run / "logs").glob("train-rank-*.log")
+    }
+    assert hosts == {"head", "worker"}
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").open()] == [0, 1]
+
+
+def test_ray_job_submit_goes_through_the_tunnel_and_uses_the_same_cache(cluster):
+    lab, launcher_file = cluster
+    tunnel = subprocess.Popen(
+        lab.enter("client", "ray", "dashboard", launcher_file),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for_port(lab, 8265)
+        job = "ray job submit --address http://127.0.0.1:8265 --working-dir . -- python train.py"
+        flags = [*PLACED, "--seed", "7", "--max_epochs", "1", *HOME, "--name", "a job"]
+        text = lab.run("client", *job.split(), *flags, timeout_s=300)
+        print(text)
+        assert "decode   nothing: all videos are in the cache" in text
+        assert (lab.shared / "my runs/a job/result.json").is_file()
+        assert "succeeded" in text
+    finally:
+        tunnel.terminate()
+        tunnel.wait()
+
+
+def wait_for_port(lab, port):
+    deadline = time.monotonic() + 30
+    while lab.try_run("client", "bash", "-c", f"</dev/tcp/127.0.0.1/{port}")[0]:
+        assert time.monotonic() < deadline, "the tunnel does not open"
+        time.sleep(0.5)
+
+
+def test_no_door_opens_to_a_stranger_on_the_network_of_the_cluster(cluster):
+    """Each port, without a token and with a wrong one; figures for Prometheus alone are public."""
+    lab, _ = cluster
+    knocked = set()
+    for node in ("head", "worker"):
+        listening = {row.split()[3] for row in lab.run(node, "ss", "-Hltn").splitlines()}
+        inside = {door for door in listening if door.startswith(("127.", "[::1]", "[::ffff:127."))}
+        ports = {door.rpartition(":")[2] for door in listening - inside} - {"22"}
+        doors = sorted(f"{ADDRESSES[node]}:{port}" for port in ports)
+        text = lab.run("client", "python", "tests/cluster/doors.py", *doors)
+        told = json.loads(text.splitlines()[-1])
+        print(node, sorted(inside), doors, told)
+        assert any(door.endswith(":8265") for door in inside) == (node == "head")
+        assert len(doors) >= 4
+        knocked |= set(told)
+    command = "import ray; ray.init('auto'); print(*['{NodeManagerAddress}:{MetricsExportPort}'"
+    command += ".format(**n) for n in ray.nodes()])"
+    figures = lab.run("head", "python", "-c", command).split()[-2:]
+    assert knocked == set(figures)
+    code, text = lab.try_run("client", "ray", "list", "nodes", RAY_AUTH_MODE="disabled")
+    assert code != 0, text
+
+
+def test_storage_that_the_nodes_do_not_share_is_refused_in_one_line(cluster):
+    code, text = submit(cluster, *SMALL.split(), "--cache_dir", "/mnt/my runs/cache")
+    assert code != 0
+    error = next(line for line in text.splitlines() if line.startswith("error: "))
+    worker = re.escape(ADDRESSES["worker"])
+    assert re.match(rf"error: node {worker} \(\S+\) does not see --storage_path /\S+", error)
+
+
+def test_a_node_with_other_code_is_named(cluster):
+    """The worker gets a package of its own that differs in a comment."""
+    lab, _ = cluster
+    other = "/root/other"
+    lab.run("worker", "mkdir", "-p", other)
+    lab.run("worker", "cp", "-r", str(ROOT / "ophnet_ray"), other)
+    lab.run("worker", "mount", "--bind", f"{other}/ophnet_ray", str(ROOT / "ophnet_ray"))
+    try:
+        lab.run("worker", "bash", "-c", f"echo '# edited' >> {other}/ophnet_ray/errors.py")
+        code, text = submit(cluster, *PLACED, *HOME, "--name", "other")
+    finally:
+        lab.run("worker", "umount", str(ROOT / "ophnet_ray"))
+    assert code != 0
+    error = next(line for line in text.splitlines() if line.startswith("error: "))
+    assert f"node {ADDRESSES['worker']}" in error
+    assert "has ophnet-ray 0.1.0+" in error
+
+
+# Here comes tune.py, once it is there: submit() takes the script's name.

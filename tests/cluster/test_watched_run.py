@@ -1,0 +1,182 @@
+"""train.py while it runs: its metrics, what the dashboard shows of it, and its doors."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from doors import find_open, knock
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+RUN_FLAGS = (
+    "--image_size 32 --backbone test_resnet --no_pretrained --max_epochs 2000 --batch_size 4 "
+    "--num_workers 2 --train_workers 2 --name watched --max_rejected 0.5 --missing_videos skip"
+)
+
+
+@dataclass(frozen=True)
+class WatchedRun:
+    """Handles of what goes on."""
+
+    process: subprocess.Popen
+    folder: Path
+    dashboard: str
+    token: str
+    log: Path
+    ray_tmp: Path
+
+
+@pytest.fixture(scope="module")
+def watched_run(color_csv, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watched")
+    data = folder / "data"
+    shutil.copytree(color_csv.parent, data)
+    (data / "v1.mp4").write_bytes(b"broken")
+    # sockets of Ray lie there: their paths must be short
+    ray_tmp = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    env = os.environ | {
+        "RAY_ADDRESS": "local",
+        "RAY_TMPDIR": str(ray_tmp),
+        "RAY_metrics_report_interval_ms": "1000",
+    }
+    log = folder / "log"
+    command = [sys.executable, str(ROOT / "train.py"), *RUN_FLAGS.split()]
+    command += ["--csv_path", str(data / "segments.csv")]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=file, stderr=file)
+    history = folder / "runs/watched/metrics.jsonl"
+    try:
+        deadline = time.monotonic() + 180
+        while not history.exists():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        where = next(line for line in log.read_text().splitlines() if "dashboard" in line)
+        dashboard = where.split("http://")[1].split()[0]
+        token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray/auth_token")
+        yield WatchedRun(process, folder, dashboard, token.read_text().strip(), log, ray_tmp)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        shutil.rmtree(ray_tmp, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def prometheus(watched_run):
+    """Debian's Prometheus with cluster/prometheus.yaml, on the watched run; its address."""
+    if not shutil.which("prometheus"):
+        pytest.skip("prometheus is not installed")
+    folder = watched_run.folder / "prometheus"
+    folder.mkdir()
+    text = (ROOT / "cluster/prometheus.yaml").read_text()
+    text = text.replace("/tmp/ray/", f"{watched_run.ray_tmp}/ray/").replace("5s", "1s")
+    (folder / "prometheus.yaml").write_text(text)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["prometheus", "--config.file=prometheus.yaml", f"--web.listen-address={address}"],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+        )
+    yield address
+    process.terminate()
+    process.wait(timeout=20)
+
+
+def get_json(url, token=""):
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+        return json.load(answer)
+
+
+def wait_until(holds, seconds=40):
+    deadline = time.monotonic() + seconds
+    while not (answer := holds()):
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.5)
+    return answer
+
+
+def test_prometheus_finds_every_metric_that_grafana_draws(watched_run, prometheus):
+    dashboard = json.loads((ROOT / "cluster/grafana-dashboard.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    names = {name for query in queries for name in re.findall(r"\bray_\w+", query)}
+
+    def ask(query):
+        quoted = urllib.parse.urlencode({"query": query.replace("$run", ".*")})
+        try:
+            return get_json(f"http://{prometheus}/api/v1/query?{quoted}")["data"]["result"]
+        except OSError:
+            return []  # it is just starting
+
+    for name in sorted(names):
+        assert wait_until(lambda name=name: ask(name)), name
+    for query in queries:
+        assert wait_until(lambda query=query: ask(query)), query
+    value = {name: float(ask(name)[0]["value"][1]) for name in names}
+    print(value)
+    # 18 segments of 30 frames are 3 blocks, each pair of neighbours a window; one video is broken
+    (rejects,) = ask("ray_ophnet_rejected_rows_total")
+    assert (rejects["metric"]["reason"], rejects["value"][1]) == ("unreadable", "3")
+    assert {row["metric"]["rank"] for row in ask("ray_ophnet_step_seconds")} == {"0", "1"}
+    assert value["ray_ophnet_epoch"] >= 1
+    assert 0 < value["ray_ophnet_step_seconds"] < 5
+    # paths and ids of the data go nowhere
+    series = get_json(f"http://{prometheus}/api/v1/series?match[]={{__name__=~'ray_ophnet.*'}}")
+    assert not re.search(
+        r"v\d|mp4|segments|/",
+        json.dumps(
+            [
+                {k: v for k, v in row.items() if k in ("run", "reason", "rank")}
+                for row in series["data"]
+            ]
+        ),
+    )
+
+
+def test_the_dashboard_names_run_stages_and_actors(watched_run):
+    def ask(path):
+        return get_json(f"http://{watched_run.dashboard}{path}", watched_run.token)
+
+    (job,) = [job for job in ask("/api/jobs/") if (job["metadata"] or {}).get("run")]
+    assert job["metadata"]["run"] == "watched"
+    assert "segments" not in json.dumps(job["metadata"])
+    runs = wait_until(lambda: ask("/api/train/v2/runs/v1")["train_runs"])
+    assert runs[0]["name"] == "watched"
+    tasks = ask("/api/v0/tasks?detail=false&limit=1000")["data"]["result"]["result"]
+    assert "Map(decode)" in {task["name"] for task in tasks}
+    actors = ask("/api/v0/actors?detail=false&limit=1000")["data"]["result"]["result"]
+    assert "train status of watched" in {actor["name"] for actor in actors}
+
+
+def test_a_run_listens_on_loopback_only_and_opens_no_door_without_the_token(watched_run):
+    """Only the figures for Prometheus, on loopback, are given to anybody."""
+    head = psutil.Process(watched_run.process.pid)
+    owners = {
+        f"{c.laddr.ip.removeprefix('::ffff:')}:{c.laddr.port}": " ".join(process.cmdline())[-60:]
+        for process in [head, *head.children(recursive=True)]
+        for c in process.net_connections("inet")
+        if c.status == psutil.CONN_LISTEN
+    }
+    assert len(owners) >= 8
+    assert {door.rpartition(":")[0] for door in owners} <= {"127.0.0.1", "::1"}
+    told = {owners[door]: (door, answers) for door, answers in find_open(owners).items()}
+    print(told)
+    assert 200 in knock(watched_run.dashboard, watched_run.token)

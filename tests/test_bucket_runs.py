@@ -1,0 +1,136 @@
+"""Whole runs whose videos, cache, checkpoints and answers lie in a bucket."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_config
+from test_training import TRAIN, flags_of, run, weights_of
+
+from ophnet_ray.errors import UserError
+from ophnet_ray.locations import join
+from ophnet_ray.run_mirror import RunMirror
+from ophnet_ray.storage import download, list_files, read_bytes, upload
+
+
+def bucket_config(bucket, color_csv, folder, tmp_path, **settings):
+    """Everything in a folder of the bucket; the machine is ``tmp_path``."""
+    if "segments.csv" not in list_files(bucket.uri("colors")):
+        for file in color_csv.parent.iterdir():
+            upload(file, bucket.uri(f"colors/{file.name}"))
+    return tiny_config(
+        bucket.uri("colors/segments.csv"),
+        tmp_path,
+        storage_path=bucket.uri(f"{folder}/runs"),
+        output_pth=bucket.uri(f"{folder}/model.ckpt"),
+        local_cache_dir=str(tmp_path / "local"),
+        **settings,
+    )
+
+
+@pytest.mark.integration
+def test_a_run_in_a_bucket_goes_on_on_another_machine_to_the_same_weights(
+    ray_session, bucket, color_csv, tmp_path
+):
+    """kill -9 of worker and driver inside an epoch; the next machine has nothing but the bucket."""
+    small = {"max_epochs": 4, "batch_size": 1, "image_size": 64, "every_n_train_steps": 2}
+    whole = run(tiny_config(color_csv, tmp_path / "whole", **small))
+    config = bucket_config(bucket, color_csv, "killed", tmp_path / "one", **small)
+    process = subprocess.Popen(
+        [sys.executable, str(TRAIN), *flags_of(config)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        there = list_files(bucket.uri("killed/runs"), recursive=True)
+        if any("unfinished/epoch=0001" in name and "manifest" in name for name in there):
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, "the run was over before it could be killed"
+    (log,) = (tmp_path / "one").rglob("train-rank-0.log")
+    os.kill(int(re.findall(r"is process (\d+)", log.read_text())[-1]), signal.SIGKILL)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    config = config.replace_flat(local_cache_dir=str(tmp_path / "two" / "local"))
+    result = run(config)
+    uri = result.location
+    assert uri.startswith("s3://surgery/killed/runs/segments-")
+    log_text = read_bytes(join(uri, "logs/train-rank-0.log")).decode()
+    print(re.findall("going on after.*", log_text))
+    assert re.search(r"going on after step \d+ of epoch \d", log_text)
+    assert b"decoded 0 of 0 videos" in read_bytes(join(uri, "logs/driver.log"))
+    assert_same_weights(uri, whole, tmp_path)
+    download(bucket.uri("killed/model.ckpt"), tmp_path / "model.ckpt")
+    assert torch.load(tmp_path / "model.ckpt", weights_only=True)["ophnet_ray"]["phases"]
+    assert_no_secret(bucket, "killed")
+    # a complete run is repeated from the bucket alone, by whoever asks for it
+    shutil.rmtree(tmp_path / "two")
+    again = run(config)
+    assert (again.scores, again.location) == (result.scores, uri)
+    with pytest.raises(UserError, match=r"the run s3://surgery/killed/.*\(lr 0\.002 -> 0\.5"):
+        run(config.replace_flat(name=Path(result.run).name, lr=0.5))
+
+
+def assert_same_weights(uri, whole, tmp_path):
+    last = "checkpoints/epoch=0003/checkpoint.ckpt"
+    download(join(uri, last), tmp_path / "last.ckpt")
+    ours, theirs = weights_of(tmp_path / "last.ckpt"), weights_of(whole.run / last)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    lines = read_bytes(join(uri, "metrics.jsonl")).splitlines()
+    before = (whole.run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(a)["val_loss"] for a in lines] == [json.loads(b)["val_loss"] for b in before]
+
+
+def assert_no_secret(bucket, folder):
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
+    names = list_files(bucket.uri(folder), recursive=True)
+    for needed in ("config.yaml", "passport.json", "result.json", "driver.log", "events.out"):
+        assert any(needed in name for name in names), needed
+    for name in names:
+        assert secret not in read_bytes(bucket.uri(f"{folder}/{name}")), name
+
+
+@pytest.mark.unit
+def test_the_mirror_keeps_what_the_bucket_holds_and_nothing_else(bucket, tmp_path):
+    def write(machine, epoch, text):
+        folder = tmp_path / machine / "checkpoints" / f"epoch={epoch:04d}"
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.ckpt").write_text(text)
+        (folder / "manifest.json").write_text(json.dumps({"epoch": epoch, "sha256": text}))
+
+    def checkpoints(machine):
+        return sorted(p.name for p in (tmp_path / machine).glob("checkpoints/epoch=*"))
+
+    uri = bucket.uri("mirror/run")
+    one, two = (RunMirror(tmp_path / name, uri) for name in ("one", "two"))
+    for epoch in (0, 1):
+        write("one", epoch, f"weights {epoch}")
+    one.send_checkpoints()
+    write("one", 2, "committed, but its machine dies before it is sent")
+    two.fetch()
+    assert checkpoints("two") == ["epoch=0000", "epoch=0001"]
+    write("two", 2, "weights 2")
+    shutil.rmtree(tmp_path / "two/checkpoints/epoch=0000")
+    two.send_checkpoints()
+    one.fetch_checkpoints()
+    assert checkpoints("one") == ["epoch=0001", "epoch=0002"]
+    ours = tmp_path / "one/checkpoints/epoch=0002/checkpoint.ckpt"
+    assert ours.read_text() == "weights 2"
+    bucket.count()
+    one.send_checkpoints()
+    one.fetch_checkpoints()
+    sent = bucket.count()["sent_bytes"]
+    assert sent < 5_000, "only listings and manifests travel when nothing has changed"
+    ours.write_text("torn")
+    one.fetch_checkpoints()
+    assert ours.read_text() == "weights 2"

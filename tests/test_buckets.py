@@ -1,0 +1,333 @@
+"""Videos, cache and paths in a bucket, against a real S3 endpoint on loopback."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import grey_frames, write_video
+
+from ophnet_ray.annotations import Segment, find_missing_videos, read_annotations
+from ophnet_ray.blocks import decode_segments
+from ophnet_ray.cache import BlockCache
+from ophnet_ray.cache_inventory import BucketInventory
+from ophnet_ray.config import Config, WindowConfig, read_config
+from ophnet_ray.errors import UserError
+from ophnet_ray.filling import decode_in_threads, fill_cache
+from ophnet_ray.locations import absolute, join, name_of, parent_of, stem_of
+from ophnet_ray.model import SurgicalPhaseClassificationModel
+from ophnet_ray.range_reader import PART_BYTES, RangeReader
+from ophnet_ray.shards import fetch_shards, read_blocks
+from ophnet_ray.storage import (
+    check_readable,
+    check_writable,
+    download,
+    list_files,
+    read_bytes,
+    upload,
+    write_bytes,
+)
+
+pytestmark = pytest.mark.unit
+
+WINDOWS = WindowConfig(image_size=32)
+NUM_VIDEOS, SEGMENTS_A_VIDEO = 8, 3
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory, bucket):
+    """Local file of a video of flat greys, and the URI of a folder with eight of it."""
+    file = write_video(tmp_path_factory.mktemp("grey") / "v.mp4", grey_frames(60, 320), gop=10)
+    for i in range(NUM_VIDEOS):
+        upload(file, bucket.uri(f"videos/v{i}.mp4"))
+    return file, bucket.uri("videos")
+
+
+def segments_of(folder):
+    return [
+        Segment(f"v{v}:{i}", f"v{v}", join(folder, f"v{v}.mp4"), 2.0 * i, 2.0 * i + 2, "a", "train")
+        for v in range(NUM_VIDEOS)
+        for i in range(SEGMENTS_A_VIDEO)
+    ]
+
+
+def fill(cache, segments):
+    return fill_cache(cache, segments, 2, decode_in_threads(2))
+
+
+def assert_right(entries):
+    """Frame k is a flat grey 2k; the blocks are the 16 middle frames of 20."""
+    for i in range(SEGMENTS_A_VIDEO):
+        means = read_blocks(entries[f"v0:{i}"], 0, np.empty((2, 32, 32, 3), np.uint8))
+        first = 20 * i + 2
+        np.testing.assert_allclose(
+            means.mean(axis=(1, 2, 3)), [2 * (first + 3.5), 2 * (first + 11.5)], atol=3
+        )
+
+
+def test_a_place_in_a_bucket_keeps_its_endpoint_when_names_are_added():
+    uri = "s3://b/videos/?endpoint_override=http%3A%2F%2F127.0.0.1%3A9&region=x"
+    video = join(absolute(uri), "case 1/a#b?.mp4")
+    assert video.startswith("s3://b/videos/case 1/a%23b%3F.mp4?endpoint_override=http%3A")
+    assert (name_of(video), stem_of(video)) == ("a#b?.mp4", "a#b?")
+    assert parent_of(parent_of(video)) == absolute(uri)
+    assert join("s3://b", "x.csv") == "s3://b/x.csv"
+    assert absolute("file:///data/a%20b/") == "/data/a b"
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("s3://AKIA:hunter2@bucket/x", "credentials do not belong in a path"),
+        ("s3://bucket/x?access_key=hunter2", "credentials do not belong in a path"),
+        ("s3://bucket/x?secret_key=hunter2&region=a", "credentials do not belong in a path"),
+        ("gs://hunter2@bucket/x", "credentials do not belong in a path"),
+        ("s3://bucket/x?X-Amz-Credential=hunter2", "credentials do not belong in a path"),
+        ("s3://bucket/x?endpoint=hunter2", "a URI takes endpoint_override, region, scheme"),
+        ("http://host/hunter2", "http:// is not one of s3://, gs:// and file://"),
+        ("file://host/hunter2", "a file URI is file:///absolute/path"),
+        ("s3:///hunter2", "names no bucket"),
+    ],
+)
+@pytest.mark.parametrize("flag", ["csv_path", "video_dir", "cache_dir", "storage_path"])
+def test_a_uri_that_cannot_be_used_is_refused(flag, uri, says):
+    with pytest.raises(UserError, match=f"--{flag}.*{says}") as caught:
+        Config().replace_flat(**{flag: uri}).validate()
+    if "credentials" in says:
+        assert "hunter2" not in str(caught.value)
+
+
+def test_no_flag_and_no_row_takes_a_secret(tmp_path):
+    secret = "s3://bucket/x.mp4?access_key=hunter2"
+    for command in (
+        ["train.py", "--csv_path", secret, "--print_config"],
+        ["train.py", "--config", secret],
+        ["-m", "ophnet_ray", "cache", "--list", "--cache_dir", secret],
+    ):
+        done = subprocess.run(
+            [sys.executable, *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parents[1],
+        )
+        assert done.returncode == 2, command
+        assert "credentials do not belong" in done.stderr
+        assert "hunter2" not in done.stdout + done.stderr
+    (tmp_path / "clips.csv").write_text(f"video_path,phase\n{secret},a\n")
+    with pytest.raises(UserError, match="csv:2: video_path: credentials do not") as caught:
+        read_annotations(tmp_path / "clips.csv")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_bucket_that_does_not_answer_is_one_line_within_seconds(bucket):
+    dead = "s3://surgery/x?endpoint_override=http%3A%2F%2F127.0.0.1%3A9&region=us-east-1"
+    for check in (check_readable, check_writable):
+        started_s = time.monotonic()
+        with pytest.raises(UserError, match="--flag s3://none/x: no such bucket; create it"):
+            check("--flag", bucket.uri("x", bucket="none"))
+        with pytest.raises(UserError, match="--flag s3://surgery/x: the endpoint does not answer"):
+            check("--flag", dead)
+        assert time.monotonic() - started_s < 5
+    check_readable("--flag", bucket.uri("nothing-there-yet"))
+
+
+def test_files_come_back_as_they_were_and_failed_requests_are_repeated(bucket, tmp_path):
+    content = os.urandom(12_000_000)
+    (tmp_path / "here").write_bytes(content)
+    uri = bucket.uri("files/a file")
+    bucket.count()
+    bucket.fail_puts(3)
+    upload(tmp_path / "here", uri)
+    assert bucket.count()["failed"] == 3
+    download(uri, tmp_path / "there")
+    assert (tmp_path / "there").read_bytes() == content
+    assert list_files(bucket.uri("files"))["a file"].size_bytes == len(content)
+    with pytest.raises(FileNotFoundError):
+        read_bytes(bucket.uri("files/none"))
+    assert not list(tmp_path.glob(".new.*"))
+
+
+def test_a_range_reader_reads_what_is_there_and_each_part_once():
+    content = np.random.default_rng(0).bytes(3 * PART_BYTES + 1000)
+    asked = []
+
+    def read_at(size_bytes, offset):
+        asked.append(offset)
+        return content[offset : offset + size_bytes]
+
+    with RangeReader(read_at, len(content)) as reader:
+        reader.seek(-500, os.SEEK_END)
+        assert reader.read() == content[-500:]
+        assert asked == [3 * PART_BYTES], "the end of a file says nothing of what comes next"
+        reader.seek(0)
+        assert reader.readall() == content
+        reader.seek(PART_BYTES - 10)
+        assert reader.read(10) == content[PART_BYTES - 10 : PART_BYTES]
+    assert sorted(asked) == [i * PART_BYTES for i in range(4)]
+
+
+def test_a_video_in_a_bucket_is_read_as_from_disk_and_travels_once(bucket, videos):
+    file, folder = videos
+    segments = segments_of(folder)[:SEGMENTS_A_VIDEO]
+    bucket.count()
+    there = list(decode_segments(segments[0].video, segments, WINDOWS))
+    assert bucket.count()["sent_bytes"] <= 1.01 * file.stat().st_size
+    here = list(decode_segments(str(file), segments, WINDOWS))
+    assert len(there) == len(here) == SEGMENTS_A_VIDEO
+    for (_, ours), (_, theirs) in zip(there, here, strict=True):
+        assert not ours.reason
+        np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+
+
+def test_what_is_no_video_or_gone_is_a_reason_not_an_error(bucket):
+    write_bytes(bucket.uri("videos/broken.mp4"), b"broken")
+    for name, is_lasting in (("broken", True), ("gone", False)):
+        segment = Segment("s", "c", bucket.uri(f"videos/{name}.mp4"), 0.0, 1.0, "a")
+        ((_, blocks),) = decode_segments(segment.video, [segment], WINDOWS)
+        assert "cannot be opened" in blocks.reason
+        assert blocks.is_lasting == is_lasting
+
+
+def test_a_table_and_its_videos_are_found_by_one_listing_a_folder(bucket, videos):
+    rows = [f"v{i},{s},{s + 2},a" for i in range(NUM_VIDEOS + 1) for s in (0, 2, 4)]
+    write_bytes(bucket.uri("videos/t.csv"), "\n".join(["video_id,start,end,phase", *rows]).encode())
+    segments = read_annotations(bucket.uri("videos/t.csv"))
+    assert segments[0].video == bucket.uri("videos/v0.mp4")
+    bucket.count()
+    assert find_missing_videos(segments) == [bucket.uri(f"videos/v{NUM_VIDEOS}.mp4")]
+    assert bucket.count()["requests"] == 1
+
+
+def test_weights_are_read_from_a_bucket_and_from_a_file_uri(bucket, tmp_path):
+    first = SurgicalPhaseClassificationModel(2, "test_resnet", pretrained=False, image_size=32)
+    torch.save(first.image_encoder.state_dict(), tmp_path / "encoder.pt")
+    upload(tmp_path / "encoder.pt", bucket.uri("encoder.pt"))
+    for place in (bucket.uri("encoder.pt"), f"file://{tmp_path}/encoder.pt"):
+        model = SurgicalPhaseClassificationModel(
+            2, "test_resnet", image_size=32, backbone_weights=place
+        )
+        for name, tensor in model.image_encoder.state_dict().items():
+            assert torch.equal(tensor, first.image_encoder.state_dict()[name]), name
+    with pytest.raises(UserError, match=r"--backbone_weights s3://surgery/none\.pt does not exist"):
+        SurgicalPhaseClassificationModel(
+            2, "test_resnet", image_size=32, backbone_weights=bucket.uri("none.pt")
+        )
+
+
+def test_settings_are_read_from_a_bucket(bucket):
+    write_bytes(bucket.uri("settings.yaml"), b"lr: 0.5\n")
+    assert read_config(bucket.uri("settings.yaml"), Config()).training.lr == 0.5
+
+
+def test_a_cache_in_a_bucket_is_decoded_once_and_fetched_once_a_machine(bucket, videos, tmp_path):
+    """Two machines are two local folders."""
+    segments = segments_of(videos[1])
+    first = BlockCache(bucket.uri("cache"), WINDOWS, str(tmp_path / "one"))
+    filled = fill(first, segments)
+    assert filled.decoded_videos == NUM_VIDEOS
+    assert_right(filled.entries)
+    second = BlockCache(bucket.uri("cache"), WINDOWS, str(tmp_path / "two"))
+    again = fill(second, segments)
+    assert again.decoded_videos == 0
+    needed_bytes = sum(2 * 32 * 32 * 3 for _ in segments)
+    bucket.count()
+    fetch_shards(again.entries.values())
+    fetched = bucket.count()["sent_bytes"]
+    print(f"fetched {fetched} bytes, {fetched / needed_bytes:.3f} of what is needed")
+    assert_right(again.entries)
+    fetch_shards(again.entries.values())
+    assert bucket.count()["sent_bytes"] == 0
+
+
+def test_a_reader_fetches_what_its_machine_lacks(bucket, videos, tmp_path):
+    segments = segments_of(videos[1])
+    filled = fill(BlockCache(bucket.uri("lazy"), WINDOWS, str(tmp_path / "one")), segments)
+    other = fill(BlockCache(bucket.uri("lazy"), WINDOWS, str(tmp_path / "two")), segments)
+    assert not Path(other.entries["v0:0"].path).exists()
+    assert_right(other.entries)
+    assert filled.decoded_videos == NUM_VIDEOS
+
+
+def test_a_shard_that_is_not_whole_in_the_bucket_is_decoded_anew(bucket, videos, tmp_path):
+    segments = segments_of(videos[1])
+    filled = fill(BlockCache(bucket.uri("torn"), WINDOWS, str(tmp_path / "one")), segments)
+    write_bytes(filled.entries["v0:0"].source, b"half")
+    again = fill(BlockCache(bucket.uri("torn"), WINDOWS, str(tmp_path / "two")), segments)
+    assert 0 < again.decoded_videos < NUM_VIDEOS
+    assert_right(again.entries)
+
+
+FILL = """
+import sys
+from test_buckets import WINDOWS, BlockCache, fill, segments_of
+print("ready", flush=True)
+sys.stdin.readline()
+filled = fill(BlockCache(sys.argv[1], WINDOWS, sys.argv[2]), segments_of(sys.argv[3]))
+print(filled.decoded_videos, len(filled.entries))
+"""
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_two_first_runs_at_once_share_the_work(bucket, videos, tmp_path, machines):
+    """On one machine by claims: each video once. On two, who meets what is done leaves it."""
+    cache = bucket.uri(f"together-{machines}")
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", FILL, cache, str(tmp_path / str(i % machines)), videos[1]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent,
+        )
+        for i in range(2)
+    ]
+    for process in runs:
+        assert process.stdout.readline() == "ready\n"
+    for process in runs:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    answers = [process.communicate(timeout=60)[0].split() for process in runs]
+    decoded = [int(answer[0]) for answer in answers]
+    print(f"{machines} machines: decoded {decoded} of {NUM_VIDEOS} videos")
+    assert [int(answer[1]) for answer in answers] == [len(segments_of(videos[1]))] * 2
+    assert sum(decoded) == NUM_VIDEOS if machines == 1 else sum(decoded) >= NUM_VIDEOS
+    again = fill(BlockCache(cache, WINDOWS, str(tmp_path / "third")), segments_of(videos[1]))
+    assert again.decoded_videos == 0
+    assert_right(again.entries)
+
+
+def test_the_command_lists_and_prunes_the_cache_of_a_bucket(bucket, videos, tmp_path):
+    cache = bucket.uri("listed")
+    fill(BlockCache(cache, WINDOWS, str(tmp_path)), segments_of(videos[1]))
+    command = [sys.executable, "-m", "ophnet_ray", "cache", "--cache_dir", cache]
+    listed = subprocess.run([*command, "--list"], capture_output=True, text=True, check=True)
+    _, row, _ = listed.stdout.splitlines()
+    num_segments = NUM_VIDEOS * SEGMENTS_A_VIDEO
+    assert row.split()[:7] == ["32", "8", "64", "spread", str(NUM_VIDEOS), str(num_segments), "0"]
+    pruned = subprocess.run([*command, "--prune"], capture_output=True, text=True, check=True)
+    assert pruned.stdout.startswith("removed 0 shards not used for 30 days")
+    hasty = subprocess.run(
+        [*command, "--prune", "--days", "0"], capture_output=True, text=True, check=False
+    )
+    assert hasty.returncode == 2
+    assert "a bucket does not tell whether a run is using it" in hasty.stderr
+
+
+def test_pruning_a_bucket_removes_what_was_not_used(bucket, videos, tmp_path, monkeypatch):
+    cache, segments = bucket.uri("pruned"), segments_of(videos[1])
+    fill(BlockCache(cache, WINDOWS, str(tmp_path / "one")), segments)
+    write_bytes(bucket.uri("pruned/blocks-v2/killed.arrow"), b"its writer was killed")
+    num_shards = len(BucketInventory(cache).read().shards)
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s + 40 * 86_400)
+    removed = BucketInventory(cache).prune(unused_days=30)
+    assert (removed.num_shards, removed.num_leftovers) == (num_shards, 1)
+    monkeypatch.undo()
+    assert not [name for name in list_files(bucket.uri("pruned/blocks-v2")) if name[0] != "."]
+    again = fill(BlockCache(cache, WINDOWS, str(tmp_path / "two")), segments)
+    assert again.decoded_videos == NUM_VIDEOS

@@ -1,0 +1,132 @@
+"""Whole searches on one Ray cluster: one decode, one winner, whatever is killed."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+from conftest import flags_of, tiny_config
+
+from ophnet_ray.cache_inventory import read_inventory
+from ophnet_ray.config import Config, read_config
+from ophnet_ray.console import Console
+from ophnet_ray.search_config import SearchConfig, TuneConfig
+from ophnet_ray.search_directory import SearchDirectory
+from ophnet_ray.training import train
+from ophnet_ray.tuning import tune
+
+pytestmark = pytest.mark.integration
+
+TUNE = Path(__file__).parents[1] / "tune.py"
+
+
+def search_config(csv_path, storage, search, **settings):
+    base = tiny_config(csv_path, storage, name="search", **settings)
+    parts = {name: getattr(base, name) for name in ("data", "windows", "model", "training", "run")}
+    return TuneConfig(**parts, search=search)
+
+
+def rows_of(storage):
+    with (storage / "runs" / "search" / "trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def searched(ray_session, color_csv, tmp_path_factory):
+    storage = tmp_path_factory.mktemp("search")
+    search = SearchConfig(
+        search=("window_size=choice(8,16)", "lr=choice(1e-2,2e-3,1e-6)"),
+        searcher="grid",
+        grace_period=1,
+        max_concurrent=1,
+    )
+    config = search_config(color_csv, storage, search, max_epochs=4)
+    return storage, config, tune(config, Console())
+
+
+def test_all_trials_read_what_was_decoded_once(searched, color_csv):
+    storage, _, _ = searched
+    entries = [
+        entry
+        for shard in read_inventory(storage / "runs" / "cache").shards
+        for entry in shard.index.entries
+    ]
+    num_segments = len(color_csv.read_text().splitlines()) - 1
+    assert len(entries) == len({entry.key for entry in entries}) == num_segments
+
+
+def test_trials_that_fall_behind_are_stopped_and_give_their_cpus_back(searched):
+    storage, _, _ = searched
+    states = {row["trial"]: row["state"] for row in rows_of(storage)}
+    assert len(states) == 6
+    assert {"finished", "stopped"} == set(states.values())
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if ray.is_initialized() is False:
+            ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
+        if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
+            break
+        time.sleep(0.5)
+    free, total = ray.available_resources().get("CPU"), ray.cluster_resources()["CPU"]
+    ray.shutdown()
+    assert free == total
+
+
+def test_train_with_the_settings_of_the_winner_gives_its_score_to_the_last_digit(searched):
+    storage, _, result = searched
+    config = read_config(str(storage / "runs" / "search" / "best.yaml"), Config())
+    run = replace(config.run, output_pth=str(storage / "again.ckpt"))
+    again = train(replace(config, run=run), Console())
+    assert again.scores["val_macro_f1"] == result.winner.score
+    assert float(rows_of(storage)[0]["val_macro_f1"]) == result.winner.score
+
+
+def test_a_complete_search_repeats_its_answer_and_a_larger_one_goes_on(searched):
+    storage, config, result = searched
+    times = {path: path.stat().st_mtime_ns for path in storage.glob("runs/search/trials/*/*.json*")}
+    started_s = time.monotonic()
+    again = tune(config, Console())
+    assert time.monotonic() - started_s < 5
+    assert again.winner.trial == result.winner.trial
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert (storage / "runs" / "search" / "search.html").stat().st_size > 10_000
+
+
+def test_a_search_killed_in_the_middle_ends_with_the_same_winner(ray_session, color_csv, tmp_path):
+    """The driver is killed while its second trial trains; one trial at a time."""
+    search = SearchConfig(
+        search=("lr=loguniform(1e-4,1e-2)", "class_weights=choice(none,focal)"),
+        num_samples=3,
+        grace_period=1,
+        max_concurrent=1,
+    )
+    storages = [tmp_path / "whole", tmp_path / "killed"]
+    tune(search_config(color_csv, storages[0], search, max_epochs=3), Console())
+    config = search_config(color_csv, storages[1], search, max_epochs=3)
+    command = [sys.executable, str(TUNE), *flags_of(config)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    directory = SearchDirectory(storages[1] / "runs" / "search")
+    deadline = time.monotonic() + 120
+    while not _is_in_second_trial(directory) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    first = directory.trial_run(0)
+    before = (first.path / "ended.json").stat().st_mtime_ns
+    assert directory.trials()[1].state == "unfinished"
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=200)
+    assert (first.path / "ended.json").stat().st_mtime_ns == before, "a finished trial was touched"
+    columns = ("trial", "state", "val_macro_f1", "epochs", "lr", "class_weights")
+    whole, killed = ([[row[c] for c in columns] for row in rows_of(s)] for s in storages)
+    assert killed == whole
+
+
+def _is_in_second_trial(directory):
+    trials = directory.trials()
+    return len(trials) == 2 and trials[1].history

@@ -1,0 +1,34 @@
+"""Search learning rate, window size and class weights: ``python tune.py --help``."""
+
+import sys
+
+from ophnet_ray.cli import parse_config, run_program
+from ophnet_ray.ray_environment import prepare_environment
+from ophnet_ray.search_config import TuneConfig
+
+
+def main() -> None:
+    """Search, then print the ranking and where the winner is."""
+    config = parse_config(
+        sys.argv[1:], "tune.py", "Search the settings of a surgical-phase classifier.", TuneConfig()
+    )
+    prepare_environment()
+    # Ray and torch are imported from here on: --help is quick, and Ray finds its environment set
+    from ophnet_ray.console import Console, print_answer
+    from ophnet_ray.search_table import print_ranking
+    from ophnet_ray.tuning import tune
+
+    result = tune(config, Console())
+    print_ranking(result.ranked, config.search.metric)
+    print_answer(
+        {
+            "winner": f"{result.winner.trial.name}: {result.gain}",
+            "checkpoint": result.output,
+            "settings": result.directory.best_config,
+            "report": result.directory.report,
+        }
+    )
+
+
+if __name__ == "__main__":
+    run_program(main)
