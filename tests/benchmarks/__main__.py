@@ -24,6 +24,7 @@ def main() -> None:
     from tests.benchmarks.cost_model import describe_costs
     from tests.benchmarks.decoding import compare_decoding, compare_with_exact_mean
     from tests.benchmarks.epochs import compare_epochs
+    from tests.benchmarks.ray_cost import compare_with_bare_lightning
     from tests.benchmarks.reading import compare_reading
     from tests.benchmarks.scaling import compare_lengths, compare_scales
     from tests.benchmarks.together import compare_together
@@ -36,6 +37,7 @@ def main() -> None:
         "lengths": compare_lengths,
         "scaling": compare_scales,
         "together": compare_together,
+        "ray": compare_with_bare_lightning,
         "costs": describe_costs,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)

@@ -95,6 +95,9 @@ def wait_for_port(lab, port):
 def test_no_door_opens_to_a_stranger_on_the_network_of_the_cluster(cluster):
     """Each port, without a token and with a wrong one; figures for Prometheus alone are public."""
     lab, _ = cluster
+    deadline = time.monotonic() + 60
+    while "2 local.cluster.node" not in lab.run("head", "ray", "status"):
+        assert time.monotonic() < deadline, "the worker does not come"
     knocked = set()
     for node in ("head", "worker"):
         listening = {row.split()[3] for row in lab.run(node, "ss", "-Hltn").splitlines()}
