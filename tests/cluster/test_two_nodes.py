@@ -119,6 +119,21 @@ def test_no_door_opens_to_a_stranger_on_the_network_of_the_cluster(cluster):
     assert code != 0, text
 
 
+def test_a_cluster_that_is_open_to_its_network_is_refused_in_one_line(cluster):
+    """A second one, started on the client without a token, its dashboard on all addresses."""
+    lab, _ = cluster
+    start = "ray start --head --port=6379 --num-cpus=1 --object-store-memory=100000000"
+    start += f" --node-ip-address={ADDRESSES['client']} --dashboard-host=0.0.0.0"
+    lab.run("client", *start.split(), RAY_AUTH_MODE="disabled")
+    train = ["python", "train.py", *SMALL.split(), "--cache_dir", "/mnt/my runs/cache"]
+    code, text = lab.try_run("client", *train, RAY_AUTH_MODE="disabled", timeout_s=200)
+    assert code == 2, text
+    errors = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert f"http://{ADDRESSES['client']}:8265 answers without a token" in errors[0]
+    assert "RAY_AUTH_MODE=token" in errors[0]
+
+
 def test_storage_that_the_nodes_do_not_share_is_refused_in_one_line(cluster):
     code, text = submit(cluster, *SMALL.split(), "--cache_dir", "/mnt/my runs/cache")
     assert code != 0
