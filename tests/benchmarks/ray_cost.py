@@ -20,8 +20,8 @@ STEPS = {1: 33, 2: 16}
 # the same data, model, settings and loop, with Lightning's own launcher in Ray Train's place
 BARE = """
 import json, os, sys, time
-import lightning as L, torch
 from ophnet_ray import OphNetDataModule, SurgicalPhaseClassificationModel, SurgicalPhaseModule
+import lightning as L, torch
 from lightning.pytorch.strategies import DDPStrategy
 csv_path, cache_dir, workers, epochs, folder = sys.argv[1:]
 torch.set_num_threads(2 // int(workers))

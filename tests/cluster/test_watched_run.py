@@ -180,7 +180,9 @@ def test_a_run_listens_on_loopback_only_and_opens_no_door_without_the_token(watc
     told = find_open(owners)
     print({door: (owners[door], answers) for door, answers in told.items()})
     found = (watched_run.ray_tmp / "ray/prom_metrics_service_discovery.json").read_text()
-    figures = set(json.loads(found)[0]["targets"])
+    # another Ray of this machine may hold the fixed ports of the head's own figures
+    figures = set(json.loads(found)[0]["targets"]) & owners.keys()
+    assert figures
     assert figures <= told.keys()
     # torch's key-value store, at which the workers meet, knows no password; it runs no code
     others = [told[door] for door in told.keys() - figures]
