@@ -184,8 +184,8 @@ def test_a_run_listens_on_loopback_only_and_opens_no_door_without_the_token(watc
     figures = set(json.loads(found)[0]["targets"]) & owners.keys()
     assert figures
     assert figures <= told.keys()
-    # torch's key-value store, at which the workers meet, knows no password; it runs no code
+    # torch knows no password: the store at which the workers meet, and the channel of each of two
     others = [told[door] for door in told.keys() - figures]
-    assert len(others) <= 1
+    assert len(others) <= 3
     assert not [answers for answers in others if {"OK", "200"} & set(answers)]
     assert 200 in knock(watched_run.dashboard, watched_run.token)
