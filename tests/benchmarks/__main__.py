@@ -25,6 +25,7 @@ def main() -> None:
     from tests.benchmarks.cost_model import describe_costs
     from tests.benchmarks.decoding import compare_decoding, compare_with_exact_mean
     from tests.benchmarks.epochs import compare_epochs
+    from tests.benchmarks.ray_cost import compare_with_bare_lightning
     from tests.benchmarks.reading import compare_reading
     from tests.benchmarks.scaling import compare_lengths, compare_scales
     from tests.benchmarks.searching import kill_searches, measure_search, search_imbalance
@@ -39,6 +40,7 @@ def main() -> None:
         "scaling": compare_scales,
         "together": compare_together,
         "buckets": compare_buckets,
+        "ray": compare_with_bare_lightning,
         "costs": describe_costs,
         "search": measure_search,
         "kills": kill_searches,

@@ -14,7 +14,8 @@ import grpc
 QUESTIONS = (
     "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
     "/ray.rpc.NodeManagerService/GetNodeStats",
-    "/ray.rpc.ObjectManagerService/FreeObjects",
+    "/ray.rpc.ObjectManagerService/Pull",
+    "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
     "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
     "/ray.rpc.ReporterService/GetTraceback",
     "/ray.rpc.RayletDriver/ClusterInfo",

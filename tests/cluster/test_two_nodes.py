@@ -95,6 +95,9 @@ def wait_for_port(lab, port):
 def test_no_door_opens_to_a_stranger_on_the_network_of_the_cluster(cluster):
     """Each port, without a token and with a wrong one; figures for Prometheus alone are public."""
     lab, _ = cluster
+    deadline = time.monotonic() + 60
+    while "2 local.cluster.node" not in lab.run("head", "ray", "status"):
+        assert time.monotonic() < deadline, "the worker does not come"
     knocked = set()
     for node in ("head", "worker"):
         listening = {row.split()[3] for row in lab.run(node, "ss", "-Hltn").splitlines()}
@@ -110,9 +113,25 @@ def test_no_door_opens_to_a_stranger_on_the_network_of_the_cluster(cluster):
     command = "import ray; ray.init('auto'); print(*['{NodeManagerAddress}:{MetricsExportPort}'"
     command += ".format(**n) for n in ray.nodes()])"
     figures = lab.run("head", "python", "-c", command).split()[-2:]
-    assert knocked == set(figures)
+    # the head's own: its autoscaler's and its dashboard's
+    assert knocked == {*figures, f"{ADDRESSES['head']}:44217", f"{ADDRESSES['head']}:44227"}
     code, text = lab.try_run("client", "ray", "list", "nodes", RAY_AUTH_MODE="disabled")
     assert code != 0, text
+
+
+def test_a_cluster_that_is_open_to_its_network_is_refused_in_one_line(cluster):
+    """A second one, started on the client without a token, its dashboard on all addresses."""
+    lab, _ = cluster
+    start = "ray start --head --port=6379 --num-cpus=1 --object-store-memory=100000000"
+    start += f" --node-ip-address={ADDRESSES['client']} --dashboard-host=0.0.0.0"
+    lab.run("client", *start.split(), RAY_AUTH_MODE="disabled")
+    train = ["python", "train.py", *SMALL.split(), "--cache_dir", "/mnt/my runs/cache"]
+    code, text = lab.try_run("client", *train, RAY_AUTH_MODE="disabled", timeout_s=200)
+    assert code == 2, text
+    errors = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert f"http://{ADDRESSES['client']}:8265 answers without a token" in errors[0]
+    assert "RAY_AUTH_MODE=token" in errors[0]
 
 
 def test_storage_that_the_nodes_do_not_share_is_refused_in_one_line(cluster):
