@@ -92,6 +92,28 @@ def wait_for_port(lab, port):
         time.sleep(0.5)
 
 
+def test_ray_submit_searches_on_the_nodes(cluster):
+    lab, _ = cluster
+    small = [
+        "--image_size",
+        "64",
+        "--backbone",
+        "test_resnet",
+        "--max_epochs",
+        "1",
+        "--num_workers",
+        "2",
+    ]
+    space = ["--searcher", "grid", "--search", "lr=choice(1e-3,2e-3)"]
+    code, text = submit(cluster, *small, *space, *HOME, "--name", "a search", script="tune.py")
+    print(text)
+    assert code == 0, text
+    search = lab.shared / "my runs/a search"
+    table = (search / "trials.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in table] == ["state", "finished", "finished"]
+    assert (search / "best.yaml").is_file()
+
+
 def test_no_door_opens_to_a_stranger_on_the_network_of_the_cluster(cluster):
     """Each port, without a token and with a wrong one; figures for Prometheus alone are public."""
     lab, _ = cluster
@@ -158,6 +180,3 @@ def test_a_node_with_other_code_is_named(cluster):
     error = next(line for line in text.splitlines() if line.startswith("error: "))
     assert f"node {ADDRESSES['worker']}" in error
     assert "has ophnet-ray 0.1.0+" in error
-
-
-# Here comes tune.py, once it is there: submit() takes the script's name.
