@@ -122,7 +122,9 @@ def draw_confusion(
     axes.vlines(range(len(columns) + 1), 0, len(occurs), color=LINE, linewidth=0.6)
     _fill_cells(axes, shares, has_numbers)
     ticks = np.arange(len(columns)) + 0.5
-    axes.set_xticks(ticks, [*names, *(["(none)"] if missing else [])], rotation=90, fontsize=font)
+    below = [*names, *(["(none)"] if missing else [])]
+    turn = 0 if widest(below, font) < cell else 90
+    axes.set_xticks(ticks, below, rotation=turn, fontsize=font)
     axes.set_yticks(ticks[: len(occurs)], names, fontsize=font)
     axes.tick_params(length=0, pad=5)
     name_axes(axes, "predicted", "true ↓   % of the row")
