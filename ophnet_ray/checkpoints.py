@@ -21,6 +21,7 @@ import torch
 
 from ophnet_ray.atomic import write_atomically
 from ophnet_ray.errors import UserError
+from ophnet_ray.metrics import rank_epoch
 
 CHECKPOINT_FILE = "checkpoint.ckpt"
 MANIFEST_FILE = "manifest.json"
@@ -129,7 +130,7 @@ def _read_intact(folder: Path) -> Checkpoint | None:
 
 def best_checkpoint(checkpoints: Iterable[Checkpoint]) -> Checkpoint:
     """The one with the highest macro-F1; of equals the one with the lower validation loss."""
-    return max(checkpoints, key=lambda c: (c.metrics["val_macro_f1"], -c.metrics["val_loss"]))
+    return max(checkpoints, key=lambda checkpoint: rank_epoch(checkpoint.metrics))
 
 
 def prune_checkpoints(checkpoints: list[Checkpoint]) -> list[Checkpoint]:

@@ -5,6 +5,7 @@ Counts add up over batches, workers and videos; a score divides once, at the end
 has predicted it.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -164,3 +165,11 @@ def _predicted(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _divide(numerator: NDArray[np.int64], denominator: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(numerator / np.maximum(denominator, 1), dtype=np.float64)
+
+
+def rank_epoch(scores: Mapping[str, float]) -> tuple[float, float]:
+    """What the best epoch has most of: macro-F1; of equals, the lower validation loss wins.
+
+    The one rule by which checkpoints are kept, trials compared and pages marked.
+    """
+    return scores["val_macro_f1"], -scores["val_loss"]

@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ophnet_ray.figures import phase_colors, to_svg
+from ophnet_ray.metrics import rank_epoch
 from ophnet_ray.page import format_count, write_page
 from ophnet_ray.ribbons import draw_timeline, score_video
 from ophnet_ray.score_card import ScoreCard, VideoTimeline
@@ -56,7 +57,7 @@ class Report:
 def write_report(path: Path, report: Report) -> None:
     """Write the page: self-contained, without scripts, whole or not at all."""
     phases = tuple(report.card.phases) if report.card else tuple(report.phases)
-    best = best_epoch_of(report.history) if report.history else None
+    best = max(report.history, key=rank_epoch, default=None)
     write_page(
         path,
         "report.html.j2",
@@ -72,11 +73,6 @@ def write_report(path: Path, report: Report) -> None:
             **_describe_data(report),
         },
     )
-
-
-def best_epoch_of(history: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-    """The epoch whose checkpoint is kept, as ``checkpoints.best_checkpoint`` chooses it."""
-    return max(history, key=lambda line: (line["val_macro_f1"], -line["val_loss"]))
 
 
 def _draw_history(history: Sequence[Mapping[str, float]], best_epoch: int) -> list[Markup]:

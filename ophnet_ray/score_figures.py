@@ -46,7 +46,7 @@ def draw_curves(
     """
     figure = new_figure(*CURVE_PX)
     room = 12 + widest(list(names.values()))
-    axes = add_axes(figure, 54, 28, room, 38)
+    axes = add_axes(figure, 62, 28, room, 38)
     name_axes(axes, "epoch", title)
     axes.axvline(best_epoch, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
     ends: list[tuple[float, str, str]] = []
@@ -112,9 +112,9 @@ def draw_confusion(
     cell, font = (34, FONT_PX) if has_numbers else (15, 10)
     margin = 14 + widest(names, font)
     figure = new_figure(
-        cell * len(columns) + margin + 12, cell * len(occurs) + margin + 26 if occurs else 60
+        cell * len(columns) + margin + 12, cell * len(occurs) + margin + 38 if occurs else 60
     )
-    axes = add_axes(figure, margin, 22, 12, margin + 4)
+    axes = add_axes(figure, margin, 22, 12, margin + 16)
     axes.set(xlim=(0, max(len(columns), 1)), ylim=(max(len(occurs), 1), 0))
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -122,7 +122,9 @@ def draw_confusion(
     axes.vlines(range(len(columns) + 1), 0, len(occurs), color=LINE, linewidth=0.6)
     _fill_cells(axes, shares, has_numbers)
     ticks = np.arange(len(columns)) + 0.5
-    axes.set_xticks(ticks, [*names, *(["(none)"] if missing else [])], rotation=90, fontsize=font)
+    below = [*names, *(["(none)"] if missing else [])]
+    turn = 0 if widest(below, font) < cell else 90
+    axes.set_xticks(ticks, below, rotation=turn, fontsize=font)
     axes.set_yticks(ticks[: len(occurs)], names, fontsize=font)
     axes.tick_params(length=0, pad=5)
     name_axes(axes, "predicted", "true ↓   % of the row")

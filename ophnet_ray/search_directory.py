@@ -15,6 +15,7 @@ import yaml
 from ophnet_ray.atomic import write_atomically
 from ophnet_ray.checkpoints import find_checkpoints, read_payload
 from ophnet_ray.errors import UserError
+from ophnet_ray.metrics import rank_epoch
 from ophnet_ray.run_directory import RunDirectory
 from ophnet_ray.search_config import Metric, TuneConfig
 from ophnet_ray.search_space import SearchSpace
@@ -52,8 +53,8 @@ class Trial:
 
 
 def best_record(history: History) -> Mapping[str, float]:
-    """The epoch whose checkpoint is kept as the best, as ``checkpoints.best_checkpoint`` has it."""
-    return max(history, key=lambda record: (record["val_macro_f1"], -record["val_loss"]))
+    """The epoch whose checkpoint is kept as the best."""
+    return max(history, key=rank_epoch)
 
 
 def running_scores(history: History, metric: Metric) -> tuple[float, ...]:

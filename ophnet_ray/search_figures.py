@@ -34,7 +34,7 @@ def draw_optimisation(trials: Sequence[TrialRecord], winner: str | None, metric:
     """Score by order of the trials, and the best score of finished trials so far."""
     figure = new_figure(WIDTH, 280)
     axes = add_axes(figure, 44, 28, 90, 38)
-    name_axes(axes, "trial", metric)
+    name_axes(axes, "trials in the order of their start", metric)
     best, so_far = -np.inf, []
     for order, trial in enumerate(trials, start=1):
         if trial.score is not None:

@@ -1,0 +1,182 @@
+"""The HTML pages: one file each, nothing from outside, nothing that breaks on little or much."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, visit_pages
+from PIL import Image
+
+from ophnet_ray.metrics import f1_per_class
+from ophnet_ray.report import Report, write_report
+from ophnet_ray.score_card import PhaseScore, Score, ScoreCard, VideoTimeline, WorstFrame
+from ophnet_ray.search_report import SearchReport, TrialRecord, write_search_report
+
+pytestmark = pytest.mark.unit
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def name_phases(num: int) -> tuple[str, ...]:
+    return tuple(f"Phase {i}, a rare step of a combined operation" for i in range(num))
+
+
+def make_card(phases, seed=0) -> ScoreCard:
+    rng = np.random.default_rng(seed)
+    num = len(phases)
+    confusion = (rng.integers(0, 9, (num, num)) + 60 * np.eye(num)).astype(np.int64)
+    f1 = f1_per_class(confusion)
+    rows = [PhaseScore(p, 0.5, 0.5, float(f1[i]), 0.4, 60, i) for i, p in enumerate(phases)]
+    scores = (
+        Score("macro_f1_present", float(f1.mean()), "mean F1", 0.2, 0.7),
+        Score("edit", 61, "%"),
+    )
+    units = int(confusion.sum())
+    return ScoreCard("val", "frames", 9, 9, units, tuple(phases), scores, tuple(rows), confusion)
+
+
+def make_timeline(video_id: str, num_phases: int, seconds: int = 1200) -> VideoTimeline:
+    rng = np.random.default_rng(len(video_id))
+    truth = np.repeat(rng.integers(0, num_phases, seconds // 30), 30).astype(np.int64)
+    prediction = np.where(rng.random(seconds) < 0.7, truth, rng.integers(0, num_phases, seconds))
+    jpeg = io.BytesIO()
+    Image.new("RGB", (64, 36), "teal").save(jpeg, "JPEG")
+    worst = (WorstFrame(3.0, 0, num_phases - 1, 0.9, jpeg.getvalue()),)
+    times, sure = np.arange(seconds, dtype=np.float64), np.full(seconds, 0.8, np.float32)
+    return VideoTimeline(video_id, times, prediction, sure, truth, truth.copy(), worst)
+
+
+def make_history(num_epochs: int):
+    return [
+        {"epoch": e, "train_loss": 2.0 - e, "val_loss": 1.0, "val_acc": 0.5, "lr": 1e-3}
+        | {"val_macro_f1": 0.4, "seconds": 1.0}
+        for e in range(num_epochs)
+    ]
+
+
+def make_report(phases, videos=(), **changes) -> Report:
+    content = {
+        "title": "Run one",
+        "subtitle": "validation windows",
+        "card": make_card(phases),
+        "history": make_history(3),
+        "timelines": [make_timeline(video, len(phases)) for video in videos],
+        "passport": None,
+        "rejects": [("case_1:0-2", "video is missing")],
+        "config": {"backbone": "resnet18", "lr": 1e-3},
+        "versions": {"ray": "2.60.0"},
+        "notes": ["a note"],
+        "phases": phases,
+    }
+    return Report(**(content | changes))
+
+
+def make_search(num_trials: int, scheme: str = "", phases=()) -> SearchReport:
+    trials = [
+        TrialRecord(
+            trial_id=f"{i:04d}",
+            state=("finished", "stopped", "failed")[i % 3],
+            params={"lr": 10.0 ** -(i % 5), **({"class_weights": scheme} if scheme else {})},
+            history=make_history(2),
+            score=None if i % 3 == 2 else 0.4,
+            best_epoch=None if i % 3 == 2 else 1,
+            low=None,
+            high=None,
+            is_tied=False,
+            f1_by_phase=dict.fromkeys(phases, 0.5) or None,
+            seconds=60.0,
+        )
+        for i in range(num_trials)
+    ]
+    winner = "0000" if trials else None
+    space, rows = {"lr": "loguniform(1e-5, 1e-2)"}, dict.fromkeys(phases, 20)
+    return SearchReport("Search", "val_macro_f1", trials, winner, {}, [], space, [], rows)
+
+
+def write(folder: Path, name: str, content: Report | SearchReport) -> Path:
+    page = folder / f"{name}.html"
+    if isinstance(content, Report):
+        write_report(page, content)
+    else:
+        write_search_report(page, content)
+    return page
+
+
+def test_names_from_the_data_stay_text(tmp_path):
+    phases = (HOSTILE, "costs $x$ & $y")
+    report = make_report(phases, [HOSTILE], rejects=[(HOSTILE, HOSTILE)], config={HOSTILE: HOSTILE})
+    for content in (report, make_search(3, HOSTILE, phases)):
+        text = write(tmp_path, "hostile", content).read_text()
+        assert "&lt;script&gt;alert(1)" in text
+        assert "<script" not in text.lower()
+
+
+def test_a_page_refers_to_nothing_outside(tmp_path):
+    for content in (make_report(name_phases(3), ["a"]), make_search(4, "none", name_phases(3))):
+        text = write(tmp_path, "page", content).read_text()
+        without_names = re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
+        assert not re.findall(
+            r"https?:|//\w|@import|url\((?!#)", re.sub(r"base64,[^\"]+", "", without_names)
+        )
+        assert set(re.findall(r'(?:href|src)="([^"#,]*)', text)) <= {
+            "",
+            "data:",
+            "data:image/jpeg;base64",
+        }
+
+
+def test_ids_within_a_page_are_its_own(tmp_path):
+    text = write(tmp_path, "page", make_report(name_phases(3), ["a", "b"])).read_text()
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', text)) <= set(ids)
+
+
+def test_a_page_of_many_phases_and_videos_stays_small(tmp_path):
+    videos = [f"case_{i:04d}" for i in range(150)]
+    page = write(tmp_path, "big", make_report(name_phases(52), videos))
+    assert page.stat().st_size < 2_000_000
+    text = page.read_text()
+    assert all(video in text for video in videos)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"card": None, "history": [], "rejects": []},
+        {"history": []},
+        {"history": make_history(1)},
+        {"rejects": [], "config": {}, "versions": {}, "notes": []},
+    ],
+    ids=["predict", "no history", "one epoch", "no rejects"],
+)
+def test_what_there_is_nothing_of_has_no_place(tmp_path, changes):
+    text = write(tmp_path, "page", make_report(name_phases(3), ["a"], **changes)).read_text()
+    assert ('id="curves"' in text) == (changes.get("history") != [])
+    assert ('id="scores"' in text) == ("card" not in changes)
+    assert ('id="data"' in text) == (changes.get("rejects") != [])
+
+
+@pytest.mark.parametrize("num_trials", [0, 1, 3])
+def test_a_search_without_schemes_has_no_comparison_of_them(tmp_path, num_trials):
+    text = write(tmp_path, "search", make_search(num_trials, "", name_phases(3))).read_text()
+    assert "schemes-section" not in text
+    assert ('id="history"' in text) == (num_trials > 0)
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
+def test_in_a_browser_pages_fit_a_phone_and_ask_for_nothing(tmp_path):
+    contents = {
+        "many": make_report(name_phases(52), ["a_case_" * 12, "b"]),
+        "predict": make_report(name_phases(6), ["a"], card=None, history=[]),
+        "search": make_search(30, "inverse_sqrt", name_phases(52)),
+    }
+    pages = [write(tmp_path, name, content) for name, content in contents.items()]
+    for page, visit in zip(pages, visit_pages(pages, width=360), strict=True):
+        assert visit.overflow_px <= 0, page
+        assert visit.complaints == []
+        asked = [url for url in visit.requests if not url.startswith("data:")]
+        assert asked == [page.as_uri()]
+        assert visit.pdf.startswith(b"%PDF")
