@@ -3,12 +3,14 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private.services import get_webui_url_from_internal_kv
 from ray.job_config import JobConfig
 from ray.util.placement_group import placement_group, remove_placement_group
 
@@ -19,6 +21,8 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.ray_environment import find_running_head, is_listening, token_path
 
 logger = logging.getLogger(__name__)
+
+DASHBOARD_TIMEOUT_S = 10.0
 
 _WAIT = "or give --wait_for_nodes_s if an autoscaler adds nodes"
 
@@ -66,10 +70,12 @@ def connect(
         dashboard = _join(head, job)
         check_dashboard(dashboard)
         num_nodes = sum(node["Alive"] for node in ray.nodes())
-        where = (
-            f"Ray cluster {head}, {num_nodes} nodes, dashboard http://{dashboard} as seen from its "
-            "head (`ray dashboard CLUSTER.yaml` brings it here, `ray get-auth-token` opens it)"
-        )
+        where = f"Ray cluster {head}, {num_nodes} nodes"
+        if dashboard:
+            where += (
+                f", dashboard http://{dashboard} as seen from its head (`ray dashboard "
+                "CLUSTER.yaml` brings it here, `ray get-auth-token` opens it)"
+            )
     _quiet_loggers()
     try:
         yield where
@@ -217,7 +223,18 @@ def _join(head: str, job: JobConfig) -> str:
                 "nodes and here"
             ) from error
         raise UserError(f"the Ray cluster {head} does not answer ({reason}); {cure}") from error
-    return str(context.dashboard_url)
+    return context.dashboard_url or _wait_for_dashboard()
+
+
+def _wait_for_dashboard() -> str:
+    """The dashboard's address; a head tells it some seconds after it is up. Empty without one."""
+    deadline_s = time.monotonic() + DASHBOARD_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        if address := get_webui_url_from_internal_kv():
+            return str(address)
+        time.sleep(0.5)
+    logger.info("the cluster has no dashboard")
+    return ""
 
 
 def _environment_of_workers(head: str) -> dict[str, Any]:
