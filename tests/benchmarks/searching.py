@@ -46,7 +46,7 @@ def kill_searches(folder: Path) -> list[Figure]:
     """The driver killed at a random moment and run again: the same table as without?"""
     csv_path = make_demo(folder)
     place = folder / f"kills-{time.time_ns()}"
-    options = (*DEMO, "--num_samples", "4", "--max_epochs", "5", "--grace_period", "2")
+    options = (*DEMO, "--num_samples", "3", "--max_epochs", "4", "--grace_period", "1")
     options += ("--max_concurrent", "1", "--cache_dir", str(place / "cache"))
     started_s = time.monotonic()
     _tune(place / "whole", csv_path, *options)
