@@ -22,7 +22,7 @@ from ophnet_ray.ray_environment import find_running_head, is_listening, token_pa
 
 logger = logging.getLogger(__name__)
 
-DASHBOARD_TIMEOUT_S = 10.0
+DASHBOARD_TIMEOUT_S = 30.0
 
 _WAIT = "or give --wait_for_nodes_s if an autoscaler adds nodes"
 
