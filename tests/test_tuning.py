@@ -21,7 +21,7 @@ from ophnet_ray.search_directory import SearchDirectory
 from ophnet_ray.training import train
 from ophnet_ray.tuning import tune
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 TUNE = Path(__file__).parents[1] / "tune.py"
 
