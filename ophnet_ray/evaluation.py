@@ -22,7 +22,7 @@ from ophnet_ray.scoring import CaseScores, ScoredVideo
 from ophnet_ray.smoothing import SMOOTHERS, PhaseDynamics, Smooth
 from ophnet_ray.splits import assign_splits
 from ophnet_ray.timelines import NOT_ANNOTATED, label_times
-from ophnet_ray.videos import VideoError, decode_frames, read_video_index
+from ophnet_ray.videos import VideoError, decode_frames, open_video, read_video_index
 
 CHOSEN_BY = ("frame_accuracy", "macro_f1_present")
 WORST_FRAMES = 4
@@ -195,9 +195,11 @@ def find_worst_frames(
     if not chosen:
         return ()
     try:
-        index = read_video_index(video)
-        shown = np.searchsorted(index.times_s, prediction.times_s[chosen] + 1e-6, side="right") - 1
-        images = {f.index: f for f in decode_frames(video, index, np.unique(shown))}
+        with open_video(video) as source:
+            index = read_video_index(source)
+            shown = np.searchsorted(index.times_s, prediction.times_s[chosen] + 1e-6, side="right")
+            shown = shown - 1
+            images = {f.index: f for f in decode_frames(source, index, np.unique(shown))}
     except VideoError:
         return ()
     return tuple(

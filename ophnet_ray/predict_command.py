@@ -25,7 +25,7 @@ class PredictCommand:
     checkpoint: str
     """What train.py wrote."""
     videos: list[str]
-    """Folders and files."""
+    """Folders and files, in buckets or not."""
     frame_rate: float = 1.0
     """Predictions a second of video."""
     output: str = "predictions"

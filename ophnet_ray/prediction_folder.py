@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ophnet_ray.annotations import VIDEO_SUFFIXES
 from ophnet_ray.atomic import write_atomically
 from ophnet_ray.errors import UserError
+from ophnet_ray.locations import absolute, check_location, is_remote, join, stem_of
 from ophnet_ray.predictions import (
     PredictionInfo,
     VideoPrediction,
@@ -19,6 +20,7 @@ from ophnet_ray.predictions import (
     write_predictions,
 )
 from ophnet_ray.smoothing import PhaseDynamics, Smooth, smooth_labels
+from ophnet_ray.storage import list_names, stat_files
 from ophnet_ray.timelines import cut_segments, format_segments
 
 
@@ -79,31 +81,32 @@ class PredictionFolder:
 
 
 def find_videos(given: Sequence[str]) -> dict[str, str]:
-    """The videos of folders and files, by id, sorted; ids are file names without the suffix.
+    """The videos of folders and files, in buckets or not, by id: file names without the suffix.
 
     Raises:
         UserError: A path is not there, or there is no video.
     """
-    paths: list[Path] = []
+    paths: list[str] = []
     for name in given:
-        path = Path(name).absolute()
-        if path.is_dir():
-            inside = (p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
-            paths += sorted(p for p in inside if p.is_file())
-        elif path.is_file():
+        check_location("--videos", name)
+        path = absolute(name)
+        if stat_files([path]):
             paths.append(path)
+        elif is_remote(path) or Path(path).is_dir():
+            inside = [n for n in list_names(path) if n.lower().endswith(VIDEO_SUFFIXES)]
+            paths += stat_files([join(path, n) for n in sorted(inside)])
         else:
             raise UserError(f"--videos {name} does not exist")
     if not paths:
         raise UserError(f"--videos: no {', '.join(VIDEO_SUFFIXES)} file in {', '.join(given)}")
-    return name_videos([str(path) for path in paths])
+    return name_videos(paths)
 
 
 def name_videos(videos: Sequence[str]) -> dict[str, str]:
     """Give each video its file's name without the suffix, or its path where two share that."""
     stems: dict[str, list[str]] = {}
     for video in dict.fromkeys(videos):
-        stems.setdefault(Path(video).stem, []).append(video)
+        stems.setdefault(stem_of(video), []).append(video)
     return {
         stem if len(same) == 1 else video: video for stem, same in stems.items() for video in same
     }

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +15,9 @@ from numpy.typing import NDArray
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.frame_windows import read_frame_times, stream_windows
 from ophnet_ray.inference import TrainedModel, load_model
+from ophnet_ray.locations import absolute, is_remote, name_of, plain_uri
 from ophnet_ray.predictions import PredictionInfo, VideoPrediction, write_predictions
+from ophnet_ray.storage import download, stat_files
 from ophnet_ray.videos import VideoError
 
 BATCH_SIZE = 16
@@ -32,15 +37,14 @@ class PredictionJob:
         Raises:
             VideoError: The video is missing.
         """
-        try:
-            found = Path(video).stat()
-        except OSError as error:
-            raise VideoError(f"cannot be opened ({error.strerror})") from error
+        found = stat_files([video]).get(video)
+        if found is None:
+            raise VideoError("cannot be opened (there is no such file)")
         key = [
             video_id,
-            str(Path(video).absolute()),
-            found.st_size,
-            found.st_mtime_ns,
+            plain_uri(absolute(video)),
+            found.size_bytes,
+            found.mtime_ns,
             self.info.checkpoint_sha256,
             self.info.frame_rate,
             self.info.causal,
@@ -70,8 +74,28 @@ class VideoPredictor:
             VideoError: The video cannot be read.
         """
         part = self._job.part_of(video_id, video)
-        prediction = predict_video(self._model, video_id, video, self._job.info)
+        with local_copy(video) as path:
+            prediction = predict_video(self._model, video_id, path, self._job.info)
         write_predictions(part, [(prediction, prediction.labels)], self._job.info)
+
+
+@contextmanager
+def local_copy(video: str) -> Iterator[str]:
+    """A path of the video on this machine: of one in a bucket a copy, for as long as it is needed.
+
+    Raises:
+        VideoError: The bucket does not give it.
+    """
+    if not is_remote(video):
+        yield video
+        return
+    with tempfile.TemporaryDirectory(prefix="ophnet-video-") as folder:
+        copy = Path(folder) / name_of(video)
+        try:
+            download(video, copy)
+        except OSError as error:
+            raise VideoError(f"cannot be fetched ({error})", is_lasting=False) from error
+        yield str(copy)
 
 
 def predict_video(

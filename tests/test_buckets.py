@@ -20,6 +20,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.filling import decode_in_threads, fill_cache
 from ophnet_ray.locations import absolute, join, name_of, parent_of, stem_of
 from ophnet_ray.model import SurgicalPhaseClassificationModel
+from ophnet_ray.prediction_folder import find_videos
 from ophnet_ray.range_reader import PART_BYTES, RangeReader
 from ophnet_ray.shards import fetch_shards, read_blocks
 from ophnet_ray.storage import (
@@ -31,6 +32,8 @@ from ophnet_ray.storage import (
     upload,
     write_bytes,
 )
+from ophnet_ray.video_predictor import local_copy
+from ophnet_ray.videos import VideoError
 
 pytestmark = pytest.mark.unit
 
@@ -331,3 +334,19 @@ def test_pruning_a_bucket_removes_what_was_not_used(bucket, videos, tmp_path, mo
     assert not [name for name in list_files(bucket.uri("pruned/blocks-v2")) if name[0] != "."]
     again = fill(BlockCache(cache, WINDOWS, str(tmp_path / "two")), segments)
     assert again.decoded_videos == NUM_VIDEOS
+
+
+def test_videos_to_predict_are_found_in_a_bucket_and_copied_once(bucket, tmp_path):
+    video = write_video(tmp_path / "v1.mp4", grey_frames(40))
+    for name in ("v1.mp4", "v2.MP4", "notes.txt"):
+        upload(video, bucket.uri(f"to-predict/{name}"))
+    found = find_videos([bucket.uri("to-predict")])
+    assert list(found) == ["v1", "v2"]
+    assert find_videos([found["v1"]]) == {"v1": found["v1"]}
+    bucket.count()
+    with local_copy(found["v1"]) as path:
+        assert Path(path).read_bytes() == video.read_bytes()
+    assert bucket.count()["sent_bytes"] <= 1.01 * video.stat().st_size
+    assert not Path(path).exists()
+    with pytest.raises(VideoError, match="cannot be fetched"), local_copy(bucket.uri("none.mp4")):
+        pass
