@@ -46,14 +46,16 @@ def rank_trials(trials: Sequence[Trial], metric: Metric) -> list[Ranked]:
 
     The first ``MAX_LEADERS`` get intervals, from resamples of the validation cases that are the
     same for all. A finished trial is tied with the first when the interval of the difference, pair
-    by pair, reaches 0.
+    by pair, reaches 0. A single validation case gives neither.
     """
     rows = [_score(trial, metric) for trial in trials]
     rows.sort(key=lambda r: (_ORDER[r.trial.state], -(r.score or 0.0), r.trial.number))
     leaders = [row for row in rows[:MAX_LEADERS] if row.trial.state == "finished"]
     counts = {row.trial.number: _counts_by_case(row) for row in leaders}
     resampled = {
-        number: bootstrap_scores(by_case, SCORE_OF[metric]) for number, by_case in counts.items()
+        number: bootstrap_scores(by_case, SCORE_OF[metric])
+        for number, by_case in counts.items()
+        if len(by_case) > 1  # one case tells nothing of others
     }
     rows = [
         replace(row, confusion=counts[row.trial.number].sum(axis=0))
