@@ -139,12 +139,12 @@ def load_model(path: str | Path, device: str = "cpu") -> TrainedModel:
 
 
 def read_payload(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's plain values, without building its network.
+    """A checkpoint's plain values, without reading its weights.
 
     Raises:
         UserError: See ``load_model``.
     """
-    return _payload_of(load_checkpoint(path), path)
+    return _payload_of(load_checkpoint(path, is_mapped=True), path)
 
 
 def read_dynamics(payload: dict[str, Any]) -> PhaseDynamics | None:
