@@ -4,11 +4,11 @@ import hashlib
 import ipaddress
 import os
 import platform
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ from ophnet_ray.ray_environment import find_running_head
 
 NODE_TIMEOUT_S = 120.0
 """In which a node starts a Python process, however slow its disk."""
+
+
+CONNECT_TIMEOUT_S = 5.0
+DASHBOARD_TIMEOUT_S = 60.0
+"""Longer than a busy head needs: a run must not slip past a door that opens slowly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +57,36 @@ def check_dashboard(address: str) -> None:
         address: ``host:port`` of the dashboard, as Ray tells it.
 
     Raises:
-        UserError: It is not on loopback, and answers without a token.
+        UserError: It is not on loopback, and answers without a token or not at all.
     """
-    host = address.rpartition(":")[0]
-    if not address or host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if not address or host == "localhost" or ipaddress.ip_address(host).is_loopback:
         return
-    # never through a proxy: the question is who can reach it from here
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    # no proxy is asked: the question is who can reach it from here
+    dashboard = HTTPConnection(host, int(port), timeout=CONNECT_TIMEOUT_S)
     try:
-        with opener.open(f"http://{address}/api/jobs/", timeout=5):
-            pass
-    except (urllib.error.URLError, TimeoutError):
-        return  # 401, or out of reach
-    raise UserError(
-        f"the Ray dashboard http://{address} answers without a token: anybody on its network can "
-        "run code on the cluster; start Ray with RAY_AUTH_MODE=token on all nodes, see "
-        "cluster/README.md"
-    )
+        dashboard.connect()
+    except OSError:
+        return  # out of reach
+    try:
+        dashboard.sock.settimeout(DASHBOARD_TIMEOUT_S)
+        dashboard.request("GET", "/api/version")
+        status = dashboard.getresponse().status
+    except (OSError, HTTPException) as error:
+        raise UserError(
+            f"the Ray dashboard http://{address} takes a connection but gives no answer ({error}), "
+            "so that nobody knows whether it is locked; try again, or start Ray again"
+        ) from error
+    finally:
+        dashboard.close()
+    # one that is just starting answers 500, to everybody
+    if status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise UserError(
+            f"the Ray dashboard http://{address} answers without a token: anybody on its network "
+            "can run code on the cluster; start Ray with RAY_AUTH_MODE=token on all nodes, see "
+            "cluster/README.md"
+        )
 
 
 def check_nodes(shared: SharedPaths) -> None:

@@ -1,0 +1,48 @@
+"""What a dashboard's answer says of its door: 0.0.0.0 stands for a door to the network here."""
+
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from ophnet_ray.cluster_check import check_dashboard
+from ophnet_ray.errors import UserError
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def dashboard():
+    """An HTTP server whose ``status`` is its answer to all requests."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(self.server.status)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("0.0.0.0", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("status", "is_open"), [(200, True), (500, True), (401, False)])
+def test_only_a_refusal_says_that_a_dashboard_is_locked(dashboard, status, is_open):
+    dashboard.status = status
+    address = f"0.0.0.0:{dashboard.server_port}"
+    if is_open:
+        with pytest.raises(UserError, match=f"http://{address} answers without a token"):
+            check_dashboard(address)
+    else:
+        check_dashboard(address)
+    check_dashboard(f"127.0.0.1:{dashboard.server_port}")  # reached from its own machine alone
+
+
+def test_a_dashboard_out_of_reach_is_no_door():
+    with socket.socket() as free:
+        free.bind(("0.0.0.0", 0))  # taken, and nothing listens
+        check_dashboard(f"0.0.0.0:{free.getsockname()[1]}")
