@@ -146,14 +146,16 @@ def test_a_cluster_that_is_open_to_its_network_is_refused_in_one_line(cluster):
     lab, _ = cluster
     start = "ray start --head --port=6379 --num-cpus=1 --object-store-memory=100000000"
     start += f" --node-ip-address={ADDRESSES['client']} --dashboard-host=0.0.0.0"
+    # the usual port is still held by the tunnel of `ray dashboard`, and Ray starts without one then
+    start += " --dashboard-port=8299"
     lab.run("client", *start.split(), RAY_AUTH_MODE="disabled")
-    wait_for_port(lab, 8265)
+    wait_for_port(lab, 8299)
     train = ["python", "train.py", *SMALL.split(), "--cache_dir", "/mnt/my runs/cache"]
     code, text = lab.try_run("client", *train, RAY_AUTH_MODE="disabled", timeout_s=200)
     assert code == 2, text
     errors = [line for line in text.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert f"http://{ADDRESSES['client']}:8265 answers without a token" in errors[0]
+    assert f"http://{ADDRESSES['client']}:8299 answers without a token" in errors[0]
     assert "RAY_AUTH_MODE=token" in errors[0]
 
 
