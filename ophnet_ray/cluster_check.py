@@ -24,9 +24,8 @@ from ophnet_ray.ray_environment import find_running_head
 NODE_TIMEOUT_S = 120.0
 """In which a node starts a Python process, however slow its disk."""
 
-
 CONNECT_TIMEOUT_S = 5.0
-DASHBOARD_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 60.0
 """Longer than a busy head needs: a run must not slip past a door that opens slowly."""
 
 
@@ -70,7 +69,7 @@ def check_dashboard(address: str) -> None:
     except OSError:
         return  # out of reach
     try:
-        dashboard.sock.settimeout(DASHBOARD_TIMEOUT_S)
+        dashboard.sock.settimeout(ANSWER_TIMEOUT_S)
         dashboard.request("GET", "/api/version")
         status = dashboard.getresponse().status
     except (OSError, HTTPException) as error:

@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from ophnet_ray import cluster_check
 from ophnet_ray.cluster_check import check_dashboard
 from ophnet_ray.errors import UserError
 
@@ -46,3 +47,11 @@ def test_a_dashboard_out_of_reach_is_no_door():
     with socket.socket() as free:
         free.bind(("0.0.0.0", 0))  # taken, and nothing listens
         check_dashboard(f"0.0.0.0:{free.getsockname()[1]}")
+
+
+def test_a_dashboard_that_says_nothing_is_not_taken_for_a_locked_one(monkeypatch):
+    monkeypatch.setattr(cluster_check, "ANSWER_TIMEOUT_S", 0.2)
+    with socket.create_server(("0.0.0.0", 0)) as silent:
+        address = f"0.0.0.0:{silent.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"http://{address} takes a connection but gives no"):
+            check_dashboard(address)

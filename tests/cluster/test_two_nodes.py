@@ -11,7 +11,8 @@ from lab import ADDRESSES, ROOT, Lab, find_obstacle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
-SMALL = "--image_size 64 --backbone test_resnet --max_epochs 2 --num_workers 2 --train_workers 2"
+TINY = "--image_size 64 --backbone test_resnet --num_workers 2"
+SMALL = f"{TINY} --max_epochs 2 --train_workers 2"
 PLACED = f"{SMALL} --placement_strategy STRICT_SPREAD --wait_for_nodes_s 60".split()
 HOME = ["--storage_path", "/mnt/my runs", "--output_pth", "/mnt/my model.ckpt"]
 
@@ -94,18 +95,8 @@ def wait_for_port(lab, port):
 
 def test_ray_submit_searches_on_the_nodes(cluster):
     lab, _ = cluster
-    small = [
-        "--image_size",
-        "64",
-        "--backbone",
-        "test_resnet",
-        "--max_epochs",
-        "1",
-        "--num_workers",
-        "2",
-    ]
-    space = ["--searcher", "grid", "--search", "lr=choice(1e-3,2e-3)"]
-    code, text = submit(cluster, *small, *space, *HOME, "--name", "a search", script="tune.py")
+    flags = f"{TINY} --max_epochs 1 --searcher grid --search lr=choice(1e-3,2e-3)".split()
+    code, text = submit(cluster, *flags, *HOME, "--name", "a search", script="tune.py")
     print(text)
     assert code == 0, text
     search = lab.shared / "my runs/a search"
