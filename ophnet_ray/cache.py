@@ -34,7 +34,7 @@ from ophnet_ray.windows import run_frames
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 LOCK_FILE = ".in-use"
 SHARD_BYTES = 32_000_000
 """Pixels after which a shard is full."""

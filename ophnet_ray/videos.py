@@ -12,10 +12,11 @@ from typing import Any
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from ophnet_ray.pictures import Picture, RgbPicture, Yuv420Picture, to_rgb, yuv_factors
 from ophnet_ray.range_reader import RangeReader, open_source
 from ophnet_ray.video_index import VideoIndex, plan_stretches
 
@@ -48,17 +49,28 @@ class VideoError(Exception):
 _SKIPS_PACKET_BY_PACKET = frozenset({"h264", "hevc"})
 
 
+# K_R and K_B of ITU-T H.273 by its number of the matrix; untagged video is taken for BT.601
+_BT601 = (0.299, 0.114)
+_MATRICES = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A decoded frame: its index in presentation order and RGB pixels.
+    """A decoded frame: its index in presentation order and its picture, as stored in the file.
 
-    ``pixels`` is uint8 (H, W, 3) as stored in the file; ``quarter_turns`` (anticlockwise) make it
-    upright. Turning is left to the caller, who may do it once for many frames.
+    ``quarter_turns`` (anticlockwise) make it upright. Turning is left to the caller, who may do it
+    once for many frames. The picture may be the decoder's own memory: a caller who keeps frames
+    keeps that.
     """
 
     index: int
-    pixels: NDArray[np.uint8]
+    picture: Picture
     quarter_turns: int
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """RGB, uint8 (H, W, 3)."""
+        return to_rgb(self.picture)
 
 
 @contextmanager
@@ -127,6 +139,7 @@ def decode_frames(
     if not len(wanted):
         return
     stretches = plan_stretches(index, wanted)
+    pictures = _Pictures()
     with _open(path) as container:
         for i, stretch in enumerate(stretches):
             packets = _packets_from(container, index, stretch.key)
@@ -134,11 +147,11 @@ def decode_frames(
                 logger.warning("%s: cannot jump to a key frame; it is decoded throughout", path)
                 remaining = np.concatenate([s.wanted for s in stretches[i:]])
                 break
-            yield from _decode_stretch(container, packets, index, stretch.wanted)
+            yield from _decode_stretch(container, packets, index, stretch.wanted, pictures)
         else:
             return
     with _open(path) as container:
-        yield from _decode_stretch(container, _packets(container), index, remaining)
+        yield from _decode_stretch(container, _packets(container), index, remaining, pictures)
 
 
 def _packets_from(container: InputContainer, index: VideoIndex, key: int | None) -> Packets | None:
@@ -175,19 +188,54 @@ def _packets(container: InputContainer) -> Packets:
 
 
 def _decode_stretch(
-    container: InputContainer, packets: Packets, index: VideoIndex, wanted: NDArray[np.int64]
+    container: InputContainer,
+    packets: Packets,
+    index: VideoIndex,
+    wanted: NDArray[np.int64],
+    pictures: "_Pictures",
 ) -> Iterator[Frame]:
     wanted_pts = {int(index.pts[i]): int(i) for i in wanted}
     last_pts = int(index.pts[wanted[-1]])
-    # one for all frames: each frame's own would be set up anew, with threads of its own
-    reformatter = VideoReformatter()
     for pts, frame in _decode_sound(container.streams.video[0], packets, wanted_pts):
         if pts in wanted_pts:
-            converted = reformatter.reformat(frame, format="rgb24", threads=1)
-            pixels = np.asarray(converted.to_ndarray(), dtype=np.uint8)
-            yield Frame(wanted_pts[pts], pixels, round(frame.rotation / 90) % 4)
+            yield Frame(wanted_pts[pts], pictures.take(frame), round(frame.rotation / 90) % 4)
         if pts >= last_pts:
             return
+
+
+class _Pictures:
+    """The pictures of a video's frames: its YUV planes, where our conversion equals FFmpeg's."""
+
+    def __init__(self) -> None:
+        # one for all frames: each frame's own would be set up anew, with threads of its own
+        self._reformatter = VideoReformatter()
+        self._is_equal: dict[tuple[int, ...], bool] = {}
+
+    def take(self, frame: av.VideoFrame) -> Picture:
+        """The picture of a frame; it holds the frame's memory."""
+        if frame.format.name not in {"yuv420p", "yuvj420p"} or frame.width % 2 or frame.height % 2:
+            return self._to_rgb(frame)
+        picture = _yuv_picture(frame)
+        kind = (*picture.shape, *(int(factor) for factor in picture.factors))
+        if kind not in self._is_equal:
+            # other processors' FFmpeg rounds otherwise: look at one frame, and be right everywhere
+            theirs = self._to_rgb(frame)
+            self._is_equal[kind] = np.array_equal(to_rgb(picture), theirs.pixels)
+        return picture if self._is_equal[kind] else self._to_rgb(frame)
+
+    def _to_rgb(self, frame: av.VideoFrame) -> RgbPicture:
+        converted = self._reformatter.reformat(frame, format="rgb24", threads=1)
+        return RgbPicture(np.asarray(converted.to_ndarray(), dtype=np.uint8))
+
+
+def _yuv_picture(frame: av.VideoFrame) -> Yuv420Picture:
+    y, u, v = (
+        np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        for plane in frame.planes
+    )
+    is_full_range = frame.color_range == ColorRange.JPEG
+    factors = yuv_factors(*_MATRICES.get(frame.colorspace, _BT601), is_full_range=is_full_range)
+    return Yuv420Picture((y, u, v), (frame.height, frame.width), factors)
 
 
 def _decode_sound(

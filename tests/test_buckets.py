@@ -13,7 +13,7 @@ from conftest import grey_frames, write_video
 
 from ophnet_ray.annotations import Segment, find_missing_videos, read_annotations
 from ophnet_ray.blocks import decode_segments
-from ophnet_ray.cache import BlockCache
+from ophnet_ray.cache import FORMAT_VERSION, BlockCache
 from ophnet_ray.cache_inventory import BucketInventory
 from ophnet_ray.config import Config, WindowConfig, read_config
 from ophnet_ray.errors import UserError
@@ -323,15 +323,16 @@ def test_the_command_lists_and_prunes_the_cache_of_a_bucket(bucket, videos, tmp_
 
 def test_pruning_a_bucket_removes_what_was_not_used(bucket, videos, tmp_path, monkeypatch):
     cache, segments = bucket.uri("pruned"), segments_of(videos[1])
+    version = f"pruned/blocks-v{FORMAT_VERSION}"
     fill(BlockCache(cache, WINDOWS, str(tmp_path / "one")), segments)
-    write_bytes(bucket.uri("pruned/blocks-v2/killed.arrow"), b"its writer was killed")
+    write_bytes(bucket.uri(f"{version}/killed.arrow"), b"its writer was killed")
     num_shards = len(BucketInventory(cache).read().shards)
     now_s = time.time()
     monkeypatch.setattr(time, "time", lambda: now_s + 40 * 86_400)
     removed = BucketInventory(cache).prune(unused_days=30)
     assert (removed.num_shards, removed.num_leftovers) == (num_shards, 1)
     monkeypatch.undo()
-    assert not [name for name in list_files(bucket.uri("pruned/blocks-v2")) if name[0] != "."]
+    assert not [name for name in list_files(bucket.uri(version)) if name[0] != "."]
     again = fill(BlockCache(cache, WINDOWS, str(tmp_path / "two")), segments)
     assert again.decoded_videos == NUM_VIDEOS
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import grey_frames, write_video
 
 from ophnet_ray.annotations import Segment
-from ophnet_ray.cache import BlockCache
+from ophnet_ray.cache import FORMAT_VERSION, BlockCache
 from ophnet_ray.cache_inventory import prune, read_inventory
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.errors import UserError
@@ -163,14 +163,14 @@ def test_pruning_removes_what_no_run_of_the_last_days_used(videos, tmp_path):
     for shard in read_inventory(cache).shards:
         os.utime(shard.index.shard, (old_s, old_s))
     fill(cache, segments[:12])  # a run that needs two of the videos
-    torn = cache / "blocks-v2" / ".new.x1"
+    torn = cache / f"blocks-v{FORMAT_VERSION}" / ".new.x1"
     torn.write_bytes(b"half")
     os.utime(torn, (old_s, old_s))
-    older = cache / "blocks-v1"
+    older = cache / f"blocks-v{FORMAT_VERSION - 1}"
     older.mkdir()
     (older / "a.arrow").touch()
     os.utime(older / "a.arrow", (old_s, old_s))
-    newer = cache / "blocks-v3"
+    newer = cache / f"blocks-v{FORMAT_VERSION + 1}"
     newer.mkdir()
     (newer / "b.arrow").touch()
     os.utime(newer / "b.arrow", (old_s, old_s))

@@ -1,0 +1,99 @@
+"""The compiled arithmetic of the decode stage, against FFmpeg's conversion and OpenCV's resize."""
+
+import platform
+
+import av
+import cv2
+import numba
+import numpy as np
+import pytest
+from av.video.reformatter import ColorRange, Colorspace
+
+from ophnet_ray import frame_sums, videos
+from ophnet_ray.frame_sums import resize_mean
+from ophnet_ray.pictures import RgbPicture, Yuv420Picture, to_rgb
+from ophnet_ray.videos import _Pictures
+
+pytestmark = pytest.mark.unit
+
+
+def noisy_frame(height, width, pixel_format="yuv420p"):
+    """Every value of Y, U and V: most colours clip."""
+    frame = av.VideoFrame(width, height, pixel_format)
+    rng = np.random.default_rng(height + width)
+    for plane in frame.planes:
+        plane.update(rng.bytes(plane.buffer_size))
+    return frame
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors round otherwise")
+@pytest.mark.parametrize("color_range", [ColorRange.MPEG, ColorRange.JPEG])
+@pytest.mark.parametrize(
+    "colorspace", [Colorspace.ITU709, Colorspace.ITU601, Colorspace.SMPTE240M, 2, 9]
+)
+def test_planes_are_converted_bit_for_bit_as_ffmpeg_does(colorspace, color_range):
+    frame = noisy_frame(96, 160)
+    frame.colorspace, frame.color_range = colorspace, color_range
+    picture = _Pictures().take(frame)
+    assert isinstance(picture, Yuv420Picture)
+    np.testing.assert_array_equal(to_rgb(picture), frame.to_ndarray(format="rgb24"))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "pixel_format"),
+    [(96, 161, "yuv420p"), (95, 160, "yuv420p"), (64, 64, "yuv422p"), (64, 64, "yuv420p10le")],
+)
+def test_what_we_cannot_convert_ffmpeg_does(height, width, pixel_format):
+    frame = noisy_frame(height, width, pixel_format)
+    picture = _Pictures().take(frame)
+    assert isinstance(picture, RgbPicture)
+    np.testing.assert_array_equal(to_rgb(picture), frame.to_ndarray(format="rgb24"))
+
+
+def test_where_our_conversion_is_not_ffmpegs_it_is_not_used(monkeypatch):
+    factors = videos.yuv_factors
+    monkeypatch.setattr(videos, "yuv_factors", lambda *a, **k: factors(*a, **k) - np.int16(9))
+    frame = noisy_frame(96, 160)
+    picture = _Pictures().take(frame)
+    assert isinstance(picture, RgbPicture)
+    np.testing.assert_array_equal(to_rgb(picture), frame.to_ndarray(format="rgb24"))
+
+
+@pytest.mark.parametrize(
+    "shape", [(96, 128), (480, 853), (1080, 1920), (97, 96), (48, 64), (40, 500)]
+)
+@pytest.mark.parametrize("count", [1, 8, 256])
+def test_a_mean_is_that_of_the_area_that_a_pixel_covers(shape, count):
+    rng = np.random.default_rng(count)
+    mean = rng.integers(0, 256, (*shape, 3))
+    total = np.ascontiguousarray(np.moveaxis(mean * count, -1, 0), dtype=np.uint16)
+    exact = cv2.resize(mean.astype(np.float64), (96, 96), interpolation=cv2.INTER_AREA)
+    assert np.abs(resize_mean(total, count, 96) - exact).max() < 0.51
+
+
+def test_256_white_frames_are_white():
+    """No sum overflows at the largest stride."""
+    white = RgbPicture(np.full((64, 64, 3), 255, dtype=np.uint8))
+    total = np.zeros((3, 64, 64), dtype=np.uint16)
+    for _ in range(256):
+        white.add_to(total)
+    assert (resize_mean(total, 256, 32) == 255).all()
+
+
+def test_where_no_compiled_code_can_be_kept_it_is_compiled_again(monkeypatch):
+    njit = numba.njit
+
+    def refuse_to_keep(*, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(numba, "njit", refuse_to_keep)
+
+    @frame_sums._compiled
+    def add_one(values):
+        values += 1
+
+    values = np.zeros(3)
+    add_one(values)
+    assert values.tolist() == [1, 1, 1]
