@@ -1,8 +1,9 @@
-"""An S3 endpoint on loopback, in a process of its own: moto's server, counting what it sends.
+"""An S3 endpoint in a process of its own: moto's server, counting what it sends.
 
-``python bucket_server.py`` prints its port. ``GET /_test/count`` answers with the requests and the
-bytes since the last call; ``GET /_test/fail?puts=3`` makes the next three uploads fail with 503,
-``/_test/delay?ms=30`` each answer wait. It ends when its standard input does.
+``python bucket_server.py [ADDRESS]`` listens on loopback or on ADDRESS and prints its port.
+``GET /_test/count`` answers with the requests and the bytes since the last call;
+``/_test/fail?puts=3`` makes the next three uploads fail with 503, ``/_test/delay?ms=30`` each
+answer wait. It ends when its standard input does.
 """
 
 import json
@@ -64,7 +65,7 @@ class CountingApp:
 def main():
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     app = CountingApp(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+    server = make_server(*sys.argv[1:] or ["127.0.0.1"], 0, app, threaded=True)
     print(server.server_port, flush=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdin.read()

@@ -51,8 +51,9 @@ def find_obstacle() -> str | None:
 class Lab:
     """A client, a head and a worker; ``/mnt`` is one folder on all, everything else their own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
+        self._environment = environment  # of every login and command, on all of them
         self.shared = folder / "shared"
         self._prefix = f"lab{os.getpid()}"
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
@@ -78,7 +79,38 @@ class Lab:
             _sh(f"{node} link set eth0 up")
             _sh(f"{node} route add default via {ADDRESSES['client']}")
         for name in ADDRESSES:
-            self._start(name)
+            self.start(name)
+
+    def start(self, name: str) -> None:
+        """Switch a machine on."""
+        # what lies under the folders that each container has of its own
+        wanted = {sys.prefix, sys.base_prefix, str(ROOT), f"{self.folder}/bin", *sys.path}
+        visible = sorted(
+            path for path in wanted if path.startswith(("/root/", "/tmp/")) and Path(path).is_dir()
+        )
+        log = self.folder / "n" / name / "log"
+        node = [str(Path(__file__).with_name("node.sh")), str(self.folder / "n" / name)]
+        unshare = ["unshare", "--pid", "--mount", "--uts", "--ipc", "--fork", "--kill-child"]
+        with log.open("wb") as file:
+            self._nodes[name] = subprocess.Popen(
+                [
+                    "nsenter",
+                    f"--net=/run/netns/{self._net(name)}",
+                    *unshare,
+                    *node,
+                    self._net(name),
+                    str(self.shared),
+                    *visible,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            )
+        deadline = time.monotonic() + 15
+        ready = "Server listening" if name != "client" else ""
+        while ready not in log.read_text() or not self._pid(name):
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
 
     def down(self) -> None:
         """End all that runs in the containers: with its process 1 goes the whole namespace."""
@@ -92,6 +124,13 @@ class Lab:
         """A machine that loses its power."""
         if pid := self._pid(name):
             os.kill(pid, signal.SIGKILL)
+
+    def boot(self, name: str) -> None:
+        """Switch a machine that was killed on again; its temporary files are gone."""
+        self._nodes[name].wait(timeout=20)
+        shutil.rmtree(self.folder / "n" / name / "tmp")
+        self._make_tmp(name)
+        self.start(name)
 
     def run(self, node: str, *command: str, timeout_s: float = 120, **env: str) -> str:
         """Run a command on a node; its output, both streams.
@@ -122,7 +161,8 @@ class Lab:
         folders = [f"{self.folder}/bin", str(Path(sys.executable).parent), *SYSTEM_PATH]
         path = ":".join(folders)
         variables = [
-            f"{name}={value}" for name, value in (ENVIRONMENT | {"PATH": path} | env).items()
+            f"{name}={value}"
+            for name, value in (ENVIRONMENT | self._environment | {"PATH": path} | env).items()
         ]
         inside = ["nsenter", "-t", str(self._pid(node)), "-n", "-p", "-m", "-u", "-i"]
         go = ["bash", "-c", f'cd {ROOT} && exec "$@"', "_"]
@@ -167,15 +207,19 @@ class Lab:
         script.write_text(f"#!{sys.executable}\nfrom ray.scripts.scripts import main\nmain()\n")
         script.chmod(0o755)
 
+    def _make_tmp(self, name: str) -> None:
+        tmp = self.folder / "n" / name / "tmp"
+        tmp.mkdir()
+        tmp.chmod(0o1777)
+
     def _write_home(self, name: str) -> None:
         home = self.folder / "n" / name / "root"
         (home / ".ssh").mkdir(parents=True, mode=0o700)
         home.chmod(0o700)
-        tmp = home.parent / "tmp"
-        tmp.mkdir()
-        tmp.chmod(0o1777)
+        self._make_tmp(name)
+        path = f"{self.folder}/bin:{Path(sys.executable).parent}:$PATH"
         (home / ".bashrc").write_text(
-            f"export PATH={self.folder}/bin:{Path(sys.executable).parent}:$PATH\n"
+            "".join(f"export {n}={v}\n" for n, v in (self._environment | {"PATH": path}).items())
         )
         key = self.folder / "n/client/root/.ssh/id"
         if name == "client":
@@ -186,36 +230,6 @@ class Lab:
         shutil.copyfile(f"{key}.pub", authorized)
         authorized.chmod(0o600)
         (home / "sshd_config").write_text(SSHD.format(address=ADDRESSES[name]))
-
-    def _start(self, name: str) -> None:
-        # what lies under the folders that each container has of its own
-        wanted = {sys.prefix, sys.base_prefix, str(ROOT), f"{self.folder}/bin", *sys.path}
-        visible = sorted(
-            path for path in wanted if path.startswith(("/root/", "/tmp/")) and Path(path).is_dir()
-        )
-        log = self.folder / "n" / name / "log"
-        node = [str(Path(__file__).with_name("node.sh")), str(self.folder / "n" / name)]
-        unshare = ["unshare", "--pid", "--mount", "--uts", "--ipc", "--fork", "--kill-child"]
-        with log.open("wb") as file:
-            self._nodes[name] = subprocess.Popen(
-                [
-                    "nsenter",
-                    f"--net=/run/netns/{self._net(name)}",
-                    *unshare,
-                    *node,
-                    self._net(name),
-                    str(self.shared),
-                    *visible,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-            )
-        deadline = time.monotonic() + 15
-        ready = "Server listening" if name != "client" else ""
-        while ready not in log.read_text() or not self._pid(name):
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
 
 
 def _sh(command: str) -> None:

@@ -1,12 +1,16 @@
 """cluster/local.yaml on two real nodes: ray up, ray submit, ray job submit, and its doors."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import pytest
+from conftest import write_color_dataset
 from lab import ADDRESSES, ROOT, Lab, find_obstacle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -22,7 +26,10 @@ def cluster(tmp_path_factory):
     """Two nodes of cluster/local.yaml, up, and the path of the launcher file on the client."""
     if obstacle := find_obstacle():
         pytest.skip(f"no cluster of namespaces on this machine: {obstacle}")
-    lab = Lab(tmp_path_factory.mktemp("lab"))
+    lab = Lab(
+        tmp_path_factory.mktemp("lab"),
+        {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
+    )
     try:
         lab.up()
         lab.run("client", "ray", "get-auth-token", "--generate")
@@ -174,3 +181,78 @@ def test_a_node_with_other_code_is_named(cluster):
     error = next(line for line in text.splitlines() if line.startswith("error: "))
     assert f"node {ADDRESSES['worker']}" in error
     assert "has ophnet-ray 0.1.0+" in error
+
+
+@pytest.fixture
+def bucket(cluster):
+    """An S3 endpoint on the client; ``uri`` of places in its bucket, to be used on any node."""
+    lab, _ = cluster
+    server = subprocess.Popen(
+        lab.enter("client", "python", "tests/bucket_server.py", ADDRESSES["client"]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    endpoint = f"http://{ADDRESSES['client']}:{server.stdout.readline().strip()}"
+    place = f"endpoint_override={quote(endpoint, safe='')}&region=us-east-1"
+    create = "import sys, boto3; boto3.client('s3', endpoint_url=sys.argv[1], "
+    create += "region_name='us-east-1').create_bucket(Bucket='surgery')"
+    lab.run("client", "python", "-c", create, endpoint)
+    yield lambda path: f"s3://surgery/{path}?{place}"
+    server.communicate(timeout=30)
+
+
+IN_SECOND_EPOCH = """
+import sys, time
+from ophnet_ray.storage import list_files
+deadline = time.monotonic() + 150
+while not any("unfinished/epoch=0001" in name and "manifest" in name
+              for name in list_files(sys.argv[1], recursive=True)):
+    assert time.monotonic() < deadline, list_files(sys.argv[1], recursive=True)
+    time.sleep(0.05)
+"""
+UPLOAD = """
+import sys
+from pathlib import Path
+from ophnet_ray.locations import join
+from ophnet_ray.storage import upload
+for file in Path(sys.argv[1]).iterdir():
+    upload(file, join(sys.argv[2], file.name))
+"""
+READ = "import sys; from ophnet_ray.storage import read_bytes; "
+READ += "print(*(read_bytes(uri).decode() for uri in sys.argv[1:]))"
+
+
+def test_a_run_in_a_bucket_is_completed_after_its_node_is_lost(cluster, bucket):
+    """The head loses its power in mid-epoch, and the driver and a train worker with it.
+
+    It comes back without what it had of the bucket, and the same command is given again.
+    """
+    lab, launcher_file = cluster
+    write_color_dataset(lab.shared / "colors")
+    lab.run("client", "python", "-c", UPLOAD, "/mnt/colors", bucket("colors"))
+    flags = [*PLACED, "--max_epochs", "4", "--batch_size", "1", "--every_n_train_steps", "2"]
+    flags += ["--csv_path", bucket("colors/segments.csv"), "--cache_dir", bucket("cache")]
+    flags += ["--storage_path", bucket("runs"), "--output_pth", bucket("model.ckpt")]
+    flags += ["--no_pretrained", "--lr", "2e-3", "--name", "lost"]
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(submit, cluster, *flags)
+        waited, told = lab.try_run(
+            "client", "python", "-c", IN_SECOND_EPOCH, bucket("runs/lost"), timeout_s=180
+        )
+        lab.kill("head")
+        code, text = first.result()
+    assert waited == 0, f"{told}\n{text}"
+    assert code != 0, text
+    lab.boot("head")
+    lab.run("client", "ray", "up", launcher_file, "--yes", timeout_s=180)
+    code, text = submit(cluster, *flags)
+    print(text)
+    assert code == 0, text
+    assert answer_of(text)["checkpoint"] == bucket("model.ckpt")
+    names = ("metrics.jsonl", "logs/train-rank-0.log", "logs/driver.log")
+    told = lab.run("client", "python", "-c", READ, *(bucket(f"runs/lost/{n}") for n in names))
+    assert re.findall(r'"epoch": (\d+)', told) == ["0", "1", "2", "3"]
+    print(re.findall(r"going on after step \d+ of epoch \d", told))
+    assert re.search(r"going on after step \d+ of epoch \d", told)
+    assert "decoded 0 of 0 videos" in told
