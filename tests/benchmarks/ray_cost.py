@@ -1,99 +1,148 @@
-"""What Ray Train costs: CPU of the train workers a step, beside a bare Lightning DDP loop."""
+"""What Ray Train costs: a step beside one of a bare Lightning DDP loop, and the start of a run."""
 
 import json
+import os
 import re
+import statistics
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
-
-import psutil
+from typing import NamedTuple
 
 from ophnet_ray.demo import make_demo
+from tests.benchmarks.measure import MIN_REPEATS
 from tests.benchmarks.table import Figure
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 10
-STEPS = {1: 33, 2: 16}
-"""Of the demo's 266 training segments in batches of 8 a worker."""
+EPOCHS = 6
+STEPS_FILE = "steps.json"
+WORKERS = (1, 2)
+THREADS = 1
+"""Of a worker, whatever their number: two workers do twice the work of one."""
+
+# ``train.py``, its train loop with a clock in it
+CLOCKED = """
+import train
+from ophnet_ray import cli, trainer
+from tests.benchmarks.clocked_loop import clocked_train_loop
+trainer.train_loop = clocked_train_loop
+cli.run_program(train.main)
+"""
 
 # the same data, model, settings and loop, with Lightning's own launcher in Ray Train's place
 BARE = """
-import json, os, sys, time
+import sys
+from pathlib import Path
 from ophnet_ray import OphNetDataModule, SurgicalPhaseClassificationModel, SurgicalPhaseModule
 import lightning as L, torch
 from lightning.pytorch.strategies import DDPStrategy
+from tests.benchmarks.step_clock import StepClock
 csv_path, cache_dir, workers, epochs, folder = sys.argv[1:]
-torch.set_num_threads(2 // int(workers))
-class Clock(L.Callback):
-    cpu_s, wall_s = [], []
-    def on_train_epoch_end(self, *_):
-        self.cpu_s.append(time.process_time()); self.wall_s.append(time.monotonic())
 torch.manual_seed(42)
 data = OphNetDataModule(csv_path, image_size=128, cache_dir=cache_dir)
 model = SurgicalPhaseClassificationModel(6, "test_efficientnet", pretrained=False, image_size=128)
 module = SurgicalPhaseModule(num_classes=6, lr=2e-3, model=model, lr_schedule="one_cycle")
-L.Trainer(max_epochs=int(epochs), accelerator="cpu", devices=int(workers), callbacks=[Clock()],
+L.Trainer(max_epochs=int(epochs), accelerator="cpu", devices=int(workers),
+    callbacks=[StepClock(Path(folder))],
     strategy=DDPStrategy(broadcast_buffers=False, process_group_backend="gloo"), precision=32,
     num_sanity_val_steps=0, use_distributed_sampler=False, enable_progress_bar=False,
     log_every_n_steps=10, enable_model_summary=False, default_root_dir=folder,
 ).fit(module, data)
-if os.environ.get("LOCAL_RANK", "0") == "0":
-    print(json.dumps([Clock.cpu_s, Clock.wall_s]))
 """
 
 
+class Pace(NamedTuple):
+    """Of the first rank: CPU-seconds and seconds of a step, the median of its epochs."""
+
+    cpu_s: float
+    wall_s: float
+
+
 def compare_with_bare_lightning(folder: Path) -> list[Figure]:
-    """CPU-seconds of the first rank a step, without the first two epochs; wall time is a note."""
+    """A step of the first rank under both, in turn; scaling; when each stage of a run begins."""
     folder = folder.absolute()
     csv_path = make_demo(folder / "demo")
-    figures, epoch_s = [], {}
-    for workers in STEPS:
-        cpu_s, epoch_s[workers] = train_on_ray(csv_path, folder, workers)
-        bare_cpu_s, bare_s = train_bare(csv_path, folder, workers)
-        note = (
-            f"{cpu_s * 1e3:.1f} and {bare_cpu_s * 1e3:.1f} CPU-ms a step, {epoch_s[workers]:.2f} "
-        )
-        note += f"and {bare_s:.2f} s an epoch"
-        name = f"Ray Train / bare Lightning DDP, {workers} workers"
-        figures.append(Figure(name, cpu_s / bare_cpu_s, note, "<= 1.03"))
-    scaling = epoch_s[1] / epoch_s[2]
-    return [*figures, Figure("2 workers: times as fast as 1", scaling, "both cores busy with 1")]
+    train_on_ray(csv_path, folder, 1)  # fills the cache
+    paces: dict[tuple[str, int], list[Pace]] = {}
+    stages = []
+    for _ in range(MIN_REPEATS):
+        for workers in WORKERS:
+            pace, started_s = train_on_ray(csv_path, folder, workers)
+            stages += [started_s] if workers == 1 else []
+            paces.setdefault(("ray", workers), []).append(pace)
+            paces.setdefault(("bare", workers), []).append(train_bare(csv_path, folder, workers))
+    step = {key: Pace(*map(statistics.median, zip(*p, strict=True))) for key, p in paces.items()}
+    figures = []
+    for workers in WORKERS:
+        ours, bare = step["ray", workers], step["bare", workers]
+        note = f"{ours.cpu_s * 1e3:.1f} and {bare.cpu_s * 1e3:.1f} CPU-ms, {ours.wall_s * 1e3:.1f} "
+        note += f"and {bare.wall_s * 1e3:.1f} ms a step"
+        name = f"a step, Ray Train / bare Lightning DDP, {workers} worker(s)"
+        figures.append(Figure(name, ours.cpu_s / bare.cpu_s, note, "<= 1.03"))
+    for kind, name in (("ray", "Ray Train"), ("bare", "bare Lightning DDP")):
+        scaling = 2 * step[kind, 1].wall_s / step[kind, 2].wall_s
+        note = f"windows a second, {THREADS} thread a worker"
+        figures.append(Figure(f"2 workers / 1, {name}", scaling, note))
+    for stage in stages[0]:
+        began_s = statistics.median(started[stage] for started in stages)
+        figures.append(Figure(f"seconds from the start: {stage}", began_s, "1 worker, cache full"))
+    return figures
 
 
-def train_on_ray(csv_path: Path, folder: Path, workers: int) -> tuple[float, float]:
-    """``train.py``: CPU-seconds of rank 0 a step, seconds an epoch."""
+def train_on_ray(csv_path: Path, folder: Path, workers: int) -> tuple[Pace, dict[str, float]]:
+    """``train.py``: the pace of rank 0, and when each stage began, in seconds from the start."""
     name = f"cost-{workers}-{time.time():.0f}"
     flags = "--image_size 128 --backbone test_efficientnet --no_pretrained --lr 2e-3 --lr_schedule "
-    flags += f"one_cycle --max_epochs {EPOCHS} --train_workers {workers} --name {name}"
+    flags += f"one_cycle --max_epochs {EPOCHS} --train_workers {workers} --name {name} "
+    flags += f"--threads_per_worker {THREADS}"
     paths = ["--csv_path", csv_path, "--cache_dir", folder / "demo", "--storage_path", folder]
     paths += ["--output_pth", folder / "model.ckpt"]
-    command = [sys.executable, ROOT / "train.py", *flags.split(), *paths]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    marks: list[tuple[float, float]] = []
-    history, log = folder / name / "metrics.jsonl", folder / name / "logs/train-rank-0.log"
-    while process.poll() is None:
-        lines = history.read_text().count("\n") if history.exists() else 0
-        if lines > len(marks):
-            worker = psutil.Process(int(re.findall(r"is process (\d+)", log.read_text())[-1]))
-            times = worker.cpu_times()
-            marks += [(times.user + times.system, time.monotonic())] * (lines - len(marks))
-        time.sleep(0.01)
-    return _rates([m[0] for m in marks], [m[1] for m in marks], workers)
+    started_s = time.time()
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLOCKED, *flags.split(), *map(str, paths)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    beginnings = {
+        r"Ray.* dashboard": "Ray is up",
+        r"decode +nothing": "the cache is looked through",
+        r"training on": "the workers are asked for",
+    }
+    stages = {}
+    for line in process.stdout:
+        for pattern, stage in beginnings.items():
+            if re.search(pattern, line):
+                stages[stage] = time.time() - started_s
+    if process.wait():
+        raise RuntimeError(f"train.py failed: see {folder / name / 'logs'}")
+    log = (folder / name / "logs/train-rank-0.log").read_text()
+    (ready,) = re.findall(r"^(\S+ \S+) .*is process", log, re.MULTILINE)
+    told = json.loads((folder / name / STEPS_FILE).read_text())
+    stages["a worker is up"] = datetime.fromisoformat(ready).timestamp() - started_s
+    stages["the first step"] = told["first_step_s"] - started_s
+    stages["the end"] = time.time() - started_s
+    return _pace(told), stages
 
 
-def train_bare(csv_path: Path, folder: Path, workers: int) -> tuple[float, float]:
-    """The bare loop: CPU-seconds of rank 0 a step, seconds an epoch."""
+def train_bare(csv_path: Path, folder: Path, workers: int) -> Pace:
+    """The bare loop: the pace of rank 0."""
     script = folder / "bare.py"  # Lightning starts it again for the second worker
     script.write_text(BARE)
-    command = [sys.executable, script, csv_path, folder / "demo", str(workers), str(EPOCHS), folder]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    cpu_s, wall_s = json.loads(done.stdout.splitlines()[-1])
-    return _rates(cpu_s, wall_s, workers)
+    subprocess.run(
+        [sys.executable, script, csv_path, folder / "demo", str(workers), str(EPOCHS), folder],
+        # Lightning takes all cores for one process unless it is told; Ray tells its workers
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(THREADS)},
+        check=True,
+        capture_output=True,
+    )
+    return _pace(json.loads((folder / STEPS_FILE).read_text()))
 
 
-def _rates(cpu_s: list[float], wall_s: list[float], workers: int) -> tuple[float, float]:
-    first, last = 1, EPOCHS - 2  # the last mark may be taken when the worker is at its end
-    epochs = last - first
-    cpu_a_step = (cpu_s[last] - cpu_s[first]) / (epochs * STEPS[workers])
-    return cpu_a_step, (wall_s[last] - wall_s[first]) / epochs
+def _pace(told: dict[str, list[list[float]]]) -> Pace:
+    epochs = told["epochs"][1:]  # the first one is slower
+    return Pace(*map(statistics.median, zip(*epochs, strict=True)))

@@ -1,0 +1,19 @@
+"""The product's train loop with a stop watch in it; what only starts workers loads it, too."""
+
+from typing import Any
+
+
+def clocked_train_loop(loop_config: dict[str, Any]) -> dict[str, str]:
+    """``ophnet_ray.trainer.train_loop`` with a ``StepClock`` among Lightning's callbacks."""
+    from ophnet_ray import train_worker
+    from tests.benchmarks.step_clock import StepClock
+
+    build = train_worker._build_lightning_trainer
+
+    def build_with_clock(loop: Any, report: Any) -> Any:
+        trainer = build(loop, report)
+        trainer.callbacks.insert(0, StepClock(loop.run.path))
+        return trainer
+
+    train_worker._build_lightning_trainer = build_with_clock
+    return train_worker.run_worker(loop_config["loop"])
