@@ -212,16 +212,26 @@ class _Pictures:
         self._is_equal: dict[tuple[int, ...], bool] = {}
 
     def take(self, frame: av.VideoFrame) -> Picture:
-        """The picture of a frame; it holds the frame's memory."""
-        if frame.format.name not in {"yuv420p", "yuvj420p"} or frame.width % 2 or frame.height % 2:
+        """The picture of a frame; it may hold the frame's memory."""
+        is_halved = frame.width % 2 == frame.height % 2 == 0
+        if not is_halved or frame.format.name not in {"yuv420p", "yuvj420p"}:
             return self._to_rgb(frame)
+        if any(plane.line_size < frame.width // 2 for plane in frame.planes):
+            return self._to_rgb(frame)  # stored from the last row up
         picture = _yuv_picture(frame)
         kind = (*picture.shape, *(int(factor) for factor in picture.factors))
         if kind not in self._is_equal:
-            # other processors' FFmpeg rounds otherwise: look at one frame, and be right everywhere
-            theirs = self._to_rgb(frame)
-            self._is_equal[kind] = np.array_equal(to_rgb(picture), theirs.pixels)
+            self._is_equal[kind] = self._equals_ffmpeg(frame)
         return picture if self._is_equal[kind] else self._to_rgb(frame)
+
+    def _equals_ffmpeg(self, like: av.VideoFrame) -> bool:
+        """Whether noise is converted alike: on other processors, FFmpeg may round otherwise."""
+        noise = av.VideoFrame(like.width, like.height, like.format.name)
+        noise.colorspace, noise.color_range = like.colorspace, like.color_range
+        rng = np.random.default_rng(0)
+        for plane in noise.planes:
+            plane.update(rng.bytes(plane.buffer_size))
+        return np.array_equal(to_rgb(_yuv_picture(noise)), self._to_rgb(noise).pixels)
 
     def _to_rgb(self, frame: av.VideoFrame) -> RgbPicture:
         converted = self._reformatter.reformat(frame, format="rgb24", threads=1)

@@ -53,10 +53,12 @@ def test_what_we_cannot_convert_ffmpeg_does(height, width, pixel_format):
 def test_where_our_conversion_is_not_ffmpegs_it_is_not_used(monkeypatch):
     factors = videos.yuv_factors
     monkeypatch.setattr(videos, "yuv_factors", lambda *a, **k: factors(*a, **k) - np.int16(9))
-    frame = noisy_frame(96, 160)
-    picture = _Pictures().take(frame)
-    assert isinstance(picture, RgbPicture)
-    np.testing.assert_array_equal(to_rgb(picture), frame.to_ndarray(format="rgb24"))
+    pictures = _Pictures()
+    black = av.VideoFrame.from_ndarray(np.zeros((96, 160, 3), np.uint8), "rgb24")
+    for frame in (black.reformat(format="yuv420p"), noisy_frame(96, 160)):
+        picture = pictures.take(frame)
+        assert isinstance(picture, RgbPicture)
+        np.testing.assert_array_equal(to_rgb(picture), frame.to_ndarray(format="rgb24"))
 
 
 @pytest.mark.parametrize(
