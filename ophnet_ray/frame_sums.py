@@ -1,42 +1,73 @@
 """The arithmetic of the decode stage, compiled: frames are added at full size, sums are resized.
 
 A library's calls each go over a whole frame, and memory of that size costs more than arithmetic:
-FFmpeg's conversion to RGB and numpy's sum take four times the CPU of both in one pass.
+here a frame is converted and added in one pass.
 """
 
+import pickle
 from collections.abc import Callable
-from functools import cache, lru_cache, wraps
-from typing import Any
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Generic, ParamSpec
 
 import cv2
 import numpy as np
 from numpy import float32, int16, int32, uint16
 from numpy.typing import NDArray
 
+P = ParamSpec("P")
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile at the first call: few processes decode, and the compiler takes long to load.
 
-    The code is kept where Python keeps its bytecode, or else in the user's cache folder.
+class _Compiled(Generic[P]):
+    """A function that is compiled at its first call: few processes decode, and numba loads slowly.
+
+    The code is kept in the user's cache folder, or beside this file where there is none.
     """
 
-    @cache
-    def compile_once() -> Callable[..., None]:
+    def __init__(self, function: Callable[P, None]) -> None:
+        self._function = function
+        self._code: Any = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call the compiled function."""
+        if self._code is None:
+            self._code = self._compile()
+        try:
+            self._code(*args, **kwargs)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            # before the function begins: what was kept is damaged, or cannot be kept (a full disk)
+            self._code = self._compile(keep=False)
+            self._code(*args, **kwargs)
+
+    def _compile(self, *, keep: bool = True) -> Any:
         from numba import njit
 
-        try:
-            return njit(cache=True, nogil=True)(function)
-        except RuntimeError:  # neither place can be written
-            return njit(nogil=True)(function)
-
-    @wraps(function)
-    def call(*args: Any) -> None:
-        compile_once()(*args)
-
-    return call
+        if keep:
+            try:
+                _choose_folder()
+                return njit(cache=True, nogil=True)(self._function)
+            except RuntimeError:  # no home, or no folder that can be written
+                pass
+        return njit(nogil=True)(self._function)
 
 
-@_compiled
+def _choose_folder() -> None:
+    """Let numba keep code apart by processor and source: its list of what it keeps has no lock.
+
+    Raises:
+        RuntimeError: The user has no home.
+    """
+    from llvmlite import binding
+    from numba.core import config
+
+    if not config.CACHE_DIR:  # type: ignore[attr-defined] # set by name, from the environment
+        source = blake2b(Path(__file__).read_bytes(), digest_size=8).hexdigest()
+        kept = Path.home() / ".cache/ophnet-ray" / f"{binding.get_host_cpu_name()}-{source}"
+        config.CACHE_DIR = str(kept)  # type: ignore[attr-defined]
+
+
+@_Compiled
 def add_yuv420(
     total: NDArray[np.uint16],
     y: NDArray[np.uint8],
@@ -81,7 +112,7 @@ def add_yuv420(
             total[2, row, x] += uint16(min(max(int16(light + blue[x]), int16(0)), int16(255)))
 
 
-@_compiled
+@_Compiled
 def add_rgb(total: NDArray[np.uint16], pixels: NDArray[np.uint8]) -> None:
     """Add RGB pixels (H, W, 3) to ``total`` (3, H, W)."""
     _, height, width = total.shape
@@ -131,7 +162,7 @@ def _area_weights(length: int, size: int) -> tuple[NDArray[np.int32], NDArray[np
     return first, np.asarray(overlap.clip(0) * (size / length), dtype=np.float32)
 
 
-@_compiled
+@_Compiled
 def _resize_area(
     total: NDArray[np.uint16],
     count: int,

@@ -20,6 +20,9 @@ class Picture(Protocol):
     def add_to(self, total: NDArray[np.uint16]) -> None:
         """Add the RGB values to (3, H, W)."""
 
+    def to_rgb(self) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3)."""
+
 
 @dataclass(frozen=True, slots=True)
 class RgbPicture:
@@ -36,10 +39,16 @@ class RgbPicture:
         """Add the RGB values to (3, H, W)."""
         add_rgb(total, self.pixels)
 
+    def to_rgb(self) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3)."""
+        return self.pixels
+
 
 @dataclass(frozen=True, slots=True)
 class Yuv420Picture:
     """Planes of 8 bits with a quarter of the chroma, as nearly all surgery is stored.
+
+    Not interlaced: fields have chroma rows of their own.
 
     Args:
         planes: Y (H, W or more), U and V (H / 2, W / 2 or more), rows as the decoder aligns them.
@@ -55,12 +64,11 @@ class Yuv420Picture:
         """Add the RGB values to (3, H, W)."""
         add_yuv420(total, *self.planes, self.factors)
 
-
-def to_rgb(picture: Picture) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3)."""
-    total = np.zeros((3, *picture.shape), dtype=np.uint16)
-    picture.add_to(total)
-    return np.moveaxis(total, 0, -1).astype(np.uint8)
+    def to_rgb(self) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3)."""
+        total = np.zeros((3, *self.shape), dtype=np.uint16)
+        self.add_to(total)
+        return np.moveaxis(total, 0, -1).astype(np.uint8, order="C")
 
 
 @lru_cache

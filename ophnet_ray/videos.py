@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from ophnet_ray.pictures import Picture, RgbPicture, Yuv420Picture, to_rgb, yuv_factors
+from ophnet_ray.pictures import Picture, RgbPicture, Yuv420Picture, yuv_factors
 from ophnet_ray.range_reader import RangeReader, open_source
 from ophnet_ray.video_index import VideoIndex, plan_stretches
 
@@ -51,7 +52,7 @@ _SKIPS_PACKET_BY_PACKET = frozenset({"h264", "hevc"})
 
 # K_R and K_B of ITU-T H.273 by its number of the matrix; untagged video is taken for BT.601
 _BT601 = (0.299, 0.114)
-_MATRICES = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
+_MATRICES = {1: (0.2126, 0.0722), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Frame:
     @property
     def pixels(self) -> NDArray[np.uint8]:
         """RGB, uint8 (H, W, 3)."""
-        return to_rgb(self.picture)
+        return self.picture.to_rgb()
 
 
 @contextmanager
@@ -204,38 +205,59 @@ def _decode_stretch(
 
 
 class _Pictures:
-    """The pictures of a video's frames: its YUV planes, where our conversion equals FFmpeg's."""
+    """The pictures of a video's frames: the YUV planes, where our conversion equals FFmpeg's."""
 
     def __init__(self) -> None:
         # one for all frames: each frame's own would be set up anew, with threads of its own
         self._reformatter = VideoReformatter()
-        self._is_equal: dict[tuple[int, ...], bool] = {}
 
     def take(self, frame: av.VideoFrame) -> Picture:
-        """The picture of a frame; it may hold the frame's memory."""
-        is_halved = frame.width % 2 == frame.height % 2 == 0
-        if not is_halved or frame.format.name not in {"yuv420p", "yuvj420p"}:
-            return self._to_rgb(frame)
-        if any(plane.line_size < frame.width // 2 for plane in frame.planes):
-            return self._to_rgb(frame)  # stored from the last row up
-        picture = _yuv_picture(frame)
-        kind = (*picture.shape, *(int(factor) for factor in picture.factors))
-        if kind not in self._is_equal:
-            self._is_equal[kind] = self._equals_ffmpeg(frame)
-        return picture if self._is_equal[kind] else self._to_rgb(frame)
+        """The picture of a frame; it may hold the frame's memory.
 
-    def _equals_ffmpeg(self, like: av.VideoFrame) -> bool:
-        """Whether noise is converted alike: on other processors, FFmpeg may round otherwise."""
-        noise = av.VideoFrame(like.width, like.height, like.format.name)
-        noise.colorspace, noise.color_range = like.colorspace, like.color_range
-        rng = np.random.default_rng(0)
-        for plane in noise.planes:
-            plane.update(rng.bytes(plane.buffer_size))
-        return np.array_equal(to_rgb(_yuv_picture(noise)), self._to_rgb(noise).pixels)
+        Raises:
+            VideoError: FFmpeg does not know its colours.
+        """
+        if _has_plain_planes(frame) and _converts_as_ffmpeg(
+            frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range
+        ):
+            return _yuv_picture(frame)
+        try:
+            return RgbPicture(_convert(self._reformatter, frame))
+        except av.FFmpegError as error:
+            raise VideoError(f"cannot be converted to RGB ({error.strerror})") from error
 
-    def _to_rgb(self, frame: av.VideoFrame) -> RgbPicture:
-        converted = self._reformatter.reformat(frame, format="rgb24", threads=1)
-        return RgbPicture(np.asarray(converted.to_ndarray(), dtype=np.uint8))
+
+def _has_plain_planes(frame: av.VideoFrame) -> bool:
+    """Whether its planes are those of a ``Yuv420Picture``."""
+    return (
+        frame.format.name in {"yuv420p", "yuvj420p"}
+        and not frame.interlaced_frame
+        and frame.width % 2 == frame.height % 2 == 0
+        # less: stored from the last row up
+        and all(plane.line_size >= frame.width // 2 for plane in frame.planes)
+    )
+
+
+@lru_cache(maxsize=256)
+def _converts_as_ffmpeg(
+    width: int, height: int, pixel_format: str, colorspace: int, color_range: int
+) -> bool:
+    """Whether noise becomes the same RGB; on other processors FFmpeg may round otherwise."""
+    noise = av.VideoFrame(width, height, pixel_format)
+    noise.colorspace, noise.color_range = colorspace, color_range
+    rng = np.random.default_rng(0)
+    for plane in noise.planes:
+        plane.update(rng.bytes(plane.buffer_size))
+    try:
+        theirs = _convert(VideoReformatter(), noise)
+    except av.FFmpegError:
+        return False
+    return np.array_equal(_yuv_picture(noise).to_rgb(), theirs)
+
+
+def _convert(reformatter: VideoReformatter, frame: av.VideoFrame) -> NDArray[np.uint8]:
+    converted = reformatter.reformat(frame, format="rgb24", threads=1)
+    return np.asarray(converted.to_ndarray(), dtype=np.uint8)
 
 
 def _yuv_picture(frame: av.VideoFrame) -> Yuv420Picture:

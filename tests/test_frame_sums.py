@@ -8,10 +8,11 @@ import numba
 import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, Colorspace
+from conftest import write_video
 
 from ophnet_ray import frame_sums, videos
 from ophnet_ray.frame_sums import resize_mean
-from ophnet_ray.pictures import RgbPicture, Yuv420Picture, to_rgb
+from ophnet_ray.pictures import RgbPicture, Yuv420Picture
 from ophnet_ray.videos import _Pictures
 
 pytestmark = pytest.mark.unit
@@ -36,7 +37,7 @@ def test_planes_are_converted_bit_for_bit_as_ffmpeg_does(colorspace, color_range
     frame.colorspace, frame.color_range = colorspace, color_range
     picture = _Pictures().take(frame)
     assert isinstance(picture, Yuv420Picture)
-    np.testing.assert_array_equal(to_rgb(picture), frame.to_ndarray(format="rgb24"))
+    np.testing.assert_array_equal(picture.to_rgb(), frame.to_ndarray(format="rgb24"))
 
 
 @pytest.mark.parametrize(
@@ -47,18 +48,20 @@ def test_what_we_cannot_convert_ffmpeg_does(height, width, pixel_format):
     frame = noisy_frame(height, width, pixel_format)
     picture = _Pictures().take(frame)
     assert isinstance(picture, RgbPicture)
-    np.testing.assert_array_equal(to_rgb(picture), frame.to_ndarray(format="rgb24"))
+    np.testing.assert_array_equal(picture.to_rgb(), frame.to_ndarray(format="rgb24"))
 
 
 def test_where_our_conversion_is_not_ffmpegs_it_is_not_used(monkeypatch):
     factors = videos.yuv_factors
     monkeypatch.setattr(videos, "yuv_factors", lambda *a, **k: factors(*a, **k) - np.int16(9))
+    videos._converts_as_ffmpeg.cache_clear()
     pictures = _Pictures()
     black = av.VideoFrame.from_ndarray(np.zeros((96, 160, 3), np.uint8), "rgb24")
     for frame in (black.reformat(format="yuv420p"), noisy_frame(96, 160)):
         picture = pictures.take(frame)
         assert isinstance(picture, RgbPicture)
-        np.testing.assert_array_equal(to_rgb(picture), frame.to_ndarray(format="rgb24"))
+        np.testing.assert_array_equal(picture.to_rgb(), frame.to_ndarray(format="rgb24"))
+    videos._converts_as_ffmpeg.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +85,47 @@ def test_256_white_frames_are_white():
     assert (resize_mean(total, 256, 32) == 255).all()
 
 
-def test_where_no_compiled_code_can_be_kept_it_is_compiled_again(monkeypatch):
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((64, 64), {}),
+        ((38, 70), {}),  # cut from whole macroblocks
+        ((64, 64), {"x264-params": "interlaced=1"}),
+        ((64, 64), {"x264-params": "colormatrix=bt709:fullrange=on"}),
+    ],
+)
+def test_decoded_frames_are_ffmpegs_to_the_last_bit(tmp_path, shape, options):
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for _ in range(8)]
+    path = write_video(tmp_path / "v.mp4", noise, **options)
+    index = videos.read_video_index(path)
+    ours = list(videos.decode_frames(path, index, np.arange(8)))
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    assert all(f.interlaced_frame == ("interlaced=1" in str(options)) for f in frames)
+    for frame, theirs in zip(ours, frames, strict=True):
+        np.testing.assert_array_equal(frame.pixels, theirs.to_ndarray(format="rgb24"))
+
+
+def test_colours_that_ffmpeg_does_not_know_are_a_reason():
+    frame = noisy_frame(64, 64)
+    frame.colorspace = 8  # YCgCo
+    with pytest.raises(videos.VideoError, match="cannot be converted to RGB"):
+        _Pictures().take(frame)
+
+
+def test_code_that_cannot_be_kept_or_is_damaged_is_compiled_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def add_one(values):
+        values += 1
+
+    values = np.zeros(3)
+    frame_sums._Compiled(add_one)(values)
+    for kept in tmp_path.rglob("*.nb*"):
+        kept.write_bytes(b"torn")
+    assert list(tmp_path.rglob("*.nbi"))
+    frame_sums._Compiled(add_one)(values)
     njit = numba.njit
 
     def refuse_to_keep(*, cache=False, **options):
@@ -91,11 +134,5 @@ def test_where_no_compiled_code_can_be_kept_it_is_compiled_again(monkeypatch):
         return njit(**options)
 
     monkeypatch.setattr(numba, "njit", refuse_to_keep)
-
-    @frame_sums._compiled
-    def add_one(values):
-        values += 1
-
-    values = np.zeros(3)
-    add_one(values)
-    assert values.tolist() == [1, 1, 1]
+    frame_sums._Compiled(add_one)(values)
+    assert values.tolist() == [3, 3, 3]

@@ -12,7 +12,7 @@ def clocked_train_loop(loop_config: dict[str, Any]) -> dict[str, str]:
 
     def build_with_clock(loop: Any, report: Any) -> Any:
         trainer = build(loop, report)
-        trainer.callbacks.insert(0, StepClock(loop.run.path))
+        trainer.callbacks.insert(0, StepClock(loop.run.path / "steps.json"))
         return trainer
 
     train_worker._build_lightning_trainer = build_with_clock

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from ophnet_ray.config import WindowConfig
-from tests.benchmarks.decoding import DRAWN_FRAMES, GOPS, SPREAD, TIMES, fill
+from tests.benchmarks.decoding import DRAWN_FRAMES, GOPS, SPREAD, TIMES, fill, warm_up
 from tests.benchmarks.footage import (
     FRAME_RATE,
     Footage,
@@ -39,6 +39,7 @@ def describe_costs(folder: Path) -> list[Figure]:
         long = repeat_video(short.with_stem(f"{short.stem}_long"), short, TIMES)
         footage = Footage(name, long, DRAWN_FRAMES * TIMES)
         segments = typical_segments(footage)
+        warm_up(footage)
         costs = interleave({"fill": lambda rows=segments: fill(rows, SPREAD)}, MIN_REPEATS)["fill"]
         a_second = median_cpu_s(costs) / (footage.num_frames / FRAME_RATE)
         figures += [

@@ -57,6 +57,7 @@ def compare_epochs(folder: Path) -> list[Figure]:
     figures = []
     for size in ("720p", "1080p"):
         clips = draw_clips(folder, size)
+        train_without_a_network(clips[:1], 1, 1)  # load what our forks need, as for the rivals
         works: dict[str, Callable[[], Any]] = {
             "seed": lambda clips=clips: run_epochs(SeedDataset(clips), 1),
             "seed twice": lambda clips=clips: run_epochs(SeedDataset(clips), 2),

@@ -17,7 +17,6 @@ from tests.benchmarks.table import Figure
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 6
-STEPS_FILE = "steps.json"
 WORKERS = (1, 2)
 THREADS = 1
 """Of a worker, whatever their number: two workers do twice the work of one."""
@@ -39,13 +38,13 @@ from ophnet_ray import OphNetDataModule, SurgicalPhaseClassificationModel, Surgi
 import lightning as L, torch
 from lightning.pytorch.strategies import DDPStrategy
 from tests.benchmarks.step_clock import StepClock
-csv_path, cache_dir, workers, epochs, folder = sys.argv[1:]
+csv_path, cache_dir, workers, epochs, folder, file = sys.argv[1:]
 torch.manual_seed(42)
 data = OphNetDataModule(csv_path, image_size=128, cache_dir=cache_dir)
 model = SurgicalPhaseClassificationModel(6, "test_efficientnet", pretrained=False, image_size=128)
 module = SurgicalPhaseModule(num_classes=6, lr=2e-3, model=model, lr_schedule="one_cycle")
 L.Trainer(max_epochs=int(epochs), accelerator="cpu", devices=int(workers),
-    callbacks=[StepClock(Path(folder))],
+    callbacks=[StepClock(Path(file))],
     strategy=DDPStrategy(broadcast_buffers=False, process_group_backend="gloo"), precision=32,
     num_sanity_val_steps=0, use_distributed_sampler=False, enable_progress_bar=False,
     log_every_n_steps=10, enable_model_summary=False, default_root_dir=folder,
@@ -122,7 +121,7 @@ def train_on_ray(csv_path: Path, folder: Path, workers: int) -> tuple[Pace, dict
         raise RuntimeError(f"train.py failed: see {folder / name / 'logs'}")
     log = (folder / name / "logs/train-rank-0.log").read_text()
     (ready,) = re.findall(r"^(\S+ \S+) .*is process", log, re.MULTILINE)
-    told = json.loads((folder / name / STEPS_FILE).read_text())
+    told = json.loads((folder / name / "steps.json").read_text())
     stages["a worker is up"] = datetime.fromisoformat(ready).timestamp() - started_s
     stages["the first step"] = told["first_step_s"] - started_s
     stages["the end"] = time.time() - started_s
@@ -133,14 +132,24 @@ def train_bare(csv_path: Path, folder: Path, workers: int) -> Pace:
     """The bare loop: the pace of rank 0."""
     script = folder / "bare.py"  # Lightning starts it again for the second worker
     script.write_text(BARE)
+    file = folder / "steps.json"
     subprocess.run(
-        [sys.executable, script, csv_path, folder / "demo", str(workers), str(EPOCHS), folder],
+        [
+            sys.executable,
+            script,
+            csv_path,
+            folder / "demo",
+            str(workers),
+            str(EPOCHS),
+            folder,
+            file,
+        ],
         # Lightning takes all cores for one process unless it is told; Ray tells its workers
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(THREADS)},
         check=True,
         capture_output=True,
     )
-    return _pace(json.loads((folder / STEPS_FILE).read_text()))
+    return _pace(json.loads(file.read_text()))
 
 
 def _pace(told: dict[str, list[list[float]]]) -> Pace:

@@ -15,8 +15,8 @@ class StepClock(L.Callback):
     time of day at which the first step began.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "steps.json"
+    def __init__(self, file: Path) -> None:
+        self._file = file
         self._marks: list[tuple[float, float]] = []
         self._epochs: list[tuple[float, float]] = []
         self._first_step_s = 0.0

@@ -1,6 +1,7 @@
 """A real cluster on one machine: containers of namespaces, with addresses and sshd of their own."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -217,10 +218,9 @@ class Lab:
         (home / ".ssh").mkdir(parents=True, mode=0o700)
         home.chmod(0o700)
         self._make_tmp(name)
-        path = f"{self.folder}/bin:{Path(sys.executable).parent}:$PATH"
-        (home / ".bashrc").write_text(
-            "".join(f"export {n}={v}\n" for n, v in (self._environment | {"PATH": path}).items())
-        )
+        exports = [f"export {name}={shlex.quote(v)}\n" for name, v in self._environment.items()]
+        exports.append(f"export PATH={self.folder}/bin:{Path(sys.executable).parent}:$PATH\n")
+        (home / ".bashrc").write_text("".join(exports))
         key = self.folder / "n/client/root/.ssh/id"
         if name == "client":
             _sh(f"ssh-keygen -q -t ed25519 -N '' -f {key}")
