@@ -4,6 +4,7 @@ A library's calls each go over a whole frame, and memory of that size costs more
 here a frame is converted and added in one pass.
 """
 
+import logging
 import pickle
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,6 +18,8 @@ from numpy import float32, int16, int32, uint16
 from numpy.typing import NDArray
 
 P = ParamSpec("P")
+
+logger = logging.getLogger(__name__)
 
 
 class _Compiled(Generic[P]):
@@ -35,8 +38,9 @@ class _Compiled(Generic[P]):
             self._code = self._compile()
         try:
             self._code(*args, **kwargs)
-        except (OSError, EOFError, pickle.UnpicklingError):
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
             # before the function begins: what was kept is damaged, or cannot be kept (a full disk)
+            logger.warning("compiled code is not kept (%r): it is compiled again", error)
             self._code = self._compile(keep=False)
             self._code(*args, **kwargs)
 

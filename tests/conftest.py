@@ -160,10 +160,10 @@ def ray_session() -> Iterator[str]:
 
 
 class Bucket:
-    """An S3 endpoint on loopback with one bucket; ``uri`` names places in it."""
+    """An S3 endpoint with one bucket; ``uri`` names places in it."""
 
-    def __init__(self, port: str) -> None:
-        self.endpoint = f"http://127.0.0.1:{port}"
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
 
     def uri(self, path: str, bucket: str = "surgery") -> str:
         place = f"endpoint_override={quote(self.endpoint, safe='')}&region=us-east-1"
@@ -191,7 +191,7 @@ def bucket() -> Iterator[Bucket]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    bucket = Bucket(server.stdout.readline().strip())
+    bucket = Bucket(f"http://127.0.0.1:{server.stdout.readline().strip()}")
     boto3.client("s3", endpoint_url=bucket.endpoint, region_name="us-east-1").create_bucket(
         Bucket="surgery"
     )

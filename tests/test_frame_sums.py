@@ -114,7 +114,7 @@ def test_colours_that_ffmpeg_does_not_know_are_a_reason():
         _Pictures().take(frame)
 
 
-def test_code_that_cannot_be_kept_or_is_damaged_is_compiled_again(monkeypatch, tmp_path):
+def test_code_that_cannot_be_kept_or_is_damaged_is_compiled_again(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
 
     def add_one(values):
@@ -126,6 +126,7 @@ def test_code_that_cannot_be_kept_or_is_damaged_is_compiled_again(monkeypatch, t
         kept.write_bytes(b"torn")
     assert list(tmp_path.rglob("*.nbi"))
     frame_sums._Compiled(add_one)(values)
+    assert "compiled code is not kept" in caplog.text
     njit = numba.njit
 
     def refuse_to_keep(*, cache=False, **options):

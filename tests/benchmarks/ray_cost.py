@@ -133,17 +133,9 @@ def train_bare(csv_path: Path, folder: Path, workers: int) -> Pace:
     script = folder / "bare.py"  # Lightning starts it again for the second worker
     script.write_text(BARE)
     file = folder / "steps.json"
+    arguments = [csv_path, folder / "demo", str(workers), str(EPOCHS), folder, file]
     subprocess.run(
-        [
-            sys.executable,
-            script,
-            csv_path,
-            folder / "demo",
-            str(workers),
-            str(EPOCHS),
-            folder,
-            file,
-        ],
+        [sys.executable, script, *arguments],
         # Lightning takes all cores for one process unless it is told; Ray tells its workers
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(THREADS)},
         check=True,

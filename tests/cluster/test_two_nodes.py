@@ -7,10 +7,9 @@ import shlex
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import quote
 
 import pytest
-from conftest import write_color_dataset
+from conftest import Bucket, write_color_dataset
 from lab import ADDRESSES, ROOT, Lab, find_obstacle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -185,7 +184,7 @@ def test_a_node_with_other_code_is_named(cluster):
 
 @pytest.fixture
 def bucket(cluster):
-    """An S3 endpoint on the client; ``uri`` of places in its bucket, to be used on any node."""
+    """An S3 endpoint on the client, which every node reaches."""
     lab, _ = cluster
     server = subprocess.Popen(
         lab.enter("client", "python", "tests/bucket_server.py", ADDRESSES["client"]),
@@ -193,12 +192,11 @@ def bucket(cluster):
         stdout=subprocess.PIPE,
         text=True,
     )
-    endpoint = f"http://{ADDRESSES['client']}:{server.stdout.readline().strip()}"
-    place = f"endpoint_override={quote(endpoint, safe='')}&region=us-east-1"
+    bucket = Bucket(f"http://{ADDRESSES['client']}:{server.stdout.readline().strip()}")
     create = "import sys, boto3; boto3.client('s3', endpoint_url=sys.argv[1], "
     create += "region_name='us-east-1').create_bucket(Bucket='surgery')"
-    lab.run("client", "python", "-c", create, endpoint)
-    yield lambda path: f"s3://surgery/{path}?{place}"
+    lab.run("client", "python", "-c", create, bucket.endpoint)
+    yield bucket
     server.communicate(timeout=30)
 
 
@@ -230,15 +228,15 @@ def test_a_run_in_a_bucket_is_completed_after_its_node_is_lost(cluster, bucket):
     """
     lab, launcher_file = cluster
     write_color_dataset(lab.shared / "colors")
-    lab.run("client", "python", "-c", UPLOAD, "/mnt/colors", bucket("colors"))
+    lab.run("client", "python", "-c", UPLOAD, "/mnt/colors", bucket.uri("colors"))
     flags = [*PLACED, "--max_epochs", "4", "--batch_size", "1", "--every_n_train_steps", "2"]
-    flags += ["--csv_path", bucket("colors/segments.csv"), "--cache_dir", bucket("cache")]
-    flags += ["--storage_path", bucket("runs"), "--output_pth", bucket("model.ckpt")]
+    flags += ["--csv_path", bucket.uri("colors/segments.csv"), "--cache_dir", bucket.uri("cache")]
+    flags += ["--storage_path", bucket.uri("runs"), "--output_pth", bucket.uri("model.ckpt")]
     flags += ["--no_pretrained", "--lr", "2e-3", "--name", "lost"]
     with ThreadPoolExecutor() as pool:
         first = pool.submit(submit, cluster, *flags)
         waited, told = lab.try_run(
-            "client", "python", "-c", IN_SECOND_EPOCH, bucket("runs/lost"), timeout_s=180
+            "client", "python", "-c", IN_SECOND_EPOCH, bucket.uri("runs/lost"), timeout_s=180
         )
         lab.kill("head")
         code, text = first.result()
@@ -249,9 +247,9 @@ def test_a_run_in_a_bucket_is_completed_after_its_node_is_lost(cluster, bucket):
     code, text = submit(cluster, *flags)
     print(text)
     assert code == 0, text
-    assert answer_of(text)["checkpoint"] == bucket("model.ckpt")
+    assert answer_of(text)["checkpoint"] == bucket.uri("model.ckpt")
     names = ("metrics.jsonl", "logs/train-rank-0.log", "logs/driver.log")
-    told = lab.run("client", "python", "-c", READ, *(bucket(f"runs/lost/{n}") for n in names))
+    told = lab.run("client", "python", "-c", READ, *(bucket.uri(f"runs/lost/{n}") for n in names))
     assert re.findall(r'"epoch": (\d+)', told) == ["0", "1", "2", "3"]
     assert re.search(r"going on after step \d+ of epoch 2", told), told
     assert "decoded 0 of 0 videos" in told
