@@ -69,6 +69,10 @@ def prepare_environment() -> None:
         # a trial has processes that only wait; four times the cores of a small machine are soon
         # reached, and Ray would warn of them on stdout, between the lines of the answer
         defaults["RAY_worker_maximum_startup_concurrency"] = str(max(os.cpu_count() or 1, 8))
+        # Ray would start a process a CPU that no run can use: they lack the environment of its job
+        defaults["RAY_prestart_worker_first_driver"] = "0"
+        # nobody takes this machine away; its actor is waited for at the start of the workers
+        defaults["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     else:
         if head.startswith(("127.", "localhost")):
             # else Ray would take the loopback address for the machine's outer one
