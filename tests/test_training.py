@@ -90,21 +90,34 @@ def test_the_same_name_with_other_settings_is_refused_with_the_difference(first_
         run(other)
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.fixture(scope="module")
+def two_workers(ray_session, color_csv, tmp_path_factory):
+    storage = tmp_path_factory.mktemp("two")
+    config = tiny_config(
+        color_csv,
+        storage,
+        train_workers=2,
+        max_epochs=6,
+        batch_size=1,
+        image_size=64,
+        cache_dir=str(storage / "cache"),
+    )
+    return config, run(config)
+
+
 def test_every_validation_window_is_counted_once_whatever_the_workers(
-    first_run, color_csv, tmp_path, workers
+    first_run, two_workers, color_csv, tmp_path
 ):
-    _, one = first_run
-    several = run(tiny_config(color_csv, tmp_path, train_workers=workers, max_epochs=1))
+    three = run(tiny_config(color_csv, tmp_path, train_workers=3, max_epochs=1))
+    runs = [first_run[1], two_workers[1], three]
     counts = [
         torch.load(r.checkpoint, weights_only=True)["ophnet_ray"]["confusion_by_case"].sum(dim=0)
-        for r in (one, several)
+        for r in runs
     ]
     # 3 segments of 30 frames, 3 blocks each: 2 windows of 2 blocks
-    assert counts[0].sum() == counts[1].sum() == 6
-    assert (counts[0].sum(dim=1) == counts[1].sum(dim=1)).all()
-    history = history_of(several)
-    assert history[0]["step"] == 15 // (4 * workers)
+    assert [count.sum() for count in counts] == [6, 6, 6]
+    assert all((count.sum(dim=1) == counts[0].sum(dim=1)).all() for count in counts)
+    assert [history_of(r)[0]["step"] for r in runs] == [15 // 4, 15 // 2, 15 // (3 * 4)]
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(ray_session, color_csv, tmp_path):
@@ -143,35 +156,23 @@ def test_a_killed_run_goes_on_to_the_same_weights(ray_session, color_csv, tmp_pa
     assert result.scores == whole.scores
 
 
-def test_two_workers_go_on_to_the_same_weights_too(ray_session, color_csv, tmp_path):
+def test_two_workers_go_on_to_the_same_weights_too(two_workers, tmp_path):
     """The batch-norm statistics of the second worker are not lost with it."""
-    config = tiny_config(
-        color_csv, tmp_path, train_workers=2, max_epochs=3, cache_dir=str(tmp_path / "cache")
-    )
-    whole = run(config)
+    config, whole = two_workers
     resumed = tmp_path / "resumed" / whole.run.name
     shutil.copytree(whole.run, resumed)
     (resumed / "result.json").unlink()
-    shutil.rmtree(resumed / "checkpoints/epoch=0002")
+    shutil.rmtree(resumed / "checkpoints/epoch=0005")
     result = run(config.replace_flat(storage_path=str(resumed.parent)))
     assert result.run == resumed
-    last = "checkpoints/epoch=0002/checkpoint.ckpt"
+    last = "checkpoints/epoch=0005/checkpoint.ckpt"
     ours, theirs = weights_of(resumed / last), weights_of(whole.run / last)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
-def test_a_worker_killed_inside_an_epoch_costs_no_weight(ray_session, color_csv, tmp_path):
+def test_a_worker_killed_inside_an_epoch_costs_no_weight(two_workers, tmp_path):
     """kill -9 of the second of two workers: Ray Train starts both again, in mid-epoch."""
-    config = tiny_config(
-        color_csv,
-        tmp_path,
-        train_workers=2,
-        max_epochs=6,
-        batch_size=1,
-        image_size=64,
-        cache_dir=str(tmp_path / "cache"),
-    )
-    whole = run(config)
+    config, whole = two_workers
     config = config.replace_flat(every_n_train_steps=2, storage_path=str(tmp_path / "killed"))
     log = tmp_path / "killed" / whole.run.name / "logs" / "train-rank-1.log"
 

@@ -41,7 +41,7 @@ def rows_of(storage):
 def searched(ray_session, color_csv, tmp_path_factory):
     storage = tmp_path_factory.mktemp("search")
     search = SearchConfig(
-        search=("window_size=choice(8,16)", "lr=choice(1e-2,2e-3,1e-6)"),
+        search=("window_size=choice(8,16)", "lr=choice(2e-3,1e-6)"),
         searcher="grid",
         grace_period=1,
         max_concurrent=1,
@@ -64,7 +64,7 @@ def test_all_trials_read_what_was_decoded_once(searched, color_csv):
 def test_trials_that_fall_behind_are_stopped_and_give_their_cpus_back(searched):
     storage, _, _ = searched
     states = {row["trial"]: row["state"] for row in rows_of(storage)}
-    assert len(states) == 6
+    assert len(states) == 4
     assert {"finished", "stopped"} == set(states.values())
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:

@@ -16,7 +16,7 @@ from tests.benchmarks.measure import MIN_REPEATS
 from tests.benchmarks.table import Figure
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 6
+EPOCHS = 16
 WORKERS = (1, 2)
 THREADS = 1
 """Of a worker, whatever their number: two workers do twice the work of one."""
