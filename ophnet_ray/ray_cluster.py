@@ -114,9 +114,11 @@ def plan_resources(config: Config, console: Console) -> Resources:
             f"--train_workers {workers}: the cluster holds {holds}{placed} "
             f"({cpus} logical CPUs, {gpus} GPUs, 1 {kind} a worker); use at most {holds}, {_WAIT}"
         )
-    decode_workers = min(run.num_workers, cpus)
+    # the CPUs of a Ray of our own are logical: more decoders than cores only take memory
+    room = cpus if _joined_cluster() else min(cpus, os.cpu_count() or 1)
+    decode_workers = min(run.num_workers, room)
     if decode_workers < run.num_workers:
-        logger.info("%d decode workers, as many as the cluster has CPUs", decode_workers)
+        logger.info("%d decode workers, as many as there are CPUs", decode_workers)
     # on a machine of our own the train workers share its cores; on a cluster each has its CPU
     threads = 1 if _joined_cluster() else max((os.cpu_count() or 1) // workers, 1)
     threads = asked.threads_per_worker or threads

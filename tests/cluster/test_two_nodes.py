@@ -229,7 +229,7 @@ def test_a_run_in_a_bucket_is_completed_after_its_node_is_lost(cluster, bucket):
     lab, launcher_file = cluster
     write_color_dataset(lab.shared / "colors")
     lab.run("client", "python", "-c", UPLOAD, "/mnt/colors", bucket.uri("colors"))
-    flags = [*PLACED, "--max_epochs", "4", "--batch_size", "1", "--every_n_train_steps", "2"]
+    flags = [*PLACED, "--max_epochs", "3", "--batch_size", "1", "--every_n_train_steps", "2"]
     flags += ["--csv_path", bucket.uri("colors/segments.csv"), "--cache_dir", bucket.uri("cache")]
     flags += ["--storage_path", bucket.uri("runs"), "--output_pth", bucket.uri("model.ckpt")]
     flags += ["--no_pretrained", "--lr", "2e-3", "--name", "lost"]
@@ -250,6 +250,6 @@ def test_a_run_in_a_bucket_is_completed_after_its_node_is_lost(cluster, bucket):
     assert answer_of(text)["checkpoint"] == bucket.uri("model.ckpt")
     names = ("metrics.jsonl", "logs/train-rank-0.log", "logs/driver.log")
     told = lab.run("client", "python", "-c", READ, *(bucket.uri(f"runs/lost/{n}") for n in names))
-    assert re.findall(r'"epoch": (\d+)', told) == ["0", "1", "2", "3"]
+    assert re.findall(r'"epoch": (\d+)', told) == ["0", "1", "2"]
     assert re.search(r"going on after step \d+ of epoch 2", told), told
     assert "decoded 0 of 0 videos" in told
