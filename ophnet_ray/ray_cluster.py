@@ -92,7 +92,8 @@ def plan_resources(config: Config, console: Console) -> Resources:
         UserError: More is asked for than there is (Ray would wait for ever).
     """
     asked, run = config.training, config.run
-    if run.wait_for_nodes_s and _joined_cluster():
+    joined, cores = _joined_cluster(), os.cpu_count() or 1
+    if run.wait_for_nodes_s and joined:
         wait_for_nodes(config, console)
     total = ray.cluster_resources()
     cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
@@ -114,13 +115,12 @@ def plan_resources(config: Config, console: Console) -> Resources:
             f"--train_workers {workers}: the cluster holds {holds}{placed} "
             f"({cpus} logical CPUs, {gpus} GPUs, 1 {kind} a worker); use at most {holds}, {_WAIT}"
         )
-    # the CPUs of a Ray of our own are logical: more decoders than cores only take memory
-    room = cpus if _joined_cluster() else min(cpus, os.cpu_count() or 1)
-    decode_workers = min(run.num_workers, room)
+    # a Ray of our own has more CPUs than there are cores: further decoders would only take memory
+    decode_workers = min(run.num_workers, cpus if joined else cores)
     if decode_workers < run.num_workers:
         logger.info("%d decode workers, as many as there are CPUs", decode_workers)
     # on a machine of our own the train workers share its cores; on a cluster each has its CPU
-    threads = 1 if _joined_cluster() else max((os.cpu_count() or 1) // workers, 1)
+    threads = 1 if joined else max(cores // workers, 1)
     threads = asked.threads_per_worker or threads
     return Resources(workers, use_gpu, decode_workers, threads)
 

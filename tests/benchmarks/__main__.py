@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks``: how fast the data plane is, as ratios; about half an hour.
+"""``python -m tests.benchmarks``: how fast the data plane is, as ratios; more than half an hour.
 
 Every figure is a ratio against something measured in the same run, interleaved, in CPU-seconds of
 the whole process tree, the median of three; read ``README.md`` beside this file.
