@@ -1,4 +1,4 @@
-"""Video and segments → blocks: decode once, sum at full size, resize one mean a block."""
+"""Video and segments → blocks: decode once, sum frames, resize one mean a block."""
 
 import math
 from collections import Counter, deque
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray.annotations import Segment
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.frame_sums import resize_mean
+from ophnet_ray.frame_sums import Bands, plan_bands, resize_mean
 from ophnet_ray.video_index import VideoIndex
 from ophnet_ray.videos import (
     Frame,
@@ -130,19 +130,28 @@ def _plan_segment(segment: Segment, index: VideoIndex, windows: WindowConfig) ->
     )
 
 
+@dataclass(slots=True)
+class _Sum:
+    """The frames of a block so far."""
+
+    total: NDArray[np.uint16]
+    bands: Bands
+    count: int = 0
+
+
 class _BlockSums:
-    """Frames in, means of blocks out: sums at full size, then one resize a block.
+    """Frames in, means of blocks out: one sum, then one resize a block.
 
     Args:
         plan: The frames of each block; a block that several segments share stands there as often.
-        windows: The size of the means.
+        windows: The size of the means, and the most frames of a block.
     """
 
     def __init__(self, plan: Sequence[range], windows: WindowConfig) -> None:
-        self._size = windows.image_size
+        self._windows = windows
         self._uses = Counter(plan)
         self._coming = sorted(self._uses, key=lambda block: (block.start, block.stop), reverse=True)
-        self._open: dict[range, tuple[NDArray[np.uint16], int]] = {}
+        self._open: dict[range, _Sum] = {}
         self._done: dict[range, NDArray[np.uint8]] = {}
         self._spare: list[NDArray[np.uint16]] = []
 
@@ -154,12 +163,12 @@ class _BlockSums:
     def add(self, frame: Frame) -> None:
         """Add the next frame to the blocks that it belongs to."""
         while self._coming and self._coming[-1].start <= frame.index:
-            self._open[self._coming.pop()] = (self._empty_sum((3, *frame.picture.shape)), 0)
-        for block, (total, count) in list(self._open.items()):
+            self._open[self._coming.pop()] = self._new_sum(frame.picture.shape)
+        for block, block_sum in list(self._open.items()):
             # a stream may change its size; such a block stays incomplete and is reported
-            if frame.index in block and total.shape[1:] == frame.picture.shape:
-                frame.picture.add_to(total)
-                self._open[block] = (total, count + 1)
+            if frame.index in block and block_sum.bands.shape == frame.picture.shape:
+                frame.picture.add_to(block_sum.total, block_sum.bands.rows)
+                block_sum.count += 1
             if frame.index >= block.stop - 1:
                 self._close(block, frame.quarter_turns)
 
@@ -172,15 +181,17 @@ class _BlockSums:
         return self._done.get(block) if self._uses[block] else self._done.pop(block, None)
 
     def _close(self, block: range, quarter_turns: int) -> None:
-        total, count = self._open.pop(block)
-        if count == len(block):
-            self._done[block] = np.rot90(resize_mean(total, count, self._size), quarter_turns)
-        self._spare.append(total)
+        done = self._open.pop(block)
+        if done.count == len(block):
+            mean = resize_mean(done.total, done.bands, done.count)
+            self._done[block] = np.rot90(mean, quarter_turns)
+        self._spare.append(done.total)
 
-    def _empty_sum(self, shape: tuple[int, ...]) -> NDArray[np.uint16]:
+    def _new_sum(self, shape: tuple[int, int]) -> _Sum:
+        bands = plan_bands(shape, self._windows.image_size, self._windows.stride)
         # fresh memory of this size costs as much as adding a frame to it
         spare = self._spare.pop() if self._spare else None
-        if spare is None or spare.shape != shape:
-            return np.zeros(shape, np.uint16)
+        if spare is None or spare.shape != bands.sum_shape:
+            return _Sum(np.zeros(bands.sum_shape, np.uint16), bands)
         spare.fill(0)
-        return spare
+        return _Sum(spare, bands)

@@ -1,101 +1,115 @@
-"""The arithmetic of the decode stage, compiled: frames are added at full size, sums are resized.
+"""The arithmetic of the decode stage, compiled: frames are added, sums are resized.
 
 A library's calls each go over a whole frame, and memory of that size costs more than arithmetic:
-here a frame is converted and added in one pass.
+here a frame is converted and added in one pass, to a sum that is no larger than its mean asks for.
 """
 
-import logging
-import pickle
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b
-from pathlib import Path
-from typing import Any, Generic, ParamSpec
 
 import cv2
 import numpy as np
 from numpy import float32, int16, int32, uint16
 from numpy.typing import NDArray
 
-P = ParamSpec("P")
+from ophnet_ray.compiled import Compiled
 
-logger = logging.getLogger(__name__)
+Shares = tuple[NDArray[np.int32], NDArray[np.float32]]
 
 
-class _Compiled(Generic[P]):
-    """A function that is compiled at its first call: few processes decode, and numba loads slowly.
+@dataclass(frozen=True)
+class Bands:
+    """Which rows of a frame are added into one, since one row of the mean covers them all.
 
-    The code is kept in the user's cache folder, or beside this file where there is none.
+    Only rows that two rows of the mean share must be kept apart. For each frame there is less
+    memory to go over: of 1080 rows 440 are left for a mean of 224.
+
+    ``shape``: height and width of a frame; ``size``: that of the mean (S, S), pixels; ``rows``:
+    (H,), ascending from 0: the row of the sum that each row is added to; ``row_shares`` and
+    ``column_shares``: see ``_share_out``.
     """
 
-    def __init__(self, function: Callable[P, None]) -> None:
-        self._function = function
-        self._code: Any = None
+    shape: tuple[int, int]
+    size: int
+    rows: NDArray[np.int32]
+    row_shares: Shares
+    column_shares: Shares
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call the compiled function."""
-        if self._code is None:
-            self._code = self._compile()
-        try:
-            self._code(*args, **kwargs)
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
-            # before the function begins: what was kept is damaged, or cannot be kept (a full disk)
-            logger.warning("compiled code is not kept (%r): it is compiled again", error)
-            self._code = self._compile(keep=False)
-            self._code(*args, **kwargs)
-
-    def _compile(self, *, keep: bool = True) -> Any:
-        from numba import njit
-
-        if keep:
-            try:
-                _choose_folder()
-                return njit(cache=True, nogil=True)(self._function)
-            except RuntimeError:  # no home, or no folder that can be written
-                pass
-        return njit(nogil=True)(self._function)
+    @property
+    def sum_shape(self) -> tuple[int, int, int]:
+        """(3, B, W): what frames are added to, uint16."""
+        return 3, int(self.rows[-1]) + 1, self.shape[1]
 
 
-def _choose_folder() -> None:
-    """Let numba keep code apart by processor and source: its list of what it keeps has no lock.
+@lru_cache(maxsize=16)
+def plan_bands(shape: tuple[int, int], size: int, most_frames: int) -> Bands:
+    """Plan the sum of up to ``most_frames`` (1 to 257), for none of its values to overflow."""
+    height, width = shape
+    most_rows = np.iinfo(np.uint16).max // (255 * most_frames)
+    if min(shape) < size:  # such a frame is enlarged whole
+        most_rows = 1
+    starts = [0]
+    for row in range(1, height):
+        part = row * size // height  # of the mean: the row that this one's upper edge lies in
+        is_inside = (row + 1) * size <= (part + 1) * height and starts[-1] * size >= part * height
+        if not is_inside or row - starts[-1] == most_rows:
+            starts.append(row)
+    edges = np.array([*starts, height])
+    rows = np.repeat(np.arange(len(starts), dtype=np.int32), np.diff(edges))
+    columns = np.arange(width + 1)
+    return Bands(shape, size, rows, _share_out(edges, size), _share_out(columns, size))
 
-    Raises:
-        RuntimeError: The user has no home.
+
+def _share_out(edges: NDArray[np.int64], size: int) -> Shares:
+    """What ``size`` equal parts of a length are made of, when some of its pixels are one sum.
+
+    Args:
+        edges: Of the sums, ascending from 0 to the length, pixels.
+        size: Number of parts.
+
+    Returns:
+        The first sum of each part (size,), and how much of it and of each of the next ones goes
+        into the part's mean (T, size), 0 for those outside.
     """
-    from llvmlite import binding
-    from numba.core import config
+    length = edges[-1]
+    scaled, part = edges * size, np.arange(size) * length  # in pixels / size, to be exact
+    first = np.searchsorted(scaled, part, side="right") - 1
+    taps = int((np.searchsorted(scaled, part + length) - first).max())
+    first = np.minimum(first, len(edges) - 1 - taps)
+    sums = first + np.arange(taps)[:, None]
+    overlap = np.minimum(scaled[sums + 1], part + length) - np.maximum(scaled[sums], part)
+    shares = overlap.clip(0) / (length * np.diff(edges)[sums])
+    return first.astype(np.int32), shares.astype(np.float32)
 
-    if not config.CACHE_DIR:  # type: ignore[attr-defined] # set by name, from the environment
-        source = blake2b(Path(__file__).read_bytes(), digest_size=8).hexdigest()
-        kept = Path.home() / ".cache/ophnet-ray" / f"{binding.get_host_cpu_name()}-{source}"
-        config.CACHE_DIR = str(kept)  # type: ignore[attr-defined]
 
-
-@_Compiled
+@Compiled
 def add_yuv420(
     total: NDArray[np.uint16],
+    rows: NDArray[np.int32],
     y: NDArray[np.uint8],
     u: NDArray[np.uint8],
     v: NDArray[np.uint8],
     factors: NDArray[np.int16],
 ) -> None:
-    """Convert a frame to RGB and add it.
+    """Convert a frame to RGB and add it, row by row.
 
     Bit for bit what FFmpeg's conversion on x86 gives (its ``yuv_2_rgb.asm``): each product is cut
     to the upper 16 bits, the four pixels of a chroma sample share it, the result is clipped.
 
     Args:
-        total: (3, H, W), H and W even.
+        total: (3, B, W), W even.
+        rows: (H,), H even: the row of ``total`` that each one is added to.
         y: (H, W or more), rows as the decoder aligns them.
         u: (H / 2, W / 2 or more).
         v: As ``u``.
         factors: Black of ``y`` in eighths; then times 2^13: the factor of ``y``, of ``v`` to red,
             of ``u`` and of ``v`` to green, of ``u`` to blue. See ``pictures.yuv_factors``.
     """
-    _, height, width = total.shape
+    width = total.shape[2]
     black, y_all, v_red, u_green, v_green, u_blue = factors
     red, green, blue = np.empty(width, int16), np.empty(width, int16), np.empty(width, int16)
-    for row in range(height):
+    for row in range(len(rows)):
+        to = rows[row]
         if row % 2 == 0:
             for i in range(width // 2):
                 # the casts keep the compiler to 16 bits, where a vector holds most values
@@ -111,62 +125,46 @@ def add_yuv420(
         for x in range(width):
             light = int16(int16(y[row, x] << 3) - black)
             light = int16(int32(int32(light) * int32(y_all)) >> 16)
-            total[0, row, x] += uint16(min(max(int16(light + red[x]), int16(0)), int16(255)))
-            total[1, row, x] += uint16(min(max(int16(light + green[x]), int16(0)), int16(255)))
-            total[2, row, x] += uint16(min(max(int16(light + blue[x]), int16(0)), int16(255)))
+            total[0, to, x] += uint16(min(max(int16(light + red[x]), int16(0)), int16(255)))
+            total[1, to, x] += uint16(min(max(int16(light + green[x]), int16(0)), int16(255)))
+            total[2, to, x] += uint16(min(max(int16(light + blue[x]), int16(0)), int16(255)))
 
 
-@_Compiled
-def add_rgb(total: NDArray[np.uint16], pixels: NDArray[np.uint8]) -> None:
-    """Add RGB pixels (H, W, 3) to ``total`` (3, H, W)."""
-    _, height, width = total.shape
-    for row in range(height):
-        for x in range(width):
-            total[0, row, x] += uint16(pixels[row, x, 0])
-            total[1, row, x] += uint16(pixels[row, x, 1])
-            total[2, row, x] += uint16(pixels[row, x, 2])
+@Compiled
+def add_rgb(total: NDArray[np.uint16], rows: NDArray[np.int32], pixels: NDArray[np.uint8]) -> None:
+    """Add RGB pixels (H, W, 3) to ``total`` (3, B, W); ``rows`` as in ``add_yuv420``."""
+    for row in range(len(rows)):
+        to = rows[row]
+        for x in range(total.shape[2]):
+            total[0, to, x] += uint16(pixels[row, x, 0])
+            total[1, to, x] += uint16(pixels[row, x, 1])
+            total[2, to, x] += uint16(pixels[row, x, 2])
 
 
-def resize_mean(total: NDArray[np.uint16], count: int, size: int) -> NDArray[np.uint8]:
-    """The sum of ``count`` frames → their mean at (size, size), rounded half up.
+def resize_mean(total: NDArray[np.uint16], bands: Bands, count: int) -> NDArray[np.uint8]:
+    """The sum of ``count`` frames → their mean at the size of ``bands``, rounded half up.
 
     Each pixel is the mean of the area that it covers (OpenCV's ``INTER_AREA``).
 
     Args:
-        total: (3, H, W).
+        total: (3, B, W), as ``bands`` say.
+        bands: Which rows it holds.
         count: At least 1.
-        size: Pixels.
 
     Returns:
-        uint8 (size, size, 3).
+        uint8 (S, S, 3).
     """
-    _, height, width = total.shape
-    if min(height, width) < size:  # enlarged: OpenCV interpolates
+    size = bands.size
+    if min(bands.shape) < size:  # enlarged: OpenCV interpolates
         mean = np.moveaxis(total, 0, -1).astype(np.float32) / count
         enlarged = cv2.resize(mean, (size, size), interpolation=cv2.INTER_AREA)
         return np.asarray(enlarged + 0.5, dtype=np.uint8)
     small = np.empty((size, size, 3), dtype=np.uint8)
-    _resize_area(total, count, *_area_weights(height, size), *_area_weights(width, size), small)
+    _resize_area(total, count, *bands.row_shares, *bands.column_shares, small)
     return small
 
 
-@lru_cache(maxsize=16)
-def _area_weights(length: int, size: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """What ``size`` equal parts of ``length`` pixels are made of.
-
-    Returns:
-        The first pixel of each part (size,), and the share that it and each of the next ones have
-        in the part's mean (T, size), 0 for those outside.
-    """
-    taps = min(int(np.ceil(length / size)) + 1, length)
-    edges = np.linspace(0, length, size + 1)
-    first = np.minimum(edges[:-1].astype(np.int32), length - taps)
-    pixels = first + np.arange(taps)[:, None]
-    overlap = np.minimum(pixels + 1, edges[1:]) - np.maximum(pixels, edges[:-1])
-    return first, np.asarray(overlap.clip(0) * (size / length), dtype=np.float32)
-
-
-@_Compiled
+@Compiled
 def _resize_area(
     total: NDArray[np.uint16],
     count: int,

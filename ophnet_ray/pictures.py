@@ -17,8 +17,8 @@ class Picture(Protocol):
     def shape(self) -> tuple[int, int]:
         """Height and width."""
 
-    def add_to(self, total: NDArray[np.uint16]) -> None:
-        """Add the RGB values to (3, H, W)."""
+    def add_to(self, total: NDArray[np.uint16], rows: NDArray[np.int32]) -> None:
+        """Add the RGB values to (3, B, W), each row to the one that ``rows`` (H,) names."""
 
     def to_rgb(self) -> NDArray[np.uint8]:
         """uint8 (H, W, 3)."""
@@ -35,9 +35,9 @@ class RgbPicture:
         """Height and width."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
-    def add_to(self, total: NDArray[np.uint16]) -> None:
-        """Add the RGB values to (3, H, W)."""
-        add_rgb(total, self.pixels)
+    def add_to(self, total: NDArray[np.uint16], rows: NDArray[np.int32]) -> None:
+        """Add the RGB values to (3, B, W), each row to the one that ``rows`` (H,) names."""
+        add_rgb(total, rows, self.pixels)
 
     def to_rgb(self) -> NDArray[np.uint8]:
         """uint8 (H, W, 3)."""
@@ -60,14 +60,14 @@ class Yuv420Picture:
     shape: tuple[int, int]
     factors: NDArray[np.int16]
 
-    def add_to(self, total: NDArray[np.uint16]) -> None:
-        """Add the RGB values to (3, H, W)."""
-        add_yuv420(total, *self.planes, self.factors)
+    def add_to(self, total: NDArray[np.uint16], rows: NDArray[np.int32]) -> None:
+        """Add the RGB values to (3, B, W), each row to the one that ``rows`` (H,) names."""
+        add_yuv420(total, rows, *self.planes, self.factors)
 
     def to_rgb(self) -> NDArray[np.uint8]:
         """uint8 (H, W, 3)."""
         total = np.zeros((3, *self.shape), dtype=np.uint16)
-        self.add_to(total)
+        self.add_to(total, np.arange(self.shape[0], dtype=np.int32))
         return np.moveaxis(total, 0, -1).astype(np.uint8, order="C")
 
 

@@ -10,8 +10,9 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace
 from conftest import write_video
 
-from ophnet_ray import frame_sums, videos
-from ophnet_ray.frame_sums import resize_mean
+from ophnet_ray import videos
+from ophnet_ray.compiled import Compiled
+from ophnet_ray.frame_sums import plan_bands, resize_mean
 from ophnet_ray.pictures import RgbPicture, Yuv420Picture
 from ophnet_ray.videos import _Pictures
 
@@ -65,24 +66,42 @@ def test_where_our_conversion_is_not_ffmpegs_it_is_not_used(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "shape", [(96, 128), (480, 853), (1080, 1920), (97, 96), (48, 64), (40, 500)]
+    "shape", [(96, 128), (480, 854), (1080, 1920), (97, 96), (48, 64), (40, 500), (500, 40)]
 )
 @pytest.mark.parametrize("count", [1, 8, 256])
 def test_a_mean_is_that_of_the_area_that_a_pixel_covers(shape, count):
-    rng = np.random.default_rng(count)
-    mean = rng.integers(0, 256, (*shape, 3))
-    total = np.ascontiguousarray(np.moveaxis(mean * count, -1, 0), dtype=np.uint16)
-    exact = cv2.resize(mean.astype(np.float64), (96, 96), interpolation=cv2.INTER_AREA)
-    assert np.abs(resize_mean(total, count, 96) - exact).max() < 0.51
+    pixels = np.random.default_rng(count).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    bands = plan_bands(shape, 96, count)
+    total = np.zeros(bands.sum_shape, np.uint16)
+    for _ in range(count):
+        RgbPicture(pixels).add_to(total, bands.rows)
+    exact = cv2.resize(pixels.astype(np.float64), (96, 96), interpolation=cv2.INTER_AREA)
+    assert np.abs(resize_mean(total, bands, count) - exact).max() < 0.51
 
 
-def test_256_white_frames_are_white():
-    """No sum overflows at the largest stride."""
-    white = RgbPicture(np.full((64, 64, 3), 255, dtype=np.uint8))
-    total = np.zeros((3, 64, 64), dtype=np.uint16)
-    for _ in range(256):
-        white.add_to(total)
-    assert (resize_mean(total, 256, 32) == 255).all()
+@pytest.mark.parametrize("count", [8, 128, 256])
+def test_no_sum_overflows(count):
+    """White frames are white, whatever the stride and however many rows are one sum."""
+    white = RgbPicture(np.full((2160, 64, 3), 255, dtype=np.uint8))
+    bands = plan_bands(white.shape, 32, count)
+    total = np.zeros(bands.sum_shape, np.uint16)
+    for _ in range(count):
+        white.add_to(total, bands.rows)
+    assert total.max() == count * 255 * np.bincount(bands.rows).max() > 2**15
+    assert (resize_mean(total, bands, count) == 255).all()
+
+
+def test_rows_are_one_sum_where_one_row_of_the_mean_covers_them():
+    assert plan_bands((12, 32), 4, 8).rows.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    assert plan_bands((10, 32), 4, 8).rows.tolist() == [0, 0, 1, 2, 2, 3, 3, 4, 5, 5]
+    bands = plan_bands((1080, 1920), 224, 8)
+    assert bands.sum_shape == (3, 440, 1920)
+    picture = _Pictures().take(noisy_frame(1080, 1920))
+    total = np.zeros(bands.sum_shape, np.uint16)
+    picture.add_to(total, bands.rows)
+    starts = np.flatnonzero(np.diff(bands.rows, prepend=-1))
+    sums = np.add.reduceat(picture.to_rgb(), starts, axis=0, dtype=np.uint16)
+    np.testing.assert_array_equal(total, np.moveaxis(sums, -1, 0))
 
 
 @pytest.mark.parametrize(
@@ -121,11 +140,11 @@ def test_code_that_cannot_be_kept_or_is_damaged_is_compiled_again(monkeypatch, t
         values += 1
 
     values = np.zeros(3)
-    frame_sums._Compiled(add_one)(values)
+    Compiled(add_one)(values)
     for kept in tmp_path.rglob("*.nb*"):
         kept.write_bytes(b"torn")
     assert list(tmp_path.rglob("*.nbi"))
-    frame_sums._Compiled(add_one)(values)
+    Compiled(add_one)(values)
     assert "compiled code is not kept" in caplog.text
     njit = numba.njit
 
@@ -135,5 +154,5 @@ def test_code_that_cannot_be_kept_or_is_damaged_is_compiled_again(monkeypatch, t
         return njit(**options)
 
     monkeypatch.setattr(numba, "njit", refuse_to_keep)
-    frame_sums._Compiled(add_one)(values)
+    Compiled(add_one)(values)
     assert values.tolist() == [3, 3, 3]
