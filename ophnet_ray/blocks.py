@@ -192,6 +192,6 @@ class _BlockSums:
         # fresh memory of this size costs as much as adding a frame to it
         spare = self._spare.pop() if self._spare else None
         if spare is None or spare.shape != bands.sum_shape:
-            return _Sum(np.zeros(bands.sum_shape, np.uint16), bands)
+            return _Sum(bands.empty_sum(), bands)
         spare.fill(0)
         return _Sum(spare, bands)

@@ -72,7 +72,7 @@ def test_where_our_conversion_is_not_ffmpegs_it_is_not_used(monkeypatch):
 def test_a_mean_is_that_of_the_area_that_a_pixel_covers(shape, count):
     pixels = np.random.default_rng(count).integers(0, 256, (*shape, 3), dtype=np.uint8)
     bands = plan_bands(shape, 96, count)
-    total = np.zeros(bands.sum_shape, np.uint16)
+    total = bands.empty_sum()
     for _ in range(count):
         RgbPicture(pixels).add_to(total, bands.rows)
     exact = cv2.resize(pixels.astype(np.float64), (96, 96), interpolation=cv2.INTER_AREA)
@@ -84,7 +84,7 @@ def test_no_sum_overflows(count):
     """White frames are white, whatever the stride and however many rows are one sum."""
     white = RgbPicture(np.full((2160, 64, 3), 255, dtype=np.uint8))
     bands = plan_bands(white.shape, 32, count)
-    total = np.zeros(bands.sum_shape, np.uint16)
+    total = bands.empty_sum()
     for _ in range(count):
         white.add_to(total, bands.rows)
     assert total.max() == count * 255 * np.bincount(bands.rows).max() > 2**15
@@ -97,7 +97,7 @@ def test_rows_are_one_sum_where_one_row_of_the_mean_covers_them():
     bands = plan_bands((1080, 1920), 224, 8)
     assert bands.sum_shape == (3, 440, 1920)
     picture = _Pictures().take(noisy_frame(1080, 1920))
-    total = np.zeros(bands.sum_shape, np.uint16)
+    total = bands.empty_sum()
     picture.add_to(total, bands.rows)
     starts = np.flatnonzero(np.diff(bands.rows, prepend=-1))
     sums = np.add.reduceat(picture.to_rgb(), starts, axis=0, dtype=np.uint16)
