@@ -92,8 +92,9 @@ def test_no_sum_overflows(count):
 
 
 def test_rows_are_one_sum_where_one_row_of_the_mean_covers_them():
-    assert plan_bands((12, 32), 4, 8).rows.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
-    assert plan_bands((10, 32), 4, 8).rows.tolist() == [0, 0, 1, 2, 2, 3, 3, 4, 5, 5]
+    assert plan_bands((24, 32), 8, 8).rows.tolist() == np.repeat(np.arange(8), 3).tolist()
+    assert plan_bands((20, 32), 8, 8).rows.tolist()[:10] == [0, 0, 1, 2, 2, 3, 3, 4, 5, 5]
+    assert plan_bands((96, 32), 8, 64).rows.tolist()[:8] == [0] * 4 + [1] * 4  # 4 x 64 x 255 fit
     bands = plan_bands((1080, 1920), 224, 8)
     assert bands.sum_shape == (3, 440, 1920)
     picture = _Pictures().take(noisy_frame(1080, 1920))
