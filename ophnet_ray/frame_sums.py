@@ -174,46 +174,55 @@ def resize_mean(total: NDArray[np.uint16], bands: Bands, count: int) -> NDArray[
         mean = np.moveaxis(total, 0, -1).astype(np.float32) / count
         enlarged = cv2.resize(mean, (size, size), interpolation=cv2.INTER_AREA)
         return np.asarray(enlarged + 0.5, dtype=np.uint8)
+    first_row, row_shares = bands.row_shares
+    row_shares = row_shares / np.float32(count)
     small = np.empty((size, size, 3), dtype=np.uint8)
-    _resize_area(total, count, *bands.row_shares, *bands.column_shares, small)
+    lines = np.empty((3, 8, bands.shape[1]), dtype=np.float32)
+    for row in range(0, size, 8):
+        _shrink_columns(total, first_row[row : row + 8], row_shares[:, row : row + 8], lines)
+        _shrink_rows(lines, *bands.column_shares, small[row : row + 8])
     return small
 
 
 @Compiled
-def _resize_area(
+def _shrink_columns(
     total: NDArray[np.uint16],
-    count: int,
-    first_row: NDArray[np.int32],
-    row_weights: NDArray[np.float32],
-    first_column: NDArray[np.int32],
-    column_weights: NDArray[np.float32],
+    first: NDArray[np.int32],
+    shares: NDArray[np.float32],
+    lines: NDArray[np.float32],
+) -> None:
+    """(3, B, W) → ``lines`` (3, N, W): sums of the shares (T, N) of T rows from ``first`` (N,) on."""
+    for channel, i in np.ndindex(lines.shape[:2]):
+        line = lines[channel, i]
+        line[:] = 0
+        for tap in range(len(shares)):
+            share, row = shares[tap, i], total[channel, first[i] + tap]
+            for x in range(len(line)):
+                line[x] += share * float32(row[x])
+
+
+@Compiled
+def _shrink_rows(
+    lines: NDArray[np.float32],
+    first: NDArray[np.int32],
+    shares: NDArray[np.float32],
     small: NDArray[np.uint8],
 ) -> None:
-    channels, _, width = total.shape
-    size, taps = len(small), len(column_weights)
-    # eight rows at once, side by side: a row alone would have its columns gathered one by one
-    lines, columns = np.empty((8, width), float32), np.empty((width, 8), float32)
-    mean = np.empty((size, 8), float32)
-    scale = float32(1 / count)
-    for channel, eighth in np.ndindex(channels, size // 8):
-        for i in range(8):
-            row = 8 * eighth + i
-            lines[i] = 0
-            for tap in range(len(row_weights)):
-                weight = row_weights[tap, row] * scale
-                y = first_row[row] + tap
-                for x in range(width):
-                    lines[i, x] += weight * float32(total[channel, y, x])
+    """(3, 8, W) → ``small`` (8, S, 3): the same of columns, rounded half up."""
+    channels, _, width = lines.shape
+    size, taps = len(first), len(shares)
+    # eight rows at once, side by side: of one row, the columns would be gathered one by one
+    columns, mean = np.empty((width, 8), float32), np.empty((size, 8), float32)
+    for channel in range(channels):
         for x in range(width):
             for i in range(8):
-                columns[x, i] = lines[i, x]
+                columns[x, i] = lines[channel, i, x]
         for x in range(size):
-            part = columns[first_column[x] : first_column[x] + taps]
-            for i in range(8):
-                mean[x, i] = float32(0.5)
+            part = columns[first[x] : first[x] + taps]
+            mean[x] = float32(0.5)
             for tap in range(taps):
-                weight = column_weights[tap, x]
+                share = shares[tap, x]
                 for i in range(8):
-                    mean[x, i] += weight * part[tap, i]
+                    mean[x, i] += share * part[tap, i]
             for i in range(8):
-                small[8 * eighth + i, x, channel] = np.uint8(mean[x, i])
+                small[i, x, channel] = np.uint8(mean[x, i])
