@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ophnet_ray.annotations import Segment
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.frame_sums import Bands, plan_bands, resize_mean
+from ophnet_ray.pictures import Picture
 from ophnet_ray.video_index import VideoIndex
 from ophnet_ray.videos import (
     Frame,
@@ -46,8 +47,8 @@ def decode_segments(
 ) -> Iterator[tuple[int, SegmentBlocks]]:
     """Decode all segments of one video in one pass, each as soon as its last frame has come.
 
-    Memory: the blocks of the segments that overlap at one moment and, at full size, one frame and
-    one sum for each of them, whatever the length of the video.
+    Memory: the blocks of the segments that overlap at one moment, a sum for each of them and two
+    frames, whatever the length of the video.
 
     Yields:
         The place of a segment and its blocks, in the order in which segments end; never raises
@@ -137,6 +138,23 @@ class _Sum:
     total: NDArray[np.uint16]
     bands: Bands
     count: int = 0
+    _held: Picture | None = None
+
+    def add(self, picture: Picture) -> None:
+        """Add the next frame: at once with the one after it."""
+        self.count += 1
+        if self._held is None:
+            self._held = picture
+        else:
+            self._held.add_to(self.total, self.bands.rows, picture)
+            self._held = None
+
+    def mean(self) -> NDArray[np.uint8]:
+        """uint8 RGB (S, S, 3)."""
+        if self._held is not None:
+            self._held.add_to(self.total, self.bands.rows)
+            self._held = None
+        return resize_mean(self.total, self.bands, self.count)
 
 
 class _BlockSums:
@@ -167,8 +185,7 @@ class _BlockSums:
         for block, block_sum in list(self._open.items()):
             # a stream may change its size; such a block stays incomplete and is reported
             if frame.index in block and block_sum.bands.shape == frame.picture.shape:
-                frame.picture.add_to(block_sum.total, block_sum.bands.rows)
-                block_sum.count += 1
+                block_sum.add(frame.picture)
             if frame.index >= block.stop - 1:
                 self._close(block, frame.quarter_turns)
 
@@ -183,8 +200,7 @@ class _BlockSums:
     def _close(self, block: range, quarter_turns: int) -> None:
         done = self._open.pop(block)
         if done.count == len(block):
-            mean = resize_mean(done.total, done.bands, done.count)
-            self._done[block] = np.rot90(mean, quarter_turns)
+            self._done[block] = np.rot90(done.mean(), quarter_turns)
         self._spare.append(done.total)
 
     def _new_sum(self, shape: tuple[int, int]) -> _Sum:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ophnet_ray.compiled import Compiled
 
 Shares = tuple[NDArray[np.int32], NDArray[np.float32]]
+Planes = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -98,51 +99,68 @@ def _share_out(edges: NDArray[np.int64], size: int) -> Shares:
 def add_yuv420(
     total: NDArray[np.uint16],
     rows: NDArray[np.int32],
-    y: NDArray[np.uint8],
-    u: NDArray[np.uint8],
-    v: NDArray[np.uint8],
+    frames: tuple[Planes, Planes],
     factors: NDArray[np.int16],
 ) -> None:
-    """Convert a frame to RGB and add it, row by row.
+    """Convert two frames to RGB and add them, row by row.
 
     Bit for bit what FFmpeg's conversion on x86 gives (its ``yuv_2_rgb.asm``): each product is cut
     to the upper 16 bits, the four pixels of a chroma sample share it, the result is clipped.
+    Two, as the sum is then gone over half as often.
 
     Args:
         total: (3, B, W), W even.
         rows: (H,), H even: the row of ``total`` that each one is added to.
-        y: (H, W or more), rows as the decoder aligns them.
-        u: (H / 2, W / 2 or more).
-        v: As ``u``.
+        frames: Y (H, W or more), U and V (H / 2, W / 2 or more) of each, rows as the decoder
+            aligns them.
         factors: Black of ``y`` in eighths; then times 2^13: the factor of ``y``, of ``v`` to red,
             of ``u`` and of ``v`` to green, of ``u`` to blue. See ``pictures.yuv_factors``.
     """
     width = total.shape[2]
     black, y_all, v_red, u_green, v_green, u_blue = factors
-    red, green, blue = np.empty(width, int16), np.empty(width, int16), np.empty(width, int16)
+    least, most = int16(0), int16(255)
     green_of_u = np.empty(width // 2, int16)
+    red, red_2 = np.empty(width, int16), np.empty(width, int16)
+    green, green_2 = np.empty(width, int16), np.empty(width, int16)
+    blue, blue_2 = np.empty(width, int16), np.empty(width, int16)
+    colours = (red, green, blue), (red_2, green_2, blue_2)
     for row in range(len(rows)):
         to = rows[row]
         if row % 2 == 0:
-            # the casts, and a loop for u and one for v, keep the compiler to 16 bits, where a
-            # vector holds most values
-            for i in range(width // 2):
-                a = int16(int16(u[row // 2, i] << 3) - int16(1024))
-                green_of_u[i] = int16(int32(int32(a) * int32(u_green)) >> 16)
-                of_blue = int16(int32(int32(a) * int32(u_blue)) >> 16)
-                blue[2 * i] = blue[2 * i + 1] = of_blue
-            for i in range(width // 2):
-                b = int16(int16(v[row // 2, i] << 3) - int16(1024))
-                of_red = int16(int32(int32(b) * int32(v_red)) >> 16)
-                of_green = int16(green_of_u[i] + int16(int32(int32(b) * int32(v_green)) >> 16))
-                red[2 * i] = red[2 * i + 1] = of_red
-                green[2 * i] = green[2 * i + 1] = of_green
+            for k in range(2):
+                _, u, v = frames[k]
+                of_red, of_green, of_blue = colours[k]
+                # the casts, and a loop for u and one for v, keep the compiler to 16 bits, where a
+                # vector holds most values
+                for i in range(width // 2):
+                    a = int16(int16(u[row // 2, i] << 3) - int16(1024))
+                    green_of_u[i] = int16(int32(int32(a) * int32(u_green)) >> 16)
+                    value = int16(int32(int32(a) * int32(u_blue)) >> 16)
+                    of_blue[2 * i] = of_blue[2 * i + 1] = value
+                for i in range(width // 2):
+                    b = int16(int16(v[row // 2, i] << 3) - int16(1024))
+                    value = int16(int32(int32(b) * int32(v_red)) >> 16)
+                    of_red[2 * i] = of_red[2 * i + 1] = value
+                    value = int16(green_of_u[i] + int16(int32(int32(b) * int32(v_green)) >> 16))
+                    of_green[2 * i] = of_green[2 * i + 1] = value
+        y, y_2 = frames[0][0], frames[1][0]
         for x in range(width):
             light = int16(int16(y[row, x] << 3) - black)
             light = int16(int32(int32(light) * int32(y_all)) >> 16)
-            total[0, to, x] += uint16(min(max(int16(light + red[x]), int16(0)), int16(255)))
-            total[1, to, x] += uint16(min(max(int16(light + green[x]), int16(0)), int16(255)))
-            total[2, to, x] += uint16(min(max(int16(light + blue[x]), int16(0)), int16(255)))
+            light_2 = int16(int16(y_2[row, x] << 3) - black)
+            light_2 = int16(int32(int32(light_2) * int32(y_all)) >> 16)
+            total[0, to, x] += uint16(
+                min(max(int16(light + red[x]), least), most)
+                + min(max(int16(light_2 + red_2[x]), least), most)
+            )
+            total[1, to, x] += uint16(
+                min(max(int16(light + green[x]), least), most)
+                + min(max(int16(light_2 + green_2[x]), least), most)
+            )
+            total[2, to, x] += uint16(
+                min(max(int16(light + blue[x]), least), most)
+                + min(max(int16(light_2 + blue_2[x]), least), most)
+            )
 
 
 @Compiled
@@ -191,7 +209,7 @@ def _shrink_columns(
     shares: NDArray[np.float32],
     lines: NDArray[np.float32],
 ) -> None:
-    """(3, B, W) → ``lines`` (3, N, W): sums of the shares (T, N) of T rows from ``first`` (N,) on."""
+    """(3, B, W) → ``lines`` (3, N, W): sums of shares (T, N) of T rows from ``first`` on."""
     for channel, i in np.ndindex(lines.shape[:2]):
         line = lines[channel, i]
         line[:] = 0

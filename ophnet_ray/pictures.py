@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.frame_sums import add_rgb, add_yuv420
+from ophnet_ray.frame_sums import Planes, add_rgb, add_yuv420
 
 
 class Picture(Protocol):
@@ -17,8 +17,16 @@ class Picture(Protocol):
     def shape(self) -> tuple[int, int]:
         """Height and width."""
 
-    def add_to(self, total: NDArray[np.uint16], rows: NDArray[np.int32]) -> None:
-        """Add the RGB values to (3, B, W), each row to the one that ``rows`` (H,) names."""
+    def add_to(
+        self,
+        total: NDArray[np.uint16],
+        rows: NDArray[np.int32],
+        other: "Picture | None" = None,
+    ) -> None:
+        """Add the RGB values to (3, B, W), each row to the one that ``rows`` (H,) names.
+
+        ``other``: a picture of the same shape that is added in the same pass, where it can be.
+        """
 
     def to_rgb(self) -> NDArray[np.uint8]:
         """uint8 (H, W, 3)."""
@@ -35,9 +43,13 @@ class RgbPicture:
         """Height and width."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
-    def add_to(self, total: NDArray[np.uint16], rows: NDArray[np.int32]) -> None:
-        """Add the RGB values to (3, B, W), each row to the one that ``rows`` (H,) names."""
+    def add_to(
+        self, total: NDArray[np.uint16], rows: NDArray[np.int32], other: Picture | None = None
+    ) -> None:
+        """See ``Picture``."""
         add_rgb(total, rows, self.pixels)
+        if other is not None:
+            other.add_to(total, rows)
 
     def to_rgb(self) -> NDArray[np.uint8]:
         """uint8 (H, W, 3)."""
@@ -56,19 +68,35 @@ class Yuv420Picture:
         factors: See ``yuv_factors``.
     """
 
-    planes: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+    planes: Planes
     shape: tuple[int, int]
     factors: NDArray[np.int16]
 
-    def add_to(self, total: NDArray[np.uint16], rows: NDArray[np.int32]) -> None:
-        """Add the RGB values to (3, B, W), each row to the one that ``rows`` (H,) names."""
-        add_yuv420(total, rows, *self.planes, self.factors)
+    def add_to(
+        self, total: NDArray[np.uint16], rows: NDArray[np.int32], other: Picture | None = None
+    ) -> None:
+        """See ``Picture``."""
+        if isinstance(other, Yuv420Picture) and other.factors is self.factors:
+            add_yuv420(total, rows, (self.planes, other.planes), self.factors)
+            return
+        black = _black_planes(self.shape, int(self.factors[0]) // 8)  # adds nothing
+        add_yuv420(total, rows, (self.planes, black), self.factors)
+        if other is not None:
+            other.add_to(total, rows)
 
     def to_rgb(self) -> NDArray[np.uint8]:
         """uint8 (H, W, 3)."""
         total = np.zeros((3, *self.shape), dtype=np.uint16)
         self.add_to(total, np.arange(self.shape[0], dtype=np.int32))
         return np.moveaxis(total, 0, -1).astype(np.uint8, order="C")
+
+
+@lru_cache(maxsize=4)
+def _black_planes(shape: tuple[int, int], black: int) -> Planes:
+    height, width = shape
+    y = np.full((height, width), black, dtype=np.uint8)
+    chroma = np.full((height // 2, width // 2), 128, dtype=np.uint8)
+    return y, chroma, chroma
 
 
 @lru_cache

@@ -19,10 +19,10 @@ from ophnet_ray.videos import _Pictures
 pytestmark = pytest.mark.unit
 
 
-def noisy_frame(height, width, pixel_format="yuv420p"):
+def noisy_frame(height, width, pixel_format="yuv420p", seed=0):
     """Every value of Y, U and V: most colours clip."""
     frame = av.VideoFrame(width, height, pixel_format)
-    rng = np.random.default_rng(height + width)
+    rng = np.random.default_rng(seed)
     for plane in frame.planes:
         plane.update(rng.bytes(plane.buffer_size))
     return frame
@@ -97,11 +97,14 @@ def test_rows_are_one_sum_where_one_row_of_the_mean_covers_them():
     assert plan_bands((96, 32), 8, 64).rows.tolist()[:8] == [0] * 4 + [1] * 4  # 4 x 64 x 255 fit
     bands = plan_bands((1080, 1920), 224, 8)
     assert bands.sum_shape == (3, 440, 1920)
-    picture = _Pictures().take(noisy_frame(1080, 1920))
+    one, two = (_Pictures().take(noisy_frame(1080, 1920, seed=seed)) for seed in (1, 2))
+    three = RgbPicture(two.to_rgb())
     total = bands.empty_sum()
-    picture.add_to(total, bands.rows)
+    one.add_to(total, bands.rows, two)
+    one.add_to(total, bands.rows, three)
+    frames = np.sum([p.to_rgb() for p in (one, two, one, three)], axis=0, dtype=np.uint16)
     starts = np.flatnonzero(np.diff(bands.rows, prepend=-1))
-    sums = np.add.reduceat(picture.to_rgb(), starts, axis=0, dtype=np.uint16)
+    sums = np.add.reduceat(frames, starts, axis=0, dtype=np.uint16)
     np.testing.assert_array_equal(total, np.moveaxis(sums, -1, 0))
 
 
