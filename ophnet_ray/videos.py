@@ -218,7 +218,7 @@ class _Pictures:
             VideoError: FFmpeg does not know its colours.
         """
         if _has_plain_planes(frame) and _converts_as_ffmpeg(
-            frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range
+            frame.width, frame.format.name, frame.colorspace, frame.color_range
         ):
             return _yuv_picture(frame)
         try:
@@ -239,11 +239,12 @@ def _has_plain_planes(frame: av.VideoFrame) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _converts_as_ffmpeg(
-    width: int, height: int, pixel_format: str, colorspace: int, color_range: int
-) -> bool:
-    """Whether noise becomes the same RGB; on other processors FFmpeg may round otherwise."""
-    noise = av.VideoFrame(width, height, pixel_format)
+def _converts_as_ffmpeg(width: int, pixel_format: str, colorspace: int, color_range: int) -> bool:
+    """Whether noise becomes the same RGB; on other processors FFmpeg may round otherwise.
+
+    Some rows tell: FFmpeg converts two at a time, in a way that depends on the width.
+    """
+    noise = av.VideoFrame(width, 64, pixel_format)
     noise.colorspace, noise.color_range = colorspace, color_range
     rng = np.random.default_rng(0)
     for plane in noise.planes:
