@@ -133,7 +133,7 @@ def _plan_segment(segment: Segment, index: VideoIndex, windows: WindowConfig) ->
 
 @dataclass(slots=True)
 class _Sum:
-    """The frames of a block so far."""
+    """The frames of a block so far; the one that is held may be the decoder's own memory."""
 
     total: NDArray[np.uint16]
     bands: Bands
@@ -141,7 +141,7 @@ class _Sum:
     _held: Picture | None = None
 
     def add(self, picture: Picture) -> None:
-        """Add the next frame: at once with the one after it."""
+        """Take the next frame; every second call adds two in one pass, which is cheaper."""
         self.count += 1
         if self._held is None:
             self._held = picture

@@ -49,6 +49,8 @@ class Compiled(Generic[P]):
 def _choose_folder(source: str) -> None:
     """Let numba keep code apart by processor and source: its list of what it keeps has no lock.
 
+    ``source`` is that of the first function that is compiled; the folder then holds for all.
+
     Raises:
         RuntimeError: The user has no home.
     """
@@ -56,6 +58,7 @@ def _choose_folder(source: str) -> None:
     from numba.core import config
 
     if not config.CACHE_DIR:  # type: ignore[attr-defined] # set by name, from the environment
-        version = blake2b(Path(source).read_bytes(), digest_size=8).hexdigest()
+        sources = Path(__file__).read_bytes() + Path(source).read_bytes()
+        version = blake2b(sources, digest_size=8).hexdigest()
         kept = Path.home() / ".cache/ophnet-ray" / f"{binding.get_host_cpu_name()}-{version}"
         config.CACHE_DIR = str(kept)  # type: ignore[attr-defined]

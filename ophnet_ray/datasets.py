@@ -23,6 +23,7 @@ from ophnet_ray.annotations import (
 from ophnet_ray.cache import BlockCache
 from ophnet_ray.config import (
     DEFAULT_CACHE_DIR,
+    Config,
     Coverage,
     DataConfig,
     MaskKind,
@@ -274,8 +275,10 @@ def load_manifest(
     """Fill the cache in this process and list what is in it.
 
     Raises:
-        UserError: A video is missing, a phase is not in the vocabulary, or nothing can be read.
+        UserError: A setting of the windows is wrong, a video is missing, a phase is not in the
+            vocabulary, or nothing can be read.
     """
+    Config(windows=windows).validate()
     missing = find_missing_videos(segments)
     if missing:
         raise UserError(f"{len(missing)} videos are missing, the first: {missing[0]}")

@@ -1,7 +1,8 @@
 """The arithmetic of the decode stage, compiled: frames are added, sums are resized.
 
 A library's calls each go over a whole frame, and memory of that size costs more than arithmetic:
-here a frame is converted and added in one pass, to a sum that is no larger than its mean asks for.
+here frames are converted and added in one pass, to a sum that keeps apart only the rows that the
+mean needs apart.
 """
 
 import math
@@ -21,14 +22,15 @@ Planes = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Bands:
-    """Which rows of a frame are added into one, since one row of the mean covers them all.
+    """How the rows of a frame are grouped, and how groups and columns make up its mean.
 
-    Only rows that two rows of the mean share must be kept apart. For each frame there is less
-    memory to go over: of 1080 rows 440 are left for a mean of 224.
+    A band is the consecutive rows that are added into one row of the sum: one row of the mean
+    covers them all. A row that two of them share is a band of its own. For each frame there is
+    less memory to go over: a mean of 224 asks for 440 bands of 1080 rows.
 
-    ``shape``: height and width of a frame; ``size``: that of the mean (S, S), a multiple of 8;
-    ``rows``: (H,), ascending from 0: the row of the sum that each row is added to; ``row_shares``
-    and ``column_shares``: see ``_share_out``.
+    ``shape``: height and width of a frame; ``size``: that of the mean (S, S); ``rows``: (H,),
+    ascending from 0, the band of each row; ``row_shares`` and ``column_shares``: see
+    ``_share_out``.
     """
 
     shape: tuple[int, int]
@@ -39,7 +41,7 @@ class Bands:
 
     @property
     def sum_shape(self) -> tuple[int, int, int]:
-        """(3, B, W)."""
+        """(3, B, W) for B bands."""
         return 3, int(self.rows[-1]) + 1, self.shape[1]
 
     def empty_sum(self) -> NDArray[np.uint16]:
@@ -56,7 +58,18 @@ class Bands:
 
 @lru_cache(maxsize=16)
 def plan_bands(shape: tuple[int, int], size: int, most_frames: int) -> Bands:
-    """Plan the sum of up to ``most_frames`` (1 to 257), for none of its values to overflow."""
+    """Plan the sum of up to ``most_frames`` frames, so that none of its values overflows.
+
+    Args:
+        shape: Height and width of a frame.
+        size: Of the mean, at least 8.
+        most_frames: 1 to 257.
+
+    Raises:
+        ValueError: A number is out of range: compiled code would go past its arrays.
+    """
+    if size < 8 or not 1 <= most_frames <= 257:
+        raise ValueError(f"a mean of {most_frames} frames at {size} pixels cannot be planned")
     height, width = shape
     most_rows = np.iinfo(np.uint16).max // (255 * most_frames)
     if min(shape) < size:  # such a frame is enlarged whole
@@ -74,15 +87,15 @@ def plan_bands(shape: tuple[int, int], size: int, most_frames: int) -> Bands:
 
 
 def _share_out(edges: NDArray[np.int64], size: int) -> Shares:
-    """What ``size`` equal parts of a length are made of, when some of its pixels are one sum.
+    """How each of ``size`` equal parts of a length is mixed from sums of neighbouring pixels.
 
     Args:
-        edges: Of the sums, ascending from 0 to the length, pixels.
+        edges: Where the sums begin and the last one ends, ascending from 0, pixels.
         size: Number of parts.
 
     Returns:
-        The first sum of each part (size,), and how much of it and of each of the next ones goes
-        into the part's mean (T, size), 0 for those outside.
+        The index of the first sum of each part (size,), and how much of it and of each of the
+        next ones goes into the part's mean (T, size), 0 for those outside.
     """
     length = edges[-1]
     scaled, part = edges * size, np.arange(size) * length  # in pixels / size, to be exact
@@ -110,7 +123,7 @@ def add_yuv420(
 
     Args:
         total: (3, B, W), W even.
-        rows: (H,), H even: the row of ``total`` that each one is added to.
+        rows: (H,), H even: the row of ``total`` (the band) that each one is added to.
         frames: Y (H, W or more), U and V (H / 2, W / 2 or more) of each, rows as the decoder
             aligns them.
         factors: Black of ``y`` in eighths; then times 2^13: the factor of ``y``, of ``v`` to red,
@@ -196,7 +209,7 @@ def resize_mean(total: NDArray[np.uint16], bands: Bands, count: int) -> NDArray[
     row_shares = row_shares / np.float32(count)
     small = np.empty((size, size, 3), dtype=np.uint8)
     lines = np.empty((3, 8, bands.shape[1]), dtype=np.float32)
-    for row in range(0, size, 8):
+    for row in [*range(0, size - 8, 8), size - 8]:  # eight rows at a time, the last ones again
         _shrink_columns(total, first_row[row : row + 8], row_shares[:, row : row + 8], lines)
         _shrink_rows(lines, *bands.column_shares, small[row : row + 8])
     return small

@@ -72,6 +72,15 @@ def test_an_unknown_phase_is_refused(table, color_csv, tmp_path):
         ophnet_ray.OphNetSurgicalDataset(table, {"blue": 0, "green": 1}, video_dir=color_csv.parent)
 
 
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [({"image_size": 100}, "not a multiple of 32"), ({"stride": 300}, "must be 1 to 256")],
+)
+def test_windows_that_cannot_be_used_are_refused(table, color_csv, setting, reason):
+    with pytest.raises(UserError, match=reason):
+        ophnet_ray.OphNetSurgicalDataset(table, PHASES, video_dir=color_csv.parent, **setting)
+
+
 def test_the_data_module_trains_the_module_outside_ray(color_csv, tmp_path):
     data = ophnet_ray.OphNetDataModule(
         color_csv, PHASES, batch_size=4, image_size=32, cache_dir=tmp_path / "cache"

@@ -11,7 +11,10 @@ from av.video.reformatter import ColorRange, Colorspace
 from conftest import write_video
 
 from ophnet_ray import videos
+from ophnet_ray.annotations import Segment
+from ophnet_ray.blocks import decode_segments
 from ophnet_ray.compiled import Compiled
+from ophnet_ray.config import WindowConfig
 from ophnet_ray.frame_sums import plan_bands, resize_mean
 from ophnet_ray.pictures import RgbPicture, Yuv420Picture
 from ophnet_ray.videos import _Pictures
@@ -68,14 +71,14 @@ def test_where_our_conversion_is_not_ffmpegs_it_is_not_used(monkeypatch):
 @pytest.mark.parametrize(
     "shape", [(96, 128), (480, 854), (1080, 1920), (97, 96), (48, 64), (40, 500), (500, 40)]
 )
-@pytest.mark.parametrize("count", [1, 8, 256])
-def test_a_mean_is_that_of_the_area_that_a_pixel_covers(shape, count):
+@pytest.mark.parametrize(("size", "count"), [(96, 1), (96, 8), (96, 256), (100, 8), (9, 8)])
+def test_a_mean_is_that_of_the_area_that_a_pixel_covers(shape, size, count):
     pixels = np.random.default_rng(count).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    bands = plan_bands(shape, 96, count)
+    bands = plan_bands(shape, size, count)
     total = bands.empty_sum()
     for _ in range(count):
         RgbPicture(pixels).add_to(total, bands.rows)
-    exact = cv2.resize(pixels.astype(np.float64), (96, 96), interpolation=cv2.INTER_AREA)
+    exact = cv2.resize(pixels.astype(np.float64), (size, size), interpolation=cv2.INTER_AREA)
     assert np.abs(resize_mean(total, bands, count) - exact).max() < 0.51
 
 
@@ -95,8 +98,13 @@ def test_rows_are_one_sum_where_one_row_of_the_mean_covers_them():
     assert plan_bands((24, 32), 8, 8).rows.tolist() == np.repeat(np.arange(8), 3).tolist()
     assert plan_bands((20, 32), 8, 8).rows.tolist()[:10] == [0, 0, 1, 2, 2, 3, 3, 4, 5, 5]
     assert plan_bands((96, 32), 8, 64).rows.tolist()[:8] == [0] * 4 + [1] * 4  # 4 x 64 x 255 fit
+    assert plan_bands((1080, 1920), 224, 8).sum_shape == (3, 440, 1920)
+    with pytest.raises(ValueError, match="300 frames"):
+        plan_bands((96, 32), 8, 300)
+
+
+def test_two_frames_in_one_pass_are_added_as_one_by_one():
     bands = plan_bands((1080, 1920), 224, 8)
-    assert bands.sum_shape == (3, 440, 1920)
     one, two = (_Pictures().take(noisy_frame(1080, 1920, seed=seed)) for seed in (1, 2))
     three = RgbPicture(two.to_rgb())
     total = bands.empty_sum()
@@ -128,6 +136,25 @@ def test_decoded_frames_are_ffmpegs_to_the_last_bit(tmp_path, shape, options):
     assert all(f.interlaced_frame == ("interlaced=1" in str(options)) for f in frames)
     for frame, theirs in zip(ours, frames, strict=True):
         np.testing.assert_array_equal(frame.pixels, theirs.to_ndarray(format="rgb24"))
+
+
+@pytest.mark.parametrize("stride", [1, 3, 8])
+def test_a_block_is_the_mean_of_its_frames_whatever_their_number(tmp_path, stride):
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in range(24)]
+    path = str(write_video(tmp_path / "v.mp4", noise))
+    windows = WindowConfig(
+        window_size=stride, stride=stride, max_frames=24, coverage="head", image_size=32
+    )
+    segment = Segment("s", "c", path, 0.0, float("inf"), "a", "train")
+    ((_, blocks),) = decode_segments(path, [segment], windows)
+    with av.open(path) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(blocks.pixels) == 24 // stride
+    for i, block in enumerate(blocks.pixels):
+        mean = np.mean(frames[i * stride : (i + 1) * stride], axis=0)
+        exact = cv2.resize(mean, (32, 32), interpolation=cv2.INTER_AREA)
+        assert np.abs(block - exact).max() < 0.51
 
 
 def test_colours_that_ffmpeg_does_not_know_are_a_reason():
