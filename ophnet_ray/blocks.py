@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ophnet_ray.annotations import Segment
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.frame_sums import Bands, plan_bands, resize_mean
-from ophnet_ray.pictures import Picture
+from ophnet_ray.pictures import Picture, add_pair
 from ophnet_ray.video_index import VideoIndex
 from ophnet_ray.videos import (
     Frame,
@@ -146,7 +146,7 @@ class _Sum:
         if self._held is None:
             self._held = picture
         else:
-            self._held.add_to(self.total, self.bands.rows, picture)
+            add_pair(self._held, picture, self.total, self.bands.rows)
             self._held = None
 
     def mean(self) -> NDArray[np.uint8]:

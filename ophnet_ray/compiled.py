@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 class Compiled(Generic[P]):
     """A function that is compiled at its first call: few processes decode, and numba loads slowly.
 
-    The code is kept in the user's cache folder, or beside this file where there is none.
+    The code is kept in the user's cache folder, or beside the function's file where there is none.
     """
 
     def __init__(self, function: Callable[P, None]) -> None:

@@ -156,6 +156,7 @@ def add_yuv420(
                     of_red[2 * i] = of_red[2 * i + 1] = value
                     value = int16(green_of_u[i] + int16(int32(int32(b) * int32(v_green)) >> 16))
                     of_green[2 * i] = of_green[2 * i + 1] = value
+        # written out: with a loop over the colours the compiler used no vectors
         y, y_2 = frames[0][0], frames[1][0]
         for x in range(width):
             light = int16(int16(y[row, x] << 3) - black)

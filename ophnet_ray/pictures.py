@@ -17,16 +17,8 @@ class Picture(Protocol):
     def shape(self) -> tuple[int, int]:
         """Height and width."""
 
-    def add_to(
-        self,
-        total: NDArray[np.uint16],
-        rows: NDArray[np.int32],
-        other: "Picture | None" = None,
-    ) -> None:
-        """Add the RGB values to (3, B, W), each row to the one that ``rows`` (H,) names.
-
-        ``other``: a picture of the same shape that is added in the same pass, where it can be.
-        """
+    def add_to(self, total: NDArray[np.uint16], rows: NDArray[np.int32]) -> None:
+        """Add the RGB values to (3, B, W), each row to the one that ``rows`` (H,) names."""
 
     def to_rgb(self) -> NDArray[np.uint8]:
         """uint8 (H, W, 3)."""
@@ -43,13 +35,9 @@ class RgbPicture:
         """Height and width."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
-    def add_to(
-        self, total: NDArray[np.uint16], rows: NDArray[np.int32], other: Picture | None = None
-    ) -> None:
+    def add_to(self, total: NDArray[np.uint16], rows: NDArray[np.int32]) -> None:
         """See ``Picture``."""
         add_rgb(total, rows, self.pixels)
-        if other is not None:
-            other.add_to(total, rows)
 
     def to_rgb(self) -> NDArray[np.uint8]:
         """uint8 (H, W, 3)."""
@@ -72,23 +60,31 @@ class Yuv420Picture:
     shape: tuple[int, int]
     factors: NDArray[np.int16]
 
-    def add_to(
-        self, total: NDArray[np.uint16], rows: NDArray[np.int32], other: Picture | None = None
-    ) -> None:
+    def add_to(self, total: NDArray[np.uint16], rows: NDArray[np.int32]) -> None:
         """See ``Picture``."""
-        if isinstance(other, Yuv420Picture) and other.factors is self.factors:
-            add_yuv420(total, rows, (self.planes, other.planes), self.factors)
-            return
         black = _black_planes(self.shape, int(self.factors[0]) // 8)  # adds nothing
         add_yuv420(total, rows, (self.planes, black), self.factors)
-        if other is not None:
-            other.add_to(total, rows)
 
     def to_rgb(self) -> NDArray[np.uint8]:
         """uint8 (H, W, 3)."""
         total = np.zeros((3, *self.shape), dtype=np.uint16)
         self.add_to(total, np.arange(self.shape[0], dtype=np.int32))
         return np.moveaxis(total, 0, -1).astype(np.uint8, order="C")
+
+
+def add_pair(
+    one: Picture, two: Picture, total: NDArray[np.uint16], rows: NDArray[np.int32]
+) -> None:
+    """Add two pictures of the same shape as ``Picture.add_to`` does, at once where it can be."""
+    if (
+        isinstance(one, Yuv420Picture)
+        and isinstance(two, Yuv420Picture)
+        and one.factors is two.factors
+    ):
+        add_yuv420(total, rows, (one.planes, two.planes), one.factors)
+    else:
+        one.add_to(total, rows)
+        two.add_to(total, rows)
 
 
 @lru_cache(maxsize=4)
