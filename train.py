@@ -2,9 +2,9 @@
 
 import sys
 
-from ophnet_ray.cli import parse_config, run_program
+from ophnet_ray.cli.arguments import parse_config, run_program
 from ophnet_ray.config import Config
-from ophnet_ray.ray_environment import prepare_environment
+from ophnet_ray.distributed.environment import prepare_environment
 
 
 def main() -> None:
@@ -15,8 +15,8 @@ def main() -> None:
     prepare_environment()
     # Ray and torch are imported from here on: --help is quick, and Ray finds its environment set
     from ophnet_ray.console import Console, print_answer
-    from ophnet_ray.locations import join
-    from ophnet_ray.training import train
+    from ophnet_ray.storage.paths import join
+    from ophnet_ray.train.driver import train
 
     result = train(config, Console())
     scores = result.scores

@@ -2,9 +2,9 @@
 
 import sys
 
-from ophnet_ray.cli import parse_config, run_program
-from ophnet_ray.ray_environment import prepare_environment
-from ophnet_ray.search_config import TuneConfig
+from ophnet_ray.cli.arguments import parse_config, run_program
+from ophnet_ray.distributed.environment import prepare_environment
+from ophnet_ray.tune.config import TuneConfig
 
 
 def main() -> None:
@@ -15,8 +15,8 @@ def main() -> None:
     prepare_environment()
     # Ray and torch are imported from here on: --help is quick, and Ray finds its environment set
     from ophnet_ray.console import Console, print_answer
-    from ophnet_ray.search_table import print_ranking
-    from ophnet_ray.tuning import tune
+    from ophnet_ray.tune.progress import print_ranking
+    from ophnet_ray.tune.driver import tune
 
     result = tune(config, Console())
     print_ranking(result.ranked, config.search.metric)

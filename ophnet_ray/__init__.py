@@ -12,12 +12,12 @@ from typing import Any
 __version__ = version("ophnet-ray")
 
 _HOMES = {
-    "SlidingWindowExtractor": "windows",
-    "SurgicalPhaseClassificationModel": "model",
-    "SurgicalPhaseModule": "lightning_module",
-    "OphNetSurgicalDataset": "datasets",
-    "OphNetDataModule": "datasets",
-    "calculate_class_weights": "class_weights",
+    "SlidingWindowExtractor": "data.windows",
+    "SurgicalPhaseClassificationModel": "models.network",
+    "SurgicalPhaseModule": "models.lightning_module",
+    "OphNetSurgicalDataset": "data.datasets",
+    "OphNetDataModule": "data.datasets",
+    "calculate_class_weights": "models.losses",
 }
 __all__ = list(_HOMES)
 

@@ -2,12 +2,12 @@
 
 import sys
 
-from ophnet_ray.audit_command import AuditCommand
-from ophnet_ray.cache_command import CacheCommand
-from ophnet_ray.cli import parse_command, run_program
-from ophnet_ray.evaluate_command import EvaluateCommand
-from ophnet_ray.export_command import ExportCommand
-from ophnet_ray.predict_command import PredictCommand
+from ophnet_ray.cli.audit import AuditCommand
+from ophnet_ray.cli.cache import CacheCommand
+from ophnet_ray.cli.arguments import parse_command, run_program
+from ophnet_ray.cli.evaluate import EvaluateCommand
+from ophnet_ray.cli.export import ExportCommand
+from ophnet_ray.cli.predict import PredictCommand
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from ophnet_ray.config import Config
-from ophnet_ray.ray_environment import prepare_environment
+from ophnet_ray.distributed.environment import prepare_environment
 
 prepare_environment()
 # for the endpoint of the fixture ``bucket``, and for all processes that are started here: a Ray
@@ -129,10 +129,10 @@ HOLD_CLUSTER = """
 import sys
 from pathlib import Path
 from ophnet_ray.config import Config
-from ophnet_ray.ray_environment import prepare_environment
+from ophnet_ray.distributed.environment import prepare_environment
 prepare_environment()
 import ray
-from ophnet_ray.ray_cluster import connect
+from ophnet_ray.distributed.cluster import connect
 with connect(Config().replace_flat(train_workers=3, num_workers=2)):
     print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.read()

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ophnet_ray.annotations import (
+from ophnet_ray.data.annotations import (
     AnnotationError,
     describe_quirks,
     find_missing_videos,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ophnet_ray.bootstrap import bootstrap_scores, percentile_interval
-from ophnet_ray.metrics import accuracy
+from ophnet_ray.metrics.bootstrap import bootstrap_scores, percentile_interval
+from ophnet_ray.metrics.classification import accuracy
 
 pytestmark = pytest.mark.unit
 

@@ -16,9 +16,9 @@ from conftest import tiny_config
 from test_training import TRAIN, flags_of, run, weights_of
 
 from ophnet_ray.errors import UserError
-from ophnet_ray.locations import join
-from ophnet_ray.run_mirror import RunMirror
-from ophnet_ray.storage import download, list_files, read_bytes, upload
+from ophnet_ray.storage.paths import join
+from ophnet_ray.train.run_mirror import RunMirror
+from ophnet_ray.storage.files import download, list_files, read_bytes, upload
 
 
 def bucket_config(bucket, color_csv, folder, tmp_path, **settings):

@@ -11,19 +11,19 @@ import pytest
 import torch
 from conftest import grey_frames, write_video
 
-from ophnet_ray.annotations import Segment, find_missing_videos, read_annotations
-from ophnet_ray.blocks import decode_segments
-from ophnet_ray.cache import FORMAT_VERSION, BlockCache
-from ophnet_ray.cache_inventory import BucketInventory
+from ophnet_ray.data.annotations import Segment, find_missing_videos, read_annotations
+from ophnet_ray.data.video.blocks import decode_segments
+from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
+from ophnet_ray.data.cache.inventory import BucketInventory
 from ophnet_ray.config import Config, WindowConfig, read_config
 from ophnet_ray.errors import UserError
-from ophnet_ray.filling import decode_in_threads, fill_cache
-from ophnet_ray.locations import absolute, join, name_of, parent_of, stem_of
-from ophnet_ray.model import SurgicalPhaseClassificationModel
-from ophnet_ray.prediction_folder import find_videos
-from ophnet_ray.range_reader import PART_BYTES, RangeReader
-from ophnet_ray.shards import fetch_shards, read_blocks
-from ophnet_ray.storage import (
+from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
+from ophnet_ray.storage.paths import absolute, join, name_of, parent_of, stem_of
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.inference.prediction_folder import find_videos
+from ophnet_ray.storage.range_reader import PART_BYTES, RangeReader
+from ophnet_ray.data.cache.shards import fetch_shards, read_blocks
+from ophnet_ray.storage.files import (
     check_readable,
     check_writable,
     download,
@@ -32,8 +32,8 @@ from ophnet_ray.storage import (
     upload,
     write_bytes,
 )
-from ophnet_ray.video_predictor import local_copy
-from ophnet_ray.videos import VideoError
+from ophnet_ray.inference.predictor import local_copy
+from ophnet_ray.data.video.decoder import VideoError
 
 pytestmark = pytest.mark.unit
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from conftest import grey_frames, write_video
 
-from ophnet_ray.annotations import Segment
-from ophnet_ray.cache import FORMAT_VERSION, BlockCache
-from ophnet_ray.cache_inventory import prune, read_inventory
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
+from ophnet_ray.data.cache.inventory import prune, read_inventory
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.errors import UserError
-from ophnet_ray.filling import decode_in_threads, fill_cache
-from ophnet_ray.shards import read_blocks
+from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
+from ophnet_ray.data.cache.shards import read_blocks
 
 pytestmark = pytest.mark.unit
 

@@ -22,7 +22,7 @@ def but(right, wrong):
 def run_train(monkeypatch, capsys, tmp_path, *flags):
     """Run train.py's own main in this process; return (exit code, stdout, stderr)."""
     import train
-    from ophnet_ray.cli import run_program
+    from ophnet_ray.cli.arguments import run_program
 
     argv = ["train.py", "--storage_path", str(tmp_path / "runs"), *map(str, flags)]
     if "--output_pth" not in flags:
@@ -193,10 +193,10 @@ def test_the_mean_colour_does_not_tell_the_phases_of_the_demo(tmp_path):
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from ophnet_ray.datasets import OphNetDataModule
-    from ophnet_ray.demo import make_demo
-    from ophnet_ray.loading import WindowLoader
-    from ophnet_ray.sampling import ValidationSampler
+    from ophnet_ray.data.datasets import OphNetDataModule
+    from ophnet_ray.data.demo import make_demo
+    from ophnet_ray.data.loader import WindowLoader
+    from ophnet_ray.data.samplers import ValidationSampler
 
     data = OphNetDataModule(make_demo(tmp_path), image_size=128, cache_dir=tmp_path)
     data.setup()
@@ -222,7 +222,7 @@ def test_the_mean_colour_does_not_tell_the_phases_of_the_demo(tmp_path):
 
 @pytest.mark.unit
 def test_the_demo_is_drawn_the_same_every_time(tmp_path):
-    from ophnet_ray.demo import draw_case
+    from ophnet_ray.data.demo import draw_case
 
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import ophnet_ray
-from ophnet_ray import loading
-from ophnet_ray.annotations import read_annotations
+from ophnet_ray.data import loader as loading
+from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.errors import UserError
-from ophnet_ray.shards import read_blocks
+from ophnet_ray.data.cache.shards import read_blocks
 
 pytestmark = pytest.mark.unit
 

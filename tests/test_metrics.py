@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from ophnet_ray import metrics as m
-from ophnet_ray.segmental import OVERLAPS, edit_score, find_runs, segment_counts, segmental_f1
+from ophnet_ray.metrics import classification as m
+from ophnet_ray.metrics.segmental import OVERLAPS, edit_score, find_runs, segment_counts, segmental_f1
 
 pytestmark = pytest.mark.unit
 

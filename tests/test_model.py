@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from ophnet_ray.errors import UserError
-from ophnet_ray.model import SurgicalPhaseClassificationModel, probe_backbone
-from ophnet_ray.preprocessing import (
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel, probe_backbone
+from ophnet_ray.data.preprocessing import (
     augment_images,
     extract_masks,
     prepare_batch,

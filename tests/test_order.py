@@ -14,9 +14,11 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 from ray.train.torch import TorchTrainer
 
-from ophnet_ray import OphNetDataModule, SurgicalPhaseClassificationModel, SurgicalPhaseModule
+from ophnet_ray import OphNetDataModule
+from ophnet_ray import SurgicalPhaseClassificationModel
+from ophnet_ray import SurgicalPhaseModule
 from ophnet_ray.config import Config
-from ophnet_ray.ray_cluster import connect
+from ophnet_ray.distributed.cluster import connect
 
 pytestmark = pytest.mark.integration
 

@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 from conftest import grey_frames, write_video
 
-from ophnet_ray.annotations import Segment, read_annotations
+from ophnet_ray.data.annotations import Segment, read_annotations
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.errors import UserError
-from ophnet_ray.frame_windows import frame_times, plan_window, stream_windows
-from ophnet_ray.prediction_folder import find_videos
-from ophnet_ray.predictions import (
+from ophnet_ray.inference.frame_windows import frame_times, plan_window, stream_windows
+from ophnet_ray.inference.prediction_folder import find_videos
+from ophnet_ray.inference.predictions import (
     PredictionInfo,
     VideoPrediction,
     read_info,
     read_predictions,
     write_predictions,
 )
-from ophnet_ray.smoothing import PhaseDynamics, learn_dynamics, smooth_labels
-from ophnet_ray.timelines import cut_segments, format_segments, label_times
-from ophnet_ray.video_index import VideoIndex
-from ophnet_ray.videos import VideoError
+from ophnet_ray.inference.smoothing import PhaseDynamics, learn_dynamics, smooth_labels
+from ophnet_ray.metrics.timelines import cut_segments, format_segments, label_times
+from ophnet_ray.data.video.index import VideoIndex
+from ophnet_ray.data.video.decoder import VideoError
 
 pytestmark = pytest.mark.unit
 

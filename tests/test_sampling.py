@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ophnet_ray.sampling import TrainingSampler, ValidationSampler, plan_training_steps
+from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler, plan_training_steps
 
 pytestmark = pytest.mark.unit
 

@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from ophnet_ray.bootstrap import Interval
-from ophnet_ray.checkpoints import PAYLOAD_KEY, commit_checkpoint, temporary_file
+from ophnet_ray.metrics.bootstrap import Interval
+from ophnet_ray.models.checkpoints import PAYLOAD_KEY, commit_checkpoint, temporary_file
 from ophnet_ray.config import Config
 from ophnet_ray.errors import UserError
-from ophnet_ray.metrics import macro_f1_present
-from ophnet_ray.search_config import TuneConfig
-from ophnet_ray.search_directory import (
+from ophnet_ray.metrics.classification import macro_f1_present
+from ophnet_ray.tune.config import TuneConfig
+from ophnet_ray.tune.directory import (
     SearchDirectory,
     Trial,
     end_trial,
     outcome_of,
     running_scores,
 )
-from ophnet_ray.search_ranking import choose_winner, difference_interval, rank_trials
-from ophnet_ray.search_space import Choice, Range, parse_search_space
-from ophnet_ray.suggestions import Outcome, Suggestions, rate_importance
+from ophnet_ray.tune.ranking import choose_winner, difference_interval, rank_trials
+from ophnet_ray.tune.space import Choice, Range, parse_search_space
+from ophnet_ray.tune.searcher import Outcome, Suggestions, rate_importance
 
 pytestmark = pytest.mark.unit
 

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from ophnet_ray.annotations import AnnotationError, Segment
-from ophnet_ray.splits import assign_splits, cases_on_both_sides, phases_without_rows
+from ophnet_ray.data.annotations import AnnotationError, Segment
+from ophnet_ray.data.splits import assign_splits, cases_on_both_sides, phases_without_rows
 
 pytestmark = pytest.mark.unit
 

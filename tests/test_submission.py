@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ophnet_ray.errors import UserError
-from ophnet_ray.submission import check_submission, fill_submission
+from ophnet_ray.inference.submission import check_submission, fill_submission
 
 pytestmark = pytest.mark.unit
 

@@ -17,7 +17,7 @@ from conftest import flags_of, tiny_config, write_color_dataset
 
 from ophnet_ray.console import Console
 from ophnet_ray.errors import TrainingError, UserError
-from ophnet_ray.training import train
+from ophnet_ray.train.driver import train
 
 pytestmark = pytest.mark.integration
 

@@ -11,24 +11,24 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
-from ophnet_ray.checkpoints import (
+from ophnet_ray.models.checkpoints import (
     best_checkpoint,
     commit_checkpoint,
     find_checkpoints,
     prune_checkpoints,
     temporary_file,
 )
-from ophnet_ray.class_weights import (
+from ophnet_ray.models.losses import (
     balance_phases,
     calculate_class_weights,
     scheme_weights,
     unit_mean,
 )
-from ophnet_ray.cli import parse_config
+from ophnet_ray.cli.arguments import parse_config
 from ophnet_ray.config import Config, dump_config, read_config
 from ophnet_ray.errors import UserError
-from ophnet_ray.lightning_module import SurgicalPhaseModule
-from ophnet_ray.metrics import accuracy, confusion_counts, macro_f1_present
+from ophnet_ray.models.lightning_module import SurgicalPhaseModule
+from ophnet_ray.metrics.classification import accuracy, confusion_counts, macro_f1_present
 
 pytestmark = pytest.mark.unit
 
@@ -199,7 +199,7 @@ def test_where_a_run_is_kept_does_not_change_what_it_is():
     assert config.identity_hash("d") != config.identity_hash("e")
 
 
-@pytest.mark.parametrize("module", ["cli", "cache"])
+@pytest.mark.parametrize("module", ["cli.arguments", "data.cache.store"])
 def test_parsing_flags_and_decoding_need_neither_torch_nor_ray(module):
     code = (
         f"import sys, ophnet_ray.{module};"

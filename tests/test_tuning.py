@@ -13,13 +13,13 @@ import pytest
 import ray
 from conftest import flags_of, tiny_config
 
-from ophnet_ray.cache_inventory import read_inventory
+from ophnet_ray.data.cache.inventory import read_inventory
 from ophnet_ray.config import Config, read_config
 from ophnet_ray.console import Console
-from ophnet_ray.search_config import SearchConfig, TuneConfig
-from ophnet_ray.search_directory import SearchDirectory
-from ophnet_ray.training import train
-from ophnet_ray.tuning import tune
+from ophnet_ray.tune.config import SearchConfig, TuneConfig
+from ophnet_ray.tune.directory import SearchDirectory
+from ophnet_ray.train.driver import train
+from ophnet_ray.tune.driver import tune
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from conftest import grey_frames, write_video
 
-from ophnet_ray import videos
-from ophnet_ray.video_index import VideoIndex, plan_stretches
-from ophnet_ray.videos import VideoError, decode_frames, read_video_index
+from ophnet_ray.data.video import decoder as videos
+from ophnet_ray.data.video.index import VideoIndex, plan_stretches
+from ophnet_ray.data.video.decoder import VideoError, decode_frames, read_video_index
 
 pytestmark = pytest.mark.unit
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.windows import (
+from ophnet_ray.data.windows import (
     SlidingWindowExtractor,
     cut_windows,
     mean_of_blocks,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 
-from ophnet_ray.ray_environment import prepare_environment
+from ophnet_ray.distributed.environment import prepare_environment
 from tests.benchmarks.table import Figure, print_table, write_json
 
 

@@ -17,11 +17,11 @@ from urllib.request import urlopen
 
 import boto3
 
-from ophnet_ray.bucket_systems import filesystem_of
-from ophnet_ray.locations import bucket_path, join
-from ophnet_ray.manifest import Manifest
-from ophnet_ray.shards import fetch_shards
-from ophnet_ray.storage import upload
+from ophnet_ray.storage.filesystems import filesystem_of
+from ophnet_ray.storage.paths import bucket_path, join
+from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.cache.shards import fetch_shards
+from ophnet_ray.storage.files import upload
 from tests.benchmarks.reading import BLOCK_BYTES, BLOCKS, product_loader, write_cache
 from tests.benchmarks.table import Figure
 

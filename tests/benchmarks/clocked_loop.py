@@ -4,8 +4,8 @@ from typing import Any
 
 
 def clocked_train_loop(loop_config: dict[str, Any]) -> dict[str, str]:
-    """``ophnet_ray.trainer.train_loop`` with a ``StepClock`` among Lightning's callbacks."""
-    from ophnet_ray import train_worker
+    """``ophnet_ray.train.trainer.train_loop`` with a ``StepClock`` among Lightning's callbacks."""
+    from ophnet_ray.train import worker as train_worker
     from tests.benchmarks.step_clock import StepClock
 
     build = train_worker._build_lightning_trainer

@@ -13,15 +13,15 @@ import av
 import cv2
 import numpy as np
 
-from ophnet_ray import video_index
-from ophnet_ray.annotations import Segment
-from ophnet_ray.cache import BlockCache
+from ophnet_ray.data.video import index as video_index
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.filling import decode_in_threads, fill_cache
-from ophnet_ray.loading import read_window
-from ophnet_ray.manifest import Item
-from ophnet_ray.videos import read_video_index
-from ophnet_ray.windows import cut_windows, plan_blocks, plan_runs
+from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
+from ophnet_ray.data.loader import read_window
+from ophnet_ray.data.manifest import Item
+from ophnet_ray.data.video.decoder import read_video_index
+from ophnet_ray.data.windows import cut_windows, plan_blocks, plan_runs
 from tests.benchmarks.footage import (
     Footage,
     dense_segments,

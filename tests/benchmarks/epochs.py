@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ophnet_ray.annotations import Segment
-from ophnet_ray.cache import BlockCache
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.filling import decode_in_threads, fill_cache
-from ophnet_ray.loading import WindowLoader
-from ophnet_ray.manifest import build_manifest
-from ophnet_ray.sampling import TrainingSampler
+from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
+from ophnet_ray.data.loader import WindowLoader
+from ophnet_ray.data.manifest import build_manifest
+from ophnet_ray.data.samplers import TrainingSampler
 from tests.benchmarks.footage import NUM_CLIPS, draw_clips
 from tests.benchmarks.measure import interleave, median_cpu_s
 from tests.benchmarks.rivals import SeedDataset, TunedDataset, run_epochs

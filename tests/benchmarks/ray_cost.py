@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from ophnet_ray.demo import make_demo
+from ophnet_ray.data.demo import make_demo
 from tests.benchmarks.measure import MIN_REPEATS
 from tests.benchmarks.table import Figure
 
@@ -24,7 +24,8 @@ THREADS = 1
 # ``train.py``, its train loop with a clock in it
 CLOCKED = """
 import train
-from ophnet_ray import cli, trainer
+from ophnet_ray.cli import arguments as cli
+from ophnet_ray.train import trainer
 from tests.benchmarks.clocked_loop import clocked_train_loop
 trainer.train_loop = clocked_train_loop
 cli.run_program(train.main)
@@ -34,7 +35,9 @@ cli.run_program(train.main)
 BARE = """
 import sys
 from pathlib import Path
-from ophnet_ray import OphNetDataModule, SurgicalPhaseClassificationModel, SurgicalPhaseModule
+from ophnet_ray import OphNetDataModule
+from ophnet_ray import SurgicalPhaseClassificationModel
+from ophnet_ray import SurgicalPhaseModule
 import lightning as L, torch
 from lightning.pytorch.strategies import DDPStrategy
 from tests.benchmarks.step_clock import StepClock

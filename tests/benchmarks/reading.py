@@ -21,16 +21,16 @@ from ray.train import DataConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from torch.utils.data import DataLoader, RandomSampler
 
-from ophnet_ray.annotations import Segment
-from ophnet_ray.blocks import SegmentBlocks
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.config import Config, WindowConfig
-from ophnet_ray.datasets import OphNetSurgicalDataset
-from ophnet_ray.loading import WindowLoader
-from ophnet_ray.manifest import Item, Manifest
-from ophnet_ray.ray_cluster import connect
-from ophnet_ray.sampling import TrainingSampler
-from ophnet_ray.shards import DecodedSegment, write_shard
-from ophnet_ray.windows import mean_of_blocks
+from ophnet_ray.data.datasets import OphNetSurgicalDataset
+from ophnet_ray.data.loader import WindowLoader
+from ophnet_ray.data.manifest import Item, Manifest
+from ophnet_ray.distributed.cluster import connect
+from ophnet_ray.data.samplers import TrainingSampler
+from ophnet_ray.data.cache.shards import DecodedSegment, write_shard
+from ophnet_ray.data.windows import mean_of_blocks
 from tests.benchmarks.footage import draw_clips
 from tests.benchmarks.table import Figure
 

@@ -20,9 +20,9 @@ ROOT = Path(__file__).parents[2]
 DECODE = """
 import re, sys, tempfile
 from pathlib import Path
-from ophnet_ray.cache import BlockCache
+from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.filling import decode_in_threads, fill_cache
+from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from tests.benchmarks.footage import Footage, typical_segments
 footage = Footage("", Path(sys.argv[1]), int(sys.argv[2]))
 with tempfile.TemporaryDirectory() as folder:

@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from ophnet_ray.annotations import read_annotations
-from ophnet_ray.demo import make_demo
-from ophnet_ray.splits import assign_splits
+from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.data.demo import make_demo
+from ophnet_ray.data.splits import assign_splits
 from tests.benchmarks.table import Figure
 
 TUNE = Path(__file__).parents[2] / "tune.py"

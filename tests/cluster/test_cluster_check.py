@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from ophnet_ray import cluster_check
-from ophnet_ray.cluster_check import check_dashboard
+from ophnet_ray.distributed import cluster_check
+from ophnet_ray.distributed.cluster_check import check_dashboard
 from ophnet_ray.errors import UserError
 
 pytestmark = pytest.mark.unit

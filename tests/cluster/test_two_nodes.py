@@ -202,7 +202,7 @@ def bucket(cluster):
 
 IN_SECOND_EPOCH = """
 import sys, time
-from ophnet_ray.storage import list_files
+from ophnet_ray.storage.files import list_files
 deadline = time.monotonic() + 300
 while not any("unfinished/epoch=0001" in name and "manifest" in name
               for name in list_files(sys.argv[1], recursive=True)):
@@ -212,12 +212,12 @@ while not any("unfinished/epoch=0001" in name and "manifest" in name
 UPLOAD = """
 import sys
 from pathlib import Path
-from ophnet_ray.locations import join
-from ophnet_ray.storage import upload
+from ophnet_ray.storage.paths import join
+from ophnet_ray.storage.files import upload
 for file in Path(sys.argv[1]).iterdir():
     upload(file, join(sys.argv[2], file.name))
 """
-READ = "import sys; from ophnet_ray.storage import read_bytes; "
+READ = "import sys; from ophnet_ray.storage.files import read_bytes; "
 READ += "print(*(read_bytes(uri).decode() for uri in sys.argv[1:]))"
 
 

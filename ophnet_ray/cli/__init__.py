@@ -1,0 +1,1 @@
+"""Command lines: argument parsing, exit codes, the sub-commands."""

@@ -1,0 +1,110 @@
+"""``python -m ophnet_ray cache``: what the cache holds, and making room."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ophnet_ray.data.cache.inventory import (
+    SECONDS_A_DAY,
+    BucketInventory,
+    Inventory,
+    Shard,
+    prune,
+    read_inventory,
+)
+from ophnet_ray.config import DEFAULT_CACHE_DIR
+from ophnet_ray.errors import UserError
+from ophnet_ray.storage.paths import absolute, check_location, is_remote
+
+TABLE_WIDTH = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheCommand:
+    """Show what a cache of decoded windows holds (--list), or make room in it (--prune)."""
+
+    list: bool = False
+    """Show what is there."""
+    prune: bool = False
+    """Remove what no run of the last days started with, and what killed writers left before."""
+    days: float = 30.0
+    """Of --prune: keep what was used in so many days."""
+    cache_dir: str = DEFAULT_CACHE_DIR
+    """Folder of the cache, as train.py takes it."""
+
+    def run(self) -> None:
+        """Prune, if asked to, then print what is there.
+
+        Raises:
+            UserError: Neither or both are asked for, there is no cache, or a run is using it.
+        """
+        if self.list == self.prune:
+            raise UserError("cache: give --list or --prune")
+        if self.days < 0:
+            raise UserError(f"--days {self.days:g}: must not be negative")
+        check_location("--cache_dir", self.cache_dir)
+        folder = absolute(self.cache_dir)
+        console = Console(highlight=False, soft_wrap=True)
+        console.width = max(console.width, TABLE_WIDTH)  # a file or a pipe claims to have 80
+        if self.prune:
+            removed = (
+                BucketInventory(folder).prune(self.days)
+                if is_remote(folder)
+                else prune(Path(folder), self.days)
+            )
+            console.print(
+                f"removed {removed.num_shards} shards not used for {self.days:g} days and "
+                f"{removed.num_leftovers} leftovers, {_size(removed.size_bytes)}",
+                markup=False,
+            )
+        inventory = (
+            BucketInventory(folder).read() if is_remote(folder) else read_inventory(Path(folder))
+        )
+        console.print(describe_shards(inventory.shards))
+        console.print(_describe_total(inventory), markup=False)
+
+
+def describe_shards(shards: Sequence[Shard]) -> Table:
+    """A row for each way of cutting windows that runs have used."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("image", "stride", "frames", "coverage"):
+        table.add_column(name)
+    for name in ("videos", "segments", "rejected", "shards", "size", "last used"):
+        table.add_column(name, justify="right")
+    settings = ("image_size", "stride", "max_frames", "coverage")
+    groups: dict[tuple[str, ...], list[Shard]] = {}
+    for shard in shards:
+        groups.setdefault(tuple(str(shard.index.windows[s]) for s in settings), []).append(shard)
+    for cut, members in groups.items():
+        entries = [entry for shard in members for entry in shard.index.entries]
+        videos = {video for shard in members for video in shard.index.videos}
+        rejected = sum(bool(entry.reason) for entry in entries)
+        last_used_s = max(shard.used_s for shard in members)
+        table.add_row(
+            *cut,
+            *(str(n) for n in (len(videos), len(entries), rejected, len(members))),
+            _size(sum(shard.size_bytes for shard in members)),
+            _ago(last_used_s),
+        )
+    return table
+
+
+def _describe_total(inventory: Inventory) -> str:
+    shards, leftovers = inventory.shards, inventory.leftovers
+    total = _size(sum(shard.size_bytes for shard in shards))
+    left = _size(sum(leftover.size_bytes for leftover in leftovers))
+    rest = f"; {len(leftovers)} leftovers, {left}, go with --prune" if leftovers else ""
+    return f"{len(shards)} shards, {total}{rest}"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.1f} MB"
+
+
+def _ago(time_s: float) -> str:
+    days = (time.time() - time_s) / SECONDS_A_DAY
+    return "today" if days < 1 else f"{days:.0f} days ago"

@@ -1,0 +1,1 @@
+"""From an annotation CSV and videos to batches of windows."""

@@ -1,0 +1,273 @@
+"""Annotation CSV → validated segments, and the phase vocabulary.
+
+Policies for what real files hold. A segment that ends past the end of its video is cut there, one
+that starts past it is rejected when the video is read (``cache``). Overlapping segments are all
+kept, each under its own label; what lies between segments is not used; short segments are kept,
+down to a single frame. The report counts each of these.
+"""
+
+import csv
+import io
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from ophnet_ray.errors import UserError
+from ophnet_ray.storage.paths import (
+    absolute,
+    check_location,
+    is_remote,
+    join,
+    name_of,
+    parent_of,
+    plain_uri,
+)
+from ophnet_ray.storage.files import list_names, read_bytes, stat_files
+
+SPLITS = ("train", "val", "test")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
+MAX_ERRORS_SHOWN = 10
+
+
+class AnnotationError(UserError):
+    """A row, a column or the file itself is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """An annotated interval ``[start_s, end_s)`` of one phase in one video.
+
+    A trimmed clip has ``start_s=0, end_s=inf``. ``split`` is empty until it is assigned.
+    ``segment_id`` is unique in its table and depends on the row alone, not on its place.
+    """
+
+    segment_id: str
+    case_id: str
+    video: str
+    start_s: float
+    end_s: float
+    phase: str
+    split: str = ""
+
+
+def read_annotations(csv_path: str | Path, video_dir: str | Path | None = None) -> list[Segment]:
+    """Read an annotation CSV of either kind.
+
+    Args:
+        csv_path: UTF-8 text with or without a byte-order mark, in a bucket or not.
+        video_dir: Folder of the videos; the CSV's folder when None.
+
+    Returns:
+        One segment a row, in the file's order. ``video`` is an absolute path, or a URI of a bucket,
+        whose file need not exist (see ``find_missing_videos``).
+
+    Raises:
+        AnnotationError: With file and line of up to ten errors.
+    """
+    path = str(csv_path)
+    lines = _read_rows(path)
+    _, header = next(lines, (0, []))
+    columns = [name.strip() for name in header]
+    if not any(columns):
+        raise AnnotationError(f"{path} is empty; expected a header line and one row a segment")
+    _check_columns(columns, path)
+    rows: list[tuple[int, dict[str, str]]] = []
+    errors = []
+    for line, values in lines:
+        if not any(value.strip() for value in values):
+            continue
+        if len(values) != len(columns):
+            errors.append(f"{path}:{line}: {len(values)} values for {len(columns)} columns")
+        else:
+            rows.append((line, dict(zip(columns, values, strict=True))))
+    folder = video_dir if video_dir is not None else parent_of(absolute(path))
+    return _parse_rows(rows, absolute(folder), path, errors)
+
+
+def parse_annotations(rows: Iterable[Mapping[str, str]], video_dir: str | Path) -> list[Segment]:
+    """Validate rows that are already in memory, e.g. of a data frame; see ``read_annotations``."""
+    numbered = [(line, dict(row)) for line, row in enumerate(rows, start=1)]
+    if numbered:
+        _check_columns(list(numbered[0][1]), "the table")
+    return _parse_rows(numbered, absolute(video_dir), "row", [])
+
+
+def phase_vocabulary(segments: Iterable[Segment]) -> list[str]:
+    """All phases, sorted; ids that are whole numbers sort as numbers. Index = label."""
+    return sort_phases({segment.phase for segment in segments})
+
+
+def sort_phases(phases: Iterable[str]) -> list[str]:
+    """Sort ids or names; whole numbers go first, as numbers."""
+    return sorted(phases, key=lambda p: (0, int(p), p) if p.isdecimal() else (1, 0, p))
+
+
+def find_missing_videos(segments: Iterable[Segment]) -> list[str]:
+    """Paths of videos that do not exist, sorted."""
+    videos = {segment.video for segment in segments}
+    return sorted(videos - stat_files(videos).keys())
+
+
+def describe_quirks(segments: Sequence[Segment]) -> dict[str, int]:
+    """Count overlapping neighbours, gaps between neighbours, and segments under a second."""
+    counts = Counter(overlaps=0, gaps=0, shorter_than_1_s=0)
+    by_video: dict[str, list[Segment]] = {}
+    for segment in segments:
+        by_video.setdefault(segment.video, []).append(segment)
+        counts["shorter_than_1_s"] += segment.end_s - segment.start_s < 1
+    for rows in by_video.values():
+        rows.sort(key=lambda s: (s.start_s, s.end_s))
+        for before, after in itertools.pairwise(rows):
+            counts["overlaps"] += after.start_s < before.end_s
+            counts["gaps"] += after.start_s > before.end_s
+    return dict(counts)
+
+
+def _read_rows(path: str) -> Iterator[tuple[int, list[str]]]:
+    try:
+        # the published CSVs begin with a byte-order mark
+        text = read_bytes(absolute(path)).decode("utf-8-sig")
+    except IsADirectoryError as error:
+        raise AnnotationError(f"{path} is a folder; --csv_path takes a CSV file") from error
+    except FileNotFoundError as error:
+        raise AnnotationError(f"{path} does not exist; check --csv_path") from error
+    except OSError as error:
+        raise AnnotationError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+
+    def numbered() -> Iterator[tuple[int, list[str]]]:
+        try:
+            for values in reader:
+                yield reader.line_num, values
+        except csv.Error as error:
+            raise AnnotationError(f"{path}:{reader.line_num}: {error}") from error
+
+    return numbered()
+
+
+def _check_columns(columns: list[str], where: str) -> None:
+    repeated = [name for name, count in Counter(columns).items() if count > 1]
+    if repeated:
+        raise AnnotationError(f"{where}: column {repeated[0]!r} stands twice in the header")
+    if "video_path" in columns:
+        missing = [] if {"phase", "phase_id"} & set(columns) else ["phase"]
+    else:
+        missing = [name for name in ("video_id", "start", "end") if name not in columns]
+        if len(missing) == 3:
+            missing = ["video_path (clips) or video_id, start, end (segments)"]
+        if not {"phase", "phase_id"} & set(columns):
+            missing.append("phase_id (or phase)")
+    if missing:
+        raise AnnotationError(
+            f"{where}: column {', '.join(missing)} is missing; found: {', '.join(columns)}"
+        )
+
+
+def _parse_rows(
+    rows: list[tuple[int, dict[str, str]]], video_dir: str, where: str, errors: list[str]
+) -> list[Segment]:
+    find_video = _VideoFinder(video_dir)
+    segments: list[Segment] = []
+    first_line: dict[str, int] = {}
+    for line, row in rows:
+        try:
+            segment = _parse_row(row, find_video)
+        except UserError as error:
+            errors.append(f"{where}:{line}: {error}")
+            continue
+        if segment.segment_id in first_line:
+            errors.append(
+                f"{where}:{line}: repeats line {first_line[segment.segment_id]}; delete one"
+            )
+            continue
+        first_line[segment.segment_id] = line
+        segments.append(segment)
+    if errors:
+        shown = errors[:MAX_ERRORS_SHOWN]
+        if len(errors) > len(shown):
+            shown.append(f"and {len(errors) - len(shown)} more errors")
+        raise AnnotationError("\n".join(shown))
+    if not segments:
+        raise AnnotationError(f"{where} holds no rows; expected one row a segment")
+    return segments
+
+
+def _parse_row(row: Mapping[str, str], find_video: "_VideoFinder") -> Segment:
+    """One row → one segment; ids stay byte for byte ("001" is not 1)."""
+    phase = row.get("phase_id") or row.get("phase") or ""
+    if not phase.strip():
+        raise AnnotationError("the phase is empty")
+    split = row.get("split", "")
+    if "split" in row and split not in SPLITS:
+        raise AnnotationError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+    if "video_path" in row:
+        name = row["video_path"]
+        if not name.strip():
+            raise AnnotationError("video_path is empty")
+        names = [row.get("phase") or "", phase]  # file names carry the name rather than the id
+        check_location("video_path", name)
+        case_id = row.get("case_id") or _case_of_clip(name, names)
+        return Segment(name, case_id, find_video.clip(name), 0.0, math.inf, phase, split)
+    video_id = row["video_id"]
+    if not video_id.strip():
+        raise AnnotationError("video_id is empty")
+    start_s, end_s = _parse_seconds(row, "start"), _parse_seconds(row, "end")
+    if not 0 <= start_s < end_s:
+        raise AnnotationError(f"start {row['start']} s is not before end {row['end']} s")
+    segment_id = f"{video_id}:{start_s:.10g}-{end_s:.10g}:{phase}"
+    case_id = row.get("case_id") or video_id
+    return Segment(segment_id, case_id, find_video(video_id), start_s, end_s, phase, split)
+
+
+def _parse_seconds(row: Mapping[str, str], column: str) -> float:
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise AnnotationError(f"{column} {row[column]!r} is not a time in seconds")
+    return value
+
+
+def _case_of_clip(clip: str, phases: Sequence[str]) -> str:
+    """``<case>-<phase>-<start>-<end>.mp4`` → ``<case>``; else the clip is its own case."""
+    for phase in phases:
+        case_id, separator, _ = name_of(clip).partition(f"-{phase}-")
+        if phase and separator and case_id:
+            return case_id
+    return plain_uri(clip) if is_remote(clip) else str(Path(clip))
+
+
+class _VideoFinder:
+    """``video_id`` → path in the folder, which is listed once (it may be on slow storage)."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._by_stem: dict[str, str] | None = None
+
+    def __call__(self, video_id: str) -> str:
+        if self._by_stem is None:
+            self._by_stem = self._list()
+        name = self._by_stem.get(video_id, f"{video_id}{VIDEO_SUFFIXES[0]}")
+        return join(self.folder, name)
+
+    def _list(self) -> dict[str, str]:
+        names = [PurePath(name) for name in sorted(list_names(self.folder))]
+        by_stem: dict[str, str] = {}
+        for suffix in reversed(VIDEO_SUFFIXES):
+            by_stem |= {p.stem: p.name for p in names if p.suffix.lower() == suffix}
+        return by_stem
+
+    def clip(self, name: str) -> str:
+        """A clip's path is relative to the folder, or, as in other tools, to where one stands."""
+        if name.startswith("file://"):
+            return absolute(name)
+        path = join(self.folder, name)
+        if is_remote(path) or Path(path).exists() or not Path(name).exists():
+            return path
+        return absolute(name)

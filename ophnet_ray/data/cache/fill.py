@@ -1,0 +1,160 @@
+"""Bring every segment into the cache, decoding only what is not there yet."""
+
+import itertools
+import math
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.store import SHARD_BYTES, BlockCache, Decoded
+from ophnet_ray.data.cache.shards import Entry
+
+TASKS_PER_WORKER = 4
+MAX_TASK_SEGMENTS = 64
+"""What a killed task loses at most, and the lock files it holds."""
+
+DecodeTask = list[tuple[Segment, str]]
+"""Segments, with their keys, that one worker decodes, each of their videos in one pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class FillProgress:
+    """How far the filling is."""
+
+    num_videos: int
+    total_videos: int
+    num_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class FillResult:
+    """The entry of every segment, by segment id, and what it took.
+
+    ``missing_videos`` counts those of which the cache lacked something, ``decoded_videos`` those
+    that this run decoded itself; another one may have helped.
+    """
+
+    entries: Mapping[str, Entry]
+    missing_videos: int
+    decoded_videos: int
+
+
+DecodeAll = Callable[[BlockCache, list[DecodeTask]], Iterator[Decoded]]
+"""Runs decode tasks in parallel, in any order."""
+
+
+def fill_cache(
+    cache: BlockCache,
+    segments: Sequence[Segment],
+    num_workers: int,
+    decode_all: DecodeAll,
+    on_progress: Callable[[FillProgress], None] | None = None,
+) -> FillResult:
+    """Decode the segments that the cache lacks, and mark what it holds as used.
+
+    Args:
+        cache: Where to.
+        segments: Their video files exist.
+        num_workers: Workers that ``decode_all`` has, to cut the work for.
+        decode_all: On Ray or in threads.
+        on_progress: Called after each task.
+    """
+    keys = cache.keys_of(segments)
+    entries = cache.find(keys)
+    # rows of the same interval share their blocks
+    pending = {k: s for s, k in zip(segments, keys, strict=True) if k not in entries}
+    tasks = plan_tasks([(s, k) for k, s in pending.items()], cache, num_workers)
+    # two runs that start together begin at different places, so as not to wait for each other
+    first = secrets.randbelow(max(len(tasks), 1))
+    tasks = tasks[first:] + tasks[:first]
+    left = Counter(segment.video for segment in pending.values())
+    total, num_blocks = len(left), 0
+    decoded: set[str] = set()
+    for done in decode_all(cache, tasks) if tasks else ():
+        entries |= {entry.key: entry for entry in done.entries}
+        left -= Counter(pending[entry.key].video for entry in done.entries)
+        decoded |= done.videos
+        num_blocks += done.num_blocks
+        if on_progress:
+            on_progress(FillProgress(total - len(left), total, num_blocks))
+    cache.mark_used(entries.values())
+    by_id = {s.segment_id: entries[key] for s, key in zip(segments, keys, strict=True)}
+    return FillResult(by_id, total, len(decoded))
+
+
+def plan_tasks(pending: DecodeTask, cache: BlockCache, num_workers: int) -> list[DecodeTask]:
+    """Group segments into tasks.
+
+    A video stays whole, so that it is read in one pass, unless a worker would be left without
+    work: then it is cut between segments. Short clips share a task, and so a shard of tens of MB,
+    as long as every worker gets a few tasks.
+    """
+    by_video: dict[str, DecodeTask] = {}
+    for segment, key in pending:
+        by_video.setdefault(segment.video, []).append((segment, key))
+    fair_share = math.ceil(len(pending) / num_workers)
+    parts = [
+        part
+        for rows in by_video.values()
+        for part in _cut_evenly(rows, min(fair_share, MAX_TASK_SEGMENTS))
+    ]
+    w = cache.windows
+    segment_bytes = w.max_frames // w.stride * w.image_size**2 * 3
+    most_segments = min(max(SHARD_BYTES // segment_bytes, 1), MAX_TASK_SEGMENTS)
+    most_parts = math.ceil(len(parts) / (num_workers * TASKS_PER_WORKER))
+    tasks: list[DecodeTask] = []
+    parts_in_last = 0
+    for part in parts:
+        full = not tasks or len(tasks[-1]) + len(part) > most_segments
+        if full or parts_in_last >= most_parts:
+            tasks.append([])
+            parts_in_last = 0
+        tasks[-1] += part
+        parts_in_last += 1
+    return tasks
+
+
+def _cut_evenly(rows: DecodeTask, most: int) -> Iterator[DecodeTask]:
+    """Cut the segments of a video, in the order of time, into parts of at most ``most``."""
+    ordered = sorted(rows, key=lambda row: (row[0].start_s, row[0].end_s))
+    num_parts = math.ceil(len(ordered) / most)
+    bounds = [round(i * len(ordered) / num_parts) for i in range(num_parts + 1)]
+    for first, last in itertools.pairwise(bounds):
+        yield ordered[first:last]
+
+
+def decode_in_threads(num_workers: int) -> DecodeAll:
+    """Decode in this process: the codec and numpy release the interpreter."""
+
+    def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[Decoded]:
+        with ThreadPoolExecutor(num_workers, thread_name_prefix="decode") as pool:
+            yield from pool.map(lambda task: decode_task(cache, task), tasks)
+
+    return decode_all
+
+
+def decode_task(cache: BlockCache, task: DecodeTask) -> Decoded:
+    """Bring one task's segments into the cache, sharing the work with runs that do the same.
+
+    What another run is decoding at this moment is left to it and waited for; should that run be
+    killed, it is decoded here after all.
+    """
+    pending = {key: segment for segment, key in task}
+    done = Decoded()
+    while pending:
+        videos: dict[str, list[str]] = {}
+        for key, segment in pending.items():
+            videos.setdefault(segment.video, []).append(key)
+        with cache.claims.take_free(videos.values()) as free:
+            done += Decoded(tuple(cache.find_new(pending).values()))
+            missing = free - {entry.key for entry in done.entries}
+            todo = [key for key in pending if key in missing]
+            done += cache.decode([pending[key] for key in todo], todo)
+        for entry in done.entries:
+            pending.pop(entry.key, None)
+        if pending:
+            cache.claims.wait_for(next(iter(pending)))
+    return done

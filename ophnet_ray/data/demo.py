@@ -1,0 +1,132 @@
+"""The built-in demo data set: synthetic eye-surgery videos, drawn here, and their CSV.
+
+Twenty-four cases of six phases, told apart by the instruments and what they do to the eye, not
+by colour: each case has its own eye, light, camera, tempo and frame rate. Phases recur and are
+imbalanced, as in a real cataract operation. The same code draws the same frames.
+"""
+
+import csv
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.console import Console
+from ophnet_ray.data.demo_eye import HEIGHT, WIDTH, Eye, Image, draw_scene
+
+VERSION = 1
+DEMO_FOLDER, DEMO_CSV = f"demo-v{VERSION}", "demo.csv"
+NUM_CASES = 24
+PHASES = ("idle", "incision", "capsulorhexis", "phaco", "aspiration", "implantation")
+# phase and seconds at tempo 1; an operation goes through all, some of them again
+_TIMELINE = (
+    (0, 1.2), (1, 1.4), (0, 1.0), (2, 2.4), (0, 0.9), (3, 2.8), (4, 1.8), (3, 2.2),
+    (0, 1.0), (4, 2.0), (5, 1.8), (4, 1.6), (1, 1.2), (0, 1.4),
+)  # fmt: skip
+
+
+def make_demo(folder: Path, console: Console | None = None) -> Path:
+    """Draw the videos on first use.
+
+    Returns:
+        The CSV, in OphNet's columns, beside its videos.
+    """
+    target = folder / DEMO_FOLDER
+    csv_path = target / DEMO_CSV
+    if csv_path.exists():
+        return csv_path
+    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    rows: list[tuple[str, float, float, int]] = []
+    if console is None:
+        console = Console()
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, console.stage("draw", NUM_CASES) as stage:
+        drawn = pool.map(lambda number: draw_case(temporary, number), range(NUM_CASES))
+        for done, case_rows in enumerate(drawn, start=1):
+            rows += case_rows
+            stage.update(done, "demo videos")
+    with (temporary / csv_path.name).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["video_id", "start", "end", "phase_id"])
+        writer.writerows(rows)
+    try:
+        temporary.rename(target)
+    except OSError:
+        # another run was first; what it drew is the same
+        if not csv_path.exists():
+            raise
+        shutil.rmtree(temporary)
+    return csv_path
+
+
+def draw_case(folder: Path, number: int) -> list[tuple[str, float, float, int]]:
+    """Draw and encode one operation; return its rows: video_id, start, end, phase_id."""
+    rng = np.random.RandomState(1000 + number)
+    eye = Eye.choose(rng)
+    frame_rate = (15, 20, 25)[number % 3]
+    tempo = rng.uniform(0.75, 1.35)
+    video_id = f"demo_{number:04d}"
+    rows: list[tuple[str, float, float, int]] = []
+    labels: list[int] = []
+    for phase, seconds in _TIMELINE:
+        num_frames = round(seconds * tempo * rng.uniform(0.8, 1.2) * frame_rate)
+        start = len(labels)
+        labels += [phase] * num_frames
+        rows.append(
+            (video_id, round(start / frame_rate, 3), round(len(labels) / frame_rate, 3), phase)
+        )
+    frames = _draw_frames(eye, labels, frame_rate, rng)
+    _encode(folder / f"{video_id}.mp4", frames, frame_rate)
+    return rows
+
+
+def _draw_frames(
+    eye: Eye, labels: list[int], frame_rate: int, rng: np.random.RandomState
+) -> Iterator[Image]:
+    noise = rng.normal(0, 4, (4, HEIGHT, WIDTH, 3)).astype(np.float32)
+    shake = _wander(rng, len(labels), frame_rate, 6.0)
+    hand = _wander(rng, len(labels), frame_rate, 1.0)
+    gain = 1 + 0.18 * _wander(rng, len(labels), frame_rate, 1.0)[:, 0]
+    glint = rng.uniform(0, 2 * np.pi)
+    for i, phase in enumerate(labels):
+        image = draw_scene(eye, phase, hand[i], glint, i / frame_rate)
+        center = (image.shape[1] / 2, image.shape[0] / 2)
+        dx, dy = shake[i]
+        moved = cv2.getRectSubPix(image, (WIDTH, HEIGHT), (center[0] + dx, center[1] + dy))
+        lit = moved * gain[i] * np.asarray(eye.light) + noise[i % len(noise)]
+        yield np.clip(lit, 0, 255).astype(np.uint8)
+
+
+def _wander(
+    rng: np.random.RandomState, num_frames: int, frame_rate: int, size: float
+) -> NDArray[np.float64]:
+    """Slow random movement, (T, 2), mostly within ±size."""
+    knots = rng.uniform(-size, size, (num_frames // (2 * frame_rate) + 3, 2))
+    at = np.arange(num_frames) / (2 * frame_rate)
+    left = at.astype(int)
+    blend = (1 - np.cos(np.pi * (at - left)))[:, None] / 2
+    return np.asarray(knots[left] * (1 - blend) + knots[left + 1] * blend)
+
+
+def _encode(path: Path, frames: Iterator[Image], frame_rate: int) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(frame_rate))
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.options = {
+            "preset": "veryfast",
+            "crf": "26",
+            "g": str(4 * frame_rate),
+            # x264's macroblock tree gives other bytes from run to run (seen in build 165)
+            "x264-params": "mbtree=0",
+        }
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())

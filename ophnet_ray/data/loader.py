@@ -1,0 +1,154 @@
+"""Batches of windows from the cache: the order first, the pixels last, a few batches ahead."""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ophnet_ray.data.manifest import Item
+from ophnet_ray.data.samplers import Step, TrainingSampler, ValidationSampler
+from ophnet_ray.data.cache.shards import read_blocks
+from ophnet_ray.data.windows import mean_of_blocks
+
+BATCHES_AHEAD = 4
+MAX_READ_THREADS = 8
+SLOW_SHARE, SLOW_S = 0.02, 0.5
+"""Of an epoch spent waiting for storage: above both, the next one reads with twice the threads.
+
+One thread reads 27,000 windows a second from memory, and a second one only fights it for the
+interpreter (20,000 a CPU-second); storage that takes its time is asked for several at once.
+"""
+
+
+class _Read(NamedTuple):
+    """A batch, and the seconds of reading it in which the thread did not run: mostly storage."""
+
+    batch: dict[str, Tensor]
+    blocked_s: float
+
+
+class WindowLoader:
+    """Iterate over batches, as a ``DataLoader`` does.
+
+    A batch holds uint8 ``pixels`` (B, 3, H, W), int64 ``label`` (B,), float32 ``draws`` (B, 5) in
+    [-1, 1] for augmentation, int64 ``case`` (B,), the place of the window's case among the sorted
+    cases of the items, and bool ``valid`` (B,), False for padding. The host moves bytes;
+    floating point begins on the training device. Threads are enough: reading releases the
+    interpreter.
+
+    Args:
+        items: The segments that the sampler's rows refer to.
+        sampler: Lightning sets its epoch through this attribute's name.
+        image_size: Height and width of a block.
+    """
+
+    batch_sampler = None  # Lightning looks for it beside a sampler, as a DataLoader has both
+
+    def __init__(
+        self, items: Sequence[Item], sampler: TrainingSampler | ValidationSampler, image_size: int
+    ) -> None:
+        self.sampler = sampler
+        self._items = items
+        self._labels = np.asarray([item.label for item in items], dtype=np.int64)
+        case_ids = [item.segment.case_id for item in items]
+        self._cases = np.unique(np.asarray(case_ids, dtype=object), return_inverse=True)[1]
+        self._image_size = image_size
+        self._position = self._resume_at = 0
+        self._wait_s = self._use_s = self._blocked_s = 0.0
+        self._num_threads = 1
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch."""
+        return len(self.sampler)
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the time since the iteration began that the consumer waited for batches."""
+        return self._wait_s / max(self._wait_s + self._use_s, 1e-9)
+
+    def state_dict(self) -> dict[str, int]:
+        """The position inside the epoch: Lightning keeps it in each checkpoint."""
+        return {"position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next iteration at a position; those after it begin at 0 again."""
+        self._resume_at = state["position"] % len(self)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the batches in the sampler's order."""
+        is_slow = self.wait_share > SLOW_SHARE and self._wait_s > SLOW_S
+        if is_slow and self._blocked_s > self._wait_s / 2:
+            self._num_threads = min(2 * self._num_threads, MAX_READ_THREADS)
+        first, self._resume_at = self._resume_at, 0
+        self._position, self._wait_s, self._use_s, self._blocked_s = first, 0.0, 0.0, 0.0
+        waiting: deque[Future[_Read]] = deque()
+        with ThreadPoolExecutor(self._num_threads, thread_name_prefix="read-windows") as pool:
+            for step in self.sampler.steps(first):
+                waiting.append(pool.submit(self._read_batch, step))
+                if len(waiting) > max(BATCHES_AHEAD, self._num_threads):
+                    yield from self._hand_out(waiting.popleft())
+            while waiting:
+                yield from self._hand_out(waiting.popleft())
+
+    def _hand_out(self, read: Future[_Read]) -> Iterator[dict[str, Tensor]]:
+        """Yield a batch, with a clock on both sides."""
+        asked_s = time.perf_counter()
+        batch, blocked_s = read.result()
+        given_s = time.perf_counter()
+        self._blocked_s += blocked_s
+        self._position += 1
+        yield batch
+        self._wait_s += given_s - asked_s
+        self._use_s += time.perf_counter() - given_s
+
+    def _read_batch(self, step: Step) -> _Read:
+        started_s, started_cpu_s = time.perf_counter(), time.thread_time()
+        shape = (self._image_size, self._image_size, 3)
+        pixels = np.empty((len(step.windows), *shape), dtype=np.uint8)
+        scratch = np.empty((max(step.windows[:, 2].max(), 1), *shape), dtype=np.uint8)
+        for target, (segment, first, count) in zip(pixels, step.windows.tolist(), strict=True):
+            if segment < 0:
+                target[:] = 0
+            else:
+                read_window(self._items[segment], first, count, target, scratch)
+        segments = step.windows[:, 0]
+        labels = np.where(segments >= 0, self._labels[segments], 0)
+        batch = {
+            # a permuted view: channels last in memory, which is what the convolutions want
+            "pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2),
+            "label": torch.from_numpy(labels),
+            "draws": torch.from_numpy(step.draws),
+            "case": torch.from_numpy(np.where(segments >= 0, self._cases[segments], 0)),
+            "valid": torch.from_numpy(segments >= 0),
+        }
+        took_s, took_cpu_s = time.perf_counter() - started_s, time.thread_time() - started_cpu_s
+        return _Read(batch, took_s - took_cpu_s)
+
+
+def read_window(
+    item: Item,
+    first: int,
+    count: int,
+    out: NDArray[np.uint8],
+    scratch: NDArray[np.uint8] | None = None,
+) -> None:
+    """Read the mean image of a window.
+
+    Args:
+        item: The segment.
+        first: First block of the window.
+        count: Its blocks.
+        out: uint8 (S, S, 3), becomes the mean, RGB.
+        scratch: At least ``count`` blocks of memory that may be overwritten.
+    """
+    if count == 1:
+        read_blocks(item.entry, first, out[None])
+    else:
+        blocks = np.empty((count, *out.shape), dtype=np.uint8) if scratch is None else scratch
+        mean_of_blocks(read_blocks(item.entry, first, blocks[:count]), out)

@@ -1,0 +1,151 @@
+"""Which windows make up a step of an epoch, as a function of (seed, epoch, segment) alone."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.hashing import hash_ids
+from ophnet_ray.data.windows import cut_windows
+
+NUM_DRAWS = 5
+_ORDER, _PICK, _DRAWS = range(3)
+
+
+class StepPlan(NamedTuple):
+    """How an epoch is dealt out: every worker takes ``num_steps`` batches of ``batch_size``."""
+
+    num_steps: int
+    batch_size: int
+    num_left_out: int
+
+
+class Step(NamedTuple):
+    """The windows of one batch.
+
+    ``windows``: int64 (b, 3), a row for segment, first block and number of blocks; the segment of
+    padding is -1. ``draws``: float32 (b, NUM_DRAWS) in [-1, 1], random numbers for augmentation.
+    """
+
+    windows: NDArray[np.int64]
+    draws: NDArray[np.float32]
+
+
+def plan_training_steps(num_windows: int, batch_size: int, num_replicas: int) -> StepPlan:
+    """Whole steps only; fewer than ``num_replicas * batch_size`` windows are left out.
+
+    A training set smaller than one step is taken in one smaller step.
+
+    Raises:
+        ValueError: Fewer windows than workers.
+    """
+    if num_windows < num_replicas:
+        raise ValueError(f"{num_windows} training segments for {num_replicas} train workers")
+    batch_size = min(batch_size, num_windows // num_replicas)
+    num_steps = num_windows // (batch_size * num_replicas)
+    return StepPlan(num_steps, batch_size, num_windows - num_steps * batch_size * num_replicas)
+
+
+class TrainingSampler:
+    """One random window of every segment an epoch, in random order.
+
+    At step s, worker r of W takes the positions ``[(s*W + r)*b, (s*W + r + 1)*b)`` of the
+    epoch's permutation.
+
+    Args:
+        segment_ids: Unique names of the segments.
+        run_lengths: Blocks of each run of each segment.
+        blocks_per_window: ``window_size // stride``.
+        batch_size: Windows a step and worker.
+        seed: Of order, pick and augmentation.
+        rank: This worker, in [0, num_replicas).
+        num_replicas: Workers.
+    """
+
+    def __init__(
+        self,
+        segment_ids: Sequence[str],
+        run_lengths: Sequence[Sequence[int]],
+        blocks_per_window: int,
+        batch_size: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        num_replicas: int = 1,
+    ) -> None:
+        self._ids = hash_ids(segment_ids)
+        self._windows = [cut_windows(lengths, blocks_per_window) for lengths in run_lengths]
+        self._num_windows = np.asarray([len(w) for w in self._windows], dtype=np.uint64)
+        self.plan = plan_training_steps(len(self._ids), batch_size, num_replicas)
+        self._seed, self._rank, self._num_replicas = seed, rank, num_replicas
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this before each one."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch."""
+        return self.plan.num_steps
+
+    def __iter__(self) -> Iterator[Step]:
+        """Yield this worker's steps of the epoch."""
+        return self.steps()
+
+    def steps(self, first: int = 0) -> Iterator[Step]:
+        """Yield this worker's steps from the ``first`` on, to go on inside an epoch."""
+        order = np.argsort(self._hash(_ORDER), kind="stable")
+        pick = (self._hash(_PICK) % self._num_windows).astype(np.int64)
+        raw = np.stack([self._hash(_DRAWS + i) for i in range(NUM_DRAWS)], axis=1)
+        draws = (raw / 2.0**63 - 1.0).astype(np.float32)
+        size = self.plan.batch_size
+        for step in range(first, self.plan.num_steps):
+            start = (step * self._num_replicas + self._rank) * size
+            rows = order[start : start + size]
+            windows = np.stack([self._windows[i][pick[i]] for i in rows])
+            yield Step(np.concatenate([rows[:, None], windows], axis=1), draws[rows])
+
+    def _hash(self, use: int) -> NDArray[np.uint64]:
+        return hash_ids(self._ids, self._seed, self._epoch, use)
+
+
+class ValidationSampler:
+    """Every window of every segment exactly once over all workers, the same steps on each.
+
+    The tail is padded with rows of segment -1, which the counts leave out.
+    """
+
+    def __init__(
+        self,
+        run_lengths: Sequence[Sequence[int]],
+        blocks_per_window: int,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        num_replicas: int = 1,
+    ) -> None:
+        rows = [
+            np.insert(cut_windows(lengths, blocks_per_window), 0, segment, axis=1)
+            for segment, lengths in enumerate(run_lengths)
+        ]
+        windows = np.concatenate(rows) if rows else np.empty((0, 3), dtype=np.int64)
+        self.num_windows = len(windows)
+        self._num_steps = -(-len(windows) // (batch_size * num_replicas))
+        padded = np.zeros((self._num_steps * batch_size * num_replicas, 3), dtype=np.int64)
+        padded[:, 0] = -1
+        padded[: len(windows)] = windows
+        self._rows = padded.reshape(self._num_steps, num_replicas, batch_size, 3)[:, rank]
+
+    def __len__(self) -> int:
+        """Steps."""
+        return self._num_steps
+
+    def __iter__(self) -> Iterator[Step]:
+        """Yield this worker's steps; nothing is random here."""
+        return self.steps()
+
+    def steps(self, first: int = 0) -> Iterator[Step]:
+        """Yield this worker's steps from the ``first`` on."""
+        for rows in self._rows[first:]:
+            yield Step(rows, np.zeros((len(rows), NUM_DRAWS), dtype=np.float32))

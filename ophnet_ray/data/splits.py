@@ -1,0 +1,106 @@
+"""Cases → training and validation. A case is never on both sides, unless the CSV puts it there."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.data.annotations import AnnotationError, Segment, phase_vocabulary
+from ophnet_ray.hashing import hash_ids
+
+NUM_CANDIDATES = 128
+
+
+def assign_splits(segments: Sequence[Segment], val_fraction: float, seed: int) -> list[Segment]:
+    """Give every segment a split: the CSV's own, else stratified and grouped by case.
+
+    A CSV with a split column but no ``val`` rows gets its validation cases from its ``train``
+    rows; ``test`` rows are never touched.
+
+    Args:
+        segments: Rows of one table; either all have a split or none.
+        val_fraction: Share of the cases for validation, in (0, 1); at least one case.
+        seed: Chooses among splits; the same seed, cases and phases give the same split in
+            whatever order the rows come.
+
+    Raises:
+        AnnotationError: Only one phase, too few cases to hold one out, or no training rows.
+    """
+    if len(phase_vocabulary(segments)) < 2:
+        raise AnnotationError(
+            f"all rows have the phase {segments[0].phase!r}; at least two phases are needed"
+        )
+    if any(segment.split == "val" for segment in segments):
+        if not any(segment.split == "train" for segment in segments):
+            raise AnnotationError("the split column has no train rows; mark some rows as train")
+        return list(segments)
+    pool = [segment for segment in segments if segment.split != "test"]
+    cases = sorted({segment.case_id for segment in pool})
+    if len(cases) < 2:
+        raise AnnotationError(
+            f"{len(cases)} case to train on; holding out a validation case takes at least 2: "
+            "add cases, or a split column with train and val rows"
+        )
+    val_cases = {cases[i] for i in _choose_val_cases(pool, cases, val_fraction, seed)}
+    sides = {case_id: "val" if case_id in val_cases else "train" for case_id in cases}
+    return [s if s.split == "test" else replace(s, split=sides[s.case_id]) for s in segments]
+
+
+def phases_without_rows(segments: Iterable[Segment], split: str, phases: list[str]) -> list[str]:
+    """The phases of the vocabulary that a split lacks, in order."""
+    present = {segment.phase for segment in segments if segment.split == split}
+    return [phase for phase in phases if phase not in present]
+
+
+def cases_on_both_sides(segments: Iterable[Segment]) -> list[str]:
+    """Cases that the CSV's own split column puts into more than one split."""
+    splits = defaultdict(set)
+    for segment in segments:
+        splits[segment.case_id].add(segment.split)
+    return sorted(case_id for case_id, names in splits.items() if len(names) > 1)
+
+
+def _choose_val_cases(
+    segments: Sequence[Segment], cases: list[str], val_fraction: float, seed: int
+) -> list[int]:
+    """The best of ``NUM_CANDIDATES`` random case subsets of the wanted size.
+
+    A subset takes cases as long as training keeps a case of each of their phases, so it leaves
+    every phase in training; it may be smaller than wanted where that cannot be. Best: the
+    largest, then the one with the phase distribution nearest to the whole. (scikit-learn's
+    StratifiedGroupKFold guarantees neither, nor a fraction other than 1/k.) Where no case at all
+    can be spared, one is taken nevertheless: the one that costs training the fewest phases.
+    """
+    phases = phase_vocabulary(segments)
+    row, column = ({name: i for i, name in enumerate(names)} for names in (cases, phases))
+    counts = np.zeros((len(cases), len(phases)), dtype=np.int64)
+    for segment in segments:
+        counts[row[segment.case_id], column[segment.phase]] += 1
+    num_val = min(max(round(val_fraction * len(cases)), 1), len(cases) - 1)
+    ids, total = hash_ids(cases), counts.sum(axis=0)
+    best: tuple[tuple[float, float], list[int]] = ((0.0, 0.0), [])
+    for candidate in range(NUM_CANDIDATES):
+        chosen = _spare_cases(counts > 0, np.argsort(hash_ids(ids, seed, candidate)), num_val)
+        distance = (((counts[chosen].sum(axis=0) - val_fraction * total) / total) ** 2).sum()
+        score = (-float(len(chosen)), float(distance))
+        if not best[1] or score < best[0]:
+            best = (score, chosen)
+    if not best[1]:
+        cost = (counts * ((counts > 0).sum(axis=0) == 1)).astype(bool).sum(axis=1)
+        return [int(np.lexsort((hash_ids(ids, seed), cost))[0])]
+    return sorted(best[1])
+
+
+def _spare_cases(has_phase: NDArray[np.bool_], order: NDArray[np.intp], most: int) -> list[int]:
+    """Cases in this order, at most so many, that leave each of their phases another case."""
+    holders = has_phase.sum(axis=0)
+    chosen: list[int] = []
+    for case in order.tolist():
+        if len(chosen) == most:
+            break
+        if (holders[has_phase[case]] > 1).all():
+            holders = holders - has_phase[case]
+            chosen.append(case)
+    return chosen

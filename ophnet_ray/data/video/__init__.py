@@ -1,0 +1,1 @@
+"""Video files to block means: container index, decoder, summing kernels."""

@@ -1,0 +1,213 @@
+"""Video and segments → blocks: decode once, sum frames, resize one mean a block."""
+
+import math
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.config import WindowConfig
+from ophnet_ray.data.video.kernels import Bands, plan_bands, resize_mean
+from ophnet_ray.data.video.planes import Picture, add_pair
+from ophnet_ray.data.video.index import VideoIndex
+from ophnet_ray.data.video.decoder import (
+    Frame,
+    VideoError,
+    VideoSource,
+    decode_frames,
+    open_video,
+    read_video_index,
+)
+from ophnet_ray.data.windows import plan_blocks, plan_runs
+
+RESIZE_FILTER = "area"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentBlocks:
+    """The decoded blocks of one segment, or the reason why it cannot be read.
+
+    ``pixels``: uint8 RGB (S, S, 3) each; ``run_lengths``: blocks of each run of consecutive
+    frames; ``was_cut``: the annotation goes on past the end of the video; ``is_lasting``: the
+    reason lies in the file, not in the moment.
+    """
+
+    pixels: tuple[NDArray[np.uint8], ...] = ()
+    run_lengths: tuple[int, ...] = ()
+    was_cut: bool = False
+    reason: str = ""
+    is_lasting: bool = True
+
+
+def decode_segments(
+    video: str, segments: Sequence[Segment], windows: WindowConfig
+) -> Iterator[tuple[int, SegmentBlocks]]:
+    """Decode all segments of one video in one pass, each as soon as its last frame has come.
+
+    Memory: the blocks of the segments that overlap at one moment, a sum for each of them and two
+    frames, whatever the length of the video.
+
+    Yields:
+        The place of a segment and its blocks, in the order in which segments end; never raises
+        for what a video file holds.
+    """
+    done: set[int] = set()
+    try:
+        with open_video(video) as source:
+            for place, blocks in _decode(source, segments, windows):
+                done.add(place)
+                yield place, blocks
+    except VideoError as error:
+        for place in range(len(segments)):
+            if place not in done:
+                yield place, SegmentBlocks(reason=str(error), is_lasting=error.is_lasting)
+
+
+def _decode(
+    video: VideoSource, segments: Sequence[Segment], windows: WindowConfig
+) -> Iterator[tuple[int, SegmentBlocks]]:
+    index = read_video_index(video)
+    plans = [_plan_segment(segment, index, windows) for segment in segments]
+    sums = _BlockSums([block for plan in plans for block in plan.blocks], windows)
+    waiting = deque(sorted(range(len(plans)), key=lambda place: plans[place].stop))
+    for frame in decode_frames(video, index, sums.wanted_frames()):
+        while plans[waiting[0]].stop <= frame.index:
+            place = waiting.popleft()
+            yield place, _collect(plans[place], sums, index)
+        sums.add(frame)
+    for place in waiting:
+        yield place, _collect(plans[place], sums, index)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The frames of each block of a segment, or why there are none."""
+
+    blocks: tuple[range, ...] = ()
+    run_lengths: tuple[int, ...] = ()
+    was_cut: bool = False
+    reason: str = ""
+
+    @property
+    def stop(self) -> int:
+        """The frame after the last one."""
+        return self.blocks[-1].stop if self.blocks else 0
+
+
+def _collect(plan: _Plan, sums: "_BlockSums", index: VideoIndex) -> SegmentBlocks:
+    """The blocks of one segment; a segment with a damaged frame is rejected whole."""
+    if plan.reason:
+        return SegmentBlocks(reason=plan.reason)
+    blocks = [sums.take(block) for block in plan.blocks]
+    pixels = tuple(block for block in blocks if block is not None)
+    if len(pixels) < len(blocks):
+        lost = plan.blocks[next(i for i, block in enumerate(blocks) if block is None)]
+        at_s = index.times_s[lost.start]
+        return SegmentBlocks(reason=f"damaged: a frame at or after {at_s:.2f} s cannot be decoded")
+    return SegmentBlocks(pixels, plan.run_lengths, was_cut=plan.was_cut)
+
+
+def _plan_segment(segment: Segment, index: VideoIndex, windows: WindowConfig) -> _Plan:
+    inside = index.frames_between(segment.start_s, segment.end_s)
+    last_s = float(index.times_s[-1])
+    if not len(inside):
+        if segment.start_s > last_s:
+            return _Plan(
+                reason=f"starts at {segment.start_s:g} s; the video ends at {last_s:.2f} s"
+            )
+        return _Plan(reason=f"no frame is shown in {segment.start_s:g} to {segment.end_s:g} s")
+    runs = [
+        range(inside.start + run.start, inside.start + run.stop)
+        for run in plan_runs(len(inside), windows)
+    ]
+    return _Plan(
+        tuple(plan_blocks(runs, windows.stride)),
+        tuple(max(len(run) // windows.stride, 1) for run in runs),
+        # the last frame is shown for a while, how long is not known: allow it 0.1 s
+        was_cut=math.isfinite(segment.end_s) and segment.end_s > last_s + 0.1,
+    )
+
+
+@dataclass(slots=True)
+class _Sum:
+    """The frames of a block so far; the one that is held may be the decoder's own memory."""
+
+    total: NDArray[np.uint16]
+    bands: Bands
+    count: int = 0
+    _held: Picture | None = None
+
+    def add(self, picture: Picture) -> None:
+        """Take the next frame; every second call adds two in one pass, which is cheaper."""
+        self.count += 1
+        if self._held is None:
+            self._held = picture
+        else:
+            add_pair(self._held, picture, self.total, self.bands.rows)
+            self._held = None
+
+    def mean(self) -> NDArray[np.uint8]:
+        """uint8 RGB (S, S, 3)."""
+        if self._held is not None:
+            self._held.add_to(self.total, self.bands.rows)
+            self._held = None
+        return resize_mean(self.total, self.bands, self.count)
+
+
+class _BlockSums:
+    """Frames in, means of blocks out: one sum, then one resize a block.
+
+    Args:
+        plan: The frames of each block; a block that several segments share stands there as often.
+        windows: The size of the means, and the most frames of a block.
+    """
+
+    def __init__(self, plan: Sequence[range], windows: WindowConfig) -> None:
+        self._windows = windows
+        self._uses = Counter(plan)
+        self._coming = sorted(self._uses, key=lambda block: (block.start, block.stop), reverse=True)
+        self._open: dict[range, _Sum] = {}
+        self._done: dict[range, NDArray[np.uint8]] = {}
+        self._spare: list[NDArray[np.uint16]] = []
+
+    def wanted_frames(self) -> NDArray[np.int64]:
+        """The frames of all blocks, ascending."""
+        frames = [np.asarray(block, dtype=np.int64) for block in self._coming]
+        return np.unique(np.concatenate(frames)) if frames else np.empty(0, dtype=np.int64)
+
+    def add(self, frame: Frame) -> None:
+        """Add the next frame to the blocks that it belongs to."""
+        while self._coming and self._coming[-1].start <= frame.index:
+            self._open[self._coming.pop()] = self._new_sum(frame.picture.shape)
+        for block, block_sum in list(self._open.items()):
+            # a stream may change its size; such a block stays incomplete and is reported
+            if frame.index in block and block_sum.bands.shape == frame.picture.shape:
+                block_sum.add(frame.picture)
+            if frame.index >= block.stop - 1:
+                self._close(block, frame.quarter_turns)
+
+    def take(self, block: range) -> NDArray[np.uint8] | None:
+        """The mean of a block, uint8 RGB (S, S, 3); None when a frame of it did not come.
+
+        It is forgotten once all the segments that share it have taken it.
+        """
+        self._uses[block] -= 1
+        return self._done.get(block) if self._uses[block] else self._done.pop(block, None)
+
+    def _close(self, block: range, quarter_turns: int) -> None:
+        done = self._open.pop(block)
+        if done.count == len(block):
+            self._done[block] = np.rot90(done.mean(), quarter_turns)
+        self._spare.append(done.total)
+
+    def _new_sum(self, shape: tuple[int, int]) -> _Sum:
+        bands = plan_bands(shape, self._windows.image_size, self._windows.stride)
+        # fresh memory of this size costs as much as adding a frame to it
+        spare = self._spare.pop() if self._spare else None
+        if spare is None or spare.shape != bands.sum_shape:
+            return _Sum(bands.empty_sum(), bands)
+        spare.fill(0)
+        return _Sum(spare, bands)

@@ -1,0 +1,336 @@
+"""Video file → frames with their times. The only module that imports a codec."""
+
+import itertools
+import logging
+from array import array
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.reformatter import ColorRange, VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from ophnet_ray.data.video.planes import Picture, RgbPicture, Yuv420Picture, yuv_factors
+from ophnet_ray.storage.range_reader import RangeReader, open_source
+from ophnet_ray.data.video.index import VideoIndex, plan_stretches
+
+logger = logging.getLogger(__name__)
+
+Packets = Iterator["av.Packet[Any]"]
+VideoSource = str | Path | RangeReader
+"""A video file, or one in a bucket that is open (see ``open_video``)."""
+
+# A playlist format would let a "video" read other files of the machine.
+_OPEN_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi",
+}
+
+
+class VideoError(Exception):
+    """A video, or a part of it, cannot be read; ``str(error)`` is the reason in one line.
+
+    ``is_lasting`` tells what the file holds from what may be otherwise the next time: no
+    permission, too many open files, storage that does not answer.
+    """
+
+    def __init__(self, reason: str, *, is_lasting: bool = True) -> None:
+        super().__init__(reason)
+        self.is_lasting = is_lasting
+
+
+# Decoders that answer a packet before the next one; dav1d, for one, works on several at a time.
+_SKIPS_PACKET_BY_PACKET = frozenset({"h264", "hevc"})
+
+
+# K_R and K_B of ITU-T H.273 by its number of the matrix; untagged video is taken for BT.601
+_BT601 = (0.299, 0.114)
+_MATRICES = {1: (0.2126, 0.0722), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A decoded frame: its index in presentation order and its picture, as stored in the file.
+
+    ``quarter_turns`` (anticlockwise) make it upright. Turning is left to the caller, who may do it
+    once for many frames. The picture may be the decoder's own memory: a caller who keeps frames
+    keeps that.
+    """
+
+    index: int
+    picture: Picture
+    quarter_turns: int
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """RGB, uint8 (H, W, 3)."""
+        return self.picture.to_rgb()
+
+
+@contextmanager
+def open_video(path: str | Path) -> Iterator[VideoSource]:
+    """Open a video once for several passes over it; a local file stays a path.
+
+    Raises:
+        VideoError: A bucket does not give it.
+    """
+    with ExitStack() as opened:
+        try:
+            source = opened.enter_context(open_source(path))
+        except OSError as error:
+            raise VideoError(f"cannot be opened ({error})", is_lasting=False) from error
+        yield source
+
+
+def read_video_index(path: VideoSource) -> VideoIndex:
+    """List the frames of a video by reading its packets (headers lie about frame counts).
+
+    Raises:
+        VideoError: The file is missing, is no video, or holds no frame.
+    """
+    with _open(path) as container:
+        stream = container.streams.video[0]
+        try:
+            packets = _read_packet_times(container, stream)
+            if packets is None:
+                # e.g. AVI, whose packets carry no presentation time: only decoding tells
+                container.seek(0)
+                decoded = (frame.pts for frame in container.decode(stream))
+                pts = array("q", (time for time in decoded if time is not None))
+                keys = array("q")
+            else:
+                pts, keys = packets
+        except av.FFmpegError as error:
+            raise _reading_error("read", error) from error
+        if not pts or stream.time_base is None:
+            raise VideoError("the file holds no video frame")
+        ordered = np.unique(np.asarray(pts, dtype=np.int64))
+        times_s = (ordered - ordered[0]) * float(stream.time_base)
+        return VideoIndex(times_s, ordered, np.unique(np.asarray(keys, dtype=np.int64)))
+
+
+def decode_frames(
+    path: VideoSource, index: VideoIndex, wanted: NDArray[np.int64]
+) -> Iterator[Frame]:
+    """Decode chosen frames in one pass, in presentation order.
+
+    Where a key frame lies between two wanted ones, and it pays (see ``MIN_JUMP_FRAMES``), the pass
+    jumps to it. Of the other frames only
+    those are decoded that others refer to, and none is converted. After a damaged packet nothing
+    is trusted up to the next key frame: those frames do not come.
+
+    Args:
+        path: Video file.
+        index: Its index.
+        wanted: Ascending frame indices.
+
+    Yields:
+        The wanted frames that could be decoded.
+
+    Raises:
+        VideoError: The file cannot be opened, or storage fails in the middle.
+    """
+    if not len(wanted):
+        return
+    stretches = plan_stretches(index, wanted)
+    pictures = _Pictures()
+    with _open(path) as container:
+        for i, stretch in enumerate(stretches):
+            packets = _packets_from(container, index, stretch.key)
+            if packets is None:
+                logger.warning("%s: cannot jump to a key frame; it is decoded throughout", path)
+                remaining = np.concatenate([s.wanted for s in stretches[i:]])
+                break
+            yield from _decode_stretch(container, packets, index, stretch.wanted, pictures)
+        else:
+            return
+    with _open(path) as container:
+        yield from _decode_stretch(container, _packets(container), index, remaining, pictures)
+
+
+def _packets_from(container: InputContainer, index: VideoIndex, key: int | None) -> Packets | None:
+    """The packets from a key frame on, or from where the container is.
+
+    None when the container goes past the key frame: its own list of them may be wrong.
+    """
+    if key is None:
+        return _packets(container)
+    try:
+        # by presentation time: asked for its decoding time, mp4 goes one key frame too far back
+        container.seek(int(index.key_pts[key]), stream=container.streams.video[0])
+    except (av.FFmpegError, OSError) as error:
+        logger.info("seeking failed: %s", error)
+        return None
+    packets = _packets(container)
+    first = next(packets, None)
+    if first is None or first.pts is None or first.pts > index.key_pts[key]:
+        return None
+    return itertools.chain([first], packets)
+
+
+def _packets(container: InputContainer) -> Packets:
+    """The packets of the stream; what storage does wrong meanwhile becomes a ``VideoError``."""
+    packets = iter(container.demux(container.streams.video[0]))
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError) as error:
+            raise _reading_error("read", error) from error
+        if packet is None:
+            return
+        yield packet
+
+
+def _decode_stretch(
+    container: InputContainer,
+    packets: Packets,
+    index: VideoIndex,
+    wanted: NDArray[np.int64],
+    pictures: "_Pictures",
+) -> Iterator[Frame]:
+    wanted_pts = {int(index.pts[i]): int(i) for i in wanted}
+    last_pts = int(index.pts[wanted[-1]])
+    for pts, frame in _decode_sound(container.streams.video[0], packets, wanted_pts):
+        if pts in wanted_pts:
+            yield Frame(wanted_pts[pts], pictures.take(frame), round(frame.rotation / 90) % 4)
+        if pts >= last_pts:
+            return
+
+
+class _Pictures:
+    """The pictures of a video's frames: the YUV planes, where our conversion equals FFmpeg's."""
+
+    def __init__(self) -> None:
+        # one for all frames: each frame's own would be set up anew, with threads of its own
+        self._reformatter = VideoReformatter()
+
+    def take(self, frame: av.VideoFrame) -> Picture:
+        """The picture of a frame; it may hold the frame's memory.
+
+        Raises:
+            VideoError: FFmpeg does not know its colours.
+        """
+        if _has_plain_planes(frame) and _converts_as_ffmpeg(
+            frame.width, frame.format.name, frame.colorspace, frame.color_range
+        ):
+            return _yuv_picture(frame)
+        try:
+            return RgbPicture(_convert(self._reformatter, frame))
+        except av.FFmpegError as error:
+            raise VideoError(f"cannot be converted to RGB ({error.strerror})") from error
+
+
+def _has_plain_planes(frame: av.VideoFrame) -> bool:
+    """Whether its planes are those of a ``Yuv420Picture``."""
+    return (
+        frame.format.name in {"yuv420p", "yuvj420p"}
+        and not frame.interlaced_frame
+        and frame.width % 2 == frame.height % 2 == 0
+        # less: stored from the last row up
+        and all(plane.line_size >= frame.width // 2 for plane in frame.planes)
+    )
+
+
+@lru_cache(maxsize=256)
+def _converts_as_ffmpeg(width: int, pixel_format: str, colorspace: int, color_range: int) -> bool:
+    """Whether noise becomes the same RGB; on other processors FFmpeg may round otherwise.
+
+    Some rows tell: FFmpeg converts two at a time, in a way that depends on the width.
+    """
+    noise = av.VideoFrame(width, 64, pixel_format)
+    noise.colorspace, noise.color_range = colorspace, color_range
+    rng = np.random.default_rng(0)
+    for plane in noise.planes:
+        plane.update(rng.bytes(plane.buffer_size))
+    try:
+        theirs = _convert(VideoReformatter(), noise)
+    except av.FFmpegError:
+        return False
+    return np.array_equal(_yuv_picture(noise).to_rgb(), theirs)
+
+
+def _convert(reformatter: VideoReformatter, frame: av.VideoFrame) -> NDArray[np.uint8]:
+    converted = reformatter.reformat(frame, format="rgb24", threads=1)
+    return np.asarray(converted.to_ndarray(), dtype=np.uint8)
+
+
+def _yuv_picture(frame: av.VideoFrame) -> Yuv420Picture:
+    y, u, v = (
+        np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        for plane in frame.planes
+    )
+    is_full_range = frame.color_range == ColorRange.JPEG
+    factors = yuv_factors(*_MATRICES.get(frame.colorspace, _BT601), is_full_range=is_full_range)
+    return Yuv420Picture((y, u, v), (frame.height, frame.width), factors)
+
+
+def _decode_sound(
+    stream: VideoStream, packets: Packets, wanted_pts: Collection[int]
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Times and frames in presentation order, without what damage may have reached."""
+    can_skip = stream.codec_context.name in _SKIPS_PACKET_BY_PACKET
+    damaged = False
+    for packet in packets:
+        if can_skip:
+            # a sixth to a quarter of the decoding is spared; the wanted frames are the same
+            is_wanted = packet.pts is None or packet.pts in wanted_pts
+            stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            damaged = True
+            continue
+        for frame in frames:
+            damaged = bool(frame.is_corrupt or (damaged and not frame.key_frame))
+            if frame.pts is not None and not damaged:
+                yield frame.pts, frame
+
+
+def _reading_error(what: str, error: av.FFmpegError | OSError) -> VideoError:
+    # FFmpeg's own errors about content are ValueErrors, those of the system are OSErrors
+    reason = error.strerror or str(error)
+    return VideoError(f"cannot be {what} ({reason})", is_lasting=not isinstance(error, OSError))
+
+
+def _open(path: VideoSource) -> InputContainer:
+    try:
+        if isinstance(path, RangeReader):
+            path.seek(0)
+        source = path if isinstance(path, RangeReader) else str(path)
+        container = av.open(source, mode="r", options=dict(_OPEN_OPTIONS))
+    except (av.FFmpegError, OSError) as error:
+        raise _reading_error("opened", error) from error
+    if not container.streams.video:
+        container.close()
+        raise VideoError("the file holds no video stream")
+    stream = container.streams.video[0]
+    # one thread a task: the tasks run in parallel, and more threads cost more CPU a frame
+    stream.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    return container
+
+
+def _read_packet_times(
+    container: InputContainer, stream: VideoStream
+) -> "tuple[array[int], array[int]] | None":
+    """Presentation times of the packets that are shown, and of the key frames among them.
+
+    Arrays, not lists: hours of video take 8 bytes a frame. None when packets carry no times.
+    """
+    pts, keys = array("q"), array("q")
+    for packet in container.demux(stream):
+        if packet.size == 0 or packet.is_discard:
+            continue
+        if packet.pts is None:
+            return None
+        pts.append(packet.pts)
+        if packet.is_keyframe:
+            keys.append(packet.pts)
+    return pts, keys

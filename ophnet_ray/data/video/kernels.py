@@ -1,0 +1,260 @@
+"""The arithmetic of the decode stage, compiled: frames are added, sums are resized.
+
+A library's calls each go over a whole frame, and memory of that size costs more than arithmetic:
+here frames are converted and added in one pass, to a sum that keeps apart only the rows that the
+mean needs apart.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy import float32, int16, int32, uint16
+from numpy.typing import NDArray
+
+from ophnet_ray.data.video.jit import Compiled
+
+Shares = tuple[NDArray[np.int32], NDArray[np.float32]]
+Planes = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Bands:
+    """How the rows of a frame are grouped, and how groups and columns make up its mean.
+
+    A band is the consecutive rows that are added into one row of the sum: one row of the mean
+    covers them all. A row that two of them share is a band of its own. For each frame there is
+    less memory to go over: a mean of 224 asks for 440 bands of 1080 rows.
+
+    ``shape``: height and width of a frame; ``size``: that of the mean (S, S); ``rows``: (H,),
+    ascending from 0, the band of each row; ``row_shares`` and ``column_shares``: see
+    ``_share_out``.
+    """
+
+    shape: tuple[int, int]
+    size: int
+    rows: NDArray[np.int32]
+    row_shares: Shares
+    column_shares: Shares
+
+    @property
+    def sum_shape(self) -> tuple[int, int, int]:
+        """(3, B, W) for B bands."""
+        return 3, int(self.rows[-1]) + 1, self.shape[1]
+
+    def empty_sum(self) -> NDArray[np.uint16]:
+        """What frames are added to: zeros of ``sum_shape``.
+
+        They begin where a line of the processor's cache does: a vector in two lines is slow.
+        """
+        line = 64 // np.dtype(np.uint16).itemsize
+        size = math.prod(self.sum_shape)
+        memory = np.zeros(size + line, dtype=np.uint16)
+        start = -memory.ctypes.data % 64 // memory.itemsize
+        return memory[start : start + size].reshape(self.sum_shape)
+
+
+@lru_cache(maxsize=16)
+def plan_bands(shape: tuple[int, int], size: int, most_frames: int) -> Bands:
+    """Plan the sum of up to ``most_frames`` frames, so that none of its values overflows.
+
+    Args:
+        shape: Height and width of a frame.
+        size: Of the mean, at least 8.
+        most_frames: 1 to 257.
+
+    Raises:
+        ValueError: A number is out of range: compiled code would go past its arrays.
+    """
+    if size < 8 or not 1 <= most_frames <= 257:
+        raise ValueError(f"a mean of {most_frames} frames at {size} pixels cannot be planned")
+    height, width = shape
+    most_rows = np.iinfo(np.uint16).max // (255 * most_frames)
+    if min(shape) < size:  # such a frame is enlarged whole
+        most_rows = 1
+    starts = [0]
+    for row in range(1, height):
+        part = row * size // height  # of the mean: the row that this one's upper edge lies in
+        is_inside = (row + 1) * size <= (part + 1) * height and starts[-1] * size >= part * height
+        if not is_inside or row - starts[-1] == most_rows:
+            starts.append(row)
+    edges = np.array([*starts, height])
+    rows = np.repeat(np.arange(len(starts), dtype=np.int32), np.diff(edges))
+    columns = np.arange(width + 1)
+    return Bands(shape, size, rows, _share_out(edges, size), _share_out(columns, size))
+
+
+def _share_out(edges: NDArray[np.int64], size: int) -> Shares:
+    """How each of ``size`` equal parts of a length is mixed from sums of neighbouring pixels.
+
+    Args:
+        edges: Where the sums begin and the last one ends, ascending from 0, pixels.
+        size: Number of parts.
+
+    Returns:
+        The index of the first sum of each part (size,), and how much of it and of each of the
+        next ones goes into the part's mean (T, size), 0 for those outside.
+    """
+    length = edges[-1]
+    scaled, part = edges * size, np.arange(size) * length  # in pixels / size, to be exact
+    first = np.searchsorted(scaled, part, side="right") - 1
+    taps = int((np.searchsorted(scaled, part + length) - first).max())
+    first = np.minimum(first, len(edges) - 1 - taps)
+    sums = first + np.arange(taps)[:, None]
+    overlap = np.minimum(scaled[sums + 1], part + length) - np.maximum(scaled[sums], part)
+    shares = overlap.clip(0) / (length * np.diff(edges)[sums])
+    return first.astype(np.int32), shares.astype(np.float32)
+
+
+@Compiled
+def add_yuv420(
+    total: NDArray[np.uint16],
+    rows: NDArray[np.int32],
+    frames: tuple[Planes, Planes],
+    factors: NDArray[np.int16],
+) -> None:
+    """Convert two frames to RGB and add them, row by row.
+
+    Bit for bit what FFmpeg's conversion on x86 gives (its ``yuv_2_rgb.asm``): each product is cut
+    to the upper 16 bits, the four pixels of a chroma sample share it, the result is clipped.
+    Two, as the sum is then gone over half as often.
+
+    Args:
+        total: (3, B, W), W even.
+        rows: (H,), H even: the row of ``total`` (the band) that each one is added to.
+        frames: Y (H, W or more), U and V (H / 2, W / 2 or more) of each, rows as the decoder
+            aligns them.
+        factors: Black of ``y`` in eighths; then times 2^13: the factor of ``y``, of ``v`` to red,
+            of ``u`` and of ``v`` to green, of ``u`` to blue. See ``pictures.yuv_factors``.
+    """
+    width = total.shape[2]
+    black, y_all, v_red, u_green, v_green, u_blue = factors
+    least, most = int16(0), int16(255)
+    green_of_u = np.empty(width // 2, int16)
+    red, red_2 = np.empty(width, int16), np.empty(width, int16)
+    green, green_2 = np.empty(width, int16), np.empty(width, int16)
+    blue, blue_2 = np.empty(width, int16), np.empty(width, int16)
+    colours = (red, green, blue), (red_2, green_2, blue_2)
+    for row in range(len(rows)):
+        to = rows[row]
+        if row % 2 == 0:
+            for k in range(2):
+                _, u, v = frames[k]
+                of_red, of_green, of_blue = colours[k]
+                # the casts, and a loop for u and one for v, keep the compiler to 16 bits, where a
+                # vector holds most values
+                for i in range(width // 2):
+                    a = int16(int16(u[row // 2, i] << 3) - int16(1024))
+                    green_of_u[i] = int16(int32(int32(a) * int32(u_green)) >> 16)
+                    value = int16(int32(int32(a) * int32(u_blue)) >> 16)
+                    of_blue[2 * i] = of_blue[2 * i + 1] = value
+                for i in range(width // 2):
+                    b = int16(int16(v[row // 2, i] << 3) - int16(1024))
+                    value = int16(int32(int32(b) * int32(v_red)) >> 16)
+                    of_red[2 * i] = of_red[2 * i + 1] = value
+                    value = int16(green_of_u[i] + int16(int32(int32(b) * int32(v_green)) >> 16))
+                    of_green[2 * i] = of_green[2 * i + 1] = value
+        # written out: with a loop over the colours the compiler used no vectors
+        y, y_2 = frames[0][0], frames[1][0]
+        for x in range(width):
+            light = int16(int16(y[row, x] << 3) - black)
+            light = int16(int32(int32(light) * int32(y_all)) >> 16)
+            light_2 = int16(int16(y_2[row, x] << 3) - black)
+            light_2 = int16(int32(int32(light_2) * int32(y_all)) >> 16)
+            total[0, to, x] += uint16(
+                min(max(int16(light + red[x]), least), most)
+                + min(max(int16(light_2 + red_2[x]), least), most)
+            )
+            total[1, to, x] += uint16(
+                min(max(int16(light + green[x]), least), most)
+                + min(max(int16(light_2 + green_2[x]), least), most)
+            )
+            total[2, to, x] += uint16(
+                min(max(int16(light + blue[x]), least), most)
+                + min(max(int16(light_2 + blue_2[x]), least), most)
+            )
+
+
+@Compiled
+def add_rgb(total: NDArray[np.uint16], rows: NDArray[np.int32], pixels: NDArray[np.uint8]) -> None:
+    """Add RGB pixels (H, W, 3) to ``total`` (3, B, W); ``rows`` as in ``add_yuv420``."""
+    for row in range(len(rows)):
+        to = rows[row]
+        for x in range(total.shape[2]):
+            total[0, to, x] += uint16(pixels[row, x, 0])
+            total[1, to, x] += uint16(pixels[row, x, 1])
+            total[2, to, x] += uint16(pixels[row, x, 2])
+
+
+def resize_mean(total: NDArray[np.uint16], bands: Bands, count: int) -> NDArray[np.uint8]:
+    """The sum of ``count`` frames → their mean at the size of ``bands``, rounded half up.
+
+    Each pixel is the mean of the area that it covers (OpenCV's ``INTER_AREA``).
+
+    Args:
+        total: (3, B, W), as ``bands`` say.
+        bands: Which rows it holds.
+        count: At least 1.
+
+    Returns:
+        uint8 (S, S, 3).
+    """
+    size = bands.size
+    if min(bands.shape) < size:  # enlarged: OpenCV interpolates
+        mean = np.moveaxis(total, 0, -1).astype(np.float32) / count
+        enlarged = cv2.resize(mean, (size, size), interpolation=cv2.INTER_AREA)
+        return np.asarray(enlarged + 0.5, dtype=np.uint8)
+    first_row, row_shares = bands.row_shares
+    row_shares = row_shares / np.float32(count)
+    small = np.empty((size, size, 3), dtype=np.uint8)
+    lines = np.empty((3, 8, bands.shape[1]), dtype=np.float32)
+    for row in [*range(0, size - 8, 8), size - 8]:  # eight rows at a time, the last ones again
+        _shrink_columns(total, first_row[row : row + 8], row_shares[:, row : row + 8], lines)
+        _shrink_rows(lines, *bands.column_shares, small[row : row + 8])
+    return small
+
+
+@Compiled
+def _shrink_columns(
+    total: NDArray[np.uint16],
+    first: NDArray[np.int32],
+    shares: NDArray[np.float32],
+    lines: NDArray[np.float32],
+) -> None:
+    """(3, B, W) → ``lines`` (3, N, W): sums of shares (T, N) of T rows from ``first`` on."""
+    for channel, i in np.ndindex(lines.shape[:2]):
+        line = lines[channel, i]
+        line[:] = 0
+        for tap in range(len(shares)):
+            share, row = shares[tap, i], total[channel, first[i] + tap]
+            for x in range(len(line)):
+                line[x] += share * float32(row[x])
+
+
+@Compiled
+def _shrink_rows(
+    lines: NDArray[np.float32],
+    first: NDArray[np.int32],
+    shares: NDArray[np.float32],
+    small: NDArray[np.uint8],
+) -> None:
+    """(3, 8, W) → ``small`` (8, S, 3): the same of columns, rounded half up."""
+    channels, _, width = lines.shape
+    size, taps = len(first), len(shares)
+    # eight rows at once, side by side: of one row, the columns would be gathered one by one
+    columns, mean = np.empty((width, 8), float32), np.empty((size, 8), float32)
+    for channel in range(channels):
+        for x in range(width):
+            for i in range(8):
+                columns[x, i] = lines[channel, i, x]
+        for x in range(size):
+            part = columns[first[x] : first[x] + taps]
+            mean[x] = float32(0.5)
+            for tap in range(taps):
+                share = shares[tap, x]
+                for i in range(8):
+                    mean[x, i] += share * part[tap, i]
+            for i in range(8):
+                small[i, x, channel] = np.uint8(mean[x, i])

@@ -1,0 +1,204 @@
+"""Before a run on a cluster: is it locked, is it alike on every node, do all see the same files."""
+
+import hashlib
+import ipaddress
+import os
+import platform
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import ophnet_ray
+from ophnet_ray.errors import UserError
+from ophnet_ray.distributed.environment import find_running_head
+
+NODE_TIMEOUT_S = 120.0
+"""In which a node starts a Python process, however slow its disk."""
+
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 60.0
+"""Longer than a busy head needs: a run must not slip past a door that opens slowly."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What a node says of itself: versions by name, and which of the paths it lacks."""
+
+    versions: dict[str, str]
+    missing: list[str]
+    unwritable: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPaths:
+    """What all nodes must see, each with the flag that names it.
+
+    ``folders`` are written by all, ``files`` are read.
+    """
+
+    folders: dict[str, str]
+    files: dict[str, str]
+
+
+def check_dashboard(address: str) -> None:
+    """Refuse a cluster that anybody on its network can run code on.
+
+    Args:
+        address: ``host:port`` of the dashboard, as Ray tells it.
+
+    Raises:
+        UserError: It is not on loopback, and answers without a token or not at all.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if not address or host == "localhost" or ipaddress.ip_address(host).is_loopback:
+        return
+    # no proxy is asked: the question is who can reach it from here
+    dashboard = HTTPConnection(host, int(port), timeout=CONNECT_TIMEOUT_S)
+    try:
+        dashboard.connect()
+    except OSError:
+        return  # out of reach
+    try:
+        dashboard.sock.settimeout(ANSWER_TIMEOUT_S)
+        dashboard.request("GET", "/api/version")
+        status = dashboard.getresponse().status
+    except (OSError, HTTPException) as error:
+        raise UserError(
+            f"the Ray dashboard http://{address} takes a connection but gives no answer ({error}), "
+            "so that nobody knows whether it is locked; try again, or start Ray again"
+        ) from error
+    finally:
+        dashboard.close()
+    # one that is just starting answers 500, to everybody
+    if status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise UserError(
+            f"the Ray dashboard http://{address} answers without a token: anybody on its network "
+            "can run code on the cluster; start Ray with RAY_AUTH_MODE=token on all nodes, see "
+            "cluster/README.md"
+        )
+
+
+def check_nodes(shared: SharedPaths) -> None:
+    """Ask every node for its versions, and whether it sees the files of the run.
+
+    Raises:
+        UserError: Naming the first node that differs from this one, and the cure.
+    """
+    if find_running_head() is None:
+        return  # this process has started the only node, from its own environment
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    probes = _write_probes(shared.folders) if len(nodes) > 1 else {}
+    try:
+        paths = {**probes, **shared.files}
+        reports = _ask_nodes(nodes, list(paths), [str(Path(probe).parent) for probe in probes])
+    finally:
+        for probe in probes:
+            Path(probe).unlink(missing_ok=True)
+    ours = _versions()
+    for node, report in reports:
+        _compare_versions(node, report.versions, ours)
+        # a node without CPUs and GPUs, such as a head, does none of the work
+        if node["Resources"].keys() & {"CPU", "GPU"}:
+            _refuse_unshared(node, report, paths)
+
+
+def _ask_nodes(
+    nodes: Sequence[dict[str, Any]], paths: list[str], folders: list[str]
+) -> list[tuple[dict[str, Any], NodeReport]]:
+    look = ray.remote(num_cpus=0, max_retries=0)(_look_around)
+    asked = {
+        look.options(
+            name="check node",
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        ).remote(paths, folders): node
+        for node in nodes
+    }
+    _, silent = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_TIMEOUT_S)
+    if silent:
+        raise UserError(
+            f"{_name(asked[silent[0]])} starts no Python process within {NODE_TIMEOUT_S:.0f} s; "
+            "see /tmp/ray/session_latest/logs there"
+        )
+    reports = []
+    for answer, node in asked.items():
+        try:
+            reports.append((node, ray.get(answer)))
+        except RayError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise UserError(
+                f"{_name(node)} cannot load ophnet-ray ({lines[-1] if lines else error}); install "
+                f"{_versions()['ophnet-ray']} there, as on this node"
+            ) from error
+    return reports
+
+
+def _look_around(paths: Sequence[str], folders: Sequence[str]) -> NodeReport:
+    """Runs on the node that is asked."""
+    return NodeReport(
+        _versions(),
+        [path for path in paths if not Path(path).exists()],
+        [folder for folder in folders if not os.access(folder, os.W_OK)],
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "Python": platform.python_version(),
+        "Ray": ray.__version__,
+        "torch": version("torch").partition("+")[0],  # CPU and CUDA builds go together
+        "ophnet-ray": f"{ophnet_ray.__version__}+{_source_hash()}",
+    }
+
+
+def _source_hash() -> str:
+    """Eight hexadecimal digits of the package's own code: one version number has many checkouts."""
+    folder = Path(ophnet_ray.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _compare_versions(node: dict[str, Any], theirs: dict[str, str], ours: dict[str, str]) -> None:
+    for name, our in ours.items():
+        if theirs[name] != our:
+            raise UserError(
+                f"{_name(node)} has {name} {theirs[name]}, this one {our}; install the same on "
+                "all nodes (with the launcher: ray up again)"
+            )
+
+
+def _write_probes(folders: dict[str, str]) -> dict[str, str]:
+    """A new file in each folder; its path with the folder's flag."""
+    probes = {}
+    for flag, folder in folders.items():
+        probe = Path(folder) / f".probe-{uuid.uuid4().hex}"
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probes[str(probe)] = flag
+    return probes
+
+
+def _refuse_unshared(node: dict[str, Any], report: NodeReport, flags: dict[str, str]) -> None:
+    for path in report.missing:
+        shown = Path(path).parent if Path(path).name.startswith(".probe-") else path
+        raise UserError(
+            f"{_name(node)} does not see {flags[path]} {shown} as this one does; use storage that "
+            "all nodes share, under the same path"
+        )
+    for folder in report.unwritable:
+        raise UserError(f"{_name(node)} cannot write {folder}; it must be writable on all nodes")
+
+
+def _name(node: dict[str, Any]) -> str:
+    return f"node {node['NodeManagerAddress']} ({node['NodeManagerHostname']})"

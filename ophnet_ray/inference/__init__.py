@@ -1,0 +1,1 @@
+"""What is done with a trained checkpoint: predict, smooth, evaluate, audit, export."""

@@ -1,0 +1,157 @@
+"""Predictions of whole videos as Parquet: one row a frame time, whole or not at all."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ophnet_ray.storage.atomic import open_atomically
+from ophnet_ray.errors import UserError
+from ophnet_ray.metrics.classification import NO_PREDICTION
+
+_PROBABILITY = "p_"
+_METADATA = b"ophnet_ray"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoPrediction:
+    """What a model says of one video at its frame times.
+
+    ``times_s``: float64 (N,), ascending; ``probabilities``: float32 (N, K), a row of NaN where the
+    frames are damaged: the row is there, a prediction is not made up.
+    """
+
+    video_id: str
+    times_s: NDArray[np.float64]
+    probabilities: NDArray[np.float32]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The most probable label of each time, (N,); ``NO_PREDICTION`` for a damaged one."""
+        is_known = ~np.isnan(self.probabilities[:, 0])
+        best = np.nan_to_num(self.probabilities).argmax(axis=1)
+        return np.where(is_known, best, NO_PREDICTION)
+
+    def confidence_in(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The probability of the given labels, (N,); 0 where there is none."""
+        rows = np.arange(len(labels))
+        return np.nan_to_num(self.probabilities)[rows, np.maximum(labels, 0)] * (labels >= 0)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionInfo:
+    """What was predicted with: kept in the Parquet file's own metadata."""
+
+    phases: tuple[str, ...]
+    frame_rate: float
+    checkpoint_sha256: str
+    causal: bool = False
+    smooth: str = "none"
+
+
+def write_predictions(
+    path: Path,
+    predictions: Iterable[tuple[VideoPrediction, NDArray[np.int64]]],
+    info: PredictionInfo,
+) -> int:
+    """Write ``video_id, time_s, frame_id, phase, confidence, unsmoothed_phase, p_<phase>…``.
+
+    ``frame_id`` is ``<video_id>_<k>``, k counting the frame times from 0; ``confidence`` is the
+    probability of ``phase``; both phases are null where frames are damaged. A row group a video.
+
+    Args:
+        path: Target.
+        predictions: Each with its final labels (N,), smoothed or not.
+        info: Kept with it.
+
+    Returns:
+        Rows written.
+    """
+    columns = [
+        ("video_id", pa.string()),
+        ("time_s", pa.float64()),
+        ("frame_id", pa.string()),
+        ("phase", pa.string()),
+        ("confidence", pa.float32()),
+        ("unsmoothed_phase", pa.string()),
+        *((_PROBABILITY + phase, pa.float32()) for phase in info.phases),
+    ]
+    note = {
+        "phases": list(info.phases),
+        "frame_rate": info.frame_rate,
+        "checkpoint_sha256": info.checkpoint_sha256,
+        "causal": info.causal,
+        "smooth": info.smooth,
+    }
+    schema = pa.schema(columns, metadata={_METADATA: json.dumps(note).encode()})
+    num_rows = 0
+    with (
+        open_atomically(path.parent, lambda: path.name) as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
+        for prediction, labels in predictions:
+            table = _to_table(prediction, labels, info.phases, schema)
+            writer.write_table(table, row_group_size=max(len(labels), 1))
+            num_rows += len(labels)
+    return num_rows
+
+
+def read_info(path: Path) -> PredictionInfo:
+    """What a file of predictions was made with.
+
+    Raises:
+        UserError: It is missing or none of this program's.
+    """
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        note = json.loads(metadata[_METADATA])
+        return PredictionInfo(**note | {"phases": tuple(note["phases"])})
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} holds no predictions of `ophnet_ray predict`") from error
+
+
+def read_predictions(path: Path) -> Iterator[tuple[VideoPrediction, NDArray[np.int64]]]:
+    """Read back what ``write_predictions`` wrote, a video at a time, with the final labels.
+
+    Raises:
+        UserError: It is missing or none of this program's.
+    """
+    phases = read_info(path).phases
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            columns = [table[_PROBABILITY + phase].to_numpy() for phase in phases]
+            prediction = VideoPrediction(
+                table["video_id"][0].as_py(), table["time_s"].to_numpy(), np.stack(columns, axis=1)
+            )
+            known = pa.array(phases, type=pa.string())
+            labels = pc.fill_null(pc.index_in(table["phase"], value_set=known), NO_PREDICTION)
+            yield prediction, labels.to_numpy().astype(np.int64)
+
+
+def _to_table(
+    prediction: VideoPrediction,
+    labels: NDArray[np.int64],
+    phases: Sequence[str],
+    schema: pa.Schema,
+) -> pa.Table:
+    num_rows = len(labels)
+    names = np.asarray([*phases, None], dtype=object)  # the last one for NO_PREDICTION
+    columns = [
+        pa.array([prediction.video_id] * num_rows),
+        pa.array(prediction.times_s),
+        pa.array([f"{prediction.video_id}_{k}" for k in range(num_rows)]),
+        pa.array(names[labels], type=pa.string()),
+        pa.array(prediction.confidence_in(labels), type=pa.float32()),
+        pa.array(names[prediction.labels], type=pa.string()),
+        *(pa.array(column) for column in prediction.probabilities.T.copy()),
+    ]
+    return pa.table(columns, schema=schema)

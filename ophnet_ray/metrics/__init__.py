@@ -1,0 +1,1 @@
+"""Counts to scores, in numpy, each under a named convention."""

@@ -1,0 +1,207 @@
+"""Scores, timelines and the account of the data → one HTML page."""
+
+import base64
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from ophnet_ray.reports.figures import phase_colors, to_svg
+from ophnet_ray.metrics.classification import rank_epoch
+from ophnet_ray.reports.page import format_count, write_page
+from ophnet_ray.reports.timeline_figures import draw_timeline, score_video
+from ophnet_ray.metrics.score_card import ScoreCard, VideoTimeline
+from ophnet_ray.reports.score_figures import draw_confusion, draw_curves, draw_f1_by_cases
+
+TILES = 4
+VIDEOS_AT_EACH_END = 4
+FRAMES_A_VIDEO = 8
+MAX_VIDEO_ROWS = 1000
+MAX_REJECT_ROWS = 20
+_HAS_OWN_PLACE = (
+    "phases",
+    "versions",
+    "splits",
+    "resources",
+    "rejected_by_reason",
+    "cases_on_both_sides",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page of one model shows; what is empty or None has no place on it.
+
+    ``history``: lines of ``metrics.jsonl``. ``passport``: as ``passport.json``. ``rejects``: (row,
+    reason) pairs. ``notes``: what to know before trusting the scores, one sentence each.
+    ``phases``: names of the timelines' labels, for a page without a score card.
+    """
+
+    title: str
+    subtitle: str
+    card: ScoreCard | None
+    history: Sequence[Mapping[str, float]]
+    timelines: Sequence[VideoTimeline]
+    passport: Mapping[str, Any] | None
+    rejects: Sequence[tuple[str, str]]
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    notes: Sequence[str]
+    phases: Sequence[str] = ()
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the page: self-contained, without scripts, whole or not at all."""
+    phases = tuple(report.card.phases) if report.card else tuple(report.phases)
+    best = max(report.history, key=rank_epoch, default=None)
+    write_page(
+        path,
+        "report.html.j2",
+        {
+            "report": report,
+            "card": report.card,
+            "num_tiles": TILES,
+            "best": best,
+            "curves": _draw_history(report.history, int(best["epoch"]) + 1) if best else [],
+            "colors": dict(zip(phases, phase_colors(len(phases)), strict=True)),
+            **_describe_card(report.card),
+            **_describe_videos(report.timelines, phases),
+            **_describe_data(report),
+        },
+    )
+
+
+def _draw_history(history: Sequence[Mapping[str, float]], best_epoch: int) -> list[Markup]:
+    charts = {
+        "loss": {"train_loss": "training", "val_loss": "validation"},
+        "score on the validation windows": {"val_acc": "accuracy", "val_macro_f1": "macro-F1"},
+        "learning rate": {"lr": ""},
+    }
+    return [
+        to_svg(
+            draw_curves(history, names, best_epoch, title),
+            f"curve{i}",
+            f"{title} over {len(history)} epochs; the best one is epoch {best_epoch}",
+        )
+        for i, (title, names) in enumerate(charts.items())
+    ]
+
+
+def _describe_card(card: ScoreCard | None) -> dict[str, Any]:
+    if card is None:
+        return {"confusion": None, "f1_by_cases": None, "num_left_out": 0, "confusions": []}
+    occurs = card.confusion.sum(axis=1) + card.confusion[:, : len(card.phases)].sum(axis=0) > 0
+    scored = [score for score in card.by_phase if score.support]
+    return {
+        "confusion": to_svg(
+            draw_confusion(card.confusion, card.phases),
+            "confusion",
+            f"confusion matrix of {card.num_units} {card.unit} in {int(occurs.sum())} phases",
+        ),
+        "num_left_out": int((~occurs).sum()),
+        "confusions": _worst_confusions(card),
+        "f1_by_cases": to_svg(
+            draw_f1_by_cases(card.by_phase),
+            "f1-by-cases",
+            f"F1 of {len(scored)} phases against the number of their training cases",
+        ),
+    }
+
+
+def _worst_confusions(card: ScoreCard, most: int = 8) -> list[tuple[str, str, int, float]]:
+    """The pairs mistaken most often: truth, prediction, count, share of the truth's."""
+    names = [*card.phases, "(no prediction)"]
+    counts = card.confusion.copy()
+    np.fill_diagonal(counts, 0)
+    order = np.argsort(-counts, axis=None, kind="stable")[:most]
+    pairs = [divmod(int(place), counts.shape[1]) for place in order]
+    totals = card.confusion.sum(axis=1)
+    return [
+        (
+            names[truth],
+            names[guess],
+            int(counts[truth, guess]),
+            counts[truth, guess] / totals[truth],
+        )
+        for truth, guess in pairs
+        if counts[truth, guess]
+    ]
+
+
+def _describe_videos(timelines: Sequence[VideoTimeline], phases: Sequence[str]) -> dict[str, Any]:
+    """The worst and the best videos in full, all others in a table."""
+    ranked = sorted(
+        ((score_video(timeline), timeline) for timeline in timelines),
+        key=lambda pair: (pair[0].final, pair[0].video_id),
+    )
+    ends = ranked
+    if len(ranked) > 2 * VIDEOS_AT_EACH_END:
+        ends = [*ranked[:VIDEOS_AT_EACH_END], *ranked[-VIDEOS_AT_EACH_END:]]
+    used = {
+        int(label)
+        for _, timeline in ends
+        for row in (timeline.truth, timeline.prediction, timeline.smoothed)
+        if row is not None
+        for label in np.unique(row[row >= 0])
+    }
+    return {
+        "video_rows": [score for score, _ in ranked[:MAX_VIDEO_ROWS]],
+        "num_videos_left_out": max(len(ranked) - MAX_VIDEO_ROWS, 0),
+        "total_s": sum(score.duration_s for score, _ in ranked),
+        "legend": [phases[label] for label in sorted(used)],
+        "videos": [
+            {
+                "score": score,
+                "ribbon": to_svg(
+                    draw_timeline(timeline, phases),
+                    f"ribbon{i}",
+                    f"phases of {timeline.video_id} over time",
+                ),
+                "frames": [
+                    {
+                        "time_s": frame.time_s,
+                        "truth": phases[frame.truth],
+                        "prediction": phases[frame.prediction],
+                        "confidence": frame.confidence,
+                        "jpeg": base64.b64encode(frame.jpeg).decode(),
+                    }
+                    for frame in timeline.worst[:FRAMES_A_VIDEO]
+                ],
+            }
+            for i, (score, timeline) in enumerate(ends)
+        ],
+    }
+
+
+def _describe_data(report: Report) -> dict[str, Any]:
+    passport = report.passport or {}
+    reasons = passport.get("rejected_by_reason") or dict(
+        Counter(reason for _, reason in report.rejects).most_common()
+    )
+    splits = passport.get("splits", {})
+    return {
+        "reasons": reasons,
+        "reject_rows": report.rejects[:MAX_REJECT_ROWS],
+        "splits": splits,
+        "split_phases": passport.get("phases", []) if splits else [],
+        "facts": {
+            name.replace("_", " "): _tell(value)
+            for name, value in passport.items()
+            if name not in _HAS_OWN_PLACE and value not in ([], None)
+        },
+        "resources": passport.get("resources", {}),
+    }
+
+
+def _tell(value: Any) -> str:
+    """An entry of the passport; of a hash its beginning."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, int):
+        return format_count(value)
+    text = str(value)
+    return text[:12] if len(text) == 64 else text

@@ -1,0 +1,72 @@
+"""What this machine keeps of buckets: fetched once, for all its processes and later runs."""
+
+import errno
+import getpass
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from ophnet_ray.storage.locks import Claims
+from ophnet_ray.errors import UserError
+from ophnet_ray.storage.paths import name_of, plain_uri
+from ophnet_ray.storage.files import download, stat_files
+
+
+def default_local_dir() -> str:
+    """A folder of the user's own in the system's temporary folder."""
+    return str(Path(tempfile.gettempdir()) / f"ophnet-ray-{getpass.getuser()}")
+
+
+def local_folder(uri: str, local_dir: str | None) -> Path:
+    """Where this machine keeps what belongs to a folder of a bucket.
+
+    Args:
+        uri: The folder.
+        local_dir: Of ``--local_cache_dir``.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    root = Path(local_dir or default_local_dir())
+    digest = hashlib.blake2b(plain_uri(uri).encode(), digest_size=4).hexdigest()
+    folder = root / f"{name_of(uri)}-{digest}"
+    try:
+        # others need not see what videos this user works on
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        if local_dir is None and root.stat().st_uid != os.getuid():
+            raise PermissionError(errno.EPERM, "it belongs to somebody else")
+    except OSError as error:
+        raise UserError(
+            f"--local_cache_dir {root} cannot be written: {error.strerror or error}"
+        ) from error
+    return folder
+
+
+def fetch_once(uri: str, target: Path) -> Path:
+    """Fetch a file unless it is there; of several processes that want it, one does.
+
+    Raises:
+        OSError: It cannot be fetched or written.
+    """
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Claims(target.parent / "claims").hold(target.name):
+            if not target.exists():
+                download(uri, target)
+    return target
+
+
+def fetch_version(uri: str, local_dir: str | None = None) -> Path:
+    """Fetch a file that may change in the bucket: another size or time is another file here.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        OSError: It cannot be fetched or written.
+    """
+    status = stat_files([uri]).get(uri)
+    if status is None:
+        raise FileNotFoundError(f"{plain_uri(uri)} does not exist")
+    version = hashlib.blake2b(repr(status).encode(), digest_size=4).hexdigest()
+    return fetch_once(uri, local_folder(uri, local_dir) / version / name_of(uri))

@@ -1,0 +1,1 @@
+"""A training run on Ray Train: driver, workers, run directory."""

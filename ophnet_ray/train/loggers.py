@@ -1,0 +1,88 @@
+"""Where the curves of a run go: Lightning's own loggers, by name."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from ophnet_ray.config import Config
+from ophnet_ray.errors import UserError
+from ophnet_ray.hashing import hash_ids
+from ophnet_ray.storage.paths import is_remote
+from ophnet_ray.train.run_directory import RunDirectory
+
+PROJECT = "ophnet-ray"
+"""Name of the experiment in MLflow, of the project in W&B."""
+
+
+def check_loggers(config: Config) -> None:
+    """Find out before anything starts whether the loggers are installed and have a place.
+
+    Raises:
+        UserError: One has not; the cure is named.
+    """
+    has_server = bool(os.environ.get("MLFLOW_TRACKING_URI"))
+    if "mlflow" in config.run.loggers and is_remote(config.run.storage_path) and not has_server:
+        raise UserError(
+            "--logger mlflow: its data base cannot lie in a bucket; set MLFLOW_TRACKING_URI"
+        )
+    for name in config.run.loggers:
+        if name != "tensorboard" and find_spec(name) is None:
+            raise UserError(
+                f"--logger {name}: it is not installed; pip install 'ophnet-ray[{name}]'"
+            )
+
+
+def build_loggers(config: Config, run: RunDirectory) -> list[Logger]:
+    """The loggers of a run; one that goes on adds to the same curves."""
+    return [_build_logger(name, config, run) for name in config.run.loggers]
+
+
+def _build_logger(name: str, config: Config, run: RunDirectory) -> Logger:
+    match name:
+        case "mlflow":
+            return _mlflow(config, run)
+        case "wandb":
+            return _wandb(config, run)
+        case _:
+            return TensorBoardLogger(run.path, name="", version="tensorboard")
+
+
+def _mlflow(config: Config, run: RunDirectory) -> Logger:
+    """To the server of ``MLFLOW_TRACKING_URI``, else to a data base beside the runs."""
+    database = Path(config.run.storage_path) / "mlflow.db"
+    id_file = run.path / "mlflow_run_id"
+    logger = MLFlowLogger(
+        experiment_name=PROJECT,
+        run_name=_name_of(config, run),
+        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}",
+        run_id=id_file.read_text() if id_file.exists() else None,
+    )
+    logger.log_hyperparams(config.to_flat())
+    # only the first worker has a run; the others log nothing
+    if isinstance(logger.run_id, str):
+        id_file.write_text(logger.run_id)
+        run.send(id_file)
+    return logger
+
+
+def _wandb(config: Config, run: RunDirectory) -> Logger:
+    """To the account of ``WANDB_API_KEY``, or to the run's folder with ``WANDB_MODE=offline``."""
+    name = _name_of(config, run)
+    logger = WandbLogger(
+        name=name,
+        project=PROJECT,
+        save_dir=run.path,
+        id=f"{int(hash_ids([run.location])[0]):016x}",
+        resume="allow",
+    )
+    logger.log_hyperparams(config.to_flat())
+    return logger
+
+
+def _name_of(config: Config, run: RunDirectory) -> str:
+    """``<run>``, or ``<search>/trials/<number>``."""
+    if run.mirror:
+        return run.path.name
+    return run.path.relative_to(config.run.storage_path).as_posix()

@@ -1,0 +1,156 @@
+"""A run's folder in a bucket, and the copy of it that a machine works on.
+
+The bucket is what counts: at its start a run takes over what the bucket holds, on whatever machine,
+and what it has finished goes there piece by piece. A checkpoint's manifest goes last: without it a
+checkpoint does not exist for a reader. What a killed run had not sent yet is done again.
+"""
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ophnet_ray.storage.filesystems import StorageError
+from ophnet_ray.models.checkpoints import CHECKPOINT_FILE, MANIFEST_FILE
+from ophnet_ray.storage.paths import join
+from ophnet_ray.storage.files import FileStatus, delete_file, download, list_files, read_bytes, upload
+
+CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+
+
+@dataclass(slots=True)
+class RunMirror:
+    """A folder of this machine and its likeness in a bucket.
+
+    ``folder`` and ``uri`` name the two. Each process remembers what it has sent.
+    """
+
+    folder: Path
+    uri: str
+    _sent: dict[str, FileStatus] = field(default_factory=dict)
+
+    def fetch(self) -> None:
+        """Make the folder what the bucket holds.
+
+        A checkpoint whose manifest is the same on both sides is not fetched again.
+
+        Raises:
+            StorageError: The bucket does not answer.
+        """
+        with self._alone():
+            listed = list_files(self.uri, recursive=True)
+            self._drop_absent(set(listed))
+            for name in sorted(listed):
+                if not _is_hidden(name) and not name.startswith(f"{CHECKPOINTS}/"):
+                    self._fetch(name)
+            self._fetch_checkpoints(listed)
+
+    def fetch_checkpoints(self) -> None:
+        """Make checkpoints and metrics those of the bucket; leave the rest, e.g. open logs.
+
+        What lies on another machine is at hand then.
+
+        Raises:
+            StorageError: The bucket does not answer.
+        """
+        with self._alone():
+            found = list_files(join(self.uri, CHECKPOINTS), recursive=True)
+            listed = {f"{CHECKPOINTS}/{name}": status for name, status in found.items()}
+            self._drop_absent(set(listed))
+            self._fetch_checkpoints(listed)
+            if METRICS in list_files(self.uri):
+                self._fetch(METRICS)
+
+    def send(self, *paths: Path) -> None:
+        """Send files, and what lies in folders, of the run's folder: what has changed since.
+
+        Raises:
+            StorageError: After all attempts; it names the cure.
+        """
+        for path in paths:
+            files = [path] if path.is_file() else sorted(path.rglob("*"))
+            for file in files:
+                if file.is_file() and not _is_hidden(self._name_of(file)):
+                    self._send(file)
+
+    def send_checkpoints(self) -> None:
+        """Send the checkpoints that the bucket lacks, then delete those that are not here any more.
+
+        Raises:
+            StorageError: After all attempts; it names the cure.
+        """
+        folder = self.folder / CHECKPOINTS
+        whole = [path.parent for path in sorted(folder.rglob(MANIFEST_FILE))]
+        kept = [path for path in whole if not _is_hidden(self._name_of(path))]
+        for checkpoint in kept:
+            self._send(checkpoint / CHECKPOINT_FILE)
+            self._send(checkpoint / MANIFEST_FILE)
+        here = {self._name_of(checkpoint) for checkpoint in kept}
+        listed = list_files(join(self.uri, CHECKPOINTS), recursive=True)
+        # the manifest first: without it a checkpoint does not exist
+        for name in sorted(listed, key=lambda name: not name.endswith(MANIFEST_FILE)):
+            if f"{CHECKPOINTS}/{name.rpartition('/')[0]}" not in here:
+                delete_file(join(self.uri, f"{CHECKPOINTS}/{name}"))
+
+    def _send(self, file: Path) -> None:
+        name, status = self._name_of(file), file.stat()
+        now = FileStatus(status.st_size, status.st_mtime_ns)
+        if self._sent.get(name) == now:
+            return
+        try:
+            upload(file, join(self.uri, name))
+        except StorageError as error:
+            raise StorageError(
+                f"{error}; when that is mended, the same command goes on from the last checkpoint "
+                "in the bucket"
+            ) from error
+        self._sent[name] = now
+
+    def _fetch(self, name: str) -> None:
+        target = self.folder / name
+        download(join(self.uri, name), target)
+        status = target.stat()
+        self._sent[name] = FileStatus(status.st_size, status.st_mtime_ns)
+
+    def _fetch_checkpoints(self, listed: dict[str, FileStatus]) -> None:
+        for name in sorted(listed):
+            if name.startswith(f"{CHECKPOINTS}/") and name.endswith(f"/{MANIFEST_FILE}"):
+                folder = name.removesuffix(MANIFEST_FILE)
+                data = f"{folder}{CHECKPOINT_FILE}"
+                if data in listed and not self._is_same(name, data, listed[data]):
+                    self._fetch(data)
+                    self._fetch(name)
+
+    def _is_same(self, manifest: str, data: str, there: FileStatus) -> bool:
+        here, file = self.folder / manifest, self.folder / data
+        if not (here.is_file() and file.is_file() and file.stat().st_size == there.size_bytes):
+            return False
+        if here.read_bytes() != read_bytes(join(self.uri, manifest)):
+            return False
+        for name in (manifest, data):
+            status = (self.folder / name).stat()
+            self._sent[name] = FileStatus(status.st_size, status.st_mtime_ns)
+        return True
+
+    def _drop_absent(self, listed: set[str]) -> None:
+        """Delete the checkpoints of this machine that the bucket does not hold whole."""
+        for manifest in list((self.folder / CHECKPOINTS).rglob(MANIFEST_FILE)):
+            if self._name_of(manifest) not in listed:
+                shutil.rmtree(manifest.parent)
+
+    def _name_of(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process of this machine after the other."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".fetching").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))

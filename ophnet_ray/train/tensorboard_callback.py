@@ -1,0 +1,86 @@
+"""The confusion matrix and ribbons of validation cases in TensorBoard, after each validation."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L  # noqa: N812 - Lightning's own convention
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ophnet_ray.models.lightning_module import SurgicalPhaseModule
+
+RIBBONS = 3
+MOST_SHARE = 0.03
+"""Of the time that may go into drawing: with epochs of a few seconds, not every one is drawn."""
+
+
+class TensorBoardPictures(L.Callback):
+    """Draw on the first worker, where TensorBoard is on.
+
+    Ribbons show the windows of a few cases in the order of the CSV: all of them with one worker,
+    the first worker's share of them with more.
+
+    Args:
+        phases: Names of the labels.
+        cases: Names of the validation cases, in the order of their numbers in the batches.
+    """
+
+    def __init__(self, phases: Sequence[str], cases: Sequence[str]) -> None:
+        self._phases, self._cases = phases, cases
+        self._seen: list[dict[str, torch.Tensor]] = []
+        self._next_s = 0.0
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the last epoch's windows."""
+        self._seen = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep what was predicted; it stays on the device until the end."""
+        if trainer.is_global_zero:
+            self._seen.append(outputs)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, once the module has added its counts."""
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        started_s = time.monotonic()
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs
+        is_due = is_last or started_s >= self._next_s
+        if not trainer.is_global_zero or not loggers or not self._seen or not is_due:
+            return
+        if not isinstance(pl_module, SurgicalPhaseModule):
+            raise TypeError(f"expected a SurgicalPhaseModule, not {type(pl_module).__name__}")
+        # the library for pictures takes a second to load, which only this worker needs
+        from ophnet_ray.reports.figures import to_pixels
+        from ophnet_ray.reports.timeline_figures import draw_window_ribbons
+        from ophnet_ray.reports.score_figures import draw_confusion
+
+        figures = {
+            "val/confusion": draw_confusion(pl_module.confusion_by_case.sum(axis=0), self._phases),
+            "val/ribbons": draw_window_ribbons(self._ribbons(), self._phases),
+        }
+        for name, figure in figures.items():
+            pixels = to_pixels(figure)
+            for logger in loggers:
+                logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
+        now_s = time.monotonic()
+        self._next_s = now_s + (now_s - started_s) / MOST_SHARE
+
+    def _ribbons(self) -> list[tuple[str, np.ndarray, np.ndarray]]:
+        case, label, prediction = (
+            torch.cat([seen[name] for seen in self._seen]).cpu().numpy()
+            for name in ("case", "label", "prediction")
+        )
+        return [
+            (self._cases[number], label[case == number], prediction[case == number])
+            for number in np.unique(case)[:RIBBONS]
+        ]

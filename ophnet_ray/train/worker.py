@@ -1,0 +1,141 @@
+"""What each train worker runs: the Lightning module, fitted on its share of the windows."""
+
+import logging
+import os
+import socket
+import threading
+import warnings
+from collections.abc import Sequence
+from functools import partial
+
+import lightning as L  # noqa: N812 - Lightning's own convention
+import ray
+import ray.train
+import torch
+from ray.train.lightning import (
+    RayDDPStrategy,
+    RayFSDPStrategy,
+    RayLightningEnvironment,
+    prepare_trainer,
+)
+from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
+
+from ophnet_ray.models.checkpoints import Checkpoint, find_checkpoints, find_unfinished
+from ophnet_ray.models.losses import balance_phases
+from ophnet_ray.config import Strategy
+from ophnet_ray.console import log_to
+from ophnet_ray.data.datasets import OphNetDataModule
+from ophnet_ray.train.epoch_callback import EpochReport
+from ophnet_ray.models.lightning_module import SurgicalPhaseModule
+from ophnet_ray.train.loggers import build_loggers
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.data.cache.shards import FETCH_THREADS, fetch_shards
+from ophnet_ray.train.tensorboard_callback import TensorBoardPictures
+from ophnet_ray.train.worker_config import TrainLoopConfig
+
+FSDP_UNIT_PARAMETERS = 1_000_000
+"""Layers of about so many parameters are gathered together."""
+
+logger = logging.getLogger(__name__)
+
+
+def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
+    """Train, or go on where the run stopped.
+
+    Returns:
+        ``failure``: why training stopped early, in one line; empty when it did not.
+    """
+    config, run = loop.config, loop.run
+    rank = ray.train.get_context().get_world_rank()
+    run.enter()
+    log_to(run.logs / f"train-rank-{rank}.log")
+    threading.current_thread().name = f"train rank {rank}"  # in the dashboard's stack traces
+    logger.info("rank %d is process %d on %s", rank, os.getpid(), socket.gethostname())
+    warnings.filterwarnings("ignore", module="lightning")
+    torch.set_num_threads(loop.resources.threads_per_worker)
+    # the same first weights on every worker and in every rerun
+    torch.manual_seed(config.training.seed)
+    module = _build_module(loop)
+    data = OphNetDataModule.from_manifest(
+        loop.manifest,
+        config.training.batch_size,
+        config.training.seed,
+    )
+    fetch_shards([item.entry for item in loop.manifest.items], first=rank * FETCH_THREADS)
+    report = EpochReport(loop)
+    trainer = prepare_trainer(_build_lightning_trainer(loop, report))
+    report.checkpoints = find_checkpoints(run.checkpoints)
+    resume_from = _find_resume_point(report.checkpoints, run)
+    trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    report.send_logs(trainer)
+    return {"failure": report.failure}
+
+
+def _find_resume_point(finished: Sequence[Checkpoint], run: RunDirectory) -> str | None:
+    """The checkpoint inside the first epoch that is not finished, else that of the last one."""
+    epoch = finished[-1].epoch + 1 if finished else 0
+    unfinished = find_unfinished(run.checkpoints, epoch)
+    last = unfinished or (finished[-1] if finished else None)
+    if last is None:
+        return None
+    done = f"step {last.step} of epoch {epoch + 1}" if last.step else f"epoch {epoch}"
+    logger.info("going on after %s from %s", done, last.folder)
+    return str(last.file)
+
+
+def _build_module(loop: TrainLoopConfig) -> SurgicalPhaseModule:
+    config, manifest = loop.config, loop.manifest
+    num_classes = len(manifest.phases)
+    return SurgicalPhaseModule(
+        num_classes,
+        lr=config.training.lr,
+        model=SurgicalPhaseClassificationModel.from_config(
+            num_classes, config.model, config.windows.image_size
+        ),
+        mask=config.model.mask,
+        lr_schedule=config.training.lr_schedule,
+        random_shift=config.training.random_shift,
+        color_jitter=config.training.color_jitter,
+        balance=balance_phases(manifest.label_counts("train"), config.training.class_weights),
+        num_val_cases=len(manifest.cases_of("val")),
+    )
+
+
+def _build_strategy(name: Strategy) -> RayDDPStrategy | RayFSDPStrategy:
+    if name == "fsdp":
+        # parameters are gathered a few layers at a time, not all at once; the checkpoint is whole
+        wrap = partial(size_based_auto_wrap_policy, min_num_params=FSDP_UNIT_PARAMETERS)
+        return RayFSDPStrategy(auto_wrap_policy=wrap, state_dict_type="full")
+    # validation goes through the same wrapper; syncing buffers there would wait for ever when
+    # one worker is a step ahead, and would mix the batch statistics of the workers
+    return RayDDPStrategy(broadcast_buffers=False)
+
+
+def _build_lightning_trainer(loop: TrainLoopConfig, report: "EpochReport") -> L.Trainer:
+    training = loop.config.training
+    manifest = loop.manifest
+    pictures = TensorBoardPictures(manifest.phases, manifest.cases_of("val"))
+    precision = training.precision
+    if precision == "auto" and loop.resources.use_gpu:
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16-mixed" if has_bf16 else "16-mixed"
+    elif precision == "auto":
+        precision = "32-true"
+    return L.Trainer(
+        max_epochs=training.max_epochs,
+        accelerator="gpu" if loop.resources.use_gpu else "cpu",
+        devices="auto" if loop.resources.use_gpu else 1,
+        strategy=_build_strategy(training.strategy),
+        plugins=[RayLightningEnvironment()],
+        precision=precision,
+        accumulate_grad_batches=training.accumulate_grad_batches,
+        logger=build_loggers(loop.config, loop.run),
+        log_every_n_steps=10,
+        callbacks=[report, pictures],
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=str(loop.run.path),
+    )

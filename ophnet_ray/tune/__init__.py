@@ -1,0 +1,1 @@
+"""A search over training runs on Ray Tune."""

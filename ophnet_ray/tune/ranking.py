@@ -1,0 +1,162 @@
+"""Trials → an order with intervals: which are better, and which only look so.
+
+Only a trial that was trained to its end can win: a stopped one's score is that of another recipe.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.metrics.bootstrap import Interval, Score, bootstrap_scores, percentile_interval
+from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints, read_payload
+from ophnet_ray.metrics.classification import accuracy, f1_per_class, macro_f1_present
+from ophnet_ray.tune.config import Metric
+from ophnet_ray.tune.directory import Trial, best_record
+
+MAX_LEADERS = 10
+"""Trials that get an interval; those behind them are not tied in practice."""
+MAX_FINALISTS = 3
+_ORDER = {"finished": 0, "stopped": 1, "unfinished": 2, "failed": 3}
+SCORE_OF: dict[Metric, Score] = {"val_macro_f1": macro_f1_present, "val_acc": accuracy}
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A trial and its score at its best epoch (counted from 1).
+
+    ``interval`` is over the validation cases. ``gain`` is the winner's lead over this trial, case
+    by case; ``is_tied`` says that the lead may be none.
+    """
+
+    trial: Trial
+    score: float | None = None
+    best_epoch: int | None = None
+    interval: Interval | None = None
+    gain: Interval | None = None
+    is_tied: bool = False
+    confusion: NDArray[np.int64] | None = None
+
+
+def rank_trials(trials: Sequence[Trial], metric: Metric) -> list[Ranked]:
+    """All trials, the best first: finished ones, then stopped, unfinished and failed ones.
+
+    The first ``MAX_LEADERS`` get intervals, from resamples of the validation cases that are the
+    same for all. A finished trial is tied with the first when the interval of the difference, pair
+    by pair, reaches 0. A single validation case gives neither.
+    """
+    rows = [_score(trial, metric) for trial in trials]
+    rows.sort(key=lambda r: (_ORDER[r.trial.state], -(r.score or 0.0), r.trial.number))
+    leaders = [row for row in rows[:MAX_LEADERS] if row.trial.state == "finished"]
+    counts = {row.trial.number: _counts_by_case(row) for row in leaders}
+    resampled = {
+        number: bootstrap_scores(by_case, SCORE_OF[metric])
+        for number, by_case in counts.items()
+        if len(by_case) > 1  # one case tells nothing of others
+    }
+    rows = [
+        replace(row, confusion=counts[row.trial.number].sum(axis=0))
+        if row.trial.number in counts
+        else row
+        for row in rows
+    ]
+    return [_compare(row, rows[0], resampled) for row in rows]
+
+
+def difference_interval(
+    better: NDArray[np.int64], other: NDArray[np.int64], score: Score
+) -> Interval:
+    """The 95 % interval of a score's difference, over the same cases (C, K, K) for both."""
+    return percentile_interval(bootstrap_scores(better, score) - bootstrap_scores(other, score))
+
+
+def choose_finalists(ranked: Sequence[Ranked]) -> list[Ranked]:
+    """The winner and those tied with it, at most ``MAX_FINALISTS``."""
+    finished = [row for row in ranked if row.trial.state == "finished"]
+    tied = [row for row in finished[1:] if row.is_tied]
+    return [*finished[:1], *tied][:MAX_FINALISTS]
+
+
+def choose_winner(
+    ranked: Sequence[Ranked], repeats: Sequence[Trial], metric: Metric
+) -> Ranked | None:
+    """The first of the ranking; with repeats, the finalist with the best mean over them.
+
+    The score that made a trial a finalist is left out of its mean: it was picked for being high.
+    None when no trial is finished.
+    """
+    finalists = {row.trial.number: row for row in choose_finalists(ranked)}
+    scores: dict[int, list[float]] = {}
+    for repeat in repeats:
+        if repeat.state == "finished" and repeat.number in finalists:
+            scores.setdefault(repeat.number, []).append(best_record(repeat.history)[metric])
+    if scores:
+        best = max(scores, key=lambda number: float(np.mean(scores[number])))
+        return finalists[best]
+    return next(iter(finalists.values()), None)
+
+
+def f1_by_phase(row: Ranked, phases: Sequence[str]) -> dict[str, float] | None:
+    """F1 of each phase that occurs in the validation windows."""
+    if row.confusion is None:
+        return None
+    present = row.confusion.sum(axis=1) > 0
+    scores = f1_per_class(row.confusion)
+    return {phase: float(scores[i]) for i, phase in enumerate(phases) if present[i]}
+
+
+def write_table(ranked: Sequence[Ranked], metric: Metric, names: Sequence[str]) -> bytes:
+    """``trials.csv``: a line a trial, the best first."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ends = ["low", "high"]
+    head = ["trial", "state", metric, *ends, "tied", "best_epoch", "epochs", "seconds", *names]
+    writer.writerow([*head, "reason"])
+    for row in ranked:
+        trial = row.trial
+        interval = row.interval or ("", "")
+        writer.writerow(
+            [
+                trial.number,
+                trial.state,
+                "" if row.score is None else row.score,
+                *interval,
+                "yes" if row.is_tied else "",
+                row.best_epoch or "",
+                len(trial.history),
+                round(trial.seconds, 1),
+                *(trial.settings[name] for name in names),
+                trial.reason,
+            ]
+        )
+    return text.getvalue().encode()
+
+
+def _score(trial: Trial, metric: Metric) -> Ranked:
+    if not trial.history:
+        return Ranked(trial)
+    best: Mapping[str, float] = best_record(trial.history)
+    return Ranked(trial, best[metric], int(best["epoch"]) + 1)
+
+
+def _compare(row: Ranked, first: Ranked, resampled: Mapping[int, NDArray[np.float64]]) -> Ranked:
+    own, winners = resampled.get(row.trial.number), resampled.get(first.trial.number)
+    if own is None or winners is None:
+        return row
+    gain = None if row.trial is first.trial else percentile_interval(winners - own)
+    return replace(
+        row,
+        interval=percentile_interval(own),
+        gain=gain,
+        is_tied=gain is not None and gain.low <= 0,
+    )
+
+
+def _counts_by_case(row: Ranked) -> NDArray[np.int64]:
+    """(C, K, K): the validation windows of each case at the trial's best epoch."""
+    best = best_checkpoint(find_checkpoints(row.trial.run.checkpoints))
+    counts = read_payload(best.file)["confusion_by_case"]
+    return np.asarray(counts.numpy(), dtype=np.int64)
