@@ -15,8 +15,8 @@ def main() -> None:
     prepare_environment()
     # Ray and torch are imported from here on: --help is quick, and Ray finds its environment set
     from ophnet_ray.console import Console, print_answer
-    from ophnet_ray.tune.progress import print_ranking
     from ophnet_ray.tune.driver import tune
+    from ophnet_ray.tune.progress import print_ranking
 
     result = tune(config, Console())
     print_ranking(result.ranked, config.search.metric)

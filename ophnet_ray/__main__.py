@@ -2,9 +2,9 @@
 
 import sys
 
+from ophnet_ray.cli.arguments import parse_command, run_program
 from ophnet_ray.cli.audit import AuditCommand
 from ophnet_ray.cli.cache import CacheCommand
-from ophnet_ray.cli.arguments import parse_command, run_program
 from ophnet_ray.cli.evaluate import EvaluateCommand
 from ophnet_ray.cli.export import ExportCommand
 from ophnet_ray.cli.predict import PredictCommand

@@ -10,8 +10,8 @@ from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_h
 import yaml
 
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.paths import absolute, check_location, is_remote
 from ophnet_ray.storage.files import read_bytes
+from ophnet_ray.storage.paths import absolute, check_location, is_remote
 
 Coverage = Literal["spread", "head"]
 MaskKind = Literal["rg", "chroma", "none"]

@@ -9,9 +9,9 @@ from typing import TypeVar
 import tyro
 from tyro.extras import subcommand_cli_from_dict
 
-from ophnet_ray.storage.filesystems import StorageError
 from ophnet_ray.config import AnyConfig, dump_config, read_config, with_demo_settings
 from ophnet_ray.errors import PredictionError, TrainingError, UserError
+from ophnet_ray.storage.filesystems import StorageError
 
 Command = TypeVar("Command")
 

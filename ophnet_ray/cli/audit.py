@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.config import DEFAULT_CACHE_DIR
 from ophnet_ray.console import print_answer
+from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.errors import UserError
 
 
@@ -41,10 +41,15 @@ class AuditCommand:
         segments = read_annotations(self.csv_path, self.video_dir)
         import torch
 
-        from ophnet_ray.inference.audit import audit_inputs, audit_rivals, gradient_norms, read_windows
         from ophnet_ray.data.datasets import load_manifest
-        from ophnet_ray.inference.trained_model import load_model
         from ophnet_ray.data.splits import assign_splits
+        from ophnet_ray.inference.audit import (
+            audit_inputs,
+            audit_rivals,
+            gradient_norms,
+            read_windows,
+        )
+        from ophnet_ray.inference.trained_model import load_model
 
         model = load_model(self.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
         config = model.config

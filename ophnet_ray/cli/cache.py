@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ophnet_ray.config import DEFAULT_CACHE_DIR
 from ophnet_ray.data.cache.inventory import (
     SECONDS_A_DAY,
     BucketInventory,
@@ -16,7 +17,6 @@ from ophnet_ray.data.cache.inventory import (
     prune,
     read_inventory,
 )
-from ophnet_ray.config import DEFAULT_CACHE_DIR
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.paths import absolute, check_location, is_remote
 
@@ -64,11 +64,11 @@ class CacheCommand:
         inventory = (
             BucketInventory(folder).read() if is_remote(folder) else read_inventory(Path(folder))
         )
-        console.print(describe_shards(inventory.shards))
+        console.print(build_table(inventory.shards))
         console.print(_describe_total(inventory), markup=False)
 
 
-def describe_shards(shards: Sequence[Shard]) -> Table:
+def build_table(shards: Sequence[Shard]) -> Table:
     """A row for each way of cutting windows that runs have used."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("image", "stride", "frames", "coverage"):

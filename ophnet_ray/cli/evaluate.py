@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ophnet_ray.data.annotations import read_annotations
-from ophnet_ray.storage.atomic import write_atomically
-from ophnet_ray.console import Console, print_answer
 from ophnet_ray.cli.predict import check_rate
+from ophnet_ray.console import Console, print_answer
+from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.distributed.environment import prepare_environment
 from ophnet_ray.inference.prediction_folder import PredictionFolder
 from ophnet_ray.inference.predictions import (
     PredictionInfo,
@@ -16,9 +16,9 @@ from ophnet_ray.inference.predictions import (
     read_info,
     read_predictions,
 )
-from ophnet_ray.distributed.environment import prepare_environment
-from ophnet_ray.metrics.score_card import Score, ScoreCard
 from ophnet_ray.inference.smoothing import Smooth
+from ophnet_ray.metrics.score_card import Score, ScoreCard
+from ophnet_ray.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
     from ophnet_ray.inference.evaluation import AnnotatedVideo, SplitEvaluation

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ophnet_ray.storage.atomic import write_atomically
 from ophnet_ray.console import Console, print_answer
+from ophnet_ray.distributed.environment import prepare_environment
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.prediction_folder import PredictionFolder, find_videos, join_parts
 from ophnet_ray.inference.predictions import read_predictions
-from ophnet_ray.distributed.environment import prepare_environment
-from ophnet_ray.metrics.score_card import VideoTimeline
 from ophnet_ray.inference.smoothing import Smooth
 from ophnet_ray.inference.submission import check_submission, fill_submission
+from ophnet_ray.metrics.score_card import VideoTimeline
+from ophnet_ray.storage.atomic import write_atomically
 
 MAX_VIDEOS_DRAWN = 100
 
@@ -53,8 +53,8 @@ class PredictCommand:
         check_rate(self.frame_rate, self.num_workers)
         videos = find_videos(self.videos)
         prepare_environment()
-        from ophnet_ray.inference.trained_model import choose_smoothing, read_dynamics, read_payload
         from ophnet_ray.distributed.predict import make_job, predict_videos
+        from ophnet_ray.inference.trained_model import choose_smoothing, read_dynamics, read_payload
 
         payload = read_payload(self.checkpoint)
         smooth = self.smooth or choose_smoothing(payload)

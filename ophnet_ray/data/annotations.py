@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.files import list_names, read_bytes, stat_files
 from ophnet_ray.storage.paths import (
     absolute,
     check_location,
@@ -25,7 +26,6 @@ from ophnet_ray.storage.paths import (
     parent_of,
     plain_uri,
 )
-from ophnet_ray.storage.files import list_names, read_bytes, stat_files
 
 SPLITS = ("train", "val", "test")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
@@ -111,7 +111,7 @@ def find_missing_videos(segments: Iterable[Segment]) -> list[str]:
     return sorted(videos - stat_files(videos).keys())
 
 
-def describe_quirks(segments: Sequence[Segment]) -> dict[str, int]:
+def count_quirks(segments: Sequence[Segment]) -> dict[str, int]:
     """Count overlapping neighbours, gaps between neighbours, and segments under a second."""
     counts = Counter(overlaps=0, gaps=0, shorter_than_1_s=0)
     by_video: dict[str, list[Segment]] = {}

@@ -13,14 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ophnet_ray.data.annotations import (
-    Segment,
-    find_missing_videos,
-    parse_annotations,
-    phase_vocabulary,
-    read_annotations,
-)
-from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.config import (
     DEFAULT_CACHE_DIR,
     Config,
@@ -31,15 +23,23 @@ from ophnet_ray.config import (
     TrainingConfig,
     WindowConfig,
 )
-from ophnet_ray.errors import UserError
+from ophnet_ray.data.annotations import (
+    Segment,
+    find_missing_videos,
+    parse_annotations,
+    phase_vocabulary,
+    read_annotations,
+)
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
-from ophnet_ray.hashing import hash_ids
+from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.loader import WindowLoader, read_window
-from ophnet_ray.data.manifest import Item, Manifest, Reject, build_manifest
+from ophnet_ray.data.manifest import Manifest, ManifestItem, Reject, build_manifest
 from ophnet_ray.data.preprocessing import one_hot, prepare_batch, to_unit
 from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.data.windows import cut_windows
+from ophnet_ray.errors import UserError
+from ophnet_ray.hashing import hash_ids
 
 _WINDOWS, _TRAINING = WindowConfig(), TrainingConfig()
 
@@ -236,7 +236,7 @@ class OphNetDataModule(L.LightningDataModule):
         )
         return WindowLoader(items, sampler, self.windows.image_size)
 
-    def _items(self, split: str) -> list[Item]:
+    def _items(self, split: str) -> list[ManifestItem]:
         if self.manifest is None:
             raise RuntimeError("call setup() first")
         return self.manifest.of_split(split)

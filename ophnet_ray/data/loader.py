@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ophnet_ray.data.manifest import Item
-from ophnet_ray.data.samplers import Step, TrainingSampler, ValidationSampler
 from ophnet_ray.data.cache.shards import read_blocks
+from ophnet_ray.data.manifest import ManifestItem
+from ophnet_ray.data.samplers import Step, TrainingSampler, ValidationSampler
 from ophnet_ray.data.windows import mean_of_blocks
 
 BATCHES_AHEAD = 4
@@ -51,7 +51,10 @@ class WindowLoader:
     batch_sampler = None  # Lightning looks for it beside a sampler, as a DataLoader has both
 
     def __init__(
-        self, items: Sequence[Item], sampler: TrainingSampler | ValidationSampler, image_size: int
+        self,
+        items: Sequence[ManifestItem],
+        sampler: TrainingSampler | ValidationSampler,
+        image_size: int,
     ) -> None:
         self.sampler = sampler
         self._items = items
@@ -132,7 +135,7 @@ class WindowLoader:
 
 
 def read_window(
-    item: Item,
+    item: ManifestItem,
     first: int,
     count: int,
     out: NDArray[np.uint8],

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.cache.shards import Entry
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.shards import CacheEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,12 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ManifestItem:
     """A usable segment: its label (index of its phase) and its blocks."""
 
     segment: Segment
     label: int
-    entry: Entry
+    entry: CacheEntry
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Manifest:
 
     phases: tuple[str, ...]
     windows: WindowConfig
-    items: tuple[Item, ...]
+    items: tuple[ManifestItem, ...]
 
-    def of_split(self, split: str) -> list[Item]:
+    def of_split(self, split: str) -> list[ManifestItem]:
         """The segments of a split, in the CSV's order."""
         return [item for item in self.items if item.segment.split == split]
 
@@ -55,7 +55,7 @@ class Manifest:
 
 def build_manifest(
     segments: Sequence[Segment],
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, CacheEntry],
     phases: Sequence[str],
     windows: WindowConfig,
 ) -> tuple[Manifest, list[Reject]]:
@@ -77,5 +77,5 @@ def build_manifest(
         if entry.reason:
             rejects.append(Reject(segment, entry.reason))
         else:
-            items.append(Item(segment, label_of[segment.phase], entry))
+            items.append(ManifestItem(segment, label_of[segment.phase], entry))
     return Manifest(tuple(phases), windows, tuple(items)), rejects

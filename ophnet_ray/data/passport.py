@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from ophnet_ray.data.annotations import Segment, describe_quirks
+from ophnet_ray.data.annotations import Segment, count_quirks
 from ophnet_ray.data.manifest import Manifest, Reject
 from ophnet_ray.data.splits import cases_on_both_sides, phases_without_rows
 from ophnet_ray.storage.files import stat_files
@@ -28,7 +28,7 @@ def hash_segments(segments: Sequence[Segment]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def write_account(
+def build_passport(
     segments: Sequence[Segment], manifest: Manifest, rejects: Sequence[Reject]
 ) -> dict[str, Any]:
     """Count rows by split and phase, rejects by reason, and the quirks of the table.
@@ -50,7 +50,7 @@ def write_account(
         "rows_rejected": len(rejects),
         "rejected_by_reason": dict(Counter(reject.reason for reject in rejects).most_common()),
         "rows_cut_at_video_end": sum(item.entry.was_cut for item in manifest.items),
-        **describe_quirks(segments),
+        **count_quirks(segments),
         "splits": {
             name: {
                 "segments": len(manifest.of_split(name)),

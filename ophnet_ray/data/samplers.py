@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.hashing import hash_ids
 from ophnet_ray.data.windows import cut_windows
+from ophnet_ray.hashing import hash_ids
 
 NUM_DRAWS = 5
 _ORDER, _PICK, _DRAWS = range(3)

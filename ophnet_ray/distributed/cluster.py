@@ -14,11 +14,11 @@ from ray._private.services import get_webui_url_from_internal_kv
 from ray.job_config import JobConfig
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from ophnet_ray.distributed.cluster_check import check_dashboard
 from ophnet_ray.config import Config, Placement
 from ophnet_ray.console import Console
-from ophnet_ray.errors import UserError
+from ophnet_ray.distributed.cluster_check import check_dashboard
 from ophnet_ray.distributed.environment import find_running_head, is_listening, token_path
+from ophnet_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ophnet_ray
-from ophnet_ray.errors import UserError
 from ophnet_ray.distributed.environment import find_running_head
+from ophnet_ray.errors import UserError
 
 NODE_TIMEOUT_S = 120.0
 """In which a node starts a Python process, however slow its disk."""

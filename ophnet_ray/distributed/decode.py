@@ -7,10 +7,10 @@ from typing import Any
 import ray
 from ray.data import TaskPoolStrategy
 
-from ophnet_ray.data.cache.store import BlockCache, Decoded
-from ophnet_ray.errors import UserError
 from ophnet_ray.data.cache.fill import DecodeAll, DecodeTask, decode_task
+from ophnet_ray.data.cache.store import BlockCache, DecodeResult
 from ophnet_ray.distributed.prometheus import count_decoded
+from ophnet_ray.errors import UserError
 
 
 def decode_on_ray(num_workers: int) -> DecodeAll:
@@ -20,7 +20,7 @@ def decode_on_ray(num_workers: int) -> DecodeAll:
     rows of its block with it.
     """
 
-    def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[Decoded]:
+    def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[DecodeResult]:
         def decode(row: dict[str, Any]) -> dict[str, Any]:
             try:
                 # our own objects travel as bytes: a column has a type, and bytes are the plainest

@@ -18,19 +18,19 @@ from ray.exceptions import RayError
 
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
+from ophnet_ray.data.video.decoder import VideoError
+from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.errors import PredictionError
 from ophnet_ray.hashing import hash_file
-from ophnet_ray.inference.trained_model import read_payload
 from ophnet_ray.inference.predictions import PredictionInfo
-from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.inference.predictor import PredictionJob, VideoPredictor
-from ophnet_ray.data.video.decoder import VideoError
+from ophnet_ray.inference.trained_model import read_payload
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictionResult:
     """The parts of the videos that could be predicted, and why the others could not, by id."""
 
     parts: dict[str, Path]
@@ -66,7 +66,7 @@ class PredictionActor:
 
 def predict_videos(
     job: PredictionJob, videos: Mapping[str, str], num_workers: int, console: Console
-) -> Predicted:
+) -> PredictionResult:
     """Predict what has no whole part yet.
 
     Args:
@@ -99,7 +99,7 @@ def predict_videos(
     for video_id, reason in broken.items():
         console.warn(f"{videos[video_id]} is left out: {reason}")
         parts.pop(video_id, None)
-    return Predicted(parts, broken)
+    return PredictionResult(parts, broken)
 
 
 def _predict_rows(

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from ophnet_ray.inference.trained_model import TrainedModel
 from ophnet_ray.data.loader import WindowLoader
-from ophnet_ray.data.manifest import Item, Manifest
-from ophnet_ray.metrics.classification import accuracy, confusion_counts, macro_f1_present
+from ophnet_ray.data.manifest import Manifest, ManifestItem
 from ophnet_ray.data.preprocessing import extract_masks, to_unit
 from ophnet_ray.data.samplers import ValidationSampler
+from ophnet_ray.inference.trained_model import TrainedModel
+from ophnet_ray.metrics.classification import accuracy, confusion_counts, macro_f1_present
 
 BATCH_SIZE = 32
 
@@ -168,7 +168,7 @@ def _segments_of(sampler: ValidationSampler) -> NDArray[np.int64]:
     return rows[rows >= 0]
 
 
-def _number_videos(items: Sequence[Item]) -> NDArray[np.int64]:
+def _number_videos(items: Sequence[ManifestItem]) -> NDArray[np.int64]:
     names = [item.segment.video for item in items]
     place = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return np.asarray([place[name] for name in names], dtype=np.int64)

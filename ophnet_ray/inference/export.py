@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ophnet_ray.storage.atomic import open_atomically, write_atomically
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.trained_model import TrainedModel, WithPreprocessing, choose_smoothing
+from ophnet_ray.storage.atomic import open_atomically, write_atomically
 
 LARGEST_DIFFERENCE = 1e-3
 """Between probabilities of PyTorch and onnxruntime: more than this is another model."""
@@ -59,7 +59,7 @@ def export_onnx(model: TrainedModel, path: Path) -> float:
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     proto = program.model_proto
-    onnx.helper.set_model_props(proto, {"card": json.dumps(describe_model(model))})
+    onnx.helper.set_model_props(proto, {"card": json.dumps(model_card(model))})
     content = proto.SerializeToString()
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
@@ -102,7 +102,7 @@ def export_safetensors(
     except OSError as error:
         raise UserError(f"--safetensors {folder} cannot be written: {error.strerror}") from error
     path = folder / "model.safetensors"
-    card = describe_model(model) | {
+    card = model_card(model) | {
         "backbone": model.config.model.backbone,
         "checkpoint_sha256": hash_file(checkpoint),
         "weights_sha256": hash_file(path),
@@ -112,7 +112,7 @@ def export_safetensors(
     return card
 
 
-def describe_model(model: TrainedModel) -> dict[str, Any]:
+def model_card(model: TrainedModel) -> dict[str, Any]:
     """What a user of the weights needs: phases, preprocessing, scores, the data's hash."""
     preprocessing, payload = model.preprocessing, model.payload
     return {

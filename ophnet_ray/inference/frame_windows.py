@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.video.blocks import decode_segments
-from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.video.index import VideoIndex
 from ophnet_ray.data.video.decoder import VideoError, read_video_index
+from ophnet_ray.data.video.index import VideoIndex
 from ophnet_ray.data.windows import mean_of_blocks
 
 
@@ -80,10 +80,10 @@ def stream_windows(
     for place, blocks in decode_segments(video, segments, whole):
         if blocks.pixels:
             yield FrameWindow(place, mean_of_blocks(np.stack(blocks.pixels)))
-        elif blocks.is_lasting:
+        elif blocks.is_permanent:
             yield FrameWindow(place, None, blocks.reason)
         else:
-            raise VideoError(blocks.reason, is_lasting=False)
+            raise VideoError(blocks.reason, is_permanent=False)
 
 
 def plan_window(index: VideoIndex, time_s: float, window_size: int, causal: bool) -> range:

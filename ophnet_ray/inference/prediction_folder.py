@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.data.annotations import VIDEO_SUFFIXES
-from ophnet_ray.storage.atomic import write_atomically
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.paths import absolute, check_location, is_remote, join, stem_of
 from ophnet_ray.inference.predictions import (
     PredictionInfo,
     VideoPrediction,
@@ -20,8 +18,10 @@ from ophnet_ray.inference.predictions import (
     write_predictions,
 )
 from ophnet_ray.inference.smoothing import PhaseDynamics, Smooth, smooth_labels
-from ophnet_ray.storage.files import list_names, stat_files
 from ophnet_ray.metrics.timelines import cut_segments, format_segments
+from ophnet_ray.storage.atomic import write_atomically
+from ophnet_ray.storage.files import list_names, stat_files
+from ophnet_ray.storage.paths import absolute, check_location, is_remote, join, stem_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ophnet_ray.storage.atomic import open_atomically
 from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.classification import NO_PREDICTION
+from ophnet_ray.storage.atomic import open_atomically
 
 _PROBABILITY = "p_"
 _METADATA = b"ophnet_ray"

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.inference.frame_windows import read_frame_times, stream_windows
-from ophnet_ray.inference.trained_model import TrainedModel, load_model
-from ophnet_ray.storage.paths import absolute, is_remote, name_of, plain_uri
-from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction, write_predictions
-from ophnet_ray.storage.files import download, stat_files
 from ophnet_ray.data.video.decoder import VideoError
+from ophnet_ray.inference.frame_windows import read_frame_times, stream_windows
+from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction, write_predictions
+from ophnet_ray.inference.trained_model import TrainedModel, load_model
+from ophnet_ray.storage.files import download, stat_files
+from ophnet_ray.storage.paths import absolute, is_remote, name_of, plain_uri
 
 BATCH_SIZE = 16
 
@@ -94,7 +94,7 @@ def local_copy(video: str) -> Iterator[str]:
         try:
             download(video, copy)
         except OSError as error:
-            raise VideoError(f"cannot be fetched ({error})", is_lasting=False) from error
+            raise VideoError(f"cannot be fetched ({error})", is_permanent=False) from error
         yield str(copy)
 
 

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ophnet_ray.storage.atomic import open_atomically
-from ophnet_ray.models.checkpoints import FORMAT_VERSION, PAYLOAD_KEY, load_checkpoint
 from ophnet_ray.config import Config, MaskKind
-from ophnet_ray.errors import UserError
-from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
+from ophnet_ray.errors import UserError
 from ophnet_ray.inference.smoothing import SMOOTHERS, PhaseDynamics, Smooth
+from ophnet_ray.models.checkpoints import FORMAT_VERSION, PAYLOAD_KEY, load_checkpoint
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.storage.atomic import open_atomically
 
 _MODEL_PREFIX = "model."
 SMOOTHING_KEY = "smoothing_choice"

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from ophnet_ray.storage.atomic import write_atomically
 from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.classification import rank_epoch
+from ophnet_ray.storage.atomic import write_atomically
 
 CHECKPOINT_FILE = "checkpoint.ckpt"
 MANIFEST_FILE = "manifest.json"

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
-from ophnet_ray.models.losses import PhaseBalance
 from ophnet_ray.config import LRSchedule, MaskKind, TrainingConfig
-from ophnet_ray.metrics.classification import accuracy, macro_f1_present
-from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.data.preprocessing import augment_images, prepare_batch, to_unit
+from ophnet_ray.metrics.classification import accuracy, macro_f1_present
+from ophnet_ray.models.losses import PhaseBalance
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 
 
 class SurgicalPhaseModule(L.LightningModule):

@@ -7,8 +7,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from ophnet_ray.data.annotations import sort_phases
 from ophnet_ray.config import WeightScheme
+from ophnet_ray.data.annotations import sort_phases
 
 EFFECTIVE_BETA = 0.999
 FOCAL_GAMMA = 2.0

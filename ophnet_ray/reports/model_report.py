@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ophnet_ray.reports.figures import phase_colors, to_svg
 from ophnet_ray.metrics.classification import rank_epoch
-from ophnet_ray.reports.page import format_count, write_page
-from ophnet_ray.reports.timeline_figures import draw_timeline, score_video
 from ophnet_ray.metrics.score_card import ScoreCard, VideoTimeline
+from ophnet_ray.reports.figures import phase_colors, to_svg
+from ophnet_ray.reports.page import format_count, write_page
 from ophnet_ray.reports.score_figures import draw_confusion, draw_curves, draw_f1_by_cases
+from ophnet_ray.reports.timeline_figures import draw_timeline, score_video
 
 TILES = 4
 VIDEOS_AT_EACH_END = 4

@@ -67,7 +67,7 @@ def _place_numbers(
     _draw_axis(axes, x, f"{name} (log)" if is_log else name)
     for height in np.linspace(0, 1, 5):
         value = low + height * span
-        _write_tick(axes, x, float(height), f"{10**value if is_log else value:.2g}")
+        _label_tick(axes, x, float(height), f"{10**value if is_log else value:.2g}")
     return [float(height) for height in (scaled - low) / span]
 
 
@@ -77,7 +77,7 @@ def _place_categories(axes: Axes, x: float, name: str, values: Sequence[Any]) ->
     step = 1 / max(len(distinct), 1)
     _draw_axis(axes, x, name)
     for place, value in enumerate(distinct):
-        _write_tick(axes, x, (place + 0.5) * step, short(str(value), 16))
+        _label_tick(axes, x, (place + 0.5) * step, short(str(value), 16))
     heights, seen = [], dict.fromkeys(distinct, 0)
     for value in values:
         seen[value] += 1
@@ -95,7 +95,7 @@ def _draw_axis(axes: Axes, x: float, name: str) -> None:
     axes.text(x, 1.06, short(name), ha="center", va="bottom", color=INK, fontsize=FONT_PX)
 
 
-def _write_tick(axes: Axes, x: float, y: float, text: str) -> None:
+def _label_tick(axes: Axes, x: float, y: float, text: str) -> None:
     axes.annotate(
         text,
         (x, y),

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
+from ophnet_ray.metrics.score_card import PhaseScore
 from ophnet_ray.reports.figures import (
     ACCENT,
     FONT_PX,
@@ -26,7 +27,6 @@ from ophnet_ray.reports.figures import (
     text_width,
     widest,
 )
-from ophnet_ray.metrics.score_card import PhaseScore
 
 CURVE_PX = (328, 220)
 ROOM_FOR_NUMBERS = 16
@@ -63,11 +63,11 @@ def draw_curves(
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.margins(x=0.02)
-    write_at_ends(axes, ends)
+    label_ends(axes, ends)
     return figure
 
 
-def write_at_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Name curves at their right ends, (y, name, colour), moved apart where they would overlap."""
     low, high = axes.get_ylim()
     height = float(axes.get_window_extent().height)
@@ -183,11 +183,11 @@ def draw_f1_by_cases(by_phase: Sequence[PhaseScore]) -> Figure:
             linestyle="none",
         )
     points = [(score.num_train_cases, score.f1, short(score.phase, 20)) for score, _ in scored]
-    write_where_there_is_room(axes, sorted(points, key=lambda point: point[1]))
+    label_where_there_is_room(axes, sorted(points, key=lambda point: point[1]))
     return figure
 
 
-def write_where_there_is_room(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+def label_where_there_is_room(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     """Name points, (x, y, name), the first ones first; a name that would touch others is left out.
 
     Places are tried right, left, above and below of the point.

@@ -170,11 +170,11 @@ def draw_f1_by_scheme(
         shift = (place - (len(f1_of) - 1) / 2) * 2.5 / ROW_PX
         rows = [phases.index(phase) + shift for phase in f1]
         axes.plot(list(f1.values()), rows, "o", color=colors[place], markersize=5, clip_on=False)
-        at += _write_key(axes, at, scheme, colors[place])
+        at += _label_key(axes, at, scheme, colors[place])
     return figure
 
 
-def _write_key(axes: Axes, at: float, scheme: str, color: str) -> float:
+def _label_key(axes: Axes, at: float, scheme: str, color: str) -> float:
     """A dot and a name above the axes, ``at`` pixels from the left; the pixels it takes."""
     name = short(scheme)
     for text, offset, ink in (("\N{BLACK CIRCLE}", 0, color), (name, 13, INK)):

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from ophnet_ray.metrics.score_card import VideoTimeline
 from ophnet_ray.reports.figures import (
     ACCENT,
     BAD,
@@ -23,7 +24,6 @@ from ophnet_ray.reports.figures import (
     text_width,
 )
 from ophnet_ray.reports.page import format_clock
-from ophnet_ray.metrics.score_card import VideoTimeline
 
 LEFT, PLOT, RIGHT = 84, 900, 16
 ROW, GAP = 24, 6

@@ -13,9 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
+from ophnet_ray.errors import UserError
 from ophnet_ray.storage.atomic import open_atomically
 from ophnet_ray.storage.filesystems import filesystem_of, in_one_line
-from ophnet_ray.errors import UserError
 from ophnet_ray.storage.paths import (
     bucket_path,
     is_remote,

@@ -7,10 +7,10 @@ import os
 import tempfile
 from pathlib import Path
 
-from ophnet_ray.storage.locks import Claims
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.paths import name_of, plain_uri
 from ophnet_ray.storage.files import download, stat_files
+from ophnet_ray.storage.locks import NamedLocks
+from ophnet_ray.storage.paths import name_of, plain_uri
 
 
 def default_local_dir() -> str:
@@ -52,7 +52,7 @@ def fetch_once(uri: str, target: Path) -> Path:
     """
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with Claims(target.parent / "claims").hold(target.name):
+        with NamedLocks(target.parent / "claims").hold(target.name):
             if not target.exists():
                 download(uri, target)
     return target

@@ -14,8 +14,8 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 
-class Claims:
-    """Claims on names.
+class NamedLocks:
+    """NamedLocks on names.
 
     Args:
         folder: Of the lock files; made when it is missing. Runs on several machines share their

@@ -4,29 +4,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.cache.store import BlockCache
-from ophnet_ray.models.checkpoints import find_checkpoints
-from ophnet_ray.distributed.cluster_check import SharedPaths, check_nodes
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, log_to
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.passport import hash_segments
+from ophnet_ray.data.samplers import plan_training_steps
+from ophnet_ray.distributed.cluster import Resources, connect, plan_resources
+from ophnet_ray.distributed.cluster_check import SharedPaths, check_nodes
 from ophnet_ray.errors import TrainingError, UserError
-from ophnet_ray.train.fitting import failures_in_one_line, fit_run
+from ophnet_ray.models.checkpoints import find_checkpoints
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel, probe_backbone
 from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.paths import is_remote, join, stem_of
+from ophnet_ray.train.fitting import failures_in_one_line, fit_run
 from ophnet_ray.train.loggers import check_loggers
-from ophnet_ray.data.manifest import Manifest
-from ophnet_ray.models.network import SurgicalPhaseClassificationModel, probe_backbone
-from ophnet_ray.data.passport import hash_segments
+from ophnet_ray.train.preflight import check_output, hand_out, resolve_paths
 from ophnet_ray.train.prepare import prepare_data, read_segments
-from ophnet_ray.distributed.cluster import Resources, connect, plan_resources
+from ophnet_ray.train.report import write_run_report
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.run_mirror import RunMirror
-from ophnet_ray.train.preflight import check_output, hand_out, resolve_paths
-from ophnet_ray.train.report import write_run_report
-from ophnet_ray.data.samplers import plan_training_steps
-from ophnet_ray.train.worker_config import TrainLoopConfig
 from ophnet_ray.train.status import TrainingStatus, TrainingWatch
+from ophnet_ray.train.worker_config import TrainLoopConfig
 
 
 @dataclass(frozen=True)

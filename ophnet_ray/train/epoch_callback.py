@@ -11,6 +11,11 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from ray.train.v2.api.report_config import CheckpointUploadMode
 
+from ophnet_ray.data.loader import WindowLoader
+from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.distributed.prometheus import TrainingMetrics
+from ophnet_ray.hashing import hash_case, hash_ids
+from ophnet_ray.inference.smoothing import learn_dynamics
 from ophnet_ray.models.checkpoints import (
     FORMAT_VERSION,
     PAYLOAD_KEY,
@@ -20,16 +25,11 @@ from ophnet_ray.models.checkpoints import (
     prune_unfinished,
     temporary_file,
 )
-from ophnet_ray.hashing import hash_case, hash_ids
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
-from ophnet_ray.data.loader import WindowLoader
-from ophnet_ray.data.manifest import Manifest
-from ophnet_ray.distributed.prometheus import TrainingMetrics
-from ophnet_ray.inference.smoothing import learn_dynamics
 from ophnet_ray.train.worker_config import TrainLoopConfig
 
 
-class EpochReport(CheckpointCallback):
+class EpochCallback(CheckpointCallback):
     """After each epoch: checkpoint, ``metrics.jsonl``, a report to Ray Train and to the driver.
 
     Inside an epoch, every so many steps, a checkpoint from which it goes on to the same weights:

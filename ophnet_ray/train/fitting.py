@@ -9,11 +9,11 @@ from ray.exceptions import RayError
 from ray.train import TrainingFailedError, UserCallback, WorkerGroupError
 from ray.tune import TuneError
 
-from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.train.run_directory import RunDirectory
-from ophnet_ray.train.worker_config import TrainLoopConfig
 from ophnet_ray.train.trainer import build_trainer
+from ophnet_ray.train.worker_config import TrainLoopConfig
 
 logger = logging.getLogger(__name__)
 

@@ -3,14 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ophnet_ray.storage.atomic import copy_atomically
 from ophnet_ray.config import AnyConfig, Config
 from ophnet_ray.console import Console
 from ophnet_ray.data.demo import DEMO_CSV, DEMO_FOLDER, make_demo
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.atomic import copy_atomically
+from ophnet_ray.storage.files import check_readable, check_writable, list_files, upload
 from ophnet_ray.storage.local_copies import default_local_dir, local_folder
 from ophnet_ray.storage.paths import absolute, is_remote, join, parent_of
-from ophnet_ray.storage.files import check_readable, check_writable, list_files, upload
 
 
 def resolve_paths(config: AnyConfig, console: Console) -> AnyConfig:

@@ -4,25 +4,25 @@ import logging
 import time
 from collections.abc import Sequence
 
+from ophnet_ray.config import Config
+from ophnet_ray.console import Console
 from ophnet_ray.data.annotations import (
     Segment,
     find_missing_videos,
     phase_vocabulary,
     read_annotations,
 )
-from ophnet_ray.data.cache.store import BlockCache
-from ophnet_ray.config import Config
-from ophnet_ray.console import Console
-from ophnet_ray.distributed.decode import decode_on_ray
-from ophnet_ray.errors import UserError
 from ophnet_ray.data.cache.fill import FillProgress, FillResult, fill_cache
-from ophnet_ray.storage.paths import parent_of, stem_of
+from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.manifest import Manifest, Reject, build_manifest
-from ophnet_ray.data.passport import describe_warnings, write_account
-from ophnet_ray.distributed.cluster import Resources
-from ophnet_ray.train.run_directory import RunDirectory
-from ophnet_ray.distributed.prometheus import count_rejects
+from ophnet_ray.data.passport import build_passport, describe_warnings
 from ophnet_ray.data.splits import assign_splits
+from ophnet_ray.distributed.cluster import Resources
+from ophnet_ray.distributed.decode import decode_on_ray
+from ophnet_ray.distributed.prometheus import count_rejects
+from ophnet_ray.errors import UserError
+from ophnet_ray.storage.paths import parent_of, stem_of
+from ophnet_ray.train.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def prepare_data(
     filled = _fill(cache, segments, resources, console)
     phases = phase_vocabulary([*segments, *(reject.segment for reject in missing)])
     manifest, unreadable = build_manifest(segments, filled.entries, phases, config.windows)
-    passport = write_account(segments, manifest, [*unreadable, *missing])
+    passport = build_passport(segments, manifest, [*unreadable, *missing])
     passport["resources"] = resources.describe()
     run.write_rejects([*unreadable, *missing])
     count_rejects(run.path.name, [reject.reason for reject in [*unreadable, *missing]])

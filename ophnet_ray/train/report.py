@@ -10,9 +10,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from ophnet_ray.storage.atomic import write_atomically
+from ophnet_ray.data.passport import describe_warnings
 from ophnet_ray.metrics.bootstrap import bootstrap_scores, percentile_interval
-from ophnet_ray.models.checkpoints import read_payload
 from ophnet_ray.metrics.classification import (
     accuracy,
     balanced_accuracy,
@@ -23,10 +22,11 @@ from ophnet_ray.metrics.classification import (
     precision_per_class,
     recall_per_class,
 )
-from ophnet_ray.data.passport import describe_warnings
-from ophnet_ray.reports.model_report import Report, write_report
-from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.metrics.score_card import PhaseScore, Score, ScoreCard
+from ophnet_ray.models.checkpoints import read_payload
+from ophnet_ray.reports.model_report import Report, write_report
+from ophnet_ray.storage.atomic import write_atomically
+from ophnet_ray.train.run_directory import RunDirectory
 
 _SCORES: dict[str, tuple[Callable[[NDArray[np.int64]], float], str]] = {
     "macro_f1_present": (macro_f1_present, "mean F1 over the phases among the labels"),

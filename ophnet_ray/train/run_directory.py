@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
+from ophnet_ray.config import Config, dump_config
+from ophnet_ray.data.manifest import Reject
+from ophnet_ray.errors import UserError
 from ophnet_ray.storage.atomic import write_atomically
 from ophnet_ray.storage.filesystems import filesystem_of
-from ophnet_ray.config import Config, dump_config
-from ophnet_ray.errors import UserError
 from ophnet_ray.storage.paths import bucket_path
-from ophnet_ray.data.manifest import Reject
 from ophnet_ray.train.run_mirror import RunMirror
 
 

@@ -12,10 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ophnet_ray.storage.filesystems import StorageError
 from ophnet_ray.models.checkpoints import CHECKPOINT_FILE, MANIFEST_FILE
+from ophnet_ray.storage.files import (
+    FileStatus,
+    delete_file,
+    download,
+    list_files,
+    read_bytes,
+    upload,
+)
+from ophnet_ray.storage.filesystems import StorageError
 from ophnet_ray.storage.paths import join
-from ophnet_ray.storage.files import FileStatus, delete_file, download, list_files, read_bytes, upload
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 

@@ -61,8 +61,8 @@ class TensorBoardPictures(L.Callback):
             raise TypeError(f"expected a SurgicalPhaseModule, not {type(pl_module).__name__}")
         # the library for pictures takes a second to load, which only this worker needs
         from ophnet_ray.reports.figures import to_pixels
-        from ophnet_ray.reports.timeline_figures import draw_window_ribbons
         from ophnet_ray.reports.score_figures import draw_confusion
+        from ophnet_ray.reports.timeline_figures import draw_window_ribbons
 
         figures = {
             "val/confusion": draw_confusion(pl_module.confusion_by_case.sum(axis=0), self._phases),

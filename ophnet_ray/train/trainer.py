@@ -6,9 +6,9 @@ from pathlib import Path
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
-from ophnet_ray.storage.paths import join
 from ophnet_ray.distributed.process_group import BoundTorchConfig
 from ophnet_ray.storage.files import delete_file
+from ophnet_ray.storage.paths import join
 from ophnet_ray.train.worker_config import TrainLoopConfig
 
 MAX_WORKER_FAILURES = 3

@@ -20,17 +20,17 @@ from ray.train.lightning import (
 )
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 
-from ophnet_ray.models.checkpoints import Checkpoint, find_checkpoints, find_unfinished
-from ophnet_ray.models.losses import balance_phases
 from ophnet_ray.config import Strategy
 from ophnet_ray.console import log_to
-from ophnet_ray.data.datasets import OphNetDataModule
-from ophnet_ray.train.epoch_callback import EpochReport
-from ophnet_ray.models.lightning_module import SurgicalPhaseModule
-from ophnet_ray.train.loggers import build_loggers
-from ophnet_ray.models.network import SurgicalPhaseClassificationModel
-from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.data.cache.shards import FETCH_THREADS, fetch_shards
+from ophnet_ray.data.datasets import OphNetDataModule
+from ophnet_ray.models.checkpoints import Checkpoint, find_checkpoints, find_unfinished
+from ophnet_ray.models.lightning_module import SurgicalPhaseModule
+from ophnet_ray.models.losses import balance_phases
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.train.epoch_callback import EpochCallback
+from ophnet_ray.train.loggers import build_loggers
+from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.tensorboard_callback import TensorBoardPictures
 from ophnet_ray.train.worker_config import TrainLoopConfig
 
@@ -63,7 +63,7 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
         config.training.seed,
     )
     fetch_shards([item.entry for item in loop.manifest.items], first=rank * FETCH_THREADS)
-    report = EpochReport(loop)
+    report = EpochCallback(loop)
     trainer = prepare_trainer(_build_lightning_trainer(loop, report))
     report.checkpoints = find_checkpoints(run.checkpoints)
     resume_from = _find_resume_point(report.checkpoints, run)
@@ -112,7 +112,7 @@ def _build_strategy(name: Strategy) -> RayDDPStrategy | RayFSDPStrategy:
     return RayDDPStrategy(broadcast_buffers=False)
 
 
-def _build_lightning_trainer(loop: TrainLoopConfig, report: "EpochReport") -> L.Trainer:
+def _build_lightning_trainer(loop: TrainLoopConfig, report: "EpochCallback") -> L.Trainer:
     training = loop.config.training
     manifest = loop.manifest
     pictures = TensorBoardPictures(manifest.phases, manifest.cases_of("val"))

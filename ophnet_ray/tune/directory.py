@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 import yaml
 
-from ophnet_ray.storage.atomic import write_atomically
-from ophnet_ray.models.checkpoints import find_checkpoints, read_payload
 from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.classification import rank_epoch
+from ophnet_ray.models.checkpoints import find_checkpoints, read_payload
+from ophnet_ray.storage.atomic import write_atomically
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.config import Metric, TuneConfig
+from ophnet_ray.tune.searcher import TrialOutcome
 from ophnet_ray.tune.space import SearchSpace
-from ophnet_ray.tune.searcher import Outcome
 
 TrialState = Literal["finished", "stopped", "failed", "unfinished"]
 History = Sequence[Mapping[str, float]]
@@ -62,12 +62,12 @@ def running_scores(history: History, metric: Metric) -> tuple[float, ...]:
     return tuple(best_record(history[: i + 1])[metric] for i in range(len(history)))
 
 
-def outcome_of(trial: Trial, metric: Metric) -> Outcome | None:
+def outcome_of(trial: Trial, metric: Metric) -> TrialOutcome | None:
     """What the choice of the next trials learns from it; None while it is unfinished."""
     if trial.state == "unfinished":
         return None
     scores = () if trial.state == "failed" else running_scores(trial.history, metric)
-    return Outcome(scores, trial.state == "stopped")
+    return TrialOutcome(scores, trial.state == "stopped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class SearchDirectory:
         Raises:
             UserError: Another search lies there; the differences are named.
         """
-        now = describe_search(config, space, data_hash)
+        now = search_identity(config, space, data_hash)
         if not self.identity.exists():
             write_atomically(self.identity, yaml.safe_dump(now, sort_keys=False).encode())
             return
@@ -157,7 +157,7 @@ class SearchDirectory:
         return [read_trial(path.parent) for path in sorted(self.path.glob(f"{kind}/*/trial.json"))]
 
 
-def describe_search(config: TuneConfig, space: SearchSpace, data_hash: str) -> dict[str, Any]:
+def search_identity(config: TuneConfig, space: SearchSpace, data_hash: str) -> dict[str, Any]:
     """What makes two searches the same: all but how many trials, how long, and how many at once."""
     settings = {k: v for k, v in config.base().identity().items() if k not in space}
     # what one trial takes of the machine changes the sums of its threads, not what is asked

@@ -7,41 +7,41 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler
 
-from ophnet_ray.data.annotations import Segment
-from ophnet_ray.storage.atomic import copy_atomically, write_atomically
-from ophnet_ray.data.cache.store import BlockCache, sampling_of
-from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
-from ophnet_ray.distributed.cluster_check import check_nodes
 from ophnet_ray.config import Config, WindowConfig, dump_config, read_config
 from ophnet_ray.console import Console, log_to
-from ophnet_ray.errors import TrainingError, UserError
-from ophnet_ray.train.fitting import failures_in_one_line
-from ophnet_ray.storage.paths import is_remote, stem_of
-from ophnet_ray.train.loggers import check_loggers
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.store import BlockCache, sampling_of
 from ophnet_ray.data.manifest import Manifest, Reject
 from ophnet_ray.data.passport import hash_segments
-from ophnet_ray.train.prepare import fill_manifest, prepare_data, read_segments
 from ophnet_ray.distributed.cluster import connect
+from ophnet_ray.distributed.cluster_check import check_nodes
+from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
+from ophnet_ray.storage.atomic import copy_atomically, write_atomically
+from ophnet_ray.storage.paths import is_remote, stem_of
+from ophnet_ray.train.driver import check_backbone, job_metadata, shared_paths
+from ophnet_ray.train.fitting import failures_in_one_line
+from ophnet_ray.train.loggers import check_loggers
 from ophnet_ray.train.preflight import check_output, hand_out, resolve_paths
+from ophnet_ray.train.prepare import fill_manifest, prepare_data, read_segments
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory, Trial, end_trial, outcome_of
-from ophnet_ray.tune.report import describe_gain, write_search_page
+from ophnet_ray.tune.progress import SearchTable
 from ophnet_ray.tune.ranking import (
-    Ranked,
+    RankedTrial,
     choose_finalists,
     choose_winner,
+    format_table,
     rank_trials,
-    write_table,
 )
-from ophnet_ray.tune.space import SearchSpace, decoding_variants, parse_search_space
-from ophnet_ray.tune.progress import SearchTable
-from ophnet_ray.tune.searcher import Suggestions
-from ophnet_ray.train.driver import check_backbone, job_metadata, shared_paths
+from ophnet_ray.tune.report import describe_gain, write_search_page
 from ophnet_ray.tune.resources import one_trial, plan_trials, trials_on_this_machine
+from ophnet_ray.tune.searcher import Suggestions
+from ophnet_ray.tune.space import SearchSpace, decoding_variants, parse_search_space
 from ophnet_ray.tune.tuner import (
-    Task,
     TrialQueue,
     TrialSetup,
+    TrialTask,
     build_scheduler,
     build_tuner,
 )
@@ -51,8 +51,8 @@ from ophnet_ray.tune.tuner import (
 class SearchResult:
     """The ranking and the winner, what it gained over trial 0, and where the answer lies."""
 
-    ranked: list[Ranked]
-    winner: Ranked
+    ranked: list[RankedTrial]
+    winner: RankedTrial
     gain: str
     directory: SearchDirectory
     output: str
@@ -192,7 +192,7 @@ def _search(
     )
     queue = TrialQueue(
         setup,
-        [Task(trial.number, trial.settings) for trial in again],
+        [TrialTask(trial.number, trial.settings) for trial in again],
         len(past),
         num_trials,
         suggestions,
@@ -215,7 +215,7 @@ def _repeat(config: TuneConfig, setup: TrialSetup, console: Console) -> None:
     over = {trial.name for trial in setup.search.repeats() if trial.state == "finished"}
     seeds = range(config.training.seed + 1, config.training.seed + 1 + config.search.repeats)
     tasks = [
-        Task(row.trial.number, row.trial.settings, seed)
+        TrialTask(row.trial.number, row.trial.settings, seed)
         for seed in seeds
         for row in finalists
         if setup.search.trial_run(row.trial.number, seed).path.name not in over
@@ -266,7 +266,7 @@ def _conclude(
     metric = config.search.metric
     trials, repeats = search.trials(), search.repeats()
     ranked = rank_trials(trials, metric)
-    write_atomically(search.table, write_table(ranked, metric, list(space)))
+    write_atomically(search.table, format_table(ranked, metric, list(space)))
     winner = choose_winner(ranked, repeats, metric)
     if winner is None:
         raise TrainingError(_describe_unfinished(trials, search))

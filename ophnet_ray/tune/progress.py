@@ -11,7 +11,7 @@ from rich.table import Table
 from ophnet_ray.console import Console, run_watched
 from ophnet_ray.tune.config import Metric
 from ophnet_ray.tune.directory import Trial, best_record
-from ophnet_ray.tune.ranking import Ranked
+from ophnet_ray.tune.ranking import RankedTrial
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ class SearchTable:
         return f"{best_record(trial.history)[self._metric]:.4f}" if trial.history else ""
 
 
-def print_ranking(ranked: Sequence[Ranked], metric: Metric) -> None:
+def print_ranking(ranked: Sequence[RankedTrial], metric: Metric) -> None:
     """Print the best trials to stdout, with their 95 % intervals over the validation cases."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = list(ranked[0].trial.settings)

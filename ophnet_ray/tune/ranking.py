@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.metrics.bootstrap import Interval, Score, bootstrap_scores, percentile_interval
-from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints, read_payload
 from ophnet_ray.metrics.classification import accuracy, f1_per_class, macro_f1_present
+from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints, read_payload
 from ophnet_ray.tune.config import Metric
 from ophnet_ray.tune.directory import Trial, best_record
 
@@ -25,7 +25,7 @@ SCORE_OF: dict[Metric, Score] = {"val_macro_f1": macro_f1_present, "val_acc": ac
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
+class RankedTrial:
     """A trial and its score at its best epoch (counted from 1).
 
     ``interval`` is over the validation cases. ``gain`` is the winner's lead over this trial, case
@@ -41,7 +41,7 @@ class Ranked:
     confusion: NDArray[np.int64] | None = None
 
 
-def rank_trials(trials: Sequence[Trial], metric: Metric) -> list[Ranked]:
+def rank_trials(trials: Sequence[Trial], metric: Metric) -> list[RankedTrial]:
     """All trials, the best first: finished ones, then stopped, unfinished and failed ones.
 
     The first ``MAX_LEADERS`` get intervals, from resamples of the validation cases that are the
@@ -73,7 +73,7 @@ def difference_interval(
     return percentile_interval(bootstrap_scores(better, score) - bootstrap_scores(other, score))
 
 
-def choose_finalists(ranked: Sequence[Ranked]) -> list[Ranked]:
+def choose_finalists(ranked: Sequence[RankedTrial]) -> list[RankedTrial]:
     """The winner and those tied with it, at most ``MAX_FINALISTS``."""
     finished = [row for row in ranked if row.trial.state == "finished"]
     tied = [row for row in finished[1:] if row.is_tied]
@@ -81,8 +81,8 @@ def choose_finalists(ranked: Sequence[Ranked]) -> list[Ranked]:
 
 
 def choose_winner(
-    ranked: Sequence[Ranked], repeats: Sequence[Trial], metric: Metric
-) -> Ranked | None:
+    ranked: Sequence[RankedTrial], repeats: Sequence[Trial], metric: Metric
+) -> RankedTrial | None:
     """The first of the ranking; with repeats, the finalist with the best mean over them.
 
     The score that made a trial a finalist is left out of its mean: it was picked for being high.
@@ -99,7 +99,7 @@ def choose_winner(
     return next(iter(finalists.values()), None)
 
 
-def f1_by_phase(row: Ranked, phases: Sequence[str]) -> dict[str, float] | None:
+def f1_by_phase(row: RankedTrial, phases: Sequence[str]) -> dict[str, float] | None:
     """F1 of each phase that occurs in the validation windows."""
     if row.confusion is None:
         return None
@@ -108,7 +108,7 @@ def f1_by_phase(row: Ranked, phases: Sequence[str]) -> dict[str, float] | None:
     return {phase: float(scores[i]) for i, phase in enumerate(phases) if present[i]}
 
 
-def write_table(ranked: Sequence[Ranked], metric: Metric, names: Sequence[str]) -> bytes:
+def format_table(ranked: Sequence[RankedTrial], metric: Metric, names: Sequence[str]) -> bytes:
     """``trials.csv``: a line a trial, the best first."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -135,14 +135,16 @@ def write_table(ranked: Sequence[Ranked], metric: Metric, names: Sequence[str]) 
     return text.getvalue().encode()
 
 
-def _score(trial: Trial, metric: Metric) -> Ranked:
+def _score(trial: Trial, metric: Metric) -> RankedTrial:
     if not trial.history:
-        return Ranked(trial)
+        return RankedTrial(trial)
     best: Mapping[str, float] = best_record(trial.history)
-    return Ranked(trial, best[metric], int(best["epoch"]) + 1)
+    return RankedTrial(trial, best[metric], int(best["epoch"]) + 1)
 
 
-def _compare(row: Ranked, first: Ranked, resampled: Mapping[int, NDArray[np.float64]]) -> Ranked:
+def _compare(
+    row: RankedTrial, first: RankedTrial, resampled: Mapping[int, NDArray[np.float64]]
+) -> RankedTrial:
     own, winners = resampled.get(row.trial.number), resampled.get(first.trial.number)
     if own is None or winners is None:
         return row
@@ -155,7 +157,7 @@ def _compare(row: Ranked, first: Ranked, resampled: Mapping[int, NDArray[np.floa
     )
 
 
-def _counts_by_case(row: Ranked) -> NDArray[np.int64]:
+def _counts_by_case(row: RankedTrial) -> NDArray[np.int64]:
     """(C, K, K): the validation windows of each case at the trial's best epoch."""
     best = best_checkpoint(find_checkpoints(row.trial.run.checkpoints))
     counts = read_payload(best.file)["confusion_by_case"]

@@ -4,21 +4,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ophnet_ray.reports.search_report import SearchReport, TrialRecord, write_search_report
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory, Trial, best_record
-from ophnet_ray.tune.ranking import Ranked, f1_by_phase
-from ophnet_ray.reports.search_report import SearchReport, TrialRecord, write_search_report
-from ophnet_ray.tune.space import SearchSpace
+from ophnet_ray.tune.ranking import RankedTrial, f1_by_phase
 from ophnet_ray.tune.searcher import rate_importance
+from ophnet_ray.tune.space import SearchSpace
 
 
 def write_search_page(
     search: SearchDirectory,
     config: TuneConfig,
     space: SearchSpace,
-    ranked: Sequence[Ranked],
+    ranked: Sequence[RankedTrial],
     repeats: Sequence[Trial],
-    winner: Ranked,
+    winner: RankedTrial,
 ) -> None:
     """Write the page of a search that has a winner."""
     metric = config.search.metric
@@ -45,7 +45,7 @@ def write_search_page(
     )
 
 
-def describe_gain(ranked: Sequence[Ranked], winner: Ranked) -> str:
+def describe_gain(ranked: Sequence[RankedTrial], winner: RankedTrial) -> str:
     """What the search has gained over the run as the user had set it, which is trial 0."""
     first = next((row for row in ranked if row.trial.number == 0), None)
     if first is None or first.score is None or winner.score is None:
@@ -58,7 +58,7 @@ def describe_gain(ranked: Sequence[Ranked], winner: Ranked) -> str:
     return f"{gain}, 95 % interval over cases {first.gain.low:+.3f} to {first.gain.high:+.3f}"
 
 
-def _record(row: Ranked, phases: Sequence[str]) -> TrialRecord:
+def _record(row: RankedTrial, phases: Sequence[str]) -> TrialRecord:
     trial = row.trial
     if trial.state == "unfinished":
         raise ValueError(f"trial {trial.name} is not over")
@@ -83,7 +83,7 @@ def _repeat_row(trial: Trial, metric: str) -> Mapping[str, str | int | float]:
 
 
 def _notes(
-    ranked: Sequence[Ranked], repeats: Sequence[Trial], winner: Ranked, config: TuneConfig
+    ranked: Sequence[RankedTrial], repeats: Sequence[Trial], winner: RankedTrial, config: TuneConfig
 ) -> list[str]:
     """What a person should know before trusting the choice."""
     notes = []

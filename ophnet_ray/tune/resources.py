@@ -7,9 +7,9 @@ import ray
 
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
-from ophnet_ray.errors import UserError
 from ophnet_ray.distributed.cluster import Resources, plan_resources
 from ophnet_ray.distributed.environment import find_running_head
+from ophnet_ray.errors import UserError
 from ophnet_ray.tune.config import TuneConfig
 
 DRIVER_CPUS = 0.1

@@ -28,7 +28,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrialOutcome:
     """What came of a trial: its score after each epoch, none when it failed.
 
     ``is_stopped``: it was stopped before the last epoch.
@@ -86,7 +86,7 @@ class Suggestions:
         self.tell(number, settings, None)
         return settings
 
-    def tell(self, number: int, settings: Mapping[str, Any], outcome: Outcome | None) -> None:
+    def tell(self, number: int, settings: Mapping[str, Any], outcome: TrialOutcome | None) -> None:
         """Take note of a trial: what came of it, or None while it runs."""
         if self._grid is not None:
             return
@@ -143,7 +143,7 @@ def rate_importance(
     return {name: float(share) for name, share in shares.items()}
 
 
-def _state_of(outcome: Outcome | None) -> TrialState:
+def _state_of(outcome: TrialOutcome | None) -> TrialState:
     if outcome is None:
         return TrialState.RUNNING
     if not outcome.scores:

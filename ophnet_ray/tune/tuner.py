@@ -19,9 +19,10 @@ from ray.tune.search import Searcher
 
 from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.console import log_to
+from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.train.fitting import fit_run
-from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.train.worker_config import TrainLoopConfig
 from ophnet_ray.tune.config import Metric, SearchConfig
 from ophnet_ray.tune.directory import (
     SearchDirectory,
@@ -32,9 +33,8 @@ from ophnet_ray.tune.directory import (
     outcome_of,
     read_trial,
 )
-from ophnet_ray.tune.searcher import Suggestions
-from ophnet_ray.train.worker_config import TrainLoopConfig
 from ophnet_ray.tune.resources import DRIVER_CPUS, TrialPlan
+from ophnet_ray.tune.searcher import Suggestions
 
 REDUCTION_FACTOR = 3
 """Of ASHA: at each rung the best third goes on."""
@@ -57,7 +57,7 @@ class TrialSetup:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class TrialTask:
     """A trial to be run; ``seed`` for the repeat of a finalist."""
 
     number: int
@@ -90,7 +90,7 @@ def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
     manifest = setup.manifests[config.windows]
     loop = TrainLoopConfig(config, manifest, setup.plan.resources, run, setup.data_hash)
     try:
-        fit_run(loop, [_TellTune(report)])
+        fit_run(loop, [_ReportToTune(report)])
     except (TrainingError, UserError) as error:
         end_trial(run, "failed", len(run.read_metrics()), str(error))
         raise
@@ -150,7 +150,7 @@ class TrialQueue(Searcher):
     def __init__(
         self,
         setup: TrialSetup,
-        tasks: Sequence[Task],
+        tasks: Sequence[TrialTask],
         next_number: int = 0,
         num_trials: int = 0,
         suggestions: Suggestions | None = None,
@@ -158,14 +158,14 @@ class TrialQueue(Searcher):
         super().__init__(metric=SCORE, mode="max")
         self._setup, self._waiting, self._suggestions = setup, list(tasks), suggestions
         self._next_number, self._num_trials = next_number, num_trials
-        self._running: dict[str, Task] = {}
+        self._running: dict[str, TrialTask] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial, or that there is none."""
         if self._waiting:
             task = self._waiting.pop(0)
         elif self._suggestions is not None and self._next_number < self._num_trials:
-            task = Task(self._next_number, self._suggestions.suggest(self._next_number))
+            task = TrialTask(self._next_number, self._suggestions.suggest(self._next_number))
             self._next_number += 1
         else:
             return Searcher.FINISHED
@@ -252,7 +252,7 @@ class _Report:
         return {EPOCHS: len(self._history), SCORE: best_record(self._history)[self._metric]}
 
 
-class _TellTune(TuneReportCallback):
+class _ReportToTune(TuneReportCallback):
     """Pass what the first train worker reports on to Tune, with the score."""
 
     def __init__(self, report: _Report) -> None:

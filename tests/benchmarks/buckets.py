@@ -17,11 +17,11 @@ from urllib.request import urlopen
 
 import boto3
 
+from ophnet_ray.data.cache.shards import fetch_shards
+from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.storage.files import upload
 from ophnet_ray.storage.filesystems import filesystem_of
 from ophnet_ray.storage.paths import bucket_path, join
-from ophnet_ray.data.manifest import Manifest
-from ophnet_ray.data.cache.shards import fetch_shards
-from ophnet_ray.storage.files import upload
 from tests.benchmarks.reading import BLOCK_BYTES, BLOCKS, product_loader, write_cache
 from tests.benchmarks.table import Figure
 
@@ -79,7 +79,7 @@ def _figures(
 def _endpoint() -> Iterator[tuple[str, Callable[[str], dict[str, int]]]]:
     """A bucket on loopback, and a way to ask what it has sent."""
     os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
-    script = Path(__file__).parents[1] / "bucket_server.py"
+    script = Path(__file__).parents[1] / "helpers" / "bucket_server.py"
     server = subprocess.Popen(
         [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

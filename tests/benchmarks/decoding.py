@@ -13,13 +13,13 @@ import av
 import cv2
 import numpy as np
 
-from ophnet_ray.data.video import index as video_index
-from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.config import WindowConfig
+from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
+from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.loader import read_window
-from ophnet_ray.data.manifest import Item
+from ophnet_ray.data.manifest import ManifestItem
+from ophnet_ray.data.video import index as video_index
 from ophnet_ray.data.video.decoder import read_video_index
 from ophnet_ray.data.windows import cut_windows, plan_blocks, plan_runs
 from tests.benchmarks.footage import (
@@ -83,7 +83,7 @@ def count_decoded_frames(path: Path, segments: Sequence[Segment], windows: Windo
             wanted += range(inside.start + run.start, inside.start + run.stop)
     frames = 0
     reached = 0
-    for stretch in video_index.plan_stretches(index, np.unique(wanted)):
+    for stretch in video_index.plan_spans(index, np.unique(wanted)):
         if stretch.key is not None:
             reached = int(np.searchsorted(index.pts, index.key_pts[stretch.key]))
         frames += int(stretch.wanted[-1]) + 1 - reached
@@ -169,7 +169,7 @@ def compare_with_exact_mean(folder: Path) -> list[Figure]:
             ]
         worst = 0.0
         for i, segment in enumerate(segments):
-            item = Item(segment, 0, filled.entries[segment.segment_id])
+            item = ManifestItem(segment, 0, filled.entries[segment.segment_id])
             worst = max(worst, _largest_difference(item, frames[64 * i : 64 * (i + 1)]))
         shutil.rmtree(cache)
         figures.append(
@@ -178,7 +178,7 @@ def compare_with_exact_mean(folder: Path) -> list[Figure]:
     return figures
 
 
-def _largest_difference(item: Item, frames: list[Any]) -> float:
+def _largest_difference(item: ManifestItem, frames: list[Any]) -> float:
     starts = [block.start for block in plan_blocks(plan_runs(len(frames), HEAD), HEAD.stride)]
     ours = np.empty((HEAD.image_size, HEAD.image_size, 3), dtype=np.uint8)
     worst = 0.0

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.config import WindowConfig
+from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
+from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.loader import WindowLoader
 from ophnet_ray.data.manifest import build_manifest
 from ophnet_ray.data.samplers import TrainingSampler

@@ -21,16 +21,16 @@ from ray.train import DataConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from torch.utils.data import DataLoader, RandomSampler
 
-from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.config import Config, WindowConfig
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.shards import DecodedSegment, write_shard
 from ophnet_ray.data.datasets import OphNetSurgicalDataset
 from ophnet_ray.data.loader import WindowLoader
-from ophnet_ray.data.manifest import Item, Manifest
-from ophnet_ray.distributed.cluster import connect
+from ophnet_ray.data.manifest import Manifest, ManifestItem
 from ophnet_ray.data.samplers import TrainingSampler
-from ophnet_ray.data.cache.shards import DecodedSegment, write_shard
+from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.data.windows import mean_of_blocks
+from ophnet_ray.distributed.cluster import connect
 from tests.benchmarks.footage import draw_clips
 from tests.benchmarks.table import Figure
 
@@ -46,7 +46,7 @@ def write_cache(folder: Path, num_segments: int = NUM_SEGMENTS) -> Manifest:
     rng = np.random.default_rng(0)
     shape = (BLOCKS, WINDOWS.image_size, WINDOWS.image_size, 3)
     noise = rng.integers(0, 256, shape, dtype=np.uint8)
-    items: list[Item] = []
+    items: list[ManifestItem] = []
     for first in range(0, num_segments, SEGMENTS_A_SHARD):
         rows = []
         for i in range(first, min(first + SEGMENTS_A_SHARD, num_segments)):
@@ -54,7 +54,9 @@ def write_cache(folder: Path, num_segments: int = NUM_SEGMENTS) -> Manifest:
             rows.append(DecodedSegment(f"{i:032x}", "v", SegmentBlocks(pixels, (4, 4))))
         entries = write_shard(folder, rows, WINDOWS)
         for i, entry in enumerate(entries, start=first):
-            items.append(Item(Segment(f"s{i}", f"c{i}", "v", 0.0, 1.0, "a", "train"), 0, entry))
+            items.append(
+                ManifestItem(Segment(f"s{i}", f"c{i}", "v", 0.0, 1.0, "a", "train"), 0, entry)
+            )
     return Manifest(("a",), WINDOWS, tuple(items))
 
 
@@ -81,7 +83,9 @@ def product(loader: WindowLoader) -> int:
     return windows
 
 
-def bare_loop(loader: WindowLoader, fetch: Callable[[Item, int, int], NDArray[np.uint8]]) -> int:
+def bare_loop(
+    loader: WindowLoader, fetch: Callable[[ManifestItem, int, int], NDArray[np.uint8]]
+) -> int:
     """Rival (d): one thread, a loop over the same windows, nothing else."""
     shape = (BATCH_SIZE, WINDOWS.image_size, WINDOWS.image_size, 3)
     items, windows = loader._items, 0
@@ -98,11 +102,11 @@ def bare_loop(loader: WindowLoader, fetch: Callable[[Item, int, int], NDArray[np
 class Memmaps:
     """Blocks through memory maps that stay open."""
 
-    def __init__(self, items: tuple[Item, ...]) -> None:
+    def __init__(self, items: tuple[ManifestItem, ...]) -> None:
         self.maps = {item.entry.path: np.memmap(item.entry.path, mode="r") for item in items}
         self.scratch = np.empty((2, WINDOWS.image_size, WINDOWS.image_size, 3), dtype=np.uint8)
 
-    def fetch(self, item: Item, first: int, count: int) -> NDArray[np.uint8]:
+    def fetch(self, item: ManifestItem, first: int, count: int) -> NDArray[np.uint8]:
         """A copy of the blocks."""
         start = item.entry.offset + first * BLOCK_BYTES
         data = self.maps[item.entry.path][start : start + count * BLOCK_BYTES]
@@ -113,11 +117,11 @@ class Memmaps:
 class Positions:
     """Blocks by positional reads from files that stay open."""
 
-    def __init__(self, items: tuple[Item, ...]) -> None:
+    def __init__(self, items: tuple[ManifestItem, ...]) -> None:
         self.files = {path: os.open(path, os.O_RDONLY) for path in {i.entry.path for i in items}}
         self.scratch = np.empty((2, WINDOWS.image_size, WINDOWS.image_size, 3), dtype=np.uint8)
 
-    def fetch(self, item: Item, first: int, count: int) -> NDArray[np.uint8]:
+    def fetch(self, item: ManifestItem, first: int, count: int) -> NDArray[np.uint8]:
         """The blocks, in memory that the next call uses again."""
         blocks = self.scratch[:count]
         position = item.entry.offset + first * BLOCK_BYTES

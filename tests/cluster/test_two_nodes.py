@@ -9,8 +9,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import Bucket, write_color_dataset
-from lab import ADDRESSES, ROOT, Lab, find_obstacle
+
+from tests.cluster.lab import ADDRESSES, ROOT, Lab, find_obstacle
+from tests.helpers.bucket import Bucket
+from tests.helpers.videos import write_color_dataset
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from doors import find_open, knock
+
+from tests.cluster.doors import find_open, knock
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -10,10 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
-from ophnet_ray.storage.filesystems import StorageError
-from ophnet_ray.errors import UserError
-from ophnet_ray.storage.paths import join, name_of
 from ophnet_ray.data.cache.shards import ShardIndex, parse_shard_index
+from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import (
     check_writable,
     delete_file,
@@ -22,6 +20,8 @@ from ophnet_ray.storage.files import (
     upload,
     write_bytes,
 )
+from ophnet_ray.storage.filesystems import StorageError
+from ophnet_ray.storage.paths import join, name_of
 
 INDEX_THREADS = 16
 MARK_AGE_NS = 86_400 * 10**9

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.cache.store import SHARD_BYTES, BlockCache, Decoded
-from ophnet_ray.data.cache.shards import Entry
+from ophnet_ray.data.cache.shards import CacheEntry
+from ophnet_ray.data.cache.store import SHARD_BYTES, BlockCache, DecodeResult
 
 TASKS_PER_WORKER = 4
 MAX_TASK_SEGMENTS = 64
@@ -37,12 +37,12 @@ class FillResult:
     that this run decoded itself; another one may have helped.
     """
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, CacheEntry]
     missing_videos: int
     decoded_videos: int
 
 
-DecodeAll = Callable[[BlockCache, list[DecodeTask]], Iterator[Decoded]]
+DecodeAll = Callable[[BlockCache, list[DecodeTask]], Iterator[DecodeResult]]
 """Runs decode tasks in parallel, in any order."""
 
 
@@ -129,27 +129,27 @@ def _cut_evenly(rows: DecodeTask, most: int) -> Iterator[DecodeTask]:
 def decode_in_threads(num_workers: int) -> DecodeAll:
     """Decode in this process: the codec and numpy release the interpreter."""
 
-    def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[Decoded]:
+    def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[DecodeResult]:
         with ThreadPoolExecutor(num_workers, thread_name_prefix="decode") as pool:
             yield from pool.map(lambda task: decode_task(cache, task), tasks)
 
     return decode_all
 
 
-def decode_task(cache: BlockCache, task: DecodeTask) -> Decoded:
+def decode_task(cache: BlockCache, task: DecodeTask) -> DecodeResult:
     """Bring one task's segments into the cache, sharing the work with runs that do the same.
 
     What another run is decoding at this moment is left to it and waited for; should that run be
     killed, it is decoded here after all.
     """
     pending = {key: segment for segment, key in task}
-    done = Decoded()
+    done = DecodeResult()
     while pending:
         videos: dict[str, list[str]] = {}
         for key, segment in pending.items():
             videos.setdefault(segment.video, []).append(key)
         with cache.claims.take_free(videos.values()) as free:
-            done += Decoded(tuple(cache.find_new(pending).values()))
+            done += DecodeResult(tuple(cache.find_new(pending).values()))
             missing = free - {entry.key for entry in done.entries}
             todo = [key for key in pending if key in missing]
             done += cache.decode([pending[key] for key in todo], todo)

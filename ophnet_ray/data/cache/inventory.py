@@ -6,13 +6,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ophnet_ray.data.cache.store import FORMAT_VERSION, LOCK_FILE, lock_cache
 from ophnet_ray.data.cache.bucket import CacheBucket
+from ophnet_ray.data.cache.shards import ShardIndex, read_shard_index
+from ophnet_ray.data.cache.store import FORMAT_VERSION, LOCK_FILE, lock_cache
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.files import check_readable, delete_file, list_files
 from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.paths import join
-from ophnet_ray.data.cache.shards import ShardIndex, read_shard_index
-from ophnet_ray.storage.files import check_readable, delete_file, list_files
 
 SECONDS_A_DAY = 86_400.0
 MIN_BUCKET_DAYS = 3

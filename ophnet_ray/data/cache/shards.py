@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ophnet_ray.storage.atomic import open_atomically, write_atomically
-from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.config import WindowConfig
+from ophnet_ray.data.video.blocks import SegmentBlocks
+from ophnet_ray.storage.atomic import open_atomically, write_atomically
 from ophnet_ray.storage.local_copies import fetch_once
 from ophnet_ray.storage.paths import join, name_of, parent_of
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CacheEntry:
     """What the cache knows of one segment.
 
     ``run_lengths`` are the blocks of each run of consecutive frames; the blocks lie one after the
@@ -68,12 +68,12 @@ class ShardIndex:
     shard: Path
     windows: dict[str, Any]
     videos: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[CacheEntry, ...]
 
 
 def write_shard(
     folder: Path, rows: Iterable[DecodedSegment], windows: WindowConfig
-) -> tuple[Entry, ...]:
+) -> tuple[CacheEntry, ...]:
     """Write blocks and index; the same segments in the same layout get the same name.
 
     Memory: one row, if ``rows`` makes them as it goes.
@@ -81,7 +81,7 @@ def write_shard(
     Raises:
         OSError: E.g. the disk is full; nothing of the shard can be found then.
     """
-    written: list[Entry] = []
+    written: list[CacheEntry] = []
     lasting: list[bool] = []
     videos: set[str] = set()
 
@@ -97,8 +97,10 @@ def write_shard(
             blocks = row.blocks
             if blocks.pixels:
                 writer.write_batch(_record_batch(row, schema))
-            written.append(Entry(row.key, "", 0, blocks.run_lengths, blocks.reason, blocks.was_cut))
-            lasting.append(blocks.is_lasting)
+            written.append(
+                CacheEntry(row.key, "", 0, blocks.run_lengths, blocks.reason, blocks.was_cut)
+            )
+            lasting.append(blocks.is_permanent)
             videos.add(row.video)
     shard = folder / shard_name()
     offsets = _offsets_of_batches(shard)
@@ -112,8 +114,8 @@ def write_shard(
         "videos": sorted(videos),
         "entries": [
             {**asdict(entry), "path": shard.name, "source": ""}
-            for entry, is_lasting in zip(entries, lasting, strict=True)
-            if is_lasting
+            for entry, is_permanent in zip(entries, lasting, strict=True)
+            if is_permanent
         ],
     }
     write_atomically(shard.with_suffix(".json"), json.dumps(index).encode())
@@ -149,14 +151,14 @@ def parse_shard_index(
         entries = []
         for fields in index["entries"]:
             place = {"path": str(shard), "run_lengths": tuple(fields["run_lengths"])}
-            entries.append(Entry(**{**fields, **place, "source": source}))
+            entries.append(CacheEntry(**{**fields, **place, "source": source}))
         return ShardIndex(shard, index["windows"], tuple(index["videos"]), tuple(entries))
     except (ValueError, KeyError, TypeError) as error:
         logger.warning("%s cannot be used (%r); its segments are decoded anew", shard, error)
         return None
 
 
-def fetch_shards(entries: Iterable[Entry], first: int = 0) -> None:
+def fetch_shards(entries: Iterable[CacheEntry], first: int = 0) -> None:
     """Fetch from the bucket the shards that this machine does not have yet.
 
     Processes of one machine that begin at different places share the work; ``read_blocks`` fetches
@@ -187,7 +189,7 @@ def _fetch_shard(path: str, source: str) -> None:
     fetch_once(join(parent, Path(name).with_suffix(".json").name), shard.with_suffix(".json"))
 
 
-def read_blocks(entry: Entry, first: int, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def read_blocks(entry: CacheEntry, first: int, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Read blocks ``[first, first + len(out))`` of a segment by position.
 
     The file is opened for each read: a run may have more shards than a process may have open
@@ -219,7 +221,7 @@ def read_blocks(entry: Entry, first: int, out: NDArray[np.uint8]) -> NDArray[np.
     return out
 
 
-def _open_shard(entry: Entry) -> int:
+def _open_shard(entry: CacheEntry) -> int:
     try:
         return os.open(entry.path, os.O_RDONLY)
     except FileNotFoundError:

@@ -14,23 +14,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.video.blocks import RESIZE_FILTER, decode_segments
-from ophnet_ray.data.cache.bucket import CacheBucket
-from ophnet_ray.storage.locks import Claims, open_for_lock
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.errors import UserError
-from ophnet_ray.storage.local_copies import local_folder
-from ophnet_ray.storage.paths import absolute, is_remote, join, plain_uri
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.bucket import CacheBucket
 from ophnet_ray.data.cache.shards import (
+    CacheEntry,
     DecodedSegment,
-    Entry,
     ShardIndex,
     read_shard_index,
     write_shard,
 )
-from ophnet_ray.storage.files import stat_files
+from ophnet_ray.data.video.blocks import RESIZE_FILTER, decode_segments
 from ophnet_ray.data.windows import run_frames
+from ophnet_ray.errors import UserError
+from ophnet_ray.storage.files import stat_files
+from ophnet_ray.storage.local_copies import local_folder
+from ophnet_ray.storage.locks import NamedLocks, open_for_lock
+from ophnet_ray.storage.paths import absolute, is_remote, join, plain_uri
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +41,16 @@ SHARD_BYTES = 32_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class DecodeResult:
     """What was decoded: the segments, from which videos, into how many blocks."""
 
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[CacheEntry, ...] = ()
     videos: frozenset[str] = frozenset()
     num_blocks: int = 0
 
-    def __add__(self, other: "Decoded") -> "Decoded":
+    def __add__(self, other: "DecodeResult") -> "DecodeResult":
         """What both have decoded."""
-        return Decoded(
+        return DecodeResult(
             self.entries + other.entries,
             self.videos | other.videos,
             self.num_blocks + other.num_blocks,
@@ -98,7 +98,7 @@ class BlockCache:
 
     def _make_folders(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.claims = Claims(self.folder / "claims")
+        self.claims = NamedLocks(self.folder / "claims")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process, perhaps on a machine that has nothing of the cache yet."""
@@ -122,18 +122,18 @@ class BlockCache:
             keys.append(hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
         return keys
 
-    def find(self, keys: Iterable[str]) -> dict[str, Entry]:
+    def find(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
         """The entries that are there, by key."""
         return self._find(keys, written_since_ns=0)
 
-    def find_new(self, keys: Iterable[str]) -> dict[str, Entry]:
+    def find_new(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
         """Those that were written, by whatever run, since this object was made, or just before."""
         # an index appears a moment after the time that it bears
         return self._find(keys, written_since_ns=self._opened_ns - 60 * 10**9)
 
-    def _find(self, keys: Iterable[str], written_since_ns: int) -> dict[str, Entry]:
+    def _find(self, keys: Iterable[str], written_since_ns: int) -> dict[str, CacheEntry]:
         wanted = set(keys)
-        found: dict[str, Entry] = {}
+        found: dict[str, CacheEntry] = {}
         for index in self._read_indexes(written_since_ns):
             found |= {entry.key: entry for entry in index.entries if entry.key in wanted}
         return found
@@ -157,7 +157,7 @@ class BlockCache:
             if index is not None:
                 yield index
 
-    def decode(self, segments: Sequence[Segment], keys: Sequence[str]) -> Decoded:
+    def decode(self, segments: Sequence[Segment], keys: Sequence[str]) -> DecodeResult:
         """Decode segments, each of their videos in one pass, and write them as shards.
 
         Memory: see ``decode_segments``; neither the number of segments nor the length of the videos
@@ -167,7 +167,7 @@ class BlockCache:
             UserError: The shards cannot be written.
         """
         rows = self._decode_rows(segments, keys)
-        decoded = Decoded()
+        decoded = DecodeResult()
         for first in rows:
             decoded += self._write(first, rows)
         return decoded
@@ -180,7 +180,7 @@ class BlockCache:
             for place, blocks in decode_segments(video, [s for s, _ in chosen], self.windows):
                 yield DecodedSegment(chosen[place][1], video, blocks)
 
-    def _write(self, first: DecodedSegment, rows: Iterator[DecodedSegment]) -> Decoded:
+    def _write(self, first: DecodedSegment, rows: Iterator[DecodedSegment]) -> DecodeResult:
         """Write a shard of the first row and as many of the others as fill it."""
         videos: set[str] = set()
         num_blocks = 0
@@ -204,9 +204,9 @@ class BlockCache:
         if self._bucket is not None:
             source = self._bucket.upload(Path(entries[0].path))
             entries = tuple(replace(entry, source=source) for entry in entries)
-        return Decoded(entries, frozenset(videos), num_blocks)
+        return DecodeResult(entries, frozenset(videos), num_blocks)
 
-    def mark_used(self, entries: Iterable[Entry]) -> None:
+    def mark_used(self, entries: Iterable[CacheEntry]) -> None:
         """Note on the shards that a run needs them today: a shard's own time tells its last use."""
         used = list(entries)
         if self._bucket is not None:

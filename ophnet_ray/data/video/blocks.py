@@ -8,11 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.video.kernels import Bands, plan_bands, resize_mean
-from ophnet_ray.data.video.planes import Picture, add_pair
-from ophnet_ray.data.video.index import VideoIndex
+from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.video.decoder import (
     Frame,
     VideoError,
@@ -21,6 +18,9 @@ from ophnet_ray.data.video.decoder import (
     open_video,
     read_video_index,
 )
+from ophnet_ray.data.video.index import VideoIndex
+from ophnet_ray.data.video.kernels import RowBands, plan_bands, resize_mean
+from ophnet_ray.data.video.planes import Picture, add_pair
 from ophnet_ray.data.windows import plan_blocks, plan_runs
 
 RESIZE_FILTER = "area"
@@ -31,7 +31,7 @@ class SegmentBlocks:
     """The decoded blocks of one segment, or the reason why it cannot be read.
 
     ``pixels``: uint8 RGB (S, S, 3) each; ``run_lengths``: blocks of each run of consecutive
-    frames; ``was_cut``: the annotation goes on past the end of the video; ``is_lasting``: the
+    frames; ``was_cut``: the annotation goes on past the end of the video; ``is_permanent``: the
     reason lies in the file, not in the moment.
     """
 
@@ -39,7 +39,7 @@ class SegmentBlocks:
     run_lengths: tuple[int, ...] = ()
     was_cut: bool = False
     reason: str = ""
-    is_lasting: bool = True
+    is_permanent: bool = True
 
 
 def decode_segments(
@@ -63,7 +63,7 @@ def decode_segments(
     except VideoError as error:
         for place in range(len(segments)):
             if place not in done:
-                yield place, SegmentBlocks(reason=str(error), is_lasting=error.is_lasting)
+                yield place, SegmentBlocks(reason=str(error), is_permanent=error.is_permanent)
 
 
 def _decode(
@@ -136,7 +136,7 @@ class _Sum:
     """The frames of a block so far; the one that is held may be the decoder's own memory."""
 
     total: NDArray[np.uint16]
-    bands: Bands
+    bands: RowBands
     count: int = 0
     _held: Picture | None = None
 

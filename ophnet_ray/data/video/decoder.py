@@ -17,9 +17,9 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from ophnet_ray.data.video.index import VideoIndex, plan_spans
 from ophnet_ray.data.video.planes import Picture, RgbPicture, Yuv420Picture, yuv_factors
 from ophnet_ray.storage.range_reader import RangeReader, open_source
-from ophnet_ray.data.video.index import VideoIndex, plan_stretches
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +37,13 @@ _OPEN_OPTIONS = {
 class VideoError(Exception):
     """A video, or a part of it, cannot be read; ``str(error)`` is the reason in one line.
 
-    ``is_lasting`` tells what the file holds from what may be otherwise the next time: no
+    ``is_permanent`` tells what the file holds from what may be otherwise the next time: no
     permission, too many open files, storage that does not answer.
     """
 
-    def __init__(self, reason: str, *, is_lasting: bool = True) -> None:
+    def __init__(self, reason: str, *, is_permanent: bool = True) -> None:
         super().__init__(reason)
-        self.is_lasting = is_lasting
+        self.is_permanent = is_permanent
 
 
 # Decoders that answer a packet before the next one; dav1d, for one, works on several at a time.
@@ -85,7 +85,7 @@ def open_video(path: str | Path) -> Iterator[VideoSource]:
         try:
             source = opened.enter_context(open_source(path))
         except OSError as error:
-            raise VideoError(f"cannot be opened ({error})", is_lasting=False) from error
+            raise VideoError(f"cannot be opened ({error})", is_permanent=False) from error
         yield source
 
 
@@ -139,7 +139,7 @@ def decode_frames(
     """
     if not len(wanted):
         return
-    stretches = plan_stretches(index, wanted)
+    stretches = plan_spans(index, wanted)
     pictures = _Pictures()
     with _open(path) as container:
         for i, stretch in enumerate(stretches):
@@ -296,7 +296,7 @@ def _decode_sound(
 def _reading_error(what: str, error: av.FFmpegError | OSError) -> VideoError:
     # FFmpeg's own errors about content are ValueErrors, those of the system are OSErrors
     reason = error.strerror or str(error)
-    return VideoError(f"cannot be {what} ({reason})", is_lasting=not isinstance(error, OSError))
+    return VideoError(f"cannot be {what} ({reason})", is_permanent=not isinstance(error, OSError))
 
 
 def _open(path: VideoSource) -> InputContainer:

@@ -35,7 +35,7 @@ class VideoIndex:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class DecodeSpan:
     """Frames that are decoded without a jump between them.
 
     ``key``: place in ``VideoIndex.key_pts`` of the frame to jump to, None to go on from where the
@@ -46,7 +46,7 @@ class Stretch:
     wanted: NDArray[np.int64]
 
 
-def plan_stretches(index: VideoIndex, wanted: NDArray[np.int64]) -> list[Stretch]:
+def plan_spans(index: VideoIndex, wanted: NDArray[np.int64]) -> list[DecodeSpan]:
     """Where to jump: over at least ``MIN_JUMP_FRAMES`` frames that need not be decoded."""
     # the key frame at or before each wanted frame, -1 for none
     key = np.searchsorted(index.key_pts, index.pts[wanted], side="right") - 1
@@ -56,6 +56,6 @@ def plan_stretches(index: VideoIndex, wanted: NDArray[np.int64]) -> list[Stretch
     starts = np.flatnonzero(is_jump)
     bounds = [0, *(int(i) for i in starts if i), len(wanted)]
     return [
-        Stretch(int(key[first]) if is_jump[first] else None, wanted[first:last])
+        DecodeSpan(int(key[first]) if is_jump[first] else None, wanted[first:last])
         for first, last in itertools.pairwise(bounds)
     ]

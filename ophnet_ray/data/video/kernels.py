@@ -21,7 +21,7 @@ Planes = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
-class Bands:
+class RowBands:
     """How the rows of a frame are grouped, and how groups and columns make up its mean.
 
     A band is the consecutive rows that are added into one row of the sum: one row of the mean
@@ -57,7 +57,7 @@ class Bands:
 
 
 @lru_cache(maxsize=16)
-def plan_bands(shape: tuple[int, int], size: int, most_frames: int) -> Bands:
+def plan_bands(shape: tuple[int, int], size: int, most_frames: int) -> RowBands:
     """Plan the sum of up to ``most_frames`` frames, so that none of its values overflows.
 
     Args:
@@ -83,7 +83,7 @@ def plan_bands(shape: tuple[int, int], size: int, most_frames: int) -> Bands:
     edges = np.array([*starts, height])
     rows = np.repeat(np.arange(len(starts), dtype=np.int32), np.diff(edges))
     columns = np.arange(width + 1)
-    return Bands(shape, size, rows, _share_out(edges, size), _share_out(columns, size))
+    return RowBands(shape, size, rows, _share_out(edges, size), _share_out(columns, size))
 
 
 def _share_out(edges: NDArray[np.int64], size: int) -> Shares:
@@ -188,7 +188,7 @@ def add_rgb(total: NDArray[np.uint16], rows: NDArray[np.int32], pixels: NDArray[
             total[2, to, x] += uint16(pixels[row, x, 2])
 
 
-def resize_mean(total: NDArray[np.uint16], bands: Bands, count: int) -> NDArray[np.uint8]:
+def resize_mean(total: NDArray[np.uint16], bands: RowBands, count: int) -> NDArray[np.uint8]:
     """The sum of ``count`` frames → their mean at the size of ``bands``, rounded half up.
 
     Each pixel is the mean of the area that it covers (OpenCV's ``INTER_AREA``).

@@ -4,8 +4,6 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from ophnet_ray.errors import UserError
-from ophnet_ray.models.network import SurgicalPhaseClassificationModel, probe_backbone
 from ophnet_ray.data.preprocessing import (
     augment_images,
     extract_masks,
@@ -13,6 +11,8 @@ from ophnet_ray.data.preprocessing import (
     shift_images,
     to_unit,
 )
+from ophnet_ray.errors import UserError
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel, probe_backbone
 
 pytestmark = pytest.mark.unit
 

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import flags_of, tiny_config, write_color_dataset
 
 from ophnet_ray.console import Console
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.train.driver import train
+from tests.helpers.runs import flags_of, tiny_config
+from tests.helpers.videos import write_color_dataset
 
 pytestmark = pytest.mark.integration
 
-TRAIN = Path(__file__).parents[1] / "train.py"
+TRAIN = Path(__file__).parents[2] / "train.py"
 
 
 def run(config):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from ophnet_ray.metrics.bootstrap import Interval
-from ophnet_ray.models.checkpoints import PAYLOAD_KEY, commit_checkpoint, temporary_file
 from ophnet_ray.config import Config
 from ophnet_ray.errors import UserError
+from ophnet_ray.metrics.bootstrap import Interval
 from ophnet_ray.metrics.classification import macro_f1_present
+from ophnet_ray.models.checkpoints import PAYLOAD_KEY, commit_checkpoint, temporary_file
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.directory import (
     SearchDirectory,
@@ -20,8 +20,8 @@ from ophnet_ray.tune.directory import (
     running_scores,
 )
 from ophnet_ray.tune.ranking import choose_winner, difference_interval, rank_trials
+from ophnet_ray.tune.searcher import Suggestions, TrialOutcome, rate_importance
 from ophnet_ray.tune.space import Choice, Range, parse_search_space
-from ophnet_ray.tune.searcher import Outcome, Suggestions, rate_importance
 
 pytestmark = pytest.mark.unit
 
@@ -92,7 +92,7 @@ def search_from(past, searcher="optuna", num_samples=16):
         settings = suggestions.suggest(number)
         is_stopped = number % 3 == 2
         scores = scores_of(settings)
-        outcome = Outcome(scores[:2] if is_stopped else scores, is_stopped)
+        outcome = TrialOutcome(scores[:2] if is_stopped else scores, is_stopped)
         suggestions.tell(number, settings, outcome)
         trials.append((settings, outcome))
     return trials

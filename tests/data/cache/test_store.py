@@ -9,15 +9,15 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import grey_frames, write_video
 
-from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.errors import UserError
+from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.shards import read_blocks
+from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.windows import cut_windows, mean_of_blocks, plan_blocks, plan_runs
+from ophnet_ray.errors import UserError
+from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
 

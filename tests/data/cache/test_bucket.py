@@ -9,20 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import grey_frames, write_video
 
-from ophnet_ray.data.annotations import Segment, find_missing_videos, read_annotations
-from ophnet_ray.data.video.blocks import decode_segments
-from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
-from ophnet_ray.data.cache.inventory import BucketInventory
 from ophnet_ray.config import Config, WindowConfig, read_config
-from ophnet_ray.errors import UserError
+from ophnet_ray.data.annotations import Segment, find_missing_videos, read_annotations
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
-from ophnet_ray.storage.paths import absolute, join, name_of, parent_of, stem_of
-from ophnet_ray.models.network import SurgicalPhaseClassificationModel
-from ophnet_ray.inference.prediction_folder import find_videos
-from ophnet_ray.storage.range_reader import PART_BYTES, RangeReader
+from ophnet_ray.data.cache.inventory import BucketInventory
 from ophnet_ray.data.cache.shards import fetch_shards, read_blocks
+from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
+from ophnet_ray.data.video.blocks import decode_segments
+from ophnet_ray.data.video.decoder import VideoError
+from ophnet_ray.errors import UserError
+from ophnet_ray.inference.prediction_folder import find_videos
+from ophnet_ray.inference.predictor import local_copy
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.storage.files import (
     check_readable,
     check_writable,
@@ -32,8 +31,9 @@ from ophnet_ray.storage.files import (
     upload,
     write_bytes,
 )
-from ophnet_ray.inference.predictor import local_copy
-from ophnet_ray.data.video.decoder import VideoError
+from ophnet_ray.storage.paths import absolute, join, name_of, parent_of, stem_of
+from ophnet_ray.storage.range_reader import PART_BYTES, RangeReader
+from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
 
@@ -116,7 +116,7 @@ def test_no_flag_and_no_row_takes_a_secret(tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[3],
         )
         assert done.returncode == 2, command
         assert "credentials do not belong" in done.stderr
@@ -189,11 +189,11 @@ def test_a_video_in_a_bucket_is_read_as_from_disk_and_travels_once(bucket, video
 
 def test_what_is_no_video_or_gone_is_a_reason_not_an_error(bucket):
     write_bytes(bucket.uri("videos/broken.mp4"), b"broken")
-    for name, is_lasting in (("broken", True), ("gone", False)):
+    for name, is_permanent in (("broken", True), ("gone", False)):
         segment = Segment("s", "c", bucket.uri(f"videos/{name}.mp4"), 0.0, 1.0, "a")
         ((_, blocks),) = decode_segments(segment.video, [segment], WINDOWS)
         assert "cannot be opened" in blocks.reason
-        assert blocks.is_lasting == is_lasting
+        assert blocks.is_permanent == is_permanent
 
 
 def test_a_table_and_its_videos_are_found_by_one_listing_a_folder(bucket, videos):
@@ -267,7 +267,7 @@ def test_a_shard_that_is_not_whole_in_the_bucket_is_decoded_anew(bucket, videos,
 
 FILL = """
 import sys
-from test_buckets import WINDOWS, BlockCache, fill, segments_of
+from tests.data.cache.test_bucket import WINDOWS, BlockCache, fill, segments_of
 print("ready", flush=True)
 sys.stdin.readline()
 filled = fill(BlockCache(sys.argv[1], WINDOWS, sys.argv[2]), segments_of(sys.argv[3]))
@@ -285,7 +285,7 @@ def test_two_first_runs_at_once_share_the_work(bucket, videos, tmp_path, machine
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).parent,
+            cwd=Path(__file__).parents[3],
         )
         for i in range(2)
     ]

@@ -11,6 +11,10 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
+from ophnet_ray.cli.arguments import parse_config
+from ophnet_ray.config import Config, dump_config, read_config
+from ophnet_ray.errors import UserError
+from ophnet_ray.metrics.classification import accuracy, confusion_counts, macro_f1_present
 from ophnet_ray.models.checkpoints import (
     best_checkpoint,
     commit_checkpoint,
@@ -18,17 +22,13 @@ from ophnet_ray.models.checkpoints import (
     prune_checkpoints,
     temporary_file,
 )
+from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.losses import (
     balance_phases,
     calculate_class_weights,
     scheme_weights,
     unit_mean,
 )
-from ophnet_ray.cli.arguments import parse_config
-from ophnet_ray.config import Config, dump_config, read_config
-from ophnet_ray.errors import UserError
-from ophnet_ray.models.lightning_module import SurgicalPhaseModule
-from ophnet_ray.metrics.classification import accuracy, confusion_counts, macro_f1_present
 
 pytestmark = pytest.mark.unit
 

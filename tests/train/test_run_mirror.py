@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config
-from test_training import TRAIN, flags_of, run, weights_of
 
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.files import download, list_files, read_bytes, upload
 from ophnet_ray.storage.paths import join
 from ophnet_ray.train.run_mirror import RunMirror
-from ophnet_ray.storage.files import download, list_files, read_bytes, upload
+from tests.helpers.runs import tiny_config
+from tests.train.test_driver import TRAIN, flags_of, run, weights_of
 
 
 def bucket_config(bucket, color_csv, folder, tmp_path, **settings):

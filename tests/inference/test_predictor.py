@@ -4,10 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import grey_frames, write_video
 
-from ophnet_ray.data.annotations import Segment, read_annotations
 from ophnet_ray.config import WindowConfig
+from ophnet_ray.data.annotations import Segment, read_annotations
+from ophnet_ray.data.video.decoder import VideoError
+from ophnet_ray.data.video.index import VideoIndex
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.frame_windows import frame_times, plan_window, stream_windows
 from ophnet_ray.inference.prediction_folder import find_videos
@@ -20,8 +21,7 @@ from ophnet_ray.inference.predictions import (
 )
 from ophnet_ray.inference.smoothing import PhaseDynamics, learn_dynamics, smooth_labels
 from ophnet_ray.metrics.timelines import cut_segments, format_segments, label_times
-from ophnet_ray.data.video.index import VideoIndex
-from ophnet_ray.data.video.decoder import VideoError
+from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
 

@@ -7,7 +7,13 @@ import pytest
 from sklearn import metrics as sk
 
 from ophnet_ray.metrics import classification as m
-from ophnet_ray.metrics.segmental import OVERLAPS, edit_score, find_runs, segment_counts, segmental_f1
+from ophnet_ray.metrics.segmental import (
+    OVERLAPS,
+    edit_score,
+    find_runs,
+    segment_counts,
+    segmental_f1,
+)
 
 pytestmark = pytest.mark.unit
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import grey_frames, write_video
 
-from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
-from ophnet_ray.data.cache.inventory import prune, read_inventory
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.errors import UserError
+from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
+from ophnet_ray.data.cache.inventory import prune, read_inventory
 from ophnet_ray.data.cache.shards import read_blocks
+from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
+from ophnet_ray.errors import UserError
+from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
 
@@ -28,7 +28,7 @@ NUM_VIDEOS, SEGMENTS_A_VIDEO = 16, 6
 FILL = """
 import sys
 from pathlib import Path
-from test_cache_survival import fill, segments_of
+from tests.data.cache.test_survival import fill, segments_of
 print("ready", flush=True)
 sys.stdin.readline()
 filled = fill(sys.argv[1], segments_of(Path(sys.argv[2])))
@@ -64,7 +64,7 @@ def start_filling(cache, videos):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[3],
     )
     assert process.stdout.readline() == "ready\n"
     return process
@@ -126,7 +126,7 @@ def test_a_full_disk_is_named_and_what_was_written_is_whole(videos, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     code = (
-        "from pathlib import Path; from test_cache_survival import *\n"
+        "from pathlib import Path; from tests.data.cache.test_survival import *\n"
         f"folder, segments = Path({str(disk)!r}) / 'cache', segments_of(Path({str(videos)!r}))\n"
         "try: fill(folder, segments)\n"
         "except UserError as error: print(error)\n"
@@ -144,7 +144,7 @@ def test_a_full_disk_is_named_and_what_was_written_is_whole(videos, tmp_path):
         capture_output=True,
         text=True,
         timeout=60,
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[3],
     )
     if "unshare" in done.stderr or "mount" in done.stderr:
         pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")

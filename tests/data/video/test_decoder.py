@@ -3,11 +3,11 @@
 import cv2
 import numpy as np
 import pytest
-from conftest import grey_frames, write_video
 
 from ophnet_ray.data.video import decoder as videos
-from ophnet_ray.data.video.index import VideoIndex, plan_stretches
 from ophnet_ray.data.video.decoder import VideoError, decode_frames, read_video_index
+from ophnet_ray.data.video.index import VideoIndex, plan_spans
+from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
 
@@ -59,7 +59,7 @@ def test_jumping_to_key_frames_changes_no_pixel(tmp_path, name):
     jumps = 0
     for first in range(30):
         wanted = np.unique(np.concatenate([[first], rng.integers(first, 110, 4)]))
-        jumps += sum(stretch.key is not None for stretch in plan_stretches(index, wanted))
+        jumps += sum(stretch.key is not None for stretch in plan_spans(index, wanted))
         some = list(decode_frames(path, index, wanted))
         assert [frame.index for frame in some] == wanted.tolist()
         for frame in some:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_video
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers.videos import write_video
+
+ROOT = Path(__file__).parents[2]
 SMALL = ["--backbone", "test_resnet", "--no_pretrained", "--image_size", "32", "--max_epochs", "1"]
 TWO_CASES = "video_id,start,end,phase\nv,0,1,a\nv,1,2,b\nw,0,1,a\nw,1,2,b\n"
 SPLIT_DEV = "video_id,start,end,phase,split\nv,0,1,a,dev\nw,0,1,b,val\n"

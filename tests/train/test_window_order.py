@@ -9,16 +9,14 @@ from typing import Any
 import lightning as L  # noqa: N812
 import pytest
 import ray.train
-from conftest import write_color_dataset
 from ray.train import RunConfig, ScalingConfig
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 from ray.train.torch import TorchTrainer
 
-from ophnet_ray import OphNetDataModule
-from ophnet_ray import SurgicalPhaseClassificationModel
-from ophnet_ray import SurgicalPhaseModule
+from ophnet_ray import OphNetDataModule, SurgicalPhaseClassificationModel, SurgicalPhaseModule
 from ophnet_ray.config import Config
 from ophnet_ray.distributed.cluster import connect
+from tests.helpers.videos import write_color_dataset
 
 pytestmark = pytest.mark.integration
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, visit_pages
 from PIL import Image
 
 from ophnet_ray.metrics.classification import f1_per_class
-from ophnet_ray.reports.model_report import Report, write_report
 from ophnet_ray.metrics.score_card import PhaseScore, Score, ScoreCard, VideoTimeline, WorstFrame
+from ophnet_ray.reports.model_report import Report, write_report
 from ophnet_ray.reports.search_report import SearchReport, TrialRecord, write_search_report
+from tests.helpers.browser import CHROMIUM, visit_pages
 
 pytestmark = pytest.mark.unit
 

@@ -11,18 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import COLORS, write_color_dataset
 
-from ophnet_ray.data.annotations import read_annotations
-from ophnet_ray.inference.audit import choose_others
-from ophnet_ray.models.checkpoints import FORMAT_VERSION, PAYLOAD_KEY
-from ophnet_ray.config import Config
-from ophnet_ray.errors import UserError
 from ophnet_ray.cli.evaluate import EvaluateCommand
-from ophnet_ray.inference.export import LARGEST_DIFFERENCE, export_onnx, export_safetensors
+from ophnet_ray.config import Config
+from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
-from ophnet_ray.inference.trained_model import choose_smoothing, load_model, read_payload
-from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.inference.audit import choose_others
+from ophnet_ray.inference.export import LARGEST_DIFFERENCE, export_onnx, export_safetensors
 from ophnet_ray.inference.predictions import (
     PredictionInfo,
     VideoPrediction,
@@ -31,8 +27,12 @@ from ophnet_ray.inference.predictions import (
     write_predictions,
 )
 from ophnet_ray.inference.smoothing import learn_dynamics
+from ophnet_ray.inference.trained_model import choose_smoothing, load_model, read_payload
+from ophnet_ray.models.checkpoints import FORMAT_VERSION, PAYLOAD_KEY
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from tests.helpers.videos import COLORS, write_color_dataset
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PHASES = sorted(COLORS)
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from ophnet_ray.data.preprocessing import augment_images, prepare_batch
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
-from ophnet_ray.data.preprocessing import augment_images, prepare_batch
 
 pytestmark = [
     pytest.mark.gpu,

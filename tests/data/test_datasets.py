@@ -11,8 +11,8 @@ import torch
 import ophnet_ray
 from ophnet_ray.data import loader as loading
 from ophnet_ray.data.annotations import read_annotations
-from ophnet_ray.errors import UserError
 from ophnet_ray.data.cache.shards import read_blocks
+from ophnet_ray.errors import UserError
 
 pytestmark = pytest.mark.unit
 
@@ -171,7 +171,7 @@ def test_slow_storage_is_read_by_more_threads_from_the_next_epoch_on(
 
 
 def test_rows_of_the_seeds_clip_table_make_a_dataset(tmp_path):
-    from conftest import write_color_dataset
+    from tests.helpers.videos import write_color_dataset
 
     csv_path = write_color_dataset(tmp_path / "clips", num_cases=1, columns="clips")
     segments = read_annotations(csv_path)

@@ -8,16 +8,16 @@ import numba
 import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, Colorspace
-from conftest import write_video
 
-from ophnet_ray.data.video import decoder as videos
-from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.video.blocks import decode_segments
-from ophnet_ray.data.video.jit import Compiled
 from ophnet_ray.config import WindowConfig
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.video import decoder as videos
+from ophnet_ray.data.video.blocks import decode_segments
+from ophnet_ray.data.video.decoder import _Pictures
+from ophnet_ray.data.video.jit import Compiled
 from ophnet_ray.data.video.kernels import plan_bands, resize_mean
 from ophnet_ray.data.video.planes import RgbPicture, Yuv420Picture, add_pair
-from ophnet_ray.data.video.decoder import _Pictures
+from tests.helpers.videos import write_video
 
 pytestmark = pytest.mark.unit
 

@@ -6,7 +6,7 @@ import pytest
 
 from ophnet_ray.data.annotations import (
     AnnotationError,
-    describe_quirks,
+    count_quirks,
     find_missing_videos,
     phase_vocabulary,
     read_annotations,
@@ -108,7 +108,7 @@ def test_a_folder_and_a_missing_file_are_told_apart(tmp_path):
 
 def test_counts_overlaps_gaps_and_short_segments(tmp_path):
     text = "video_id,start,end,phase\nv,0,5,a\nv,4,8,b\nv,9,9.06,a\nw,3,7,a\n"
-    counts = describe_quirks(read_annotations(write(tmp_path, text)))
+    counts = count_quirks(read_annotations(write(tmp_path, text)))
     assert counts == {"overlaps": 1, "gaps": 1, "shorter_than_1_s": 1}
 
 
@@ -117,5 +117,5 @@ def test_the_published_table_of_ophnet_is_read_whole(shared_data):
     assert len(segments) == 14_674
     assert len(phase_vocabulary(segments)) == 52
     assert len(find_missing_videos(segments)) == 743
-    assert describe_quirks(segments)["overlaps"] == 186
-    assert describe_quirks(segments)["gaps"] == 407
+    assert count_quirks(segments)["overlaps"] == 186
+    assert count_quirks(segments)["gaps"] == 407

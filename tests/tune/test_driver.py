@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 import ray
-from conftest import flags_of, tiny_config
 
-from ophnet_ray.data.cache.inventory import read_inventory
 from ophnet_ray.config import Config, read_config
 from ophnet_ray.console import Console
+from ophnet_ray.data.cache.inventory import read_inventory
+from ophnet_ray.train.driver import train
 from ophnet_ray.tune.config import SearchConfig, TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory
-from ophnet_ray.train.driver import train
 from ophnet_ray.tune.driver import tune
+from tests.helpers.runs import flags_of, tiny_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-TUNE = Path(__file__).parents[1] / "tune.py"
+TUNE = Path(__file__).parents[2] / "tune.py"
 
 
 def search_config(csv_path, storage, search, **settings):

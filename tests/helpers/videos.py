@@ -1,0 +1,59 @@
+"""Tiny real video files and data sets of them."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+def write_video(path: Path, frames, frame_rate: int = 10, codec="libx264", gop=12, **options):
+    """Encode RGB frames (uint8 (H, W, 3)) so that flat colours survive within 2 levels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(frame_rate))
+        stream.codec_context.thread_count = 1
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "8", "g": str(gop), **options}
+        for i, frame in enumerate(frames):
+            if i == 0:
+                stream.height, stream.width = frame.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def grey_frames(num_frames: int, size: int = 32):
+    """Frame k is a flat grey 2k, so that a frame names its own index."""
+    return (np.full((size, size, 3), 2 * k, dtype=np.uint8) for k in range(num_frames))
+
+
+COLORS = {"red": (200, 40, 30), "green": (40, 180, 60), "blue": (30, 60, 190)}
+
+
+def write_color_dataset(folder: Path, num_cases: int = 6, columns: str = "segments") -> Path:
+    """Videos of 3 s each of red, green, blue: a task that any model solves.
+
+    ``columns``: "segments" or "clips".
+    """
+    rows = []
+    for case in range(num_cases):
+        order = list(COLORS)[case % 3 :] + list(COLORS)[: case % 3]
+        rng = np.random.default_rng(case)
+        frames = []
+        for i, name in enumerate(order):
+            noise = rng.integers(-12, 12, (30, 64, 64, 3))
+            flat = np.clip(np.array(COLORS[name]) + noise, 0, 255).astype(np.uint8)
+            frames += list(flat)
+            if columns == "clips":
+                clip = f"case{case}-{name}-{i}-{i + 1}.mp4"
+                write_video(folder / clip, flat)
+                rows.append(f"{clip},{name}")
+            else:
+                rows.append(f"v{case},{3 * i},{3 * i + 3},{name}")
+        if columns == "segments":
+            write_video(folder / f"v{case}.mp4", frames)
+    header = "video_path,phase" if columns == "clips" else "video_id,start,end,phase"
+    path = folder / "segments.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
