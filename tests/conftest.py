@@ -11,6 +11,7 @@ import pytest
 
 from ophnet_ray.distributed.environment import prepare_environment
 from tests.helpers.bucket import Bucket
+from tests.helpers.paths import ROOT, SHARED_DATA
 from tests.helpers.videos import write_color_dataset
 
 prepare_environment()
@@ -21,8 +22,6 @@ os.environ |= {
     "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +61,7 @@ def ray_session() -> Iterator[str]:
         stderr=subprocess.DEVNULL,
         text=True,
         # the workers import what a test sends them
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     address = holder.stdout.readline().strip()
     assert address, "the test cluster did not start"

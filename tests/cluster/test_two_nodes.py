@@ -189,7 +189,7 @@ def bucket(cluster):
     """An S3 endpoint on the client, which every node reaches."""
     lab, _ = cluster
     server = subprocess.Popen(
-        lab.enter("client", "python", "tests/bucket_server.py", ADDRESSES["client"]),
+        lab.enter("client", "python", "tests/helpers/bucket_server.py", ADDRESSES["client"]),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
