@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_h
 
 import yaml
 
-from ophnet_ray.errors import UserError
+from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.storage.files import read_bytes
 from ophnet_ray.storage.paths import absolute, check_location, is_remote
 
@@ -312,7 +312,7 @@ def read_config(path: str, base: AnyConfig) -> AnyConfig:
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"--config {path}: not a YAML file ({reason})") from error
     if not isinstance(values, dict):
         raise UserError(f"--config {path}: expected lines of `flag: value`")

@@ -1,4 +1,4 @@
-"""What a user can get wrong, as exceptions that carry the one line to print."""
+"""Exceptions that end the program with one line to print, and messages cut to one line."""
 
 
 class UserError(Exception):
@@ -6,8 +6,22 @@ class UserError(Exception):
 
 
 class TrainingError(Exception):
-    """Training could not go on. ``str(error)`` is the cause in one line; exit code 1."""
+    """Training cannot continue. ``str(error)`` is the cause in one line; exit code 1."""
 
 
 class PredictionError(Exception):
-    """Prediction could not go on. ``str(error)`` is the cause in one line; exit code 1."""
+    """Prediction cannot continue. ``str(error)`` is the cause in one line; exit code 1."""
+
+
+def one_line(error: BaseException | str, max_chars: int | None = None) -> str:
+    """Return a message with all white space joined to single spaces, cut to ``max_chars``."""
+    return " ".join(str(error).split())[:max_chars]
+
+
+def last_line(error: BaseException | str) -> str:
+    """Return the last line of a message that is not blank; an empty text when there is none.
+
+    Ray and torch put a traceback into the message; its last line is the cause.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else ""

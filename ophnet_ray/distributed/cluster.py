@@ -18,7 +18,7 @@ from ophnet_ray.config import Config, Placement
 from ophnet_ray.console import Console
 from ophnet_ray.distributed.cluster_check import check_dashboard
 from ophnet_ray.distributed.environment import find_running_head, is_listening, token_path
-from ophnet_ray.errors import UserError
+from ophnet_ray.errors import UserError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ def _join(head: str, job: JobConfig) -> str:
             runtime_env=_environment_of_workers(head),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, max_chars=200)
         if "Version mismatch" in reason:
             raise UserError(
                 f"the Ray cluster {head} runs other versions: {reason}; install the same on all "

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ophnet_ray
 from ophnet_ray.distributed.environment import find_running_head
-from ophnet_ray.errors import UserError
+from ophnet_ray.errors import UserError, last_line
 
 NODE_TIMEOUT_S = 120.0
 """In which a node starts a Python process, however slow its disk."""
@@ -134,9 +134,9 @@ def _ask_nodes(
         try:
             reports.append((node, ray.get(answer)))
         except RayError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = last_line(error) or type(error).__name__
             raise UserError(
-                f"{_name(node)} cannot load ophnet-ray ({lines[-1] if lines else error}); install "
+                f"{_name(node)} cannot load ophnet-ray ({reason}); install "
                 f"{_versions()['ophnet-ray']} there, as on this node"
             ) from error
     return reports

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ophnet_ray.config import Config, MaskKind
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
-from ophnet_ray.errors import UserError
+from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.inference.smoothing import SMOOTHERS, PhaseDynamics, Smooth
 from ophnet_ray.models.checkpoints import FORMAT_VERSION, PAYLOAD_KEY, load_checkpoint
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
@@ -128,7 +128,7 @@ def load_model(path: str | Path, device: str = "cpu") -> TrainedModel:
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, max_chars=200)
         raise UserError(f"checkpoint {path}: its weights do not fit the network ({reason})") from (
             error
         )

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ophnet_ray.errors import UserError
+from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.storage.atomic import write_atomically
 
@@ -170,7 +170,7 @@ def load_checkpoint(path: str | Path, *, is_mapped: bool = False) -> dict[str, A
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, max_chars=160)
         raise UserError(f"checkpoint {path} cannot be read ({reason})") from error
     if not isinstance(content, dict) or PAYLOAD_KEY not in content:
         raise UserError(f"checkpoint {path} was not written by ophnet-ray")

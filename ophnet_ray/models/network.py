@@ -12,7 +12,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from ophnet_ray.config import MaskKind, ModelConfig, WindowConfig
-from ophnet_ray.errors import UserError
+from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.storage.local_copies import fetch_version
 from ophnet_ray.storage.paths import absolute, is_remote
 
@@ -164,7 +164,7 @@ def probe_backbone(backbone: str, image_size: int) -> tuple[int, frozenset[str]]
             encoder = _create_encoder(backbone, image_size, pretrained=False).eval()
             features = encoder.forward_features(torch.empty(1, 3, image_size, image_size))
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, max_chars=200)
         raise UserError(
             f"--backbone {backbone} does not take --image_size {image_size}: {reason}"
         ) from error
@@ -185,7 +185,7 @@ def _create_encoder(backbone: str, image_size: int, pretrained: bool) -> Any:
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, max_chars=160)
         raise UserError(
             f"--backbone {backbone}: its pretrained weights cannot be had ({reason}); "
             "give --backbone_weights FILE or --no-pretrained"
@@ -204,7 +204,7 @@ def _load_encoder(encoder: Any, path: str) -> None:
         # weights_only: a weight file is data, never code to run
         state = load_state_dict(local, use_ema=False, weights_only=True)
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, max_chars=160)
         raise UserError(f"--backbone_weights {path} is no weight file ({reason})") from error
     wanted = encoder.state_dict()
     for prefix in _ENCODER_PREFIXES:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pyarrow import fs
 
+from ophnet_ray.errors import one_line
 from ophnet_ray.storage.paths import bucket_path, options_of, plain_uri
 
 ATTEMPTS = 6
@@ -94,7 +95,7 @@ def in_one_line(uri: str) -> Iterator[None]:
 
 
 def _explain(message: str) -> str:
-    text = " ".join(message.split())
+    text = one_line(message)
     causes = {
         "no such bucket; create it, or check the name": ("NO_SUCH_BUCKET", "NoSuchBucket"),
         "access denied; check the credentials of this machine and the bucket's policy": (

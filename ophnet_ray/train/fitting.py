@@ -9,7 +9,7 @@ from ray.exceptions import RayError
 from ray.train import TrainingFailedError, UserCallback, WorkerGroupError
 from ray.tune import TuneError
 
-from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.errors import TrainingError, UserError, last_line
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.trainer import build_trainer
@@ -73,5 +73,4 @@ def _root_cause(error: TrainingFailedError) -> str:
 
 def _describe(error: BaseException) -> str:
     """An exception's type and the last line of its message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
+    return f"{type(error).__name__}: {last_line(error) or 'no message'}"

@@ -15,7 +15,7 @@ from ophnet_ray.data.manifest import Manifest, Reject
 from ophnet_ray.data.passport import hash_segments
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.distributed.cluster_check import check_nodes
-from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.errors import TrainingError, UserError, one_line
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.storage.atomic import copy_atomically, write_atomically
 from ophnet_ray.storage.paths import is_remote, stem_of
@@ -237,9 +237,7 @@ def _note_failures(search: SearchDirectory, results: Any) -> None:
             continue
         run = search.trial_run(result.config["number"], result.config["seed"])
         if states[run.path.name].state == "unfinished":
-            end_trial(
-                run, "failed", len(run.read_metrics()), " ".join(str(result.error).split())[-200:]
-            )
+            end_trial(run, "failed", len(run.read_metrics()), one_line(result.error)[-200:])
 
 
 def _is_complete(search: SearchDirectory, num_trials: int, config: TuneConfig) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from ophnet_ray.config import Config, DataConfig, RunConfig
-from ophnet_ray.errors import UserError
+from ophnet_ray.errors import UserError, one_line
 
 RangeKind = Literal["uniform", "loguniform", "randint"]
 _ITEM = re.compile(r"(\w+)=(choice|uniform|loguniform|randint)\((.*)\)", re.DOTALL)
@@ -152,7 +152,7 @@ def _typed(item: str, name: str, text: str, base: Config) -> Any:
         if name not in _DECODING:  # those depend on each other: checked in combination
             changed.validate()
     except (UserError, yaml.YAMLError) as error:
-        raise UserError(f"--search {item}: {' '.join(str(error).split())}") from error
+        raise UserError(f"--search {item}: {one_line(error)}") from error
     return changed.to_flat()[name]
 
 
