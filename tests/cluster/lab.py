@@ -6,10 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import yaml
+
+from tests.helpers.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 ADDRESSES = {"client": "10.77.0.254", "head": "10.77.0.1", "worker": "10.77.0.2"}
@@ -107,11 +108,13 @@ class Lab:
                 stdout=file,
                 stderr=file,
             )
-        deadline = time.monotonic() + 15
         ready = "Server listening" if name != "client" else ""
-        while ready not in log.read_text() or not self._pid(name):
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
+        wait_until(
+            lambda: ready in log.read_text() and self._pid(name),
+            f"{name} is up",
+            timeout_s=30,
+            details=log.read_text,
+        )
 
     def down(self) -> None:
         """End all that runs in the containers: with its process 1 goes the whole namespace."""

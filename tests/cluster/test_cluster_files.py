@@ -1,6 +1,7 @@
-"""What can be said of the files of cluster/ without a cloud: schemas, linters, and their locks."""
+"""Checks of the files of cluster/ that need no cloud: schemas, linters, closed doors."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -151,17 +152,26 @@ def test_slurm_reads_the_options_of_the_job():
 
 
 def test_a_slurm_job_starts_one_ray_on_all_nodes_and_trains(tmp_path):
-    """The script runs, with stand-ins for Slurm and Ray that note how they are called."""
-    home, calls = tmp_path / "home", tmp_path / "calls"
+    """Run the script with stand-ins for Slurm and Ray that record how they are called.
+
+    Slurm starts a step in the background, so nothing says that it has begun when the script goes
+    on. The training of this test therefore ends only after both steps have recorded their call.
+    """
+    home, calls, steps = tmp_path / "home", tmp_path / "calls", tmp_path / "steps"
+    os.mkfifo(steps)
     bin_ = home / "ophnet-ray/.venv/bin"
     bin_.mkdir(parents=True)
     python = shutil.which("python")
     programs = {
         "srun": f'echo "srun $*" >> {calls}; case "$*" in *hostname*) echo 10.0.0.1;; '
-        "*) exec sleep 60;; esac",
+        f"*) echo started > {steps}; exec sleep 60;; esac",
         "scontrol": "printf 'n1\\nn2\\n'",
         "ray": "exit 0",
-        "python": f'[ "$1" = -c ] && exec {python} "$@"; echo "python $*" >> {calls}; exit 3',
+        "python": f"""[ "$1" = -c ] && exec {python} "$@"
+echo "python $*" >> {calls}
+exec 3<> {steps}
+read -t 50 -u 3 && read -t 50 -u 3 && exit 3
+echo "a step of the job did not start" >&2; exit 4""",
     }
     for name, body in programs.items():
         (bin_ / name).write_text(f"#!/bin/bash\n{body}\n")
@@ -173,7 +183,7 @@ def test_a_slurm_job_starts_one_ray_on_all_nodes_and_trains(tmp_path):
         env={"HOME": str(home), "PATH": "/usr/bin:/bin", "SLURM_CPUS_PER_TASK": "8", **env},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 3, done.stderr  # the code of train.py

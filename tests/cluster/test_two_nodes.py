@@ -1,11 +1,10 @@
-"""cluster/local.yaml on two real nodes: ray up, ray submit, ray job submit, and its doors."""
+"""cluster/local.yaml on two real nodes: ray up, ray submit, ray job submit, open ports."""
 
 import json
 import os
 import re
 import shlex
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from tests.cluster.lab import ADDRESSES, ROOT, Lab, find_obstacle
 from tests.helpers.bucket import Bucket
 from tests.helpers.videos import write_color_dataset
+from tests.helpers.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -24,7 +24,7 @@ HOME = ["--storage_path", "/mnt/my runs", "--output_pth", "/mnt/my model.ckpt"]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Two nodes of cluster/local.yaml, up, and the path of the launcher file on the client."""
+    """Start the two nodes of cluster/local.yaml; with the client's path of the launcher file."""
     if obstacle := find_obstacle():
         pytest.skip(f"no cluster of namespaces on this machine: {obstacle}")
     lab = Lab(
@@ -43,7 +43,7 @@ def cluster(tmp_path_factory):
 
 
 def submit(cluster, *flags, script="train.py"):
-    """``ray submit`` as cluster/README.md tells: each argument quoted for the shell of the head."""
+    """Call ``ray submit`` as in cluster/README.md: arguments quoted for the shell of the head."""
     lab, launcher_file = cluster
     quoted = [shlex.quote(flag) for flag in flags]
     command = ["ray", "submit", launcher_file, str(ROOT / script), "--", *quoted]
@@ -95,10 +95,11 @@ def test_ray_job_submit_goes_through_the_tunnel_and_uses_the_same_cache(cluster)
 
 
 def wait_for_port(lab, port):
-    deadline = time.monotonic() + 60
-    while lab.try_run("client", "bash", "-c", f"</dev/tcp/127.0.0.1/{port}")[0]:
-        assert time.monotonic() < deadline, f"nothing listens at port {port}"
-        time.sleep(0.5)
+    wait_until(
+        lambda: lab.try_run("client", "bash", "-c", f"</dev/tcp/127.0.0.1/{port}")[0] == 0,
+        f"port {port} is open",
+        poll_s=0.5,
+    )
 
 
 def test_ray_submit_searches_on_the_nodes(cluster):
@@ -114,11 +115,12 @@ def test_ray_submit_searches_on_the_nodes(cluster):
 
 
 def test_no_door_opens_to_a_stranger_on_the_network_of_the_cluster(cluster):
-    """Each port, without a token and with a wrong one; figures for Prometheus alone are public."""
+    """Ask each port without a token and with a wrong one; only Prometheus figures are public."""
     lab, _ = cluster
-    deadline = time.monotonic() + 120
-    while "2 local.cluster.node" not in lab.run("head", "ray", "status"):
-        assert time.monotonic() < deadline, "the worker does not come"
+    wait_until(
+        lambda: "2 local.cluster.node" in lab.run("head", "ray", "status"),
+        "the worker has joined",
+    )
     knocked = set()
     for node in ("head", "worker"):
         listening = {row.split()[3] for row in lab.run(node, "ss", "-Hltn").splitlines()}
@@ -141,7 +143,7 @@ def test_no_door_opens_to_a_stranger_on_the_network_of_the_cluster(cluster):
 
 
 def test_a_cluster_that_is_open_to_its_network_is_refused_in_one_line(cluster):
-    """A second one, started on the client without a token, its dashboard on all addresses."""
+    """Start a second cluster on the client: no token, its dashboard on all addresses."""
     lab, _ = cluster
     start = "ray start --head --port=6379 --num-cpus=1 --object-store-memory=100000000"
     start += f" --node-ip-address={ADDRESSES['client']} --dashboard-host=0.0.0.0"
@@ -167,7 +169,7 @@ def test_storage_that_the_nodes_do_not_share_is_refused_in_one_line(cluster):
 
 
 def test_a_node_with_other_code_is_named(cluster):
-    """The worker gets a package of its own that differs in a comment."""
+    """Give the worker a package of its own that differs in a comment."""
     lab, _ = cluster
     other = "/root/other"
     lab.run("worker", "mkdir", "-p", other)
@@ -186,7 +188,7 @@ def test_a_node_with_other_code_is_named(cluster):
 
 @pytest.fixture
 def bucket(cluster):
-    """An S3 endpoint on the client, which every node reaches."""
+    """Serve S3 on the client, which every node reaches."""
     lab, _ = cluster
     server = subprocess.Popen(
         lab.enter("client", "python", "tests/helpers/bucket_server.py", ADDRESSES["client"]),
@@ -203,13 +205,13 @@ def bucket(cluster):
 
 
 IN_SECOND_EPOCH = """
-import sys, time
+import sys
 from ophnet_ray.storage.files import list_files
-deadline = time.monotonic() + 300
-while not any("unfinished/epoch=0001" in name and "manifest" in name
-              for name in list_files(sys.argv[1], recursive=True)):
-    assert time.monotonic() < deadline, list_files(sys.argv[1], recursive=True)
-    time.sleep(0.05)
+from tests.helpers.waiting import wait_until
+def is_in_second_epoch():
+    names = list_files(sys.argv[1], recursive=True)
+    return any("unfinished/epoch=0001" in name and "manifest" in name for name in names)
+wait_until(is_in_second_epoch, "a checkpoint of the second epoch is there", 300)
 """
 UPLOAD = """
 import sys
@@ -224,9 +226,9 @@ READ += "print(*(read_bytes(uri).decode() for uri in sys.argv[1:]))"
 
 
 def test_a_run_in_a_bucket_is_completed_after_its_node_is_lost(cluster, bucket):
-    """The head loses its power in mid-epoch, and the driver and a train worker with it.
+    """Cut the power of the head in mid-epoch: the driver and a train worker go with it.
 
-    It comes back without what it had of the bucket, and the same command is given again.
+    The head comes back without its local copies of the bucket; the same command is given again.
     """
     lab, launcher_file = cluster
     write_color_dataset(lab.shared / "colors")

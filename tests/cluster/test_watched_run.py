@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import psutil
 import pytest
 
 from tests.cluster.doors import find_open, knock
+from tests.helpers.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -27,11 +27,13 @@ RUN_FLAGS = (
     "--image_size 32 --backbone test_resnet --no_pretrained --max_epochs 2000 --batch_size 4 "
     "--num_workers 2 --train_workers 2 --name watched --max_rejected 0.5 --missing_videos skip"
 )
+SCRAPED_S = 60
+"""Until Prometheus has a figure: Ray reports every second, Prometheus reads every second."""
 
 
 @dataclass(frozen=True)
 class WatchedRun:
-    """Handles of what goes on."""
+    """A run in progress: its process, files and addresses."""
 
     process: subprocess.Popen
     folder: Path
@@ -61,11 +63,13 @@ def watched_run(color_csv, tmp_path_factory):
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=file, stderr=file)
     history = folder / "runs/watched/metrics.jsonl"
     try:
-        deadline = time.monotonic() + 180
-        while not history.exists():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+        wait_until(
+            lambda: process.poll() is not None or history.exists(),
+            "an epoch is trained",
+            timeout_s=180,
+            details=log.read_text,
+        )
+        assert process.poll() is None, log.read_text()
         where = next(line for line in log.read_text().splitlines() if "dashboard" in line)
         dashboard = where.split("http://")[1].split()[0]
         token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray/auth_token")
@@ -107,14 +111,6 @@ def get_json(url, token=""):
         return json.load(answer)
 
 
-def wait_until(holds, seconds=40):
-    deadline = time.monotonic() + seconds
-    while not (answer := holds()):
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.5)
-    return answer
-
-
 def test_prometheus_finds_every_metric_that_grafana_draws(watched_run, prometheus):
     dashboard = json.loads((ROOT / "cluster/grafana-dashboard.json").read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
@@ -128,9 +124,9 @@ def test_prometheus_finds_every_metric_that_grafana_draws(watched_run, prometheu
             return []  # it is just starting
 
     for name in sorted(names):
-        assert wait_until(lambda name=name: ask(name)), name
+        wait_until(lambda name=name: ask(name), name, SCRAPED_S, poll_s=0.5)
     for query in queries:
-        assert wait_until(lambda query=query: ask(query)), query
+        wait_until(lambda query=query: ask(query), query, SCRAPED_S, poll_s=0.5)
     value = {name: float(ask(name)[0]["value"][1]) for name in names}
     print(value)
     # 18 segments of 30 frames are 3 blocks, each pair of neighbours a window; one video is broken
@@ -159,7 +155,9 @@ def test_the_dashboard_names_run_stages_and_actors(watched_run):
     (job,) = [job for job in ask("/api/jobs/") if (job["metadata"] or {}).get("run")]
     assert job["metadata"]["run"] == "watched"
     assert "segments" not in json.dumps(job["metadata"])
-    runs = wait_until(lambda: ask("/api/train/v2/runs/v1")["train_runs"])
+    runs = wait_until(
+        lambda: ask("/api/train/v2/runs/v1")["train_runs"], "Ray Train records the run"
+    )
     assert runs[0]["name"] == "watched"
     tasks = ask("/api/v0/tasks?detail=false&limit=1000")["data"]["result"]["result"]
     assert "Map(decode)" in {task["name"] for task in tasks}
