@@ -16,9 +16,9 @@ from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.data.video.decoder import VideoError, decode_frames, open_video, read_video_index
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
-from ophnet_ray.inference.frame_windows import frame_times, read_frame_times
 from ophnet_ray.inference.prediction_folder import decode_labels, name_videos
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction
+from ophnet_ray.inference.predictor import frame_times, read_frame_times
 from ophnet_ray.inference.smoothing import SMOOTHERS, PhaseDynamics, Smooth
 from ophnet_ray.metrics.score_card import VideoTimeline, WorstFrame
 from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo

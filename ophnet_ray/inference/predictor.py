@@ -1,7 +1,14 @@
-"""One video → its part on disk: decode, predict, write. What an actor does, without Ray."""
+"""Video → phase probabilities at its frame times, decoded in one pass and bounded memory.
+
+Frame times are ``k / frame_rate`` for k = 0, 1, … up to the last frame. The window of a frame time
+holds ``window_size`` consecutive frames at the video's own rate, as in training. It is *centred* on
+the frame shown at that time, and moved inwards at both ends of the video. A *causal* window ends
+with that frame instead, and is shorter at the start of the video: it uses nothing of the future.
+"""
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.video.decoder import VideoError
-from ophnet_ray.inference.frame_windows import read_frame_times, stream_windows
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.video.blocks import decode_segments
+from ophnet_ray.data.video.decoder import VideoError, read_video_index
+from ophnet_ray.data.video.index import VideoIndex
+from ophnet_ray.data.windows import mean_of_blocks
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction, write_predictions
 from ophnet_ray.inference.trained_model import TrainedModel, load_model
 from ophnet_ray.storage.files import download, stat_files
@@ -25,14 +35,14 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True, slots=True)
 class PredictionJob:
-    """What to predict with, and where the parts of finished videos are kept."""
+    """Model and settings of a prediction, and the folder for the parts of finished videos."""
 
     checkpoint: str
     info: PredictionInfo
     parts: str
 
     def part_of(self, video_id: str, video: str) -> Path:
-        """The file of a finished video; another model, rate or file has another name.
+        """Return the path of a video's part; its name changes with the model, rate and video file.
 
         Raises:
             VideoError: The video is missing.
@@ -54,12 +64,12 @@ class PredictionJob:
 
 
 class VideoPredictor:
-    """A model on its device, built once, that predicts one video after the other.
+    """A model on its device, loaded once, that predicts one video after the other.
 
     Args:
-        job: What to predict with.
-        device: For torch.
-        num_threads: Of torch on the CPU.
+        job: Model, settings and output folder.
+        device: Device for torch, such as ``cpu`` or ``cuda``.
+        num_threads: Threads of torch on the CPU.
     """
 
     def __init__(self, job: PredictionJob, device: str, num_threads: int) -> None:
@@ -68,7 +78,7 @@ class VideoPredictor:
         self._model = load_model(job.checkpoint, device)
 
     def write_part(self, video_id: str, video: str) -> None:
-        """Predict a video and keep the result, whole or not at all.
+        """Predict a video and write its part, whole or not at all.
 
         Raises:
             VideoError: The video cannot be read.
@@ -81,10 +91,10 @@ class VideoPredictor:
 
 @contextmanager
 def local_copy(video: str) -> Iterator[str]:
-    """A path of the video on this machine: of one in a bucket a copy, for as long as it is needed.
+    """Yield a local path of the video; a video in a bucket is copied, and the copy deleted after.
 
     Raises:
-        VideoError: The bucket does not give it.
+        VideoError: The video cannot be fetched from the bucket.
     """
     if not is_remote(video):
         yield video
@@ -106,7 +116,7 @@ def predict_video(
     Memory: a batch of windows, and the probabilities.
 
     Raises:
-        VideoError: It cannot be read, or none of its frames can be decoded.
+        VideoError: The video cannot be read, or none of its frames can be decoded.
     """
     size = model.preprocessing.image_size
     windows = WindowConfig(
@@ -118,28 +128,103 @@ def predict_video(
     times_s = read_frame_times(video, info.frame_rate)
     probabilities = np.full((len(times_s), len(model.phases)), np.nan, dtype=np.float32)
     images = np.empty((BATCH_SIZE, size, size, 3), dtype=np.uint8)
-    places: list[int] = []
+    indices: list[int] = []
     reason = ""
     for window in stream_windows(video, info.frame_rate, windows, causal=info.causal):
         if window.image is None:
             reason = reason or window.reason
             continue
-        images[len(places)] = window.image
-        places.append(window.place)
-        if len(places) == BATCH_SIZE:
-            _fill(probabilities, places, model, images)
-            places = []
-    _fill(probabilities, places, model, images)
+        images[len(indices)] = window.image
+        indices.append(window.index)
+        if len(indices) == BATCH_SIZE:
+            probabilities[indices] = model.predict(images)
+            indices = []
+    if indices:
+        probabilities[indices] = model.predict(images[: len(indices)])
     if np.isnan(probabilities).all():
         raise VideoError(reason)
     return VideoPrediction(video_id, times_s, probabilities)
 
 
-def _fill(
-    probabilities: NDArray[np.float32],
-    places: list[int],
-    model: TrainedModel,
-    images: NDArray[np.uint8],
-) -> None:
-    if places:
-        probabilities[places] = model.predict(images[: len(places)])
+@dataclass(frozen=True, slots=True)
+class FrameWindow:
+    """Mean image of the window of a frame time, uint8 RGB (S, S, 3).
+
+    ``index`` counts the frame times from 0. ``image`` is None, with a ``reason``, where the frames
+    are damaged.
+    """
+
+    index: int
+    image: NDArray[np.uint8] | None
+    reason: str = ""
+
+
+def frame_times(last_s: float, frame_rate: float) -> NDArray[np.float64]:
+    """Return ``k / frame_rate`` up to the time of the last frame, (N,), N > 0."""
+    # times are rounded in files: 29.999999 s is 30 s
+    return np.arange(math.floor(last_s * frame_rate + 1e-3) + 1) / frame_rate
+
+
+def read_frame_times(video: str, frame_rate: float) -> NDArray[np.float64]:
+    """Read the frame times of a video.
+
+    Raises:
+        VideoError: The video cannot be read.
+    """
+    return frame_times(float(read_video_index(video).times_s[-1]), frame_rate)
+
+
+def stream_windows(
+    video: str, frame_rate: float, windows: WindowConfig, *, causal: bool = False
+) -> Iterator[FrameWindow]:
+    """Decode a video once and yield the window of each frame time, in order.
+
+    Memory: the blocks of the windows that overlap at one time, and about a hundred bytes per frame
+    time.
+
+    Args:
+        video: Path.
+        frame_rate: Frame times per second.
+        windows: ``window_size``, ``stride`` and ``image_size`` as trained.
+        causal: Use only frames up to each frame time.
+
+    Raises:
+        VideoError: The video cannot be read, or storage failed while it was read.
+    """
+    index = read_video_index(video)
+    times_s = frame_times(float(index.times_s[-1]), frame_rate)
+    # each window is decoded like a short segment: the same pixels as in training
+    segments = [
+        _as_segment(i, video, index, plan_window(index, time_s, windows.window_size, causal))
+        for i, time_s in enumerate(times_s)
+    ]
+    one_window = WindowConfig(
+        window_size=windows.window_size,
+        stride=windows.stride,
+        max_frames=windows.window_size,
+        coverage="head",
+        image_size=windows.image_size,
+    )
+    for i, blocks in decode_segments(video, segments, one_window):
+        if blocks.pixels:
+            yield FrameWindow(i, mean_of_blocks(np.stack(blocks.pixels)))
+        elif blocks.is_permanent:
+            yield FrameWindow(i, None, blocks.reason)
+        else:
+            raise VideoError(blocks.reason, is_permanent=False)
+
+
+def plan_window(index: VideoIndex, time_s: float, window_size: int, causal: bool) -> range:
+    """Return the indices of the frames in the window of a frame time."""
+    num_frames = len(index.times_s)
+    shown = max(int(np.searchsorted(index.times_s, time_s + 1e-6, side="right")) - 1, 0)
+    if causal:
+        return range(max(shown - window_size + 1, 0), shown + 1)
+    first = min(max(shown - window_size // 2, 0), max(num_frames - window_size, 0))
+    return range(first, min(first + window_size, num_frames))
+
+
+def _as_segment(i: int, video: str, index: VideoIndex, frames: range) -> Segment:
+    at_end = frames.stop == len(index.times_s)
+    end_s = math.inf if at_end else float(index.times_s[frames.stop])
+    return Segment(str(i), "", video, float(index.times_s[frames.start]), end_s, "")

@@ -10,7 +10,6 @@ from ophnet_ray.data.annotations import Segment, read_annotations
 from ophnet_ray.data.video.decoder import VideoError
 from ophnet_ray.data.video.index import VideoIndex
 from ophnet_ray.errors import UserError
-from ophnet_ray.inference.frame_windows import frame_times, plan_window, stream_windows
 from ophnet_ray.inference.prediction_folder import find_videos
 from ophnet_ray.inference.predictions import (
     PredictionInfo,
@@ -19,6 +18,7 @@ from ophnet_ray.inference.predictions import (
     read_predictions,
     write_predictions,
 )
+from ophnet_ray.inference.predictor import frame_times, plan_window, stream_windows
 from ophnet_ray.inference.smoothing import PhaseDynamics, learn_dynamics, smooth_labels
 from ophnet_ray.metrics.timelines import cut_segments, format_segments, label_times
 from tests.helpers.videos import grey_frames, write_video
@@ -32,7 +32,7 @@ def test_every_frame_time_up_to_the_last_frame_has_one_window_in_order(tmp_path)
     """Frame k is grey 2k at 10 frames/s: a centred window of 8 has the mean 2(10 t - 0.5)."""
     video = write_video(tmp_path / "v.mp4", grey_frames(95), frame_rate=10)
     windows = list(stream_windows(str(video), 1.0, WINDOWS))
-    assert [window.place for window in windows] == list(range(10))
+    assert [window.index for window in windows] == list(range(10))
     means = [window.image.mean() for window in windows]
     expected = [2 * 3.5, *(2 * (10 * t - 0.5) for t in range(1, 9)), 2 * (95 - 4.5)]
     np.testing.assert_allclose(means, expected, atol=3)
