@@ -1,7 +1,7 @@
 """``python -m ophnet_ray evaluate``: the score card of one split, on frames."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,7 @@ from ophnet_ray.inference.predictions import (
     read_predictions,
 )
 from ophnet_ray.inference.smoothing import Smooth
-from ophnet_ray.metrics.score_card import Score, ScoreCard
+from ophnet_ray.metrics.score_card import ScoreCard, format_score
 from ophnet_ray.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -176,12 +176,11 @@ def summarise(
     card = build_score_card(result.scores[smooth], split, info.phases, num_train_cases)
     raw = result.scores["none"]
     gains = {
-        name: {k: asdict(v) for k, v in compare_scores(raw, scores, CHOSEN_BY).items()}
+        name: {k: v.to_dict() for k, v in compare_scores(raw, scores, CHOSEN_BY).items()}
         for name, scores in result.scores.items()
         if name != "none"
     }
-    content = asdict(card) | {
-        "confusion": card.confusion.tolist(),
+    content = card.to_dict() | {
         "frame_rate": info.frame_rate,
         "causal": info.causal,
         "smooth": smooth,
@@ -190,13 +189,6 @@ def summarise(
         "smoothing_gains": gains,
     }
     return card, content
-
-
-def format_score(score: Score) -> str:
-    """The value and, where there is one, its 95 % interval."""
-    if score.low is None or score.high is None:
-        return f"{score.value:.4f}"
-    return f"{score.value:.4f}  [{score.low:.4f}, {score.high:.4f}]"
 
 
 def _describe_overlap(seen: list[str], split: str) -> list[str]:

@@ -1,8 +1,8 @@
-"""How sure a score is: what it would have been on other cases like these.
+"""Confidence intervals of scores, from resampled cases.
 
 Windows of one case are alike, so cases are resampled, not windows: the cluster bootstrap, see
 Davison & Hinkley, "Bootstrap Methods and their Application" (1997), section 3.8, with percentile
-intervals. Scores come from counts, and a resample's counts are the sum of its cases'.
+intervals. Scores are computed from counts; the counts of a resample are the sum over its cases.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
 
-Score = Callable[[NDArray[Any]], float | Sequence[float]]
-"""Counts → score, e.g. ``metrics.macro_f1_present``, or several at once."""
+ScoreFn = Callable[[NDArray[Any]], float | Sequence[float]]
+"""Counts → one score, e.g. ``classification.macro_f1_present``, or a sequence of scores."""
 
 
 class Interval(NamedTuple):
@@ -27,24 +27,24 @@ class Interval(NamedTuple):
 
 def bootstrap_scores(
     counts_by_case: NDArray[Any],
-    score: Score,
+    score: ScoreFn,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Score resamples of the cases.
+    """Score ``num_resamples`` resamples of the cases.
 
     Args:
         counts_by_case: (C, …) counts of each case, e.g. confusions (C, K, K).
-        score: Takes counts of the shape (…).
+        score: Function of counts of shape (…).
         num_resamples: R.
-        seed: The same one draws the same cases, so that the scores of two models on the same cases
-            may be subtracted pair by pair.
+        seed: Equal seeds draw the same cases, so the scores of two models on the same cases can be
+            subtracted pair by pair.
 
     Returns:
-        (R,), or (R, S) where ``score`` gives S of them.
+        Scores (R,), or (R, S) if ``score`` returns S scores.
 
     Raises:
-        ValueError: No case.
+        ValueError: There is no case.
     """
     num_cases = len(counts_by_case)
     if not num_cases:
@@ -55,8 +55,20 @@ def bootstrap_scores(
     return np.asarray([score(np.tensordot(draw, counts_by_case, axes=1)) for draw in draws])
 
 
+def interval_over_cases(counts_by_case: NDArray[Any], score: ScoreFn) -> Interval | None:
+    """Return the 95 % interval of one score; None for a single case, which has no spread.
+
+    Args:
+        counts_by_case: (C, …), C > 0.
+        score: Returns one score.
+    """
+    if len(counts_by_case) == 1:
+        return None
+    return percentile_interval(bootstrap_scores(counts_by_case, score))
+
+
 def percentile_interval(scores: NDArray[np.float64], confidence: float = CONFIDENCE) -> Interval:
-    """The middle of the scores that holds this share of them."""
+    """Return the central interval that holds this share of the scores."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(scores, [tail, 1 - tail])
     return Interval(float(low), float(high))

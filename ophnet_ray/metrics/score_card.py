@@ -1,24 +1,37 @@
-"""What is known of a model after it was scored: plain values that every report shows."""
+"""Scores of one model on one split: the values that reports, tables and ``scores.json`` show."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ophnet_ray.metrics.bootstrap import Interval
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One figure, its 95 % interval over cases (None where there is none) and its convention.
+    """A score, its convention in one line, and its 95 % interval over cases.
 
-    ``name`` tells the convention too (``macro_f1_present``); ``convention`` is one line for people.
+    ``name`` includes the convention (``macro_f1_present``). ``interval`` is None where a single
+    case was scored, or where the score has no spread over cases.
     """
 
     name: str
     value: float
     convention: str
-    low: float | None = None
-    high: float | None = None
+    interval: Interval | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of this score: the interval as ``low`` and ``high``."""
+        low, high = self.interval or (None, None)
+        return {
+            "name": self.name,
+            "value": self.value,
+            "convention": self.convention,
+            "low": low,
+            "high": high,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +65,20 @@ class ScoreCard:
     scores: tuple[Score, ...]
     by_phase: tuple[PhaseScore, ...]
     confusion: NDArray[np.int64]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of ``scores.json``."""
+        return asdict(self) | {
+            "scores": [score.to_dict() for score in self.scores],
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def format_score(score: Score) -> str:
+    """Return the value with four digits, followed by the 95 % interval if there is one."""
+    if score.interval is None:
+        return f"{score.value:.4f}"
+    return f"{score.value:.4f}  [{score.interval.low:.4f}, {score.interval.high:.4f}]"
 
 
 @dataclass(frozen=True, slots=True)

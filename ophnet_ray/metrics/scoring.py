@@ -202,8 +202,7 @@ def build_score_card(
         interval = None
         if resampled is not None and name not in _WITHOUT_INTERVAL:
             interval = percentile_interval(resampled[:, i])
-        low, high = interval or (None, None)
-        named.append(Score(name, value, CONVENTIONS[name], low, high))
+        named.append(Score(name, value, CONVENTIONS[name], interval))
     columns = [score(confusion) for score in _PER_CLASS.values()]
     support = confusion.sum(axis=1)
     by_phase = tuple(
@@ -239,10 +238,8 @@ def compare_scores(
     gains = {}
     for name in names:
         gain = after.values[name] - before.values[name]
-        low, high = (
-            (None, None)
-            if differences is None
-            else percentile_interval(differences[:, order.index(name)])
-        )
-        gains[name] = Score(name, gain, f"gain in {name}", low, high)
+        interval = None
+        if differences is not None:
+            interval = percentile_interval(differences[:, order.index(name)])
+        gains[name] = Score(name, gain, f"gain in {name}", interval)
     return gains

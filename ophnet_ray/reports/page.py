@@ -29,7 +29,7 @@ def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        score=format_score,
+        number=format_number,
         breakable=breakable,
         count=format_count,
         clock=format_clock,
@@ -41,8 +41,8 @@ def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
     write_atomically(path, text.encode("utf-8", "replace"))
 
 
-def format_score(value: float | None) -> str:
-    """Three digits of a share, one of a percentage, a dash where there is none."""
+def format_number(value: float | None) -> str:
+    """Return a share with three decimals, a percentage with one, and a dash for None."""
     if value is None:
         return NONE
     return f"{value:.1f}" if abs(value) >= 2 else f"{value:.3f}"

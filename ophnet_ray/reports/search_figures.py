@@ -73,8 +73,8 @@ def draw_optimisation(trials: Sequence[TrialRecord], winner: str | None, metric:
 
 def _draw_trial(axes: Axes, order: int, trial: TrialRecord, is_winner: bool) -> None:
     score = trial.score or 0.0
-    if trial.low is not None and trial.high is not None:
-        axes.plot([order, order], [trial.low, trial.high], color=ACCENT, alpha=0.45, linewidth=2)
+    if trial.interval is not None:
+        axes.plot([order, order], trial.interval, color=ACCENT, alpha=0.45, linewidth=2)
     is_stopped = trial.state == "stopped"
     axes.plot(
         order,

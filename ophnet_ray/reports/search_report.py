@@ -20,8 +20,6 @@ from ophnet_ray.reports.search_figures import (
 )
 from ophnet_ray.reports.trial_record import TrialRecord, best_of_each_scheme, rank_trials
 
-__all__ = ["SearchReport", "TrialRecord", "write_search_report"]
-
 MAX_TRIAL_ROWS = 200
 
 

@@ -4,15 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ophnet_ray.metrics.bootstrap import Interval
+
 
 @dataclass(frozen=True)
 class TrialRecord:
     """A training run of a search.
 
-    ``history``: lines of its ``metrics.jsonl``. ``score``: the metric in its best epoch, with a
-    95 % interval over cases where there is one. ``best_epoch`` counts from 1. ``is_tied``: its
-    score lies within the winner's noise; the winner itself is not tied. ``f1_by_phase``: in the
-    best epoch; phases without a validation window are left out.
+    ``history``: lines of its ``metrics.jsonl``. ``score``: the metric in its best epoch.
+    ``interval``: its 95 % interval over cases. ``best_epoch`` counts from 1. ``is_tied``: the
+    interval of the winner's lead over this trial reaches 0; the winner itself is not tied.
+    ``f1_by_phase``: in the best epoch; phases without a validation window are left out.
     """
 
     trial_id: str
@@ -21,8 +23,7 @@ class TrialRecord:
     history: Sequence[Mapping[str, float]]
     score: float | None
     best_epoch: int | None
-    low: float | None
-    high: float | None
+    interval: Interval | None
     is_tied: bool
     f1_by_phase: Mapping[str, float] | None
     seconds: float

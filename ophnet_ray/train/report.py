@@ -3,7 +3,6 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import yaml
 from numpy.typing import NDArray
 
 from ophnet_ray.data.passport import describe_warnings
-from ophnet_ray.metrics.bootstrap import bootstrap_scores, percentile_interval
+from ophnet_ray.metrics.bootstrap import interval_over_cases
 from ophnet_ray.metrics.classification import (
     accuracy,
     balanced_accuracy,
@@ -55,7 +54,7 @@ def write_run_report(run: RunDirectory, result: dict[str, Any]) -> None:
         passport["splits"]["val"]["videos"],
     )
     history = run.read_metrics()
-    content = asdict(card) | {"confusion": card.confusion.tolist(), **result}
+    content = card.to_dict() | result
     write_atomically(run.scores, json.dumps(content, indent=1).encode())
     write_report(
         run.report,
@@ -82,12 +81,15 @@ def build_window_card(
 ) -> ScoreCard:
     """Counts of validation windows, (C, K, K), as a card with intervals over the C cases."""
     confusion = confusion_by_case.sum(axis=0)
-    scores = []
-    for name, (score, convention) in _SCORES.items():
-        low, high = None, None
-        if len(confusion_by_case) > 1:
-            low, high = percentile_interval(bootstrap_scores(confusion_by_case, score))
-        scores.append(Score(name, float(score(confusion)), convention, low, high))
+    scores = [
+        Score(
+            name,
+            float(score(confusion)),
+            convention,
+            interval_over_cases(confusion_by_case, score),
+        )
+        for name, (score, convention) in _SCORES.items()
+    ]
     precision, recall = precision_per_class(confusion), recall_per_class(confusion)
     f1, jaccard = f1_per_class(confusion), jaccard_per_class(confusion)
     by_phase = tuple(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.metrics.bootstrap import Interval, Score, bootstrap_scores, percentile_interval
+from ophnet_ray.metrics.bootstrap import Interval, ScoreFn, bootstrap_scores, percentile_interval
 from ophnet_ray.metrics.classification import accuracy, f1_per_class, macro_f1_present
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints, read_payload
 from ophnet_ray.tune.config import Metric
@@ -21,7 +21,7 @@ MAX_LEADERS = 10
 """Trials that get an interval; those behind them are not tied in practice."""
 MAX_FINALISTS = 3
 _ORDER = {"finished": 0, "stopped": 1, "unfinished": 2, "failed": 3}
-SCORE_OF: dict[Metric, Score] = {"val_macro_f1": macro_f1_present, "val_acc": accuracy}
+SCORE_OF: dict[Metric, ScoreFn] = {"val_macro_f1": macro_f1_present, "val_acc": accuracy}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +64,6 @@ def rank_trials(trials: Sequence[Trial], metric: Metric) -> list[RankedTrial]:
         for row in rows
     ]
     return [_compare(row, rows[0], resampled) for row in rows]
-
-
-def difference_interval(
-    better: NDArray[np.int64], other: NDArray[np.int64], score: Score
-) -> Interval:
-    """The 95 % interval of a score's difference, over the same cases (C, K, K) for both."""
-    return percentile_interval(bootstrap_scores(better, score) - bootstrap_scores(other, score))
 
 
 def choose_finalists(ranked: Sequence[RankedTrial]) -> list[RankedTrial]:

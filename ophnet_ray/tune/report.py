@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ophnet_ray.reports.search_report import SearchReport, TrialRecord, write_search_report
+from ophnet_ray.reports.search_report import SearchReport, write_search_report
+from ophnet_ray.reports.trial_record import TrialRecord
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory, Trial, best_record
 from ophnet_ray.tune.ranking import RankedTrial, f1_by_phase
@@ -69,8 +70,7 @@ def _record(row: RankedTrial, phases: Sequence[str]) -> TrialRecord:
         history=trial.history,
         score=row.score,
         best_epoch=row.best_epoch,
-        low=row.interval.low if row.interval else None,
-        high=row.interval.high if row.interval else None,
+        interval=row.interval,
         is_tied=row.is_tied,
         f1_by_phase=f1_by_phase(row, phases),
         seconds=trial.seconds,

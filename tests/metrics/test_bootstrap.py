@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from ophnet_ray.metrics.bootstrap import bootstrap_scores, percentile_interval
-from ophnet_ray.metrics.classification import accuracy
+from ophnet_ray.metrics.bootstrap import (
+    Interval,
+    bootstrap_scores,
+    interval_over_cases,
+    percentile_interval,
+)
+from ophnet_ray.metrics.classification import accuracy, macro_f1_present
 
 pytestmark = pytest.mark.unit
 
@@ -37,3 +42,17 @@ def test_pairing_by_case_sees_a_small_steady_gain_that_the_cases_differences_wou
     gain = bootstrap_scores(after, accuracy) - bootstrap_scores(before, accuracy)
     assert percentile_interval(gain).low > 0
     assert percentile_interval(bootstrap_scores(after, accuracy)).low < 0.5
+
+
+def test_the_difference_of_equal_counts_has_an_interval_around_nothing():
+    counts = np.array([[[9, 1], [2, 8]]] * 5)
+    difference = bootstrap_scores(counts, macro_f1_present) - bootstrap_scores(
+        counts, macro_f1_present
+    )
+    assert percentile_interval(difference) == Interval(0.0, 0.0)
+
+
+def test_a_single_case_has_no_interval():
+    counts = np.stack([confusion(3, 1)])
+    assert interval_over_cases(counts, accuracy) is None
+    assert interval_over_cases(np.concatenate([counts, counts]), accuracy) == Interval(0.75, 0.75)

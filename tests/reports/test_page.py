@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ophnet_ray.metrics.bootstrap import Interval
 from ophnet_ray.metrics.classification import f1_per_class
 from ophnet_ray.metrics.score_card import PhaseScore, Score, ScoreCard, VideoTimeline, WorstFrame
 from ophnet_ray.reports.model_report import Report, write_report
-from ophnet_ray.reports.search_report import SearchReport, TrialRecord, write_search_report
+from ophnet_ray.reports.search_report import SearchReport, write_search_report
+from ophnet_ray.reports.trial_record import TrialRecord
 from tests.helpers.browser import CHROMIUM, visit_pages
 
 pytestmark = pytest.mark.unit
@@ -30,7 +32,7 @@ def make_card(phases, seed=0) -> ScoreCard:
     f1 = f1_per_class(confusion)
     rows = [PhaseScore(p, 0.5, 0.5, float(f1[i]), 0.4, 60, i) for i, p in enumerate(phases)]
     scores = (
-        Score("macro_f1_present", float(f1.mean()), "mean F1", 0.2, 0.7),
+        Score("macro_f1_present", float(f1.mean()), "mean F1", Interval(0.2, 0.7)),
         Score("edit", 61, "%"),
     )
     units = int(confusion.sum())
@@ -82,8 +84,7 @@ def make_search(num_trials: int, scheme: str = "", phases=()) -> SearchReport:
             history=make_history(2),
             score=None if i % 3 == 2 else 0.4,
             best_epoch=None if i % 3 == 2 else 1,
-            low=None,
-            high=None,
+            interval=None,
             is_tied=False,
             f1_by_phase=dict.fromkeys(phases, 0.5) or None,
             seconds=60.0,

@@ -8,7 +8,6 @@ import torch
 
 from ophnet_ray.config import Config
 from ophnet_ray.errors import UserError
-from ophnet_ray.metrics.bootstrap import Interval
 from ophnet_ray.metrics.classification import macro_f1_present
 from ophnet_ray.models.checkpoints import PAYLOAD_KEY, commit_checkpoint, temporary_file
 from ophnet_ray.tune.config import TuneConfig
@@ -19,7 +18,7 @@ from ophnet_ray.tune.directory import (
     outcome_of,
     running_scores,
 )
-from ophnet_ray.tune.ranking import choose_winner, difference_interval, rank_trials
+from ophnet_ray.tune.ranking import choose_winner, rank_trials
 from ophnet_ray.tune.searcher import Suggestions, TrialOutcome, rate_importance
 from ophnet_ray.tune.space import Choice, Range, parse_search_space
 
@@ -206,11 +205,6 @@ def test_other_seeds_decide_between_finalists(search, tmp_path):
     repeats = [repeat(0, 0.9), repeat(2, 0.8)]
     assert choose_winner(ranked, repeats, "val_macro_f1").trial.number == 0
     assert choose_winner(ranked, [repeat(1, 0.99)], "val_macro_f1").trial.number == 2
-
-
-def test_a_difference_of_nothing_has_an_interval_around_nothing():
-    counts = np.array([[[9, 1], [2, 8]]] * 5)
-    assert difference_interval(counts, counts, macro_f1_present) == Interval(0.0, 0.0)
 
 
 def test_the_searcher_learns_from_folders_what_it_learnt_from_trials(search):

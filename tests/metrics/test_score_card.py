@@ -1,0 +1,57 @@
+"""The score card, as JSON and as text."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ophnet_ray.metrics.bootstrap import Interval
+from ophnet_ray.metrics.score_card import PhaseScore, Score, ScoreCard, format_score
+
+pytestmark = pytest.mark.unit
+
+SURE = Score("macro_f1_present", 0.5, "mean F1", Interval(0.25, 0.75))
+ALONE = Score("video_accuracy_std", 0.125, "standard deviation")
+
+
+def test_the_json_of_a_card_holds_ends_of_intervals_and_plain_lists():
+    """The keys of ``scores.json``, which other programs read, in their order."""
+    phase = PhaseScore("a", 1.0, 0.5, 0.75, 0.5, 3, 2)
+    confusion = np.array([[2, 1], [0, 4]])
+    card = ScoreCard("val", "frames", 2, 3, 7, ("a", "b"), (SURE, ALONE), (phase,), confusion)
+    content = json.loads(json.dumps(card.to_dict()))
+    assert list(content) == [
+        "split",
+        "unit",
+        "num_cases",
+        "num_videos",
+        "num_units",
+        "phases",
+        "scores",
+        "by_phase",
+        "confusion",
+    ]
+    assert content["scores"] == [
+        {
+            "name": "macro_f1_present",
+            "value": 0.5,
+            "convention": "mean F1",
+            "low": 0.25,
+            "high": 0.75,
+        },
+        {
+            "name": "video_accuracy_std",
+            "value": 0.125,
+            "convention": "standard deviation",
+            "low": None,
+            "high": None,
+        },
+    ]
+    assert list(content["scores"][0]) == ["name", "value", "convention", "low", "high"]
+    assert content["by_phase"][0]["num_train_cases"] == 2
+    assert content["confusion"] == [[2, 1], [0, 4]]
+
+
+def test_a_score_is_printed_with_its_interval_where_there_is_one():
+    assert format_score(SURE) == "0.5000  [0.2500, 0.7500]"
+    assert format_score(ALONE) == "0.1250"
