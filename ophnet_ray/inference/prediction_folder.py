@@ -1,8 +1,7 @@
 """The folder of a prediction: finished videos, and what is made of them once all are done."""
 
-import fcntl
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from ophnet_ray.inference.predictions import (
 from ophnet_ray.inference.smoothing import PhaseDynamics, Smooth, smooth_labels
 from ophnet_ray.metrics.timelines import cut_segments, format_segments
 from ophnet_ray.storage.atomic import write_atomically
-from ophnet_ray.storage.files import list_names, stat_files
+from ophnet_ray.storage.files import ensure_writable, list_names, stat_files
+from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import absolute, check_location, is_remote, join, stem_of
 
 
@@ -62,18 +62,14 @@ class PredictionFolder:
         Raises:
             UserError: It cannot be written, or another process is at work there.
         """
-        try:
-            self.parts.mkdir(parents=True, exist_ok=True)
-            file = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise UserError(f"--output {self.path} cannot be written: {error.strerror}") from error
-        with file:
+        busy = f"another process predicts into {self.path}; wait for it, or choose another --output"
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                ensure_writable(self.parts)
+                held.enter_context(exclusive(self.path / ".lock", busy=busy))
+            except OSError as error:
                 raise UserError(
-                    f"another process predicts into {self.path}; wait for it, or choose another "
-                    "--output"
+                    f"--output {self.path} cannot be written: {error.strerror}"
                 ) from error
             for leftover in (*self.path.glob(".new.*"), *self.parts.glob(".new.*")):
                 leftover.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ An object appears whole or not at all: a killed writer leaves nothing that a lis
 
 import secrets
 import shutil
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -69,6 +70,17 @@ def check_writable(flag: str, folder: str) -> None:
             system.delete_file(bucket_path(uri))
     except OSError as error:
         raise UserError(f"{flag} {error}") from error
+
+
+def ensure_writable(folder: Path) -> None:
+    """Create a folder of this machine if it is missing, and a file in it for a moment.
+
+    Raises:
+        OSError: The folder cannot be created or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def list_files(folder: str, *, recursive: bool = False) -> dict[str, FileStatus]:

@@ -1,7 +1,8 @@
-"""Who decodes what: several runs that fill one cache share the work.
+"""Locks between processes, on files: exclusive, shared, or by name.
 
-A claim is a lock on a file of its own. It goes with the process that holds it, however that ends,
-so that nothing is left waiting for a killed one.
+The operating system frees a lock when the process that holds it ends, however it ends: nobody waits
+for a killed process. Processes on several machines exclude each other when the file system passes
+locks on.
 """
 
 import fcntl
@@ -11,47 +12,88 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from ophnet_ray.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
-class NamedLocks:
-    """NamedLocks on names.
+@contextmanager
+def exclusive(path: Path, *, busy: str | None = None) -> Iterator[None]:
+    """Hold a lock file alone for as long as the context lasts.
 
     Args:
-        folder: Of the lock files; made when it is missing. Runs on several machines share their
-            work when its file system passes locks on, else each does all of it.
+        path: The lock file; created when it is missing, and kept.
+        busy: Error message if another process holds the lock; without one, wait for that process.
+
+    Raises:
+        UserError: Another process holds the lock, and ``busy`` is given.
+        OSError: The file cannot be opened, or its file system has no locks.
+    """
+    descriptor = _open(path)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            raise UserError(busy) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """Hold a lock file together with others, once nobody holds it alone.
+
+    Raises:
+        OSError: The file cannot be opened, or its file system has no locks.
+    """
+    descriptor = _open(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class NamedLocks:
+    """Exclusive locks by name, e.g. on what a process is decoding or fetching.
+
+    A lock file is removed with its lock. Without locks (file system, permissions), every name is
+    free: the processes then all do the same work, which is a waste and no error.
+
+    Args:
+        folder: Folder of the lock files; created when the first lock is taken.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(exist_ok=True)
 
     @contextmanager
     def take_free(self, groups: Iterable[Sequence[str]]) -> Iterator[set[str]]:
-        """Claim those names that nobody else holds, for as long as the context lasts.
+        """Lock the names that nobody else holds for as long as the context lasts; yield them.
 
-        A group whose first name somebody holds is left to them whole: they are about to claim the
-        others, and two that come at the same moment do not end up with a part of it each.
+        A group whose first name is held is left to its holder, who is about to lock the rest: two
+        processes that come at the same moment do not get a part of the group each.
         """
         with ExitStack() as held:
             taken = set()
             for group in groups:
-                for place, name in enumerate(group):
+                for position, name in enumerate(group):
                     if held.enter_context(self._lock(name, wait=False)):
                         taken.add(name)
-                    elif place == 0:
+                    elif position == 0:
                         break
             yield taken
 
     def wait_for(self, name: str) -> None:
         """Wait until nobody holds the name."""
-        logger.info("waiting for another run that decodes %s", name)
+        logger.info("waiting for another process that holds %s", self.folder / name)
         with self.hold(name):
             pass
 
     @contextmanager
     def hold(self, name: str) -> Iterator[None]:
-        """Claim a name for as long as the context lasts, once nobody else holds it."""
+        """Wait until nobody holds the name, then hold it for as long as the context lasts."""
         with self._lock(name, wait=True):
             yield
 
@@ -60,7 +102,8 @@ class NamedLocks:
         path = self.folder / name
         while True:
             try:
-                descriptor = open_for_lock(path)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                descriptor = _open(path)
             except OSError as error:
                 logger.warning("no lock %s (%s); the work is not shared", path, error)
                 yield True
@@ -72,11 +115,11 @@ class NamedLocks:
                 yield False
                 return
             except OSError as error:
-                logger.warning("%s knows no locks (%s); the work is not shared", path, error)
+                logger.warning("%s has no locks (%s); the work is not shared", path, error)
                 break
             if _is_at(descriptor, path):
                 break
-            os.close(descriptor)  # the one before has just removed this file
+            os.close(descriptor)  # the last holder has just removed this file
         try:
             yield True
         finally:
@@ -85,19 +128,21 @@ class NamedLocks:
             os.close(descriptor)
 
 
-def open_for_lock(path: Path) -> int:
-    """Open a lock file, made when it is missing.
+def _open(path: Path) -> int:
+    """Open a lock file, for writing, as NFS asks of an exclusive lock; create it when missing.
 
-    For writing, as NFS asks of an exclusive lock; another user's file for reading.
+    A file of another user, as in a shared cache, is opened for reading.
     """
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError:
+        if not path.exists():
+            raise
         return os.open(path, os.O_RDONLY)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is still the one of that name."""
+    """Return True if the open file still has this path."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

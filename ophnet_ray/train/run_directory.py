@@ -1,7 +1,6 @@
 """The folder of a run: what was asked, what was used, what came out."""
 
 import csv
-import fcntl
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,9 @@ from ophnet_ray.config import Config, dump_config
 from ophnet_ray.data.manifest import Reject
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.atomic import write_atomically
+from ophnet_ray.storage.files import ensure_writable
 from ophnet_ray.storage.filesystems import filesystem_of
+from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import bucket_path
 from ophnet_ray.train.run_mirror import RunMirror
 
@@ -89,9 +90,7 @@ class RunDirectory:
             UserError: It cannot be made or written.
         """
         try:
-            self.logs.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.logs / ".probe", b"")
-            (self.logs / ".probe").unlink()
+            ensure_writable(self.logs)
         except OSError as error:
             raise UserError(
                 f"--storage_path {self.path.parent} cannot be written: {error.strerror or error}"
@@ -141,14 +140,11 @@ class RunDirectory:
             UserError: Another process is at work on this run.
             StorageError: The bucket does not answer.
         """
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"the run {self.location} is being trained by another process; "
-                    "wait for it, or choose another --name"
-                ) from error
+        busy = (
+            f"the run {self.location} is being trained by another process; "
+            "wait for it, or choose another --name"
+        )
+        with exclusive(self.path / ".lock", busy=busy):
             if self.mirror:
                 self.mirror.fetch()
             try:

@@ -5,7 +5,6 @@ and what it has finished goes there piece by piece. A checkpoint's manifest goes
 checkpoint does not exist for a reader. What a killed run had not sent yet is done again.
 """
 
-import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from ophnet_ray.storage.files import (
     upload,
 )
 from ophnet_ray.storage.filesystems import StorageError
+from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import join
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
@@ -152,10 +152,9 @@ class RunMirror:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One process of this machine after the other."""
+        """Let one process of this machine after the other work on the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".fetching").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with exclusive(self.folder / ".fetching"):
             yield
 
 

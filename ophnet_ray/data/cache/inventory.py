@@ -1,6 +1,5 @@
 """What lies in a cache folder, and removing what nobody uses."""
 
-import fcntl
 import stat
 import time
 from dataclasses import dataclass
@@ -8,10 +7,11 @@ from pathlib import Path
 
 from ophnet_ray.data.cache.bucket import CacheBucket
 from ophnet_ray.data.cache.shards import ShardIndex, read_shard_index
-from ophnet_ray.data.cache.store import FORMAT_VERSION, LOCK_FILE, lock_cache
+from ophnet_ray.data.cache.store import FORMAT_VERSION, LOCK_FILE
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import check_readable, delete_file, list_files
 from ophnet_ray.storage.local_copies import local_folder
+from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import join
 
 SECONDS_A_DAY = 86_400.0
@@ -88,8 +88,9 @@ def prune(cache_dir: Path, unused_days: float) -> Pruned:
         UserError: There is no cache, or a run is using it.
     """
     limit_s = time.time() - unused_days * SECONDS_A_DAY
+    busy = f"the cache {cache_dir} is being used by a run; prune it when the run is over"
     try:
-        with lock_cache(_blocks_folder(cache_dir), fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with exclusive(_blocks_folder(cache_dir) / LOCK_FILE, busy=busy):
             inventory = read_inventory(cache_dir)
             old = [shard for shard in inventory.shards if shard.used_s < limit_s]
             for shard in old:
@@ -99,10 +100,6 @@ def prune(cache_dir: Path, unused_days: float) -> Pruned:
             left = [leftover for leftover in inventory.leftovers if leftover.written_s < limit_s]
             for leftover in left:
                 leftover.path.unlink()
-    except BlockingIOError as error:
-        raise UserError(
-            f"the cache {cache_dir} is being used by a run; prune it when the run is over"
-        ) from error
     except OSError as error:
         raise UserError(f"the cache {cache_dir} cannot be pruned: {error}") from error
     size_bytes = sum(shard.size_bytes for shard in old)

@@ -1,6 +1,5 @@
 """Decoded segments on disk, addressed by content: a video is decoded once."""
 
-import fcntl
 import hashlib
 import itertools
 import json
@@ -29,13 +28,14 @@ from ophnet_ray.data.windows import run_frames
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
 from ophnet_ray.storage.local_copies import local_folder
-from ophnet_ray.storage.locks import NamedLocks, open_for_lock
+from ophnet_ray.storage.locks import NamedLocks, shared
 from ophnet_ray.storage.paths import absolute, is_remote, join, plain_uri
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 3
 LOCK_FILE = ".in-use"
+"""Held together by runs that use the cache, alone by a process that prunes it."""
 SHARD_BYTES = 32_000_000
 """Pixels after which a shard is full."""
 
@@ -86,24 +86,21 @@ class BlockCache:
             local_folder(self.location, local_dir) if is_shared else Path(self.location)
         ) / version
         try:
-            self._make_folders()
+            self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder) as probe:
                 # by the clock of the machine that holds the folder
                 self._opened_ns = os.fstat(probe.fileno()).st_mtime_ns
         except OSError as error:
             raise UserError(f"--cache_dir {folder} cannot be written: {error.strerror}") from error
+        self.claims = NamedLocks(self.folder / "claims")
         self._bucket = CacheBucket(join(self.location, version), self.folder) if is_shared else None
         if self._bucket is not None:
             self._opened_ns = self._bucket.now_ns()
 
-    def _make_folders(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.claims = NamedLocks(self.folder / "claims")
-
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Arrive in another process, perhaps on a machine that has nothing of the cache yet."""
+        """Recreate the local folder after unpickling, possibly on another node."""
         self.__dict__ |= state
-        self._make_folders()
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def keys_of(self, segments: Sequence[Segment]) -> list[str]:
         """The key of each segment; it changes with the file, the interval and the sampling.
@@ -225,7 +222,7 @@ class BlockCache:
         """Keep the cache from being pruned; the lock goes with the process, however it ends."""
         with ExitStack() as held:
             try:
-                held.enter_context(lock_cache(self.folder, fcntl.LOCK_SH))
+                held.enter_context(shared(self.folder / LOCK_FILE))
             except OSError as error:
                 logger.warning("%s knows no locks (%s): do not prune it now", self.folder, error)
             yield
@@ -234,19 +231,3 @@ class BlockCache:
 @lru_cache(maxsize=4096)
 def _remembered(path: Path, _written_ns: int) -> ShardIndex | None:
     return read_shard_index(path)
-
-
-@contextmanager
-def lock_cache(folder: Path, operation: int) -> Iterator[None]:
-    """Lock the cache: runs together (``fcntl.LOCK_SH``), pruning alone (``LOCK_EX | LOCK_NB``).
-
-    Raises:
-        BlockingIOError: A run is using it.
-        OSError: The file system knows no locks.
-    """
-    descriptor = open_for_lock(folder / LOCK_FILE)
-    try:
-        fcntl.flock(descriptor, operation)
-        yield
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,169 @@
+"""Locks between real processes: held, shared, refused, and freed by a kill."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ophnet_ray.errors import UserError
+from ophnet_ray.storage.locks import NamedLocks, exclusive, shared
+from tests.helpers.paths import ROOT
+from tests.helpers.waiting import wait_until
+
+pytestmark = pytest.mark.unit
+
+HOLD = """
+import sys
+from pathlib import Path
+from ophnet_ray.storage.locks import NamedLocks, exclusive, shared
+path = Path(sys.argv[1])
+with {lock}:
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def holder(path, lock):
+    """Another process that holds the lock until the context ends."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD.format(lock=lock), str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def is_busy(path):
+    try:
+        with exclusive(path, busy="busy"):
+            return False
+    except UserError:
+        return True
+
+
+def is_waited_for(path):
+    """Return True if the kernel lists somebody who waits for a lock on this file."""
+    locks = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and f":{path.stat().st_ino} " in line for line in locks)
+
+
+def test_a_lock_that_another_process_holds_is_refused_with_the_given_message(tmp_path):
+    path = tmp_path / ".lock"
+    with (
+        holder(path, "exclusive(path)"),
+        pytest.raises(UserError, match=r"^the run is being trained$"),
+        exclusive(path, busy="the run is being trained"),
+    ):
+        pytest.fail("two hold the lock")
+    assert not is_busy(path)
+
+
+@pytest.mark.parametrize("lock", ["exclusive(path)", "shared(path)"])
+def test_a_killed_holder_frees_the_lock(tmp_path, lock):
+    path = tmp_path / ".lock"
+    with holder(path, lock) as process:
+        assert is_busy(path)
+        process.kill()
+        process.wait()
+        assert not is_busy(path)
+
+
+def test_processes_share_a_lock_and_nobody_holds_it_alone_meanwhile(tmp_path):
+    path = tmp_path / ".in-use"
+    with holder(path, "shared(path)"), shared(path):
+        assert is_busy(path)
+
+
+@pytest.mark.parametrize("wait", [exclusive, shared], ids=["alone", "together"])
+def test_without_a_message_it_waits_for_the_process_that_holds_the_lock(tmp_path, wait):
+    path = tmp_path / ".lock"
+
+    def enter():
+        with wait(path):
+            return "entered"
+
+    with ThreadPoolExecutor(1) as pool:
+        with holder(path, "exclusive(path)"):
+            entered = pool.submit(enter)
+            wait_until(lambda: is_waited_for(path), "a thread waits for the lock")
+            assert not entered.done()
+        assert entered.result(timeout=60) == "entered"
+
+
+def test_an_error_inside_the_lock_is_not_taken_for_a_busy_one_and_frees_it(tmp_path):
+    path = tmp_path / ".lock"
+    with pytest.raises(BlockingIOError), exclusive(path, busy="busy"):
+        raise BlockingIOError
+    assert not is_busy(path)
+
+
+def test_a_lock_file_in_a_folder_that_is_not_there_is_an_error_of_the_disk(tmp_path):
+    for lock in (exclusive, shared):
+        with pytest.raises(OSError, match="No such file"), lock(tmp_path / "none" / ".lock"):
+            pytest.fail("a lock without a file")
+
+
+def test_names_that_another_process_holds_are_not_taken(tmp_path):
+    with (
+        holder(tmp_path / "locks", "NamedLocks(path).hold('b')"),
+        NamedLocks(tmp_path / "locks").take_free([["a", "b", "c"]]) as taken,
+    ):
+        assert taken == {"a", "c"}
+
+
+def test_a_group_whose_first_name_is_held_is_left_to_its_holder(tmp_path):
+    with (
+        holder(tmp_path / "locks", "NamedLocks(path).hold('a')"),
+        NamedLocks(tmp_path / "locks").take_free([["a", "b"], ["c", "d"]]) as taken,
+    ):
+        assert taken == {"c", "d"}
+
+
+def test_a_killed_process_frees_its_names_and_its_lock_files_are_used_again(tmp_path):
+    locks = NamedLocks(tmp_path / "locks")
+    with holder(tmp_path / "locks", "NamedLocks(path).hold('a')") as process:
+        process.kill()
+        process.wait()
+        assert (locks.folder / "a").exists()
+        locks.wait_for("a")
+        with locks.take_free([["a"]]) as taken:
+            assert taken == {"a"}
+
+
+def test_lock_files_of_names_go_with_their_locks(tmp_path):
+    locks = NamedLocks(tmp_path / "locks")
+    with locks.take_free([["a", "b"]]), locks.hold("c"):
+        assert {path.name for path in locks.folder.iterdir()} == {"a", "b", "c"}
+    assert not list(locks.folder.iterdir())
+
+
+def test_of_many_that_wait_for_a_name_one_at_a_time_holds_it(tmp_path):
+    """Each removes the lock file: one that waits must not hold a file that has no name any more."""
+    locks, inside = NamedLocks(tmp_path / "locks"), []
+
+    def work(number):
+        with locks.hold("a"):
+            inside.append(number)
+            alone = inside == [number]
+            inside.clear()
+        return alone
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(200)))
+
+
+def test_where_no_lock_file_can_be_made_every_name_is_free(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    with NamedLocks(tmp_path / "file").take_free([["a"]]) as taken:
+        assert taken == {"a"}
+    assert "the work is not shared" in caplog.text
