@@ -6,27 +6,31 @@ from typing import Any
 
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, log_to
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.passport import hash_segments
 from ophnet_ray.data.samplers import plan_training_steps
-from ophnet_ray.distributed.cluster import Resources, connect, plan_resources
-from ophnet_ray.distributed.cluster_check import SharedPaths, check_nodes
+from ophnet_ray.distributed.cluster import connect
+from ophnet_ray.distributed.resources import Resources, plan_resources
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.models.checkpoints import find_checkpoints
-from ophnet_ray.models.network import SurgicalPhaseClassificationModel, probe_backbone
 from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.paths import is_remote, join, stem_of
-from ophnet_ray.train.fitting import failures_in_one_line, fit_run
-from ophnet_ray.train.loggers import check_loggers
-from ophnet_ray.train.preflight import check_output, hand_out, resolve_paths
+from ophnet_ray.train.preflight import (
+    check_backbone,
+    check_cluster,
+    check_loggers,
+    check_output,
+    hand_out,
+    job_metadata,
+    resolve_paths,
+)
 from ophnet_ray.train.prepare import prepare_data, read_segments
+from ophnet_ray.train.protocol import TrainingWatch, TrainLoopConfig, start_status
 from ophnet_ray.train.report import write_run_report
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.run_mirror import RunMirror
-from ophnet_ray.train.status import TrainingStatus, TrainingWatch
-from ophnet_ray.train.worker_config import TrainLoopConfig
+from ophnet_ray.train.trainer import failures_in_one_line, fit_run
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,9 @@ def train(config: Config, console: Console) -> TrainingResult:
                 )
                 with cache.in_use(), connect(config, job_metadata(config, run)) as where:
                     console.say(where)
-                    resources = plan_resources(config, console)
-                    check_backbone(config, console)
-                    check_nodes(shared_paths(config, segments))
+                    resources = plan_resources(config, console.say)
+                    check_backbone(config, console.say)
+                    check_cluster(config, segments)
                     manifest = prepare_data(
                         config, cache, segments, missing, run, resources, console
                     )
@@ -101,28 +105,6 @@ def _hand_out(run: RunDirectory, result: dict[str, Any], output: str) -> None:
     hand_out(best, output)
 
 
-def job_metadata(config: Config, run: RunDirectory) -> dict[str, str]:
-    """What the dashboard tells of the job: names and settings, no path and no id of the data."""
-    training = config.training
-    shown = {"run": run.path.name, "backbone": config.model.backbone, "epochs": training.max_epochs}
-    return {name: str(value) for name, value in shown.items()}
-
-
-def shared_paths(config: Config, segments: list[Segment]) -> SharedPaths:
-    """What every node of a cluster must see: one video stands for all. Buckets are seen anyway."""
-    files = {segments[0].video: "the video"}
-    if config.model.backbone_weights:
-        files[config.model.backbone_weights] = "--backbone_weights"
-    folders = {
-        "--storage_path": config.run.storage_path,
-        "--cache_dir": config.run.cache_dir or "",
-    }
-    return SharedPaths(
-        {flag: path for flag, path in folders.items() if not is_remote(path)},
-        {path: what for path, what in files.items() if not is_remote(path)},
-    )
-
-
 def open_run(config: Config, data_hash: str) -> RunDirectory:
     """The folder of this run, new or to be resumed.
 
@@ -139,19 +121,6 @@ def open_run(config: Config, data_hash: str) -> RunDirectory:
         run = RunDirectory(Path(storage) / name)
     run.create()
     return run
-
-
-def check_backbone(config: Config, console: Console) -> None:
-    """Find out now, not on a GPU worker later, whether the network can be built.
-
-    Raises:
-        UserError: It cannot.
-    """
-    probe_backbone(config.model.backbone, config.windows.image_size)
-    if config.model.pretrained or config.model.backbone_weights:
-        source = config.model.backbone_weights or "pretrained"
-        console.say(f"backbone {config.model.backbone}: loading {source} weights")
-        SurgicalPhaseClassificationModel.from_config(2, config.model, config.windows.image_size)
 
 
 def fit(
@@ -181,8 +150,7 @@ def fit(
         f"steps of {steps.batch_size * resources.train_workers} an epoch"
         + (f", {steps.num_left_out} left out each" if steps.num_left_out else "")
     )
-    named: Any = TrainingStatus.options(name=f"train status of {run.path.name}")  # type: ignore[attr-defined] # added by ray.remote
-    status = named.remote()
+    status = start_status(run.path.name)
     loop = TrainLoopConfig(config, manifest, resources, run, data_hash, status)
     with console.stage("train", config.training.max_epochs) as stage:
         watch = TrainingWatch(status, stage, steps.num_steps)

@@ -26,7 +26,7 @@ from ophnet_ray.models.checkpoints import (
     temporary_file,
 )
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
-from ophnet_ray.train.worker_config import TrainLoopConfig
+from ophnet_ray.train.protocol import TrainLoopConfig
 
 
 class EpochCallback(CheckpointCallback):

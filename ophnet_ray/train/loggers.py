@@ -1,37 +1,16 @@
 """Where the curves of a run go: Lightning's own loggers, by name."""
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from ophnet_ray.config import Config
-from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_ids
-from ophnet_ray.storage.paths import is_remote
 from ophnet_ray.train.run_directory import RunDirectory
 
 PROJECT = "ophnet-ray"
 """Name of the experiment in MLflow, of the project in W&B."""
-
-
-def check_loggers(config: Config) -> None:
-    """Find out before anything starts whether the loggers are installed and have a place.
-
-    Raises:
-        UserError: One has not; the cure is named.
-    """
-    has_server = bool(os.environ.get("MLFLOW_TRACKING_URI"))
-    if "mlflow" in config.run.loggers and is_remote(config.run.storage_path) and not has_server:
-        raise UserError(
-            "--logger mlflow: its data base cannot lie in a bucket; set MLFLOW_TRACKING_URI"
-        )
-    for name in config.run.loggers:
-        if name != "tensorboard" and find_spec(name) is None:
-            raise UserError(
-                f"--logger {name}: it is not installed; pip install 'ophnet-ray[{name}]'"
-            )
 
 
 def build_loggers(config: Config, run: RunDirectory) -> list[Logger]:

@@ -1,23 +1,69 @@
-"""The paths of a run: the same for all its processes, and buckets that answer."""
+"""Checks before a run uses the cluster: settings, paths, CSV, network. Imports nothing heavy."""
 
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from ophnet_ray.config import AnyConfig, Config
 from ophnet_ray.console import Console
+from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.demo import DEMO_CSV, DEMO_FOLDER, make_demo
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.atomic import copy_atomically
 from ophnet_ray.storage.files import check_readable, check_writable, list_files, upload
 from ophnet_ray.storage.local_copies import default_local_dir, local_folder
 from ophnet_ray.storage.paths import absolute, is_remote, join, parent_of
+from ophnet_ray.train.run_directory import RunDirectory
+
+
+def check_loggers(config: Config) -> None:
+    """Make sure that the loggers are installed and can write.
+
+    Raises:
+        UserError: Naming the logger and the cure.
+    """
+    has_server = bool(os.environ.get("MLFLOW_TRACKING_URI"))
+    if "mlflow" in config.run.loggers and is_remote(config.run.storage_path) and not has_server:
+        raise UserError(
+            "--logger mlflow: its database cannot lie in a bucket; set MLFLOW_TRACKING_URI"
+        )
+    for name in config.run.loggers:
+        if name != "tensorboard" and find_spec(name) is None:
+            raise UserError(
+                f"--logger {name}: it is not installed; pip install 'ophnet-ray[{name}]'"
+            )
+
+
+def check_output(path: str) -> str:
+    """Return the absolute path of the output, after a test that it can be written.
+
+    Raises:
+        UserError: It is a folder, or its folder cannot be written.
+    """
+    output = absolute(path)
+    if is_remote(output):
+        check_writable("--output_pth", parent_of(output))
+        return output
+    file = Path(output)
+    if file.is_dir():
+        raise UserError(f"--output_pth {path} is a folder; name a file, e.g. {path}/model.ckpt")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        probe = file.with_name(f".{file.name}.probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--output_pth {path} cannot be written: {error.strerror}") from error
+    return output
 
 
 def resolve_paths(config: AnyConfig, console: Console) -> AnyConfig:
-    """Absolute paths, since workers run elsewhere; the demo data when no CSV is given.
+    """Make paths absolute, since workers run elsewhere; without a CSV, provide the demo data.
 
     Raises:
-        UserError: A bucket does not answer, or is not there.
+        UserError: A bucket does not answer, or does not exist.
     """
     storage = absolute(config.run.storage_path)
     cache = absolute(config.run.cache_dir or join(storage, "cache"))
@@ -43,8 +89,8 @@ def resolve_paths(config: AnyConfig, console: Console) -> AnyConfig:
 
 def _check_buckets(config: Config) -> None:
     """Ask each bucket once, at the start: within seconds, not after an hour of work."""
-    places = {"--csv_path": config.data.csv_path, "--video_dir": config.data.video_dir}
-    for flag, path in places.items():
+    locations = {"--csv_path": config.data.csv_path, "--video_dir": config.data.video_dir}
+    for flag, path in locations.items():
         if path and is_remote(path):
             check_readable(flag, path if flag == "--video_dir" else parent_of(path))
     if is_remote(config.run.storage_path):
@@ -52,7 +98,7 @@ def _check_buckets(config: Config) -> None:
 
 
 def _provide_demo(cache: str, local: str, console: Console) -> str:
-    """The demo's CSV beside the cache, so that every machine of a cluster reads its videos."""
+    """Return the demo's CSV beside the cache, so that every node reads its videos."""
     if not is_remote(cache):
         return str(make_demo(Path(cache), console))
     folder = join(cache, DEMO_FOLDER)
@@ -62,6 +108,53 @@ def _provide_demo(cache: str, local: str, console: Console) -> str:
         for file in sorted(csv_path.parent.iterdir(), key=lambda file: file == csv_path):
             upload(file, join(folder, file.name))
     return join(folder, DEMO_CSV)
+
+
+def check_backbone(config: Config, on_notice: Callable[[str], None]) -> None:
+    """Build the network here, so that a GPU worker does not fail to do so later.
+
+    Raises:
+        UserError: It cannot be built.
+    """
+    # timm loads torch: only once everything cheaper was right
+    from ophnet_ray.models.network import SurgicalPhaseClassificationModel, probe_backbone
+
+    probe_backbone(config.model.backbone, config.windows.image_size)
+    if config.model.pretrained or config.model.backbone_weights:
+        source = config.model.backbone_weights or "pretrained"
+        on_notice(f"backbone {config.model.backbone}: loading {source} weights")
+        SurgicalPhaseClassificationModel.from_config(2, config.model, config.windows.image_size)
+
+
+def check_cluster(config: Config, segments: Sequence[Segment]) -> None:
+    """Make sure that the nodes of the connected cluster are alike and see the files of the run.
+
+    One video stands for all. Buckets are seen from every node.
+
+    Raises:
+        UserError: Naming the first node that differs, and the cure.
+    """
+    from ophnet_ray.distributed.cluster_check import SharedPaths, check_nodes
+
+    files = {segments[0].video: "the video"}
+    if config.model.backbone_weights:
+        files[config.model.backbone_weights] = "--backbone_weights"
+    folders = {
+        "--storage_path": config.run.storage_path,
+        "--cache_dir": config.run.cache_dir or "",
+    }
+    shared = SharedPaths(
+        {flag: path for flag, path in folders.items() if not is_remote(path)},
+        {path: what for path, what in files.items() if not is_remote(path)},
+    )
+    check_nodes(shared)
+
+
+def job_metadata(config: Config, run: RunDirectory) -> dict[str, str]:
+    """Return what the dashboard shows of the job: names and settings, no path and no data id."""
+    training = config.training
+    shown = {"run": run.path.name, "backbone": config.model.backbone, "epochs": training.max_epochs}
+    return {name: str(value) for name, value in shown.items()}
 
 
 def hand_out(file: Path, output: str) -> None:
@@ -74,26 +167,3 @@ def hand_out(file: Path, output: str) -> None:
         upload(file, output)
     else:
         copy_atomically(file, Path(output))
-
-
-def check_output(path: str) -> str:
-    """The absolute output path, once it is known that it can be written.
-
-    Raises:
-        UserError: It is a folder, or its folder cannot be written.
-    """
-    output = absolute(path)
-    if is_remote(output):
-        check_writable("--output_pth", parent_of(output))
-        return output
-    file = Path(output)
-    if file.is_dir():
-        raise UserError(f"--output_pth {path} is a folder; name a file, e.g. {path}/model.ckpt")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        probe = file.with_name(f".{file.name}.probe")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--output_pth {path} cannot be written: {error.strerror}") from error
-    return output

@@ -17,9 +17,9 @@ from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.manifest import Manifest, Reject, build_manifest
 from ophnet_ray.data.passport import build_passport, describe_warnings
 from ophnet_ray.data.splits import assign_splits
-from ophnet_ray.distributed.cluster import Resources
 from ophnet_ray.distributed.decode import decode_on_ray
 from ophnet_ray.distributed.prometheus import count_rejects
+from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.paths import parent_of, stem_of
 from ophnet_ray.train.run_directory import RunDirectory

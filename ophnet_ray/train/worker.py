@@ -30,9 +30,9 @@ from ophnet_ray.models.losses import balance_phases
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.train.epoch_callback import EpochCallback
 from ophnet_ray.train.loggers import build_loggers
+from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.tensorboard_callback import TensorBoardPictures
-from ophnet_ray.train.worker_config import TrainLoopConfig
 
 FSDP_UNIT_PARAMETERS = 1_000_000
 """Layers of about so many parameters are gathered together."""

@@ -14,16 +14,21 @@ from ophnet_ray.data.cache.store import BlockCache, sampling_of
 from ophnet_ray.data.manifest import Manifest, Reject
 from ophnet_ray.data.passport import hash_segments
 from ophnet_ray.distributed.cluster import connect
-from ophnet_ray.distributed.cluster_check import check_nodes
 from ophnet_ray.errors import TrainingError, UserError, one_line
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.storage.atomic import copy_atomically, write_atomically
 from ophnet_ray.storage.paths import is_remote, stem_of
-from ophnet_ray.train.driver import check_backbone, job_metadata, shared_paths
-from ophnet_ray.train.fitting import failures_in_one_line
-from ophnet_ray.train.loggers import check_loggers
-from ophnet_ray.train.preflight import check_output, hand_out, resolve_paths
+from ophnet_ray.train.preflight import (
+    check_backbone,
+    check_cluster,
+    check_loggers,
+    check_output,
+    hand_out,
+    job_metadata,
+    resolve_paths,
+)
 from ophnet_ray.train.prepare import fill_manifest, prepare_data, read_segments
+from ophnet_ray.train.trainer import failures_in_one_line
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory, Trial, end_trial, outcome_of
 from ophnet_ray.tune.progress import SearchTable
@@ -149,8 +154,8 @@ def _prepare(
     """Decode, once for all trials, what any of them may read."""
     threads = search.run.read_resources().get("threads_per_worker")
     plan = plan_trials(config, num_trials, threads, console)
-    check_backbone(plan.base, console)
-    check_nodes(shared_paths(plan.base, data.segments))
+    check_backbone(plan.base, console.say)
+    check_cluster(plan.base, data.segments)
     first = prepare_data(
         plan.base, cache, data.segments, data.missing, search.run, plan.resources, console
     )

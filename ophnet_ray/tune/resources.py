@@ -7,8 +7,8 @@ import ray
 
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
-from ophnet_ray.distributed.cluster import Resources, plan_resources
 from ophnet_ray.distributed.environment import find_running_head
+from ophnet_ray.distributed.resources import Resources, plan_resources
 from ophnet_ray.errors import UserError
 from ophnet_ray.tune.config import TuneConfig
 
@@ -68,7 +68,7 @@ def plan_trials(
     total = ray.cluster_resources()
     cpus, gpus = float(total.get("CPU", 0)), int(total.get("GPU", 0))
     # refuses a trial that is too large by itself
-    use_gpu = plan_resources(config.base(), console).use_gpu
+    use_gpu = plan_resources(config.base(), console.say).use_gpu
     holds = int(cpus / (workers + DRIVER_CPUS))
     if use_gpu:
         holds = min(holds, gpus // workers)
@@ -87,7 +87,7 @@ def plan_trials(
     if base.training.threads_per_worker is None:
         threads = threads_per_worker or _threads(workers * max_concurrent)
         base = replace(base, training=replace(base.training, threads_per_worker=threads))
-    return TrialPlan(max_concurrent, base, plan_resources(base, console))
+    return TrialPlan(max_concurrent, base, plan_resources(base, console.say))
 
 
 def _threads(num_workers: int) -> int:

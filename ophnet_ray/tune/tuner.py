@@ -21,8 +21,8 @@ from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.console import log_to
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.errors import TrainingError, UserError
-from ophnet_ray.train.fitting import fit_run
-from ophnet_ray.train.worker_config import TrainLoopConfig
+from ophnet_ray.train.protocol import TrainLoopConfig
+from ophnet_ray.train.trainer import fit_run
 from ophnet_ray.tune.config import Metric, SearchConfig
 from ophnet_ray.tune.directory import (
     SearchDirectory,

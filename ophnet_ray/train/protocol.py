@@ -1,21 +1,41 @@
-"""How far training is: written by the workers, shown by the driver."""
+"""Messages between the driver and the train workers: the task of a worker, and its progress."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import ActorUnavailableError
 
+from ophnet_ray.config import Config
 from ophnet_ray.console import Stage, run_watched
+from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.distributed.resources import Resources
+from ophnet_ray.train.run_directory import RunDirectory
 
 T = TypeVar("T")
 
 REFRESH_S = 0.5
 
 
+@dataclass(frozen=True)
+class TrainLoopConfig:
+    """Everything the driver sends to a train worker.
+
+    ``status`` is the handle of a ``TrainingStatus``, None where nobody watches.
+    """
+
+    config: Config
+    manifest: Manifest
+    resources: Resources
+    run: RunDirectory
+    data_hash: str
+    status: Any = None
+
+
 @ray.remote(num_cpus=0, max_restarts=-1)
 class TrainingStatus:
-    """Where the workers write how far they are, and the driver reads it."""
+    """Training progress: an actor that the workers update and the driver polls."""
 
     def __init__(self) -> None:
         self._status: dict[str, Any] = {"epoch": 0, "step": 0, "metrics": {}}
@@ -25,24 +45,30 @@ class TrainingStatus:
         self._status |= fields
 
     def get(self) -> dict[str, Any]:
-        """``epoch`` and ``step`` done, ``metrics`` of the last whole epoch."""
+        """Return ``epoch`` and ``step`` done, and ``metrics`` of the last whole epoch."""
         return self._status
 
 
+def start_status(run_name: str) -> Any:
+    """Start a ``TrainingStatus`` and return its handle; the dashboard shows the run's name."""
+    named: Any = TrainingStatus.options(name=f"train status of {run_name}")  # type: ignore[attr-defined] # added by ray.remote
+    return named.remote()
+
+
 class TrainingWatch:
-    """Show the status while the workers train.
+    """Progress of the workers on a console stage.
 
     Args:
         status: Handle of a ``TrainingStatus``.
         stage: Counts epochs.
-        steps_per_epoch: Of each worker.
+        steps_per_epoch: Steps of each worker.
     """
 
     def __init__(self, status: Any, stage: Stage, steps_per_epoch: int) -> None:
         self._status, self._stage, self._steps_per_epoch = status, stage, steps_per_epoch
 
     def run(self, fit: Callable[[], T]) -> T:
-        """Show the status while ``fit`` runs."""
+        """Call ``fit`` and show the status until it returns."""
         return run_watched(fit, self._show, REFRESH_S)
 
     def _show(self) -> None:
