@@ -56,6 +56,11 @@ class WindowConfig:
     image_size: int = 224
     """Height and width of the model input, pixels; a multiple of 32."""
 
+    @property
+    def blocks_per_window(self) -> int:
+        """Blocks (means of ``stride`` frames) averaged into one model input."""
+        return self.window_size // self.stride
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Literal
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import list_names, read_bytes, stat_files
@@ -36,6 +37,10 @@ class AnnotationError(UserError):
     """A row, a column or the file itself is wrong."""
 
 
+RejectKind = Literal["missing", "unreadable", "damaged", "outside the video", "other"]
+"""Cause of a reject in a word that holds nothing of the file; ``other``: it was not recorded."""
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """An annotated interval ``[start_s, end_s)`` of one phase in one video.
@@ -51,6 +56,15 @@ class Segment:
     end_s: float
     phase: str
     split: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row that is not used, and why: ``reason`` for people, ``kind`` for counts."""
+
+    segment: Segment
+    reason: str
+    kind: RejectKind
 
 
 def read_annotations(csv_path: str | Path, video_dir: str | Path | None = None) -> list[Segment]:

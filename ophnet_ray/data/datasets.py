@@ -24,6 +24,7 @@ from ophnet_ray.config import (
     WindowConfig,
 )
 from ophnet_ray.data.annotations import (
+    Reject,
     Segment,
     find_missing_videos,
     parse_annotations,
@@ -33,7 +34,7 @@ from ophnet_ray.data.annotations import (
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.loader import WindowLoader, read_window
-from ophnet_ray.data.manifest import Manifest, ManifestItem, Reject, build_manifest
+from ophnet_ray.data.manifest import Manifest, ManifestItem, build_manifest
 from ophnet_ray.data.preprocessing import one_hot, prepare_batch, to_unit
 from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler
 from ophnet_ray.data.splits import assign_splits
@@ -98,7 +99,7 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         manifest, self.rejects = load_manifest(segments, phases, windows, cache_dir, num_workers=1)
         self._items = manifest.items
         self._ids = hash_ids([item.segment.segment_id for item in self._items])
-        self._blocks_per_window = window_size // stride
+        self._blocks_per_window = windows.blocks_per_window
         self._image_size = image_size
         self._mask = mask
         self._mean, self._std = torch.tensor(mean), torch.tensor(std)
@@ -116,7 +117,7 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """``image`` (3, H, W) normalised, ``mask`` (2, H, W) in [0, 1], ``label`` one-hot (K,)."""
         item = self._items[index]
-        windows = cut_windows(item.entry.run_lengths, self._blocks_per_window)
+        windows = cut_windows(item.entry.snippet_lengths, self._blocks_per_window)
         pick = int(hash_ids(self._ids[[index]], self._seed, self._epoch)[0] % len(windows))
         first, count = windows[pick]
         pixels = np.empty((self._image_size, self._image_size, 3), dtype=np.uint8)
@@ -215,7 +216,7 @@ class OphNetDataModule(L.LightningDataModule):
         items = self._items("train")
         sampler = TrainingSampler(
             [item.segment.segment_id for item in items],
-            [item.entry.run_lengths for item in items],
+            [item.entry.snippet_lengths for item in items],
             self._blocks_per_window,
             self.batch_size,
             self.seed,
@@ -228,7 +229,7 @@ class OphNetDataModule(L.LightningDataModule):
         """Every window of the validation segments once over all workers."""
         items = self._items("val")
         sampler = ValidationSampler(
-            [item.entry.run_lengths for item in items],
+            [item.entry.snippet_lengths for item in items],
             self._blocks_per_window,
             self.batch_size,
             rank=self._rank,
@@ -243,7 +244,7 @@ class OphNetDataModule(L.LightningDataModule):
 
     @property
     def _blocks_per_window(self) -> int:
-        return self.windows.window_size // self.windows.stride
+        return self.windows.blocks_per_window
 
     @property
     def _rank(self) -> int:

@@ -7,16 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.annotations import Reject, Segment
 from ophnet_ray.data.cache.shards import CacheEntry
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """A row that is not used, and why."""
-
-    segment: Segment
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +66,8 @@ def build_manifest(
     items, rejects = [], []
     for segment in segments:
         entry = entries[segment.segment_id]
-        if entry.reason:
-            rejects.append(Reject(segment, entry.reason))
+        if entry.kind is not None:
+            rejects.append(Reject(segment, entry.reason, entry.kind))
         else:
             items.append(ManifestItem(segment, label_of[segment.phase], entry))
     return Manifest(tuple(phases), windows, tuple(items)), rejects

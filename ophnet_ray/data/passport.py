@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from ophnet_ray.data.annotations import Segment, count_quirks
-from ophnet_ray.data.manifest import Manifest, Reject
+from ophnet_ray.data.annotations import Reject, Segment, count_quirks
+from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.splits import cases_on_both_sides, phases_without_rows
 from ophnet_ray.storage.files import stat_files
 
@@ -49,7 +49,7 @@ def build_passport(
         "rows_used": len(manifest.items),
         "rows_rejected": len(rejects),
         "rejected_by_reason": dict(Counter(reject.reason for reject in rejects).most_common()),
-        "rows_cut_at_video_end": sum(item.entry.was_cut for item in manifest.items),
+        "rows_cut_at_video_end": sum(item.entry.is_truncated for item in manifest.items),
         **count_quirks(segments),
         "splits": {
             name: {

@@ -55,7 +55,7 @@ class TrainingSampler:
 
     Args:
         segment_ids: Unique names of the segments.
-        run_lengths: Blocks of each run of each segment.
+        snippet_lengths: Blocks of each run of each segment.
         blocks_per_window: ``window_size // stride``.
         batch_size: Windows a step and worker.
         seed: Of order, pick and augmentation.
@@ -66,7 +66,7 @@ class TrainingSampler:
     def __init__(
         self,
         segment_ids: Sequence[str],
-        run_lengths: Sequence[Sequence[int]],
+        snippet_lengths: Sequence[Sequence[int]],
         blocks_per_window: int,
         batch_size: int,
         seed: int,
@@ -75,7 +75,7 @@ class TrainingSampler:
         num_replicas: int = 1,
     ) -> None:
         self._ids = hash_ids(segment_ids)
-        self._windows = [cut_windows(lengths, blocks_per_window) for lengths in run_lengths]
+        self._windows = [cut_windows(lengths, blocks_per_window) for lengths in snippet_lengths]
         self._num_windows = np.asarray([len(w) for w in self._windows], dtype=np.uint64)
         self.plan = plan_training_steps(len(self._ids), batch_size, num_replicas)
         self._seed, self._rank, self._num_replicas = seed, rank, num_replicas
@@ -118,7 +118,7 @@ class ValidationSampler:
 
     def __init__(
         self,
-        run_lengths: Sequence[Sequence[int]],
+        snippet_lengths: Sequence[Sequence[int]],
         blocks_per_window: int,
         batch_size: int,
         *,
@@ -127,7 +127,7 @@ class ValidationSampler:
     ) -> None:
         rows = [
             np.insert(cut_windows(lengths, blocks_per_window), 0, segment, axis=1)
-            for segment, lengths in enumerate(run_lengths)
+            for segment, lengths in enumerate(snippet_lengths)
         ]
         windows = np.concatenate(rows) if rows else np.empty((0, 3), dtype=np.int64)
         self.num_windows = len(windows)

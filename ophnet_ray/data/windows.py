@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
 
-RUN_FRAMES = 32
+SNIPPET_FRAMES = 32
 """Frames of a run under ``coverage="spread"``, for every window size up to it."""
 
 
@@ -51,18 +51,18 @@ class SlidingWindowExtractor:
         return np.stack([array[start : start + self.window_size] for start in starts])
 
 
-def run_frames(windows: WindowConfig) -> int:
+def snippet_frames(windows: WindowConfig) -> int:
     """Consecutive frames of a run: whole blocks, at least one window.
 
-    The same for all window sizes up to ``RUN_FRAMES``, so that they share what was decoded.
+    The same for all window sizes up to ``SNIPPET_FRAMES``, so that they share what was decoded.
     """
     if windows.coverage == "head":
         return windows.max_frames
-    wanted = max(RUN_FRAMES // windows.stride * windows.stride, windows.window_size)
+    wanted = max(SNIPPET_FRAMES // windows.stride * windows.stride, windows.window_size)
     return min(wanted, windows.max_frames)
 
 
-def plan_runs(num_frames: int, windows: WindowConfig) -> list[range]:
+def plan_snippets(num_frames: int, windows: WindowConfig) -> list[range]:
     """Choose the frames of a segment that are read, as runs of consecutive frames.
 
     Args:
@@ -76,7 +76,7 @@ def plan_runs(num_frames: int, windows: WindowConfig) -> list[range]:
     stride = windows.stride
     if num_frames < stride:
         return [range(num_frames)]
-    length = run_frames(windows)
+    length = snippet_frames(windows)
     num_runs = windows.max_frames // length
     if windows.coverage == "head" or num_runs == 1 or num_frames <= num_runs * length:
         usable = min(num_frames, windows.max_frames) // stride * stride
@@ -98,11 +98,11 @@ def plan_blocks(runs: Sequence[range], stride: int) -> list[range]:
     ]
 
 
-def cut_windows(run_lengths: Sequence[int], blocks_per_window: int) -> NDArray[np.int64]:
+def cut_windows(snippet_lengths: Sequence[int], blocks_per_window: int) -> NDArray[np.int64]:
     """The windows of a segment: no window crosses from one run into the next.
 
     Args:
-        run_lengths: Blocks in each run, in order.
+        snippet_lengths: Blocks in each run, in order.
         blocks_per_window: ``window_size // stride``.
 
     Returns:
@@ -111,12 +111,12 @@ def cut_windows(run_lengths: Sequence[int], blocks_per_window: int) -> NDArray[n
     """
     windows = []
     first = 0
-    for length in run_lengths:
+    for length in snippet_lengths:
         windows += [(first + i, blocks_per_window) for i in range(length - blocks_per_window + 1)]
         first += length
     if not windows:
-        longest = int(np.argmax(run_lengths))
-        windows = [(sum(run_lengths[:longest]), run_lengths[longest])]
+        longest = int(np.argmax(snippet_lengths))
+        windows = [(sum(snippet_lengths[:longest]), snippet_lengths[longest])]
     return np.asarray(windows, dtype=np.int64)
 
 

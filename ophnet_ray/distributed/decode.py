@@ -25,9 +25,7 @@ def decode_on_ray(num_workers: int) -> DecodeAll:
             try:
                 # our own objects travel as bytes: a column has a type, and bytes are the plainest
                 done = decode_task(cache, pickle.loads(row["task"]))  # noqa: S301 - ours
-                count_decoded(
-                    done.num_blocks // (cache.windows.window_size // cache.windows.stride)
-                )
+                count_decoded(done.num_blocks // cache.windows.blocks_per_window)
                 return {"shard": pickle.dumps(done)}
             except UserError as error:  # e.g. the disk is full: no use in trying again
                 return {"shard": pickle.dumps(error)}

@@ -11,6 +11,8 @@ from functools import cache
 
 from ray.util.metrics import Counter, Gauge
 
+from ophnet_ray.data.annotations import Reject
+
 GAUGES = {
     "ophnet_step_seconds": "Mean time of a training step",
     "ophnet_samples_per_second": "Windows that a worker trains on",
@@ -22,16 +24,6 @@ GAUGES = {
     "ophnet_val_macro_f1": "Validation macro-F1 of the last epoch",
     "ophnet_gpu_memory_bytes": "Most memory that tensors took of a worker's GPU; 0 on a CPU",
 }
-REASONS = {
-    "the video is missing": "missing",
-    "cannot be opened": "unreadable",
-    "cannot be read": "unreadable",
-    "damaged": "damaged",
-    "starts at": "outside the video",
-    "no frame is shown": "outside the video",
-}
-"""How a reason begins, and the word that stands for it: the rest tells of the file."""
-
 UPDATE_S = 1.0
 
 
@@ -51,16 +43,11 @@ def count_decoded(num_windows: int) -> None:
         _counter("ophnet_decoded_windows", "Windows decoded into the cache").inc(num_windows)
 
 
-def count_rejects(run: str, reasons: Iterable[str]) -> None:
-    """Add the rows of a run that are not used, by reason."""
+def count_rejects(run: str, rejects: Iterable[Reject]) -> None:
+    """Add the rows of a run that are not used, by kind: the reason's text may name the file."""
     rejected = _counter("ophnet_rejected_rows", "Rows that are not used", "run", "reason")
-    for kind, num_rows in Tally(_kind_of(reason) for reason in reasons).items():
+    for kind, num_rows in Tally(reject.kind for reject in rejects).items():
         rejected.inc(num_rows, {"run": run, "reason": kind})
-
-
-def _kind_of(reason: str) -> str:
-    known = (kind for beginning, kind in REASONS.items() if reason.startswith(beginning))
-    return next(known, "other")
 
 
 class TrainingMetrics:

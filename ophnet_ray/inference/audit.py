@@ -47,8 +47,8 @@ def read_windows(manifest: Manifest, split: str, most: int) -> AuditedWindows:
     """Up to ``most`` windows of a split from the cache, evenly taken from all of them."""
     items = manifest.of_split(split)
     w = manifest.windows
-    lengths = [item.entry.run_lengths for item in items]
-    sampler = ValidationSampler(lengths, w.window_size // w.stride, BATCH_SIZE)
+    lengths = [item.entry.snippet_lengths for item in items]
+    sampler = ValidationSampler(lengths, w.blocks_per_window, BATCH_SIZE)
     step = -(-sampler.num_windows // most)
     owners = _segments_of(sampler)
     pixels: list[torch.Tensor] = []

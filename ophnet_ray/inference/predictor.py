@@ -49,7 +49,7 @@ class PredictionJob:
         """
         found = stat_files([video]).get(video)
         if found is None:
-            raise VideoError("cannot be opened (there is no such file)")
+            raise VideoError("cannot be opened (there is no such file)", kind="missing")
         key = [
             video_id,
             plain_uri(absolute(video)),

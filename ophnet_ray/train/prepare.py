@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
 from ophnet_ray.data.annotations import (
+    Reject,
     Segment,
     find_missing_videos,
     phase_vocabulary,
@@ -14,7 +15,7 @@ from ophnet_ray.data.annotations import (
 )
 from ophnet_ray.data.cache.fill import FillProgress, FillResult, fill_cache
 from ophnet_ray.data.cache.store import BlockCache
-from ophnet_ray.data.manifest import Manifest, Reject, build_manifest
+from ophnet_ray.data.manifest import Manifest, build_manifest
 from ophnet_ray.data.passport import build_passport, describe_warnings
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.distributed.decode import decode_on_ray
@@ -47,7 +48,7 @@ def read_segments(config: Config, console: Console) -> tuple[list[Segment], list
     present = [segment for segment in segments if segment.video not in gone]
     if missing and (data.missing_videos == "error" or not present):
         raise UserError(_describe_missing(missing, num_videos, len(present), len(segments)))
-    rejects = [Reject(s, "the video is missing") for s in segments if s.video in gone]
+    rejects = [Reject(s, "the video is missing", "missing") for s in segments if s.video in gone]
     # only cases that are there are shared out
     return assign_splits(present, data.val_fraction, config.training.seed), rejects
 
@@ -72,7 +73,7 @@ def prepare_data(
     passport = build_passport(segments, manifest, [*unreadable, *missing])
     passport["resources"] = resources.describe()
     run.write_rejects([*unreadable, *missing])
-    count_rejects(run.path.name, [reject.reason for reject in [*unreadable, *missing]])
+    count_rejects(run.path.name, [*unreadable, *missing])
     if len(unreadable) > config.data.max_rejected * len(segments):
         first = unreadable[0]
         raise UserError(
@@ -118,7 +119,7 @@ def _fill(
     cache: BlockCache, segments: list[Segment], resources: Resources, console: Console
 ) -> FillResult:
     workers = resources.decode_workers
-    blocks_per_window = cache.windows.window_size // cache.windows.stride
+    blocks_per_window = cache.windows.blocks_per_window
     started_s = time.monotonic()
     with console.stage("decode", len({segment.video for segment in segments})) as stage:
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ophnet_ray.config import Config, dump_config
-from ophnet_ray.data.manifest import Reject
+from ophnet_ray.data.annotations import Reject
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.atomic import write_atomically
 from ophnet_ray.storage.files import ensure_writable
@@ -223,11 +223,20 @@ class RunDirectory:
         """List the rows that are not used."""
         text = io.StringIO()
         writer = csv.writer(text)
-        writer.writerow(["segment_id", "video", "start", "end", "phase", "split", "reason"])
+        writer.writerow(["segment_id", "video", "start", "end", "phase", "split", "reason", "kind"])
         for reject in rejects:
             s = reject.segment
             writer.writerow(
-                [s.segment_id, s.video, s.start_s, s.end_s, s.phase, s.split, reject.reason]
+                [
+                    s.segment_id,
+                    s.video,
+                    s.start_s,
+                    s.end_s,
+                    s.phase,
+                    s.split,
+                    reject.reason,
+                    reject.kind,
+                ]
             )
         self._write(self.rejects, text.getvalue())
 

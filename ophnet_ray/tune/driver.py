@@ -9,9 +9,9 @@ from ray.tune.schedulers import FIFOScheduler
 
 from ophnet_ray.config import Config, WindowConfig, dump_config, read_config
 from ophnet_ray.console import Console, log_to
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.annotations import Reject, Segment
 from ophnet_ray.data.cache.store import BlockCache, sampling_of
-from ophnet_ray.data.manifest import Manifest, Reject
+from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.passport import hash_segments
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.errors import TrainingError, UserError, one_line

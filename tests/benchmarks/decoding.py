@@ -21,7 +21,7 @@ from ophnet_ray.data.loader import read_window
 from ophnet_ray.data.manifest import ManifestItem
 from ophnet_ray.data.video import index as video_index
 from ophnet_ray.data.video.decoder import read_video_index
-from ophnet_ray.data.windows import cut_windows, plan_blocks, plan_runs
+from ophnet_ray.data.windows import cut_windows, plan_blocks, plan_snippets
 from tests.benchmarks.footage import (
     Footage,
     dense_segments,
@@ -62,7 +62,7 @@ def fill(segments: Sequence[Segment], windows: WindowConfig) -> int:
     try:
         filled = fill_cache(BlockCache(folder, windows), segments, 1, decode_in_threads(1))
         assert not any(entry.reason for entry in filled.entries.values())
-        return sum(sum(entry.run_lengths) for entry in filled.entries.values())
+        return sum(sum(entry.snippet_lengths) for entry in filled.entries.values())
     finally:
         shutil.rmtree(folder)
 
@@ -79,7 +79,7 @@ def count_decoded_frames(path: Path, segments: Sequence[Segment], windows: Windo
     wanted: list[int] = []
     for segment in segments:
         inside = index.frames_between(segment.start_s, segment.end_s)
-        for run in plan_runs(len(inside), windows):
+        for run in plan_snippets(len(inside), windows):
             wanted += range(inside.start + run.start, inside.start + run.stop)
     frames = 0
     reached = 0
@@ -179,10 +179,10 @@ def compare_with_exact_mean(folder: Path) -> list[Figure]:
 
 
 def _largest_difference(item: ManifestItem, frames: list[Any]) -> float:
-    starts = [block.start for block in plan_blocks(plan_runs(len(frames), HEAD), HEAD.stride)]
+    starts = [block.start for block in plan_blocks(plan_snippets(len(frames), HEAD), HEAD.stride)]
     ours = np.empty((HEAD.image_size, HEAD.image_size, 3), dtype=np.uint8)
     worst = 0.0
-    for first, count in cut_windows(item.entry.run_lengths, HEAD.window_size // HEAD.stride):
+    for first, count in cut_windows(item.entry.snippet_lengths, HEAD.blocks_per_window):
         read_window(item, int(first), int(count), ours)
         window = frames[starts[first] : starts[first] + HEAD.window_size]
         exact = np.mean(window, axis=0, dtype=np.float64)

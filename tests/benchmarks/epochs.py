@@ -38,7 +38,7 @@ def train_without_a_network(clips: Sequence[Path], num_epochs: int, num_trials: 
             items = manifest.items
             sampler = TrainingSampler(
                 [item.segment.segment_id for item in items],
-                [item.entry.run_lengths for item in items],
+                [item.entry.snippet_lengths for item in items],
                 size // windows.stride,
                 batch_size=8,
                 seed=trial,

@@ -64,8 +64,8 @@ def product_loader(manifest: Manifest, rank: int, num_replicas: int) -> WindowLo
     """What ``OphNetDataModule.train_dataloader`` makes on a worker."""
     sampler = TrainingSampler(
         [item.segment.segment_id for item in manifest.items],
-        [item.entry.run_lengths for item in manifest.items],
-        WINDOWS.window_size // WINDOWS.stride,
+        [item.entry.snippet_lengths for item in manifest.items],
+        WINDOWS.blocks_per_window,
         BATCH_SIZE,
         seed=0,
         rank=rank,

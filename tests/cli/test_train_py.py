@@ -204,7 +204,7 @@ def test_the_mean_colour_does_not_tell_the_phases_of_the_demo(tmp_path):
 
     def mean_colors(split):
         items = data.manifest.of_split(split)
-        sampler = ValidationSampler([item.entry.run_lengths for item in items], 2, 32)
+        sampler = ValidationSampler([item.entry.snippet_lengths for item in items], 2, 32)
         batches = list(WindowLoader(items, sampler, 128))
         colors = [b["pixels"][b["valid"]].float().mean((2, 3)).numpy() for b in batches]
         return np.concatenate(colors), np.concatenate([b["label"][b["valid"]] for b in batches])

@@ -9,7 +9,7 @@ from ophnet_ray.data.windows import (
     cut_windows,
     mean_of_blocks,
     plan_blocks,
-    plan_runs,
+    plan_snippets,
 )
 
 pytestmark = pytest.mark.unit
@@ -37,7 +37,7 @@ def test_extracts_every_complete_window(num_frames, starts):
 @pytest.mark.parametrize("num_frames", [1, 7, 8, 31, 64, 65, 100, 1000])
 def test_runs_are_disjoint_whole_blocks_within_the_segment(coverage, num_frames):
     windows = WindowConfig(coverage=coverage)
-    runs = plan_runs(num_frames, windows)
+    runs = plan_snippets(num_frames, windows)
     frames = [frame for run in runs for frame in run]
     assert frames == sorted(set(frames))
     assert frames[0] >= 0
@@ -47,14 +47,15 @@ def test_runs_are_disjoint_whole_blocks_within_the_segment(coverage, num_frames)
 
 
 def test_spread_reaches_both_halves_and_head_the_beginning():
-    assert plan_runs(1000, WindowConfig(coverage="head")) == [range(64)]
-    assert plan_runs(1000, WindowConfig()) == [range(234, 266), range(734, 766)]
+    assert plan_snippets(1000, WindowConfig(coverage="head")) == [range(64)]
+    assert plan_snippets(1000, WindowConfig()) == [range(234, 266), range(734, 766)]
 
 
 @pytest.mark.parametrize("coverage", ["head", "spread"])
 def test_window_sizes_up_to_a_run_share_what_is_decoded(coverage):
     plans = [
-        plan_runs(500, WindowConfig(window_size=size, coverage=coverage)) for size in (8, 16, 32)
+        plan_snippets(500, WindowConfig(window_size=size, coverage=coverage))
+        for size in (8, 16, 32)
     ]
     assert plans[0] == plans[1] == plans[2]
 

@@ -23,12 +23,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
+from ophnet_ray.data.annotations import RejectKind
 from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.storage.atomic import open_atomically, write_atomically
 from ophnet_ray.storage.local_copies import fetch_once
 from ophnet_ray.storage.paths import join, name_of, parent_of
 
 FETCH_THREADS = 8
+UNRECORDED_KIND: RejectKind = "other"
+"""Kind of the rejects in an index that an older version wrote."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,18 +40,19 @@ logger = logging.getLogger(__name__)
 class CacheEntry:
     """What the cache knows of one segment.
 
-    ``run_lengths`` are the blocks of each run of consecutive frames; the blocks lie one after the
-    other from byte ``offset`` of ``path``. A segment that cannot be read has a ``reason`` and no
-    blocks. ``was_cut`` says that the annotation goes on past the end of the video. A shard that
-    machines share in a bucket has its URI in ``source``: ``path`` is where this machine keeps it.
+    ``snippet_lengths`` are the blocks of each snippet; the blocks lie one after the other from byte
+    ``offset`` of ``path``. A segment that cannot be read has a ``reason`` and its ``kind``, and no
+    blocks. ``is_truncated``: the annotation ends after the video. A shard that machines share in a
+    bucket has its URI in ``source``: ``path`` is where this machine keeps it.
     """
 
     key: str
     path: str = ""
     offset: int = 0
-    run_lengths: tuple[int, ...] = ()
+    snippet_lengths: tuple[int, ...] = ()
     reason: str = ""
-    was_cut: bool = False
+    kind: RejectKind | None = None
+    is_truncated: bool = False
     source: str = ""
 
 
@@ -87,7 +91,7 @@ def write_shard(
 
     def shard_name() -> str:
         # the layout, too: a reader of another writer's shard must never find another one there
-        layout = json.dumps([[entry.key, entry.run_lengths] for entry in written])
+        layout = json.dumps([[entry.key, entry.snippet_lengths] for entry in written])
         return hashlib.blake2b(layout.encode(), digest_size=12).hexdigest() + ".arrow"
 
     pixel_type = pa.binary(windows.image_size**2 * 3)
@@ -98,25 +102,30 @@ def write_shard(
             if blocks.pixels:
                 writer.write_batch(_record_batch(row, schema))
             written.append(
-                CacheEntry(row.key, "", 0, blocks.run_lengths, blocks.reason, blocks.was_cut)
+                CacheEntry(
+                    row.key,
+                    snippet_lengths=blocks.snippet_lengths,
+                    reason=blocks.reason,
+                    kind=blocks.kind,
+                    is_truncated=blocks.is_truncated,
+                )
             )
             lasting.append(blocks.is_permanent)
             videos.add(row.video)
     shard = folder / shard_name()
     offsets = _offsets_of_batches(shard)
     entries = tuple(
-        replace(entry, path=str(shard), offset=next(offsets) if entry.run_lengths else 0)
+        replace(entry, path=str(shard), offset=next(offsets) if entry.snippet_lengths else 0)
         for entry in written
     )
+    kept = [entry for entry, is_permanent in zip(entries, lasting, strict=True) if is_permanent]
     index = {
         "size_bytes": shard.stat().st_size,
         "windows": asdict(windows),
         "videos": sorted(videos),
-        "entries": [
-            {**asdict(entry), "path": shard.name, "source": ""}
-            for entry, is_permanent in zip(entries, lasting, strict=True)
-            if is_permanent
-        ],
+        "entries": [_entry_to_json(entry) for entry in kept],
+        # beside the entries: a reader of an older version refuses an entry with a key it lacks
+        "reject_kinds": {entry.key: entry.kind for entry in kept if entry.kind is not None},
     }
     write_atomically(shard.with_suffix(".json"), json.dumps(index).encode())
     return entries
@@ -148,14 +157,43 @@ def parse_shard_index(
         if size_bytes != index["size_bytes"]:
             logger.warning("%s is not whole; its segments are decoded anew", source or shard)
             return None
-        entries = []
-        for fields in index["entries"]:
-            place = {"path": str(shard), "run_lengths": tuple(fields["run_lengths"])}
-            entries.append(CacheEntry(**{**fields, **place, "source": source}))
+        kinds = index.get("reject_kinds", {})
+        entries = [
+            _entry_from_json(fields, kinds.get(fields["key"]), shard, source)
+            for fields in index["entries"]
+        ]
         return ShardIndex(shard, index["windows"], tuple(index["videos"]), tuple(entries))
     except (ValueError, KeyError, TypeError) as error:
         logger.warning("%s cannot be used (%r); its segments are decoded anew", shard, error)
         return None
+
+
+def _entry_to_json(entry: CacheEntry) -> dict[str, Any]:
+    """Return the fields of an entry under the names that the files have always had."""
+    return {
+        "key": entry.key,
+        "path": Path(entry.path).name,
+        "offset": entry.offset,
+        "run_lengths": entry.snippet_lengths,
+        "reason": entry.reason,
+        "was_cut": entry.is_truncated,
+        "source": "",
+    }
+
+
+def _entry_from_json(
+    fields: dict[str, Any], kind: RejectKind | None, shard: Path, source: str
+) -> CacheEntry:
+    return CacheEntry(
+        fields["key"],
+        str(shard),
+        fields["offset"],
+        tuple(fields["run_lengths"]),
+        fields["reason"],
+        (kind or UNRECORDED_KIND) if fields["reason"] else None,
+        is_truncated=fields["was_cut"],
+        source=source,
+    )
 
 
 def fetch_shards(entries: Iterable[CacheEntry], first: int = 0) -> None:
@@ -171,7 +209,9 @@ def fetch_shards(entries: Iterable[CacheEntry], first: int = 0) -> None:
     Raises:
         OSError: One cannot be fetched, or written.
     """
-    sources = {entry.path: entry.source for entry in entries if entry.source and entry.run_lengths}
+    sources = {
+        entry.path: entry.source for entry in entries if entry.source and entry.snippet_lengths
+    }
     shards = sorted(sources)
     start = first % max(len(shards), 1)
     with ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch-shards") as pool:

@@ -24,7 +24,7 @@ from ophnet_ray.data.cache.shards import (
     write_shard,
 )
 from ophnet_ray.data.video.blocks import RESIZE_FILTER, decode_segments
-from ophnet_ray.data.windows import run_frames
+from ophnet_ray.data.windows import snippet_frames
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
 from ophnet_ray.storage.local_copies import local_folder
@@ -60,7 +60,7 @@ class DecodeResult:
 def sampling_of(windows: WindowConfig) -> tuple[int | str, ...]:
     """What decides which blocks are decoded: settings that agree in it share them."""
     w = windows
-    return w.stride, w.max_frames, w.coverage, run_frames(w), w.image_size, RESIZE_FILTER
+    return w.stride, w.max_frames, w.coverage, snippet_frames(w), w.image_size, RESIZE_FILTER
 
 
 class BlockCache:

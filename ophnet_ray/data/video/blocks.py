@@ -1,4 +1,4 @@
-"""Video and segments → blocks: decode once, sum frames, resize one mean a block."""
+"""Video and segments → blocks: decode once, sum frames, resize one mean per block."""
 
 import math
 from collections import Counter, deque
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.annotations import RejectKind, Segment
 from ophnet_ray.data.video.decoder import (
     Frame,
     VideoError,
@@ -21,7 +21,7 @@ from ophnet_ray.data.video.decoder import (
 from ophnet_ray.data.video.index import VideoIndex
 from ophnet_ray.data.video.kernels import RowBands, plan_bands, resize_mean
 from ophnet_ray.data.video.planes import Picture, add_pair
-from ophnet_ray.data.windows import plan_blocks, plan_runs
+from ophnet_ray.data.windows import plan_blocks, plan_snippets
 
 RESIZE_FILTER = "area"
 
@@ -30,15 +30,16 @@ RESIZE_FILTER = "area"
 class SegmentBlocks:
     """The decoded blocks of one segment, or the reason why it cannot be read.
 
-    ``pixels``: uint8 RGB (S, S, 3) each; ``run_lengths``: blocks of each run of consecutive
-    frames; ``was_cut``: the annotation goes on past the end of the video; ``is_permanent``: the
-    reason lies in the file, not in the moment.
+    ``pixels``: uint8 RGB (S, S, 3) each; ``snippet_lengths``: blocks of each snippet (consecutive
+    frames); ``is_truncated``: the annotation ends after the video; ``kind``: of the reason, None
+    without one; ``is_permanent``: the reason lies in the file and will be the same the next time.
     """
 
     pixels: tuple[NDArray[np.uint8], ...] = ()
-    run_lengths: tuple[int, ...] = ()
-    was_cut: bool = False
+    snippet_lengths: tuple[int, ...] = ()
+    is_truncated: bool = False
     reason: str = ""
+    kind: RejectKind | None = None
     is_permanent: bool = True
 
 
@@ -51,19 +52,22 @@ def decode_segments(
     frames, whatever the length of the video.
 
     Yields:
-        The place of a segment and its blocks, in the order in which segments end; never raises
+        The index of a segment and its blocks, in the order in which segments end; never raises
         for what a video file holds.
     """
     done: set[int] = set()
     try:
         with open_video(video) as source:
-            for place, blocks in _decode(source, segments, windows):
-                done.add(place)
-                yield place, blocks
+            for index, blocks in _decode(source, segments, windows):
+                done.add(index)
+                yield index, blocks
     except VideoError as error:
-        for place in range(len(segments)):
-            if place not in done:
-                yield place, SegmentBlocks(reason=str(error), is_permanent=error.is_permanent)
+        rejected = SegmentBlocks(
+            reason=str(error), kind=error.kind, is_permanent=error.is_permanent
+        )
+        for index in range(len(segments)):
+            if index not in done:
+                yield index, rejected
 
 
 def _decode(
@@ -72,14 +76,14 @@ def _decode(
     index = read_video_index(video)
     plans = [_plan_segment(segment, index, windows) for segment in segments]
     sums = _BlockSums([block for plan in plans for block in plan.blocks], windows)
-    waiting = deque(sorted(range(len(plans)), key=lambda place: plans[place].stop))
+    waiting = deque(sorted(range(len(plans)), key=lambda number: plans[number].stop))
     for frame in decode_frames(video, index, sums.wanted_frames()):
         while plans[waiting[0]].stop <= frame.index:
-            place = waiting.popleft()
-            yield place, _collect(plans[place], sums, index)
+            number = waiting.popleft()
+            yield number, _collect(plans[number], sums, index)
         sums.add(frame)
-    for place in waiting:
-        yield place, _collect(plans[place], sums, index)
+    for number in waiting:
+        yield number, _collect(plans[number], sums, index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +91,8 @@ class _Plan:
     """The frames of each block of a segment, or why there are none."""
 
     blocks: tuple[range, ...] = ()
-    run_lengths: tuple[int, ...] = ()
-    was_cut: bool = False
+    snippet_lengths: tuple[int, ...] = ()
+    is_truncated: bool = False
     reason: str = ""
 
     @property
@@ -98,16 +102,18 @@ class _Plan:
 
 
 def _collect(plan: _Plan, sums: "_BlockSums", index: VideoIndex) -> SegmentBlocks:
-    """The blocks of one segment; a segment with a damaged frame is rejected whole."""
+    """Take the blocks of one segment; a segment with a damaged frame is rejected whole."""
     if plan.reason:
-        return SegmentBlocks(reason=plan.reason)
+        return SegmentBlocks(reason=plan.reason, kind="outside the video")
     blocks = [sums.take(block) for block in plan.blocks]
     pixels = tuple(block for block in blocks if block is not None)
     if len(pixels) < len(blocks):
         lost = plan.blocks[next(i for i, block in enumerate(blocks) if block is None)]
         at_s = index.times_s[lost.start]
-        return SegmentBlocks(reason=f"damaged: a frame at or after {at_s:.2f} s cannot be decoded")
-    return SegmentBlocks(pixels, plan.run_lengths, was_cut=plan.was_cut)
+        return SegmentBlocks(
+            reason=f"damaged: a frame at or after {at_s:.2f} s cannot be decoded", kind="damaged"
+        )
+    return SegmentBlocks(pixels, plan.snippet_lengths, is_truncated=plan.is_truncated)
 
 
 def _plan_segment(segment: Segment, index: VideoIndex, windows: WindowConfig) -> _Plan:
@@ -119,21 +125,21 @@ def _plan_segment(segment: Segment, index: VideoIndex, windows: WindowConfig) ->
                 reason=f"starts at {segment.start_s:g} s; the video ends at {last_s:.2f} s"
             )
         return _Plan(reason=f"no frame is shown in {segment.start_s:g} to {segment.end_s:g} s")
-    runs = [
-        range(inside.start + run.start, inside.start + run.stop)
-        for run in plan_runs(len(inside), windows)
+    snippets = [
+        range(inside.start + snippet.start, inside.start + snippet.stop)
+        for snippet in plan_snippets(len(inside), windows)
     ]
     return _Plan(
-        tuple(plan_blocks(runs, windows.stride)),
-        tuple(max(len(run) // windows.stride, 1) for run in runs),
-        # the last frame is shown for a while, how long is not known: allow it 0.1 s
-        was_cut=math.isfinite(segment.end_s) and segment.end_s > last_s + 0.1,
+        tuple(plan_blocks(snippets, windows.stride)),
+        tuple(max(len(snippet) // windows.stride, 1) for snippet in snippets),
+        # the last frame is shown for an unknown time: allow it 0.1 s
+        is_truncated=math.isfinite(segment.end_s) and segment.end_s > last_s + 0.1,
     )
 
 
 @dataclass(slots=True)
 class _Sum:
-    """The frames of a block so far; the one that is held may be the decoder's own memory."""
+    """The sum of a block's frames so far; the held frame may be the decoder's own memory."""
 
     total: NDArray[np.uint16]
     bands: RowBands
@@ -141,7 +147,7 @@ class _Sum:
     _held: Picture | None = None
 
     def add(self, picture: Picture) -> None:
-        """Take the next frame; every second call adds two in one pass, which is cheaper."""
+        """Take the next frame; every second call adds two frames in one pass, which is cheaper."""
         self.count += 1
         if self._held is None:
             self._held = picture
@@ -150,7 +156,7 @@ class _Sum:
             self._held = None
 
     def mean(self) -> NDArray[np.uint8]:
-        """uint8 RGB (S, S, 3)."""
+        """Return the mean of the frames, uint8 RGB (S, S, 3)."""
         if self._held is not None:
             self._held.add_to(self.total, self.bands.rows)
             self._held = None
@@ -158,11 +164,11 @@ class _Sum:
 
 
 class _BlockSums:
-    """Frames in, means of blocks out: one sum, then one resize a block.
+    """Frames in, means of blocks out: one sum, then one resize per block.
 
     Args:
-        plan: The frames of each block; a block that several segments share stands there as often.
-        windows: The size of the means, and the most frames of a block.
+        plan: The frames of each block; a block that n segments share is listed n times.
+        windows: The size of the means, and the maximum number of frames per block.
     """
 
     def __init__(self, plan: Sequence[range], windows: WindowConfig) -> None:
@@ -174,7 +180,7 @@ class _BlockSums:
         self._spare: list[NDArray[np.uint16]] = []
 
     def wanted_frames(self) -> NDArray[np.int64]:
-        """The frames of all blocks, ascending."""
+        """Return the frames of all blocks, ascending."""
         frames = [np.asarray(block, dtype=np.int64) for block in self._coming]
         return np.unique(np.concatenate(frames)) if frames else np.empty(0, dtype=np.int64)
 
@@ -183,16 +189,16 @@ class _BlockSums:
         while self._coming and self._coming[-1].start <= frame.index:
             self._open[self._coming.pop()] = self._new_sum(frame.picture.shape)
         for block, block_sum in list(self._open.items()):
-            # a stream may change its size; such a block stays incomplete and is reported
+            # a stream may change its frame size; such a block stays incomplete and is reported
             if frame.index in block and block_sum.bands.shape == frame.picture.shape:
                 block_sum.add(frame.picture)
             if frame.index >= block.stop - 1:
                 self._close(block, frame.quarter_turns)
 
     def take(self, block: range) -> NDArray[np.uint8] | None:
-        """The mean of a block, uint8 RGB (S, S, 3); None when a frame of it did not come.
+        """Return the mean of a block, uint8 RGB (S, S, 3); None when a frame of it did not come.
 
-        It is forgotten once all the segments that share it have taken it.
+        The block is forgotten once all segments that share it have taken it.
         """
         self._uses[block] -= 1
         return self._done.get(block) if self._uses[block] else self._done.pop(block, None)

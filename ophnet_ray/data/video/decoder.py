@@ -17,6 +17,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from ophnet_ray.data.annotations import RejectKind
 from ophnet_ray.data.video.index import VideoIndex, plan_spans
 from ophnet_ray.data.video.planes import Picture, RgbPicture, Yuv420Picture, yuv_factors
 from ophnet_ray.storage.range_reader import RangeReader, open_source
@@ -37,13 +38,15 @@ _OPEN_OPTIONS = {
 class VideoError(Exception):
     """A video, or a part of it, cannot be read; ``str(error)`` is the reason in one line.
 
-    ``is_permanent`` tells what the file holds from what may be otherwise the next time: no
+    ``is_permanent`` separates what the file holds from what may be otherwise the next time: no
     permission, too many open files, storage that does not answer.
     """
 
-    def __init__(self, reason: str, *, is_permanent: bool = True) -> None:
+    def __init__(
+        self, reason: str, *, kind: RejectKind = "unreadable", is_permanent: bool = True
+    ) -> None:
         super().__init__(reason)
-        self.is_permanent = is_permanent
+        self.kind, self.is_permanent = kind, is_permanent
 
 
 # Decoders that answer a packet before the next one; dav1d, for one, works on several at a time.
@@ -295,8 +298,11 @@ def _decode_sound(
 
 def _reading_error(what: str, error: av.FFmpegError | OSError) -> VideoError:
     # FFmpeg's own errors about content are ValueErrors, those of the system are OSErrors
-    reason = error.strerror or str(error)
-    return VideoError(f"cannot be {what} ({reason})", is_permanent=not isinstance(error, OSError))
+    return VideoError(
+        f"cannot be {what} ({error.strerror or error})",
+        kind="missing" if isinstance(error, FileNotFoundError) else "unreadable",
+        is_permanent=not isinstance(error, OSError),
+    )
 
 
 def _open(path: VideoSource) -> InputContainer:

@@ -15,7 +15,7 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.shards import read_blocks
 from ophnet_ray.data.cache.store import BlockCache
-from ophnet_ray.data.windows import cut_windows, mean_of_blocks, plan_blocks, plan_runs
+from ophnet_ray.data.windows import cut_windows, mean_of_blocks, plan_blocks, plan_snippets
 from ophnet_ray.errors import UserError
 from tests.helpers.videos import grey_frames, write_video
 
@@ -36,7 +36,7 @@ def fill(folder, segments, windows=WINDOWS):
 
 def read(entry, windows=WINDOWS):
     size = windows.image_size
-    return read_blocks(entry, 0, np.empty((sum(entry.run_lengths), size, size, 3), np.uint8))
+    return read_blocks(entry, 0, np.empty((sum(entry.snippet_lengths), size, size, 3), np.uint8))
 
 
 @pytest.fixture
@@ -48,12 +48,16 @@ def test_blocks_are_the_means_of_their_frames(tmp_path, video):
     segments = [segment(video, 0, 4), segment(video, 2, 3.6), segment(video, 9.5, 20)]
     filled = fill(tmp_path / "cache", segments)
     first, second, last = (filled.entries[s.segment_id] for s in segments)
-    assert (first.run_lengths, second.run_lengths, last.run_lengths) == ((5,), (2,), (1,))
+    assert (first.snippet_lengths, second.snippet_lengths, last.snippet_lengths) == (
+        (5,),
+        (2,),
+        (1,),
+    )
     means = read(first).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(means, [2 * (8 * i + 3.5) for i in range(5)], atol=2)
     # five frames are less than a block: one block of what there is
     assert read(last).mean() == pytest.approx(2 * 97, abs=2)
-    assert (first.was_cut, last.was_cut) == (False, True)
+    assert (first.is_truncated, last.is_truncated) == (False, True)
 
 
 def test_a_second_run_decodes_nothing_and_one_more_video_decodes_one(tmp_path, video):
@@ -176,9 +180,9 @@ def test_windows_of_real_video_are_within_one_level_of_the_exact_mean(shared_dat
     blocks = read(entry, windows)
     with av.open(str(path)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    starts = [block.start for block in plan_blocks(plan_runs(len(frames), windows), 8)]
+    starts = [block.start for block in plan_blocks(plan_snippets(len(frames), windows), 8)]
     worst = 0.0
-    for first, count in cut_windows(entry.run_lengths, 2)[2:4]:
+    for first, count in cut_windows(entry.snippet_lengths, 2)[2:4]:
         ours = mean_of_blocks(blocks[first : first + count]).astype(np.float64)
         exact = np.mean(frames[starts[first] : starts[first] + 16], axis=0, dtype=np.float64)
         exact = cv2.resize(exact, (224, 224), interpolation=cv2.INTER_AREA)

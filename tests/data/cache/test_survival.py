@@ -79,7 +79,7 @@ def assert_right(entries, folder):
     """Every block is there, and holds the mean of its frames: frame k is a flat grey 2k."""
     for segment in segments_of(folder):
         entry = entries[segment.segment_id]
-        assert entry.run_lengths == (2,), entry.reason
+        assert entry.snippet_lengths == (2,), entry.reason
         means = read_blocks(entry, 0, np.empty((2, 32, 32, 3), np.uint8)).mean(axis=(1, 2, 3))
         first = 10 * segment.start_s + 2  # two whole blocks in the middle of 20 frames
         np.testing.assert_allclose(means, [2 * (first + 3.5), 2 * (first + 11.5)], atol=3)

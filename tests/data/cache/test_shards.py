@@ -1,0 +1,53 @@
+"""A shard and its index on disk."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ophnet_ray.config import WindowConfig
+from ophnet_ray.data.cache.shards import (
+    UNRECORDED_KIND,
+    DecodedSegment,
+    read_shard_index,
+    write_shard,
+)
+from ophnet_ray.data.video.blocks import SegmentBlocks
+
+pytestmark = pytest.mark.unit
+
+WINDOWS = WindowConfig(image_size=32)
+ENTRY_KEYS = {"key", "path", "offset", "run_lengths", "reason", "was_cut", "source"}
+
+
+@pytest.fixture
+def index_path(tmp_path):
+    pixels = tuple(np.full((32, 32, 3), level, dtype=np.uint8) for level in (1, 2, 3))
+    rows = [
+        DecodedSegment("a", "v.mp4", SegmentBlocks(pixels, (2, 1), is_truncated=True)),
+        DecodedSegment("b", "v.mp4", SegmentBlocks(reason="damaged: here", kind="damaged")),
+    ]
+    entries = write_shard(tmp_path, rows, WINDOWS)
+    path = next(tmp_path.glob("*.json"))
+    assert read_shard_index(path).entries == entries
+    return path
+
+
+def test_the_index_keeps_the_names_that_older_versions_read(index_path):
+    index = json.loads(index_path.read_text())
+    assert [set(entry) for entry in index["entries"]] == [ENTRY_KEYS, ENTRY_KEYS]
+    first, _ = index["entries"]
+    assert (first["run_lengths"], first["was_cut"]) == ([2, 1], True)
+
+
+def test_the_kind_of_a_reject_is_read_back(index_path):
+    assert [entry.kind for entry in read_shard_index(index_path).entries] == [None, "damaged"]
+
+
+def test_an_index_of_an_older_version_is_read_without_the_kind(index_path):
+    index = json.loads(index_path.read_text())
+    del index["reject_kinds"]
+    index_path.write_text(json.dumps(index))
+    good, reject = read_shard_index(index_path).entries
+    assert (good.kind, good.snippet_lengths) == (None, (2, 1))
+    assert (reject.kind, reject.reason) == (UNRECORDED_KIND, "damaged: here")
