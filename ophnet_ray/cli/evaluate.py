@@ -18,7 +18,7 @@ from ophnet_ray.inference.predictions import (
 )
 from ophnet_ray.inference.smoothing import Smooth
 from ophnet_ray.metrics.score_card import ScoreCard, format_score
-from ophnet_ray.storage.atomic import write_atomically
+from ophnet_ray.storage.files import write_atomically
 
 if TYPE_CHECKING:
     from ophnet_ray.inference.evaluation import AnnotatedVideo, SplitEvaluation

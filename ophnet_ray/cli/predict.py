@@ -13,7 +13,7 @@ from ophnet_ray.inference.predictions import read_predictions
 from ophnet_ray.inference.smoothing import Smooth
 from ophnet_ray.inference.submission import check_submission, fill_submission
 from ophnet_ray.metrics.score_card import VideoTimeline
-from ophnet_ray.storage.atomic import write_atomically
+from ophnet_ray.storage.files import write_atomically
 
 MAX_VIDEOS_DRAWN = 100
 

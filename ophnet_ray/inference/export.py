@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.trained_model import TrainedModel, WithPreprocessing, choose_smoothing
-from ophnet_ray.storage.atomic import open_atomically, write_atomically
+from ophnet_ray.storage.files import open_atomically, write_atomically
 
 LARGEST_DIFFERENCE = 1e-3
 """Between probabilities of PyTorch and onnxruntime: more than this is another model."""

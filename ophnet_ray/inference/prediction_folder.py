@@ -18,8 +18,7 @@ from ophnet_ray.inference.predictions import (
 )
 from ophnet_ray.inference.smoothing import PhaseDynamics, Smooth, smooth_labels
 from ophnet_ray.metrics.timelines import cut_segments, format_segments
-from ophnet_ray.storage.atomic import write_atomically
-from ophnet_ray.storage.files import ensure_writable, list_names, stat_files
+from ophnet_ray.storage.files import ensure_writable, list_names, stat_files, write_atomically
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import absolute, check_location, is_remote, join, stem_of
 

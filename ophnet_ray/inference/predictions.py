@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.classification import NO_PREDICTION
-from ophnet_ray.storage.atomic import open_atomically
+from ophnet_ray.storage.files import open_atomically
 
 _PROBABILITY = "p_"
 _METADATA = b"ophnet_ray"

@@ -16,7 +16,7 @@ from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.inference.smoothing import SMOOTHERS, PhaseDynamics, Smooth
 from ophnet_ray.models.checkpoints import FORMAT_VERSION, PAYLOAD_KEY, load_checkpoint
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
-from ophnet_ray.storage.atomic import open_atomically
+from ophnet_ray.storage.files import open_atomically
 
 _MODEL_PREFIX = "model."
 SMOOTHING_KEY = "smoothing_choice"

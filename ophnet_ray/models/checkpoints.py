@@ -21,7 +21,7 @@ import torch
 
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.metrics.classification import rank_epoch
-from ophnet_ray.storage.atomic import write_atomically
+from ophnet_ray.storage.files import write_atomically
 
 CHECKPOINT_FILE = "checkpoint.ckpt"
 MANIFEST_FILE = "manifest.json"

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from ophnet_ray.storage.atomic import write_atomically
+from ophnet_ray.storage.files import write_atomically
 
 NONE = "\N{EN DASH}"
 

@@ -1,21 +1,23 @@
-"""Files in buckets: read, write, list, delete, whole files each.
+"""Whole files, on disk and in buckets: write atomically, read, list, copy, delete.
 
-An object appears whole or not at all: a killed writer leaves nothing that a listing shows.
+A file appears whole or not at all: a killed writer leaves nothing under the file's name.
 """
 
+import os
 import secrets
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 from pyarrow import fs
 
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.atomic import open_atomically
 from ophnet_ray.storage.filesystems import filesystem_of, in_one_line
 from ophnet_ray.storage.paths import (
     bucket_path,
@@ -30,46 +32,162 @@ COPY_BYTES = 8_000_000
 
 @dataclass(frozen=True, slots=True)
 class FileStatus:
-    """What tells that a file is still the same."""
+    """Size and time of a file: equal values mean an unchanged file."""
 
     size_bytes: int
     mtime_ns: int
 
 
-def check_readable(flag: str, uri: str) -> None:
-    """Find out within seconds whether a place in a bucket answers.
+@contextmanager
+def open_atomically(folder: Path, name: Callable[[], str]) -> Iterator[BinaryIO]:
+    """Open a new file that gets its name once everything is on disk.
+
+    Until then it is called ``.new.<random>``; a killed writer leaves it under that name.
+
+    Args:
+        folder: Folder of this machine; it exists.
+        name: Called after the last write: the name may depend on the content.
+    """
+    # not tempfile, whose files nobody else may read: the user's umask decides
+    temporary = folder / f".new.{secrets.token_hex(8)}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / name())
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file of this machine; a killed writer leaves the old file, or none."""
+    with open_atomically(path.parent, lambda: path.name) as file:
+        file.write(data)
+
+
+def write_object(uri: str, data: bytes | pa.Buffer) -> None:
+    """Write an object of a bucket.
 
     Raises:
-        UserError: No such bucket, no permission, or no answer.
+        StorageError: The bucket does not take it after ``ATTEMPTS``.
     """
-    try:
-        with in_one_line(uri):
-            # a place that is not there yet is fine; asked like this, a missing bucket is told
-            place = fs.FileSelector(bucket_path(uri))
-            filesystem_of(uri, is_probe=True).get_file_info(place)
-    except FileNotFoundError:
+    with in_one_line(uri), filesystem_of(uri).open_output_stream(bucket_path(uri)) as file:
+        file.write(data)
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a file, on disk or in a bucket.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        OSError: It cannot be read.
+    """
+    if not is_remote(path):
+        return Path(path).read_bytes()
+    with in_one_line(path), filesystem_of(path).open_input_file(bucket_path(path)) as file:
+        return bytes(file.read())
+
+
+def upload(source: Path, uri: str) -> None:
+    """Copy a file of this machine into a bucket.
+
+    Raises:
+        StorageError: The bucket does not take it after ``ATTEMPTS``.
+    """
+    if not source.stat().st_size:
+        write_object(uri, b"")
         return
-    except OSError as error:
-        if "No such file" in str(error):
-            return  # Google's has no type of its own
-        raise UserError(f"{flag} {error}") from error
+    # in one write: a stream that is left early would keep the half that it has
+    with pa.memory_map(str(source)) as file:
+        write_object(uri, file.read_buffer())
 
 
-def check_writable(flag: str, folder: str) -> None:
-    """Find out within seconds whether a folder of a bucket can be written.
+def download(uri: str, target: Path) -> None:
+    """Copy an object of a bucket to this machine, atomically.
 
     Raises:
-        UserError: It cannot.
+        FileNotFoundError: The object does not exist.
+        OSError: It cannot be read, or the target cannot be written.
     """
-    uri = join(folder, f".probe.{secrets.token_hex(4)}")  # several runs may ask at once
-    try:
-        with in_one_line(folder):
-            system = filesystem_of(folder, is_probe=True)
-            with system.open_output_stream(bucket_path(uri)) as file:
-                file.write(b"probe")
-            system.delete_file(bucket_path(uri))
-    except OSError as error:
-        raise UserError(f"{flag} {error}") from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        open_atomically(target.parent, lambda: target.name) as copy,
+        in_one_line(uri),
+        filesystem_of(uri).open_input_stream(bucket_path(uri)) as file,
+    ):
+        shutil.copyfileobj(file, copy, COPY_BYTES)
+
+
+def copy_file(source: Path, target: str | Path) -> None:
+    """Copy a file of this machine to a local path or into a bucket, atomically.
+
+    Raises:
+        OSError: The target cannot be written.
+    """
+    if is_remote(target):
+        upload(source, str(target))
+        return
+    path = Path(target)
+    with open_atomically(path.parent, lambda: path.name) as copy, source.open("rb") as file:
+        shutil.copyfileobj(file, copy)
+
+
+def delete_object(uri: str) -> None:
+    """Delete an object of a bucket; one that is gone already is no error.
+
+    Raises:
+        StorageError: The bucket does not answer, or does not allow it.
+    """
+    with in_one_line(uri):
+        try:
+            filesystem_of(uri).delete_file(bucket_path(uri))
+        except FileNotFoundError:
+            return
+
+
+def list_objects(folder: str, *, recursive: bool = False) -> dict[str, FileStatus]:
+    """List the objects in a folder of a bucket; a folder that does not exist is empty.
+
+    Returns:
+        Status by name; with ``recursive``, by path below the folder.
+
+    Raises:
+        StorageError: The bucket does not answer.
+    """
+    root = bucket_path(folder)
+    with in_one_line(folder):
+        selector = fs.FileSelector(root, recursive=recursive, allow_not_found=True)
+        found = filesystem_of(folder).get_file_info(selector)
+    return {
+        info.path.removeprefix(f"{root}/"): FileStatus(info.size, info.mtime_ns or 0)
+        for info in found
+        if info.type == fs.FileType.File
+    }
+
+
+def list_names(folder: str) -> list[str]:
+    """List the names in a folder, on disk or in a bucket; one that does not exist is empty."""
+    if is_remote(folder):
+        return list(list_objects(folder))
+    return [path.name for path in Path(folder).iterdir()] if Path(folder).is_dir() else []
+
+
+def stat_files(paths: Iterable[str]) -> dict[str, FileStatus]:
+    """Stat the files that exist; bucket folders are listed once, not queried per file."""
+    found: dict[str, FileStatus] = {}
+    remote: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        if is_remote(path):
+            remote[parent_of(path)].append(path)
+        elif Path(path).is_file():
+            status = Path(path).stat()
+            found[path] = FileStatus(status.st_size, status.st_mtime_ns)
+    for folder, members in remote.items():
+        listed = list_objects(folder)
+        found |= {path: listed[name_of(path)] for path in members if name_of(path) in listed}
+    return found
 
 
 def ensure_writable(folder: Path) -> None:
@@ -83,107 +201,37 @@ def ensure_writable(folder: Path) -> None:
         pass
 
 
-def list_files(folder: str, *, recursive: bool = False) -> dict[str, FileStatus]:
-    """The files in a folder of a bucket, by name, or by path below it; none when it is not there.
+def check_readable(flag: str, uri: str) -> None:
+    """Check within seconds that a bucket answers; the folder itself need not exist yet.
 
     Raises:
-        StorageError: The bucket does not answer.
+        UserError: There is no such bucket, no permission, or no answer.
     """
-    root = bucket_path(folder)
-    with in_one_line(folder):
-        place = fs.FileSelector(root, recursive=recursive, allow_not_found=True)
-        found = filesystem_of(folder).get_file_info(place)
-    return {
-        info.path.removeprefix(f"{root}/"): FileStatus(info.size, info.mtime_ns or 0)
-        for info in found
-        if info.type == fs.FileType.File
-    }
-
-
-def list_names(folder: str) -> list[str]:
-    """Names of what lies in a folder, of a bucket or not; none when it is not there."""
-    if is_remote(folder):
-        return list(list_files(folder))
-    return [path.name for path in Path(folder).iterdir()] if Path(folder).is_dir() else []
-
-
-def stat_files(paths: Iterable[str]) -> dict[str, FileStatus]:
-    """Those of the files that are there; of a bucket's folder one listing, not a request a file."""
-    found: dict[str, FileStatus] = {}
-    remote: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
-        if is_remote(path):
-            remote[parent_of(path)].append(path)
-        elif Path(path).is_file():
-            status = Path(path).stat()
-            found[path] = FileStatus(status.st_size, status.st_mtime_ns)
-    for folder, members in remote.items():
-        there = list_files(folder)
-        found |= {path: there[name_of(path)] for path in members if name_of(path) in there}
-    return found
-
-
-def read_bytes(path: str) -> bytes:
-    """The content of a file, of a bucket or not.
-
-    Raises:
-        FileNotFoundError: It is not there.
-        OSError: It cannot be read.
-    """
-    if not is_remote(path):
-        return Path(path).read_bytes()
-    with in_one_line(path), filesystem_of(path).open_input_file(bucket_path(path)) as file:
-        return bytes(file.read())
-
-
-def write_bytes(uri: str, data: bytes | pa.Buffer) -> None:
-    """Put a file into a bucket, whole or not at all.
-
-    Raises:
-        StorageError: After ``ATTEMPTS``.
-    """
-    with in_one_line(uri), filesystem_of(uri).open_output_stream(bucket_path(uri)) as file:
-        file.write(data)
-
-
-def upload(source: Path, uri: str) -> None:
-    """Put a local file into a bucket, whole or not at all.
-
-    Raises:
-        StorageError: After ``ATTEMPTS``.
-    """
-    if not source.stat().st_size:
-        write_bytes(uri, b"")
+    try:
+        with in_one_line(uri):
+            # without allow_not_found, a missing bucket is an error of its own
+            selector = fs.FileSelector(bucket_path(uri))
+            filesystem_of(uri, is_probe=True).get_file_info(selector)
+    except FileNotFoundError:
         return
-    # in one write: a stream that is left early would keep the half that it has
-    with pa.memory_map(str(source)) as file:
-        write_bytes(uri, file.read_buffer())
+    except OSError as error:
+        if "No such file" in str(error):
+            return  # Google's has no type of its own
+        raise UserError(f"{flag} {error}") from error
 
 
-def download(uri: str, target: Path) -> None:
-    """Fetch a file of a bucket; the target is there whole or not at all.
-
-    Raises:
-        FileNotFoundError: It is not there.
-        OSError: It cannot be read, or the target cannot be written.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        open_atomically(target.parent, lambda: target.name) as copy,
-        in_one_line(uri),
-        filesystem_of(uri).open_input_stream(bucket_path(uri)) as file,
-    ):
-        shutil.copyfileobj(file, copy, COPY_BYTES)
-
-
-def delete_file(uri: str) -> None:
-    """Delete a file of a bucket; one that is gone already is no error.
+def check_writable(flag: str, folder: str) -> None:
+    """Check within seconds that a folder of a bucket can be written.
 
     Raises:
-        StorageError: The bucket does not answer, or does not allow it.
+        UserError: It cannot be written.
     """
-    with in_one_line(uri):
-        try:
-            filesystem_of(uri).delete_file(bucket_path(uri))
-        except FileNotFoundError:
-            return
+    uri = join(folder, f".probe.{secrets.token_hex(4)}")  # several runs may ask simultaneously
+    try:
+        with in_one_line(folder):
+            system = filesystem_of(folder, is_probe=True)
+            with system.open_output_stream(bucket_path(uri)) as file:
+                file.write(b"probe")
+            system.delete_file(bucket_path(uri))
+    except OSError as error:
+        raise UserError(f"{flag} {error}") from error

@@ -14,6 +14,7 @@ from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.distributed.resources import Resources, plan_resources
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.models.checkpoints import find_checkpoints
+from ophnet_ray.storage.files import copy_file
 from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.paths import is_remote, join, stem_of
 from ophnet_ray.train.preflight import (
@@ -21,7 +22,6 @@ from ophnet_ray.train.preflight import (
     check_cluster,
     check_loggers,
     check_output,
-    hand_out,
     job_metadata,
     resolve_paths,
 )
@@ -102,7 +102,7 @@ def _hand_out(run: RunDirectory, result: dict[str, Any], output: str) -> None:
     best = run.path / result["checkpoint"]
     if best not in [checkpoint.file for checkpoint in find_checkpoints(run.checkpoints)]:
         raise TrainingError(f"the best checkpoint {best} is gone or damaged; delete {run.result}")
-    hand_out(best, output)
+    copy_file(best, output)
 
 
 def open_run(config: Config, data_hash: str) -> RunDirectory:

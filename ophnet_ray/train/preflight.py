@@ -11,8 +11,7 @@ from ophnet_ray.console import Console
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.demo import DEMO_CSV, DEMO_FOLDER, make_demo
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.atomic import copy_atomically
-from ophnet_ray.storage.files import check_readable, check_writable, list_files, upload
+from ophnet_ray.storage.files import check_readable, check_writable, list_objects, upload
 from ophnet_ray.storage.local_copies import default_local_dir, local_folder
 from ophnet_ray.storage.paths import absolute, is_remote, join, parent_of
 from ophnet_ray.train.run_directory import RunDirectory
@@ -102,7 +101,7 @@ def _provide_demo(cache: str, local: str, console: Console) -> str:
     if not is_remote(cache):
         return str(make_demo(Path(cache), console))
     folder = join(cache, DEMO_FOLDER)
-    if DEMO_CSV not in list_files(folder):
+    if DEMO_CSV not in list_objects(folder):
         csv_path = make_demo(local_folder(cache, local), console)
         # the CSV last: with it, the demo is whole
         for file in sorted(csv_path.parent.iterdir(), key=lambda file: file == csv_path):
@@ -155,15 +154,3 @@ def job_metadata(config: Config, run: RunDirectory) -> dict[str, str]:
     training = config.training
     shown = {"run": run.path.name, "backbone": config.model.backbone, "epochs": training.max_epochs}
     return {name: str(value) for name, value in shown.items()}
-
-
-def hand_out(file: Path, output: str) -> None:
-    """Copy a file to where the user wants it.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    if is_remote(output):
-        upload(file, output)
-    else:
-        copy_atomically(file, Path(output))

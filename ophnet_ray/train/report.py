@@ -24,7 +24,7 @@ from ophnet_ray.metrics.classification import (
 from ophnet_ray.metrics.score_card import PhaseScore, Score, ScoreCard
 from ophnet_ray.models.checkpoints import read_payload
 from ophnet_ray.reports.model_report import Report, write_report
-from ophnet_ray.storage.atomic import write_atomically
+from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.run_directory import RunDirectory
 
 _SCORES: dict[str, tuple[Callable[[NDArray[np.int64]], float], str]] = {

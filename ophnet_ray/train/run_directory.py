@@ -14,8 +14,7 @@ import yaml
 from ophnet_ray.config import Config, dump_config
 from ophnet_ray.data.annotations import Reject
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.atomic import write_atomically
-from ophnet_ray.storage.files import ensure_writable
+from ophnet_ray.storage.files import ensure_writable, write_atomically
 from ophnet_ray.storage.filesystems import filesystem_of
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import bucket_path

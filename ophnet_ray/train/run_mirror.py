@@ -14,9 +14,9 @@ from pathlib import Path
 from ophnet_ray.models.checkpoints import CHECKPOINT_FILE, MANIFEST_FILE
 from ophnet_ray.storage.files import (
     FileStatus,
-    delete_file,
+    delete_object,
     download,
-    list_files,
+    list_objects,
     read_bytes,
     upload,
 )
@@ -47,7 +47,7 @@ class RunMirror:
             StorageError: The bucket does not answer.
         """
         with self._alone():
-            listed = list_files(self.uri, recursive=True)
+            listed = list_objects(self.uri, recursive=True)
             self._drop_absent(set(listed))
             for name in sorted(listed):
                 if not _is_hidden(name) and not name.startswith(f"{CHECKPOINTS}/"):
@@ -63,11 +63,11 @@ class RunMirror:
             StorageError: The bucket does not answer.
         """
         with self._alone():
-            found = list_files(join(self.uri, CHECKPOINTS), recursive=True)
+            found = list_objects(join(self.uri, CHECKPOINTS), recursive=True)
             listed = {f"{CHECKPOINTS}/{name}": status for name, status in found.items()}
             self._drop_absent(set(listed))
             self._fetch_checkpoints(listed)
-            if METRICS in list_files(self.uri):
+            if METRICS in list_objects(self.uri):
                 self._fetch(METRICS)
 
     def send(self, *paths: Path) -> None:
@@ -95,11 +95,11 @@ class RunMirror:
             self._send(checkpoint / CHECKPOINT_FILE)
             self._send(checkpoint / MANIFEST_FILE)
         here = {self._name_of(checkpoint) for checkpoint in kept}
-        listed = list_files(join(self.uri, CHECKPOINTS), recursive=True)
+        listed = list_objects(join(self.uri, CHECKPOINTS), recursive=True)
         # the manifest first: without it a checkpoint does not exist
         for name in sorted(listed, key=lambda name: not name.endswith(MANIFEST_FILE)):
             if f"{CHECKPOINTS}/{name.rpartition('/')[0]}" not in here:
-                delete_file(join(self.uri, f"{CHECKPOINTS}/{name}"))
+                delete_object(join(self.uri, f"{CHECKPOINTS}/{name}"))
 
     def _send(self, file: Path) -> None:
         name, status = self._name_of(file), file.stat()

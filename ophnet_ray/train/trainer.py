@@ -22,7 +22,7 @@ from ray.tune import TuneError
 from ophnet_ray.distributed.process_group import BoundTorchConfig
 from ophnet_ray.errors import TrainingError, UserError, last_line
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
-from ophnet_ray.storage.files import delete_file
+from ophnet_ray.storage.files import delete_object
 from ophnet_ray.storage.paths import join
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
@@ -64,7 +64,7 @@ def build_trainer(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ())
     # verified checkpoints themselves decide where a run resumes.
     (loop.run.path / RAY_SNAPSHOT).unlink(missing_ok=True)
     if loop.run.mirror:
-        delete_file(join(loop.run.mirror.uri, RAY_SNAPSHOT))
+        delete_object(join(loop.run.mirror.uri, RAY_SNAPSHOT))
     folder, filesystem = loop.run.shared_place()
     return TorchTrainer(
         train_loop,  # type: ignore[arg-type] # Ray's hint forgets that it may return something

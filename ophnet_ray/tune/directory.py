@@ -15,7 +15,7 @@ import yaml
 from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.models.checkpoints import find_checkpoints, read_payload
-from ophnet_ray.storage.atomic import write_atomically
+from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.config import Metric, TuneConfig
 from ophnet_ray.tune.searcher import TrialOutcome

@@ -16,14 +16,13 @@ from ophnet_ray.data.passport import hash_segments
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.errors import TrainingError, UserError, one_line
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
-from ophnet_ray.storage.atomic import copy_atomically, write_atomically
+from ophnet_ray.storage.files import copy_file, write_atomically
 from ophnet_ray.storage.paths import is_remote, stem_of
 from ophnet_ray.train.preflight import (
     check_backbone,
     check_cluster,
     check_loggers,
     check_output,
-    hand_out,
     job_metadata,
     resolve_paths,
 )
@@ -276,8 +275,8 @@ def _conclude(
     best = trial_settings(winner.trial)
     write_atomically(search.best_config, dump_config(best).encode())
     checkpoint = best_checkpoint(find_checkpoints(winner.trial.run.checkpoints)).file
-    copy_atomically(checkpoint, search.best_checkpoint)
-    hand_out(checkpoint, output)
+    copy_file(checkpoint, search.best_checkpoint)
+    copy_file(checkpoint, output)
     write_search_page(search, config, space, ranked, repeats, winner)
     return SearchResult(ranked, winner, describe_gain(ranked, winner), search, output)
 

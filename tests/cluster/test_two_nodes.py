@@ -206,10 +206,10 @@ def bucket(cluster):
 
 IN_SECOND_EPOCH = """
 import sys
-from ophnet_ray.storage.files import list_files
+from ophnet_ray.storage.files import list_objects
 from tests.helpers.waiting import wait_until
 def is_in_second_epoch():
-    names = list_files(sys.argv[1], recursive=True)
+    names = list_objects(sys.argv[1], recursive=True)
     return any("unfinished/epoch=0001" in name and "manifest" in name for name in names)
 wait_until(is_in_second_epoch, "a checkpoint of the second epoch is there", 300)
 """

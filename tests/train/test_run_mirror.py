@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.files import download, list_files, read_bytes, upload
+from ophnet_ray.storage.files import download, list_objects, read_bytes, upload
 from ophnet_ray.storage.paths import join
 from ophnet_ray.train.run_mirror import RunMirror
 from tests.helpers.runs import tiny_config
@@ -23,7 +23,7 @@ from tests.train.test_driver import TRAIN, flags_of, run, weights_of
 
 def bucket_config(bucket, color_csv, folder, tmp_path, **settings):
     """Everything in a folder of the bucket; the machine is ``tmp_path``."""
-    if "segments.csv" not in list_files(bucket.uri("colors")):
+    if "segments.csv" not in list_objects(bucket.uri("colors")):
         for file in color_csv.parent.iterdir():
             upload(file, bucket.uri(f"colors/{file.name}"))
     return tiny_config(
@@ -51,7 +51,7 @@ def test_a_run_in_a_bucket_goes_on_on_another_machine_to_the_same_weights(
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        there = list_files(bucket.uri("killed/runs"), recursive=True)
+        there = list_objects(bucket.uri("killed/runs"), recursive=True)
         if any("unfinished/epoch=0001" in name and "manifest" in name for name in there):
             break
         time.sleep(0.02)
@@ -93,7 +93,7 @@ def assert_same_weights(uri, whole, tmp_path):
 
 def assert_no_secret(bucket, folder):
     secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
-    names = list_files(bucket.uri(folder), recursive=True)
+    names = list_objects(bucket.uri(folder), recursive=True)
     for needed in ("config.yaml", "passport.json", "result.json", "driver.log", "events.out"):
         assert any(needed in name for name in names), needed
     for name in names:

@@ -14,11 +14,11 @@ from ophnet_ray.data.cache.shards import ShardIndex, parse_shard_index
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import (
     check_writable,
-    delete_file,
-    list_files,
+    delete_object,
+    list_objects,
     read_bytes,
     upload,
-    write_bytes,
+    write_object,
 )
 from ophnet_ray.storage.filesystems import StorageError
 from ophnet_ray.storage.paths import join, name_of
@@ -49,8 +49,8 @@ class CacheBucket:
             UserError: It cannot.
         """
         check_writable("--cache_dir", self.uri)
-        write_bytes(join(self.uri, CLOCK), b"")
-        return list_files(self.uri)[CLOCK].mtime_ns
+        write_object(join(self.uri, CLOCK), b"")
+        return list_objects(self.uri)[CLOCK].mtime_ns
 
     def read_indexes(self, written_since_ns: int = 0) -> Iterator[ShardIndex]:
         """The indexes of the whole shards.
@@ -58,7 +58,7 @@ class CacheBucket:
         Raises:
             StorageError: The bucket does not answer.
         """
-        listed = list_files(self.uri)
+        listed = list_objects(self.uri)
         names = [
             name
             for name, status in listed.items()
@@ -108,18 +108,18 @@ class CacheBucket:
 
         An object has no time that could be set, so that the index is written again, once a day.
         """
-        listed = list_files(self.uri)
+        listed = list_objects(self.uri)
         for shard in {name_of(source) for source in sources}:
             name = f"{shard.removesuffix('.arrow')}.json"
             if name in listed and now_ns - listed[name].mtime_ns > MARK_AGE_NS:
                 text = self._read_index(name)
                 if text is not None:
-                    write_bytes(join(self.uri, name), text)
+                    write_object(join(self.uri, name), text)
 
     def delete(self, shard: str) -> None:
         """Remove a shard: the index first, without which it does not exist for a reader."""
-        delete_file(join(self.uri, f"{shard.removesuffix('.arrow')}.json"))
-        delete_file(join(self.uri, shard))
+        delete_object(join(self.uri, f"{shard.removesuffix('.arrow')}.json"))
+        delete_object(join(self.uri, shard))
 
 
 @lru_cache(maxsize=4096)

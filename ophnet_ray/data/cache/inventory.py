@@ -9,7 +9,7 @@ from ophnet_ray.data.cache.bucket import CacheBucket
 from ophnet_ray.data.cache.shards import ShardIndex, read_shard_index
 from ophnet_ray.data.cache.store import FORMAT_VERSION, LOCK_FILE
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.files import check_readable, delete_file, list_files
+from ophnet_ray.storage.files import check_readable, delete_object, list_objects
 from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import join
@@ -129,7 +129,7 @@ class BucketInventory:
             UserError: There is no cache, or the bucket does not answer.
         """
         check_readable("--cache_dir", self._cache_dir)
-        listed = list_files(self._bucket.uri)
+        listed = list_objects(self._bucket.uri)
         if not listed:
             raise UserError(f"there is no cache in {self._cache_dir}; name it with --cache_dir")
         shards = []
@@ -166,7 +166,7 @@ class BucketInventory:
         for shard in old:
             self._bucket.delete(shard.index.shard.name)
         for leftover in left:
-            delete_file(join(self._bucket.uri, leftover.path.name))
+            delete_object(join(self._bucket.uri, leftover.path.name))
         size_bytes = sum(shard.size_bytes for shard in old)
         size_bytes += sum(leftover.size_bytes for leftover in left)
         return Pruned(len(old), len(left), size_bytes)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import RejectKind
 from ophnet_ray.data.video.blocks import SegmentBlocks
-from ophnet_ray.storage.atomic import open_atomically, write_atomically
+from ophnet_ray.storage.files import open_atomically, write_atomically
 from ophnet_ray.storage.local_copies import fetch_once
 from ophnet_ray.storage.paths import join, name_of, parent_of
 

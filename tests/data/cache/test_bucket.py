@@ -26,10 +26,10 @@ from ophnet_ray.storage.files import (
     check_readable,
     check_writable,
     download,
-    list_files,
+    list_objects,
     read_bytes,
     upload,
-    write_bytes,
+    write_object,
 )
 from ophnet_ray.storage.paths import absolute, join, name_of, parent_of, stem_of
 from ophnet_ray.storage.range_reader import PART_BYTES, RangeReader
@@ -149,7 +149,7 @@ def test_files_come_back_as_they_were_and_failed_requests_are_repeated(bucket, t
     assert bucket.count()["failed"] == 3
     download(uri, tmp_path / "there")
     assert (tmp_path / "there").read_bytes() == content
-    assert list_files(bucket.uri("files"))["a file"].size_bytes == len(content)
+    assert list_objects(bucket.uri("files"))["a file"].size_bytes == len(content)
     with pytest.raises(FileNotFoundError):
         read_bytes(bucket.uri("files/none"))
     assert not list(tmp_path.glob(".new.*"))
@@ -188,7 +188,7 @@ def test_a_video_in_a_bucket_is_read_as_from_disk_and_travels_once(bucket, video
 
 
 def test_what_is_no_video_or_gone_is_a_reason_not_an_error(bucket):
-    write_bytes(bucket.uri("videos/broken.mp4"), b"broken")
+    write_object(bucket.uri("videos/broken.mp4"), b"broken")
     for name, is_permanent in (("broken", True), ("gone", False)):
         segment = Segment("s", "c", bucket.uri(f"videos/{name}.mp4"), 0.0, 1.0, "a")
         ((_, blocks),) = decode_segments(segment.video, [segment], WINDOWS)
@@ -198,7 +198,9 @@ def test_what_is_no_video_or_gone_is_a_reason_not_an_error(bucket):
 
 def test_a_table_and_its_videos_are_found_by_one_listing_a_folder(bucket, videos):
     rows = [f"v{i},{s},{s + 2},a" for i in range(NUM_VIDEOS + 1) for s in (0, 2, 4)]
-    write_bytes(bucket.uri("videos/t.csv"), "\n".join(["video_id,start,end,phase", *rows]).encode())
+    write_object(
+        bucket.uri("videos/t.csv"), "\n".join(["video_id,start,end,phase", *rows]).encode()
+    )
     segments = read_annotations(bucket.uri("videos/t.csv"))
     assert segments[0].video == bucket.uri("videos/v0.mp4")
     bucket.count()
@@ -223,7 +225,7 @@ def test_weights_are_read_from_a_bucket_and_from_a_file_uri(bucket, tmp_path):
 
 
 def test_settings_are_read_from_a_bucket(bucket):
-    write_bytes(bucket.uri("settings.yaml"), b"lr: 0.5\n")
+    write_object(bucket.uri("settings.yaml"), b"lr: 0.5\n")
     assert read_config(bucket.uri("settings.yaml"), Config()).training.lr == 0.5
 
 
@@ -259,7 +261,7 @@ def test_a_reader_fetches_what_its_machine_lacks(bucket, videos, tmp_path):
 def test_a_shard_that_is_not_whole_in_the_bucket_is_decoded_anew(bucket, videos, tmp_path):
     segments = segments_of(videos[1])
     filled = fill(BlockCache(bucket.uri("torn"), WINDOWS, str(tmp_path / "one")), segments)
-    write_bytes(filled.entries["v0:0"].source, b"half")
+    write_object(filled.entries["v0:0"].source, b"half")
     again = fill(BlockCache(bucket.uri("torn"), WINDOWS, str(tmp_path / "two")), segments)
     assert 0 < again.decoded_videos < NUM_VIDEOS
     assert_right(again.entries)
@@ -325,14 +327,14 @@ def test_pruning_a_bucket_removes_what_was_not_used(bucket, videos, tmp_path, mo
     cache, segments = bucket.uri("pruned"), segments_of(videos[1])
     version = f"pruned/blocks-v{FORMAT_VERSION}"
     fill(BlockCache(cache, WINDOWS, str(tmp_path / "one")), segments)
-    write_bytes(bucket.uri(f"{version}/killed.arrow"), b"its writer was killed")
+    write_object(bucket.uri(f"{version}/killed.arrow"), b"its writer was killed")
     num_shards = len(BucketInventory(cache).read().shards)
     now_s = time.time()
     monkeypatch.setattr(time, "time", lambda: now_s + 40 * 86_400)
     removed = BucketInventory(cache).prune(unused_days=30)
     assert (removed.num_shards, removed.num_leftovers) == (num_shards, 1)
     monkeypatch.undo()
-    assert not [name for name in list_files(bucket.uri(version)) if name[0] != "."]
+    assert not [name for name in list_objects(bucket.uri(version)) if name[0] != "."]
     again = fill(BlockCache(cache, WINDOWS, str(tmp_path / "two")), segments)
     assert again.decoded_videos == NUM_VIDEOS
 
