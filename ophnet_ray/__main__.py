@@ -1,4 +1,4 @@
-"""What is not training: ``python -m ophnet_ray --help``."""
+"""Sub-commands beside training: predict, evaluate, audit, export, cache."""
 
 import sys
 

@@ -1,12 +1,13 @@
 """``python -m ophnet_ray audit``: does the model look at the image?"""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from ophnet_ray.config import DEFAULT_CACHE_DIR
+from ophnet_ray.cli.checks import check_at_least_1, check_checkpoint, create_output_folder
+from ophnet_ray.config import DEFAULT_CACHE_DIR, RunConfig
 from ophnet_ray.console import print_answer
 from ophnet_ray.data.annotations import read_annotations
-from ophnet_ray.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,59 +15,50 @@ class AuditCommand:
     """Score a checkpoint with exchanged inputs, beside models that see next to nothing."""
 
     checkpoint: str
-    """What train.py wrote."""
+    """Checkpoint that train.py wrote."""
     csv_path: str
-    """Annotation CSV, as train.py takes it."""
+    """Annotation CSV, in the format of train.py."""
     video_dir: str | None = None
     """Folder of the videos (default: the CSV's folder)."""
     split: Literal["val", "test"] = "val"
-    """Which rows are scored; the rivals learn from train."""
+    """Rows to score; the simple models learn from the train rows."""
     cache_dir: str = DEFAULT_CACHE_DIR
-    """Folder of the decoded windows, as train.py takes it; what it lacks is decoded here."""
-    num_workers: int = 4
-    """Parallel decode workers."""
+    """Folder of the decoded windows, shared with train.py; missing windows are decoded."""
+    num_workers: int = RunConfig.num_workers
+    """Number of parallel decode workers."""
     max_windows: int = 4000
-    """Most windows of a split, evenly taken."""
+    """Maximum number of windows per split, evenly spread over it."""
     seed: int = 0
-    """Of the exchanges."""
+    """Seed of the exchanges."""
+    output: str = "audit"
+    """Folder of audit.json and report.html."""
 
     def run(self) -> None:
-        """Score and print: accuracy / macro-F1 (present) of each experiment, then gradients.
+        """Audit, write the page and print accuracy / macro-F1 (present) of each experiment.
 
         Raises:
             UserError: The input is wrong.
         """
-        if self.max_windows < 1 or self.num_workers < 1:
-            raise UserError("--max_windows and --num_workers must be at least 1")
+        check_at_least_1("--max_windows", self.max_windows)
+        check_at_least_1("--num_workers", self.num_workers)
+        check_checkpoint(self.checkpoint)
         segments = read_annotations(self.csv_path, self.video_dir)
-        import torch
+        folder = create_output_folder(self.output)
+        from ophnet_ray.inference.audit import AuditSettings, audit, write_audit
 
-        from ophnet_ray.data.datasets import load_manifest
-        from ophnet_ray.data.splits import assign_splits
-        from ophnet_ray.inference.audit import (
-            audit_inputs,
-            audit_rivals,
-            gradient_norms,
-            read_windows,
+        settings = AuditSettings(
+            split=self.split,
+            cache_dir=self.cache_dir,
+            num_workers=self.num_workers,
+            max_windows=self.max_windows,
+            seed=self.seed,
         )
-        from ophnet_ray.inference.trained_model import load_model
-
-        model = load_model(self.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
-        config = model.config
-        assigned = assign_splits(segments, config.data.val_fraction, config.training.seed)
-        wanted = [s for s in assigned if s.split in ("train", self.split)]
-        manifest, _ = load_manifest(
-            wanted, model.phases, config.windows, self.cache_dir, self.num_workers
-        )
-        if not manifest.of_split(self.split) or not manifest.of_split("train"):
-            raise UserError(f"--split {self.split}: no usable rows there, or none of train")
-        windows = read_windows(manifest, self.split, self.max_windows)
-        train = read_windows(manifest, "train", self.max_windows)
-        results = audit_inputs(model, windows, self.seed)
-        results += audit_rivals(train, windows, self.seed, len(model.phases))
-        answer: dict[str, object] = {"windows": f"{len(windows.labels)} of split {self.split}"}
-        for result in results:
-            answer[result.name] = f"{result.accuracy:.4f} / {result.macro_f1_present:.4f}"
-        for name, norm in gradient_norms(model, windows).items():
+        result = audit(self.checkpoint, segments, settings)
+        source = f"{Path(self.checkpoint).name} on {Path(self.csv_path).name}"
+        files = write_audit(result, folder, source)
+        answer: dict[str, object] = {"windows": f"{result.num_windows} of split {self.split}"}
+        for score in result.scores:
+            answer[score.name] = f"{score.accuracy:.4f} / {score.macro_f1_present:.4f}"
+        for name, norm in result.gradient_norms.items():
             answer[f"gradient of {name}"] = f"{norm:.2e}"
-        print_answer(answer)
+        print_answer(answer | {"scores": files.scores, "report": files.report})

@@ -1,4 +1,4 @@
-"""``python -m ophnet_ray cache``: what the cache holds, and making room."""
+"""``python -m ophnet_ray cache``: list the decoded windows, or delete unused ones."""
 
 import time
 from collections.abc import Sequence
@@ -25,22 +25,22 @@ TABLE_WIDTH = 100
 
 @dataclass(frozen=True, kw_only=True)
 class CacheCommand:
-    """Show what a cache of decoded windows holds (--list), or make room in it (--prune)."""
+    """List the contents of a cache of decoded windows (--list), or delete unused ones (--prune)."""
 
     list: bool = False
-    """Show what is there."""
+    """List the contents."""
     prune: bool = False
-    """Remove what no run of the last days started with, and what killed writers left before."""
+    """Delete shards that no recent run started with, and files that killed writers left behind."""
     days: float = 30.0
-    """Of --prune: keep what was used in so many days."""
+    """For --prune: keep shards that were used in the last DAYS days."""
     cache_dir: str = DEFAULT_CACHE_DIR
-    """Folder of the cache, as train.py takes it."""
+    """Folder of the cache, as given to train.py."""
 
     def run(self) -> None:
-        """Prune, if asked to, then print what is there.
+        """Prune, if --prune is given, then print the contents.
 
         Raises:
-            UserError: Neither or both are asked for, there is no cache, or a run is using it.
+            UserError: Neither or both flags are given, there is no cache, or a run is using it.
         """
         if self.list == self.prune:
             raise UserError("cache: give --list or --prune")
@@ -69,7 +69,7 @@ class CacheCommand:
 
 
 def build_table(shards: Sequence[Shard]) -> Table:
-    """A row for each way of cutting windows that runs have used."""
+    """Build a table with one row per setting of the windows that runs have used."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("image", "stride", "frames", "coverage"):
         table.add_column(name)
@@ -97,7 +97,7 @@ def _describe_total(inventory: Inventory) -> str:
     shards, leftovers = inventory.shards, inventory.leftovers
     total = _size(sum(shard.size_bytes for shard in shards))
     left = _size(sum(leftover.size_bytes for leftover in leftovers))
-    rest = f"; {len(leftovers)} leftovers, {left}, go with --prune" if leftovers else ""
+    rest = f"; {len(leftovers)} leftovers, {left}, deleted by --prune" if leftovers else ""
     return f"{len(shards)} shards, {total}{rest}"
 
 

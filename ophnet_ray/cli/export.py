@@ -1,10 +1,11 @@
-"""``python -m ophnet_ray export``: the model for other programs."""
+"""``python -m ophnet_ray export``: a checkpoint as ONNX or safetensors, for other programs."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ophnet_ray.cli.checks import check_checkpoint
 from ophnet_ray.console import print_answer
 from ophnet_ray.errors import UserError
 
@@ -14,35 +15,34 @@ class ExportCommand:
     """Write a checkpoint as ONNX with the preprocessing inside, or as safetensors with a card."""
 
     checkpoint: str
-    """What train.py wrote."""
+    """Checkpoint that train.py wrote."""
     export_onnx: str | None = None
-    """ONNX file to write: mean image of a window (uint8) in, probabilities out."""
+    """ONNX file to write. Input: mean image of a window (uint8); output: probabilities."""
     safetensors: str | None = None
     """Folder for model.safetensors and card.json."""
     scores: str | None = None
-    """The scores.json of `evaluate`, for the card."""
+    """The scores.json of `evaluate`, to include in the card."""
 
     def run(self) -> None:
-        """Write, check, and print where everything is.
+        """Write the files, check them and print their paths.
 
         Raises:
-            UserError: Nothing is asked for, a package or file is missing, or the check fails.
+            UserError: No format is given, a package or file is missing, or the check fails.
         """
         if self.export_onnx is None and self.safetensors is None:
             raise UserError("export: give --export_onnx FILE or --safetensors DIR")
+        onnx_path = self._onnx_path()
         scores = self._read_scores()
-        from ophnet_ray.inference.export import LARGEST_DIFFERENCE, export_onnx, export_safetensors
+        check_checkpoint(self.checkpoint)
+        from ophnet_ray.inference.export import MAX_DIFFERENCE, export_onnx, export_safetensors
         from ophnet_ray.inference.trained_model import load_model
 
         model = load_model(self.checkpoint)
         answer: dict[str, object] = {}
-        if self.export_onnx is not None:
-            path = Path(self.export_onnx).absolute()
-            if not path.parent.is_dir():
-                raise UserError(f"--export_onnx {path}: its folder does not exist")
-            difference = export_onnx(model, path)
-            answer["onnx"] = path
-            answer["largest_difference"] = f"{difference:.1e} (allowed: {LARGEST_DIFFERENCE:g})"
+        if onnx_path is not None:
+            difference = export_onnx(model, onnx_path)
+            answer["onnx"] = onnx_path
+            answer["largest_difference"] = f"{difference:.1e} (allowed: {MAX_DIFFERENCE:g})"
         if self.safetensors is not None:
             folder = Path(self.safetensors).absolute()
             card = export_safetensors(model, Path(self.checkpoint), folder, scores)
@@ -50,6 +50,14 @@ class ExportCommand:
             answer["card"] = folder / "card.json"
             answer["data_hash"] = card["data_hash"]
         print_answer(answer)
+
+    def _onnx_path(self) -> Path | None:
+        if self.export_onnx is None:
+            return None
+        path = Path(self.export_onnx).absolute()
+        if not path.parent.is_dir():
+            raise UserError(f"--export_onnx {path}: its folder does not exist")
+        return path
 
     def _read_scores(self) -> dict[str, Any] | None:
         if self.scores is None:

@@ -11,7 +11,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.inference.prediction_folder import PredictionFolder, find_videos, join_parts
 from ophnet_ray.inference.predictions import read_predictions
 from ophnet_ray.inference.smoothing import Smooth
-from ophnet_ray.inference.submission import check_submission, fill_submission
+from ophnet_ray.inference.submission import check_submission, fill_template, read_template
 from ophnet_ray.metrics.score_card import VideoTimeline
 from ophnet_ray.storage.files import write_atomically
 
@@ -85,13 +85,11 @@ class PredictCommand:
         print_answer(answer)
 
     def _fill(self, folder: PredictionFolder, phases: tuple[str, ...], console: Console) -> str:
-        template = Path(self.submission or "")
+        template = read_template(Path(self.submission or ""), self.submission_column)
         labels = {p.video_id: final for p, final in read_predictions(folder.predictions)}
-        filled = fill_submission(
-            template, self.submission_column, labels, phases, self.submission_first_frame
-        )
+        filled = fill_template(template, labels, phases, self.submission_first_frame)
         write_atomically(folder.submission, filled.text.encode())
-        check_submission(folder.submission, template, self.submission_column, phases)
+        check_submission(folder.submission, template, phases)
         if filled.num_borrowed:
             console.warn(
                 f"{filled.num_borrowed} rows of the submission took the phase of the nearest "

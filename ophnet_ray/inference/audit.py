@@ -1,68 +1,168 @@
-"""Does the model look at the image? Scores of a model whose inputs are exchanged, and of rivals.
+"""Audit of a checkpoint: does the model look at the image?
 
-All on the windows of one split. Exchanged: each window gets the image (or the masks) of a window of
-another phase where there is one, in an order that a seed fixes. Shuffled in time: the predictions
-of a video are dealt out anew to its windows, which leaves what the model knows of the video but
-not when. A model that uses what is exchanged scores less; one that does not scores the same.
+The windows of one split are scored with exchanged inputs. With *images exchanged* (or *masks
+exchanged*), each window gets the image (or the masks) of a window of another phase where there is
+one, in an order fixed by a seed. With *time shuffled*, the predictions of a video are dealt out
+again to its windows at random: the model's knowledge of the video stays, its knowledge of the time
+goes. A model that uses an input scores less when it is exchanged; one that does not scores the
+same. Models that see next to nothing are scored on the same windows.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.ensemble import RandomForestClassifier
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
+from ophnet_ray import __version__
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.datasets import load_manifest
 from ophnet_ray.data.loader import WindowLoader
 from ophnet_ray.data.manifest import Manifest, ManifestItem
-from ophnet_ray.data.preprocessing import extract_masks, to_unit
+from ophnet_ray.data.preprocessing import prepare_batch, to_unit
 from ophnet_ray.data.samplers import ValidationSampler
-from ophnet_ray.inference.trained_model import TrainedModel
+from ophnet_ray.data.splits import assign_splits
+from ophnet_ray.errors import UserError
+from ophnet_ray.inference.trained_model import TrainedModel, load_model
 from ophnet_ray.metrics.classification import accuracy, confusion_counts, macro_f1_present
+from ophnet_ray.reports.audit_report import AuditReport, AuditScore, write_audit_report
+from ophnet_ray.storage.files import write_atomically
 
 BATCH_SIZE = 32
+_MEANINGS = {
+    "as it is": "The model with its own inputs. All rows below compare with this one.",
+    "images exchanged": "Each image comes from a window of another phase. If the score stays as "
+    "it is, the model does not use the image.",
+    "masks exchanged": "Both masks come from a window of another phase. If the score stays as it "
+    "is, the model does not use the masks.",
+    "time shuffled within videos": "The predictions of a video, in random order. If the score "
+    "stays as it is, the model recognises the video, not the moment.",
+    "majority phase of training": "Always the most frequent phase. A model must score more.",
+    "mean colour alone (random forest)": "Three numbers per window. If the score is close to the "
+    "model's, light and colour explain most of what the model knows.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """Windows that are audited, and the seed of the exchanges."""
+
+    split: str
+    cache_dir: str
+    num_workers: int
+    max_windows: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Result of an audit.
+
+    ``gradient_norms``: norm of the loss's gradient by part of the network.
+    """
+
+    settings: AuditSettings
+    model: TrainedModel
+    num_windows: int
+    scores: tuple[AuditScore, ...]
+    gradient_norms: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class AuditedWindows:
-    """The windows of a split: uint8 (N, 3, S, S), labels (N,), the place of their video (N,)."""
+    """Windows of a split: uint8 (N, 3, S, S), labels (N,), and the number of their video (N,)."""
 
     pixels: torch.Tensor
     labels: NDArray[np.int64]
     videos: NDArray[np.int64]
 
 
+def audit(checkpoint: str, segments: Sequence[Segment], settings: AuditSettings) -> Audit:
+    """Audit a checkpoint on the windows of a split; windows that the cache lacks are decoded.
+
+    Raises:
+        UserError: The checkpoint is wrong, a video is missing, or a split has no usable rows.
+    """
+    model = load_model(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    config, split = model.config, settings.split
+    assigned = assign_splits(segments, config.data.val_fraction, config.training.seed)
+    wanted = [segment for segment in assigned if segment.split in ("train", split)]
+    manifest, _ = load_manifest(
+        wanted, model.phases, config.windows, settings.cache_dir, settings.num_workers
+    )
+    if not manifest.of_split(split) or not manifest.of_split("train"):
+        raise UserError(f"--split {split}: no usable rows there, or none of train")
+    windows = read_windows(manifest, split, settings.max_windows)
+    train = read_windows(manifest, "train", settings.max_windows)
+    scores = audit_inputs(model, windows, settings.seed)
+    scores += audit_rivals(train, windows, settings.seed, len(model.phases))
+    return Audit(
+        settings, model, len(windows.labels), tuple(scores), gradient_norms(model, windows)
+    )
+
+
 @dataclass(frozen=True, slots=True)
-class AuditScore:
-    """What one experiment scores on the windows: the share that is right, and macro-F1 present."""
+class AuditFiles:
+    """Paths of the files of an audit."""
 
-    name: str
-    accuracy: float
-    macro_f1_present: float
+    scores: Path
+    report: Path
 
 
-def read_windows(manifest: Manifest, split: str, most: int) -> AuditedWindows:
-    """Up to ``most`` windows of a split from the cache, evenly taken from all of them."""
+def write_audit(result: Audit, folder: Path, source: str) -> AuditFiles:
+    """Write ``audit.json`` and ``report.html``, each whole or not at all.
+
+    Args:
+        result: From ``audit``.
+        folder: Existing folder.
+        source: Checkpoint and annotations, for the page.
+    """
+    settings, files = result.settings, AuditFiles(folder / "audit.json", folder / "report.html")
+    content = {
+        "split": settings.split,
+        "seed": settings.seed,
+        "num_windows": result.num_windows,
+        "scores": [asdict(score) for score in result.scores],
+        "gradient_norms": dict(result.gradient_norms),
+    }
+    report = AuditReport(
+        title="Does the model look at the image?",
+        subtitle=f"{source}, {settings.split} split, seed {settings.seed}",
+        num_windows=result.num_windows,
+        scores=result.scores,
+        gradient_norms=result.gradient_norms,
+        config=result.model.config.to_flat(),
+        versions={"ophnet-ray": __version__},
+    )
+    write_atomically(files.scores, json.dumps(content, indent=1).encode())
+    write_audit_report(files.report, report)
+    return files
+
+
+def read_windows(manifest: Manifest, split: str, max_windows: int) -> AuditedWindows:
+    """Read up to ``max_windows`` windows of a split from the cache, evenly spread over it."""
     items = manifest.of_split(split)
-    w = manifest.windows
+    config = manifest.windows
     lengths = [item.entry.snippet_lengths for item in items]
-    sampler = ValidationSampler(lengths, w.blocks_per_window, BATCH_SIZE)
-    step = -(-sampler.num_windows // most)
+    sampler = ValidationSampler(lengths, config.blocks_per_window, BATCH_SIZE)
+    step = -(-sampler.num_windows // max_windows)
     owners = _segments_of(sampler)
     pixels: list[torch.Tensor] = []
     done = 0
-    for batch in WindowLoader(items, sampler, w.image_size):
+    for batch in WindowLoader(items, sampler, config.image_size):
         valid = batch["pixels"][batch["valid"]]
         chosen = [i for i in range(len(valid)) if (done + i) % step == 0]
         pixels.append(valid[chosen].clone())
         done += len(valid)
-    places = owners[::step]
+    audited = [items[owner] for owner in owners[::step]]
     return AuditedWindows(
         torch.cat(pixels),
-        np.asarray([items[i].label for i in places], dtype=np.int64),
-        _number_videos([items[i] for i in places]),
+        np.asarray([item.label for item in audited], dtype=np.int64),
+        _number_videos(audited),
     )
 
 
@@ -74,8 +174,8 @@ def audit_inputs(model: TrainedModel, windows: AuditedWindows, seed: int) -> lis
     plain = predict_labels(model, windows.pixels, same, same)
     shuffled = plain.copy()
     for video in np.unique(windows.videos):
-        places = np.flatnonzero(windows.videos == video)
-        shuffled[places] = plain[rng.permutation(places)]
+        indices = np.flatnonzero(windows.videos == video)
+        shuffled[indices] = plain[rng.permutation(indices)]
     experiments = {
         "as it is": plain,
         "images exchanged": predict_labels(model, windows.pixels, others, same),
@@ -88,7 +188,10 @@ def audit_inputs(model: TrainedModel, windows: AuditedWindows, seed: int) -> lis
 def audit_rivals(
     train: AuditedWindows, windows: AuditedWindows, seed: int, num_classes: int
 ) -> list[AuditScore]:
-    """What models score that see little: the most frequent phase, and the mean colour."""
+    """Score models that see little: the most frequent phase, and the mean colour."""
+    # scikit-learn takes a second to load, and nothing else needs it
+    from sklearn.ensemble import RandomForestClassifier
+
     majority = np.bincount(train.labels, minlength=num_classes).argmax()
     forest = RandomForestClassifier(300, random_state=seed, n_jobs=1)
     forest.fit(mean_colors(train), train.labels)
@@ -100,29 +203,29 @@ def audit_rivals(
 
 
 def gradient_norms(model: TrainedModel, windows: AuditedWindows) -> dict[str, float]:
-    """The norm of the loss's gradient in each part of the network, on one batch of the windows.
+    """Return the norm of the loss's gradient in each part of the network, on one batch of windows.
 
     A part with 0 has not taken part in learning.
     """
-    spread = np.linspace(0, len(windows.labels) - 1, min(BATCH_SIZE, len(windows.labels)))
-    chosen = spread.astype(np.int64)
+    num_windows = len(windows.labels)
+    chosen = np.linspace(0, num_windows - 1, min(BATCH_SIZE, num_windows)).astype(np.int64)
     model.network.zero_grad()
     pixels = to_unit(windows.pixels[chosen].to(model.device))
     labels = torch.from_numpy(windows.labels[chosen]).to(model.device)
     F.cross_entropy(model.logits(pixels), labels).backward()
     norms = {}
     for name, part in model.network.named_children():
-        squares = [float(p.grad.square().sum()) for p in part.parameters() if p.grad is not None]
-        norms[name] = float(np.sqrt(sum(squares)))
+        gradients = [p.grad for p in part.parameters() if p.grad is not None]
+        norms[name] = _norm(gradients)
     model.network.zero_grad()
     return norms
 
 
 def choose_others(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """For each window another one, of another phase where there is one; each is used once.
+    """Choose another window for each one, of another phase where there is one; use each once.
 
-    A rotation by the largest phase's size of the windows sorted by phase: no two of one phase
-    meet unless a phase holds more than half of all.
+    The windows, sorted by phase, are rotated by the size of the largest phase: no two windows of
+    one phase meet unless a phase holds more than half of all.
     """
     order = rng.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
@@ -137,38 +240,46 @@ def predict_labels(
     images_from: NDArray[np.int64],
     masks_from: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Labels (N,) for the images of some windows beside the masks of others."""
-    network = model.network
+    """Predict labels (N,) from the images of some windows and the masks of others."""
     labels = []
     for start in range(0, len(images_from), BATCH_SIZE):
         part = slice(start, start + BATCH_SIZE)
-        values = to_unit(pixels[images_from[part]].to(model.device))
-        masked = to_unit(pixels[masks_from[part]].to(model.device))
+        image, _ = _prepare(model, pixels[images_from[part]])
+        _, mask = _prepare(model, pixels[masks_from[part]])
         with torch.inference_mode():
-            image = (values - network.mean.view(1, 3, 1, 1)) / network.std.view(1, 3, 1, 1)
-            logits = network(image, extract_masks(masked, model.preprocessing.mask))
+            logits = model.network(image, mask)
         labels.append(logits.argmax(dim=1).cpu().numpy())
     return np.concatenate(labels)
 
 
 def mean_colors(windows: AuditedWindows) -> NDArray[np.float32]:
-    """Mean red, green and blue of each window, (N, 3)."""
+    """Return mean red, green and blue of each window, (N, 3)."""
     return np.asarray(windows.pixels.float().mean(dim=(2, 3)).numpy(), dtype=np.float32)
 
 
 def _score(name: str, labels: NDArray[np.int64], found: NDArray[np.int64]) -> AuditScore:
     num_classes = int(max(labels.max(), found.max())) + 1
     confusion = confusion_counts(labels, found.astype(np.int64), num_classes)
-    return AuditScore(name, accuracy(confusion), macro_f1_present(confusion))
+    return AuditScore(name, accuracy(confusion), macro_f1_present(confusion), _MEANINGS[name])
+
+
+def _prepare(model: TrainedModel, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return normalised images and their masks, on the model's device."""
+    network, mask = model.network, model.preprocessing.mask
+    return prepare_batch(to_unit(pixels.to(model.device)), network.mean, network.std, mask)
+
+
+def _norm(gradients: Iterable[torch.Tensor]) -> float:
+    return float(np.sqrt(sum(float(gradient.square().sum()) for gradient in gradients)))
 
 
 def _segments_of(sampler: ValidationSampler) -> NDArray[np.int64]:
-    """The segment of each window, in the loader's order, (N,)."""
+    """Return the index of each window's segment, in the loader's order, (N,)."""
     rows = np.concatenate([step.windows[:, 0] for step in sampler.steps()])
     return rows[rows >= 0]
 
 
 def _number_videos(items: Sequence[ManifestItem]) -> NDArray[np.int64]:
     names = [item.segment.video for item in items]
-    place = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return np.asarray([place[name] for name in names], dtype=np.int64)
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.asarray([numbers[name] for name in names], dtype=np.int64)

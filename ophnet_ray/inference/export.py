@@ -1,4 +1,4 @@
-"""A checkpoint → ONNX with its preprocessing inside, and safetensors with a card."""
+"""Checkpoint → ONNX with its preprocessing inside, and safetensors with a card."""
 
 import json
 import logging
@@ -16,8 +16,8 @@ from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.trained_model import TrainedModel, WithPreprocessing, choose_smoothing
 from ophnet_ray.storage.files import open_atomically, write_atomically
 
-LARGEST_DIFFERENCE = 1e-3
-"""Between probabilities of PyTorch and onnxruntime: more than this is another model."""
+MAX_DIFFERENCE = 1e-3
+"""Largest accepted difference between probabilities of PyTorch and onnxruntime."""
 OPSET = 18
 NUM_CHECKED = 16
 
@@ -26,15 +26,15 @@ def export_onnx(model: TrainedModel, path: Path) -> float:
     """Write ONNX: ``pixels`` uint8 (batch, 3, S, S), RGB → ``probabilities`` float32 (batch, K).
 
     ``pixels`` is the mean image of a window; scaling, normalisation, masks and softmax are inside.
-    The phases stand in the file's metadata.
+    The file's metadata holds the phases.
 
     Returns:
-        The largest difference of a probability from PyTorch's, on random images in batches of
+        The largest difference of a probability from PyTorch's, over random images in batches of
         several sizes.
 
     Raises:
-        UserError: A package is missing, or the two differ by more than ``LARGEST_DIFFERENCE``; then
-            no file is written.
+        UserError: A package is missing, or the largest difference is more than
+            ``MAX_DIFFERENCE``. No file is written then.
     """
     onnx = import_extra("onnx")
     import_extra("onnxscript")
@@ -42,12 +42,12 @@ def export_onnx(model: TrainedModel, path: Path) -> float:
     size = model.preprocessing.image_size
     wrapped = WithPreprocessing(model).eval()
     with warnings.catch_warnings():
-        # the libraries' word to each other on what is deprecated and what is not folded
+        # deprecations inside the libraries, and constants that they do not fold
         warnings.simplefilter("ignore")
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
         program = torch.onnx.export(
             wrapped,
-            # no size that another dimension has, too: the exporter would take them for one
+            # a batch size unlike all other sizes: the exporter takes equal sizes for one dimension
             (torch.zeros(5, 3, size, size, dtype=torch.uint8),),
             dynamo=True,
             input_names=["pixels"],
@@ -59,7 +59,7 @@ def export_onnx(model: TrainedModel, path: Path) -> float:
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     proto = program.model_proto
-    onnx.helper.set_model_props(proto, {"card": json.dumps(model_card(model))})
+    onnx.helper.set_model_props(proto, {"card": json.dumps(build_card(model))})
     content = proto.SerializeToString()
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
@@ -67,10 +67,10 @@ def export_onnx(model: TrainedModel, path: Path) -> float:
         return np.asarray(session.run(["probabilities"], {"pixels": pixels})[0])
 
     difference = _compare(wrapped, run, size)
-    if not difference <= LARGEST_DIFFERENCE:
+    if not difference <= MAX_DIFFERENCE:
         raise UserError(
             f"--export_onnx: onnxruntime's probabilities differ from PyTorch's by "
-            f"{difference:.1e}, more than {LARGEST_DIFFERENCE:g}; nothing is written"
+            f"{difference:.1e}, more than {MAX_DIFFERENCE:g}; nothing is written"
         )
     write_atomically(path, content)
     return difference
@@ -82,10 +82,10 @@ def export_safetensors(
     """Write ``model.safetensors`` and ``card.json``; read the weights back and compare.
 
     Args:
-        model: What to write.
-        checkpoint: Where it comes from; its hash goes into the card.
-        folder: Where to.
-        scores: Of ``evaluate``, for the card.
+        model: The loaded checkpoint.
+        checkpoint: Its file; the card holds its hash.
+        folder: Folder of the two files; it is created.
+        scores: Scores of ``evaluate`` for the card, or None.
 
     Returns:
         The card.
@@ -102,7 +102,7 @@ def export_safetensors(
     except OSError as error:
         raise UserError(f"--safetensors {folder} cannot be written: {error.strerror}") from error
     path = folder / "model.safetensors"
-    card = model_card(model) | {
+    card = build_card(model) | {
         "backbone": model.config.model.backbone,
         "checkpoint_sha256": hash_file(checkpoint),
         "weights_sha256": hash_file(path),
@@ -112,8 +112,8 @@ def export_safetensors(
     return card
 
 
-def model_card(model: TrainedModel) -> dict[str, Any]:
-    """What a user of the weights needs: phases, preprocessing, scores, the data's hash."""
+def build_card(model: TrainedModel) -> dict[str, Any]:
+    """Build what users of the weights need: phases, preprocessing, scores, the data's hash."""
     preprocessing, payload = model.preprocessing, model.payload
     return {
         "phases": list(model.phases),
@@ -136,7 +136,7 @@ def import_extra(name: str) -> Any:
     """Import a package of the extra ``export``.
 
     Raises:
-        UserError: It is not installed.
+        UserError: The package is not installed.
     """
     try:
         return import_module(name)
@@ -148,7 +148,7 @@ def import_extra(name: str) -> Any:
 
 
 def _compare(wrapped: WithPreprocessing, run: Any, size: int) -> float:
-    """The largest difference over images that cover dark to bright, in batches of 1, 3 and more."""
+    """Return the largest difference over dark to bright images, in batches of 1, 3 and more."""
     rng = np.random.default_rng(0)
     largest = 0.0
     for batch in (1, 3, NUM_CHECKED):

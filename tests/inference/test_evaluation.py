@@ -18,7 +18,7 @@ from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.audit import choose_others
-from ophnet_ray.inference.export import LARGEST_DIFFERENCE, export_onnx, export_safetensors
+from ophnet_ray.inference.export import MAX_DIFFERENCE, export_onnx, export_safetensors
 from ophnet_ray.inference.predictions import (
     PredictionInfo,
     VideoPrediction,
@@ -163,7 +163,7 @@ def test_the_exported_model_is_the_same_model(checkpoint, tmp_path):
     model = load_model(checkpoint)
     difference = export_onnx(model, tmp_path / "model.onnx")
     print(f"largest difference of a probability: {difference:.1e}")
-    assert difference < LARGEST_DIFFERENCE
+    assert difference < MAX_DIFFERENCE
     session = runtime.InferenceSession(tmp_path / "model.onnx")
     images = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
     (found,) = session.run(None, {"pixels": images.transpose(0, 3, 1, 2)})

@@ -1,0 +1,61 @@
+"""Checks of the flags that several sub-commands share, before anything heavy is loaded."""
+
+import os
+import zipfile
+from pathlib import Path
+
+from ophnet_ray.errors import UserError
+
+MAX_FRAME_RATE = 1000
+
+
+def check_checkpoint(path: str) -> None:
+    """Make sure that ``--checkpoint`` is a file of PyTorch; its content is checked when loaded.
+
+    Raises:
+        UserError: The file is missing, or is no file that torch writes.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"checkpoint {path} does not exist")
+    if not zipfile.is_zipfile(path):
+        raise UserError(
+            f"checkpoint {path} cannot be read (it is no PyTorch file, or its end is missing)"
+        )
+
+
+def check_frame_rate(frame_rate: float) -> None:
+    """Make sure that ``--frame_rate`` is usable.
+
+    Raises:
+        UserError: It is not.
+    """
+    if not 0 < frame_rate <= MAX_FRAME_RATE:
+        raise UserError(
+            f"--frame_rate {frame_rate:g}: must be more than 0, at most {MAX_FRAME_RATE}"
+        )
+
+
+def check_at_least_1(flag: str, value: int) -> None:
+    """Make sure that a count is positive.
+
+    Raises:
+        UserError: It is not.
+    """
+    if value < 1:
+        raise UserError(f"{flag} {value}: must be at least 1")
+
+
+def create_output_folder(path: str) -> Path:
+    """Create the folder of ``--output``, if it is missing, and return its absolute path.
+
+    Raises:
+        UserError: It cannot be created, or not be written.
+    """
+    folder = Path(path).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder} cannot be written: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--output {folder} cannot be written: permission denied")
+    return folder

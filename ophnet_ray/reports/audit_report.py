@@ -1,0 +1,42 @@
+"""Page of an audit: scores of a model with exchanged inputs, and of models that see less."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ophnet_ray.reports.page import write_page
+
+
+@dataclass(frozen=True, slots=True)
+class AuditScore:
+    """Scores of one experiment on the audited windows, each in [0, 1].
+
+    ``meaning`` says in one sentence what the experiment changes and how to read its score.
+    """
+
+    name: str
+    accuracy: float
+    macro_f1_present: float
+    meaning: str
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """Everything on the page of an audit.
+
+    ``gradient_norms``: norm of the loss's gradient by part of the network.
+    """
+
+    title: str
+    subtitle: str
+    num_windows: int
+    scores: Sequence[AuditScore]
+    gradient_norms: Mapping[str, float]
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+
+def write_audit_report(path: Path, report: AuditReport) -> None:
+    """Write the page: self-contained, without scripts, whole or not at all."""
+    write_page(path, "audit.html.j2", {"report": report})
