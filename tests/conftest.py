@@ -1,4 +1,4 @@
-"""Fixtures: tiny real files, and one Ray cluster for the whole session."""
+"""Fixtures: tiny real files, one Ray cluster, one bucket; and how tests share them."""
 
 import os
 import subprocess
@@ -15,18 +15,37 @@ from tests.helpers.paths import ROOT, SHARED_DATA
 from tests.helpers.videos import write_color_dataset
 
 prepare_environment()
-# for the endpoint of the fixture ``bucket``, and for all processes that are started here: a Ray
-# worker has the environment of its node, not of the driver
+# Credentials for the endpoint of the fixture ``bucket``. They are set here because a Ray worker
+# gets the environment of its node, not of the driver.
 os.environ |= {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 
+# Fixtures that start a cluster, and the group of the tests that share it.
+GROUPS = {
+    "cluster": "two nodes",
+    "ray_session": "one cluster",
+    "watched_run": "watched run",
+}
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run all tests in three processes, since those on a cluster often wait; named files in one."""
+    return 3 if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep the tests of one cluster, and those of one file, in one process of pytest-xdist."""
+    of_clusters = [group for fixture, group in GROUPS.items() if fixture in item.fixturenames]
+    group = of_clusters[0] if of_clusters else f"{item.path.parent.name}/{item.path.stem}"
+    item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real videos and annotations, kept beside the project."""
+    """Real videos and annotations, kept beside the repository."""
     if not SHARED_DATA.is_dir():
         pytest.skip("no ../shared/data: the tests on real data need it")
     return SHARED_DATA
@@ -34,33 +53,23 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def color_csv(tmp_path_factory) -> Path:
+    """The segments of six videos of flat colours."""
     return write_color_dataset(tmp_path_factory.mktemp("colors"))
 
 
-HOLD_CLUSTER = """
-import sys
-from pathlib import Path
-from ophnet_ray.config import Config
-from ophnet_ray.distributed.environment import prepare_environment
-prepare_environment()
-import ray
-from ophnet_ray.distributed.cluster import connect
-with connect(Config().replace_flat(train_workers=3, num_workers=2)):
-    print(ray.get_runtime_context().gcs_address, flush=True)
-    sys.stdin.read()
-"""
-
-
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[str]:
-    """One Ray for the whole session, in a process of its own; every run joins it."""
+def ray_session(tmp_path_factory) -> Iterator[str]:
+    """The address of the one Ray of the test session; every run of these tests joins it."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # the folder of all processes; a second start means that the groups are not respected
+        (tmp_path_factory.getbasetemp().parent / "ray_session").touch(exist_ok=False)
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD_CLUSTER],
+        [sys.executable, "-m", "tests.helpers.ray_holder"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        # the workers import what a test sends them
+        # Ray workers import the functions that a test sends them, as ``tests.…``
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     address = holder.stdout.readline().strip()
@@ -73,12 +82,13 @@ def ray_session() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def bucket() -> Iterator[Bucket]:
-    """moto's server in a process of its own."""
+    """A bucket of moto's S3 server, which runs in a process of its own."""
     server = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("helpers") / "bucket_server.py")],
+        [sys.executable, "-m", "tests.helpers.bucket_server"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=ROOT,
     )
     bucket = Bucket(f"http://127.0.0.1:{server.stdout.readline().strip()}")
     boto3.client("s3", endpoint_url=bucket.endpoint, region_name="us-east-1").create_bucket(
