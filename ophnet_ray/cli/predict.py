@@ -12,7 +12,7 @@ from ophnet_ray.inference.prediction_folder import PredictionFolder, find_videos
 from ophnet_ray.inference.predictions import read_predictions
 from ophnet_ray.inference.smoothing import Smooth
 from ophnet_ray.inference.submission import check_submission, fill_template, read_template
-from ophnet_ray.metrics.score_card import VideoTimeline
+from ophnet_ray.metrics.timelines import VideoTimeline
 from ophnet_ray.storage.files import write_atomically
 
 MAX_VIDEOS_DRAWN = 100

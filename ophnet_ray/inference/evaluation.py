@@ -20,9 +20,8 @@ from ophnet_ray.inference.prediction_folder import decode_labels, name_videos
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction
 from ophnet_ray.inference.predictor import frame_times, read_frame_times
 from ophnet_ray.inference.smoothing import SMOOTHERS, PhaseDynamics, Smooth
-from ophnet_ray.metrics.score_card import VideoTimeline, WorstFrame
 from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo
-from ophnet_ray.metrics.timelines import NOT_ANNOTATED, label_times
+from ophnet_ray.metrics.timelines import NOT_ANNOTATED, VideoTimeline, WorstFrame, label_times
 
 CHOSEN_BY = ("frame_accuracy", "macro_f1_present")
 WORST_FRAMES = 4
@@ -166,14 +165,7 @@ class SplitEvaluation:
 
     def _scored(self, smooth: Smooth) -> list[ScoredVideo]:
         return [
-            ScoredVideo(
-                video.video_id,
-                video.case_id,
-                aligned.times_s,
-                truth,
-                self._labels(aligned, smooth),
-                aligned.probabilities,
-            )
+            ScoredVideo(video.case_id, truth, self._labels(aligned, smooth), aligned.probabilities)
             for video, aligned, truth in zip(self.videos, self._aligned, self._truth, strict=True)
         ]
 

@@ -1,12 +1,31 @@
 """Scores of one model on one split: the values that reports, tables and ``scores.json`` show."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.metrics.bootstrap import Interval
+from ophnet_ray.metrics.bootstrap import Interval, interval_over_cases
+from ophnet_ray.metrics.classification import (
+    accuracy,
+    balanced_accuracy,
+    f1_per_class,
+    jaccard_per_class,
+    macro_f1_all,
+    macro_f1_present,
+    precision_per_class,
+    recall_per_class,
+)
+
+_WINDOW_SCORES: dict[str, tuple[Callable[[NDArray[np.int64]], float], str]] = {
+    "macro_f1_present": (macro_f1_present, "mean F1 over the phases among the labels"),
+    "window_accuracy": (accuracy, "share of all windows that are right"),
+    "balanced_accuracy": (balanced_accuracy, "mean recall over the phases among the labels"),
+    "macro_f1_all": (macro_f1_all, "mean F1 over all declared phases, 0 for absent ones"),
+}
+"""Scores of the validation windows, in the order of the card, and their conventions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +55,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class PhaseScore:
-    """Scores of one phase, each in [0, 1]; ``support`` counts its true frames or windows."""
+    """Scores of one phase, each in [0, 1]; ``support`` is the number of its frames or windows."""
 
     phase: str
     precision: float
@@ -49,11 +68,11 @@ class PhaseScore:
 
 @dataclass(frozen=True, slots=True)
 class ScoreCard:
-    """The scores of one model on one split.
+    """Scores of one model on one split, the most important first.
 
-    ``unit`` is what was counted, ``num_units`` how many. ``scores`` begin with the ones to look at
-    first. ``confusion``: int64 (K, K), row = label, column = prediction; where frames without a
-    prediction were counted as wrong, it has one column more for them, (K, K+1).
+    ``num_units``: number of frames or windows that were scored. ``confusion``: int64 (K, K), row =
+    label, column = prediction; (K, K+1) for frames, whose last column counts those without a
+    prediction, which are wrong.
     """
 
     split: str
@@ -81,30 +100,64 @@ def format_score(score: Score) -> str:
     return f"{score.value:.4f}  [{score.interval.low:.4f}, {score.interval.high:.4f}]"
 
 
-@dataclass(frozen=True, slots=True)
-class WorstFrame:
-    """A frame that was predicted wrong with confidence, as a small JPEG."""
+def score_phases(
+    confusion: NDArray[np.int64], phases: Sequence[str], num_train_cases: Sequence[int]
+) -> tuple[PhaseScore, ...]:
+    """Score each phase of a confusion (K, K) or (K, K+1).
 
-    time_s: float
-    truth: int
-    prediction: int
-    confidence: float
-    jpeg: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class VideoTimeline:
-    """The phases of one video over time, as label indices at ascending times.
-
-    ``times_s``: float64 (N,); ``prediction``: int64 (N,); ``confidence``: float32 (N,) in [0, 1];
-    ``truth``: int64 (N,), -1 where nothing is annotated, None without annotations; ``smoothed``:
-    int64 (N,), None without smoothing.
+    Args:
+        confusion: Counts, row = label, column = prediction.
+        phases: K names.
+        num_train_cases: Training cases of each phase, K.
     """
+    precision, recall = precision_per_class(confusion), recall_per_class(confusion)
+    f1, jaccard = f1_per_class(confusion), jaccard_per_class(confusion)
+    support = confusion.sum(axis=1)
+    return tuple(
+        PhaseScore(
+            phase,
+            precision=float(precision[label]),
+            recall=float(recall[label]),
+            f1=float(f1[label]),
+            jaccard=float(jaccard[label]),
+            support=int(support[label]),
+            num_train_cases=num_train_cases[label],
+        )
+        for label, phase in enumerate(phases)
+    )
 
-    video_id: str
-    times_s: NDArray[np.float64]
-    prediction: NDArray[np.int64]
-    confidence: NDArray[np.float32]
-    truth: NDArray[np.int64] | None = None
-    smoothed: NDArray[np.int64] | None = None
-    worst: tuple[WorstFrame, ...] = ()
+
+def build_window_card(
+    confusion_by_case: NDArray[np.int64],
+    phases: Sequence[str],
+    num_train_cases: Sequence[int],
+    num_videos: int,
+) -> ScoreCard:
+    """Build the card of the validation windows, with 95 % intervals over the cases.
+
+    Args:
+        confusion_by_case: Counts of the windows of each case, (C, K, K).
+        phases: K names.
+        num_train_cases: Training cases of each phase, K.
+        num_videos: Videos that the windows are from.
+    """
+    confusion = confusion_by_case.sum(axis=0)
+    return ScoreCard(
+        split="val",
+        unit="windows",
+        num_cases=len(confusion_by_case),
+        num_videos=num_videos,
+        num_units=int(confusion.sum()),
+        phases=tuple(phases),
+        scores=tuple(
+            Score(
+                name,
+                float(score(confusion)),
+                convention,
+                interval_over_cases(confusion_by_case, score),
+            )
+            for name, (score, convention) in _WINDOW_SCORES.items()
+        ),
+        by_phase=score_phases(confusion, phases, num_train_cases),
+        confusion=confusion,
+    )

@@ -1,7 +1,7 @@
-"""Predicted timelines and their truth → a score card, with intervals over cases.
+"""Frame scores of a split: counts of each video → the score card, with intervals over cases.
 
-All scores come from counts of each case, which add up; a bootstrap resample adds up its own cases
-and is scored by the same function.
+All scores are computed from sums of counts: over all cases for the score, over the cases of a
+resample for its interval.
 """
 
 import math
@@ -13,61 +13,65 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.metrics import classification as m
+from ophnet_ray.metrics import classification
 from ophnet_ray.metrics.bootstrap import bootstrap_scores, percentile_interval
-from ophnet_ray.metrics.score_card import PhaseScore, Score, ScoreCard
+from ophnet_ray.metrics.classification import ClassSelection
+from ophnet_ray.metrics.score_card import Score, ScoreCard, score_phases
 from ophnet_ray.metrics.segmental import OVERLAPS, edit_score, segment_counts, segmental_f1
 from ophnet_ray.metrics.timelines import NOT_ANNOTATED
 
 TOP_K = 3
 _PER_CLASS = {
-    "f1": m.f1_per_class,
-    "precision": m.precision_per_class,
-    "recall": m.recall_per_class,
-    "jaccard": m.jaccard_per_class,
+    "f1": classification.f1_per_class,
+    "precision": classification.precision_per_class,
+    "recall": classification.recall_per_class,
+    "jaccard": classification.jaccard_per_class,
 }
-_OVER: dict[m.Over, str] = {
+_CLASSES: dict[ClassSelection, str] = {
     "present": "the phases among the labels",
-    "all": "all declared phases, 0 for absent ones (the challenge's public scorer)",
+    "all": "all declared phases, 0 for absent ones (the APTOS challenge's public scorer)",
     "present_or_predicted": "the phases among labels or predictions (scikit-learn's default)",
 }
+_SPELLING = {"f1": "F1", "jaccard": "Jaccard index"}
 _WITHOUT_INTERVAL = ("video_accuracy_std", "aptos_rank_score_ceiling")
 CONVENTIONS = {
     "frame_accuracy": "share of all annotated frames that are right",
-    "macro_f1_present": f"mean F1 over {_OVER['present']}",
-    "video_accuracy": "mean over videos of their frame accuracy (APTOS)",
+    "macro_f1_present": f"mean F1 over {_CLASSES['present']}",
+    "video_accuracy": "frame accuracy of each video, mean over videos (APTOS)",
     "aptos_rank_score": "(video_accuracy + macro_f1_all) / 2",
-    "aptos_rank_score_ceiling": "what perfect predictions score: absent phases count 0",
-    "segmental_edit": "1 - normalised edit distance of the order of phases, mean over videos",
+    "aptos_rank_score_ceiling": "aptos_rank_score of perfect predictions: absent phases count 0",
+    "segmental_edit": "1 - normalised edit distance between the orders of phases, mean over videos",
     **{
-        f"segmental_f1@{overlap * 100:.0f}": f"F1 of segments that overlap {overlap:.0%} (MS-TCN)"
+        f"segmental_f1@{overlap * 100:.0f}": (
+            f"F1 of segments; a match overlaps by at least {overlap:.0%} (MS-TCN)"
+        )
         for overlap in OVERLAPS
     },
     "balanced_accuracy": "mean recall over the phases among the labels",
-    f"top_{TOP_K}_accuracy": f"the label is among the {TOP_K} most probable; not smoothed",
-    "expected_calibration_error": "mean |confidence - accuracy| in 15 bins; not smoothed",
+    f"top_{TOP_K}_accuracy": (
+        f"share of frames whose phase is among the {TOP_K} most probable; without smoothing"
+    ),
+    "expected_calibration_error": "mean |confidence - accuracy| in 15 bins; without smoothing",
     "video_accuracy_std": "standard deviation over videos of their frame accuracy",
     **{
-        f"macro_{name}_{over}": f"mean {name} over {text}"
+        f"macro_{name}_{classes}": f"mean {_SPELLING.get(name, name)} over {text}"
         for name in _PER_CLASS
-        for over, text in _OVER.items()
+        for classes, text in _CLASSES.items()
     },
 }
-"""Scores by name, in the order of the card, and what each means, in one line."""
+"""Scores by name, in the order of the card, and the convention of each in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredVideo:
-    """One video at its frame times.
+    """Labels of one video at its N frame times.
 
-    ``truth``: (N,), ``NOT_ANNOTATED`` where nothing is, and such frames are left out;
-    ``prediction``: (N,) final labels, ``NO_PREDICTION`` where there is none, which is wrong;
-    ``probabilities``: (N, K), rows of NaN likewise.
+    ``truth``: (N,), ``NOT_ANNOTATED`` between segments: such frames are not scored;
+    ``prediction``: (N,) final labels, ``NO_PREDICTION`` where there is none: such frames are wrong;
+    ``probabilities``: (N, K), NaN where there is no prediction.
     """
 
-    video_id: str
     case_id: str
-    times_s: NDArray[np.float64]
     truth: NDArray[np.int64]
     prediction: NDArray[np.int64]
     probabilities: NDArray[np.float32]
@@ -75,10 +79,11 @@ class ScoredVideo:
 
 @dataclass(frozen=True)
 class Counts:
-    """What adds up over videos: all that the scores need.
+    """Sums over videos, from which all scores are computed.
 
-    ``videos``: number, sum of accuracies, sum of their squares, sum of edit scores, (4,);
-    ``segments``: (overlaps, 3); ``top_k``: hits and frames, (2,); ``calibration``: (bins, 3).
+    ``confusion``: (K, K+1); ``videos``: number, sum of accuracies, sum of their squares, sum of
+    edit scores, (4,); ``segments``: hits, false positives and false negatives at each overlap,
+    (overlaps, 3); ``top_k``: hits and frames, (2,); ``calibration``: (bins, 3).
     """
 
     confusion: NDArray[Any]
@@ -88,19 +93,19 @@ class Counts:
     calibration: NDArray[Any]
 
     def to_vector(self) -> NDArray[np.float64]:
-        """All counts in one row; float64 holds whole numbers up to 2^53, and adds them fast."""
+        """Concatenate all counts; float64 adds fast and holds whole numbers up to 2^53."""
         parts = (self.confusion, self.videos, self.segments, self.top_k, self.calibration)
         return np.concatenate([part.ravel().astype(np.float64) for part in parts])
 
     @classmethod
     def from_vector(cls, vector: NDArray[np.float64], num_classes: int) -> "Counts":
-        """Back from ``to_vector``."""
+        """Split the vector of ``to_vector``."""
         shapes = (
             (num_classes, num_classes + 1),
             (4,),
             (len(OVERLAPS), 3),
             (2,),
-            (m.CALIBRATION_BINS, 3),
+            (classification.CALIBRATION_BINS, 3),
         )
         stops = np.cumsum([math.prod(shape) for shape in shapes])
         parts = np.split(vector, stops[:-1])
@@ -108,17 +113,17 @@ class Counts:
 
 
 def count_video(video: ScoredVideo, num_classes: int) -> Counts | None:
-    """Count one video; None when none of its frames is annotated.
+    """Count one video; None if none of its frames is annotated.
 
-    Segments are those of the annotated frames one after the other: what lies between is no phase.
+    Frames between annotated segments are removed before stretches of equal labels are compared.
     """
     is_annotated = video.truth != NOT_ANNOTATED
     if not is_annotated.any():
         return None
     truth, prediction = video.truth[is_annotated], video.prediction[is_annotated]
     probabilities = video.probabilities[is_annotated]
-    confusion = m.confusion_with_missing(truth, prediction, num_classes)
-    right = m.accuracy(confusion)
+    confusion = classification.confusion_with_missing(truth, prediction, num_classes)
+    right = classification.accuracy(confusion)
     known = ~np.isnan(probabilities[:, 0])
     best = np.nan_to_num(probabilities).argmax(axis=1)
     confidence = probabilities[np.arange(len(best)), best]
@@ -126,34 +131,34 @@ def count_video(video: ScoredVideo, num_classes: int) -> Counts | None:
         confusion,
         np.asarray([1, right, right**2, edit_score(truth, prediction)]),
         np.stack([segment_counts(truth, prediction, overlap) for overlap in OVERLAPS]),
-        np.asarray([m.top_k_hits(truth, probabilities, TOP_K).sum(), len(truth)]),
-        m.calibration_counts(confidence[known], (best == truth)[known]),
+        np.asarray([classification.top_k_hits(truth, probabilities, TOP_K).sum(), len(truth)]),
+        classification.calibration_counts(confidence[known], (best == truth)[known]),
     )
 
 
 def score_counts(counts: Counts) -> dict[str, float]:
-    """All scores, by the names of ``CONVENTIONS`` and in their order."""
+    """Compute all scores, by the names of ``CONVENTIONS`` and in their order."""
     confusion = counts.confusion
     per_class = {name: score(confusion) for name, score in _PER_CLASS.items()}
     macros = {
-        f"macro_{name}_{over}": m.macro(values, confusion, over)
+        f"macro_{name}_{classes}": classification.macro_mean(values, confusion, classes)
         for name, values in per_class.items()
-        for over in _OVER
+        for classes in _CLASSES
     }
     num_videos, sum_right, sum_squares, sum_edit = counts.videos
     video_accuracy = sum_right / max(num_videos, 1)
     variance = sum_squares / max(num_videos, 1) - video_accuracy**2
-    ceiling = m.aptos_rank_score(1.0, m.reachable_macro_f1_all(confusion))
+    ceiling = classification.aptos_rank_score(1.0, classification.reachable_macro_f1_all(confusion))
     values = macros | {
-        "frame_accuracy": m.accuracy(confusion),
+        "frame_accuracy": classification.accuracy(confusion),
         "video_accuracy": video_accuracy,
         "video_accuracy_std": math.sqrt(max(variance, 0.0)),
-        "aptos_rank_score": m.aptos_rank_score(video_accuracy, macros["macro_f1_all"]),
+        "aptos_rank_score": classification.aptos_rank_score(video_accuracy, macros["macro_f1_all"]),
         "aptos_rank_score_ceiling": ceiling,
         "segmental_edit": sum_edit / max(num_videos, 1),
         "balanced_accuracy": macros["macro_recall_present"],
         f"top_{TOP_K}_accuracy": counts.top_k[0] / max(counts.top_k[1], 1),
-        "expected_calibration_error": m.expected_calibration_error(counts.calibration),
+        "expected_calibration_error": classification.expected_calibration_error(counts.calibration),
     }
     for overlap, row in zip(OVERLAPS, counts.segments, strict=True):
         values[f"segmental_f1@{overlap * 100:.0f}"] = segmental_f1(row)
@@ -161,10 +166,10 @@ def score_counts(counts: Counts) -> dict[str, float]:
 
 
 class CaseScores:
-    """The scores of a set of cases, and of resamples of them.
+    """Scores of a set of cases, and of resamples of these cases.
 
     Args:
-        videos: At least one with an annotated frame.
+        videos: At least one of them has an annotated frame.
         num_classes: K.
     """
 
@@ -182,8 +187,8 @@ class CaseScores:
         self.counts = Counts.from_vector(self._by_case.sum(axis=0), num_classes)
         self.values = score_counts(self.counts)
 
-    def resampled(self) -> NDArray[np.float64]:
-        """(R, scores): the same cases are drawn for each object with as many cases."""
+    def score_resamples(self) -> NDArray[np.float64]:
+        """Score resamples of the cases, (R, scores); equal draws for an equal number of cases."""
 
         def score(vector: NDArray[np.float64]) -> list[float]:
             return list(score_counts(Counts.from_vector(vector, self._num_classes)).values())
@@ -194,47 +199,43 @@ class CaseScores:
 def build_score_card(
     scores: CaseScores, split: str, phases: Sequence[str], num_train_cases: Sequence[int]
 ) -> ScoreCard:
-    """The card, with 95 % intervals over cases; one case alone has none."""
+    """Build the score card, with 95 % intervals over cases; a single case has none.
+
+    Args:
+        scores: Scores of the split.
+        split: Its name.
+        phases: K names.
+        num_train_cases: Training cases of each phase, K.
+    """
     confusion = scores.counts.confusion.astype(np.int64)
-    resampled = scores.resampled() if scores.num_cases > 1 else None
+    resampled = scores.score_resamples() if scores.num_cases > 1 else None
     named = []
     for i, (name, value) in enumerate(scores.values.items()):
         interval = None
         if resampled is not None and name not in _WITHOUT_INTERVAL:
             interval = percentile_interval(resampled[:, i])
         named.append(Score(name, value, CONVENTIONS[name], interval))
-    columns = [score(confusion) for score in _PER_CLASS.values()]
-    support = confusion.sum(axis=1)
-    by_phase = tuple(
-        PhaseScore(
-            phase,
-            **{name: float(c[i]) for name, c in zip(_PER_CLASS, columns, strict=True)},
-            support=int(support[i]),
-            num_train_cases=num_train_cases[i],
-        )
-        for i, phase in enumerate(phases)
-    )
     return ScoreCard(
-        split,
-        "frames",
-        scores.num_cases,
-        scores.num_videos,
-        int(confusion.sum()),
-        tuple(phases),
-        tuple(named),
-        by_phase,
-        confusion,
+        split=split,
+        unit="frames",
+        num_cases=scores.num_cases,
+        num_videos=scores.num_videos,
+        num_units=int(confusion.sum()),
+        phases=tuple(phases),
+        scores=tuple(named),
+        by_phase=score_phases(confusion, phases, num_train_cases),
+        confusion=confusion,
     )
 
 
 def compare_scores(
     before: CaseScores, after: CaseScores, names: Sequence[str]
 ) -> Mapping[str, Score]:
-    """Gains of one decoding over another on the same cases, paired case by case."""
+    """Return the gain in each score from one decoding to another on the same cases, in pairs."""
     order = list(CONVENTIONS)
     differences = None
     if before.num_cases > 1:
-        differences = after.resampled() - before.resampled()
+        differences = after.score_resamples() - before.score_resamples()
     gains = {}
     for name in names:
         gain = after.values[name] - before.values[name]

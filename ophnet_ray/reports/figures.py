@@ -1,7 +1,7 @@
-"""Figures as inline SVG in the colours of the page, or as pixels for TensorBoard.
+"""Parts of figures, and figures as inline SVG for pages or as pixels for TensorBoard.
 
-Figures are drawn in the colours of the light theme. In an SVG these become the page's CSS
-variables, so that one file serves light, dark and print. Sizes are CSS pixels.
+Figures are drawn in the colours of the light theme. In an SVG these become the CSS variables of the
+page, so one file serves light mode, dark mode and print. Sizes are CSS pixels.
 """
 
 import io
@@ -37,12 +37,12 @@ _NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure without background."""
+    """Create an empty figure with a transparent background; sizes in pixels."""
     return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="none")
 
 
 def add_axes(figure: Figure, left: float, top: float, right: float, bottom: float) -> Axes:
-    """Calm axes that leave these margins."""
+    """Add plain axes that leave these margins, in pixels."""
     width, height = figure.get_size_inches() * DPI
     axes = figure.add_axes(
         (
@@ -61,19 +61,19 @@ def add_axes(figure: Figure, left: float, top: float, right: float, bottom: floa
     return axes
 
 
-def name_axes(axes: Axes, x: str, y: str) -> None:
-    """What is along the bottom, and above the left axis, where it reads without turning a head."""
+def label_axes(axes: Axes, x: str, y: str) -> None:
+    """Label x below the axis and y horizontally above its axis."""
     axes.set_xlabel(x, color=MUTED, fontsize=FONT_PX)
     axes.set_title(y, color=MUTED, fontsize=FONT_PX, loc="left", pad=8)
 
 
 def to_svg(figure: Figure, key: str, title: str) -> Markup:
-    """Inline SVG.
+    """Return the figure as inline SVG.
 
     Args:
-        figure: From ``new_figure``.
-        key: A plain word that no other figure of the page has.
-        title: What it shows, for those who cannot see it.
+        figure: Figure of ``new_figure``.
+        key: A word that no other figure of the page has; it makes ids unique.
+        title: Text for screen readers.
     """
     FigureCanvasSVG(figure)
     text = io.StringIO()
@@ -90,7 +90,7 @@ def to_svg(figure: Figure, key: str, title: str) -> Markup:
         count=1,
     )
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
-    # only ids that are referred to matter, and no two figures may share one
+    # only ids that are referred to matter; they must be unique on the page
     referred = set(re.findall(r'(?:href="|url\()#([\w.-]+)', svg))
     svg = re.sub(
         r' id="([^"]*)"',
@@ -108,7 +108,7 @@ def to_svg(figure: Figure, key: str, title: str) -> Markup:
 
 
 def to_pixels(figure: Figure, scale: float = 1.0) -> NDArray[np.uint8]:
-    """RGB (H, W, 3) in the colours of the light theme."""
+    """Draw the figure as uint8 RGB (H, W, 3) in the colours of the light theme."""
     figure.set_facecolor(PAPER)
     figure.set_dpi(DPI * scale)
     canvas = FigureCanvasAgg(figure)
@@ -117,10 +117,11 @@ def to_pixels(figure: Figure, scale: float = 1.0) -> NDArray[np.uint8]:
 
 
 def phase_colors(num_phases: int) -> tuple[str, ...]:
-    """A colour for each label, the same in all figures of a report.
+    """Return one colour per label, the same in all figures of a report.
 
-    Up to eight are those of Okabe and Ito, which colour-blind people tell apart. No sixty are;
-    beyond eight, neighbours differ, and figures write names where there is room.
+    Up to eight phases get the colours of Okabe and Ito, which colour-blind people can distinguish.
+    No larger set has this property: beyond eight, neighbouring labels differ clearly, and figures
+    show names where they fit.
     """
     if num_phases <= FEW_PHASES:
         few = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
@@ -131,22 +132,22 @@ def phase_colors(num_phases: int) -> tuple[str, ...]:
 
 
 def text_color(background: str) -> str:
-    """Black or white, whichever reads better; in both themes."""
+    """Return black or white, the one with more contrast to the background."""
     red, green, blue = to_rgb(background)
     return "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "#ffffff"
 
 
-def short(text: str, most: int = 24) -> str:
-    """A name that fits a figure, and is never taken for a formula."""
-    cut = text if len(text) <= most else text[: most - 1] + "…"
+def shorten(text: str, max_length: int = 24) -> str:
+    """Cut a name to a length and escape ``$``, which matplotlib would read as a formula."""
+    cut = text if len(text) <= max_length else text[: max_length - 1] + "…"
     return " ".join(cut.split()).replace("$", r"\$")
 
 
 def text_width(text: str, font_px: float = FONT_PX) -> float:
-    """About how wide a text is drawn, pixels; rather too much."""
+    """Return an upper estimate of a text's width, pixels."""
     return 0.62 * font_px * len(text)
 
 
-def widest(texts: Sequence[str], font_px: float = FONT_PX) -> float:
-    """The width of the widest text, pixels."""
+def max_text_width(texts: Sequence[str], font_px: float = FONT_PX) -> float:
+    """Return an upper estimate of the widest text's width, pixels; 0 for no text."""
     return max((text_width(text, font_px) for text in texts), default=0.0)

@@ -1,4 +1,4 @@
-"""Scores, timelines and the account of the data → one HTML page."""
+"""The page of one model: scores, learning curves, confusion, timelines, data, settings."""
 
 import base64
 from collections import Counter
@@ -11,18 +11,21 @@ import numpy as np
 from markupsafe import Markup
 
 from ophnet_ray.metrics.classification import rank_epoch
-from ophnet_ray.metrics.score_card import ScoreCard, VideoTimeline
+from ophnet_ray.metrics.score_card import ScoreCard
+from ophnet_ray.metrics.timelines import VideoTimeline, score_video
 from ophnet_ray.reports.figures import phase_colors, to_svg
 from ophnet_ray.reports.page import format_count, write_page
 from ophnet_ray.reports.score_figures import draw_confusion, draw_curves, draw_f1_by_cases
-from ophnet_ray.reports.timeline_figures import draw_timeline, score_video
+from ophnet_ray.reports.timeline_figures import draw_timeline
 
-TILES = 4
-VIDEOS_AT_EACH_END = 4
-FRAMES_A_VIDEO = 8
+NUM_TILES = 4
+NUM_WORST_VIDEOS = NUM_BEST_VIDEOS = 4
+"""Videos with a drawn timeline; all videos are in a table."""
+MAX_FRAMES_PER_VIDEO = 8
+MAX_CONFUSIONS = 8
 MAX_VIDEO_ROWS = 1000
 MAX_REJECT_ROWS = 20
-_HAS_OWN_PLACE = (
+_NOT_IN_PASSPORT_LIST = (
     "phases",
     "versions",
     "splits",
@@ -34,11 +37,11 @@ _HAS_OWN_PLACE = (
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page of one model shows; what is empty or None has no place on it.
+    """Content of the page of one model; the page leaves out what is empty or None.
 
-    ``history``: lines of ``metrics.jsonl``. ``passport``: as ``passport.json``. ``rejects``: (row,
-    reason) pairs. ``notes``: what to know before trusting the scores, one sentence each.
-    ``phases``: names of the timelines' labels, for a page without a score card.
+    ``history``: lines of ``metrics.jsonl``. ``passport``: content of ``passport.json``.
+    ``rejects``: (row, reason) pairs. ``notes``: cautions for readers of the scores, one sentence
+    each. ``phases``: names of the timelines' labels, for a page without a score card.
     """
 
     title: str
@@ -55,7 +58,7 @@ class Report:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write the page: self-contained, without scripts, whole or not at all."""
+    """Write the page atomically: one file, without scripts."""
     phases = tuple(report.card.phases) if report.card else tuple(report.phases)
     best = max(report.history, key=rank_epoch, default=None)
     write_page(
@@ -64,18 +67,19 @@ def write_report(path: Path, report: Report) -> None:
         {
             "report": report,
             "card": report.card,
-            "num_tiles": TILES,
+            "num_tiles": NUM_TILES,
             "best": best,
             "curves": _draw_history(report.history, int(best["epoch"]) + 1) if best else [],
             "colors": dict(zip(phases, phase_colors(len(phases)), strict=True)),
-            **_describe_card(report.card),
-            **_describe_videos(report.timelines, phases),
-            **_describe_data(report),
+            **_show_card(report.card),
+            **_show_videos(report.timelines, phases),
+            **_show_data(report),
         },
     )
 
 
 def _draw_history(history: Sequence[Mapping[str, float]], best_epoch: int) -> list[Markup]:
+    """Draw loss, scores and learning rate over the epochs."""
     charts = {
         "loss": {"train_loss": "training", "val_loss": "validation"},
         "score on the validation windows": {"val_acc": "accuracy", "val_macro_f1": "macro-F1"},
@@ -85,13 +89,14 @@ def _draw_history(history: Sequence[Mapping[str, float]], best_epoch: int) -> li
         to_svg(
             draw_curves(history, names, best_epoch, title),
             f"curve{i}",
-            f"{title} over {len(history)} epochs; the best one is epoch {best_epoch}",
+            f"{title} over {len(history)} epochs; the best is epoch {best_epoch}",
         )
         for i, (title, names) in enumerate(charts.items())
     ]
 
 
-def _describe_card(card: ScoreCard | None) -> dict[str, Any]:
+def _show_card(card: ScoreCard | None) -> dict[str, Any]:
+    """Return the template's values of the scores."""
     if card is None:
         return {"confusion": None, "f1_by_cases": None, "num_left_out": 0, "confusions": []}
     occurs = card.confusion.sum(axis=1) + card.confusion[:, : len(card.phases)].sum(axis=0) > 0
@@ -103,7 +108,7 @@ def _describe_card(card: ScoreCard | None) -> dict[str, Any]:
             f"confusion matrix of {card.num_units} {card.unit} in {int(occurs.sum())} phases",
         ),
         "num_left_out": int((~occurs).sum()),
-        "confusions": _worst_confusions(card),
+        "confusions": _list_confusions(card),
         "f1_by_cases": to_svg(
             draw_f1_by_cases(card.by_phase),
             "f1-by-cases",
@@ -112,13 +117,13 @@ def _describe_card(card: ScoreCard | None) -> dict[str, Any]:
     }
 
 
-def _worst_confusions(card: ScoreCard, most: int = 8) -> list[tuple[str, str, int, float]]:
-    """The pairs mistaken most often: truth, prediction, count, share of the truth's."""
+def _list_confusions(card: ScoreCard) -> list[tuple[str, str, int, float]]:
+    """List the most frequent errors: true and predicted phase, count, share of the true phase."""
     names = [*card.phases, "(no prediction)"]
     counts = card.confusion.copy()
     np.fill_diagonal(counts, 0)
-    order = np.argsort(-counts, axis=None, kind="stable")[:most]
-    pairs = [divmod(int(place), counts.shape[1]) for place in order]
+    order = np.argsort(-counts, axis=None, kind="stable")[:MAX_CONFUSIONS]
+    pairs = [divmod(int(index), counts.shape[1]) for index in order]
     totals = card.confusion.sum(axis=1)
     return [
         (
@@ -132,18 +137,18 @@ def _worst_confusions(card: ScoreCard, most: int = 8) -> list[tuple[str, str, in
     ]
 
 
-def _describe_videos(timelines: Sequence[VideoTimeline], phases: Sequence[str]) -> dict[str, Any]:
-    """The worst and the best videos in full, all others in a table."""
+def _show_videos(timelines: Sequence[VideoTimeline], phases: Sequence[str]) -> dict[str, Any]:
+    """Return the template's values of the videos: the worst and the best drawn, all in a table."""
     ranked = sorted(
         ((score_video(timeline), timeline) for timeline in timelines),
         key=lambda pair: (pair[0].final, pair[0].video_id),
     )
-    ends = ranked
-    if len(ranked) > 2 * VIDEOS_AT_EACH_END:
-        ends = [*ranked[:VIDEOS_AT_EACH_END], *ranked[-VIDEOS_AT_EACH_END:]]
+    drawn = ranked
+    if len(ranked) > NUM_WORST_VIDEOS + NUM_BEST_VIDEOS:
+        drawn = [*ranked[:NUM_WORST_VIDEOS], *ranked[-NUM_BEST_VIDEOS:]]
     used = {
         int(label)
-        for _, timeline in ends
+        for _, timeline in drawn
         for row in (timeline.truth, timeline.prediction, timeline.smoothed)
         if row is not None
         for label in np.unique(row[row >= 0])
@@ -169,15 +174,16 @@ def _describe_videos(timelines: Sequence[VideoTimeline], phases: Sequence[str]) 
                         "confidence": frame.confidence,
                         "jpeg": base64.b64encode(frame.jpeg).decode(),
                     }
-                    for frame in timeline.worst[:FRAMES_A_VIDEO]
+                    for frame in timeline.worst[:MAX_FRAMES_PER_VIDEO]
                 ],
             }
-            for i, (score, timeline) in enumerate(ends)
+            for i, (score, timeline) in enumerate(drawn)
         ],
     }
 
 
-def _describe_data(report: Report) -> dict[str, Any]:
+def _show_data(report: Report) -> dict[str, Any]:
+    """Return the template's values of the data passport and the rejected rows."""
     passport = report.passport or {}
     reasons = passport.get("rejected_by_reason") or dict(
         Counter(reason for _, reason in report.rejects).most_common()
@@ -189,16 +195,16 @@ def _describe_data(report: Report) -> dict[str, Any]:
         "splits": splits,
         "split_phases": passport.get("phases", []) if splits else [],
         "facts": {
-            name.replace("_", " "): _tell(value)
+            name.replace("_", " "): _format_fact(value)
             for name, value in passport.items()
-            if name not in _HAS_OWN_PLACE and value not in ([], None)
+            if name not in _NOT_IN_PASSPORT_LIST and value not in ([], None)
         },
         "resources": passport.get("resources", {}),
     }
 
 
-def _tell(value: Any) -> str:
-    """An entry of the passport; of a hash its beginning."""
+def _format_fact(value: Any) -> str:
+    """Return an entry of the passport as text; a hash is cut to 12 digits."""
     if isinstance(value, list):
         return ", ".join(map(str, value))
     if isinstance(value, int):

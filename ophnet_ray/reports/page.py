@@ -1,4 +1,4 @@
-"""The one kind of HTML page that all reports are: one file, no script, no request to anywhere."""
+"""Self-contained HTML pages, without scripts and requests, and the formats of their numbers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +13,12 @@ NONE = "\N{EN DASH}"
 
 
 def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
-    """Fill a template of the package and write the page, whole or not at all.
+    """Fill a template and write the page atomically.
 
     Args:
-        path: The HTML file.
+        path: HTML file to write.
         template: Name of a file in ``templates``.
-        values: By the names that the template uses. Texts are escaped, whatever they hold; figures
-            come as ``Markup``.
+        values: Values of the template by name. Texts are escaped; figures are passed as ``Markup``.
     """
     environment = Environment(
         loader=PackageLoader("ophnet_ray.reports"),
@@ -30,13 +29,13 @@ def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
     )
     environment.filters.update(
         number=format_number,
-        breakable=breakable,
+        breakable=add_breaks,
         count=format_count,
         clock=format_clock,
         plain=format_plain,
         percent=format_percent,
     )
-    # ids from file names may hold bytes that are no UTF-8
+    # ids from file names may contain bytes that are not UTF-8
     text = environment.get_template(template).render(values)
     write_atomically(path, text.encode("utf-8", "replace"))
 
@@ -49,29 +48,29 @@ def format_number(value: float | None) -> str:
 
 
 def format_percent(share: float) -> str:
-    """0.253 → 25 %; what is there is never called 0."""
+    """Return a share in percent: 0.253 → 25 %, 0.001 → <1 %."""
     return "<1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
-def breakable(name: str) -> Markup:
-    """A name that a narrow column breaks after its underscores."""
+def add_breaks(name: str) -> Markup:
+    """Allow line breaks after the underscores of a name."""
     return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def format_count(value: float) -> str:
-    """1234567 → 1,234,567."""
+    """Return a count with separators: 1234567 → 1,234,567."""
     return f"{value:,.0f}"
 
 
 def format_clock(seconds: float) -> str:
-    """3723.4 → 1:02:03."""
+    """Return seconds as hours, minutes and seconds: 3723.4 → 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def format_plain(value: Any) -> str:
-    """A setting as a person writes it."""
+    """Return a setting as text: floats with four significant digits, a dash for None."""
     if value is None:
         return NONE
     return f"{value:.4g}" if isinstance(value, float) else str(value)

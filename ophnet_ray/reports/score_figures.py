@@ -1,4 +1,4 @@
-"""Scores as figures: learning curves, confusion matrix, F1 against the number of training cases."""
+"""Figures of scores: learning curves, confusion matrix, F1 against the number of training cases."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,34 +20,34 @@ from ophnet_ray.reports.figures import (
     PAPER,
     SECOND,
     add_axes,
-    name_axes,
+    label_axes,
+    max_text_width,
     new_figure,
     phase_colors,
-    short,
+    shorten,
     text_width,
-    widest,
 )
 
 CURVE_PX = (328, 220)
-ROOM_FOR_NUMBERS = 16
-"""Phases, up to which a cell of the confusion matrix is large enough for its percentage."""
+MAX_NUMBERED_PHASES = 16
+"""Largest confusion matrix whose cells show their percentage."""
 
 
 def draw_curves(
     history: Sequence[Mapping[str, float]], names: Mapping[str, str], best_epoch: int, title: str
 ) -> Figure:
-    """Curves over the epochs, the best one marked.
+    """Draw curves over the epochs and mark the best epoch.
 
     Args:
-        history: Lines of ``metrics.jsonl``; their epochs count from 0, those of the page from 1.
-        names: Keys of the history to draw, at most three, and what to call them.
+        history: Lines of ``metrics.jsonl``. Their epochs count from 0, those of the figure from 1.
+        names: Keys of the history to draw, at most three, and the name of each curve.
         best_epoch: Counted from 1.
-        title: What the curves measure.
+        title: Name of the y axis.
     """
     figure = new_figure(*CURVE_PX)
-    room = 12 + widest(list(names.values()))
+    room = 12 + max_text_width(list(names.values()))
     axes = add_axes(figure, 62, 28, room, 38)
-    name_axes(axes, "epoch", title)
+    label_axes(axes, "epoch", title)
     axes.axvline(best_epoch, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
     ends: list[tuple[float, str, str]] = []
     for (key, name), color in zip(names.items(), (ACCENT, SECOND, MUTED), strict=False):
@@ -68,7 +68,12 @@ def draw_curves(
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Name curves at their right ends, (y, name, colour), moved apart where they would overlap."""
+    """Label curves at their right ends, without overlap.
+
+    Args:
+        axes: Axes of the curves.
+        ends: Last y, name and colour of each curve.
+    """
     low, high = axes.get_ylim()
     height = float(axes.get_window_extent().height)
     step = (high - low) * (FONT_PX + 3) / height
@@ -91,14 +96,14 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
 def draw_confusion(
     confusion: NDArray[np.int64], phases: Sequence[str], name_length: int = 24
 ) -> Figure:
-    """The confusion matrix, each row divided by its sum.
+    """Draw the confusion matrix, each row in percent of its sum.
 
     Phases that are neither a label nor a prediction are left out.
 
     Args:
-        confusion: (K, K) or, with a last column of frames without a prediction, (K, K + 1).
+        confusion: (K, K), or (K, K + 1) with a last column of frames without a prediction.
         phases: K names.
-        name_length: Longer names are cut.
+        name_length: Maximum length of a name in the figure.
     """
     size = len(phases)
     is_used = confusion.sum(axis=1) + confusion[:, :size].sum(axis=0) > 0
@@ -107,10 +112,10 @@ def draw_confusion(
     columns = [*occurs, *([size] if missing else [])]
     counts = confusion[occurs][:, columns]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [short(phases[i], name_length) for i in occurs]
-    has_numbers = len(columns) <= ROOM_FOR_NUMBERS
+    names = [shorten(phases[i], name_length) for i in occurs]
+    has_numbers = len(columns) <= MAX_NUMBERED_PHASES
     cell, font = (34, FONT_PX) if has_numbers else (15, 10)
-    margin = 14 + widest(names, font)
+    margin = 14 + max_text_width(names, font)
     figure = new_figure(
         cell * len(columns) + margin + 12, cell * len(occurs) + margin + 38 if occurs else 60
     )
@@ -123,16 +128,16 @@ def draw_confusion(
     _fill_cells(axes, shares, has_numbers)
     ticks = np.arange(len(columns)) + 0.5
     below = [*names, *(["(none)"] if missing else [])]
-    turn = 0 if widest(below, font) < cell else 90
+    turn = 0 if max_text_width(below, font) < cell else 90
     axes.set_xticks(ticks, below, rotation=turn, fontsize=font)
     axes.set_yticks(ticks[: len(occurs)], names, fontsize=font)
     axes.tick_params(length=0, pad=5)
-    name_axes(axes, "predicted", "true ↓   % of the row")
+    label_axes(axes, "predicted phase", "true phase, % of its row")
     return figure
 
 
 def _fill_cells(axes: Axes, shares: NDArray[np.float64], has_numbers: bool) -> None:
-    """The darker, the more; one collection, since a thousand single patches take seconds."""
+    """Shade cells by their share; one collection, since a thousand single patches take seconds."""
     cells = [(int(row), int(column)) for row, column in np.argwhere(shares > 0)]
     axes.add_collection(
         PolyCollection(
@@ -155,20 +160,21 @@ def _fill_cells(axes: Axes, shares: NDArray[np.float64], has_numbers: bool) -> N
 
 
 def draw_f1_by_cases(by_phase: Sequence[PhaseScore]) -> Figure:
-    """F1 of each phase against the number of cases it was trained on; names where there is room."""
+    """Draw the F1 of each phase against its number of training cases, with names where they fit."""
     colors = phase_colors(len(by_phase))
     scored = [pair for pair in zip(by_phase, colors, strict=True) if pair[0].support]
     figure = new_figure(680, 320)
     axes = add_axes(figure, 36, 28, 20, 38)
-    name_axes(axes, "cases in training (log scale)", "F1")
-    # a phase that no training case has is at 0, which no logarithm shows
+    label_axes(axes, "training cases (log scale)", "F1")
+    # a phase without training cases is at 0, which a logarithmic axis cannot show
     axes.set_xscale("symlog", linthresh=1, linscale=0.5)
     axes.set_ylim(-0.04, 1.06)
-    most = max((score.num_train_cases for score in by_phase if score.support), default=1)
-    ticks = [n for n in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if n <= 2 * most]
-    least = min((score.num_train_cases for score in by_phase if score.support), default=0)
-    axes.set_xlim(-0.2 if least == 0 else least / 1.4, max(most, 1) * 1.5)
-    axes.set_xticks([n for n in ticks if n >= (0 if least == 0 else least / 1.4)])
+    num_cases = [score.num_train_cases for score, _ in scored]
+    low = min(num_cases, default=0) / 1.4
+    high = max(num_cases, default=1)
+    axes.set_xlim(low or -0.2, max(high, 1) * 1.5)
+    ticks = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+    axes.set_xticks([tick for tick in ticks if low <= tick <= 2 * high])
     axes.minorticks_off()
     axes.xaxis.set_major_formatter(ScalarFormatter())
     for score, color in scored:
@@ -182,15 +188,17 @@ def draw_f1_by_cases(by_phase: Sequence[PhaseScore]) -> Figure:
             markeredgewidth=0.8,
             linestyle="none",
         )
-    points = [(score.num_train_cases, score.f1, short(score.phase, 20)) for score, _ in scored]
-    label_where_there_is_room(axes, sorted(points, key=lambda point: point[1]))
+    points = [(score.num_train_cases, score.f1, shorten(score.phase, 20)) for score, _ in scored]
+    label_points(axes, sorted(points, key=lambda point: point[1]))
     return figure
 
 
-def label_where_there_is_room(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Name points, (x, y, name), the first ones first; a name that would touch others is left out.
+def label_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Label points right, left, above or below; leave out names that would overlap others.
 
-    Places are tried right, left, above and below of the point.
+    Args:
+        axes: Axes of the points.
+        points: x, y and name of each point, the most important first.
     """
     bounds = axes.get_window_extent()
     pixels = [axes.transData.transform((x, y)).tolist() for x, y, _ in points]

@@ -11,14 +11,14 @@ from markupsafe import Markup
 
 from ophnet_ray.reports.figures import to_svg
 from ophnet_ray.reports.page import write_page
-from ophnet_ray.reports.parallel_coordinates import draw_parallel_coordinates
 from ophnet_ray.reports.search_figures import (
     draw_f1_by_scheme,
     draw_importances,
     draw_optimisation,
+    draw_parallel_coordinates,
     draw_trial_curves,
 )
-from ophnet_ray.reports.trial_record import TrialRecord, best_of_each_scheme, rank_trials
+from ophnet_ray.reports.trial_record import TrialRecord, best_of_each_scheme, sort_by_score
 
 MAX_TRIAL_ROWS = 200
 
@@ -48,7 +48,7 @@ class SearchReport:
 def write_search_report(path: Path, report: SearchReport) -> None:
     """Write the page: self-contained, without scripts, whole or not at all."""
     trials, winner = report.trials, report.winner
-    ranked = rank_trials(trials)
+    ranked = sort_by_score(trials)
     schemes = best_of_each_scheme(trials)
     write_page(
         path,

@@ -13,8 +13,8 @@ class TrialRecord:
 
     ``history``: lines of its ``metrics.jsonl``. ``score``: the metric in its best epoch.
     ``interval``: its 95 % interval over cases. ``best_epoch`` counts from 1. ``is_tied``: the
-    interval of the winner's lead over this trial reaches 0; the winner itself is not tied.
-    ``f1_by_phase``: in the best epoch; phases without a validation window are left out.
+    interval of the winner's lead over this trial includes 0; the winner itself is not tied.
+    ``f1_by_phase``: F1 in the best epoch of each phase that has validation windows.
     """
 
     trial_id: str
@@ -29,21 +29,20 @@ class TrialRecord:
     seconds: float
 
 
-def rank_trials(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Those with a score, the best first; then the others."""
+def sort_by_score(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Sort trials by score, the best first; trials without a score come last."""
     scored = [trial for trial in trials if trial.score is not None]
     scored.sort(key=lambda trial: -(trial.score or 0.0))
     return [*scored, *(trial for trial in trials if trial.score is None)]
 
 
 def best_of_each_scheme(trials: Sequence[TrialRecord]) -> dict[str, TrialRecord]:
-    """The best trial of each way of weighting phases, the best scheme first.
+    """Return the best trial of each value of ``class_weights``, the best first.
 
-    A scheme is ``class_weights`` and, where it was searched, ``loss``; empty where neither was.
+    The mapping is empty if ``class_weights`` was not searched.
     """
     best: dict[str, TrialRecord] = {}
-    for trial in rank_trials(trials):
-        names = [name for name in ("class_weights", "loss") if name in trial.params]
-        if names and trial.f1_by_phase:
-            best.setdefault(" + ".join(str(trial.params[name]) for name in names), trial)
+    for trial in sort_by_score(trials):
+        if "class_weights" in trial.params and trial.f1_by_phase:
+            best.setdefault(str(trial.params["class_weights"]), trial)
     return best

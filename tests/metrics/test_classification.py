@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from ophnet_ray.metrics import classification as m
+from ophnet_ray.metrics import classification
 from ophnet_ray.metrics.segmental import (
     OVERLAPS,
     edit_score,
-    find_runs,
+    find_stretches,
     segment_counts,
     segmental_f1,
 )
@@ -27,7 +27,7 @@ def random_pairs(seed=0, missing=False):
         num_classes = int(rng.integers(2, 12))
         labels, predictions = rng.integers(0, num_classes, (2, int(rng.integers(1, 80))))
         if missing:
-            predictions[rng.random(len(predictions)) < 0.1] = m.NO_PREDICTION
+            predictions[rng.random(len(predictions)) < 0.1] = classification.NO_PREDICTION
         yield labels, predictions, num_classes
 
 
@@ -37,32 +37,37 @@ def in_runs(values, rng):
 
 def test_every_score_of_counts_is_scikit_learns_with_explicit_labels():
     per_class = {
-        m.precision_per_class: sk.precision_score,
-        m.recall_per_class: sk.recall_score,
-        m.f1_per_class: sk.f1_score,
-        m.jaccard_per_class: sk.jaccard_score,
+        classification.precision_per_class: sk.precision_score,
+        classification.recall_per_class: sk.recall_score,
+        classification.f1_per_class: sk.f1_score,
+        classification.jaccard_per_class: sk.jaccard_score,
     }
     largest, compared = 0.0, 0
     for labels, predictions, num_classes in random_pairs(missing=True):
-        counts = m.confusion_with_missing(labels, predictions, num_classes)
+        counts = classification.confusion_with_missing(labels, predictions, num_classes)
         # to scikit-learn a missing prediction is one more class, which no mean goes over
         told = np.where(predictions < 0, num_classes, predictions)
         present = sorted(set(labels.tolist()))
         either = sorted(set(present) | (set(told.tolist()) - {num_classes}))
         for ours, theirs in per_class.items():
-            for over, chosen in {
+            for classes, chosen in {
                 "all": list(range(num_classes)),
                 "present": present,
                 "present_or_predicted": either,
             }.items():
                 expected = theirs(labels, told, labels=chosen, average="macro", zero_division=0)
-                largest = max(largest, abs(m.macro(ours(counts), counts, over) - expected))
+                largest = max(
+                    largest,
+                    abs(classification.macro_mean(ours(counts), counts, classes) - expected),
+                )
                 compared += 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             balanced = sk.balanced_accuracy_score(labels, told)
-        largest = max(largest, abs(m.balanced_accuracy(counts) - balanced))
-        largest = max(largest, abs(m.accuracy(counts) - sk.accuracy_score(labels, told)))
+        largest = max(largest, abs(classification.balanced_accuracy(counts) - balanced))
+        largest = max(
+            largest, abs(classification.accuracy(counts) - sk.accuracy_score(labels, told))
+        )
         compared += 2
     print(f"{compared} comparisons with scikit-learn, largest difference {largest:.1e}")
     assert largest < 1e-12
@@ -71,28 +76,22 @@ def test_every_score_of_counts_is_scikit_learns_with_explicit_labels():
 def test_perfect_predictions_score_0_914_where_3_of_35_phases_are_absent():
     """The validation split of APTOS 2025, under the reading of the challenge's public scorer."""
     labels = np.repeat(np.arange(32), 5)
-    counts = m.confusion_with_missing(labels, labels, 35)
-    assert m.macro_f1_all(counts) == pytest.approx(32 / 35)
-    assert round(m.macro_f1_all(counts), 3) == 0.914
-    assert m.reachable_macro_f1_all(counts) == m.macro_f1_all(counts)
-    assert m.macro_f1_present(counts) == 1
-    rank = m.aptos_rank_score(1.0, m.macro_f1_all(counts))
+    counts = classification.confusion_with_missing(labels, labels, 35)
+    assert classification.macro_f1_all(counts) == pytest.approx(32 / 35)
+    assert round(classification.macro_f1_all(counts), 3) == 0.914
+    assert classification.reachable_macro_f1_all(counts) == classification.macro_f1_all(counts)
+    assert classification.macro_f1_present(counts) == 1
+    rank = classification.aptos_rank_score(1.0, classification.macro_f1_all(counts))
     assert rank == pytest.approx((1 + 32 / 35) / 2)
 
 
 def test_a_frame_without_a_prediction_is_wrong_and_not_dropped():
     labels = np.array([0, 0, 1, 1])
-    counts = m.confusion_with_missing(labels, np.array([0, -1, 1, 1]), 2)
+    counts = classification.confusion_with_missing(labels, np.array([0, -1, 1, 1]), 2)
     assert counts.tolist() == [[1, 0, 1], [0, 2, 0]]
-    assert m.accuracy(counts) == 0.75
-    assert m.recall_per_class(counts).tolist() == [0.5, 1]
-    assert m.precision_per_class(counts).tolist() == [1, 1]
-
-
-def test_a_long_video_counts_as_much_as_a_short_one():
-    """APTOS's video-level accuracy: 1 of 1 and 1 of 3."""
-    confusions = np.array([[[1, 0, 0], [0, 0, 0]], [[1, 2, 0], [0, 0, 0]]])
-    assert m.video_accuracies(confusions).tolist() == pytest.approx([1, 1 / 3])
+    assert classification.accuracy(counts) == 0.75
+    assert classification.recall_per_class(counts).tolist() == [0.5, 1]
+    assert classification.precision_per_class(counts).tolist() == [1, 1]
 
 
 def test_top_k_is_scikit_learns():
@@ -103,19 +102,21 @@ def test_top_k_is_scikit_learns():
         scores = rng.random((40, num_classes)).astype(np.float32)
         for k in (1, 2, 3):
             expected = sk.top_k_accuracy_score(labels, scores, k=k, labels=range(num_classes))
-            assert m.top_k_hits(labels, scores, k).mean() == pytest.approx(expected)
+            assert classification.top_k_hits(labels, scores, k).mean() == pytest.approx(expected)
     nothing = np.full((1, 3), np.nan, dtype=np.float32)
-    assert not m.top_k_hits(np.array([0]), nothing, 3).any()
+    assert not classification.top_k_hits(np.array([0]), nothing, 3).any()
 
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
     """10 predictions at 0.75 of which 5 are right, 10 at 0.95 of which all are."""
     confidence = np.repeat([0.75, 0.95], 10).astype(np.float32)
     is_right = np.array([True] * 5 + [False] * 5 + [True] * 10)
-    counts = m.calibration_counts(confidence, is_right)
-    assert m.expected_calibration_error(counts) == pytest.approx(0.5 * 0.25 + 0.5 * 0.05, abs=1e-6)
-    halves = m.calibration_counts(confidence[::2], is_right[::2])
-    rest = m.calibration_counts(confidence[1::2], is_right[1::2])
+    counts = classification.calibration_counts(confidence, is_right)
+    assert classification.expected_calibration_error(counts) == pytest.approx(
+        0.5 * 0.25 + 0.5 * 0.05, abs=1e-6
+    )
+    halves = classification.calibration_counts(confidence[::2], is_right[::2])
+    rest = classification.calibration_counts(confidence[1::2], is_right[1::2])
     np.testing.assert_allclose(halves + rest, counts)
 
 
@@ -130,8 +131,8 @@ def test_edit_and_segmental_f1_are_those_of_ms_tcns_own_script(monkeypatch):
         labels = in_runs(rng.integers(0, num_classes, int(rng.integers(1, 12))), rng)
         predictions = in_runs(rng.integers(0, num_classes, len(labels)), rng)[: len(labels)]
         if rng.random() < 0.3:
-            predictions[rng.random(len(labels)) < 0.1] = m.NO_PREDICTION
-        background = [m.NO_PREDICTION]
+            predictions[rng.random(len(labels)) < 0.1] = classification.NO_PREDICTION
+        background = [classification.NO_PREDICTION]
         expected = mstcn.edit_score(predictions, labels, norm=True, bg_class=background) / 100
         largest = max(largest, abs(edit_score(labels, predictions) - expected))
         for overlap in OVERLAPS:
@@ -164,12 +165,12 @@ def test_the_edit_score_sees_order_and_flicker_but_no_shift():
     assert edit_score(labels, np.repeat([0, 1, 2], [2, 20, 8])) == 1
     assert edit_score(labels, np.repeat([0, 2, 1], 10)) == pytest.approx(1 / 3)
     assert edit_score(labels, np.tile([0, 1], 15)) == pytest.approx(1 - 28 / 30)
-    assert edit_score(labels, np.full(30, m.NO_PREDICTION)) == 0
+    assert edit_score(labels, np.full(30, classification.NO_PREDICTION)) == 0
 
 
-def test_what_has_no_prediction_parts_two_runs():
-    runs = find_runs(np.array([3, 3, -1, 3, 5]))
-    assert runs.labels.tolist() == [3, 3, 5]
-    assert runs.starts.tolist() == [0, 3, 4]
-    assert runs.stops.tolist() == [2, 4, 5]
-    assert len(find_runs(np.empty(0, dtype=np.int64)).labels) == 0
+def test_what_has_no_prediction_parts_two_stretches():
+    stretches = find_stretches(np.array([3, 3, -1, 3, 5]))
+    assert stretches.labels.tolist() == [3, 3, 5]
+    assert stretches.starts.tolist() == [0, 3, 4]
+    assert stretches.stops.tolist() == [2, 4, 5]
+    assert len(find_stretches(np.empty(0, dtype=np.int64)).labels) == 0

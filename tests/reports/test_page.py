@@ -10,7 +10,8 @@ from PIL import Image
 
 from ophnet_ray.metrics.bootstrap import Interval
 from ophnet_ray.metrics.classification import f1_per_class
-from ophnet_ray.metrics.score_card import PhaseScore, Score, ScoreCard, VideoTimeline, WorstFrame
+from ophnet_ray.metrics.score_card import PhaseScore, Score, ScoreCard
+from ophnet_ray.metrics.timelines import VideoTimeline, WorstFrame
 from ophnet_ray.reports.model_report import Report, write_report
 from ophnet_ray.reports.search_report import SearchReport, write_search_report
 from ophnet_ray.reports.trial_record import TrialRecord
