@@ -23,7 +23,7 @@ class AuditScore:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """Everything on the page of an audit.
+    """Content of the page of an audit.
 
     ``gradient_norms``: norm of the loss's gradient by part of the network.
     """
@@ -38,5 +38,5 @@ class AuditReport:
 
 
 def write_audit_report(path: Path, report: AuditReport) -> None:
-    """Write the page: self-contained, without scripts, whole or not at all."""
+    """Write the page atomically: one file, without scripts."""
     write_page(path, "audit.html.j2", {"report": report})

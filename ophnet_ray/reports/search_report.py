@@ -1,4 +1,4 @@
-"""The trials of a search → one HTML page that lets a person defend the choice."""
+"""The page of a search: its winner, ranking, history, parameters and class weights."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,13 +25,12 @@ MAX_TRIAL_ROWS = 200
 
 @dataclass(frozen=True)
 class SearchReport:
-    """All that the page of a search shows; what is empty has no place on it.
+    """Content of the page of a search; the page leaves out what is empty.
 
-    ``metric``: what was maximised, a key of the trials' histories. ``trials``: in the order in
-    which they were started. ``winner``: a trial's id. ``importances``: shares by parameter.
-    ``space``: parameter → where its values were drawn from, as ``--search`` writes it.
-    ``repeats``: rows of a table, one for each finalist under each seed. ``rows_by_phase``: training
-    segments of each phase.
+    ``metric``: the key of the trials' histories that was maximised. ``trials``: in the order of
+    their start. ``winner``: id of a trial. ``importances``: share of each parameter. ``space``:
+    range or choices of each parameter, in the syntax of ``--search``. ``repeats``: table rows, one
+    per finalist and seed. ``rows_by_phase``: number of training segments of each phase.
     """
 
     title: str
@@ -46,7 +45,7 @@ class SearchReport:
 
 
 def write_search_report(path: Path, report: SearchReport) -> None:
-    """Write the page: self-contained, without scripts, whole or not at all."""
+    """Write the page atomically: one file, without scripts."""
     trials, winner = report.trials, report.winner
     ranked = sort_by_score(trials)
     schemes = best_of_each_scheme(trials)
@@ -70,7 +69,7 @@ def write_search_report(path: Path, report: SearchReport) -> None:
 
 
 def _draw_figures(report: SearchReport, schemes: Mapping[str, TrialRecord]) -> dict[str, Markup]:
-    """The figures that there is something for, by name."""
+    """Draw the figures that have data, by name."""
     trials, winner, metric = report.trials, report.winner, report.metric
     figures = {}
     if any(trial.score is not None for trial in trials):
@@ -104,7 +103,7 @@ def _draw_figures(report: SearchReport, schemes: Mapping[str, TrialRecord]) -> d
 def _compare_schemes(
     schemes: Mapping[str, TrialRecord], rows_by_phase: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """Of each scheme's best trial: mean F1 over the rarest third of the phases, and the rest."""
+    """Average the F1 of each scheme over the rarest third of the phases, and over the others."""
     shared = [
         phase
         for phase in sorted(rows_by_phase, key=lambda phase: rows_by_phase[phase])

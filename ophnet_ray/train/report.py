@@ -1,4 +1,4 @@
-"""The folder of a complete run → ``report.html`` and ``scores.json``."""
+"""Report of a complete run: ``report.html`` and ``scores.json``."""
 
 import csv
 import json
@@ -15,16 +15,19 @@ from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.run_directory import RunDirectory
 
 MAX_REJECTS = 200
-FLATTERED = (
-    "These are scores of the best epoch on the validation windows that chose it: a little "
-    "flattered. `python -m ophnet_ray evaluate` scores the frames of a split."
+OPTIMISM = (
+    "The scores are slightly optimistic: they are those of the best epoch, on the validation "
+    "windows that were used to choose it."
 )
+"""Caution on the page, beside the scores."""
 
 
 def write_run_report(run: RunDirectory, result: dict[str, Any]) -> None:
-    """Write both files of a run whose ``result.json`` is there.
+    """Write both files, with the scores of the best checkpoint on the validation windows.
 
-    The scores are those of its best checkpoint, on the windows that chose it.
+    Args:
+        run: Folder of the run.
+        result: Content of its ``result.json``.
     """
     payload = read_payload(run.path / result["checkpoint"])
     passport = run.read_passport()
@@ -49,13 +52,13 @@ def write_run_report(run: RunDirectory, result: dict[str, Any]) -> None:
             rejects=_read_rejects(run),
             config=yaml.safe_load(run.config.read_text()),
             versions=passport["versions"],
-            notes=[FLATTERED, *describe_warnings(passport)],
+            notes=[OPTIMISM, *describe_warnings(passport)],
         ),
     )
 
 
 def _read_rejects(run: RunDirectory) -> list[tuple[str, str]]:
-    """Segment and reason of the first rejected rows."""
+    """Read segment and reason of the first rejected rows."""
     with run.rejects.open(encoding="utf-8", newline="") as file:
         rows = [(row["segment_id"], row["reason"]) for row in csv.DictReader(file)]
     return rows[:MAX_REJECTS]

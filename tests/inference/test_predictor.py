@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment, read_annotations
+from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.video.decoder import VideoError
 from ophnet_ray.data.video.index import VideoIndex
 from ophnet_ray.errors import UserError
@@ -20,7 +20,6 @@ from ophnet_ray.inference.predictions import (
 )
 from ophnet_ray.inference.predictor import frame_times, plan_window, stream_windows
 from ophnet_ray.inference.smoothing import PhaseDynamics, learn_dynamics, smooth_labels
-from ophnet_ray.metrics.timelines import cut_segments, format_segments, label_times
 from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
@@ -170,27 +169,6 @@ def test_viterbi_finds_the_best_of_all_paths():
 
     best = max(itertools.product(range(3), repeat=6), key=score)
     assert smooth_labels(probabilities, "viterbi", DYNAMICS, 0.1).tolist() == list(best)
-
-
-def test_a_timeline_written_as_segments_is_read_back_as_annotations(tmp_path):
-    times_s = np.arange(0, 8, 0.4)
-    labels = np.repeat([2, -1, 0, 1], 5)
-    segments = cut_segments(times_s, labels, frame_rate=2.5)
-    path = tmp_path / "segments.csv"
-    path.write_text(format_segments([("001", segments)], ["a", "b", "c"]))
-    read = read_annotations(path)
-    assert [(s.phase, s.case_id) for s in read] == [("c", "001"), ("a", "001"), ("b", "001")]
-    assert label_times(times_s, read, LABELS).tolist() == labels.tolist()
-
-
-def test_where_segments_overlap_the_one_that_starts_later_holds():
-    segments = [
-        Segment("1", "c", "v", 0.0, 6.0, "a"),
-        Segment("2", "c", "v", 2.0, 4.0, "b"),
-        Segment("3", "c", "v", 7.0, np.inf, "c"),
-    ]
-    labels = label_times(np.arange(9.0), segments, LABELS)
-    assert labels.tolist() == [0, 0, 1, 1, 0, 0, -1, 2, 2]
 
 
 def test_predictions_come_back_with_damaged_times_and_all_probabilities(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,19 @@ def test_what_there_is_nothing_of_has_no_place(tmp_path, changes):
     assert ('id="curves"' in text) == (changes.get("history") != [])
     assert ('id="scores"' in text) == ("card" not in changes)
     assert ('id="data"' in text) == (changes.get("rejects") != [])
+
+
+@pytest.mark.parametrize(
+    ("unit", "reason"),
+    [
+        ("frames", "val_macro_f1</code> of training counts only windows inside one segment"),
+        ("windows", "windows that may cross a phase boundary, so its scores are usually lower"),
+    ],
+)
+def test_a_page_says_why_scores_of_frames_and_of_windows_differ(tmp_path, unit, reason):
+    card = replace(make_card(name_phases(3)), unit=unit)
+    text = write(tmp_path, "page", make_report(name_phases(3), card=card)).read_text()
+    assert reason in text
 
 
 @pytest.mark.parametrize("num_trials", [0, 1, 3])
