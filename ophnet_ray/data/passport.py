@@ -3,100 +3,153 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Self
 
-from ophnet_ray.data.annotations import Reject, Segment, count_quirks
+from ophnet_ray.data.annotations import SPLITS, Reject, count_quirks
 from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.run_data import RunData
 from ophnet_ray.data.splits import cases_on_both_sides, phases_without_rows
-from ophnet_ray.storage.files import stat_files
 
 LIBRARIES = ("ophnet-ray", "ray", "torch", "lightning", "timm", "av", "opencv-python-headless")
+MAX_NAMES = 5
 
 
-def hash_segments(segments: Sequence[Segment]) -> str:
-    """sha256 over the rows, their splits and the sizes of their videos.
+@dataclass(frozen=True)
+class SplitCounts:
+    """The usable rows of one split."""
 
-    In whatever order the rows and in whatever folder the videos are: a run that moved is the
-    same run, one on other videos is not. Every video must exist.
+    segments: int
+    cases: int
+    videos: int
+    segments_by_phase: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passport:
+    """Content of ``passport.json``; the names and the order of the fields are those of the file.
+
+    ``data_hash`` stands for the rows whose videos exist, ``used_hash`` for those that are usable.
+    ``overlaps``, ``gaps`` and ``shorter_than_1_s``: see ``count_quirks``. ``cases_on_both_sides``:
+    cases that the CSV puts into more than one split. ``phases``: the vocabulary, by label.
+    ``resources``: what the run takes of the cluster, by name; a resumed run must take the same.
     """
-    found = stat_files({s.video for s in segments})
-    rows = sorted(
-        (s.segment_id, s.case_id, s.phase, s.split, found[s.video].size_bytes) for s in segments
-    )
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    data_hash: str
+    used_hash: str
+    rows: int
+    rows_used: int
+    rows_rejected: int
+    rejected_by_reason: dict[str, int]
+    rows_cut_at_video_end: int
+    overlaps: int
+    gaps: int
+    shorter_than_1_s: int
+    splits: dict[str, SplitCounts]
+    cases_on_both_sides: list[str]
+    phases: list[str]
+    phases_not_in_training: list[str]
+    phases_not_in_validation: list[str]
+    versions: dict[str, str]
+    resources: dict[str, int | str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of the file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Read the content of a file; entries that another version added are left out.
+
+        Raises:
+            KeyError: An entry is missing.
+        """
+        known = {field.name: content[field.name] for field in fields(cls)}
+        splits = {name: SplitCounts(**counts) for name, counts in content["splits"].items()}
+        return cls(**{**known, "splits": splits})
 
 
 def build_passport(
-    segments: Sequence[Segment], manifest: Manifest, rejects: Sequence[Reject]
-) -> dict[str, Any]:
+    data: RunData,
+    manifest: Manifest,
+    unreadable: Sequence[Reject],
+    resources: Mapping[str, int | str],
+) -> Passport:
     """Count rows by split and phase, rejects by reason, and the quirks of the table.
 
     Args:
-        segments: Rows whose videos exist, with their splits.
+        data: All rows.
         manifest: The usable ones.
-        rejects: All others, those with missing videos among them.
+        unreadable: The rows whose videos exist but that cannot be read.
+        resources: See ``Passport``.
     """
-    phases = list(manifest.phases)
-    splits = [name for name in ("train", "val", "test") if any(s.split == name for s in segments)]
-    return {
-        "data_hash": hash_segments(segments),
-        "used_hash": hashlib.sha256(
-            json.dumps(sorted(item.segment.segment_id for item in manifest.items)).encode()
+    segments, phases = data.segments, list(manifest.phases)
+    used = [item.segment for item in manifest.items]
+    rejects = [*unreadable, *data.missing]
+    return Passport(
+        data_hash=data.data_hash,
+        used_hash=hashlib.sha256(
+            json.dumps(sorted(segment.segment_id for segment in used)).encode()
         ).hexdigest(),
-        "rows": len(manifest.items) + len(rejects),
-        "rows_used": len(manifest.items),
-        "rows_rejected": len(rejects),
-        "rejected_by_reason": dict(Counter(reject.reason for reject in rejects).most_common()),
-        "rows_cut_at_video_end": sum(item.entry.is_truncated for item in manifest.items),
+        rows=len(used) + len(rejects),
+        rows_used=len(used),
+        rows_rejected=len(rejects),
+        rejected_by_reason=dict(Counter(reject.reason for reject in rejects).most_common()),
+        rows_cut_at_video_end=sum(item.entry.is_truncated for item in manifest.items),
         **count_quirks(segments),
-        "splits": {
-            name: {
-                "segments": len(manifest.of_split(name)),
-                "cases": len({item.segment.case_id for item in manifest.of_split(name)}),
-                "videos": len({item.segment.video for item in manifest.of_split(name)}),
-                "segments_by_phase": dict(
-                    zip(phases, manifest.label_counts(name).tolist(), strict=True)
-                ),
-            }
-            for name in splits
+        splits={
+            name: _count_split(manifest, name)
+            for name in SPLITS
+            if any(segment.split == name for segment in segments)
         },
-        "cases_on_both_sides": cases_on_both_sides(segments),
-        "phases": phases,
-        "phases_not_in_training": phases_without_rows(_used(manifest), "train", phases),
-        "phases_not_in_validation": phases_without_rows(_used(manifest), "val", phases),
-        "versions": {name: version(name) for name in LIBRARIES},
-    }
+        cases_on_both_sides=cases_on_both_sides(segments),
+        phases=phases,
+        phases_not_in_training=phases_without_rows(used, "train", phases),
+        phases_not_in_validation=phases_without_rows(used, "val", phases),
+        versions={name: version(name) for name in LIBRARIES},
+        resources=dict(resources),
+    )
 
 
-def describe_warnings(passport: dict[str, Any]) -> list[str]:
-    """What a person should know of the data before trusting the scores."""
-    notices = []
-    if rejected := passport["rows_rejected"]:
-        reasons = passport["rejected_by_reason"]
+def describe_warnings(passport: Passport) -> list[str]:
+    """Return what a person should know of the data before trusting the scores."""
+    warnings = []
+    if passport.rows_rejected:
+        reasons = passport.rejected_by_reason
         first = next(iter(reasons))
         more = f", and {len(reasons) - 1} other reasons" if len(reasons) > 1 else ""
-        notices.append(
-            f"{rejected} of {passport['rows']} rows are not used ({first}{more}); see rejects.csv"
+        warnings.append(
+            f"{passport.rows_rejected} of {passport.rows} rows are not used ({first}{more}); "
+            "see rejects.csv"
         )
-    if both := passport["cases_on_both_sides"]:
-        notices.append(
-            f"the CSV's split column puts {_some(both, 'case')} into more than one split: "
+    if both := passport.cases_on_both_sides:
+        warnings.append(
+            f"the CSV's split column puts {_list_names(both, 'case')} into more than one split: "
             "scores on them say nothing about new cases"
         )
-    if lacking := passport["phases_not_in_training"]:
-        notices.append(f"training has no segment of {_some(lacking, 'phase')}: cannot be learnt")
-    if lacking := passport["phases_not_in_validation"]:
-        notices.append(f"validation has no segment of {_some(lacking, 'phase')}: not scored")
-    return notices
+    if lacking := passport.phases_not_in_training:
+        warnings.append(
+            f"training has no segment of {_list_names(lacking, 'phase')}: cannot be learnt"
+        )
+    if lacking := passport.phases_not_in_validation:
+        warnings.append(f"validation has no segment of {_list_names(lacking, 'phase')}: not scored")
+    return warnings
 
 
-def _used(manifest: Manifest) -> list[Segment]:
-    return [item.segment for item in manifest.items]
+def _count_split(manifest: Manifest, split: str) -> SplitCounts:
+    items = manifest.of_split(split)
+    counts = manifest.label_counts(split).tolist()
+    return SplitCounts(
+        segments=len(items),
+        cases=len({item.segment.case_id for item in items}),
+        videos=len({item.segment.video for item in items}),
+        segments_by_phase=dict(zip(manifest.phases, counts, strict=True)),
+    )
 
 
-def _some(names: Sequence[str], noun: str, most: int = 5) -> str:
-    """A few names, and how many more."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{noun}{'s' if len(names) > 1 else ''} {', '.join(names[:most])}{more}"
+def _list_names(names: Sequence[str], noun: str) -> str:
+    """Return the first ``MAX_NAMES`` names and the number of the others."""
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f"{noun}{'s' if len(names) > 1 else ''} {', '.join(names[:MAX_NAMES])}{more}"

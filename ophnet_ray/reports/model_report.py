@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from ophnet_ray.data.passport import Passport
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.metrics.score_card import ScoreCard
 from ophnet_ray.metrics.timelines import VideoTimeline, score_video
@@ -49,7 +50,7 @@ class Report:
     card: ScoreCard | None
     history: Sequence[Mapping[str, float]]
     timelines: Sequence[VideoTimeline]
-    passport: Mapping[str, Any] | None
+    passport: Passport | None
     rejects: Sequence[tuple[str, str]]
     config: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -184,22 +185,19 @@ def _show_videos(timelines: Sequence[VideoTimeline], phases: Sequence[str]) -> d
 
 def _show_data(report: Report) -> dict[str, Any]:
     """Return the template's values of the data passport and the rejected rows."""
-    passport = report.passport or {}
-    reasons = passport.get("rejected_by_reason") or dict(
-        Counter(reason for _, reason in report.rejects).most_common()
-    )
-    splits = passport.get("splits", {})
+    passport = report.passport
+    reasons = passport.rejected_by_reason if passport else None
     return {
-        "reasons": reasons,
+        "reasons": reasons or dict(Counter(reason for _, reason in report.rejects).most_common()),
         "reject_rows": report.rejects[:MAX_REJECT_ROWS],
-        "splits": splits,
-        "split_phases": passport.get("phases", []) if splits else [],
+        "splits": passport.splits if passport else {},
+        "split_phases": passport.phases if passport else [],
         "facts": {
             name.replace("_", " "): _format_fact(value)
-            for name, value in passport.items()
+            for name, value in (passport.to_dict() if passport else {}).items()
             if name not in _NOT_IN_PASSPORT_LIST and value not in ([], None)
         },
-        "resources": passport.get("resources", {}),
+        "resources": passport.resources if passport else {},
     }
 
 

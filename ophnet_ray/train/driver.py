@@ -8,7 +8,6 @@ from ophnet_ray.config import Config
 from ophnet_ray.console import Console, log_to
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.manifest import Manifest
-from ophnet_ray.data.passport import hash_segments
 from ophnet_ray.data.samplers import plan_training_steps
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.distributed.resources import Resources, plan_resources
@@ -25,7 +24,7 @@ from ophnet_ray.train.preflight import (
     job_metadata,
     resolve_paths,
 )
-from ophnet_ray.train.prepare import prepare_data, read_segments
+from ophnet_ray.train.prepare import prepare_data, read_run_data
 from ophnet_ray.train.protocol import TrainingWatch, TrainLoopConfig, start_status
 from ophnet_ray.train.report import write_run_report
 from ophnet_ray.train.run_directory import RunDirectory
@@ -58,11 +57,10 @@ def train(config: Config, console: Console) -> TrainingResult:
     check_loggers(config)
     output = check_output(config.run.output_pth)
     config = resolve_paths(config, console)
-    segments, missing = read_segments(config, console)
-    data_hash = hash_segments(segments)
-    run = open_run(config, data_hash)
+    data = read_run_data(config, console)
+    run = open_run(config, data.data_hash)
     with run.locked():
-        run.check_same(config, data_hash)
+        run.check_same(config, data.data_hash)
         log_to(run.logs / "driver.log")
         with failures_in_one_line(run, "run"):
             result = run.read_result()
@@ -74,11 +72,9 @@ def train(config: Config, console: Console) -> TrainingResult:
                     console.say(where)
                     resources = plan_resources(config, console.say)
                     check_backbone(config, console.say)
-                    check_cluster(config, segments)
-                    manifest = prepare_data(
-                        config, cache, segments, missing, run, resources, console
-                    )
-                    result = fit(config, manifest, run, data_hash, resources, console)
+                    check_cluster(config, data.segments)
+                    manifest = prepare_data(config, cache, data, run, resources, console)
+                    result = fit(config, manifest, run, data.data_hash, resources, console)
             else:
                 console.say(
                     f"complete already: {run.location} (another --name or --seed trains anew)"

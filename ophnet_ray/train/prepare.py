@@ -17,6 +17,7 @@ from ophnet_ray.data.cache.fill import FillProgress, FillResult, fill_cache
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.manifest import Manifest, build_manifest
 from ophnet_ray.data.passport import build_passport, describe_warnings
+from ophnet_ray.data.run_data import RunData
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.distributed.decode import decode_on_ray
 from ophnet_ray.distributed.prometheus import count_rejects
@@ -28,8 +29,8 @@ from ophnet_ray.train.run_directory import RunDirectory
 logger = logging.getLogger(__name__)
 
 
-def read_segments(config: Config, console: Console) -> tuple[list[Segment], list[Reject]]:
-    """Rows of the CSV: those whose videos are there, split, and the others.
+def read_run_data(config: Config, console: Console) -> RunData:
+    """Read the rows of the CSV and split those whose videos exist.
 
     Raises:
         UserError: The CSV is wrong, or videos are missing that may not be.
@@ -50,14 +51,14 @@ def read_segments(config: Config, console: Console) -> tuple[list[Segment], list
         raise UserError(_describe_missing(missing, num_videos, len(present), len(segments)))
     rejects = [Reject(s, "the video is missing", "missing") for s in segments if s.video in gone]
     # only cases that are there are shared out
-    return assign_splits(present, data.val_fraction, config.training.seed), rejects
+    segments = assign_splits(present, data.val_fraction, config.training.seed)
+    return RunData.of_rows(segments, rejects)
 
 
 def prepare_data(
     config: Config,
     cache: BlockCache,
-    segments: list[Segment],
-    missing: list[Reject],
+    data: RunData,
     run: RunDirectory,
     resources: Resources,
     console: Console,
@@ -67,18 +68,18 @@ def prepare_data(
     Raises:
         UserError: Too many rows cannot be read, or too few are left.
     """
-    filled = _fill(cache, segments, resources, console)
-    phases = phase_vocabulary([*segments, *(reject.segment for reject in missing)])
-    manifest, unreadable = build_manifest(segments, filled.entries, phases, config.windows)
-    passport = build_passport(segments, manifest, [*unreadable, *missing])
-    passport["resources"] = resources.describe()
-    run.write_rejects([*unreadable, *missing])
-    count_rejects(run.path.name, [*unreadable, *missing])
-    if len(unreadable) > config.data.max_rejected * len(segments):
+    filled = _fill(cache, data.segments, resources, console)
+    phases = phase_vocabulary([*data.segments, *(reject.segment for reject in data.missing)])
+    manifest, unreadable = build_manifest(data.segments, filled.entries, phases, config.windows)
+    passport = build_passport(data, manifest, unreadable, resources.describe())
+    rejects = [*unreadable, *data.missing]
+    run.write_rejects(rejects)
+    count_rejects(run.path.name, rejects)
+    if len(unreadable) > config.data.max_rejected * len(data.segments):
         first = unreadable[0]
         raise UserError(
-            f"{len(unreadable)} of {len(segments)} rows cannot be read, more than --max_rejected "
-            f"{config.data.max_rejected} allows; the first: {first.segment.video}: "
+            f"{len(unreadable)} of {len(data.segments)} rows cannot be read, more than "
+            f"--max_rejected {config.data.max_rejected} allows; the first: {first.segment.video}: "
             f"{first.reason} (all: {run.rejects})"
         )
     for split in ("train", "val"):
@@ -95,9 +96,9 @@ def prepare_data(
     return manifest
 
 
-def fill_manifest(
+def prepare_variant(
     cache: BlockCache,
-    segments: list[Segment],
+    segments: Sequence[Segment],
     phases: Sequence[str],
     resources: Resources,
     console: Console,
@@ -116,7 +117,7 @@ def fill_manifest(
 
 
 def _fill(
-    cache: BlockCache, segments: list[Segment], resources: Resources, console: Console
+    cache: BlockCache, segments: Sequence[Segment], resources: Resources, console: Console
 ) -> FillResult:
     workers = resources.decode_workers
     blocks_per_window = cache.windows.blocks_per_window

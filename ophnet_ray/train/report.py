@@ -35,7 +35,7 @@ def write_run_report(run: RunDirectory, result: dict[str, Any]) -> None:
         payload["confusion_by_case"].numpy().astype(np.int64),
         payload["phases"],
         payload["train_cases_by_phase"],
-        passport["splits"]["val"]["videos"],
+        passport.splits["val"].videos,
     )
     history = run.read_metrics()
     content = card.to_dict() | result
@@ -51,7 +51,7 @@ def write_run_report(run: RunDirectory, result: dict[str, Any]) -> None:
             passport=passport,
             rejects=_read_rejects(run),
             config=yaml.safe_load(run.config.read_text()),
-            versions=passport["versions"],
+            versions=passport.versions,
             notes=[OPTIMISM, *describe_warnings(passport)],
         ),
     )

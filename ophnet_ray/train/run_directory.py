@@ -13,6 +13,7 @@ import yaml
 
 from ophnet_ray.config import Config, dump_config
 from ophnet_ray.data.annotations import Reject
+from ophnet_ray.data.passport import Passport
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import ensure_writable, write_atomically
 from ophnet_ray.storage.filesystems import filesystem_of
@@ -169,11 +170,11 @@ class RunDirectory:
         before = yaml.safe_load(self.config.read_text())
         now = config.identity()
         changes = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
-        if self.read_passport()["data_hash"] != data_hash:
+        if self.read_passport().data_hash != data_hash:
             changes.append("the rows of the CSV, their split or the videos")
         self._refuse(changes)
 
-    def check_passport(self, passport: Mapping[str, Any]) -> None:
+    def check_passport(self, passport: Passport) -> None:
         """Make sure that a run that is resumed goes on with the same rows on the same devices.
 
         Raises:
@@ -181,27 +182,25 @@ class RunDirectory:
         """
         if not self.passport.exists():
             return
-        before, now = self.read_passport(), passport["resources"]
+        before, now = self.read_passport(), passport.resources
         changes = [
             f"{name} {value} -> {now[name]}"
-            for name, value in before["resources"].items()
+            for name, value in before.resources.items()
             if now[name] != value
         ]
-        if before["used_hash"] != passport["used_hash"]:
-            changes.append(f"{before['rows_used']} -> {passport['rows_used']} usable rows")
+        if before.used_hash != passport.used_hash:
+            changes.append(f"{before.rows_used} -> {passport.rows_used} usable rows")
         self._refuse(changes)
 
     def read_resources(self) -> dict[str, Any]:
         """What the run takes of a cluster, as it was when it began; empty before."""
         if not self.passport.exists():
             return {}
-        resources: dict[str, Any] = self.read_passport()["resources"]
-        return resources
+        return self.read_passport().resources
 
-    def read_passport(self) -> dict[str, Any]:
-        """The account of the data."""
-        passport: dict[str, Any] = json.loads(self.passport.read_text())
-        return passport
+    def read_passport(self) -> Passport:
+        """Read the account of the data."""
+        return Passport.from_dict(json.loads(self.passport.read_text()))
 
     def _refuse(self, changes: list[str]) -> None:
         if changes:
@@ -214,9 +213,9 @@ class RunDirectory:
         """Keep the settings."""
         self._write(self.config, dump_config(config))
 
-    def write_passport(self, passport: Mapping[str, Any]) -> None:
+    def write_passport(self, passport: Passport) -> None:
         """Keep the account of the data."""
-        self._write(self.passport, json.dumps(passport, indent=1))
+        self._write(self.passport, json.dumps(passport.to_dict(), indent=1))
 
     def write_rejects(self, rejects: Sequence[Reject]) -> None:
         """List the rows that are not used."""

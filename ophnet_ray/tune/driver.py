@@ -9,10 +9,9 @@ from ray.tune.schedulers import FIFOScheduler
 
 from ophnet_ray.config import Config, WindowConfig, dump_config, read_config
 from ophnet_ray.console import Console, log_to
-from ophnet_ray.data.annotations import Reject, Segment
 from ophnet_ray.data.cache.store import BlockCache, sampling_of
 from ophnet_ray.data.manifest import Manifest
-from ophnet_ray.data.passport import hash_segments
+from ophnet_ray.data.run_data import RunData
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.errors import TrainingError, UserError, one_line
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
@@ -26,7 +25,7 @@ from ophnet_ray.train.preflight import (
     job_metadata,
     resolve_paths,
 )
-from ophnet_ray.train.prepare import fill_manifest, prepare_data, read_segments
+from ophnet_ray.train.prepare import prepare_data, prepare_variant, read_run_data
 from ophnet_ray.train.trainer import failures_in_one_line
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory, Trial, end_trial, outcome_of
@@ -78,9 +77,8 @@ def tune(config: TuneConfig, console: Console) -> SearchResult:
     num_trials = suggestions.num_trials(config.search.num_samples)
     concurrent = trials_on_this_machine(config, num_trials)
     config = resolve_paths(config, console)
-    segments, missing = read_segments(config.base(), console)
-    data_hash = hash_segments(segments)
-    search = _open_search(config, space, data_hash)
+    data = read_run_data(config.base(), console)
+    search = _open_search(config, space, data.data_hash)
     with search.run.locked():
         log_to(search.run.logs / "driver.log")
         with failures_in_one_line(search.run, "search"):
@@ -93,20 +91,10 @@ def tune(config: TuneConfig, console: Console) -> SearchResult:
                 metadata = job_metadata(config.base(), search.run)
                 with cache.in_use(), connect(config, metadata, concurrent) as where:
                     console.say(where)
-                    data = Data(segments, missing, data_hash)
                     setup = _prepare(config, space, cache, data, search, num_trials, console)
                     _search(config, setup, suggestions, num_trials, console)
                     _repeat(config, setup, console)
             return _conclude(config, space, search, output)
-
-
-@dataclass(frozen=True)
-class Data:
-    """Rows whose videos are there, those whose videos are not, and a hash of the former."""
-
-    segments: list[Segment]
-    missing: list[Reject]
-    data_hash: str
 
 
 def _build_suggestions(config: TuneConfig, space: SearchSpace) -> Suggestions:
@@ -145,7 +133,7 @@ def _prepare(
     config: TuneConfig,
     space: SearchSpace,
     cache: BlockCache,
-    data: Data,
+    data: RunData,
     search: SearchDirectory,
     num_trials: int,
     console: Console,
@@ -155,9 +143,7 @@ def _prepare(
     plan = plan_trials(config, num_trials, threads, console)
     check_backbone(plan.base, console.say)
     check_cluster(plan.base, data.segments)
-    first = prepare_data(
-        plan.base, cache, data.segments, data.missing, search.run, plan.resources, console
-    )
+    first = prepare_data(plan.base, cache, data, search.run, plan.resources, console)
     decoded = {sampling_of(config.windows): first}
     manifests: dict[WindowConfig, Manifest] = {config.windows: first}
     for settings in decoding_variants(space):
@@ -165,7 +151,7 @@ def _prepare(
         sampling = sampling_of(windows)
         if sampling not in decoded:
             cache = BlockCache(config.run.cache_dir or "", windows, config.run.local_cache_dir)
-            decoded[sampling] = fill_manifest(
+            decoded[sampling] = prepare_variant(
                 cache, data.segments, first.phases, plan.resources, console
             )
         manifests[windows] = replace(decoded[sampling], windows=windows)

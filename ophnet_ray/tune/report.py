@@ -24,7 +24,7 @@ def write_search_page(
     """Write the page of a search that has a winner."""
     metric = config.search.metric
     passport = search.run.read_passport()
-    phases, rows = passport["phases"], passport["splits"]["train"]["segments_by_phase"]
+    phases, rows = passport.phases, passport.splits["train"].segments_by_phase
     scored = [(row.trial.settings, row.score) for row in ranked if row.score is not None]
     write_search_report(
         search.report,

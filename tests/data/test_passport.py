@@ -1,0 +1,114 @@
+"""The account of every row: what it counts, how it is kept, what it warns of."""
+
+import dataclasses
+import json
+
+import pytest
+
+from ophnet_ray.config import WindowConfig
+from ophnet_ray.data.annotations import Reject, Segment
+from ophnet_ray.data.cache.shards import CacheEntry
+from ophnet_ray.data.manifest import build_manifest
+from ophnet_ray.data.passport import Passport, build_passport, describe_warnings
+from ophnet_ray.data.run_data import RunData, hash_segments
+
+pytestmark = pytest.mark.unit
+
+RESOURCES = {"train_workers": 2, "device": "CPU", "threads_per_worker": 4}
+KEYS_ON_DISK = [
+    "data_hash", "used_hash", "rows", "rows_used", "rows_rejected", "rejected_by_reason",
+    "rows_cut_at_video_end", "overlaps", "gaps", "shorter_than_1_s", "splits",
+    "cases_on_both_sides", "phases", "phases_not_in_training", "phases_not_in_validation",
+    "versions", "resources",
+]  # fmt: skip
+
+
+def make_rows(folder, rows):
+    """Segments of 2 s, one after the other; each case has one (empty) file."""
+    segments = []
+    for number, (case_id, phase, split) in enumerate(rows):
+        video = folder / f"{case_id}.mp4"
+        video.touch()
+        times_s = 2.0 * number, 2.0 * number + 2
+        segments.append(Segment(f"s{number}", case_id, str(video), *times_s, phase, split))
+    return segments
+
+
+def make_passport(segments, missing=(), unreadable=()):
+    entries = {
+        s.segment_id: CacheEntry(s.segment_id, reason="damaged: at 1 s", kind="damaged")
+        if s.segment_id in unreadable
+        else CacheEntry(s.segment_id, snippet_lengths=(2,), is_truncated=s.segment_id == "s0")
+        for s in segments
+    }
+    phases = sorted({s.phase for s in [*segments, *missing]})
+    manifest, rejects = build_manifest(segments, entries, phases, WindowConfig())
+    gone = [Reject(s, "the video is missing", "missing") for s in missing]
+    return build_passport(RunData.of_rows(segments, gone), manifest, rejects, RESOURCES)
+
+
+@pytest.fixture
+def passport(tmp_path):
+    rows = [("a", "x", "train"), ("a", "y", "train"), ("b", "x", "val"), ("b", "x", "val")]
+    segments = make_rows(tmp_path, rows)
+    missing = [Segment("m", "c", str(tmp_path / "c.mp4"), 0.0, 2.0, "z", "train")]
+    return make_passport(segments, missing, unreadable={"s3"})
+
+
+def test_every_row_is_used_or_rejected(passport):
+    assert (passport.rows, passport.rows_used, passport.rows_rejected) == (5, 3, 2)
+    assert passport.rejected_by_reason == {"damaged: at 1 s": 1, "the video is missing": 1}
+    assert passport.rows_cut_at_video_end == 1
+    assert passport.splits["train"].segments_by_phase == {"x": 1, "y": 1, "z": 0}
+    val = passport.splits["val"]
+    assert (val.segments, val.cases, val.videos) == (1, 1, 1)
+    assert list(passport.splits) == ["train", "val"]
+    assert passport.phases_not_in_training == ["z"]
+    assert passport.phases_not_in_validation == ["y", "z"]
+
+
+def test_the_file_holds_the_keys_that_it_always_held(passport):
+    assert list(passport.to_dict()) == KEYS_ON_DISK
+    assert list(passport.to_dict()["splits"]["val"]) == [
+        "segments",
+        "cases",
+        "videos",
+        "segments_by_phase",
+    ]
+
+
+def test_a_passport_survives_its_file(passport):
+    assert Passport.from_dict(json.loads(json.dumps(passport.to_dict()))) == passport
+
+
+def test_an_entry_of_another_version_is_left_out(passport):
+    assert Passport.from_dict(passport.to_dict() | {"new": 1}) == passport
+
+
+def test_the_warnings_name_what_limits_the_scores(passport):
+    assert describe_warnings(passport) == [
+        "2 of 5 rows are not used (damaged: at 1 s, and 1 other reasons); see rejects.csv",
+        "training has no segment of phase z: cannot be learnt",
+        "validation has no segment of phases y, z: not scored",
+    ]
+    shared = dataclasses.replace(passport, cases_on_both_sides=[f"case {i}" for i in range(7)])
+    assert describe_warnings(shared)[1].startswith(
+        "the CSV's split column puts cases case 0, case 1, case 2, case 3, case 4 and 2 more into"
+    )
+
+
+def test_data_without_a_flaw_gives_no_warning(tmp_path):
+    segments = make_rows(tmp_path, [("a", "x", "train"), ("b", "x", "val")])
+    assert describe_warnings(make_passport(segments)) == []
+
+
+def test_the_hash_of_the_data_ignores_order_and_folder_but_not_content(tmp_path):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    rows = [("a", "x", "train"), ("b", "y", "val")]
+    here, there = make_rows(tmp_path / "here", rows), make_rows(tmp_path / "there", rows)
+    assert hash_segments(here) == hash_segments(there[::-1])
+    (tmp_path / "there/a.mp4").write_bytes(b"another video")
+    assert hash_segments(here) != hash_segments(there)
+    moved = [dataclasses.replace(s, split="val") for s in here]
+    assert hash_segments(here) != hash_segments(moved)
