@@ -1,4 +1,4 @@
-"""The settings of a search, beside those of the training runs that it varies."""
+"""Settings of a search, beside the settings of the training runs that it varies."""
 
 from dataclasses import dataclass, field, fields
 from typing import Literal
@@ -17,24 +17,26 @@ class SearchConfig:
         "window_size=choice(8,16,32)",
         "class_weights=choice(none,inverse_sqrt,effective,logit_adjusted)",
     )
-    """Settings to search and their values: choice(a,b,...), uniform(low,high),
+    """Searched settings and their values: choice(a,b,...), uniform(low,high),
     loguniform(low,high), randint(low,high) without high."""
     num_samples: int = 20
-    """Trials; a larger number goes on with a search that is complete."""
+    """Number of trials; a larger number extends a complete search."""
     searcher: Literal["optuna", "random", "grid"] = "optuna"
-    """How trials are chosen: Optuna's TPE, by chance, or all combinations of choices."""
+    """Choice of the trials: Optuna's TPE, random, or all combinations of choices."""
     scheduler: Literal["asha", "none"] = "asha"
-    """Whether trials that fall behind are stopped early."""
+    """Early stopping of trials that fall behind: ASHA or none."""
     grace_period: int = 4
     """Epochs before a trial may be stopped."""
     metric: Metric = "val_macro_f1"
-    """What is searched for, at the best epoch. (Losses of different schemes do not compare.)"""
+    """Score that is maximised, at the best epoch. Losses of different schemes are not
+    comparable."""
     max_concurrent: int | None = None
-    """Trials at a time (default: what the cluster, or the cores of this machine, can hold)."""
+    """Trials that run simultaneously (default: as many as the cluster, or the cores of this
+    machine, can hold)."""
     time_budget_s: float | None = None
-    """Seconds after which no more is trained; the same command goes on."""
+    """Seconds after which training pauses; the same command resumes the search."""
     repeats: int = 0
-    """Train the finalists again under so many other seeds."""
+    """Number of other seeds under which the finalists are trained again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,28 +46,32 @@ class TuneConfig(Config):
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def base(self) -> Config:
-        """The training run that the search varies."""
+        """Return the settings of the training run that the search varies."""
         return Config(**{part.name: getattr(self, part.name) for part in fields(Config)})
 
     def validate(self) -> None:
-        """Check what needs no file and no cluster.
+        """Check the settings as far as neither files nor a cluster are needed.
 
         Raises:
-            UserError: Naming the flag, its value and the cure.
+            UserError: A value is wrong; the message names the flag, the value and the cure.
         """
         super().validate()
-        s = self.search
+        num_samples, grace_period = self.search.num_samples, self.search.grace_period
+        concurrent, budget_s = self.search.max_concurrent, self.search.time_budget_s
         rules = [
-            (s.num_samples >= 1, f"--num_samples {s.num_samples}: must be at least 1"),
-            (s.grace_period >= 1, f"--grace_period {s.grace_period}: must be at least 1"),
+            (num_samples >= 1, f"--num_samples {num_samples}: must be at least 1"),
+            (grace_period >= 1, f"--grace_period {grace_period}: must be at least 1"),
             (
-                s.max_concurrent is None or s.max_concurrent >= 1,
-                f"--max_concurrent {s.max_concurrent}: must be at least 1",
+                concurrent is None or concurrent >= 1,
+                f"--max_concurrent {concurrent}: must be at least 1",
             ),
             (
-                s.time_budget_s is None or s.time_budget_s > 0,
-                f"--time_budget_s {s.time_budget_s}: must be more than 0",
+                budget_s is None or budget_s > 0,
+                f"--time_budget_s {budget_s}: must be more than 0",
             ),
-            (s.repeats >= 0, f"--repeats {s.repeats}: must not be negative"),
+            (
+                self.search.repeats >= 0,
+                f"--repeats {self.search.repeats}: must not be negative",
+            ),
         ]
         check_rules(rules)

@@ -11,7 +11,6 @@ from ophnet_ray.config import Config, WindowConfig, dump_config, read_config
 from ophnet_ray.console import Console, log_to
 from ophnet_ray.data.cache.store import BlockCache, sampling_of
 from ophnet_ray.data.manifest import Manifest
-from ophnet_ray.data.run_data import RunData
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.errors import TrainingError, UserError, one_line
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
@@ -28,7 +27,8 @@ from ophnet_ray.train.preflight import (
 from ophnet_ray.train.prepare import prepare_data, prepare_variant, read_run_data
 from ophnet_ray.train.trainer import failures_in_one_line
 from ophnet_ray.tune.config import TuneConfig
-from ophnet_ray.tune.directory import SearchDirectory, Trial, end_trial, outcome_of
+from ophnet_ray.tune.directory import SearchDirectory
+from ophnet_ray.tune.plan import plan_search
 from ophnet_ray.tune.progress import SearchTable
 from ophnet_ray.tune.ranking import (
     RankedTrial,
@@ -38,21 +38,21 @@ from ophnet_ray.tune.ranking import (
     rank_trials,
 )
 from ophnet_ray.tune.report import describe_gain, write_search_page
-from ophnet_ray.tune.resources import one_trial, plan_trials, trials_on_this_machine
+from ophnet_ray.tune.resources import plan_trials
+from ophnet_ray.tune.scheduler import build_scheduler
+from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.searcher import Suggestions
-from ophnet_ray.tune.space import SearchSpace, decoding_variants, parse_search_space
-from ophnet_ray.tune.tuner import (
-    TrialQueue,
-    TrialSetup,
-    TrialTask,
-    build_scheduler,
-    build_tuner,
-)
+from ophnet_ray.tune.space import SearchSpace, decoding_variants
+from ophnet_ray.tune.trial import Trial, outcome_of, write_trial_end
+from ophnet_ray.tune.trial_task import TrialSetup, TrialTask
+from ophnet_ray.tune.tuner import TrialQueue, build_tuner
+
+MAX_REASON_CHARS = 200
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The ranking and the winner, what it gained over trial 0, and where the answer lies."""
+    """The ranking, the winner with its gain over trial 0, the folder and the output file."""
 
     ranked: list[RankedTrial]
     winner: RankedTrial
@@ -62,222 +62,204 @@ class SearchResult:
 
 
 def tune(config: TuneConfig, console: Console) -> SearchResult:
-    """Search, or go on with a search that was stopped, or repeat the answer of a complete one.
+    """Search, resume a search that was interrupted, or repeat the answer of a complete one.
 
     Raises:
         UserError: The input is wrong.
-        TrainingError: No trial could be trained to its end.
+        TrainingError: No trial was finished.
     """
-    config.validate()
-    check_loggers(config)
-    config = one_trial(config)
-    output = check_output(config.run.output_pth)
-    space = parse_search_space(config.search.search, config.base())
-    suggestions = _build_suggestions(config, space)
-    num_trials = suggestions.num_trials(config.search.num_samples)
-    concurrent = trials_on_this_machine(config, num_trials)
-    config = resolve_paths(config, console)
+    plan = plan_search(config)
+    check_loggers(plan.config)
+    output = check_output(plan.config.run.output_pth)
+    config = resolve_paths(plan.config, console)
     data = read_run_data(config.base(), console)
-    search = _open_search(config, space, data.data_hash)
-    with search.run.locked():
-        log_to(search.run.logs / "driver.log")
-        with failures_in_one_line(search.run, "search"):
-            if _is_complete(search, num_trials, config):
-                console.say(f"complete already: {search.path}")
+    directory = _open_directory(config, plan.space, data.data_hash)
+    search = Search(config, plan.space, plan.num_trials, data, directory)
+    with directory.run.locked():
+        log_to(directory.run.logs / "driver.log")
+        with failures_in_one_line(directory.run, "search"):
+            if _is_complete(search):
+                console.say(f"complete already: {directory.path}")
             else:
                 cache = BlockCache(
                     config.run.cache_dir or "", config.windows, config.run.local_cache_dir
                 )
-                metadata = job_metadata(config.base(), search.run)
-                with cache.in_use(), connect(config, metadata, concurrent) as where:
+                metadata = job_metadata(config.base(), directory.run)
+                with cache.in_use(), connect(config, metadata, plan.max_concurrent) as where:
                     console.say(where)
-                    setup = _prepare(config, space, cache, data, search, num_trials, console)
-                    _search(config, setup, suggestions, num_trials, console)
-                    _repeat(config, setup, console)
-            return _conclude(config, space, search, output)
+                    setup = _prepare(search, cache, console)
+                    _train_trials(search, setup, console)
+                    _repeat_finalists(search, setup, console)
+            return _conclude(search, output)
 
 
-def _build_suggestions(config: TuneConfig, space: SearchSpace) -> Suggestions:
-    s = config.search
+def _open_directory(config: TuneConfig, space: SearchSpace, data_hash: str) -> SearchDirectory:
+    """Open the folder of a search, new or to be resumed.
+
+    Raises:
+        UserError: It cannot be written, or holds another search or a training run.
+    """
+    if is_remote(config.run.storage_path):
+        raise UserError(
+            "--storage_path: a search needs a folder that all its machines mount; only videos, "
+            "--cache_dir and --output_pth may lie in a bucket"
+        )
+    stem = stem_of(config.data.csv_path or "")
+    name = config.run.name or f"tune-{stem}-{config.base().identity_hash(data_hash)}"
+    directory = SearchDirectory(Path(config.run.storage_path) / name)
+    if directory.run.metrics.exists():
+        raise UserError(f"{directory.path} is a training run; choose another --name for the search")
+    directory.run.create()
+    directory.check_same(config, space, data_hash)
+    return directory
+
+
+def _prepare(search: Search, cache: BlockCache, console: Console) -> TrialSetup:
+    """Decode, once for all trials, whatever any of them may read."""
+    data, run = search.data, search.directory.run
+    threads = run.read_resources().get("threads_per_worker")
+    plan = plan_trials(search.config, search.num_trials, threads, console.say)
+    check_backbone(plan.base, console.say)
+    check_cluster(plan.base, data.segments)
+    first = prepare_data(plan.base, cache, data, run, plan.resources, console)
+    decoded = {sampling_of(search.config.windows): first}
+    manifests: dict[WindowConfig, Manifest] = {search.config.windows: first}
+    for settings in decoding_variants(search.space):
+        windows = plan.base.replace_flat(**settings).windows
+        sampling = sampling_of(windows)
+        if sampling not in decoded:
+            paths = search.config.run
+            cache = BlockCache(paths.cache_dir or "", windows, paths.local_cache_dir)
+            decoded[sampling] = prepare_variant(
+                cache, data.segments, first.phases, plan.resources, console
+            )
+        manifests[windows] = replace(decoded[sampling], windows=windows)
+    return TrialSetup(search.directory, plan, manifests, data.data_hash, search.metric)
+
+
+def _train_trials(search: Search, setup: TrialSetup, console: Console) -> None:
+    """Train the trials that have not ended, and those that failed."""
+    past = search.directory.trials()
+    again = [trial for trial in past if trial.state in ("unfinished", "failed")]
+    num_left = max(search.num_trials - len(past), 0) + len(again)
+    if not num_left:
+        return
+    if past:
+        console.say(f"resuming: {len(past) - len(again)} of {search.num_trials} trials have ended")
+    concurrent = min(setup.plan.max_concurrent, num_left)
+    console.say(
+        f"searching {', '.join(search.config.search.search)}: {num_left} trials, "
+        f"{concurrent} at a time"
+    )
+    suggestions = _build_suggestions(search)
+    for trial in past:
+        outcome = None if trial in again else outcome_of(trial, setup.metric)
+        suggestions.record(trial.number, trial.settings, outcome)
+    tasks = [TrialTask(trial.number, trial.settings) for trial in again]
+    queue = TrialQueue(setup, tasks, len(past), search.num_trials, suggestions)
+    tuner = build_tuner(
+        setup,
+        queue,
+        build_scheduler(search.config.search, setup),
+        num_left,
+        search.config.search.time_budget_s,
+    )
+    max_epochs, read = search.config.training.max_epochs, search.directory.trials
+    table = SearchTable(console, setup.metric, max_epochs, search.num_trials, read)
+    _record_failures(search.directory, table.run(tuner.fit))
+
+
+def _build_suggestions(search: Search) -> Suggestions:
+    config = search.config
     return Suggestions(
-        space,
-        s.searcher,
-        s.num_samples,
+        search.space,
+        config.search.searcher,
+        config.search.num_samples,
         config.training.seed,
         config.base().to_flat(),
     )
 
 
-def _open_search(config: TuneConfig, space: SearchSpace, data_hash: str) -> SearchDirectory:
-    """The folder of this search, new or to be resumed.
-
-    Raises:
-        UserError: It cannot be written, or holds another search or a run.
-    """
-    if is_remote(config.run.storage_path):
-        raise UserError(
-            "--storage_path: a search is kept in a folder that its machines share; videos, "
-            "--cache_dir and --output_pth may lie in a bucket"
-        )
-    stem = stem_of(config.data.csv_path or "")
-    name = config.run.name or f"tune-{stem}-{config.base().identity_hash(data_hash)}"
-    search = SearchDirectory(Path(config.run.storage_path) / name)
-    if search.run.metrics.exists():
-        raise UserError(f"{search.path} is a training run; choose another --name for the search")
-    search.run.create()
-    search.check_same(config, space, data_hash)
-    return search
-
-
-def _prepare(
-    config: TuneConfig,
-    space: SearchSpace,
-    cache: BlockCache,
-    data: RunData,
-    search: SearchDirectory,
-    num_trials: int,
-    console: Console,
-) -> TrialSetup:
-    """Decode, once for all trials, what any of them may read."""
-    threads = search.run.read_resources().get("threads_per_worker")
-    plan = plan_trials(config, num_trials, threads, console)
-    check_backbone(plan.base, console.say)
-    check_cluster(plan.base, data.segments)
-    first = prepare_data(plan.base, cache, data, search.run, plan.resources, console)
-    decoded = {sampling_of(config.windows): first}
-    manifests: dict[WindowConfig, Manifest] = {config.windows: first}
-    for settings in decoding_variants(space):
-        windows = plan.base.replace_flat(**settings).windows
-        sampling = sampling_of(windows)
-        if sampling not in decoded:
-            cache = BlockCache(config.run.cache_dir or "", windows, config.run.local_cache_dir)
-            decoded[sampling] = prepare_variant(
-                cache, data.segments, first.phases, plan.resources, console
-            )
-        manifests[windows] = replace(decoded[sampling], windows=windows)
-    return TrialSetup(search, plan, manifests, data.data_hash, config.search.metric)
-
-
-def _search(
-    config: TuneConfig,
-    setup: TrialSetup,
-    suggestions: Suggestions,
-    num_trials: int,
-    console: Console,
-) -> None:
-    """Run the trials that are not over yet."""
-    past = setup.search.trials()
-    again = [trial for trial in past if trial.state in ("unfinished", "failed")]
-    for trial in past:
-        outcome = None if trial in again else outcome_of(trial, setup.metric)
-        suggestions.tell(trial.number, trial.settings, outcome)
-    num_left = max(num_trials - len(past), 0) + len(again)
-    if not num_left:
-        return
-    if past:
-        console.say(f"going on: {len(past) - len(again)} of {num_trials} trials have ended")
-    at_once = min(setup.plan.max_concurrent, num_left)
-    console.say(
-        f"searching {', '.join(config.search.search)}: {num_left} trials, {at_once} at a time"
-    )
-    queue = TrialQueue(
-        setup,
-        [TrialTask(trial.number, trial.settings) for trial in again],
-        len(past),
-        num_trials,
-        suggestions,
-    )
-    tuner = build_tuner(
-        setup,
-        queue,
-        build_scheduler(config.search, setup),
-        num_left,
-        config.search.time_budget_s,
-    )
-    max_epochs = config.training.max_epochs
-    table = SearchTable(console, setup.metric, max_epochs, num_trials, setup.search.trials)
-    _note_failures(setup.search, table.run(tuner.fit))
-
-
-def _repeat(config: TuneConfig, setup: TrialSetup, console: Console) -> None:
+def _repeat_finalists(search: Search, setup: TrialSetup, console: Console) -> None:
     """Train the finalists again, each under the same other seeds."""
-    finalists = choose_finalists(rank_trials(setup.search.trials(), setup.metric))
-    over = {trial.name for trial in setup.search.repeats() if trial.state == "finished"}
-    seeds = range(config.training.seed + 1, config.training.seed + 1 + config.search.repeats)
+    directory, training = search.directory, search.config.training
+    finalists = choose_finalists(rank_trials(directory.trials(), setup.metric))
+    finished = {trial.name for trial in directory.repeats() if trial.state == "finished"}
+    seeds = range(training.seed + 1, training.seed + 1 + search.config.search.repeats)
     tasks = [
         TrialTask(row.trial.number, row.trial.settings, seed)
         for seed in seeds
         for row in finalists
-        if setup.search.trial_run(row.trial.number, seed).path.name not in over
+        if directory.trial_run(row.trial.number, seed).path.name not in finished
     ]
     if not tasks:
         return
     console.say(f"training {len(finalists)} finalists again under {len(seeds)} other seeds")
-    tuner = build_tuner(setup, TrialQueue(setup, tasks), FIFOScheduler(), len(tasks), None)
-    max_epochs = config.training.max_epochs
-    table = SearchTable(console, setup.metric, max_epochs, len(tasks), setup.search.repeats)
-    _note_failures(setup.search, table.run(tuner.fit))
+    tuner = build_tuner(setup, TrialQueue(setup, tasks), FIFOScheduler(), len(tasks))
+    table = SearchTable(console, setup.metric, training.max_epochs, len(tasks), directory.repeats)
+    _record_failures(directory, table.run(tuner.fit))
 
 
-def _note_failures(search: SearchDirectory, results: Any) -> None:
-    """Keep why a trial broke off that could not say so itself, e.g. because its node died."""
-    states = {trial.name: trial for trial in (*search.trials(), *search.repeats())}
+def _record_failures(directory: SearchDirectory, results: Any) -> None:
+    """Record why trials ended that could not do so themselves, e.g. because their node was lost."""
+    trials = {trial.name: trial for trial in (*directory.trials(), *directory.repeats())}
     for result in results:
         if result.error is None or not result.config:
             continue
-        run = search.trial_run(result.config["number"], result.config["seed"])
-        if states[run.path.name].state == "unfinished":
-            end_trial(run, "failed", len(run.read_metrics()), one_line(result.error)[-200:])
+        run = directory.trial_run(result.config["number"], result.config["seed"])
+        if not trials[run.path.name].has_ended:
+            reason = one_line(result.error)[-MAX_REASON_CHARS:]
+            write_trial_end(run, "failed", len(run.read_metrics()), reason)
 
 
-def _is_complete(search: SearchDirectory, num_trials: int, config: TuneConfig) -> bool:
-    """Whether there is nothing left to train."""
-    trials = search.trials()
-    ended = [trial for trial in trials if trial.state in ("finished", "stopped")]
-    if len(trials) < num_trials or len(ended) < len(trials):
+def _is_complete(search: Search) -> bool:
+    """Return True if there is nothing left to train."""
+    trials = search.directory.trials()
+    if len(trials) < search.num_trials:
         return False
-    if not config.search.repeats:
+    if any(trial.state in ("unfinished", "failed") for trial in trials):
+        return False
+    num_repeats = search.config.search.repeats
+    if not num_repeats:
         return True
-    finalists = choose_finalists(rank_trials(trials, config.search.metric))
-    repeats = [trial for trial in search.repeats() if trial.state == "finished"]
-    return len(repeats) >= config.search.repeats * len(finalists)
+    finalists = choose_finalists(rank_trials(trials, search.metric))
+    repeats = [trial for trial in search.directory.repeats() if trial.state == "finished"]
+    return len(repeats) >= num_repeats * len(finalists)
 
 
-def _conclude(
-    config: TuneConfig, space: SearchSpace, search: SearchDirectory, output: str
-) -> SearchResult:
-    """Rank the trials and hand out the winner.
+def _conclude(search: Search, output: str) -> SearchResult:
+    """Rank the trials; write the table, the page, and the winner's settings and checkpoint.
 
     Raises:
         TrainingError: No trial is finished.
     """
-    metric = config.search.metric
-    trials, repeats = search.trials(), search.repeats()
+    directory, metric = search.directory, search.metric
+    trials, repeats = directory.trials(), directory.repeats()
     ranked = rank_trials(trials, metric)
-    write_atomically(search.table, format_table(ranked, metric, list(space)))
+    write_atomically(directory.table, format_table(ranked, metric, list(search.space)))
     winner = choose_winner(ranked, repeats, metric)
     if winner is None:
-        raise TrainingError(_describe_unfinished(trials, search))
-    best = trial_settings(winner.trial)
-    write_atomically(search.best_config, dump_config(best).encode())
+        raise TrainingError(_describe_no_winner(trials, directory))
+    best = read_trial_config(winner.trial)
+    write_atomically(directory.best_config, dump_config(best).encode())
     checkpoint = best_checkpoint(find_checkpoints(winner.trial.run.checkpoints)).file
-    copy_file(checkpoint, search.best_checkpoint)
+    copy_file(checkpoint, directory.best_checkpoint)
     copy_file(checkpoint, output)
-    write_search_page(search, config, space, ranked, repeats, winner)
-    return SearchResult(ranked, winner, describe_gain(ranked, winner), search, output)
+    write_search_page(search, ranked, repeats, winner)
+    return SearchResult(ranked, winner, describe_gain(ranked, winner), directory, output)
 
 
-def trial_settings(trial: Trial) -> Config:
-    """The settings of a trial as ``train.py --config`` takes them, under a name of its own."""
+def read_trial_config(trial: Trial) -> Config:
+    """Read the settings of a trial for ``train.py --config``, without the trial's name."""
     config = read_config(str(trial.run.config), Config())
     return replace(config, run=replace(config.run, name=None))
 
 
-def _describe_unfinished(trials: Sequence[Trial], search: SearchDirectory) -> str:
+def _describe_no_winner(trials: Sequence[Trial], directory: SearchDirectory) -> str:
     failed = [trial for trial in trials if trial.state == "failed"]
     if failed:
-        return f"no trial was finished; the first that failed: {failed[0].reason}"
+        return f"no trial was finished; the first one that failed: {failed[0].reason}"
     return (
-        f"no trial was finished of the {len(trials)} that were begun; the same command goes on, "
-        f"with a larger --time_budget_s (see {search.table})"
+        f"none of the {len(trials)} trials that were started was finished; the same command with a "
+        f"larger --time_budget_s resumes the search (see {directory.table})"
     )

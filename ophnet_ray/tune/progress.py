@@ -1,4 +1,4 @@
-"""What a person sees of a search: one live table on a terminal, elsewhere a line for each end."""
+"""Progress of a search: a live table on a terminal, else one line per trial that has ended."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,27 +10,27 @@ from rich.table import Table
 
 from ophnet_ray.console import Console, run_watched
 from ophnet_ray.tune.config import Metric
-from ophnet_ray.tune.directory import Trial, best_record
 from ophnet_ray.tune.ranking import RankedTrial
+from ophnet_ray.tune.trial import Trial, best_record
 
 T = TypeVar("T")
 
 REFRESH_S = 1.0
 MAX_ENDED_ROWS = 12
-"""Of a live table; all of them are in ``trials.csv``."""
+"""Rows of ended trials in the live table; ``trials.csv`` has all of them."""
 MAX_RANKED, TABLE_WIDTH = 10, 120
 _STYLES = {"finished": "green", "stopped": "dim", "failed": "red", "unfinished": ""}
 
 
 class SearchTable:
-    """Show trials while they run.
+    """Live table of the trials of a search.
 
     Args:
-        console: Where to.
-        metric: What is searched for.
-        max_epochs: Of each trial.
-        num_trials: Planned in all.
-        read: The trials as their folders tell them.
+        console: Destination.
+        metric: Score that is maximised.
+        max_epochs: Epochs of a whole trial.
+        num_trials: Number of trials of the search.
+        read: Reads the trials from their folders.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class SearchTable:
     ) -> None:
         self._console, self._metric, self._max_epochs = console, metric, max_epochs
         self._num_trials, self._read = num_trials, read
-        self._told = {trial.name for trial in read() if trial.state != "unfinished"}
+        self._reported = {trial.name for trial in read() if trial.has_ended}
 
     def run(self, fit: Callable[[], T]) -> T:
-        """Show the trials while ``fit`` runs."""
+        """Call ``fit``, show the trials until it returns, and return its result."""
         with Live(
             console=self._console.rich,
             auto_refresh=False,
@@ -58,53 +58,51 @@ class SearchTable:
 
     def _show(self, live: Live) -> None:
         trials = self._read()
-        self._tell_ends(trials)
+        self._report_ended(trials)
         if self._console.rich.is_terminal:
-            live.update(self._table(trials), refresh=True)
+            live.update(self._build_table(trials), refresh=True)
 
-    def _tell_ends(self, trials: Sequence[Trial]) -> None:
-        """Elsewhere than on a terminal: a line for each trial that has ended since."""
+    def _report_ended(self, trials: Sequence[Trial]) -> None:
+        """Print one line per trial that has ended since the last call, except on a terminal."""
         for trial in trials:
-            if trial.state == "unfinished" or trial.name in self._told:
+            if not trial.has_ended or trial.name in self._reported:
                 continue
-            self._told.add(trial.name)
+            self._reported.add(trial.name)
             if not self._console.rich.is_terminal:
-                self._console.say(self._line(trial, len(self._told)))
+                self._console.say(self._format_line(trial, len(self._reported)))
 
-    def _line(self, trial: Trial, num_ended: int) -> str:
+    def _format_line(self, trial: Trial, num_ended: int) -> str:
         settings = " ".join(f"{k}={v}" for k, v in format_settings(trial.settings).items())
-        what = f"{self._metric} {self._score(trial)}" if trial.history else trial.reason
-        where = f"{len(trial.history)}/{self._max_epochs}"
+        result = f"{self._metric} {self._format_score(trial)}" if trial.history else trial.reason
         return (
             f"trial    {num_ended}/{self._num_trials}  {trial.name} {trial.state:<8} "
-            f"epoch {where}, {what}, {settings}"
+            f"epoch {len(trial.history)}/{self._max_epochs}, {result}, {settings}"
         )
 
-    def _table(self, trials: Sequence[Trial]) -> Table:
+    def _build_table(self, trials: Sequence[Trial]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
         names = list(trials[0].settings) if trials else []
         for name in ("trial", "state", *names):
             table.add_column(name)
         for name in ("epoch", self._metric, "time"):
             table.add_column(name, justify="right")
-        running = [trial for trial in trials if trial.state == "unfinished"]
-        ended = [trial for trial in trials if trial.state != "unfinished"][-MAX_ENDED_ROWS:]
-        for trial in [*ended, *running]:
-            state = "running" if trial.state == "unfinished" else trial.state
+        running = [trial for trial in trials if not trial.has_ended]
+        ended = [trial for trial in trials if trial.has_ended]
+        for trial in [*ended[-MAX_ENDED_ROWS:], *running]:
+            state = trial.state if trial.has_ended else "running"
             table.add_row(
                 trial.name,
                 state,
                 *format_settings(trial.settings).values(),
                 f"{len(trial.history)}/{self._max_epochs}",
-                self._score(trial),
+                self._format_score(trial),
                 time.strftime("%M:%S", time.gmtime(trial.seconds)),
                 style=_STYLES[trial.state],
             )
-        num_ended = sum(trial.state != "unfinished" for trial in trials)
-        table.caption = f"{num_ended} of {self._num_trials} trials have ended"
+        table.caption = f"{len(ended)} of {self._num_trials} trials have ended"
         return table
 
-    def _score(self, trial: Trial) -> str:
+    def _format_score(self, trial: Trial) -> str:
         return f"{best_record(trial.history)[self._metric]:.4f}" if trial.history else ""
 
 
@@ -117,11 +115,11 @@ def print_ranking(ranked: Sequence[RankedTrial], metric: Metric) -> None:
         table.add_column(name, justify="right")
     for name in (*names, "epochs", ""):
         table.add_column(name)
-    for place, row in enumerate(ranked[:MAX_RANKED]):
+    for rank, row in enumerate(ranked[:MAX_RANKED]):
         remark: str = row.trial.state if row.trial.state != "finished" else ""
         if row.is_tied:
             remark = "tied with the first"
-        elif place == 0 and row.trial.state == "finished":
+        elif rank == 0 and row.trial.state == "finished":
             remark = "first"
         table.add_row(
             row.trial.name,
@@ -132,12 +130,12 @@ def print_ranking(ranked: Sequence[RankedTrial], metric: Metric) -> None:
             remark,
         )
     console = RichConsole(highlight=False, soft_wrap=True)
-    console.width = max(console.width, TABLE_WIDTH)  # a file or a pipe claims to have 80
+    console.width = max(console.width, TABLE_WIDTH)  # Rich assumes 80 for a file or a pipe
     console.print(table)
     if len(ranked) > MAX_RANKED:
         console.print(f"and {len(ranked) - MAX_RANKED} more")
 
 
 def format_settings(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Settings for people: numbers with three digits that count."""
+    """Format settings for people: numbers with three significant digits."""
     return {k: f"{v:.3g}" if isinstance(v, float) else str(v) for k, v in settings.items()}

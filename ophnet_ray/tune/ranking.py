@@ -1,6 +1,6 @@
-"""Trials → an order with intervals: which are better, and which only look so.
+"""Ranking of trials, with intervals that separate a better trial from a lucky one.
 
-Only a trial that was trained to its end can win: a stopped one's score is that of another recipe.
+Only a finished trial can win: a stopped trial's score belongs to a shorter training.
 """
 
 import csv
@@ -15,21 +15,22 @@ from ophnet_ray.metrics.bootstrap import Interval, ScoreFn, bootstrap_scores, pe
 from ophnet_ray.metrics.classification import accuracy, f1_per_class, macro_f1_present
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints, read_payload
 from ophnet_ray.tune.config import Metric
-from ophnet_ray.tune.directory import Trial, best_record
+from ophnet_ray.tune.trial import Trial, best_record
 
 MAX_LEADERS = 10
-"""Trials that get an interval; those behind them are not tied in practice."""
+"""Trials that get an interval; those ranked below are not tied in practice."""
 MAX_FINALISTS = 3
 _ORDER = {"finished": 0, "stopped": 1, "unfinished": 2, "failed": 3}
-SCORE_OF: dict[Metric, ScoreFn] = {"val_macro_f1": macro_f1_present, "val_acc": accuracy}
+_SCORE_FUNCTIONS: dict[Metric, ScoreFn] = {"val_macro_f1": macro_f1_present, "val_acc": accuracy}
 
 
 @dataclass(frozen=True, slots=True)
 class RankedTrial:
-    """A trial and its score at its best epoch (counted from 1).
+    """A trial and its score at its best epoch, which is counted from 1.
 
-    ``interval`` is over the validation cases. ``gain`` is the winner's lead over this trial, case
-    by case; ``is_tied`` says that the lead may be none.
+    ``interval``: 95 % interval of the score over the validation cases. ``gain``: the same of the
+    lead that the first trial of the ranking has over this one, from paired cases. ``is_tied``: the
+    lead may be zero. ``confusion``: (K, K) counts of the validation windows.
     """
 
     trial: Trial
@@ -42,20 +43,20 @@ class RankedTrial:
 
 
 def rank_trials(trials: Sequence[Trial], metric: Metric) -> list[RankedTrial]:
-    """All trials, the best first: finished ones, then stopped, unfinished and failed ones.
+    """Rank trials: finished ones, then stopped, unfinished and failed ones; the best first in each.
 
-    The first ``MAX_LEADERS`` get intervals, from resamples of the validation cases that are the
-    same for all. A finished trial is tied with the first when the interval of the difference, pair
-    by pair, reaches 0. A single validation case gives neither.
+    The first ``MAX_LEADERS`` get intervals, all from the same resamples of the validation cases. A
+    finished trial is tied with the first one when the interval of their paired difference reaches
+    0. A single validation case gives neither intervals nor ties.
     """
     rows = [_score(trial, metric) for trial in trials]
-    rows.sort(key=lambda r: (_ORDER[r.trial.state], -(r.score or 0.0), r.trial.number))
+    rows.sort(key=lambda row: (_ORDER[row.trial.state], -(row.score or 0.0), row.trial.number))
     leaders = [row for row in rows[:MAX_LEADERS] if row.trial.state == "finished"]
     counts = {row.trial.number: _counts_by_case(row) for row in leaders}
     resampled = {
-        number: bootstrap_scores(by_case, SCORE_OF[metric])
+        number: bootstrap_scores(by_case, _SCORE_FUNCTIONS[metric])
         for number, by_case in counts.items()
-        if len(by_case) > 1  # one case tells nothing of others
+        if len(by_case) > 1  # one case says nothing about others
     }
     rows = [
         replace(row, confusion=counts[row.trial.number].sum(axis=0))
@@ -63,11 +64,11 @@ def rank_trials(trials: Sequence[Trial], metric: Metric) -> list[RankedTrial]:
         else row
         for row in rows
     ]
-    return [_compare(row, rows[0], resampled) for row in rows]
+    return [_compare_with_first(row, rows[0], resampled) for row in rows]
 
 
 def choose_finalists(ranked: Sequence[RankedTrial]) -> list[RankedTrial]:
-    """The winner and those tied with it, at most ``MAX_FINALISTS``."""
+    """Return the first trial and those tied with it, at most ``MAX_FINALISTS``."""
     finished = [row for row in ranked if row.trial.state == "finished"]
     tied = [row for row in finished[1:] if row.is_tied]
     return [*finished[:1], *tied][:MAX_FINALISTS]
@@ -76,10 +77,10 @@ def choose_finalists(ranked: Sequence[RankedTrial]) -> list[RankedTrial]:
 def choose_winner(
     ranked: Sequence[RankedTrial], repeats: Sequence[Trial], metric: Metric
 ) -> RankedTrial | None:
-    """The first of the ranking; with repeats, the finalist with the best mean over them.
+    """Return the first trial or, with repeats, the finalist with the best mean over its repeats.
 
-    The score that made a trial a finalist is left out of its mean: it was picked for being high.
-    None when no trial is finished.
+    The score that made a trial a finalist does not enter its mean: it was selected for being high.
+    None if no trial is finished.
     """
     finalists = {row.trial.number: row for row in choose_finalists(ranked)}
     scores: dict[int, list[float]] = {}
@@ -93,7 +94,7 @@ def choose_winner(
 
 
 def f1_by_phase(row: RankedTrial, phases: Sequence[str]) -> dict[str, float] | None:
-    """F1 of each phase that occurs in the validation windows."""
+    """Return the F1 of each phase that occurs in the validation windows."""
     if row.confusion is None:
         return None
     present = row.confusion.sum(axis=1) > 0
@@ -102,12 +103,12 @@ def f1_by_phase(row: RankedTrial, phases: Sequence[str]) -> dict[str, float] | N
 
 
 def format_table(ranked: Sequence[RankedTrial], metric: Metric, names: Sequence[str]) -> bytes:
-    """``trials.csv``: a line a trial, the best first."""
+    """Return the content of ``trials.csv``: one row per trial, in the order of the ranking."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    ends = ["low", "high"]
-    head = ["trial", "state", metric, *ends, "tied", "best_epoch", "epochs", "seconds", *names]
-    writer.writerow([*head, "reason"])
+    scores = [metric, "low", "high", "tied"]
+    training = ["best_epoch", "epochs", "seconds"]
+    writer.writerow(["trial", "state", *scores, *training, *names, "reason"])
     for row in ranked:
         trial = row.trial
         interval = row.interval or ("", "")
@@ -135,13 +136,13 @@ def _score(trial: Trial, metric: Metric) -> RankedTrial:
     return RankedTrial(trial, best[metric], int(best["epoch"]) + 1)
 
 
-def _compare(
+def _compare_with_first(
     row: RankedTrial, first: RankedTrial, resampled: Mapping[int, NDArray[np.float64]]
 ) -> RankedTrial:
-    own, winners = resampled.get(row.trial.number), resampled.get(first.trial.number)
-    if own is None or winners is None:
+    own, best = resampled.get(row.trial.number), resampled.get(first.trial.number)
+    if own is None or best is None:
         return row
-    gain = None if row.trial is first.trial else percentile_interval(winners - own)
+    gain = None if row.trial is first.trial else percentile_interval(best - own)
     return replace(
         row,
         interval=percentile_interval(own),
@@ -151,7 +152,7 @@ def _compare(
 
 
 def _counts_by_case(row: RankedTrial) -> NDArray[np.int64]:
-    """(C, K, K): the validation windows of each case at the trial's best epoch."""
+    """Read (C, K, K) counts: the validation windows of each case at the trial's best epoch."""
     best = best_checkpoint(find_checkpoints(row.trial.run.checkpoints))
     counts = read_payload(best.file)["confusion_by_case"]
     return np.asarray(counts.numpy(), dtype=np.int64)

@@ -1,97 +1,81 @@
-"""How many trials a cluster holds at a time, and what each of them takes."""
+"""Shares of the cluster: how many trials run simultaneously, and what each of them takes."""
 
-import os
 from dataclasses import dataclass, replace
 
-import ray
-
 from ophnet_ray.config import Config
-from ophnet_ray.console import Console
-from ophnet_ray.distributed.environment import find_running_head
-from ophnet_ray.distributed.resources import Resources, plan_resources
+from ophnet_ray.distributed.resources import (
+    ClusterSize,
+    OnNotice,
+    Resources,
+    choose_resources,
+    plan_resources,
+    read_cluster_size,
+)
 from ophnet_ray.errors import UserError
 from ophnet_ray.tune.config import TuneConfig
+from ophnet_ray.tune.plan import trials_on_this_machine
 
 DRIVER_CPUS = 0.1
-"""Of the process that starts a trial's train workers and waits for them; Ray refuses 0."""
+"""Logical CPUs of the process that starts a trial's workers and waits for them; not 0 in Ray."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrialPlan:
-    """Trials at a time, the settings of each with its threads, and what each takes."""
+    """Number of simultaneous trials, the settings that they share, and what each takes."""
 
     max_concurrent: int
     base: Config
     resources: Resources
 
 
-def one_trial(config: TuneConfig) -> TuneConfig:
-    """The search with the workers of one trial written out: one, where train.py takes all GPUs."""
-    workers = config.training.train_workers or 1
-    return replace(config, training=replace(config.training, train_workers=workers))
-
-
-def trials_on_this_machine(config: TuneConfig, num_trials: int) -> int:
-    """Trials at a time on a Ray of the search's own: one a core's worth of train workers.
-
-    Raises:
-        UserError: More are asked for than make sense.
-    """
-    cores = os.cpu_count() or 1
-    workers = config.training.train_workers or 1
-    wanted = config.search.max_concurrent
-    most = max(2 * max(cores, 2) // workers, 1)
-    if wanted is not None and wanted > most:
-        raise UserError(
-            f"--max_concurrent {wanted}: this machine holds {most} trials of {workers} train "
-            f"worker{'s' if workers > 1 else ''} ({cores} cores); use at most {most}"
-        )
-    return min(wanted or max(cores // workers, 1), num_trials)
-
-
 def plan_trials(
-    config: TuneConfig, num_trials: int, threads_per_worker: int | None, console: Console
+    config: TuneConfig, num_trials: int, threads_per_worker: int | None, on_notice: OnNotice
 ) -> TrialPlan:
-    """Share the cluster that is connected out among trials.
+    """Divide the connected cluster among trials, once its nodes have come.
 
     Args:
-        config: From ``one_trial``.
-        num_trials: Trials that are planned.
-        threads_per_worker: Of the trials that were trained before, if any: those that follow must
-            add up their numbers in the same way.
-        console: Told when nodes are waited for.
+        config: Settings of the search, from ``plan_search``.
+        num_trials: Number of trials of the search.
+        threads_per_worker: Threads of the trials trained so far, if any: the others must add their
+            numbers in the same order.
+        on_notice: Receives a line when nodes are waited for.
 
     Raises:
-        UserError: A trial, or as many as were asked for, would wait for ever.
+        UserError: A trial, or ``--max_concurrent`` of them, would wait for ever.
     """
+    plan_resources(config.base(), on_notice)
+    return choose_trial_plan(config, num_trials, threads_per_worker, read_cluster_size())
+
+
+def choose_trial_plan(
+    config: TuneConfig, num_trials: int, threads_per_worker: int | None, cluster: ClusterSize
+) -> TrialPlan:
+    """Divide a cluster among trials; arguments and error as for ``plan_trials``."""
+    base = config.base()
+    # refuses a single trial that is too large
+    use_gpu = choose_resources(base, cluster).use_gpu
     workers = config.training.train_workers or 1
-    total = ray.cluster_resources()
-    cpus, gpus = float(total.get("CPU", 0)), int(total.get("GPU", 0))
-    # refuses a trial that is too large by itself
-    use_gpu = plan_resources(config.base(), console.say).use_gpu
-    holds = int(cpus / (workers + DRIVER_CPUS))
+    fit = int(cluster.num_cpus / (workers + DRIVER_CPUS))
     if use_gpu:
-        holds = min(holds, gpus // workers)
+        fit = min(fit, cluster.num_gpus // workers)
     wanted = config.search.max_concurrent
-    if holds < max(wanted or 1, 1):
+    if fit < (wanted or 1):
         asked = f"--max_concurrent {wanted}" if wanted else "one trial"
         raise UserError(
-            f"{asked}: the cluster holds {holds} ({cpus:g} logical CPUs, {gpus} GPUs; a trial "
-            f"takes {workers + DRIVER_CPUS:g} CPUs{f' and {workers} GPUs' if use_gpu else ''}); "
-            f"{f'use at most {holds}' if holds else 'use fewer --train_workers'}"
+            f"{asked}: the cluster holds {fit} ({cluster.num_cpus} logical CPUs, "
+            f"{cluster.num_gpus} GPUs; a trial takes {workers + DRIVER_CPUS:g} CPUs"
+            f"{f' and {workers} GPUs' if use_gpu else ''}); "
+            f"{f'use at most {fit}' if fit else 'use fewer --train_workers'}"
         )
-    if find_running_head() is None:
-        holds = min(holds, trials_on_this_machine(config, num_trials))
-    max_concurrent = min(wanted or holds, num_trials)
-    base = config.base()
+    if not cluster.is_joined:
+        fit = min(fit, trials_on_this_machine(config, num_trials))
+    max_concurrent = min(wanted or fit, num_trials)
     if base.training.threads_per_worker is None:
-        threads = threads_per_worker or _threads(workers * max_concurrent)
+        threads = threads_per_worker or _choose_threads(workers * max_concurrent, cluster)
         base = replace(base, training=replace(base.training, threads_per_worker=threads))
-    return TrialPlan(max_concurrent, base, plan_resources(base, console.say))
+    return TrialPlan(max_concurrent, base, choose_resources(base, cluster))
 
 
-def _threads(num_workers: int) -> int:
-    """CPU threads of each worker: on a machine of our own they share its cores."""
-    if find_running_head() is not None:
-        return 1
-    return max((os.cpu_count() or 1) // num_workers, 1)
+def _choose_threads(num_workers: int, cluster: ClusterSize) -> int:
+    """Return the CPU threads per worker: on a Ray of our own the workers share the cores."""
+    return 1 if cluster.is_joined else max(cluster.num_cores // num_workers, 1)

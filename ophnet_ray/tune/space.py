@@ -1,4 +1,4 @@
-"""What a search varies: settings and the values that they may take. Text is parsed, never run."""
+"""The search space: settings and the values that they may take. Its text is never executed."""
 
 import itertools
 import re
@@ -15,64 +15,65 @@ RangeKind = Literal["uniform", "loguniform", "randint"]
 _ITEM = re.compile(r"(\w+)=(choice|uniform|loguniform|randint)\((.*)\)", re.DOTALL)
 _FORM = "expected e.g. lr=loguniform(1e-5,1e-2) window_size=choice(8,16,32)"
 _DECODING = ("stride", "max_frames", "coverage", "image_size", "window_size")
+_SHARE = "it sets a trial's share of the cluster"
 _FIXED = {
-    **{f.name: "it does not change a result" for f in fields(RunConfig)},
-    **{f.name: "trials are compared on the same data" for f in fields(DataConfig)},
-    "seed": "it decides the split, too; --repeats trains the finalists under other seeds",
-    "train_workers": "it is what a trial takes of the cluster",
-    "threads_per_worker": "it is what a trial takes of the cluster",
-    "use_gpu": "it is what a trial takes of the cluster",
+    **{part.name: "it does not change a result" for part in fields(RunConfig)},
+    **{part.name: "trials are compared on the same data" for part in fields(DataConfig)},
+    "seed": "it also determines the split; --repeats trains the finalists under other seeds",
+    "train_workers": _SHARE,
+    "threads_per_worker": _SHARE,
+    "use_gpu": _SHARE,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of some values."""
+    """A domain of listed values."""
 
     values: tuple[Any, ...]
 
     def __contains__(self, value: object) -> bool:
-        """Whether the value is one of them."""
+        """Return True if the value is listed."""
         return value in self.values
 
     def __str__(self) -> str:
-        """As it is written on the command line."""
+        """Return the domain as the command line writes it."""
         return f"choice({','.join(map(str, self.values))})"
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A number from ``low`` to ``high``; ``randint`` takes whole numbers below ``high``."""
+    """A domain of numbers from ``low`` to ``high``; ``randint``: integers below ``high``."""
 
     kind: RangeKind
     low: float
     high: float
 
     def __contains__(self, value: object) -> bool:
-        """Whether the value may be drawn."""
+        """Return True if the value may be drawn."""
         if not isinstance(value, int | float):
             return False
         return self.low <= value <= self.high - (self.kind == "randint")
 
     def __str__(self) -> str:
-        """As it is written on the command line."""
+        """Return the domain as the command line writes it."""
         return f"{self.kind}({self.low:g},{self.high:g})"
 
 
 SearchSpace = dict[str, Choice | Range]
-"""Values by name of the setting."""
+"""Domain of each searched setting, by its name."""
 
 
 def parse_search_space(items: Sequence[str], base: Config) -> SearchSpace:
-    """Read ``name=kind(values)`` items and check every value against the settings.
+    """Parse ``name=kind(values)`` items and check every value.
 
     Args:
         items: E.g. ``lr=loguniform(1e-5,1e-2)``, ``window_size=choice(8,16,32)``.
-        base: The run that is varied.
+        base: Settings of the training run that the search varies.
 
     Raises:
-        UserError: A name, a form or a value that cannot be; also two values that exclude each
-            other, e.g. a window longer than ``max_frames``.
+        UserError: A name, form or value is wrong, or two values exclude each other, e.g. a window
+            longer than ``max_frames``.
     """
     space: SearchSpace = {}
     for item in items:
@@ -91,23 +92,23 @@ def parse_search_space(items: Sequence[str], base: Config) -> SearchSpace:
 
 
 def decoding_variants(space: SearchSpace) -> Iterator[dict[str, Any]]:
-    """All combinations of the searched settings that say how segments are cut into windows."""
+    """Yield all combinations of the searched settings that affect decoding."""
     names = [name for name in _DECODING if name in space]
     domains = [domain.values for name in names if isinstance(domain := space[name], Choice)]
     for values in itertools.product(*domains):
         yield dict(zip(names, values, strict=True))
 
 
-def grid_of(space: SearchSpace) -> list[dict[str, Any]]:
-    """All combinations.
+def list_combinations(space: SearchSpace) -> list[dict[str, Any]]:
+    """Return all combinations of the values.
 
     Raises:
-        UserError: A range has no end of values.
+        UserError: A domain is a range, which cannot be listed.
     """
     choices = {}
     for name, domain in space.items():
         if not isinstance(domain, Choice):
-            raise UserError(f"--searcher grid: {name}={domain} has no end; give {name}=choice(...)")
+            raise UserError(f"--searcher grid: {name}={domain} is no list; give {name}=choice(...)")
         choices[name] = domain.values
     return [
         dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
@@ -120,36 +121,36 @@ def _parse_item(item: str, base: Config) -> tuple[str, Choice | Range]:
         raise UserError(f"--search {item}: {_FORM}")
     name, kind, listed = match.groups()
     if name not in base.to_flat():
-        raise UserError(f"--search {item}: there is no setting {name}; see --help for the names")
+        raise UserError(f"--search {item}: there is no setting {name}; --help lists them")
     if name in _FIXED:
-        raise UserError(f"--search {item}: {name} is not searched: {_FIXED[name]}")
+        raise UserError(f"--search {item}: {name} cannot be searched: {_FIXED[name]}")
     values = [_typed(item, name, text, base) for text in listed.split(",")]
     if kind == "choice":
         return name, Choice(tuple(dict.fromkeys(values)))
     if name in _DECODING:
-        raise UserError(f"--search {item}: {name} decides what is decoded; give {name}=choice(...)")
+        raise UserError(f"--search {item}: {name} affects decoding; give {name}=choice(...)")
     return name, _make_range(item, kind, values)
 
 
 def _make_range(item: str, kind: Any, values: list[Any]) -> Range:
     if len(values) != 2 or not all(type(value) in (int, float) for value in values):
-        raise UserError(f"--search {item}: {kind} takes two numbers, low and high")
+        raise UserError(f"--search {item}: {kind} takes two numbers: low,high")
     low, high = values
     if not low < high:
         raise UserError(f"--search {item}: {low:g} is not below {high:g}")
     if kind == "loguniform" and low <= 0:
         raise UserError(f"--search {item}: loguniform needs numbers above 0")
     if (kind == "randint") != (type(low) is int):
-        wanted = "whole numbers" if kind == "randint" else "a setting with a fraction"
+        wanted = "integers" if kind == "randint" else "a setting that is not an integer"
         raise UserError(f"--search {item}: {kind} takes {wanted}")
     return Range(kind, low, high)
 
 
 def _typed(item: str, name: str, text: str, base: Config) -> Any:
-    """The value that the text means for the setting; it must be possible by itself."""
+    """Convert the text of a value to the type of its setting, and check it."""
     try:
         changed = base.replace_flat(**{name: yaml.safe_load(text)})
-        if name not in _DECODING:  # those depend on each other: checked in combination
+        if name not in _DECODING:  # these depend on each other: combinations are checked later
             changed.validate()
     except (UserError, yaml.YAMLError) as error:
         raise UserError(f"--search {item}: {one_line(error)}") from error

@@ -1,0 +1,70 @@
+"""Checks of a search before anything heavy is loaded: no Ray, no torch, no Optuna."""
+
+import os
+from dataclasses import dataclass, replace
+
+from ophnet_ray.errors import UserError
+from ophnet_ray.tune.config import TuneConfig
+from ophnet_ray.tune.space import SearchSpace, list_combinations, parse_search_space
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """A search whose settings are valid.
+
+    ``num_trials``: size of a grid, else ``--num_samples``. ``max_concurrent``: trials that this
+    machine runs simultaneously on a Ray of its own.
+    """
+
+    config: TuneConfig
+    space: SearchSpace
+    num_trials: int
+    max_concurrent: int
+
+
+def plan_search(config: TuneConfig) -> SearchPlan:
+    """Check the settings of a search, and count its trials.
+
+    ``train_workers`` of the returned settings is never None: a trial takes one worker by default,
+    where ``train.py`` takes all GPUs.
+
+    Raises:
+        UserError: A setting is wrong, or more trials are asked for than this machine holds.
+    """
+    config.validate()
+    space = parse_search_space(config.search.search, config.base())
+    num_trials = count_trials(config, space)
+    workers = config.training.train_workers or 1
+    config = replace(config, training=replace(config.training, train_workers=workers))
+    return SearchPlan(config, space, num_trials, trials_on_this_machine(config, num_trials))
+
+
+def count_trials(config: TuneConfig, space: SearchSpace) -> int:
+    """Return the number of trials: all combinations of a grid, else ``--num_samples``.
+
+    Raises:
+        UserError: A grid over a range.
+    """
+    if config.search.searcher == "grid":
+        return len(list_combinations(space))
+    return config.search.num_samples
+
+
+def trials_on_this_machine(config: TuneConfig, num_trials: int) -> int:
+    """Return how many trials run simultaneously on a Ray of the search's own.
+
+    By default each train worker gets a core.
+
+    Raises:
+        UserError: ``--max_concurrent`` is more than twice that.
+    """
+    cores = os.cpu_count() or 1
+    workers = config.training.train_workers or 1
+    wanted = config.search.max_concurrent
+    maximum = max(2 * max(cores, 2) // workers, 1)
+    if wanted is not None and wanted > maximum:
+        raise UserError(
+            f"--max_concurrent {wanted}: this machine holds {maximum} trials of {workers} train "
+            f"worker{'s' if workers > 1 else ''} ({cores} cores); use at most {maximum}"
+        )
+    return min(wanted or max(cores // workers, 1), num_trials)

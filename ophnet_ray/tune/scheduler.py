@@ -1,0 +1,87 @@
+"""Early stopping of trials: asynchronous successive halving, with the results of past calls.
+
+This is the one module of ``tune`` that relies on more of Ray than it documents. Before an upgrade
+of Ray, check in ``ray/tune/schedulers/async_hyperband.py`` that
+
+- ``on_trial_add``, ``on_trial_result`` and ``on_trial_remove`` of ``ASHAScheduler`` do not use the
+  ``tune_controller`` that they are given, and read nothing but ``trial_id`` from the trial:
+  ``replay`` calls them with a stand-in, before there is a controller;
+- ``set_search_properties`` does nothing but set the metric and the mode: it is skipped here;
+- a result at ``max_t`` ends a trial: such results are kept away from ASHA, since the trial ends by
+  itself.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from ophnet_ray.tune.config import SearchConfig
+from ophnet_ray.tune.trial import Trial, write_trial_end
+from ophnet_ray.tune.trial_task import EPOCHS, SCORE, TrialProgress, TrialSetup
+
+REDUCTION_FACTOR = 3
+"""Of ASHA: at each rung the best third continues."""
+
+
+def build_scheduler(search: SearchConfig, setup: TrialSetup) -> TrialScheduler:
+    """Build the scheduler of a search; ASHA starts with the results of the trials that ended."""
+    max_epochs = setup.plan.base.training.max_epochs
+    if search.scheduler == "none" or search.grace_period >= max_epochs:
+        return FIFOScheduler()
+    scheduler = ResumedAsha(setup, search.grace_period, max_epochs)
+    for trial in setup.search.trials():
+        scheduler.replay(trial)
+    return scheduler
+
+
+class ResumedAsha(ASHAScheduler):
+    """Asynchronous successive halving (arXiv:1810.05934) that outlives its process.
+
+    It takes the results of trials from their folders, and records there which trials it stops.
+    """
+
+    def __init__(self, setup: TrialSetup, grace_period: int, max_epochs: int) -> None:
+        super().__init__(
+            time_attr=EPOCHS,
+            metric=SCORE,
+            mode="max",
+            max_t=max_epochs,
+            grace_period=grace_period,
+            reduction_factor=REDUCTION_FACTOR,
+        )
+        self._setup, self._max_epochs = setup, max_epochs
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Accept the metric and the mode of Tune: they are set already."""
+        return True
+
+    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
+        """Decide whether a trial continues."""
+        if result[EPOCHS] >= self._max_epochs:
+            return TrialScheduler.CONTINUE
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        if decision == TrialScheduler.STOP:
+            run = self._setup.search.trial_run(trial.config["number"], trial.config["seed"])
+            write_trial_end(run, "stopped", result[EPOCHS], "behind other trials at this epoch")
+        return decision
+
+    def replay(self, trial: Trial) -> None:
+        """Add the results of a trial that ended before to the rungs."""
+        if trial.state not in ("finished", "stopped"):
+            return
+        past: Any = _PastTrial(trial.name)
+        no_controller: Any = None
+        progress = TrialProgress(self._setup.metric)
+        self.on_trial_add(no_controller, past)
+        for record in trial.history[: self._max_epochs - 1]:
+            super().on_trial_result(no_controller, past, progress.add_epoch(record))
+        self.on_trial_remove(no_controller, past)
+
+
+@dataclass(frozen=True, slots=True)
+class _PastTrial:
+    """Stand-in for Ray's trial, with the one attribute that ASHA reads."""
+
+    trial_id: str

@@ -1,0 +1,131 @@
+"""A trial of a search: its record on disk and its scores.
+
+A trial's folder is the only memory of it. ``trial.json`` is written before the trial starts,
+``ended.json`` when it ends; a trial that has only the first is resumed by the next call.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ophnet_ray.metrics.classification import rank_epoch
+from ophnet_ray.models.checkpoints import find_checkpoints, read_payload
+from ophnet_ray.storage.files import write_atomically
+from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.tune.config import Metric
+
+TrialState = Literal["finished", "stopped", "failed", "unfinished"]
+History = Sequence[Mapping[str, float]]
+"""Records of a run's epochs, as in its ``metrics.jsonl``."""
+
+STARTED_FILE, ENDED_FILE = "trial.json", "ended.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Content of a trial's folder.
+
+    ``history`` has one record per epoch that counts: a worker may have trained one epoch more
+    before it was stopped. ``seed`` is set only for a repeat of a finalist.
+    """
+
+    number: int
+    settings: Mapping[str, Any]
+    state: TrialState
+    history: tuple[Mapping[str, float], ...]
+    run: RunDirectory
+    reason: str = ""
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the trial's folder."""
+        return self.run.path.name
+
+    @property
+    def seconds(self) -> float:
+        """Training time."""
+        return sum(record["seconds"] for record in self.history)
+
+    @property
+    def has_ended(self) -> bool:
+        """True once the trial is finished, stopped or failed."""
+        return self.state != "unfinished"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialOutcome:
+    """Score of a trial after each epoch; no scores if it failed.
+
+    ``is_stopped``: the trial was stopped before its last epoch.
+    """
+
+    scores: tuple[float, ...]
+    is_stopped: bool
+
+
+def best_record(history: History) -> Mapping[str, float]:
+    """Return the record of the epoch whose checkpoint is kept as the best."""
+    return max(history, key=rank_epoch)
+
+
+def running_scores(history: History, metric: Metric) -> tuple[float, ...]:
+    """Return, for each epoch, the metric at the best epoch up to then."""
+    return tuple(best_record(history[: i + 1])[metric] for i in range(len(history)))
+
+
+def outcome_of(trial: Trial, metric: Metric) -> TrialOutcome | None:
+    """Return the outcome from which the searcher learns; None while the trial is unfinished."""
+    if not trial.has_ended:
+        return None
+    scores = () if trial.state == "failed" else running_scores(trial.history, metric)
+    return TrialOutcome(scores, trial.state == "stopped")
+
+
+def write_trial_start(
+    run: RunDirectory, number: int, settings: Mapping[str, Any], seed: int | None
+) -> None:
+    """Record that a trial starts, or starts again."""
+    record = {"number": number, "settings": dict(settings), "seed": seed}
+    write_atomically(run.path / STARTED_FILE, json.dumps(record).encode())
+    (run.path / ENDED_FILE).unlink(missing_ok=True)
+
+
+def write_trial_end(run: RunDirectory, state: TrialState, epochs: int, reason: str = "") -> None:
+    """Record that a trial has ended, and after how many epochs."""
+    record = {"state": state, "epochs": epochs, "reason": reason}
+    write_atomically(run.path / ENDED_FILE, json.dumps(record).encode())
+
+
+def read_trial(folder: Path) -> Trial:
+    """Read a trial's folder."""
+    run = RunDirectory(folder)
+    started = json.loads((folder / STARTED_FILE).read_text())
+    try:
+        ended = json.loads((folder / ENDED_FILE).read_text())
+    except FileNotFoundError:
+        ended = {"state": "unfinished", "epochs": None, "reason": ""}
+    history = tuple(run.read_metrics())
+    return Trial(
+        number=started["number"],
+        settings=started["settings"],
+        state=ended["state"],
+        history=history[: ended["epochs"]],
+        run=run,
+        reason=ended["reason"],
+        seed=started["seed"],
+    )
+
+
+def read_trained_epochs(run: RunDirectory) -> list[dict[str, float]]:
+    """Read the records of the epochs before a trial's last sound checkpoint.
+
+    A trial that is resumed does not train these again.
+    """
+    checkpoints = find_checkpoints(run.checkpoints)
+    if not checkpoints:
+        return []
+    history: list[dict[str, float]] = read_payload(checkpoints[-1].file)["history"]
+    return history

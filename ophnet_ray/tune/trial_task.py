@@ -1,0 +1,112 @@
+"""One trial on Ray Tune: a whole training run whose scores are reported after each epoch.
+
+A trial is a driver function that builds a ``TorchTrainer`` of its own and waits for it, which is
+Ray's pattern since Train V2.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray.tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from ophnet_ray.config import Config, WindowConfig
+from ophnet_ray.console import log_to
+from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.train.protocol import TrainLoopConfig
+from ophnet_ray.train.trainer import fit_run
+from ophnet_ray.tune.config import Metric
+from ophnet_ray.tune.directory import SearchDirectory
+from ophnet_ray.tune.resources import TrialPlan
+from ophnet_ray.tune.trial import best_record, read_trained_epochs, write_trial_end
+
+EPOCHS, SCORE = "epochs", "score"
+"""Keys of a trial's report after each epoch: epochs done, and the metric at the best of them."""
+
+
+@dataclass(frozen=True)
+class TrialSetup:
+    """Everything that a trial needs beside its settings.
+
+    ``manifests`` holds one manifest per way of cutting windows that the search may ask for.
+    """
+
+    search: SearchDirectory
+    plan: TrialPlan
+    manifests: Mapping[WindowConfig, Manifest]
+    data_hash: str
+    metric: Metric
+
+
+@dataclass(frozen=True, slots=True)
+class TrialTask:
+    """A trial to be trained; ``seed`` is set for the repeat of a finalist."""
+
+    number: int
+    settings: Mapping[str, Any]
+    seed: int | None = None
+
+
+def trial_config(base: Config, settings: Mapping[str, Any], seed: int | None) -> Config:
+    """Return the settings of a trial's training run."""
+    config = base.replace_flat(**settings)
+    return config if seed is None else config.replace_flat(seed=seed)
+
+
+def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
+    """Train a trial or resume it, and record how it ended; Ray Tune calls this.
+
+    Epochs that were trained before a restart are reported first, so that the scheduler decides
+    about them as if there had been no restart.
+
+    Args:
+        task: Number, settings and seed of the trial, as Ray Tune hands them on.
+        setup: Everything else.
+
+    Raises:
+        TrainingError: Training failed; the trial's folder holds the reason, too.
+    """
+    run = setup.search.trial_run(task["number"], task["seed"])
+    log_to(run.logs / "trial.log")
+    config = trial_config(setup.plan.base, task["settings"], task["seed"])
+    run.write_config(config)
+    progress = TrialProgress(setup.metric)
+    for record in read_trained_epochs(run):
+        ray.tune.report(progress.add_epoch(record))
+    manifest = setup.manifests[config.windows]
+    loop = TrainLoopConfig(config, manifest, setup.plan.resources, run, setup.data_hash)
+    try:
+        fit_run(loop, [_ReportToTune(progress)])
+    except (TrainingError, UserError) as error:
+        write_trial_end(run, "failed", len(run.read_metrics()), str(error))
+        raise
+    write_trial_end(run, "finished", len(run.read_metrics()))
+
+
+class TrialProgress:
+    """Epoch records of a trial, turned into Tune results."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric: Metric = metric
+        self._history: list[Mapping[str, float]] = []
+
+    def add_epoch(self, record: Mapping[str, float]) -> dict[str, float]:
+        """Add an epoch; return the number of epochs and the metric at the best of them."""
+        self._history.append(record)
+        return {EPOCHS: len(self._history), SCORE: best_record(self._history)[self._metric]}
+
+
+class _ReportToTune(TuneReportCallback):
+    """Callback that passes the first train worker's reports on to Tune, with the score."""
+
+    def __init__(self, progress: TrialProgress) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # Ray gives it no types
+        self._progress = progress
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        """Report an epoch."""
+        super().after_report(run_context, [self._progress.add_epoch(metrics[0])], None)

@@ -1,0 +1,58 @@
+"""Folders of searches as trials leave them, without training any."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ophnet_ray.metrics.classification import macro_f1_present
+from ophnet_ray.models.checkpoints import PAYLOAD_KEY, commit_checkpoint, temporary_file
+from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.tune.directory import SearchDirectory
+from ophnet_ray.tune.trial import TrialState, write_trial_end
+
+ITEMS = (
+    "lr=loguniform(1e-5,1e-2)",
+    "window_size=choice(8,16,32)",
+    "class_weights=choice(none,focal)",
+)
+"""A search space, as the command line writes it."""
+
+
+def epoch_record(epoch: int, f1: float, loss: float = 1.0) -> dict[str, float]:
+    """Return a record of ``metrics.jsonl``."""
+    return {"epoch": epoch, "val_macro_f1": f1, "val_acc": f1 / 2, "val_loss": loss, "seconds": 2.0}
+
+
+def write_trial(
+    search: SearchDirectory,
+    number: int,
+    right_by_case: Sequence[int],
+    state: TrialState = "finished",
+    epochs: int = 2,
+    written: int = 2,
+) -> RunDirectory:
+    """Write a trial's folder as its run leaves it.
+
+    Args:
+        search: Folder of the search.
+        number: Number of the trial.
+        right_by_case: Windows predicted rightly, of 20 of each of two phases, per case.
+        state: State of the trial.
+        epochs: Epochs that count.
+        written: Epochs that the run has trained; each scores 0.1 more than the one before.
+    """
+    run = search.start_trial(number, {"lr": 0.001 * (number + 1)})
+    counts = np.array(
+        [[[right, 20 - right], [20 - right, right]] for right in right_by_case], dtype=np.int32
+    )
+    final = macro_f1_present(counts.sum(axis=0))
+    history = [epoch_record(epoch, final - (written - 1 - epoch) / 10) for epoch in range(written)]
+    file = temporary_file(run.checkpoints, written - 1)
+    file.parent.mkdir(parents=True)
+    torch.save({PAYLOAD_KEY: {"confusion_by_case": torch.from_numpy(counts)}}, file)
+    commit_checkpoint(run.checkpoints, written - 1, history[-1])
+    run.write_metrics(history)
+    if state != "unfinished":
+        write_trial_end(run, state, epochs)
+    return run

@@ -1,0 +1,83 @@
+"""Suggestions of settings, and the importance of each setting; no Ray."""
+
+import numpy as np
+import pytest
+
+from ophnet_ray.config import Config
+from ophnet_ray.errors import UserError
+from ophnet_ray.tune.searcher import Suggestions, rate_importance
+from ophnet_ray.tune.space import parse_search_space
+from ophnet_ray.tune.trial import TrialOutcome
+from tests.helpers.searches import ITEMS
+
+pytestmark = pytest.mark.unit
+
+
+def scores_of(settings):
+    """A made-up training: best at lr 1e-3 with windows of 16 frames."""
+    quality = 0.3 * (settings["window_size"] == 16) - abs(np.log10(settings["lr"]) + 3) / 5
+    return tuple(quality + epoch / 50 for epoch in range(5))
+
+
+def search_from(past, searcher="optuna", num_samples=16):
+    """Resume a search of which these trials have ended, one trial at a time."""
+    base = Config()
+    space = parse_search_space(ITEMS, base)
+    suggestions = Suggestions(space, searcher, num_samples, 42, base.to_flat())
+    trials = list(past)
+    for number, (settings, outcome) in enumerate(trials):
+        suggestions.record(number, settings, outcome)
+    for number in range(len(trials), num_samples):
+        settings = suggestions.suggest(number)
+        is_stopped = number % 3 == 2
+        scores = scores_of(settings)
+        outcome = TrialOutcome(scores[:2] if is_stopped else scores, is_stopped)
+        suggestions.record(number, settings, outcome)
+        trials.append((settings, outcome))
+    return trials
+
+
+@pytest.mark.parametrize("searcher", ["optuna", "random"])
+def test_a_search_that_was_killed_asks_for_the_same_trials(searcher):
+    whole = search_from([], searcher)
+    for num_ended in (1, 7, 15):
+        assert search_from(whole[:num_ended], searcher) == whole
+
+
+def test_the_first_trial_is_the_run_as_the_user_has_set_it():
+    settings, _ = search_from([])[0]
+    assert settings == {"lr": 1e-4, "window_size": 16, "class_weights": "none"}
+
+
+def test_the_searcher_learns_what_chance_does_not():
+    later = {
+        searcher: [scores_of(settings)[0] for settings, _ in search_from([], searcher, 40)[20:]]
+        for searcher in ("optuna", "random")
+    }
+    assert np.mean(later["optuna"]) > np.mean(later["random"]) + 0.1
+
+
+def test_a_grid_is_every_combination_once():
+    base = Config()
+    space = parse_search_space(["lr=choice(1e-3,1e-4)", "window_size=choice(8,16)"], base)
+    grid = Suggestions(space, "grid", 99, 0, base.to_flat())
+    asked = {tuple(grid.suggest(i).values()) for i in range(4)}
+    assert asked == {(1e-3, 8), (1e-3, 16), (1e-4, 8), (1e-4, 16)}
+    with pytest.raises(UserError, match=r"give lr=choice\(\.\.\.\)"):
+        Suggestions(parse_search_space(ITEMS, base), "grid", 9, 0, base.to_flat())
+
+
+def test_what_decides_the_score_is_rated_important_and_what_does_not_is_not():
+    space = parse_search_space(ITEMS, Config())
+    trials = [(settings, scores_of(settings)[-1]) for settings, _ in search_from([], "random", 40)]
+    shares = rate_importance(space, trials, seed=0)
+    assert list(shares)[-1] == "class_weights"
+    assert shares["class_weights"] < 0.1
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_importance_needs_four_trials_and_scores_that_differ():
+    space = parse_search_space(["lr=choice(1e-3,1e-4)"], Config())
+    trials = [({"lr": 1e-3}, 0.5), ({"lr": 1e-4}, 0.6), ({"lr": 1e-3}, 0.5)]
+    assert rate_importance(space, trials, seed=0) == {}
+    assert rate_importance(space, [({"lr": 1e-3}, 0.5)] * 9, seed=0) == {}
