@@ -135,11 +135,11 @@ class EvaluateCommand:
         notes: list[str],
     ) -> None:
         from ophnet_ray import __version__
-        from ophnet_ray.reports.model_report import Report, write_report
+        from ophnet_ray.reports.model_report import ModelReport, write_model_report
 
-        write_report(
+        write_model_report(
             folder.report,
-            Report(
+            ModelReport(
                 title=f"Evaluation of {Path(self.checkpoint).name}",
                 subtitle=f"{self.split} split of {Path(self.csv_path).name}, smoothing: {smooth}",
                 card=card,

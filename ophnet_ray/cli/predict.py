@@ -106,7 +106,7 @@ def _write_page(
 ) -> None:
     """The timelines of the first videos: a page of thousands would not open."""
     from ophnet_ray import __version__
-    from ophnet_ray.reports.model_report import Report, write_report
+    from ophnet_ray.reports.model_report import ModelReport, write_model_report
 
     timelines = [
         VideoTimeline(
@@ -120,7 +120,7 @@ def _write_page(
             read_predictions(folder.predictions), MAX_VIDEOS_DRAWN
         )
     ]
-    report = Report(
+    report = ModelReport(
         title="Predicted phases",
         subtitle=subtitle,
         card=None,
@@ -133,7 +133,7 @@ def _write_page(
         notes=[],
         phases=payload["phases"],
     )
-    write_report(folder.report, report)
+    write_model_report(folder.report, report)
 
 
 def check_rate(frame_rate: float, num_workers: int) -> None:

@@ -1,7 +1,7 @@
 """Scores of segments instead of frames: edit score and F1@k.
 
 They follow "MS-TCN" (arXiv:1903.01945) and its public ``eval.py``, in [0, 1] instead of percent.
-A stretch is a maximal run of equal labels.
+A stretch is a sequence of equal labels, as long as possible.
 """
 
 from typing import NamedTuple

@@ -37,7 +37,7 @@ _NOT_IN_PASSPORT_LIST = (
 
 
 @dataclass(frozen=True)
-class Report:
+class ModelReport:
     """Content of the page of one model; the page leaves out what is empty or None.
 
     ``history``: lines of ``metrics.jsonl``. ``passport``: content of ``passport.json``.
@@ -58,7 +58,7 @@ class Report:
     phases: Sequence[str] = ()
 
 
-def write_report(path: Path, report: Report) -> None:
+def write_model_report(path: Path, report: ModelReport) -> None:
     """Write the page atomically: one file, without scripts."""
     phases = tuple(report.card.phases) if report.card else tuple(report.phases)
     best = max(report.history, key=rank_epoch, default=None)
@@ -72,9 +72,9 @@ def write_report(path: Path, report: Report) -> None:
             "best": best,
             "curves": _draw_history(report.history, int(best["epoch"]) + 1) if best else [],
             "colors": dict(zip(phases, phase_colors(len(phases)), strict=True)),
-            **_show_card(report.card),
-            **_show_videos(report.timelines, phases),
-            **_show_data(report),
+            **_collect_card(report.card),
+            **_collect_videos(report.timelines, phases),
+            **_collect_data(report),
         },
     )
 
@@ -96,7 +96,7 @@ def _draw_history(history: Sequence[Mapping[str, float]], best_epoch: int) -> li
     ]
 
 
-def _show_card(card: ScoreCard | None) -> dict[str, Any]:
+def _collect_card(card: ScoreCard | None) -> dict[str, Any]:
     """Return the template's values of the scores."""
     if card is None:
         return {"confusion": None, "f1_by_cases": None, "num_left_out": 0, "confusions": []}
@@ -138,7 +138,7 @@ def _list_confusions(card: ScoreCard) -> list[tuple[str, str, int, float]]:
     ]
 
 
-def _show_videos(timelines: Sequence[VideoTimeline], phases: Sequence[str]) -> dict[str, Any]:
+def _collect_videos(timelines: Sequence[VideoTimeline], phases: Sequence[str]) -> dict[str, Any]:
     """Return the template's values of the videos: the worst and the best drawn, all in a table."""
     ranked = sorted(
         ((score_video(timeline), timeline) for timeline in timelines),
@@ -183,7 +183,7 @@ def _show_videos(timelines: Sequence[VideoTimeline], phases: Sequence[str]) -> d
     }
 
 
-def _show_data(report: Report) -> dict[str, Any]:
+def _collect_data(report: ModelReport) -> dict[str, Any]:
     """Return the template's values of the data passport and the rejected rows."""
     passport = report.passport
     reasons = passport.rejected_by_reason if passport else None

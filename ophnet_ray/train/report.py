@@ -10,7 +10,7 @@ import yaml
 from ophnet_ray.data.passport import describe_warnings
 from ophnet_ray.metrics.score_card import build_window_card
 from ophnet_ray.models.checkpoints import read_payload
-from ophnet_ray.reports.model_report import Report, write_report
+from ophnet_ray.reports.model_report import ModelReport, write_model_report
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.run_directory import RunDirectory
 
@@ -40,9 +40,9 @@ def write_run_report(run: RunDirectory, result: dict[str, Any]) -> None:
     history = run.read_metrics()
     content = card.to_dict() | result
     write_atomically(run.scores, json.dumps(content, indent=1).encode())
-    write_report(
+    write_model_report(
         run.report,
-        Report(
+        ModelReport(
             title=f"Run {run.path.name}",
             subtitle=f"validation windows, epoch {result['best_epoch']} of {len(history)}",
             card=card,

@@ -1,4 +1,4 @@
-"""The HTML pages: one file each, nothing from outside, nothing that breaks on little or much."""
+"""HTML pages: self-contained and escaped, with little content and with much."""
 
 import io
 import re
@@ -13,7 +13,7 @@ from ophnet_ray.metrics.bootstrap import Interval
 from ophnet_ray.metrics.classification import f1_per_class
 from ophnet_ray.metrics.score_card import PhaseScore, Score, ScoreCard
 from ophnet_ray.metrics.timelines import VideoTimeline, WorstFrame
-from ophnet_ray.reports.model_report import Report, write_report
+from ophnet_ray.reports.model_report import ModelReport, write_model_report
 from ophnet_ray.reports.search_report import SearchReport, write_search_report
 from ophnet_ray.reports.trial_record import TrialRecord
 from tests.helpers.browser import CHROMIUM, visit_pages
@@ -32,13 +32,33 @@ def make_card(phases, seed=0) -> ScoreCard:
     num = len(phases)
     confusion = (rng.integers(0, 9, (num, num)) + 60 * np.eye(num)).astype(np.int64)
     f1 = f1_per_class(confusion)
-    rows = [PhaseScore(p, 0.5, 0.5, float(f1[i]), 0.4, 60, i) for i, p in enumerate(phases)]
+    rows = tuple(
+        PhaseScore(
+            phase,
+            precision=0.5,
+            recall=0.5,
+            f1=float(f1[label]),
+            jaccard=0.4,
+            support=60,
+            num_train_cases=label,
+        )
+        for label, phase in enumerate(phases)
+    )
     scores = (
         Score("macro_f1_present", float(f1.mean()), "mean F1", Interval(0.2, 0.7)),
         Score("edit", 61, "%"),
     )
-    units = int(confusion.sum())
-    return ScoreCard("val", "frames", 9, 9, units, tuple(phases), scores, tuple(rows), confusion)
+    return ScoreCard(
+        split="val",
+        unit="frames",
+        num_cases=9,
+        num_videos=9,
+        num_units=int(confusion.sum()),
+        phases=tuple(phases),
+        scores=scores,
+        by_phase=rows,
+        confusion=confusion,
+    )
 
 
 def make_timeline(video_id: str, num_phases: int, seconds: int = 1200) -> VideoTimeline:
@@ -49,7 +69,9 @@ def make_timeline(video_id: str, num_phases: int, seconds: int = 1200) -> VideoT
     Image.new("RGB", (64, 36), "teal").save(jpeg, "JPEG")
     worst = (WorstFrame(3.0, 0, num_phases - 1, 0.9, jpeg.getvalue()),)
     times, sure = np.arange(seconds, dtype=np.float64), np.full(seconds, 0.8, np.float32)
-    return VideoTimeline(video_id, times, prediction, sure, truth, truth.copy(), worst)
+    return VideoTimeline(
+        video_id, times, prediction, sure, truth=truth, smoothed=truth.copy(), worst=worst
+    )
 
 
 def make_history(num_epochs: int):
@@ -60,7 +82,7 @@ def make_history(num_epochs: int):
     ]
 
 
-def make_report(phases, videos=(), **changes) -> Report:
+def make_report(phases, videos=(), **changes) -> ModelReport:
     content = {
         "title": "Run one",
         "subtitle": "validation windows",
@@ -74,7 +96,7 @@ def make_report(phases, videos=(), **changes) -> Report:
         "notes": ["a note"],
         "phases": phases,
     }
-    return Report(**(content | changes))
+    return ModelReport(**(content | changes))
 
 
 def make_search(num_trials: int, scheme: str = "", phases=()) -> SearchReport:
@@ -93,15 +115,23 @@ def make_search(num_trials: int, scheme: str = "", phases=()) -> SearchReport:
         )
         for i in range(num_trials)
     ]
-    winner = "0000" if trials else None
-    space, rows = {"lr": "loguniform(1e-5, 1e-2)"}, dict.fromkeys(phases, 20)
-    return SearchReport("Search", "val_macro_f1", trials, winner, {}, [], space, [], rows)
+    return SearchReport(
+        title="Search",
+        metric="val_macro_f1",
+        trials=trials,
+        winner="0000" if trials else None,
+        importances={},
+        notes=[],
+        space={"lr": "loguniform(1e-5, 1e-2)"},
+        repeats=[],
+        rows_by_phase=dict.fromkeys(phases, 20),
+    )
 
 
-def write(folder: Path, name: str, content: Report | SearchReport) -> Path:
+def write(folder: Path, name: str, content: ModelReport | SearchReport) -> Path:
     page = folder / f"{name}.html"
-    if isinstance(content, Report):
-        write_report(page, content)
+    if isinstance(content, ModelReport):
+        write_model_report(page, content)
     else:
         write_search_report(page, content)
     return page
@@ -155,7 +185,7 @@ def test_a_page_of_many_phases_and_videos_stays_small(tmp_path):
     ],
     ids=["predict", "no history", "one epoch", "no rejects"],
 )
-def test_what_there_is_nothing_of_has_no_place(tmp_path, changes):
+def test_a_section_without_content_is_left_out(tmp_path, changes):
     text = write(tmp_path, "page", make_report(name_phases(3), ["a"], **changes)).read_text()
     assert ('id="curves"' in text) == (changes.get("history") != [])
     assert ('id="scores"' in text) == ("card" not in changes)
