@@ -15,7 +15,6 @@ def main() -> None:
     prepare_environment()
     # Ray and torch are imported from here on: --help is quick, and Ray finds its environment set
     from ophnet_ray.console import Console, print_answer
-    from ophnet_ray.storage.paths import join
     from ophnet_ray.train.driver import train
 
     result = train(config, Console())
@@ -24,7 +23,7 @@ def main() -> None:
         {
             "checkpoint": result.checkpoint,
             "run": result.location,
-            "report": join(result.location, "report.html"),
+            "report": result.report,
             "best_epoch": f"{result.best_epoch} of {config.training.max_epochs}",
             "val_acc": f"{scores['val_acc']:.4f}",
             "val_macro_f1": f"{scores['val_macro_f1']:.4f}",

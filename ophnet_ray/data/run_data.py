@@ -2,12 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from ophnet_ray.data.annotations import Reject, Segment
+from ophnet_ray.config import DataConfig
+from ophnet_ray.data.annotations import (
+    VIDEO_SUFFIXES,
+    Reject,
+    Segment,
+    find_missing_videos,
+    phase_vocabulary,
+    read_annotations,
+)
+from ophnet_ray.data.splits import assign_splits
+from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
+from ophnet_ray.storage.paths import parent_of, stem_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,42 @@ class RunData:
         """Collect rows and hash those whose videos exist."""
         return cls(tuple(segments), tuple(missing), hash_segments(segments))
 
+    @property
+    def phases(self) -> list[str]:
+        """The vocabulary of all rows; index = label."""
+        return phase_vocabulary([*self.segments, *(reject.segment for reject in self.missing)])
+
+
+def read_run_data(
+    csv_path: str, data: DataConfig, seed: int, on_notice: Callable[[str], None]
+) -> RunData:
+    """Read a CSV and split its cases.
+
+    Args:
+        csv_path: The CSV, or that of the demo.
+        data: Settings of the rows.
+        seed: Seed of the split.
+        on_notice: Receives a line with the size of the table.
+
+    Raises:
+        UserError: The CSV is wrong, or videos are missing and ``missing_videos`` forbids it.
+    """
+    rows = read_annotations(csv_path, data.video_dir)
+    num_videos = len({row.video for row in rows})
+    on_notice(
+        f"{csv_path}: {len(rows)} segments, {num_videos} videos, {len(phase_vocabulary(rows))} "
+        "phases"
+    )
+    absent = set(find_missing_videos(rows))
+    present = [row for row in rows if row.video not in absent]
+    if absent and (data.missing_videos == "error" or not present):
+        raise UserError(_describe_missing(sorted(absent), num_videos, len(present), len(rows)))
+    # only cases that exist are split
+    segments = assign_splits(present, data.val_fraction, seed)
+    missing = [row for row in rows if row.video in absent]
+    rejects = [Reject(row, "the video is missing", "missing") for row in missing]
+    return RunData.of_rows(segments, rejects)
+
 
 def hash_segments(segments: Sequence[Segment]) -> str:
     """Return the SHA-256 of the rows, their splits and the sizes of their videos.
@@ -39,3 +86,19 @@ def hash_segments(segments: Sequence[Segment]) -> str:
         (s.segment_id, s.case_id, s.phase, s.split, found[s.video].size_bytes) for s in segments
     )
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _describe_missing(missing: Sequence[str], num_videos: int, num_left: int, num_rows: int) -> str:
+    folders = sorted({parent_of(video) for video in missing})
+    first = ", ".join(stem_of(video) for video in missing[:3])
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    skip = (
+        f"--missing_videos skip would use {num_left} of {num_rows} segments"
+        if num_left
+        else "nothing is left to train on, so --missing_videos skip would not help"
+    )
+    return (
+        f"{len(missing)} of {num_videos} videos are missing ({first}{more}); searched "
+        f"{folders[0]}{f' and {len(folders) - 1} more folders' if len(folders) > 1 else ''} "
+        f"for {', '.join(VIDEO_SUFFIXES)}; give --video_dir; {skip}"
+    )

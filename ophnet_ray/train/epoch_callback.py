@@ -201,7 +201,7 @@ class EpochCallback(CheckpointCallback):
         run.write_metrics(self.history)
         self.send_logs(trainer)
         self._tell(epoch=trainer.current_epoch + 1, step=0, metrics=record)
-        if run.mirror:
+        if run.is_in_bucket:
             # a checkpoint makes Ray note it in the bucket, and it gives up after three attempts
             ray.train.report(record)
             return
@@ -214,9 +214,9 @@ class EpochCallback(CheckpointCallback):
     def send_logs(self, trainer: L.Trainer) -> None:
         """Send this worker's log, and the curves, to the bucket that the run lies in, if any."""
         run = self._loop.run
-        run.send(run.logs / f"train-rank-{trainer.global_rank}.log")
+        run.send(run.worker_log(trainer.global_rank))
         if trainer.is_global_zero:
-            run.send(run.path / "tensorboard")
+            run.send(run.tensorboard)
 
 
 def describe_training_segments(manifest: Manifest) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where the curves of a run go: Lightning's own loggers, by name."""
+"""Lightning's loggers for the curves of a run: TensorBoard, MLflow, Weights & Biases."""
 
 import os
 from pathlib import Path
@@ -14,27 +14,27 @@ PROJECT = "ophnet-ray"
 
 
 def build_loggers(config: Config, run: RunDirectory) -> list[Logger]:
-    """The loggers of a run; one that goes on adds to the same curves."""
+    """Build the loggers of a run; a resumed run adds to the same curves."""
     return [_build_logger(name, config, run) for name in config.run.loggers]
 
 
 def _build_logger(name: str, config: Config, run: RunDirectory) -> Logger:
     match name:
         case "mlflow":
-            return _mlflow(config, run)
+            return _build_mlflow(config, run)
         case "wandb":
-            return _wandb(config, run)
+            return _build_wandb(config, run)
         case _:
-            return TensorBoardLogger(run.path, name="", version="tensorboard")
+            return TensorBoardLogger(run.path, name="", version=run.tensorboard.name)
 
 
-def _mlflow(config: Config, run: RunDirectory) -> Logger:
-    """To the server of ``MLFLOW_TRACKING_URI``, else to a data base beside the runs."""
+def _build_mlflow(config: Config, run: RunDirectory) -> Logger:
+    """Log to the server of ``MLFLOW_TRACKING_URI``, else to a database beside the runs."""
     database = Path(config.run.storage_path) / "mlflow.db"
     id_file = run.path / "mlflow_run_id"
     logger = MLFlowLogger(
         experiment_name=PROJECT,
-        run_name=_name_of(config, run),
+        run_name=run.name_below(config.run.storage_path),
         tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}",
         run_id=id_file.read_text() if id_file.exists() else None,
     )
@@ -46,9 +46,9 @@ def _mlflow(config: Config, run: RunDirectory) -> Logger:
     return logger
 
 
-def _wandb(config: Config, run: RunDirectory) -> Logger:
-    """To the account of ``WANDB_API_KEY``, or to the run's folder with ``WANDB_MODE=offline``."""
-    name = _name_of(config, run)
+def _build_wandb(config: Config, run: RunDirectory) -> Logger:
+    """Log to the account of ``WANDB_API_KEY``; with ``WANDB_MODE=offline`` to the run's folder."""
+    name = run.name_below(config.run.storage_path)
     logger = WandbLogger(
         name=name,
         project=PROJECT,
@@ -58,10 +58,3 @@ def _wandb(config: Config, run: RunDirectory) -> Logger:
     )
     logger.log_hyperparams(config.to_flat())
     return logger
-
-
-def _name_of(config: Config, run: RunDirectory) -> str:
-    """``<run>``, or ``<search>/trials/<number>``."""
-    if run.mirror:
-        return run.path.name
-    return run.path.relative_to(config.run.storage_path).as_posix()

@@ -2,19 +2,50 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Generic
 
 from ophnet_ray.config import AnyConfig, Config
 from ophnet_ray.console import Console
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.demo import DEMO_CSV, DEMO_FOLDER, make_demo
+from ophnet_ray.data.run_data import RunData, read_run_data
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import check_readable, check_writable, list_objects, upload
 from ophnet_ray.storage.local_copies import default_local_dir, local_folder
 from ophnet_ray.storage.paths import absolute, is_remote, join, parent_of
-from ophnet_ray.train.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class CheckedInput(Generic[AnyConfig]):
+    """Input of a run that was found right.
+
+    Attributes:
+        config: Settings with absolute paths; ``csv_path`` is set.
+        output: Absolute path or URI for the best checkpoint.
+        data: Rows of the CSV, or of the demo.
+    """
+
+    config: AnyConfig
+    output: str
+    data: RunData
+
+
+def check_input(config: AnyConfig, console: Console) -> CheckedInput[AnyConfig]:
+    """Check settings, paths and CSV: all that needs neither torch nor a cluster.
+
+    Raises:
+        UserError: Naming the flag, or the line of the CSV, and the cure.
+    """
+    config.validate()
+    check_loggers(config)
+    output = check_output(config.run.output_pth)
+    resolved = resolve_paths(config)
+    csv_path = resolved.data.csv_path or _provide_demo(resolved, console)
+    resolved = replace(resolved, data=replace(resolved.data, csv_path=csv_path))
+    data = read_run_data(csv_path, resolved.data, resolved.training.seed, console.say)
+    return CheckedInput(resolved, output, data)
 
 
 def check_loggers(config: Config) -> None:
@@ -58,8 +89,8 @@ def check_output(path: str) -> str:
     return output
 
 
-def resolve_paths(config: AnyConfig, console: Console) -> AnyConfig:
-    """Make paths absolute, since workers run elsewhere; without a CSV, provide the demo data.
+def resolve_paths(config: AnyConfig) -> AnyConfig:
+    """Return the settings with absolute paths, since workers run elsewhere.
 
     Raises:
         UserError: A bucket does not answer, or does not exist.
@@ -79,10 +110,6 @@ def resolve_paths(config: AnyConfig, console: Console) -> AnyConfig:
         run=replace(config.run, storage_path=storage, cache_dir=cache, local_cache_dir=local),
     )
     _check_buckets(resolved)
-    if data.csv_path is None:
-        console.say("no --csv_path: the built-in demo data set, with settings to match")
-        csv_path = _provide_demo(cache, local, console)
-        resolved = replace(resolved, data=replace(resolved.data, csv_path=csv_path))
     return resolved
 
 
@@ -96,13 +123,17 @@ def _check_buckets(config: Config) -> None:
         check_writable("--storage_path", config.run.storage_path)
 
 
-def _provide_demo(cache: str, local: str, console: Console) -> str:
+def _provide_demo(config: Config, console: Console) -> str:
     """Return the demo's CSV beside the cache, so that every node reads its videos."""
+    from ophnet_ray.data.demo import DEMO_CSV, DEMO_FOLDER, make_demo
+
+    console.say("no --csv_path: the built-in demo data set, with settings to match")
+    cache = config.run.cache_dir or ""
     if not is_remote(cache):
         return str(make_demo(Path(cache), console))
     folder = join(cache, DEMO_FOLDER)
     if DEMO_CSV not in list_objects(folder):
-        csv_path = make_demo(local_folder(cache, local), console)
+        csv_path = make_demo(local_folder(cache, config.run.local_cache_dir), console)
         # the CSV last: with it, the demo is whole
         for file in sorted(csv_path.parent.iterdir(), key=lambda file: file == csv_path):
             upload(file, join(folder, file.name))
@@ -147,10 +178,3 @@ def check_cluster(config: Config, segments: Sequence[Segment]) -> None:
         {path: what for path, what in files.items() if not is_remote(path)},
     )
     check_nodes(shared)
-
-
-def job_metadata(config: Config, run: RunDirectory) -> dict[str, str]:
-    """Return what the dashboard shows of the job: names and settings, no path and no data id."""
-    training = config.training
-    shown = {"run": run.path.name, "backbone": config.model.backbone, "epochs": training.max_epochs}
-    return {name: str(value) for name, value in shown.items()}

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from typing import Any
+from dataclasses import asdict
 
 import numpy as np
 import yaml
@@ -12,7 +12,7 @@ from ophnet_ray.metrics.score_card import build_window_card
 from ophnet_ray.models.checkpoints import read_payload
 from ophnet_ray.reports.model_report import ModelReport, write_model_report
 from ophnet_ray.storage.files import write_atomically
-from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.train.run_directory import RunDirectory, RunResult
 
 MAX_REJECTS = 200
 OPTIMISM = (
@@ -22,14 +22,14 @@ OPTIMISM = (
 """Caution on the page, beside the scores."""
 
 
-def write_run_report(run: RunDirectory, result: dict[str, Any]) -> None:
+def write_run_report(run: RunDirectory, result: RunResult) -> None:
     """Write both files, with the scores of the best checkpoint on the validation windows.
 
     Args:
         run: Folder of the run.
         result: Content of its ``result.json``.
     """
-    payload = read_payload(run.path / result["checkpoint"])
+    payload = read_payload(run.path / result.checkpoint)
     passport = run.read_passport()
     card = build_window_card(
         payload["confusion_by_case"].numpy().astype(np.int64),
@@ -38,13 +38,13 @@ def write_run_report(run: RunDirectory, result: dict[str, Any]) -> None:
         passport.splits["val"].videos,
     )
     history = run.read_metrics()
-    content = card.to_dict() | result
+    content = card.to_dict() | asdict(result)
     write_atomically(run.scores, json.dumps(content, indent=1).encode())
     write_model_report(
         run.report,
         ModelReport(
             title=f"Run {run.path.name}",
-            subtitle=f"validation windows, epoch {result['best_epoch']} of {len(history)}",
+            subtitle=f"validation windows, epoch {result.best_epoch} of {len(history)}",
             card=card,
             history=history,
             timelines=[],

@@ -1,11 +1,11 @@
-"""The folder of a run: what was asked, what was used, what came out."""
+"""The folder of a run: its settings, data, progress and result, on disk or in a bucket."""
 
 import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,79 +15,61 @@ from ophnet_ray.config import Config, dump_config
 from ophnet_ray.data.annotations import Reject
 from ophnet_ray.data.passport import Passport
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.files import ensure_writable, write_atomically
+from ophnet_ray.storage.files import delete_object, ensure_writable, write_atomically
 from ophnet_ray.storage.filesystems import filesystem_of
+from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.locks import exclusive
-from ophnet_ray.storage.paths import bucket_path
+from ophnet_ray.storage.paths import bucket_path, is_remote, join
 from ophnet_ray.train.run_mirror import RunMirror
+from ophnet_ray.train.run_paths import RunPaths
 
 
 @dataclass(frozen=True, slots=True)
-class RunDirectory:
-    """Names of what lies in ``<storage_path>/<name>``.
+class RunResult:
+    """Best epoch of a complete run, as ``result.json`` holds it.
 
-    Of a run in a bucket, ``path`` is the copy that this machine works on; what is written here goes
-    to the bucket, too.
+    Attributes:
+        checkpoint: Path below the run's folder.
+        best_epoch: Counted from 1.
+        scores: Validation scores of that epoch.
     """
 
-    path: Path
+    checkpoint: str
+    best_epoch: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory(RunPaths):
+    """Files of a run, read and written.
+
+    Of a run in a bucket, ``path`` is the copy that this machine works on. What is written there
+    goes to the bucket, too.
+    """
+
     mirror: RunMirror | None = None
 
     @property
     def location(self) -> str:
-        """Where a person finds the run."""
+        """Path or URI under which a person finds the run."""
         return self.mirror.uri if self.mirror else str(self.path)
 
     @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return self.path / "checkpoints"
+    def is_in_bucket(self) -> bool:
+        """True if the run lies in a bucket, and ``path`` is a copy."""
+        return self.mirror is not None
 
-    @property
-    def metrics(self) -> Path:
-        """One JSON object an epoch."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def config(self) -> Path:
-        """The settings, as ``--config`` reads them."""
-        return self.path / "config.yaml"
-
-    @property
-    def passport(self) -> Path:
-        """What data went in."""
-        return self.path / "passport.json"
-
-    @property
-    def rejects(self) -> Path:
-        """Rows that are not used, and why."""
-        return self.path / "rejects.csv"
-
-    @property
-    def scores(self) -> Path:
-        """The score card of the best epoch."""
-        return self.path / "scores.json"
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.path / "report.html"
-
-    @property
-    def result(self) -> Path:
-        """The final scores; it exists once the run is complete."""
-        return self.path / "result.json"
-
-    @property
-    def logs(self) -> Path:
-        """Full logs, one file a process."""
-        return self.path / "logs"
+    def name_below(self, storage_path: str) -> str:
+        """Return ``<run>``, or ``<search>/trials/<number>`` for a trial."""
+        if self.mirror:
+            return self.name
+        return self.path.relative_to(storage_path).as_posix()
 
     def create(self) -> None:
-        """Make the folder.
+        """Create the folder.
 
         Raises:
-            UserError: It cannot be made or written.
+            UserError: It cannot be created or written.
         """
         try:
             ensure_writable(self.logs)
@@ -97,7 +79,7 @@ class RunDirectory:
             ) from error
 
     def enter(self) -> None:
-        """Be ready for another process of the run, on this machine or another one.
+        """Prepare for another process of the run, on this machine or another one.
 
         Raises:
             StorageError: The bucket does not answer.
@@ -107,7 +89,7 @@ class RunDirectory:
             self.mirror.fetch_checkpoints()
 
     def send(self, *paths: Path) -> None:
-        """Send files and folders to the bucket, if the run lies in one: what has changed of them.
+        """Send what has changed of files and folders to the bucket, if the run lies in one.
 
         Raises:
             StorageError: The bucket does not take them.
@@ -124,40 +106,46 @@ class RunDirectory:
         if self.mirror:
             self.mirror.send_checkpoints()
 
-    def shared_place(self) -> tuple[str, Any]:
-        """Path and file system under which all machines find the folder; None: their own."""
+    def shared_location(self) -> tuple[str, Any]:
+        """Return (path, file system) reachable from every node; None: a path that all share."""
         if self.mirror is None:
             return str(self.path), None
         return bucket_path(self.mirror.uri), filesystem_of(self.mirror.uri)
 
+    def delete_ray_snapshot(self) -> None:
+        """Delete Ray Train's own list of checkpoints, here and in the bucket."""
+        self.ray_snapshot.unlink(missing_ok=True)
+        if self.mirror:
+            delete_object(join(self.mirror.uri, self.ray_snapshot.name))
+
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other drivers of this machine out; the lock goes with the process, however it ends.
+        """Keep other drivers of this machine out; the lock ends with the process.
 
-        A run in a bucket takes over what the bucket holds, and sends at the end what is new.
+        A run in a bucket first fetches what the bucket holds, and at the end sends what is new.
 
         Raises:
-            UserError: Another process is at work on this run.
+            UserError: Another process is working on this run.
             StorageError: The bucket does not answer.
         """
         busy = (
             f"the run {self.location} is being trained by another process; "
             "wait for it, or choose another --name"
         )
-        with exclusive(self.path / ".lock", busy=busy):
+        with exclusive(self.lock, busy=busy):
             if self.mirror:
                 self.mirror.fetch()
             try:
                 yield
             except BaseException:
-                with suppress(OSError):  # the first error is the one to tell
+                with suppress(OSError):  # the first error is the one to report
                     self._send_rest()
                 raise
             self._send_rest()
 
     def _send_rest(self) -> None:
-        """What the driver alone has: its log, and files of whatever came after training."""
-        self.send(self.logs / "driver.log", *(p for p in self.path.iterdir() if p.is_file()))
+        """Send what the driver alone has: its log, and the files written after training."""
+        self.send(self.driver_log, *(path for path in self.path.iterdir() if path.is_file()))
 
     def check_same(self, config: Config, data_hash: str) -> None:
         """Make sure that the folder is new, or holds this very run.
@@ -169,16 +157,20 @@ class RunDirectory:
             return
         before = yaml.safe_load(self.config.read_text())
         now = config.identity()
-        changes = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
+        changes = [
+            f"{name} {before.get(name)} -> {value}"
+            for name, value in now.items()
+            if before.get(name) != value
+        ]
         if self.read_passport().data_hash != data_hash:
             changes.append("the rows of the CSV, their split or the videos")
         self._refuse(changes)
 
     def check_passport(self, passport: Passport) -> None:
-        """Make sure that a run that is resumed goes on with the same rows on the same devices.
+        """Make sure that a resumed run uses the same rows on the same devices as before.
 
         Raises:
-            UserError: It would not; the differences are named.
+            UserError: It does not; the differences are named.
         """
         if not self.passport.exists():
             return
@@ -192,74 +184,86 @@ class RunDirectory:
             changes.append(f"{before.rows_used} -> {passport.rows_used} usable rows")
         self._refuse(changes)
 
-    def read_resources(self) -> dict[str, Any]:
-        """What the run takes of a cluster, as it was when it began; empty before."""
-        if not self.passport.exists():
-            return {}
-        return self.read_passport().resources
-
-    def read_passport(self) -> Passport:
-        """Read the account of the data."""
-        return Passport.from_dict(json.loads(self.passport.read_text()))
-
-    def _refuse(self, changes: list[str]) -> None:
+    def _refuse(self, changes: Sequence[str]) -> None:
         if changes:
             raise UserError(
                 f"the run {self.location} was started with other settings ({'; '.join(changes)}); "
                 "choose another --name, or delete the folder"
             )
 
-    def write_config(self, config: Config) -> None:
-        """Keep the settings."""
-        self._write(self.config, dump_config(config))
+    def read_passport(self) -> Passport:
+        """Read the account of the data."""
+        return Passport.from_dict(json.loads(self.passport.read_text()))
 
     def write_passport(self, passport: Passport) -> None:
-        """Keep the account of the data."""
+        """Write the account of the data."""
         self._write(self.passport, json.dumps(passport.to_dict(), indent=1))
 
+    def read_resources(self) -> dict[str, Any]:
+        """Read what the run took of a cluster when it began; empty for a new run."""
+        if not self.passport.exists():
+            return {}
+        return self.read_passport().resources
+
+    def write_config(self, config: Config) -> None:
+        """Write the settings."""
+        self._write(self.config, dump_config(config))
+
     def write_rejects(self, rejects: Sequence[Reject]) -> None:
-        """List the rows that are not used."""
+        """Write the rows that are not used."""
         text = io.StringIO()
         writer = csv.writer(text)
-        writer.writerow(["segment_id", "video", "start", "end", "phase", "split", "reason", "kind"])
+        writer.writerow(["segment_id", "video", "start", "end", "phase", "split", "reason"])
         for reject in rejects:
-            s = reject.segment
+            row = reject.segment
             writer.writerow(
                 [
-                    s.segment_id,
-                    s.video,
-                    s.start_s,
-                    s.end_s,
-                    s.phase,
-                    s.split,
+                    row.segment_id,
+                    row.video,
+                    row.start_s,
+                    row.end_s,
+                    row.phase,
+                    row.split,
                     reject.reason,
-                    reject.kind,
                 ]
             )
         self._write(self.rejects, text.getvalue())
 
     def write_metrics(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Write all epochs so far; whole, so that a restart neither loses nor repeats one."""
+        """Write all epochs so far, whole: a restart neither loses nor repeats one."""
         lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
         self._write(self.metrics, lines)
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """All epochs so far."""
+        """Read all epochs so far."""
         if not self.metrics.exists():
             return []
         return [json.loads(line) for line in self.metrics.read_text().splitlines()]
 
-    def write_result(self, result: Mapping[str, Any]) -> None:
+    def write_result(self, result: RunResult) -> None:
         """Mark the run as complete."""
-        self._write(self.result, json.dumps(result, indent=1))
+        self._write(self.result, json.dumps(asdict(result), indent=1))
 
-    def read_result(self) -> dict[str, Any] | None:
-        """The final scores, or None while the run is not complete."""
+    def read_result(self) -> RunResult | None:
+        """Read the result; None while the run is not complete."""
         if not self.result.exists():
             return None
-        result: dict[str, Any] = json.loads(self.result.read_text())
-        return result
+        return RunResult(**json.loads(self.result.read_text()))
 
     def _write(self, path: Path, text: str) -> None:
         write_atomically(path, text.encode())
         self.send(path)
+
+
+def locate_run(storage_path: str, name: str, local_dir: str | None) -> RunDirectory:
+    """Return the folder of a run; of one in a bucket, with this machine's copy.
+
+    Args:
+        storage_path: Folder of all runs, absolute or a URI.
+        name: Name of the run.
+        local_dir: Value of ``--local_cache_dir``, for the copy.
+    """
+    if not is_remote(storage_path):
+        return RunDirectory(Path(storage_path) / name)
+    copy = local_folder(storage_path, local_dir) / name
+    return RunDirectory(copy, RunMirror(copy, join(storage_path, name)))

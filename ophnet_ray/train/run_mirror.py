@@ -1,8 +1,8 @@
 """A run's folder in a bucket, and the copy of it that a machine works on.
 
-The bucket is what counts: at its start a run takes over what the bucket holds, on whatever machine,
-and what it has finished goes there piece by piece. A checkpoint's manifest goes last: without it a
-checkpoint does not exist for a reader. What a killed run had not sent yet is done again.
+The bucket is the original. At its start a run fetches what the bucket holds, on any machine, and
+sends each finished file there. A checkpoint's manifest goes last: a reader ignores a checkpoint
+without one. What a killed run had not sent yet is computed again.
 """
 
 import shutil
@@ -23,13 +23,12 @@ from ophnet_ray.storage.files import (
 from ophnet_ray.storage.filesystems import StorageError
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import join
-
-CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+from ophnet_ray.train.run_paths import CHECKPOINTS, METRICS
 
 
 @dataclass(slots=True)
 class RunMirror:
-    """A folder of this machine and its likeness in a bucket.
+    """A folder of this machine and its original in a bucket.
 
     ``folder`` and ``uri`` name the two. Each process remembers what it has sent.
     """
@@ -39,7 +38,7 @@ class RunMirror:
     _sent: dict[str, FileStatus] = field(default_factory=dict)
 
     def fetch(self) -> None:
-        """Make the folder what the bucket holds.
+        """Make the folder equal to the bucket.
 
         A checkpoint whose manifest is the same on both sides is not fetched again.
 
@@ -55,9 +54,7 @@ class RunMirror:
             self._fetch_checkpoints(listed)
 
     def fetch_checkpoints(self) -> None:
-        """Make checkpoints and metrics those of the bucket; leave the rest, e.g. open logs.
-
-        What lies on another machine is at hand then.
+        """Make checkpoints and metrics equal to the bucket; leave the rest, e.g. open logs.
 
         Raises:
             StorageError: The bucket does not answer.
@@ -71,7 +68,7 @@ class RunMirror:
                 self._fetch(METRICS)
 
     def send(self, *paths: Path) -> None:
-        """Send files, and what lies in folders, of the run's folder: what has changed since.
+        """Send files, and the files in folders, that have changed since they were sent.
 
         Raises:
             StorageError: After all attempts; it names the cure.
@@ -110,7 +107,7 @@ class RunMirror:
             upload(file, join(self.uri, name))
         except StorageError as error:
             raise StorageError(
-                f"{error}; when that is mended, the same command goes on from the last checkpoint "
+                f"{error}; when that is mended, the same command resumes from the last checkpoint "
                 "in the bucket"
             ) from error
         self._sent[name] = now

@@ -22,18 +22,15 @@ from ray.tune import TuneError
 from ophnet_ray.distributed.process_group import BoundTorchConfig
 from ophnet_ray.errors import TrainingError, UserError, last_line
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
-from ophnet_ray.storage.files import delete_object
-from ophnet_ray.storage.paths import join
 from ophnet_ray.train.protocol import TrainLoopConfig
-from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.train.run_directory import RunDirectory, RunResult
 
 MAX_WORKER_FAILURES = 3
-RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 logger = logging.getLogger(__name__)
 
 
-def fit_run(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
+def fit_run(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> RunResult:
     """Train on the workers, or resume where they stopped; return and keep the result.
 
     Raises:
@@ -49,11 +46,7 @@ def fit_run(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> di
         raise TrainingError(f"{failure}; see {run.logs}")
     run.enter()  # rank 0 may have worked on another machine
     best = best_checkpoint(find_checkpoints(run.checkpoints))
-    answer = {
-        "checkpoint": str(best.file.relative_to(run.path)),
-        "best_epoch": best.epoch + 1,
-        "scores": best.metrics,
-    }
+    answer = RunResult(str(best.file.relative_to(run.path)), best.epoch + 1, best.metrics)
     run.write_result(answer)
     return answer
 
@@ -62,10 +55,8 @@ def build_trainer(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ())
     """Build the Ray Train trainer of a run; ``fit()`` starts it, or resumes where it stopped."""
     # Ray reads its snapshot of checkpoints back, and a torn one would stop every rerun. The
     # verified checkpoints themselves decide where a run resumes.
-    (loop.run.path / RAY_SNAPSHOT).unlink(missing_ok=True)
-    if loop.run.mirror:
-        delete_object(join(loop.run.mirror.uri, RAY_SNAPSHOT))
-    folder, filesystem = loop.run.shared_place()
+    loop.run.delete_ray_snapshot()
+    folder, filesystem = loop.run.shared_location()
     return TorchTrainer(
         train_loop,  # type: ignore[arg-type] # Ray's hint forgets that it may return something
         train_loop_config={"loop": loop},
@@ -76,7 +67,7 @@ def build_trainer(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ())
             placement_strategy=loop.config.run.placement_strategy,
         ),
         run_config=RunConfig(
-            name=loop.run.path.name,
+            name=loop.run.name,
             storage_path=str(Path(folder).parent),
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),

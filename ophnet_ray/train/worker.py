@@ -49,7 +49,7 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
     config, run = loop.config, loop.run
     rank = ray.train.get_context().get_world_rank()
     run.enter()
-    log_to(run.logs / f"train-rank-{rank}.log")
+    log_to(run.worker_log(rank))
     threading.current_thread().name = f"train rank {rank}"  # in the dashboard's stack traces
     logger.info("rank %d is process %d on %s", rank, os.getpid(), socket.gethostname())
     warnings.filterwarnings("ignore", module="lightning")

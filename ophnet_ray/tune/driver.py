@@ -9,22 +9,16 @@ from ray.tune.schedulers import FIFOScheduler
 
 from ophnet_ray.config import Config, WindowConfig, dump_config, read_config
 from ophnet_ray.console import Console, log_to
-from ophnet_ray.data.cache.store import BlockCache, sampling_of
+from ophnet_ray.data.cache.store import sampling_of
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.errors import TrainingError, UserError, one_line
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.storage.files import copy_file, write_atomically
 from ophnet_ray.storage.paths import is_remote, stem_of
-from ophnet_ray.train.preflight import (
-    check_backbone,
-    check_cluster,
-    check_loggers,
-    check_output,
-    job_metadata,
-    resolve_paths,
-)
-from ophnet_ray.train.prepare import prepare_data, prepare_variant, read_run_data
+from ophnet_ray.train.preflight import check_backbone, check_cluster, check_input
+from ophnet_ray.train.prepare import prepare_data, prepare_variant
+from ophnet_ray.train.run import Run
 from ophnet_ray.train.trainer import failures_in_one_line
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory
@@ -69,28 +63,27 @@ def tune(config: TuneConfig, console: Console) -> SearchResult:
         TrainingError: No trial was finished.
     """
     plan = plan_search(config)
-    check_loggers(plan.config)
-    output = check_output(plan.config.run.output_pth)
-    config = resolve_paths(plan.config, console)
-    data = read_run_data(config.base(), console)
+    checked = check_input(plan.config, console)
+    config, data = checked.config, checked.data
     directory = _open_directory(config, plan.space, data.data_hash)
     search = Search(config, plan.space, plan.num_trials, data, directory)
+    run = Run(config.base(), directory.run, data, console)
     with directory.run.locked():
-        log_to(directory.run.logs / "driver.log")
+        log_to(directory.run.driver_log)
         with failures_in_one_line(directory.run, "search"):
             if _is_complete(search):
-                console.say(f"complete already: {directory.path}")
+                console.say(f"already complete: {directory.path}")
             else:
-                cache = BlockCache(
-                    config.run.cache_dir or "", config.windows, config.run.local_cache_dir
-                )
-                metadata = job_metadata(config.base(), directory.run)
-                with cache.in_use(), connect(config, metadata, plan.max_concurrent) as where:
+                metadata = run.job_metadata()
+                with (
+                    run.open_cache().in_use(),
+                    connect(config, metadata, plan.max_concurrent) as where,
+                ):
                     console.say(where)
-                    setup = _prepare(search, cache, console)
+                    setup = _prepare(search, run)
                     _train_trials(search, setup, console)
                     _repeat_finalists(search, setup, console)
-            return _conclude(search, output)
+            return _conclude(search, checked.output)
 
 
 def _open_directory(config: TuneConfig, space: SearchSpace, data_hash: str) -> SearchDirectory:
@@ -114,27 +107,26 @@ def _open_directory(config: TuneConfig, space: SearchSpace, data_hash: str) -> S
     return directory
 
 
-def _prepare(search: Search, cache: BlockCache, console: Console) -> TrialSetup:
+def _prepare(search: Search, run: Run) -> TrialSetup:
     """Decode, once for all trials, whatever any of them may read."""
-    data, run = search.data, search.directory.run
-    threads = run.read_resources().get("threads_per_worker")
-    plan = plan_trials(search.config, search.num_trials, threads, console.say)
-    check_backbone(plan.base, console.say)
-    check_cluster(plan.base, data.segments)
-    first = prepare_data(plan.base, cache, data, run, plan.resources, console)
-    decoded = {sampling_of(search.config.windows): first}
-    manifests: dict[WindowConfig, Manifest] = {search.config.windows: first}
+    threads = run.directory.read_resources().get("threads_per_worker")
+    plan = plan_trials(search.config, search.num_trials, threads, run.console.say)
+    run = replace(run, config=plan.base)
+    check_backbone(run.config, run.console.say)
+    check_cluster(run.config, run.data.segments)
+    first = prepare_data(run, run.open_cache(), plan.resources)
+    decoded = {sampling_of(run.config.windows): first}
+    manifests: dict[WindowConfig, Manifest] = {run.config.windows: first}
     for settings in decoding_variants(search.space):
-        windows = plan.base.replace_flat(**settings).windows
+        variant = replace(run, config=run.config.replace_flat(**settings))
+        windows = variant.config.windows
         sampling = sampling_of(windows)
         if sampling not in decoded:
-            paths = search.config.run
-            cache = BlockCache(paths.cache_dir or "", windows, paths.local_cache_dir)
             decoded[sampling] = prepare_variant(
-                cache, data.segments, first.phases, plan.resources, console
+                variant, variant.open_cache(), plan.resources, first.phases
             )
         manifests[windows] = replace(decoded[sampling], windows=windows)
-    return TrialSetup(search.directory, plan, manifests, data.data_hash, search.metric)
+    return TrialSetup(search.directory, plan, manifests, run.data.data_hash, search.metric)
 
 
 def _train_trials(search: Search, setup: TrialSetup, console: Console) -> None:

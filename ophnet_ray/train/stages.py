@@ -1,0 +1,91 @@
+"""Stages of a run on the cluster: prepare the data, train, copy the checkpoint, report."""
+
+from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.samplers import plan_training_steps
+from ophnet_ray.distributed.cluster import connect
+from ophnet_ray.distributed.resources import Resources, plan_resources
+from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.models.checkpoints import find_checkpoints
+from ophnet_ray.storage.files import copy_file
+from ophnet_ray.train.preflight import check_backbone, check_cluster
+from ophnet_ray.train.prepare import prepare_data
+from ophnet_ray.train.protocol import TrainingWatch, TrainLoopConfig, start_status
+from ophnet_ray.train.report import write_run_report
+from ophnet_ray.train.run import Run
+from ophnet_ray.train.run_directory import RunDirectory, RunResult
+from ophnet_ray.train.trainer import failures_in_one_line, fit_run
+
+
+def complete_run(run: Run, output: str) -> RunResult:
+    """Train unless the run is complete; then copy its best checkpoint and write its report.
+
+    Args:
+        run: A locked run.
+        output: Path or URI for the checkpoint.
+
+    Raises:
+        UserError: The input is wrong.
+        TrainingError: Training failed.
+    """
+    directory = run.directory
+    with failures_in_one_line(directory, "run"):
+        result = directory.read_result()
+        if result is None:
+            result = _train_on_cluster(run)
+        else:
+            run.console.say(
+                f"already complete: {directory.location} (another --name or --seed starts a new "
+                "run)"
+            )
+        _copy_best_checkpoint(directory, result, output)
+        if not directory.report.exists():
+            write_run_report(directory, result)
+            directory.send(directory.scores, directory.report)
+    return result
+
+
+def _train_on_cluster(run: Run) -> RunResult:
+    cache = run.open_cache()
+    with cache.in_use(), connect(run.config, run.job_metadata()) as where:
+        run.console.say(where)
+        resources = plan_resources(run.config, run.console.say)
+        check_backbone(run.config, run.console.say)
+        check_cluster(run.config, run.data.segments)
+        manifest = prepare_data(run, cache, resources)
+        return fit(run, manifest, resources)
+
+
+def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
+    """Train on the workers and show the progress; return and keep the result.
+
+    Raises:
+        UserError: More workers than training segments.
+        TrainingError: The workers failed, or the loss became infinite.
+    """
+    num_workers, training = resources.train_workers, run.config.training
+    num_train = len(manifest.of_split("train"))
+    if num_train < num_workers:
+        raise UserError(f"--train_workers {num_workers}: only {num_train} training segments")
+    steps = plan_training_steps(num_train, training.batch_size, num_workers)
+    run.console.say(
+        f"training on {num_workers} {'GPU' if resources.use_gpu else 'CPU'} worker"
+        f"{'s' if num_workers > 1 else ''}: {num_train} segments, {steps.num_steps} "
+        f"steps of {steps.batch_size * num_workers} per epoch"
+        + (f", {steps.num_left_out} left out each" if steps.num_left_out else "")
+    )
+    status = start_status(run.directory.name)
+    loop = TrainLoopConfig(
+        run.config, manifest, resources, run.directory, run.data.data_hash, status
+    )
+    with run.console.stage("train", training.max_epochs) as stage:
+        return TrainingWatch(status, stage, steps.num_steps).run(lambda: fit_run(loop))
+
+
+def _copy_best_checkpoint(directory: RunDirectory, result: RunResult, output: str) -> None:
+    """Copy the best checkpoint to where the user wants it, after its checksum was found right."""
+    best = directory.path / result.checkpoint
+    if best not in [checkpoint.file for checkpoint in find_checkpoints(directory.checkpoints)]:
+        raise TrainingError(
+            f"the best checkpoint {best} is gone or damaged; delete {directory.result}"
+        )
+    copy_file(best, output)
