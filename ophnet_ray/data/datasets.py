@@ -1,9 +1,7 @@
-"""Segments as a torch ``Dataset`` and as a ``LightningDataModule``, over the cache, without Ray."""
+"""Segments as a torch ``Dataset`` and as ``LightningDataModule``s, over the cache, without Ray."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
 import lightning as L  # noqa: N812 - Lightning's own convention
 import numpy as np
@@ -15,28 +13,24 @@ from torch.utils.data import Dataset
 
 from ophnet_ray.config import (
     DEFAULT_CACHE_DIR,
-    Config,
     Coverage,
     DataConfig,
     MaskKind,
+    ModelConfig,
     RunConfig,
     TrainingConfig,
     WindowConfig,
 )
 from ophnet_ray.data.annotations import (
     Reject,
-    Segment,
-    find_missing_videos,
     parse_annotations,
     phase_vocabulary,
     read_annotations,
 )
-from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
-from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.loader import WindowLoader, read_window
-from ophnet_ray.data.manifest import Manifest, ManifestItem, build_manifest
+from ophnet_ray.data.manifest import Manifest, prepare_manifest
 from ophnet_ray.data.preprocessing import one_hot, prepare_batch, to_unit
-from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler
+from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler, pick_windows
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.data.windows import cut_windows
 from ophnet_ray.errors import UserError
@@ -44,27 +38,25 @@ from ophnet_ray.hashing import hash_ids
 
 _WINDOWS, _TRAINING = WindowConfig(), TrainingConfig()
 
-logger = logging.getLogger(__name__)
-
 
 class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
-    """One random window of each segment, for notebooks and debugging.
+    """The window that training picks of each segment, for notebooks and debugging.
 
-    The segments are decoded into the cache when the data set is made; what cannot be read is
-    logged, listed in ``rejects`` and left out, never replaced by dummy data.
+    Building the data set decodes the segments into the cache. What cannot be read is logged, listed
+    in ``rejects`` and left out, never replaced by dummy data.
 
     Args:
         df: Rows with ``video_path, phase`` (clips) or ``video_id, start, end, phase``.
         phase2idx: Phase → label.
         window_size: Frames averaged into one image.
         stride: Frames between the starts of neighbouring windows.
-        max_frames: Most frames read of a segment.
+        max_frames: Maximum number of frames read per segment.
         video_dir: Folder that relative paths start from.
-        coverage: Which frames of a segment.
+        coverage: See ``WindowConfig``.
         image_size: Height and width, pixels.
         mask: Kind of masks, see ``preprocessing.extract_masks``.
-        mean: For the normalisation, the backbone's own.
-        std: Likewise.
+        mean: Mean of the normalisation, the backbone's own, (3,).
+        std: Its standard deviation, (3,).
         cache_dir: Folder of the cache.
         seed: The window of a segment is a function of (seed, epoch, segment).
     """
@@ -80,7 +72,7 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         video_dir: str | Path = ".",
         coverage: Coverage = _WINDOWS.coverage,
         image_size: int = _WINDOWS.image_size,
-        mask: MaskKind = "rg",
+        mask: MaskKind = ModelConfig.mask,
         mean: Sequence[float] = timm.data.IMAGENET_DEFAULT_MEAN,
         std: Sequence[float] = timm.data.IMAGENET_DEFAULT_STD,
         cache_dir: str | Path = DEFAULT_CACHE_DIR,
@@ -96,7 +88,9 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         rows = [{str(k): str(v) for k, v in row.items()} for row in df.to_dict("records")]
         segments = parse_annotations(rows, video_dir)
         phases = phases_by_label(phase2idx)
-        manifest, self.rejects = load_manifest(segments, phases, windows, cache_dir, num_workers=1)
+        manifest, self.rejects = prepare_manifest(
+            segments, phases, windows, cache_dir, num_workers=1
+        )
         self._items = manifest.items
         self._ids = hash_ids([item.segment.segment_id for item in self._items])
         self._blocks_per_window = windows.blocks_per_window
@@ -107,19 +101,25 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         self._seed, self._epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the windows of another epoch."""
+        """Choose the epoch, whose windows are picked."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        """Usable segments."""
+        """Return the number of usable segments."""
         return len(self._items)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """``image`` (3, H, W) normalised, ``mask`` (2, H, W) in [0, 1], ``label`` one-hot (K,)."""
+        """Read the window of a segment.
+
+        Returns:
+            ``image`` float32 (3, H, W), normalised; ``mask`` (2, H, W) in [0, 1]; ``label``
+            one-hot (K,).
+        """
         item = self._items[index]
         windows = cut_windows(item.entry.snippet_lengths, self._blocks_per_window)
-        pick = int(hash_ids(self._ids[[index]], self._seed, self._epoch)[0] % len(windows))
-        first, count = windows[pick]
+        num_windows = np.asarray([len(windows)], dtype=np.uint64)
+        (picked,) = pick_windows(self._ids[[index]], num_windows, self._seed, self._epoch)
+        first, count = windows[picked]
         pixels = np.empty((self._image_size, self._image_size, 3), dtype=np.uint8)
         read_window(item, int(first), int(count), pixels)
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
@@ -128,22 +128,79 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         return {"image": image[0], "mask": mask[0], "label": label[0]}
 
 
-class OphNetDataModule(L.LightningDataModule):
-    """Training and validation windows of an annotation CSV, split by case.
+class ManifestDataModule(L.LightningDataModule):
+    """Training and validation windows of a manifest, whose blocks are in the cache.
 
-    Outside Ray, ``setup`` reads the CSV, splits it and fills the cache. Inside a Ray Train worker
-    the manifest is given (``from_manifest``), and each worker reads its own share of the windows.
+    Each worker of a distributed training reads its own share of the windows.
+
+    Args:
+        manifest: The segments; a subclass may set it in ``setup``.
+        batch_size: Windows per step and worker.
+        seed: Of the order and the windows.
+    """
+
+    def __init__(self, manifest: Manifest | None, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.manifest, self.batch_size, self.seed = manifest, batch_size, seed
+
+    def train_dataloader(self) -> WindowLoader:
+        """Build the loader of this worker's share: one window per training segment and epoch."""
+        manifest = self._require_manifest()
+        items = manifest.of_split("train")
+        sampler = TrainingSampler(
+            [item.segment.segment_id for item in items],
+            [item.entry.snippet_lengths for item in items],
+            manifest.windows.blocks_per_window,
+            self.batch_size,
+            self.seed,
+            rank=self._rank,
+            num_replicas=self._num_replicas,
+        )
+        return WindowLoader(items, sampler, manifest.windows.image_size)
+
+    def val_dataloader(self) -> WindowLoader:
+        """Build the loader of every validation window, once over all workers."""
+        manifest = self._require_manifest()
+        items = manifest.of_split("val")
+        sampler = ValidationSampler(
+            [item.entry.snippet_lengths for item in items],
+            manifest.windows.blocks_per_window,
+            self.batch_size,
+            rank=self._rank,
+            num_replicas=self._num_replicas,
+        )
+        return WindowLoader(items, sampler, manifest.windows.image_size)
+
+    def _require_manifest(self) -> Manifest:
+        if self.manifest is None:
+            raise RuntimeError("call setup() first")
+        return self.manifest
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _num_replicas(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+
+class OphNetDataModule(ManifestDataModule):
+    """Training and validation windows of an annotation CSV, split by case, without Ray.
+
+    ``setup`` reads the CSV, splits it and fills the cache; the rows that cannot be read are then
+    in ``rejects``.
 
     Args:
         csv_path: See ``annotations.read_annotations``.
         phase2idx: Phase → label; None for the sorted phases of the CSV.
-        batch_size: Windows a step and worker.
+        batch_size: Windows per step and worker.
         num_workers: Parallel decode workers.
         window_size: Frames averaged into one image.
         stride: Frames between the starts of neighbouring windows.
-        max_frames: Most frames read of a segment.
+        max_frames: Maximum number of frames read per segment.
         video_dir: Folder of the videos; the CSV's when None.
-        coverage: Which frames of a segment.
+        coverage: See ``WindowConfig``.
         image_size: Height and width, pixels.
         val_fraction: Share of the cases for validation, without a split column.
         cache_dir: Folder of the cache.
@@ -167,10 +224,9 @@ class OphNetDataModule(L.LightningDataModule):
         cache_dir: str | Path = DEFAULT_CACHE_DIR,
         seed: int = _TRAINING.seed,
     ) -> None:
-        super().__init__()
+        super().__init__(None, batch_size, seed)
         self.csv_path, self.video_dir, self.cache_dir = csv_path, video_dir, cache_dir
-        self.phase2idx = phase2idx
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.phase2idx, self.num_workers = phase2idx, num_workers
         self.windows = WindowConfig(
             window_size=window_size,
             stride=stride,
@@ -178,85 +234,24 @@ class OphNetDataModule(L.LightningDataModule):
             coverage=coverage,
             image_size=image_size,
         )
-        self.val_fraction, self.seed = val_fraction, seed
-        self.manifest: Manifest | None = None
+        self.val_fraction = val_fraction
         self.rejects: list[Reject] = []
 
-    @classmethod
-    def from_manifest(cls, manifest: Manifest, batch_size: int, seed: int) -> Self:
-        """A data module that only reads what is in the cache already."""
-        w = manifest.windows
-        module = cls(
-            csv_path="",
-            batch_size=batch_size,
-            window_size=w.window_size,
-            stride=w.stride,
-            max_frames=w.max_frames,
-            coverage=w.coverage,
-            image_size=w.image_size,
-            seed=seed,
-        )
-        module.manifest = manifest
-        return module
-
     def setup(self, stage: str | None = None) -> None:
-        """Read, split and decode, unless the manifest is there."""
+        """Read, split and decode, the first time."""
         if self.manifest is not None:
             return
         segments = read_annotations(self.csv_path, self.video_dir)
         segments = assign_splits(segments, self.val_fraction, self.seed)
         known = self.phase2idx
         phases = phase_vocabulary(segments) if known is None else phases_by_label(known)
-        self.manifest, self.rejects = load_manifest(
+        self.manifest, self.rejects = prepare_manifest(
             segments, phases, self.windows, self.cache_dir, self.num_workers
         )
 
-    def train_dataloader(self) -> WindowLoader:
-        """One window of each training segment an epoch; this worker's share."""
-        items = self._items("train")
-        sampler = TrainingSampler(
-            [item.segment.segment_id for item in items],
-            [item.entry.snippet_lengths for item in items],
-            self._blocks_per_window,
-            self.batch_size,
-            self.seed,
-            rank=self._rank,
-            num_replicas=self._num_replicas,
-        )
-        return WindowLoader(items, sampler, self.windows.image_size)
-
-    def val_dataloader(self) -> WindowLoader:
-        """Every window of the validation segments once over all workers."""
-        items = self._items("val")
-        sampler = ValidationSampler(
-            [item.entry.snippet_lengths for item in items],
-            self._blocks_per_window,
-            self.batch_size,
-            rank=self._rank,
-            num_replicas=self._num_replicas,
-        )
-        return WindowLoader(items, sampler, self.windows.image_size)
-
-    def _items(self, split: str) -> list[ManifestItem]:
-        if self.manifest is None:
-            raise RuntimeError("call setup() first")
-        return self.manifest.of_split(split)
-
-    @property
-    def _blocks_per_window(self) -> int:
-        return self.windows.blocks_per_window
-
-    @property
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer else 0
-
-    @property
-    def _num_replicas(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
-
 
 def phases_by_label(phase2idx: Mapping[str, int]) -> list[str]:
-    """The phases in the order of their labels; keys that are numbers become text, as in a CSV.
+    """Sort phases by label; keys that are numbers become text, as in a CSV.
 
     Raises:
         UserError: The labels are not 0 to K-1, each once.
@@ -264,33 +259,3 @@ def phases_by_label(phase2idx: Mapping[str, int]) -> list[str]:
     if sorted(phase2idx.values()) != list(range(len(phase2idx))):
         raise UserError(f"phase2idx: the labels must be 0 to K-1, each once, not {phase2idx}")
     return [str(phase) for phase in sorted(phase2idx, key=lambda phase: phase2idx[phase])]
-
-
-def load_manifest(
-    segments: list[Segment],
-    phases: Sequence[str],
-    windows: WindowConfig,
-    cache_dir: str | Path,
-    num_workers: int,
-) -> tuple[Manifest, list[Reject]]:
-    """Fill the cache in this process and list what is in it.
-
-    Raises:
-        UserError: A setting of the windows is wrong, a video is missing, a phase is not in the
-            vocabulary, or nothing can be read.
-    """
-    Config(windows=windows).validate()
-    missing = find_missing_videos(segments)
-    if missing:
-        raise UserError(f"{len(missing)} videos are missing, the first: {missing[0]}")
-    unknown = {segment.phase for segment in segments} - set(phases)
-    if unknown:
-        raise UserError(f"phases without a label in phase2idx: {', '.join(sorted(unknown))}")
-    cache = BlockCache(cache_dir, windows)
-    filled = fill_cache(cache, segments, num_workers, decode_in_threads(num_workers))
-    manifest, rejects = build_manifest(segments, filled.entries, phases, windows)
-    for reject in rejects:
-        logger.warning("%s is left out: %s", reject.segment.segment_id, reject.reason)
-    if not manifest.items:
-        raise UserError(f"no segment can be read; the first: {rejects[0].reason}")
-    return manifest, rejects

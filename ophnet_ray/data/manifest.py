@@ -1,14 +1,21 @@
-"""Segments and where their blocks lie: the small thing that travels, pixels are fetched last."""
+"""Usable segments and the position of their blocks: small enough to send to every worker."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Reject, Segment
+from ophnet_ray.config import Config, WindowConfig
+from ophnet_ray.data.annotations import Reject, Segment, find_missing_videos
+from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.shards import CacheEntry
+from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +29,7 @@ class ManifestItem:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that is needed to read windows: no video, no CSV, no codec.
+    """Everything that reading windows needs: no video, no CSV, no codec.
 
     ``phases[label]`` is the phase's id or name in the CSV.
     """
@@ -32,15 +39,15 @@ class Manifest:
     items: tuple[ManifestItem, ...]
 
     def of_split(self, split: str) -> list[ManifestItem]:
-        """The segments of a split, in the CSV's order."""
+        """Return the segments of a split, in the CSV's order."""
         return [item for item in self.items if item.segment.split == split]
 
     def cases_of(self, split: str) -> list[str]:
-        """The cases of a split, sorted."""
+        """Return the cases of a split, sorted."""
         return sorted({item.segment.case_id for item in self.of_split(split)})
 
     def label_counts(self, split: str) -> NDArray[np.int64]:
-        """Segments of each phase, (K,)."""
+        """Count the segments of each phase, (K,)."""
         labels = [item.label for item in self.of_split(split)]
         return np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(self.phases))
 
@@ -51,13 +58,13 @@ def build_manifest(
     phases: Sequence[str],
     windows: WindowConfig,
 ) -> tuple[Manifest, list[Reject]]:
-    """Join segments with their cache entries.
+    """Join segments with their cache entries; nothing is decoded.
 
     Args:
         segments: With their splits.
         entries: By segment id, one for each.
         phases: The vocabulary.
-        windows: As the cache was filled.
+        windows: Settings under which the cache was filled.
 
     Returns:
         The usable segments and the rejected ones; every row is in one of the two.
@@ -71,3 +78,40 @@ def build_manifest(
         else:
             items.append(ManifestItem(segment, label_of[segment.phase], entry))
     return Manifest(tuple(phases), windows, tuple(items)), rejects
+
+
+def prepare_manifest(
+    segments: Sequence[Segment],
+    phases: Sequence[str],
+    windows: WindowConfig,
+    cache_dir: str | Path,
+    num_workers: int,
+) -> tuple[Manifest, list[Reject]]:
+    """Decode in this process what the cache lacks, then build the manifest; rejects are logged.
+
+    Args:
+        segments: With their splits.
+        phases: The vocabulary.
+        windows: Windows to decode for.
+        cache_dir: Folder of the cache.
+        num_workers: Parallel decode threads.
+
+    Raises:
+        UserError: A setting of the windows is wrong, a video is missing, a phase is not in the
+            vocabulary, or nothing can be read.
+    """
+    Config(windows=windows).validate()
+    missing = find_missing_videos(segments)
+    if missing:
+        raise UserError(f"{len(missing)} videos are missing, the first: {missing[0]}")
+    unknown = {segment.phase for segment in segments} - set(phases)
+    if unknown:
+        raise UserError(f"phases without a label in phase2idx: {', '.join(sorted(unknown))}")
+    cache = BlockCache(cache_dir, windows)
+    filled = fill_cache(cache, segments, num_workers, decode_in_threads(num_workers))
+    manifest, rejects = build_manifest(segments, filled.entries, phases, windows)
+    for reject in rejects:
+        logger.warning("%s is left out: %s", reject.segment.segment_id, reject.reason)
+    if not manifest.items:
+        raise UserError(f"no segment can be read; the first: {rejects[0].reason}")
+    return manifest, rejects

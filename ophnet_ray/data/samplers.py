@@ -1,4 +1,4 @@
-"""Which windows make up a step of an epoch, as a function of (seed, epoch, segment) alone."""
+"""The windows of each step of an epoch, as a function of (seed, epoch, segment) alone."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ _ORDER, _PICK, _DRAWS = range(3)
 
 
 class StepPlan(NamedTuple):
-    """How an epoch is dealt out: every worker takes ``num_steps`` batches of ``batch_size``."""
+    """Steps of an epoch: every worker takes ``num_steps`` batches of ``batch_size`` windows."""
 
     num_steps: int
     batch_size: int
@@ -24,8 +24,9 @@ class StepPlan(NamedTuple):
 class Step(NamedTuple):
     """The windows of one batch.
 
-    ``windows``: int64 (b, 3), a row for segment, first block and number of blocks; the segment of
-    padding is -1. ``draws``: float32 (b, NUM_DRAWS) in [-1, 1], random numbers for augmentation.
+    ``windows``: int64 (b, 3), one row per window: index of the segment, first block, number of
+    blocks; the segment of padding is -1. ``draws``: float32 (b, NUM_DRAWS) in [-1, 1], random
+    numbers for augmentation.
     """
 
     windows: NDArray[np.int64]
@@ -33,7 +34,7 @@ class Step(NamedTuple):
 
 
 def plan_training_steps(num_windows: int, batch_size: int, num_replicas: int) -> StepPlan:
-    """Whole steps only; fewer than ``num_replicas * batch_size`` windows are left out.
+    """Plan whole steps; fewer than ``num_replicas * batch_size`` windows are left out.
 
     A training set smaller than one step is taken in one smaller step.
 
@@ -47,18 +48,35 @@ def plan_training_steps(num_windows: int, batch_size: int, num_replicas: int) ->
     return StepPlan(num_steps, batch_size, num_windows - num_steps * batch_size * num_replicas)
 
 
+def pick_windows(
+    segment_ids: NDArray[np.uint64], num_windows: NDArray[np.uint64], seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """Pick the window of each segment in an epoch, uniformly among its windows.
+
+    Args:
+        segment_ids: Numbers that ``hash_ids`` made of the ids, (N,).
+        num_windows: Windows of each segment, (N,), at least 1.
+        seed: Of the run.
+        epoch: From 0.
+
+    Returns:
+        Index of the picked window among the segment's windows, (N,).
+    """
+    return (hash_ids(segment_ids, seed, epoch, _PICK) % num_windows).astype(np.int64)
+
+
 class TrainingSampler:
-    """One random window of every segment an epoch, in random order.
+    """One random window of every segment per epoch, in random order.
 
     At step s, worker r of W takes the positions ``[(s*W + r)*b, (s*W + r + 1)*b)`` of the
     epoch's permutation.
 
     Args:
         segment_ids: Unique names of the segments.
-        snippet_lengths: Blocks of each run of each segment.
-        blocks_per_window: ``window_size // stride``.
-        batch_size: Windows a step and worker.
-        seed: Of order, pick and augmentation.
+        snippet_lengths: Blocks of each snippet of each segment.
+        blocks_per_window: See ``WindowConfig``.
+        batch_size: Windows per step and worker.
+        seed: Of order, picked windows and augmentation.
         rank: This worker, in [0, num_replicas).
         num_replicas: Workers.
     """
@@ -76,7 +94,7 @@ class TrainingSampler:
     ) -> None:
         self._ids = hash_ids(segment_ids)
         self._windows = [cut_windows(lengths, blocks_per_window) for lengths in snippet_lengths]
-        self._num_windows = np.asarray([len(w) for w in self._windows], dtype=np.uint64)
+        self._num_windows = np.asarray([len(windows) for windows in self._windows], dtype=np.uint64)
         self.plan = plan_training_steps(len(self._ids), batch_size, num_replicas)
         self._seed, self._rank, self._num_replicas = seed, rank, num_replicas
         self._epoch = 0
@@ -86,7 +104,7 @@ class TrainingSampler:
         self._epoch = epoch
 
     def __len__(self) -> int:
-        """Steps of a whole epoch."""
+        """Return the steps of a whole epoch."""
         return self.plan.num_steps
 
     def __iter__(self) -> Iterator[Step]:
@@ -94,16 +112,16 @@ class TrainingSampler:
         return self.steps()
 
     def steps(self, first: int = 0) -> Iterator[Step]:
-        """Yield this worker's steps from the ``first`` on, to go on inside an epoch."""
+        """Yield this worker's steps from step ``first`` on, to resume inside an epoch."""
         order = np.argsort(self._hash(_ORDER), kind="stable")
-        pick = (self._hash(_PICK) % self._num_windows).astype(np.int64)
+        picked = pick_windows(self._ids, self._num_windows, self._seed, self._epoch)
         raw = np.stack([self._hash(_DRAWS + i) for i in range(NUM_DRAWS)], axis=1)
         draws = (raw / 2.0**63 - 1.0).astype(np.float32)
         size = self.plan.batch_size
         for step in range(first, self.plan.num_steps):
             start = (step * self._num_replicas + self._rank) * size
             rows = order[start : start + size]
-            windows = np.stack([self._windows[i][pick[i]] for i in rows])
+            windows = np.stack([self._windows[i][picked[i]] for i in rows])
             yield Step(np.concatenate([rows[:, None], windows], axis=1), draws[rows])
 
     def _hash(self, use: int) -> NDArray[np.uint64]:
@@ -111,9 +129,9 @@ class TrainingSampler:
 
 
 class ValidationSampler:
-    """Every window of every segment exactly once over all workers, the same steps on each.
+    """Every window of every segment exactly once over all workers; each worker has as many steps.
 
-    The tail is padded with rows of segment -1, which the counts leave out.
+    The last step is padded with rows of segment -1, which the counts leave out.
     """
 
     def __init__(
@@ -138,14 +156,14 @@ class ValidationSampler:
         self._rows = padded.reshape(self._num_steps, num_replicas, batch_size, 3)[:, rank]
 
     def __len__(self) -> int:
-        """Steps."""
+        """Return the number of steps."""
         return self._num_steps
 
     def __iter__(self) -> Iterator[Step]:
-        """Yield this worker's steps; nothing is random here."""
+        """Yield this worker's steps, the same in every epoch."""
         return self.steps()
 
     def steps(self, first: int = 0) -> Iterator[Step]:
-        """Yield this worker's steps from the ``first`` on."""
+        """Yield this worker's steps from step ``first`` on."""
         for rows in self._rows[first:]:
             yield Step(rows, np.zeros((len(rows), NUM_DRAWS), dtype=np.float32))

@@ -20,9 +20,8 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from ophnet_ray import __version__
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.datasets import load_manifest
 from ophnet_ray.data.loader import WindowLoader
-from ophnet_ray.data.manifest import Manifest, ManifestItem
+from ophnet_ray.data.manifest import Manifest, ManifestItem, prepare_manifest
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
 from ophnet_ray.data.samplers import ValidationSampler
 from ophnet_ray.data.splits import assign_splits
@@ -91,7 +90,7 @@ def audit(checkpoint: str, segments: Sequence[Segment], settings: AuditSettings)
     config, split = model.config, settings.split
     assigned = assign_splits(segments, config.data.val_fraction, config.training.seed)
     wanted = [segment for segment in assigned if segment.split in ("train", split)]
-    manifest, _ = load_manifest(
+    manifest, _ = prepare_manifest(
         wanted, model.phases, config.windows, settings.cache_dir, settings.num_workers
     )
     if not manifest.of_split(split) or not manifest.of_split("train"):

@@ -23,7 +23,7 @@ from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 from ophnet_ray.config import Strategy
 from ophnet_ray.console import log_to
 from ophnet_ray.data.cache.shards import FETCH_THREADS, fetch_shards
-from ophnet_ray.data.datasets import OphNetDataModule
+from ophnet_ray.data.datasets import ManifestDataModule
 from ophnet_ray.models.checkpoints import Checkpoint, find_checkpoints, find_unfinished
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.losses import balance_phases
@@ -57,7 +57,7 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
     # the same first weights on every worker and in every rerun
     torch.manual_seed(config.training.seed)
     module = _build_module(loop)
-    data = OphNetDataModule.from_manifest(
+    data = ManifestDataModule(
         loop.manifest,
         config.training.batch_size,
         config.training.seed,

@@ -54,6 +54,27 @@ def test_the_window_of_an_item_is_a_function_of_seed_epoch_and_segment(table, co
     assert not all(torch.equal(a, again[i]["image"]) for i, a in enumerate(first))
 
 
+def test_training_and_the_data_set_give_the_same_pixels(table, color_csv, tmp_path):
+    """For the same (seed, epoch, segment); with one block per window, segments have several."""
+    options = {"window_size": 8, "seed": 5}
+    dataset = make_dataset(table, color_csv, tmp_path, mean=(0, 0, 0), std=(1, 1, 1), **options)
+    module = ophnet_ray.OphNetDataModule(
+        color_csv, PHASES, batch_size=1, image_size=32, cache_dir=tmp_path / "cache", **options
+    )
+    module.setup()
+    rows = {segment.segment_id: i for i, segment in enumerate(read_annotations(color_csv))}
+    items = module.manifest.of_split("train")
+    assert min(sum(item.entry.snippet_lengths) for item in items) > 1, "else there is no choice"
+    loader = module.train_dataloader()
+    for epoch in (0, 1):
+        loader.sampler.set_epoch(epoch)
+        dataset.set_epoch(epoch)
+        for step, batch in zip(loader.sampler, loader, strict=True):
+            (index,) = step.windows[:, 0]
+            ours = dataset[rows[items[index].segment.segment_id]]["image"]
+            torch.testing.assert_close(ours, batch["pixels"][0] / 255)
+
+
 def test_what_cannot_be_read_is_left_out_and_listed(table, color_csv, tmp_path):
     late = pd.DataFrame([{"video_id": "v0", "start": 100, "end": 101, "phase": "red"}])
     dataset = make_dataset(pd.concat([table, late]), color_csv, tmp_path)

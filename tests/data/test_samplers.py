@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler, plan_training_steps
+from ophnet_ray.data.samplers import (
+    TrainingSampler,
+    ValidationSampler,
+    pick_windows,
+    plan_training_steps,
+)
+from ophnet_ray.data.windows import cut_windows
+from ophnet_ray.hashing import hash_ids
 
 pytestmark = pytest.mark.unit
 
@@ -42,6 +49,27 @@ def test_epochs_differ_in_order_and_in_window():
     first, second = epoch_of(1, 0, 103), epoch_of(1, 1, 103)
     assert [name for name, _, _ in first] != [name for name, _, _ in second]
     assert {n: f for n, f, _ in first} != {n: f for n, f, _ in second}
+
+
+def test_a_run_of_another_version_is_resumed_with_the_same_windows():
+    """Numbers of commit 8e23bbc: a change would alter the rest of every run that is resumed."""
+    sampler = TrainingSampler(IDS, RUNS, 2, 12, seed=7)
+    sampler.set_epoch(3)
+    step = next(iter(sampler))
+    assert step.windows[:4].tolist() == [[0, 3, 2], [68, 6, 2], [17, 1, 2], [15, 3, 2]]
+    np.testing.assert_allclose(
+        step.draws[0], [-0.00855, -0.101193, -0.513045, -0.347367, 0.507074], atol=1e-6
+    )
+
+
+def test_the_picked_window_is_the_one_that_training_takes():
+    windows = [cut_windows(lengths, 2) for lengths in RUNS]
+    counts = np.asarray([len(w) for w in windows], dtype=np.uint64)
+    for epoch in range(3):
+        picked = pick_windows(hash_ids(IDS), counts, 7, epoch)
+        taken = {name: (first, count) for name, first, count in epoch_of(1, epoch, 103)}
+        for name, of_segment, index in zip(IDS, windows, picked, strict=True):
+            assert tuple(of_segment[index]) == taken[name]
 
 
 def test_every_window_of_a_segment_is_picked_equally_often():
