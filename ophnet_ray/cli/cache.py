@@ -3,22 +3,20 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from ophnet_ray.config import DEFAULT_CACHE_DIR
 from ophnet_ray.data.cache.inventory import (
-    SECONDS_A_DAY,
-    BucketInventory,
+    SECONDS_PER_DAY,
     Inventory,
     Shard,
     prune,
     read_inventory,
 )
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.paths import absolute, check_location, is_remote
+from ophnet_ray.storage.paths import absolute, check_location
 
 TABLE_WIDTH = 100
 
@@ -51,19 +49,13 @@ class CacheCommand:
         console = Console(highlight=False, soft_wrap=True)
         console.width = max(console.width, TABLE_WIDTH)  # a file or a pipe claims to have 80
         if self.prune:
-            removed = (
-                BucketInventory(folder).prune(self.days)
-                if is_remote(folder)
-                else prune(Path(folder), self.days)
-            )
+            removed = prune(folder, self.days)
             console.print(
-                f"removed {removed.num_shards} shards not used for {self.days:g} days and "
-                f"{removed.num_leftovers} leftovers, {_size(removed.size_bytes)}",
+                f"removed {len(removed.shards)} shards not used for {self.days:g} days and "
+                f"{len(removed.leftovers)} leftovers, {_size(removed.size_bytes)}",
                 markup=False,
             )
-        inventory = (
-            BucketInventory(folder).read() if is_remote(folder) else read_inventory(Path(folder))
-        )
+        inventory = read_inventory(folder)
         console.print(build_table(inventory.shards))
         console.print(_describe_total(inventory), markup=False)
 
@@ -106,5 +98,5 @@ def _size(size_bytes: int) -> str:
 
 
 def _ago(time_s: float) -> str:
-    days = (time.time() - time_s) / SECONDS_A_DAY
+    days = (time.time() - time_s) / SECONDS_PER_DAY
     return "today" if days < 1 else f"{days:.0f} days ago"

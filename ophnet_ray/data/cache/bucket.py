@@ -1,7 +1,7 @@
-"""The shards that machines share in a bucket; each keeps those it needs in a folder of its own.
+"""Shards shared through a bucket, with copies in a folder of each machine that needs them.
 
-The bucket holds what a cache folder holds, under the same names: a shard, then its index. What it
-lists is there for all; a shard on a machine's disk alone is not.
+The bucket holds the files of a cache folder under the same names: a shard, then its index. All
+machines use the shards that the bucket lists; a shard on one machine's disk alone is not shared.
 """
 
 import logging
@@ -14,7 +14,6 @@ from ophnet_ray.data.cache.shards import ShardIndex, parse_shard_index
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import (
     check_writable,
-    delete_object,
     list_objects,
     read_bytes,
     upload,
@@ -25,7 +24,7 @@ from ophnet_ray.storage.paths import join, name_of
 
 INDEX_THREADS = 16
 MARK_AGE_NS = 86_400 * 10**9
-"""An index that was written more recently than that is not marked as used again."""
+"""Minimum age of an index that is marked as used again."""
 CLOCK = ".clock"
 
 logger = logging.getLogger(__name__)
@@ -35,25 +34,25 @@ class CacheBucket:
     """Shards in a bucket.
 
     Args:
-        uri: Their folder in the bucket.
-        folder: Where this machine keeps them.
+        uri: Folder of the shards in the bucket.
+        folder: Folder of this machine's copies.
     """
 
     def __init__(self, uri: str, folder: Path) -> None:
         self.uri, self.folder = uri, folder
 
     def now_ns(self) -> int:
-        """The time by the clock of the bucket, once it is known that it can be written.
+        """Check that the bucket can be written, and return the time of its clock.
 
         Raises:
-            UserError: It cannot.
+            UserError: The bucket cannot be written.
         """
         check_writable("--cache_dir", self.uri)
         write_object(join(self.uri, CLOCK), b"")
         return list_objects(self.uri)[CLOCK].mtime_ns
 
     def read_indexes(self, written_since_ns: int = 0) -> Iterator[ShardIndex]:
-        """The indexes of the whole shards.
+        """Read the indexes of the whole shards.
 
         Raises:
             StorageError: The bucket does not answer.
@@ -78,20 +77,17 @@ class CacheBucket:
 
     def _read_index(self, name: str) -> bytes | None:
         try:
-            # names tell contents: one that this machine has is the same
-            kept = self.folder / name
-            return kept.read_bytes() if kept.exists() else _remembered(join(self.uri, name))
+            # equal names mean equal contents: a local copy serves as well
+            copy = self.folder / name
+            return copy.read_bytes() if copy.exists() else _remembered(join(self.uri, name))
         except FileNotFoundError:
-            return None  # pruned in this moment
+            return None  # pruned a moment ago
 
     def upload(self, shard: Path) -> str:
-        """Share a shard that this machine has just written: all of it, then its index.
-
-        Returns:
-            Its URI.
+        """Upload a shard of this machine, then its index; return its URI.
 
         Raises:
-            UserError: The bucket does not take it.
+            UserError: The bucket does not accept it.
         """
         index = shard.with_suffix(".json")
         try:
@@ -99,14 +95,14 @@ class CacheBucket:
             upload(index, join(self.uri, index.name))
         except StorageError as error:
             raise UserError(
-                f"--cache_dir {error}; the same command goes on with what is there"
+                f"--cache_dir {error}; the same command resumes with the shards in the bucket"
             ) from error
         return join(self.uri, shard.name)
 
     def mark_used(self, sources: Iterable[str], now_ns: int) -> None:
-        """Note that a run needs these shards today: the time of a shard's index tells its last use.
+        """Set the time of the shards' indexes to now: it is the time of their last use.
 
-        An object has no time that could be set, so that the index is written again, once a day.
+        The time of an object cannot be set: its index is written again, at most once per day.
         """
         listed = list_objects(self.uri)
         for shard in {name_of(source) for source in sources}:
@@ -115,11 +111,6 @@ class CacheBucket:
                 text = self._read_index(name)
                 if text is not None:
                     write_object(join(self.uri, name), text)
-
-    def delete(self, shard: str) -> None:
-        """Remove a shard: the index first, without which it does not exist for a reader."""
-        delete_object(join(self.uri, f"{shard.removesuffix('.arrow')}.json"))
-        delete_object(join(self.uri, shard))
 
 
 @lru_cache(maxsize=4096)

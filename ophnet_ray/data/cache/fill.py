@@ -1,4 +1,4 @@
-"""Bring every segment into the cache, decoding only what is not there yet."""
+"""Decode the segments that the cache lacks, in parallel tasks."""
 
 import itertools
 import math
@@ -9,20 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.cache.shards import CacheEntry
+from ophnet_ray.data.cache.shards import CacheEntry, bytes_per_block
 from ophnet_ray.data.cache.store import SHARD_BYTES, BlockCache, DecodeResult
 
 TASKS_PER_WORKER = 4
 MAX_TASK_SEGMENTS = 64
-"""What a killed task loses at most, and the lock files it holds."""
+"""Maximum number of segments that a killed task loses, and of lock files that a task holds."""
 
 DecodeTask = list[tuple[Segment, str]]
-"""Segments, with their keys, that one worker decodes, each of their videos in one pass."""
+"""Segments with their keys; one worker decodes them, each video in one pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class FillProgress:
-    """How far the filling is."""
+    """Videos and blocks decoded so far."""
 
     num_videos: int
     total_videos: int
@@ -31,10 +31,10 @@ class FillProgress:
 
 @dataclass(frozen=True, slots=True)
 class FillResult:
-    """The entry of every segment, by segment id, and what it took.
+    """The entry of every segment, by segment id, and the number of videos it took.
 
-    ``missing_videos`` counts those of which the cache lacked something, ``decoded_videos`` those
-    that this run decoded itself; another one may have helped.
+    The cache lacked segments of ``missing_videos`` videos; this run decoded ``decoded_videos``.
+    The two differ when another run decoded some simultaneously.
     """
 
     entries: Mapping[str, CacheEntry]
@@ -43,7 +43,7 @@ class FillResult:
 
 
 DecodeAll = Callable[[BlockCache, list[DecodeTask]], Iterator[DecodeResult]]
-"""Runs decode tasks in parallel, in any order."""
+"""A function that executes decode tasks in parallel and yields their results in any order."""
 
 
 def fill_cache(
@@ -53,21 +53,21 @@ def fill_cache(
     decode_all: DecodeAll,
     on_progress: Callable[[FillProgress], None] | None = None,
 ) -> FillResult:
-    """Decode the segments that the cache lacks, and mark what it holds as used.
+    """Decode the segments that the cache lacks, and mark all entries as used.
 
     Args:
-        cache: Where to.
-        segments: Their video files exist.
-        num_workers: Workers that ``decode_all`` has, to cut the work for.
-        decode_all: On Ray or in threads.
+        cache: The store to fill.
+        segments: Segments of existing video files.
+        num_workers: Workers of ``decode_all``; the number of tasks follows from it.
+        decode_all: Executes the tasks, on Ray or in threads.
         on_progress: Called after each task.
     """
     keys = cache.keys_of(segments)
     entries = cache.find(keys)
-    # rows of the same interval share their blocks
+    # rows of the same interval have the same key and share their blocks
     pending = {k: s for s, k in zip(segments, keys, strict=True) if k not in entries}
     tasks = plan_tasks([(s, k) for k, s in pending.items()], cache, num_workers)
-    # two runs that start together begin at different places, so as not to wait for each other
+    # runs that start simultaneously begin with different tasks and do not wait for each other
     first = secrets.randbelow(max(len(tasks), 1))
     tasks = tasks[first:] + tasks[:first]
     left = Counter(segment.video for segment in pending.values())
@@ -88,9 +88,9 @@ def fill_cache(
 def plan_tasks(pending: DecodeTask, cache: BlockCache, num_workers: int) -> list[DecodeTask]:
     """Group segments into tasks.
 
-    A video stays whole, so that it is read in one pass, unless a worker would be left without
-    work: then it is cut between segments. Short clips share a task, and so a shard of tens of MB,
-    as long as every worker gets a few tasks.
+    The segments of a video stay together, so that it is read in one pass, unless a worker would
+    have no work: then they are divided. Short clips share a task, and so a shard of tens of MB, as
+    long as every worker gets a few tasks.
     """
     by_video: dict[str, DecodeTask] = {}
     for segment, key in pending:
@@ -101,15 +101,15 @@ def plan_tasks(pending: DecodeTask, cache: BlockCache, num_workers: int) -> list
         for rows in by_video.values()
         for part in _cut_evenly(rows, min(fair_share, MAX_TASK_SEGMENTS))
     ]
-    w = cache.windows
-    segment_bytes = w.max_frames // w.stride * w.image_size**2 * 3
-    most_segments = min(max(SHARD_BYTES // segment_bytes, 1), MAX_TASK_SEGMENTS)
-    most_parts = math.ceil(len(parts) / (num_workers * TASKS_PER_WORKER))
+    blocks_per_segment = cache.windows.max_frames // cache.windows.stride
+    segment_bytes = blocks_per_segment * bytes_per_block(cache.windows)
+    max_segments = min(max(SHARD_BYTES // segment_bytes, 1), MAX_TASK_SEGMENTS)
+    max_parts = math.ceil(len(parts) / (num_workers * TASKS_PER_WORKER))
     tasks: list[DecodeTask] = []
     parts_in_last = 0
     for part in parts:
-        full = not tasks or len(tasks[-1]) + len(part) > most_segments
-        if full or parts_in_last >= most_parts:
+        is_full = not tasks or len(tasks[-1]) + len(part) > max_segments
+        if is_full or parts_in_last >= max_parts:
             tasks.append([])
             parts_in_last = 0
         tasks[-1] += part
@@ -117,17 +117,17 @@ def plan_tasks(pending: DecodeTask, cache: BlockCache, num_workers: int) -> list
     return tasks
 
 
-def _cut_evenly(rows: DecodeTask, most: int) -> Iterator[DecodeTask]:
-    """Cut the segments of a video, in the order of time, into parts of at most ``most``."""
+def _cut_evenly(rows: DecodeTask, max_segments: int) -> Iterator[DecodeTask]:
+    """Divide the segments of a video, in the order of time, into parts of similar size."""
     ordered = sorted(rows, key=lambda row: (row[0].start_s, row[0].end_s))
-    num_parts = math.ceil(len(ordered) / most)
+    num_parts = math.ceil(len(ordered) / max_segments)
     bounds = [round(i * len(ordered) / num_parts) for i in range(num_parts + 1)]
     for first, last in itertools.pairwise(bounds):
         yield ordered[first:last]
 
 
 def decode_in_threads(num_workers: int) -> DecodeAll:
-    """Decode in this process: the codec and numpy release the interpreter."""
+    """Return a function that decodes in threads: the codec and numpy release the interpreter."""
 
     def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[DecodeResult]:
         with ThreadPoolExecutor(num_workers, thread_name_prefix="decode") as pool:
@@ -137,10 +137,9 @@ def decode_in_threads(num_workers: int) -> DecodeAll:
 
 
 def decode_task(cache: BlockCache, task: DecodeTask) -> DecodeResult:
-    """Bring one task's segments into the cache, sharing the work with runs that do the same.
+    """Decode one task's segments into the cache, sharing the work with other runs.
 
-    What another run is decoding at this moment is left to it and waited for; should that run be
-    killed, it is decoded here after all.
+    Wait for the segments that another run is decoding; decode them here if that run is killed.
     """
     pending = {key: segment for segment, key in task}
     done = DecodeResult()

@@ -1,11 +1,11 @@
-"""The files of the cache: many decoded segments in one, each block at a known byte offset.
+"""The files of the cache: many decoded segments per file, each block at a known byte offset.
 
-A *shard* is one Arrow IPC file with a row a block and a record batch a segment: the segment's key
-and the pixels, a fixed-size binary of ``image_size * image_size * 3`` bytes, RGB, uncompressed, so
-that any Arrow reader opens the file. Beside it stands a small JSON index: where each segment's
-blocks begin, and which segments could not be read and why. Both are written to a temporary name and
-renamed, the index last: a shard without an index does not exist for a reader, and one whose size is
-not the one its index names is not used.
+A *shard* is an Arrow IPC file with one row per block and one record batch per segment. A row holds
+the segment's key and the pixels: RGB, uncompressed, a fixed-size binary of ``image_size *
+image_size * 3`` bytes. Any Arrow reader opens the file. A small JSON index beside it gives the byte
+offset of each segment's blocks, and the reason for each segment that cannot be read. Both are
+written atomically, the index last: a reader ignores a shard that has no index or another size than
+its index states.
 """
 
 import hashlib
@@ -38,12 +38,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """What the cache knows of one segment.
+    """One segment in the cache: the position of its blocks, or the reason why it has none.
 
-    ``snippet_lengths`` are the blocks of each snippet; the blocks lie one after the other from byte
-    ``offset`` of ``path``. A segment that cannot be read has a ``reason`` and its ``kind``, and no
-    blocks. ``is_truncated``: the annotation ends after the video. A shard that machines share in a
-    bucket has its URI in ``source``: ``path`` is where this machine keeps it.
+    ``path`` is the shard on this machine; ``source`` is its URI when it is shared in a bucket. The
+    blocks begin at byte ``offset``, one after the other; ``snippet_lengths`` is the number of
+    blocks of each snippet. A segment that cannot be read has a ``reason`` with its ``kind``, and no
+    blocks. ``is_truncated``: the annotation ends after the video.
     """
 
     key: str
@@ -58,7 +58,7 @@ class CacheEntry:
 
 @dataclass(frozen=True, slots=True)
 class DecodedSegment:
-    """A row to be written: where it comes from, and what came out."""
+    """A segment to be written: its key, its video and its blocks."""
 
     key: str
     video: str
@@ -67,7 +67,7 @@ class DecodedSegment:
 
 @dataclass(frozen=True, slots=True)
 class ShardIndex:
-    """What a shard's JSON file tells: its windows' settings, its videos and its segments."""
+    """Content of a shard's JSON index: window settings, videos and segments."""
 
     shard: Path
     windows: dict[str, Any]
@@ -75,26 +75,31 @@ class ShardIndex:
     entries: tuple[CacheEntry, ...]
 
 
+def bytes_per_block(windows: WindowConfig) -> int:
+    """Return the size of a block's pixels in a shard."""
+    return windows.image_size**2 * 3
+
+
 def write_shard(
     folder: Path, rows: Iterable[DecodedSegment], windows: WindowConfig
 ) -> tuple[CacheEntry, ...]:
     """Write blocks and index; the same segments in the same layout get the same name.
 
-    Memory: one row, if ``rows`` makes them as it goes.
+    Memory: one row, if ``rows`` is a generator.
 
     Raises:
-        OSError: E.g. the disk is full; nothing of the shard can be found then.
+        OSError: E.g. the disk is full; no reader finds the shard then.
     """
     written: list[CacheEntry] = []
-    lasting: list[bool] = []
+    is_permanent: list[bool] = []
     videos: set[str] = set()
 
     def shard_name() -> str:
-        # the layout, too: a reader of another writer's shard must never find another one there
+        # a shard of this name is never replaced by one of another layout: readers keep offsets
         layout = json.dumps([[entry.key, entry.snippet_lengths] for entry in written])
         return hashlib.blake2b(layout.encode(), digest_size=12).hexdigest() + ".arrow"
 
-    pixel_type = pa.binary(windows.image_size**2 * 3)
+    pixel_type = pa.binary(bytes_per_block(windows))
     schema = pa.schema([("key", pa.string()), ("pixels", pixel_type)])
     with open_atomically(folder, shard_name) as file, pa.ipc.new_file(file, schema) as writer:
         for row in rows:
@@ -110,7 +115,7 @@ def write_shard(
                     is_truncated=blocks.is_truncated,
                 )
             )
-            lasting.append(blocks.is_permanent)
+            is_permanent.append(blocks.is_permanent)
             videos.add(row.video)
     shard = folder / shard_name()
     offsets = _offsets_of_batches(shard)
@@ -118,7 +123,7 @@ def write_shard(
         replace(entry, path=str(shard), offset=next(offsets) if entry.snippet_lengths else 0)
         for entry in written
     )
-    kept = [entry for entry, is_permanent in zip(entries, lasting, strict=True) if is_permanent]
+    kept = [entry for entry, keep in zip(entries, is_permanent, strict=True) if keep]
     index = {
         "size_bytes": shard.stat().st_size,
         "windows": asdict(windows),
@@ -132,30 +137,30 @@ def write_shard(
 
 
 def read_shard_index(path: Path) -> ShardIndex | None:
-    """Read a JSON index; None, and a line in the log, when it or its shard is not whole."""
+    """Read a JSON index; return None and log a warning if it or its shard is not whole."""
     shard = path.with_suffix(".arrow")
     try:
         return parse_shard_index(path.read_bytes(), shard, shard.stat().st_size)
     except OSError as error:
-        logger.warning("%s cannot be used (%r); its segments are decoded anew", path, error)
+        logger.warning("%s cannot be used (%r); its segments are decoded again", path, error)
         return None
 
 
 def parse_shard_index(
     text: bytes, shard: Path, size_bytes: int, source: str = ""
 ) -> ShardIndex | None:
-    """Understand a JSON index; None, and a line in the log, when it or its shard is not whole.
+    """Parse a JSON index; return None and log a warning if it or its shard is not whole.
 
     Args:
         text: Content of the index.
-        shard: Where the shard lies, or will lie, on this machine.
-        size_bytes: What the shard is found to have.
-        source: Its URI, when it lies in a bucket.
+        shard: Path of the shard on this machine, present or to be fetched.
+        size_bytes: Actual size of the shard.
+        source: URI of the shard in a bucket.
     """
     try:
         index = json.loads(text)
         if size_bytes != index["size_bytes"]:
-            logger.warning("%s is not whole; its segments are decoded anew", source or shard)
+            logger.warning("%s is not whole; its segments are decoded again", source or shard)
             return None
         kinds = index.get("reject_kinds", {})
         entries = [
@@ -164,7 +169,7 @@ def parse_shard_index(
         ]
         return ShardIndex(shard, index["windows"], tuple(index["videos"]), tuple(entries))
     except (ValueError, KeyError, TypeError) as error:
-        logger.warning("%s cannot be used (%r); its segments are decoded anew", shard, error)
+        logger.warning("%s cannot be used (%r); its segments are decoded again", shard, error)
         return None
 
 
@@ -197,17 +202,17 @@ def _entry_from_json(
 
 
 def fetch_shards(entries: Iterable[CacheEntry], first: int = 0) -> None:
-    """Fetch from the bucket the shards that this machine does not have yet.
+    """Fetch the shards of the entries that this machine lacks from the bucket.
 
-    Processes of one machine that begin at different places share the work; ``read_blocks`` fetches
-    what is still lacking.
+    Processes of one machine share the work when each begins with another shard. ``read_blocks``
+    fetches a shard that is still missing.
 
     Args:
-        entries: Those of which the shards are needed.
-        first: Where to begin among them.
+        entries: Entries of the needed shards.
+        first: Index of the shard to begin with, modulo their number.
 
     Raises:
-        OSError: One cannot be fetched, or written.
+        OSError: A shard cannot be fetched or written.
     """
     sources = {
         entry.path: entry.source for entry in entries if entry.source and entry.snippet_lengths
@@ -224,37 +229,39 @@ def fetch_shards(entries: Iterable[CacheEntry], first: int = 0) -> None:
 def _fetch_shard(path: str, source: str) -> None:
     shard = Path(path)
     fetch_once(source, shard)
-    # so that `cache --list` and `--prune` know it on this machine
+    # `cache --list` and `--prune` look for it on this machine
     parent, name = parent_of(source), name_of(source)
     fetch_once(join(parent, Path(name).with_suffix(".json").name), shard.with_suffix(".json"))
 
 
 def read_blocks(entry: CacheEntry, first: int, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Read blocks ``[first, first + len(out))`` of a segment by position.
+    """Read blocks ``[first, first + len(out))`` of a segment into ``out``.
 
     The file is opened for each read: a run may have more shards than a process may have open
     files, and opening costs a tenth of the read.
 
     Args:
         entry: The segment.
-        first: First block, counted from the segment's own.
-        out: uint8 (N, S, S, 3) in one piece of memory; becomes the blocks, RGB.
+        first: Index of the first block in the segment.
+        out: Contiguous uint8 array (N, S, S, 3) for the blocks, RGB.
 
     Returns:
         ``out``.
 
     Raises:
-        OSError: The shard is gone or shorter than its index said.
+        OSError: The shard is missing or shorter than its index states.
     """
     descriptor = _open_shard(entry)
     try:
         position = entry.offset + first * (out.nbytes // len(out))
         memory = out.reshape(-1).data
         while memory:
-            # network storage may give less than it is asked for
+            # network storage may return fewer bytes than requested
             size_bytes = os.preadv(descriptor, [memory], position)
             if not size_bytes:
-                raise OSError(f"{entry.path} ends early; delete it and run again to decode it anew")
+                raise OSError(
+                    f"{entry.path} is too short; delete it, and the next run decodes it again"
+                )
             memory, position = memory[size_bytes:], position + size_bytes
     finally:
         os.close(descriptor)
@@ -281,7 +288,7 @@ def _record_batch(row: DecodedSegment, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _offsets_of_batches(path: Path) -> Iterator[int]:
-    """Where the pixels of each record batch begin in the file."""
+    """Yield the byte offset of each record batch's pixels in the file."""
     with pa.memory_map(str(path)) as stored:
         start = stored.read_buffer(1).address
         reader = pa.ipc.open_file(stored)

@@ -1,4 +1,4 @@
-"""Decoded segments on disk, addressed by content: a video is decoded once."""
+"""Content-addressed store of decoded segments: each video is decoded once."""
 
 import hashlib
 import itertools
@@ -20,6 +20,7 @@ from ophnet_ray.data.cache.shards import (
     CacheEntry,
     DecodedSegment,
     ShardIndex,
+    bytes_per_block,
     read_shard_index,
     write_shard,
 )
@@ -34,22 +35,24 @@ from ophnet_ray.storage.paths import absolute, is_remote, join, plain_uri
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 3
+CACHE_VERSION = f"blocks-v{FORMAT_VERSION}"
+"""Folder of the shards of this version in a cache, on disk and in a bucket."""
 LOCK_FILE = ".in-use"
-"""Held together by runs that use the cache, alone by a process that prunes it."""
+"""Lock file that runs share and a process that prunes holds alone."""
 SHARD_BYTES = 32_000_000
-"""Pixels after which a shard is full."""
+"""Bytes of pixels after which a shard is full."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeResult:
-    """What was decoded: the segments, from which videos, into how many blocks."""
+    """The decoded segments, their videos and the number of their blocks."""
 
     entries: tuple[CacheEntry, ...] = ()
     videos: frozenset[str] = frozenset()
     num_blocks: int = 0
 
     def __add__(self, other: "DecodeResult") -> "DecodeResult":
-        """What both have decoded."""
+        """Return the result of both."""
         return DecodeResult(
             self.entries + other.entries,
             self.videos | other.videos,
@@ -58,7 +61,7 @@ class DecodeResult:
 
 
 def sampling_of(windows: WindowConfig) -> tuple[int | str, ...]:
-    """What decides which blocks are decoded: settings that agree in it share them."""
+    """Return the settings that determine the decoded blocks; equal values share cache entries."""
     w = windows
     return w.stride, w.max_frames, w.coverage, snippet_frames(w), w.image_size, RESIZE_FILTER
 
@@ -67,33 +70,34 @@ class BlockCache:
     """A folder of shards.
 
     Args:
-        folder: Made when it is missing. Of a bucket, this machine keeps what it reads and writes in
-            a folder of its own, and shares it through the bucket.
+        folder: Path or bucket URI; created when it is missing. Shards of a bucket are read from
+            and written to a folder of this machine, and shared through the bucket.
         windows: How segments are cut; part of every key.
-        local_dir: Where that folder of its own is made; see ``local_tier``.
+        local_dir: Parent of this machine's folder; see ``storage.local_copies``.
 
     Raises:
-        UserError: The folder cannot be made or written.
+        UserError: The folder cannot be created or written.
     """
 
     def __init__(
         self, folder: str | Path, windows: WindowConfig, local_dir: str | None = None
     ) -> None:
         self.location, self.windows = absolute(folder), windows
-        version = f"blocks-v{FORMAT_VERSION}"
         is_shared = is_remote(self.location)
         self.folder = (
             local_folder(self.location, local_dir) if is_shared else Path(self.location)
-        ) / version
+        ) / CACHE_VERSION
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder) as probe:
-                # by the clock of the machine that holds the folder
+                # the clock of the machine that holds the folder
                 self._opened_ns = os.fstat(probe.fileno()).st_mtime_ns
         except OSError as error:
             raise UserError(f"--cache_dir {folder} cannot be written: {error.strerror}") from error
         self.claims = NamedLocks(self.folder / "claims")
-        self._bucket = CacheBucket(join(self.location, version), self.folder) if is_shared else None
+        self._bucket = (
+            CacheBucket(join(self.location, CACHE_VERSION), self.folder) if is_shared else None
+        )
         if self._bucket is not None:
             self._opened_ns = self._bucket.now_ns()
 
@@ -103,7 +107,7 @@ class BlockCache:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def keys_of(self, segments: Sequence[Segment]) -> list[str]:
-        """The key of each segment; it changes with the file, the interval and the sampling.
+        """Return the key of each segment; it changes with the file, the interval and the sampling.
 
         Every video file must exist.
         """
@@ -112,7 +116,7 @@ class BlockCache:
         keys = []
         for segment in segments:
             file = files[segment.video]
-            # the same object of a bucket, by whatever endpoint it is reached
+            # an object of a bucket has the same key under every endpoint
             name = plain_uri(segment.video) if is_remote(segment.video) else segment.video
             identity = [name, file.size_bytes, file.mtime_ns]
             text = json.dumps([FORMAT_VERSION, identity, segment.start_s, segment.end_s, sampling])
@@ -120,12 +124,12 @@ class BlockCache:
         return keys
 
     def find(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
-        """The entries that are there, by key."""
+        """Return the entries that the cache holds, by key."""
         return self._find(keys, written_since_ns=0)
 
     def find_new(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
-        """Those that were written, by whatever run, since this object was made, or just before."""
-        # an index appears a moment after the time that it bears
+        """Return the entries that any run wrote since a minute before this object was created."""
+        # an index appears a moment after its time stamp
         return self._find(keys, written_since_ns=self._opened_ns - 60 * 10**9)
 
     def _find(self, keys: Iterable[str], written_since_ns: int) -> dict[str, CacheEntry]:
@@ -149,16 +153,16 @@ class BlockCache:
             if written_ns < written_since_ns:
                 continue
             path = self.folder / name
-            # a task looks at what others have written: each index once a process
+            # a task looks for entries of other runs: each process reads an index once
             index = _remembered(path, written_ns) if written_since_ns else read_shard_index(path)
             if index is not None:
                 yield index
 
     def decode(self, segments: Sequence[Segment], keys: Sequence[str]) -> DecodeResult:
-        """Decode segments, each of their videos in one pass, and write them as shards.
+        """Decode segments, each video in one pass, and write them as shards.
 
-        Memory: see ``decode_segments``; neither the number of segments nor the length of the videos
-        matters.
+        Memory does not depend on the number of segments or the length of the videos; see
+        ``decode_segments``.
 
         Raises:
             UserError: The shards cannot be written.
@@ -174,11 +178,11 @@ class BlockCache:
     ) -> Iterator[DecodedSegment]:
         for video in dict.fromkeys(segment.video for segment in segments):
             chosen = [(s, k) for s, k in zip(segments, keys, strict=True) if s.video == video]
-            for place, blocks in decode_segments(video, [s for s, _ in chosen], self.windows):
-                yield DecodedSegment(chosen[place][1], video, blocks)
+            for index, blocks in decode_segments(video, [s for s, _ in chosen], self.windows):
+                yield DecodedSegment(chosen[index][1], video, blocks)
 
     def _write(self, first: DecodedSegment, rows: Iterator[DecodedSegment]) -> DecodeResult:
-        """Write a shard of the first row and as many of the others as fill it."""
+        """Write one shard: the first row, then rows of the iterator until the shard is full."""
         videos: set[str] = set()
         num_blocks = 0
 
@@ -188,7 +192,7 @@ class BlockCache:
                 videos.add(row.video)
                 num_blocks += len(row.blocks.pixels)
                 yield row
-                if num_blocks * self.windows.image_size**2 * 3 >= SHARD_BYTES:
+                if num_blocks * bytes_per_block(self.windows) >= SHARD_BYTES:
                     return
 
         try:
@@ -204,7 +208,7 @@ class BlockCache:
         return DecodeResult(entries, frozenset(videos), num_blocks)
 
     def mark_used(self, entries: Iterable[CacheEntry]) -> None:
-        """Note on the shards that a run needs them today: a shard's own time tells its last use."""
+        """Set the time of the shards to now: it is the time of their last use."""
         used = list(entries)
         if self._bucket is not None:
             sources = (entry.source for entry in used if entry.source)
@@ -213,18 +217,18 @@ class BlockCache:
             try:
                 os.utime(path)
             except FileNotFoundError:
-                continue  # in the bucket, not on this machine
+                continue  # in the bucket alone
             except PermissionError as error:
-                logger.warning("%s belongs to somebody else, who may prune it: %s", path, error)
+                logger.warning("%s belongs to another user, who may prune it: %s", path, error)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep the cache from being pruned; the lock goes with the process, however it ends."""
+        """Protect the cache from pruning; the lock ends with the process, even a killed one."""
         with ExitStack() as held:
             try:
                 held.enter_context(shared(self.folder / LOCK_FILE))
             except OSError as error:
-                logger.warning("%s knows no locks (%s): do not prune it now", self.folder, error)
+                logger.warning("%s has no locks (%s): do not prune it now", self.folder, error)
             yield
 
 

@@ -13,7 +13,7 @@ import torch
 from ophnet_ray.config import Config, WindowConfig, read_config
 from ophnet_ray.data.annotations import Segment, find_missing_videos, read_annotations
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
-from ophnet_ray.data.cache.inventory import BucketInventory
+from ophnet_ray.data.cache.inventory import prune, read_inventory
 from ophnet_ray.data.cache.shards import fetch_shards, read_blocks
 from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
 from ophnet_ray.data.video.blocks import decode_segments
@@ -328,11 +328,11 @@ def test_pruning_a_bucket_removes_what_was_not_used(bucket, videos, tmp_path, mo
     version = f"pruned/blocks-v{FORMAT_VERSION}"
     fill(BlockCache(cache, WINDOWS, str(tmp_path / "one")), segments)
     write_object(bucket.uri(f"{version}/killed.arrow"), b"its writer was killed")
-    num_shards = len(BucketInventory(cache).read().shards)
+    num_shards = len(read_inventory(cache).shards)
     now_s = time.time()
     monkeypatch.setattr(time, "time", lambda: now_s + 40 * 86_400)
-    removed = BucketInventory(cache).prune(unused_days=30)
-    assert (removed.num_shards, removed.num_leftovers) == (num_shards, 1)
+    removed = prune(cache, unused_days=30)
+    assert (len(removed.shards), len(removed.leftovers)) == (num_shards, 1)
     monkeypatch.undo()
     assert not [name for name in list_objects(bucket.uri(version)) if name[0] != "."]
     again = fill(BlockCache(cache, WINDOWS, str(tmp_path / "two")), segments)

@@ -179,9 +179,9 @@ def test_pruning_removes_what_no_run_of_the_last_days_used(videos, tmp_path):
         "a.arrow",
     }
     removed = prune(cache, unused_days=30)
-    assert removed.num_leftovers == 2
+    assert len(removed.leftovers) == 2
     assert (newer / "b.arrow").exists(), "a newer version's cache is none of ours"
-    assert removed.num_shards > 0
+    assert removed.shards
     assert fill(cache, segments[:12]).decoded_videos == 0
     assert fill(cache, segments).decoded_videos == NUM_VIDEOS - 2
 
@@ -191,7 +191,7 @@ def test_a_cache_is_not_pruned_under_a_run(videos, tmp_path):
     fill(tmp_path, segments)
     with BlockCache(tmp_path, WINDOWS).in_use(), pytest.raises(UserError, match="being used"):
         prune(tmp_path, unused_days=0)
-    assert prune(tmp_path, unused_days=0).num_shards > 0
+    assert prune(tmp_path, unused_days=0).shards
 
 
 def test_the_command_tells_what_is_there(videos, tmp_path):
