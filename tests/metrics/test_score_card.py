@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from ophnet_ray.metrics.bootstrap import Interval
-from ophnet_ray.metrics.score_card import PhaseScore, Score, ScoreCard, format_score
+from ophnet_ray.metrics.score_card import (
+    PhaseScore,
+    Score,
+    ScoreCard,
+    build_window_card,
+    format_score,
+    score_phases,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -55,3 +62,28 @@ def test_the_json_of_a_card_holds_ends_of_intervals_and_plain_lists():
 def test_a_score_is_printed_with_its_interval_where_there_is_one():
     assert format_score(SURE) == "0.5000  [0.2500, 0.7500]"
     assert format_score(ALONE) == "0.1250"
+
+
+def test_the_window_card_counts_all_cases_and_takes_intervals_over_them():
+    """Case 1: 2 of 2 windows right; case 2: 1 of 2."""
+    by_case = np.array([[[2, 0], [0, 0]], [[0, 0], [1, 1]]])
+    card = build_window_card(by_case, ("a", "b"), [5, 6], num_videos=3)
+    assert (card.split, card.unit) == ("val", "windows")
+    assert (card.num_units, card.num_videos, card.num_cases) == (4, 3, 2)
+    scores = {score.name: score for score in card.scores}
+    assert scores["window_accuracy"].value == 0.75
+    assert scores["window_accuracy"].interval == Interval(0.5, 1.0)
+    assert scores["balanced_accuracy"].value == pytest.approx((1 + 0.5) / 2)
+    assert [(row.phase, row.recall, row.support) for row in card.by_phase] == [
+        ("a", 1, 2),
+        ("b", 0.5, 2),
+    ]
+    alone = build_window_card(by_case[:1], ("a", "b"), [5, 6], num_videos=1)
+    assert all(score.interval is None for score in alone.scores)
+
+
+def test_a_frame_without_a_prediction_costs_recall_and_no_precision():
+    with_missing = np.array([[3, 0, 1], [0, 4, 0]])
+    first, second = score_phases(with_missing, ("a", "b"), [1, 1])
+    assert (first.recall, first.precision, first.support) == (0.75, 1, 4)
+    assert (second.recall, second.precision) == (1, 1)
