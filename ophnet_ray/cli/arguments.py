@@ -50,7 +50,7 @@ def parse_config(
             return parsed
 
     config = parse(defaults)
-    if config.data.csv_path is None:
+    if config.uses_demo:
         config = parse(with_demo_settings(defaults))
     config.check_locations()
     if wants_print:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from ophnet_ray.config import Config, check_rules
+from ophnet_ray.config import Config
+from ophnet_ray.settings import check_rules
 
 Metric = Literal["val_macro_f1", "val_acc"]
 

@@ -3,27 +3,30 @@
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import yaml
 
-from ophnet_ray.config import Config, DataConfig, RunConfig
+from ophnet_ray.config import Config, settings_that_affect
 from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.settings import Effect
 
 RangeKind = Literal["uniform", "loguniform", "randint"]
 _ITEM = re.compile(r"(\w+)=(choice|uniform|loguniform|randint)\((.*)\)", re.DOTALL)
 _FORM = "expected e.g. lr=loguniform(1e-5,1e-2) window_size=choice(8,16,32)"
-_DECODING = ("stride", "max_frames", "coverage", "image_size", "window_size")
-_SHARE = "it sets a trial's share of the cluster"
-_FIXED = {
-    **{part.name: "it does not change a result" for part in fields(RunConfig)},
-    **{part.name: "trials are compared on the same data" for part in fields(DataConfig)},
-    "seed": "it also determines the split; --repeats trains the finalists under other seeds",
-    "train_workers": _SHARE,
-    "threads_per_worker": _SHARE,
-    "use_gpu": _SHARE,
+_DECODING = settings_that_affect("decoding")
+_NOT_SEARCHED: dict[Effect, str] = {
+    "nothing": "it does not change a result",
+    "data": "trials are compared on the same data",
+    "location": "trials are compared on the same data",
+    "resources": "it sets a trial's share of the cluster",
 }
+_FIXED = {
+    name: reason
+    for effect, reason in _NOT_SEARCHED.items()
+    for name in settings_that_affect(effect)
+} | {"seed": "it also determines the split; --repeats trains the finalists under other seeds"}
 
 
 @dataclass(frozen=True, slots=True)

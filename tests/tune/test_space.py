@@ -54,7 +54,7 @@ def test_a_setting_or_value_that_cannot_be_searched_is_refused(item, complaint):
 
 def test_values_that_exclude_each_other_are_refused_before_the_start():
     items = ["window_size=choice(8,32)", "max_frames=choice(16,64)"]
-    with pytest.raises(UserError, match="window_size=32: --max_frames 16 is less"):
+    with pytest.raises(UserError, match="window_size=32, max_frames=16: --max_frames 16 is less"):
         parse_search_space(items, Config())
 
 

@@ -1,0 +1,233 @@
+"""Settings: what each affects, names of runs and keys of the cache, limits, YAML."""
+
+import os
+from dataclasses import fields, replace
+
+import pytest
+
+from ophnet_ray.config import (
+    Config,
+    DataConfig,
+    RunConfig,
+    WindowConfig,
+    dump_config,
+    path_settings,
+    read_config,
+    settings_that_affect,
+    with_demo_settings,
+)
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.store import BlockCache, sampling_of
+from ophnet_ray.errors import UserError
+from ophnet_ray.tune.config import TuneConfig
+from ophnet_ray.tune.directory import search_identity
+from ophnet_ray.tune.space import parse_search_space
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("config", "data_hash", "digits"),
+    [
+        pytest.param(Config(), "0", "e6af239f", id="defaults"),
+        pytest.param(with_demo_settings(Config()), "0", "9ada9a5a", id="demo"),
+        pytest.param(
+            Config().replace_flat(
+                lr=3e-4, name="x", backbone_weights="/w.pt", train_workers=2, num_workers=9
+            ),
+            "abc",
+            "b6162dd3",
+            id="other settings",
+        ),
+    ],
+)
+def test_a_run_keeps_the_name_it_had_in_earlier_versions(config, data_hash, digits):
+    """Values computed by commit 8e23bbc: another name would train a complete run again."""
+    assert config.identity_hash(data_hash) == digits
+
+
+@pytest.fixture
+def video(monkeypatch, tmp_path):
+    """A file of fixed name, size and time."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "v.mp4").write_bytes(b"0123456789")
+    os.utime("v.mp4", ns=(0, 1_700_000_000_000_000_000))
+    return "v.mp4"
+
+
+@pytest.mark.parametrize(
+    ("windows", "start_s", "end_s", "key"),
+    [
+        (WindowConfig(), 0.0, 2.5, "48572d1b7a69d138800e8908d616ee69"),
+        (WindowConfig(), 1.25, float("inf"), "7e1a1a128ef2b535ae63264ddfb244ee"),
+        (
+            WindowConfig(window_size=32, stride=4, coverage="head"),
+            0.0,
+            2.5,
+            "c5af5d12ea559a968618e68ff96016e4",
+        ),
+    ],
+)
+def test_a_cache_filled_by_earlier_versions_is_found(video, windows, start_s, end_s, key):
+    """Values computed by commit 8e23bbc: another key would decode every video again."""
+    segment = Segment("s", "c", video, start_s, end_s, "a")
+    assert BlockCache("cache", windows).keys_of([segment]) == [key]
+
+
+def test_a_search_of_earlier_versions_is_resumed():
+    """``search.yaml`` as commit 8e23bbc wrote it."""
+    config = TuneConfig()
+    space = parse_search_space(config.search.search, config.base())
+    identity = search_identity(config, space, "d")
+    assert list(identity) == [
+        "search",
+        "searcher",
+        "scheduler",
+        "grace_period",
+        "metric",
+        "data_hash",
+        "val_fraction",
+        "missing_videos",
+        "max_rejected",
+        "stride",
+        "max_frames",
+        "coverage",
+        "image_size",
+        "backbone",
+        "pretrained",
+        "backbone_weights",
+        "mask",
+        "batch_size",
+        "lr_schedule",
+        "max_epochs",
+        "accumulate_grad_batches",
+        "random_shift",
+        "color_jitter",
+        "precision",
+        "strategy",
+        "train_workers",
+        "use_gpu",
+        "seed",
+    ]
+    assert identity["search"]["lr"] == "loguniform(1e-05,0.01)"
+
+
+OTHER = {
+    "window_size": 64,
+    "stride": 4,
+    "max_frames": 128,
+    "coverage": "head",
+    "image_size": 64,
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(WindowConfig)])
+def test_a_setting_of_the_windows_affects_the_decoding_and_so_the_cache(name):
+    assert name in settings_that_affect("decoding")
+    changed = replace(WindowConfig(), **{name: OTHER[name]})
+    assert sampling_of(changed) != sampling_of(WindowConfig())
+
+
+def test_nothing_but_the_windows_affects_the_decoding():
+    assert set(settings_that_affect("decoding")) == {field.name for field in fields(WindowConfig)}
+
+
+def test_no_setting_of_the_run_affects_a_result():
+    assert set(settings_that_affect("nothing")) == {field.name for field in fields(RunConfig)}
+
+
+def test_the_identity_holds_all_settings_that_affect_a_result():
+    left_out = {"csv_path", "video_dir", *(field.name for field in fields(RunConfig))}
+    assert set(Config().identity()) == set(Config().to_flat()) - left_out
+    data = {field.name for field in fields(DataConfig)}
+    assert set(settings_that_affect("data", "location")) == data
+
+
+def test_every_path_is_checked_for_credentials():
+    assert set(path_settings()) == {
+        "csv_path",
+        "video_dir",
+        "backbone_weights",
+        "output_pth",
+        "storage_path",
+        "cache_dir",
+        "local_cache_dir",
+    }
+    for name in path_settings():
+        config = Config().replace_flat(**{name: "s3://key:secret@bucket/folder"})
+        with pytest.raises(UserError, match=f"^--{name}") as refused:
+            config.validate()
+        assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"stride": 0}, "--stride 0: must be 1 to 256"),
+        ({"window_size": 20}, "--window_size 20 is not a multiple of --stride 8"),
+        ({"max_frames": 8}, "--max_frames 8 is less than --window_size 16"),
+        ({"image_size": 100}, "--image_size 100 is not a multiple of 32"),
+        ({"batch_size": 0}, "--batch_size 0: must be at least 1"),
+        ({"lr": 0.0}, "--lr 0.0: must be more than 0"),
+        ({"max_epochs": 0}, "--max_epochs 0: must be at least 1"),
+        ({"accumulate_grad_batches": 0}, "--accumulate_grad_batches 0: must be at least 1"),
+        ({"random_shift": 0.5}, "--random_shift 0.5: must be 0 to 0.5"),
+        ({"color_jitter": 1.0}, "--color_jitter 1.0: must be 0 to 1"),
+        ({"train_workers": 0}, "--train_workers 0: must be at least 1"),
+        ({"threads_per_worker": 0}, "--threads_per_worker 0: must be at least 1"),
+        ({"seed": -1}, "--seed -1: must not be negative"),
+        ({"val_fraction": 1.0}, "--val_fraction 1.0: must be between 0 and 1"),
+        ({"max_rejected": 1.5}, "--max_rejected 1.5: must be 0 to 1"),
+        ({"every_n_train_steps": 0}, "--every_n_train_steps 0: must be at least 1"),
+        ({"logger": "paper"}, "--logger paper: choose from tensorboard, mlflow, wandb"),
+        ({"wait_for_nodes_s": -1}, "--wait_for_nodes_s -1: must not be negative"),
+        ({"num_workers": 0}, "--num_workers 0: at least 1"),
+        ({"name": "a/b"}, "--name a/b: must be a plain folder name"),
+        ({"name": "cache"}, "--name cache: must be a plain folder name"),
+        ({"local_cache_dir": "s3://b/c"}, "--local_cache_dir: must be a folder of this machine"),
+    ],
+)
+def test_a_value_outside_its_limits_is_refused_with_flag_and_value(settings, says):
+    with pytest.raises(UserError) as refused:
+        Config().replace_flat(**settings).validate()
+    assert says in str(refused.value)
+
+
+def test_settings_come_back_from_yaml(tmp_path):
+    config = Config().replace_flat(lr=1e-5, backbone_weights="/w.pt", use_gpu="true", name="007")
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    assert read_config(str(tmp_path / "run.yaml"), Config()) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("lr: 1e-4", "lr", 1e-4),
+        ("lr: 1", "lr", 1.0),
+        ("use_gpu: true", "use_gpu", "true"),
+        ("name: 7", "name", "7"),
+        ("train_workers: null", "train_workers", None),
+    ],
+)
+def test_yaml_values_take_the_type_of_their_setting(tmp_path, text, name, value):
+    (tmp_path / "run.yaml").write_text(text)
+    read = read_config(str(tmp_path / "run.yaml"), Config()).to_flat()[name]
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("learning_rate: 1", "unknown setting learning_rate"),
+        ("batch_size: many", "batch_size: 'many' is not int"),
+        ("mask: blue", "mask: 'blue' is not one of rg, chroma, none"),
+        ("- lr", "expected lines of `flag: value`"),
+        ("lr: [", "not a YAML file"),
+    ],
+)
+def test_a_wrong_settings_file_is_refused_with_its_name(tmp_path, text, says):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(UserError) as refused:
+        read_config(str(tmp_path / "run.yaml"), Config())
+    assert str(refused.value).startswith(f"--config {tmp_path}/run.yaml: ")
+    assert says in str(refused.value)
