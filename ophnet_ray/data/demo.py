@@ -1,14 +1,14 @@
 """The built-in demo data set: synthetic eye-surgery videos, drawn here, and their CSV.
 
-Twenty-four cases of six phases, told apart by the instruments and what they do to the eye, not
-by colour: each case has its own eye, light, camera, tempo and frame rate. Phases recur and are
+Twenty-four cases of six phases. Phases differ in the instruments and in what they do to the eye,
+not in colour: each case has its own eye, light, camera, tempo and frame rate. Phases recur and are
 imbalanced, as in a real cataract operation. The same code draws the same frames.
 """
 
 import csv
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -18,40 +18,47 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.console import Console
 from ophnet_ray.data.demo_eye import HEIGHT, WIDTH, Eye, Image, draw_scene
 
 VERSION = 1
 DEMO_FOLDER, DEMO_CSV = f"demo-v{VERSION}", "demo.csv"
 NUM_CASES = 24
 PHASES = ("idle", "incision", "capsulorhexis", "phaco", "aspiration", "implantation")
-# phase and seconds at tempo 1; an operation goes through all, some of them again
+# phase and seconds at tempo 1; an operation passes through all phases, some of them twice
 _TIMELINE = (
     (0, 1.2), (1, 1.4), (0, 1.0), (2, 2.4), (0, 0.9), (3, 2.8), (4, 1.8), (3, 2.2),
     (0, 1.0), (4, 2.0), (5, 1.8), (4, 1.6), (1, 1.2), (0, 1.4),
 )  # fmt: skip
 
 
-def make_demo(folder: Path, console: Console | None = None) -> Path:
-    """Draw the videos on first use.
+def demo_csv(folder: Path) -> Path:
+    """Return the path of the demo's CSV in a folder; it exists once the demo is complete."""
+    return folder / DEMO_FOLDER / DEMO_CSV
+
+
+def make_demo(folder: Path, on_progress: Callable[[int], None] | None = None) -> Path:
+    """Draw the videos and write the CSV, unless they exist.
+
+    Args:
+        folder: Where the demo's own folder is made.
+        on_progress: Called after each case with the number of cases drawn (of ``NUM_CASES``).
 
     Returns:
         The CSV, in OphNet's columns, beside its videos.
     """
-    target = folder / DEMO_FOLDER
-    csv_path = target / DEMO_CSV
+    csv_path = demo_csv(folder)
+    target = csv_path.parent
     if csv_path.exists():
         return csv_path
     temporary = folder / f".{target.name}.{os.getpid()}.tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, float, float, int]] = []
-    if console is None:
-        console = Console()
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, console.stage("draw", NUM_CASES) as stage:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         drawn = pool.map(lambda number: draw_case(temporary, number), range(NUM_CASES))
-        for done, case_rows in enumerate(drawn, start=1):
+        for num_cases, case_rows in enumerate(drawn, start=1):
             rows += case_rows
-            stage.update(done, "demo videos")
+            if on_progress:
+                on_progress(num_cases)
     with (temporary / csv_path.name).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["video_id", "start", "end", "phase_id"])
@@ -59,7 +66,7 @@ def make_demo(folder: Path, console: Console | None = None) -> Path:
     try:
         temporary.rename(target)
     except OSError:
-        # another run was first; what it drew is the same
+        # another process was first; it drew the same
         if not csv_path.exists():
             raise
         shutil.rmtree(temporary)
@@ -67,7 +74,7 @@ def make_demo(folder: Path, console: Console | None = None) -> Path:
 
 
 def draw_case(folder: Path, number: int) -> list[tuple[str, float, float, int]]:
-    """Draw and encode one operation; return its rows: video_id, start, end, phase_id."""
+    """Draw and encode one operation; return its rows (video_id, start, end, phase_id)."""
     rng = np.random.RandomState(1000 + number)
     eye = Eye.choose(rng)
     frame_rate = (15, 20, 25)[number % 3]
@@ -107,7 +114,7 @@ def _draw_frames(
 def _wander(
     rng: np.random.RandomState, num_frames: int, frame_rate: int, size: float
 ) -> NDArray[np.float64]:
-    """Slow random movement, (T, 2), mostly within ±size."""
+    """Return a slow random movement, (T, 2), mostly within ±size."""
     knots = rng.uniform(-size, size, (num_frames // (2 * frame_rate) + 3, 2))
     at = np.arange(num_frames) / (2 * frame_rate)
     left = at.astype(int)

@@ -1,4 +1,4 @@
-"""How the demo's eye and instruments look: drawing with OpenCV, no video."""
+"""The demo's eye and instruments, drawn with OpenCV; no video."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Eye:
-    """What stays the same through an operation."""
+    """The patient and the light: everything that stays the same through an operation."""
 
     still: Image
     radius: float
@@ -56,7 +56,7 @@ def _draw_still_eye(
     radius: float,
     rng: np.random.RandomState,
 ) -> Image:
-    """Sclera with vessels, limbus and iris, with a margin for the camera's shake."""
+    """Draw sclera with vessels, limbus and iris, with a margin for the camera's shake."""
     size = (HEIGHT + 32, WIDTH + 32)
     image = np.empty((*size, 3), dtype=np.uint8)
     image[:] = np.clip(sclera, 0, 255)
@@ -79,7 +79,7 @@ def _draw_still_eye(
 
 @dataclass(frozen=True)
 class Scene:
-    """One moment: where the hands are. Angles in radians, distances in pixels."""
+    """One moment of an operation: the position of the hands; angles in radians, rest in pixels."""
 
     image: Image
     eye: Eye
@@ -91,26 +91,26 @@ class Scene:
 
     @property
     def steel(self) -> Color:
-        """Of the case's instruments, in its light."""
+        """Colour of the case's instruments, in its light."""
         return (self.eye.steel,) * 3
 
     @property
     def dark(self) -> Color:
-        """Of handles and tips."""
+        """Colour of handles and tips."""
         return (self.eye.steel * 0.6,) * 3
 
     def inside(self) -> Point:
-        """A place in the pupil where the main instrument works."""
+        """Return the point in the pupil where the main instrument works."""
         distance = self.eye.pupil * (0.35 + 0.2 * self.depth)
         return _polar(self.center, distance, self.angle + 0.6 * float(np.sin(self.time_s)))
 
 
 def _draw_idle(scene: Scene) -> None:
-    """Nothing but the eye."""
+    """Draw nothing but the eye."""
 
 
 def _draw_incision(scene: Scene) -> None:
-    """A keratome: one broad blade at the limbus."""
+    """Draw a keratome: one broad blade at the limbus."""
     tip = _polar(scene.center, scene.eye.radius * (0.92 + 0.05 * scene.depth), scene.angle)
     base = _polar(tip, 26, scene.angle)
     _rod(scene.image, [_polar(scene.center, 200, scene.angle), base], scene.dark, 6)
@@ -119,7 +119,7 @@ def _draw_incision(scene: Scene) -> None:
 
 
 def _draw_capsulorhexis(scene: Scene) -> None:
-    """Forceps, two thin prongs that meet in the pupil, and the torn edge of the capsule."""
+    """Draw forceps, two thin prongs that meet in the pupil, and the torn edge of the capsule."""
     inside = scene.inside()
     radius = scene.eye.pupil * 0.72
     arc = [_polar(scene.center, radius, scene.other + a) for a in np.linspace(0, 3.6, 24)]
@@ -132,7 +132,7 @@ def _draw_capsulorhexis(scene: Scene) -> None:
 
 
 def _draw_phaco(scene: Scene) -> None:
-    """One thick sleeve, and the nucleus with its cross-shaped groove."""
+    """Draw one thick sleeve, and the nucleus with its cross-shaped groove."""
     _disc(scene.image, scene.center, scene.eye.pupil * 0.75, (150.0, 105.0, 60.0))
     for turn in (0.0, np.pi / 2):
         ends = [
@@ -147,7 +147,7 @@ def _draw_phaco(scene: Scene) -> None:
 
 
 def _draw_aspiration(scene: Scene) -> None:
-    """Two slim tubes with blunt tips from two sides."""
+    """Draw two slim tubes with blunt tips from two sides."""
     for at in (scene.angle, scene.other):
         tip = _polar(scene.center, scene.eye.pupil * (0.45 + 0.15 * scene.depth), at)
         _rod(scene.image, [_polar(scene.center, 200, at), tip], scene.steel, 7)
@@ -155,7 +155,7 @@ def _draw_aspiration(scene: Scene) -> None:
 
 
 def _draw_implantation(scene: Scene) -> None:
-    """An injector's cone at the pupil's edge, and the lens with its haptics."""
+    """Draw an injector's cone at the pupil's edge, and the lens with its haptics."""
     mouth = _polar(scene.center, scene.eye.pupil * 0.8, scene.angle)
     back = _polar(mouth, 60, scene.angle)
     left, right = scene.angle + np.pi / 2, scene.angle - np.pi / 2
@@ -190,7 +190,7 @@ def _fixed(points: list[Point]) -> NDArray[np.int32]:
 
 
 def _rod(image: Image, points: list[Point], color: Color, width: int) -> None:
-    """A metal part: a line with its shadow."""
+    """Draw a metal part: a line with its shadow."""
     _line(image, points, _SHADOW, width + 3)
     _line(image, points, color, width)
 
@@ -200,7 +200,7 @@ def _line(image: Image, points: list[Point], color: Color, width: int) -> None:
 
 
 def _plate(image: Image, points: list[Point], color: Color) -> None:
-    """A flat metal part: a polygon with its shadow."""
+    """Draw a flat metal part: a polygon with its shadow."""
     _line(image, [*points, points[0]], _SHADOW, 3)
     cv2.fillPoly(image, [_fixed(points)], color, cv2.LINE_AA, _SUBPIXEL)
 
@@ -221,14 +221,17 @@ def _circle(image: Image, center: Point, radius: float, color: Color, width: int
 def draw_scene(
     eye: Eye, phase: int, hand: NDArray[np.float64], glint: float, time_s: float
 ) -> Image:
-    """The eye and the instruments of a phase, before the camera: (HEIGHT + 32, WIDTH + 32, 3).
+    """Draw the eye and the instruments of a phase, before the camera moves.
 
     Args:
-        eye: Of the case.
+        eye: The eye of the case.
         phase: Index into ``DRAW_PHASE``.
         hand: Sway and depth of the surgeon's hand, about -1 to 1.
-        glint: Where the lamp is mirrored, radians.
-        time_s: Since the start of the operation.
+        glint: Direction in which the lamp is mirrored, radians.
+        time_s: Time since the start of the operation.
+
+    Returns:
+        RGB, (HEIGHT + 32, WIDTH + 32, 3).
     """
     image = eye.still.copy()
     center = (image.shape[1] / 2, image.shape[0] / 2)

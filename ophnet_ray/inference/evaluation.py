@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.data.video.decoder import VideoError, decode_frames, open_video, read_video_index
+from ophnet_ray.data.video.index import frames_shown_at
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.prediction_folder import decode_labels, name_videos
@@ -189,8 +190,7 @@ def find_worst_frames(
     try:
         with open_video(video) as source:
             index = read_video_index(source)
-            shown = np.searchsorted(index.times_s, prediction.times_s[chosen] + 1e-6, side="right")
-            shown = shown - 1
+            shown = frames_shown_at(index.times_s, prediction.times_s[chosen])
             images = {f.index: f for f in decode_frames(source, index, np.unique(shown))}
     except VideoError:
         return ()

@@ -23,7 +23,7 @@ from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.video.blocks import decode_segments
 from ophnet_ray.data.video.decoder import VideoError, read_video_index
-from ophnet_ray.data.video.index import VideoIndex
+from ophnet_ray.data.video.index import VideoIndex, frames_shown_at
 from ophnet_ray.data.windows import mean_of_blocks
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction, write_predictions
 from ophnet_ray.inference.trained_model import TrainedModel, load_model
@@ -217,7 +217,7 @@ def stream_windows(
 def plan_window(index: VideoIndex, time_s: float, window_size: int, causal: bool) -> range:
     """Return the indices of the frames in the window of a frame time."""
     num_frames = len(index.times_s)
-    shown = max(int(np.searchsorted(index.times_s, time_s + 1e-6, side="right")) - 1, 0)
+    shown = int(frames_shown_at(index.times_s, time_s))
     if causal:
         return range(max(shown - window_size + 1, 0), shown + 1)
     first = min(max(shown - window_size // 2, 0), max(num_frames - window_size, 0))

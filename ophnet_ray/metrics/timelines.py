@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.video.index import frames_between
 from ophnet_ray.metrics.segmental import find_stretches
 
 NOT_ANNOTATED = -1
@@ -110,9 +111,8 @@ def label_times(
     """
     labels = np.full(len(times_s), NOT_ANNOTATED, dtype=np.int64)
     for segment in sorted(segments, key=lambda s: (s.start_s, -s.end_s)):
-        # annotations are rounded to the millisecond or so, times are not
-        first, stop = np.searchsorted(times_s, [segment.start_s - 1e-6, segment.end_s - 1e-6])
-        labels[first:stop] = label_of[segment.phase]
+        inside = frames_between(times_s, segment.start_s, segment.end_s)
+        labels[inside.start : inside.stop] = label_of[segment.phase]
     return labels
 
 

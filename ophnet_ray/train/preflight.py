@@ -125,19 +125,29 @@ def _check_buckets(config: Config) -> None:
 
 def _provide_demo(config: Config, console: Console) -> str:
     """Return the demo's CSV beside the cache, so that every node reads its videos."""
-    from ophnet_ray.data.demo import DEMO_CSV, DEMO_FOLDER, make_demo
+    from ophnet_ray.data.demo import DEMO_CSV, DEMO_FOLDER
 
     console.say("no --csv_path: the built-in demo data set, with settings to match")
     cache = config.run.cache_dir or ""
     if not is_remote(cache):
-        return str(make_demo(Path(cache), console))
+        return str(_draw_demo(Path(cache), console))
     folder = join(cache, DEMO_FOLDER)
     if DEMO_CSV not in list_objects(folder):
-        csv_path = make_demo(local_folder(cache, config.run.local_cache_dir), console)
+        csv_path = _draw_demo(local_folder(cache, config.run.local_cache_dir), console)
         # the CSV last: with it, the demo is whole
         for file in sorted(csv_path.parent.iterdir(), key=lambda file: file == csv_path):
             upload(file, join(folder, file.name))
     return join(folder, DEMO_CSV)
+
+
+def _draw_demo(folder: Path, console: Console) -> Path:
+    """Return the demo's CSV in a folder of this machine; draw the videos unless they exist."""
+    from ophnet_ray.data.demo import NUM_CASES, demo_csv, make_demo
+
+    if demo_csv(folder).exists():
+        return demo_csv(folder)
+    with console.stage("draw", NUM_CASES) as stage:
+        return make_demo(folder, lambda num_cases: stage.update(num_cases, "demo videos"))
 
 
 def check_backbone(config: Config, on_notice: Callable[[str], None]) -> None:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 Packets = Iterator["av.Packet[Any]"]
 VideoSource = str | Path | RangeReader
-"""A video file, or one in a bucket that is open (see ``open_video``)."""
+"""A video file, or an open object of a bucket (see ``open_video``)."""
 
 # A playlist format would let a "video" read other files of the machine.
 _OPEN_OPTIONS = {
@@ -36,7 +36,7 @@ _OPEN_OPTIONS = {
 
 
 class VideoError(Exception):
-    """A video, or a part of it, cannot be read; ``str(error)`` is the reason in one line.
+    """Failure to read a video or a part of it; ``str(error)`` is the reason in one line.
 
     ``is_permanent`` separates what the file holds from what may be otherwise the next time: no
     permission, too many open files, storage that does not answer.
@@ -49,22 +49,16 @@ class VideoError(Exception):
         self.kind, self.is_permanent = kind, is_permanent
 
 
-# Decoders that answer a packet before the next one; dav1d, for one, works on several at a time.
+# Decoders that return a packet's frames before they take the next packet; dav1d does not.
 _SKIPS_PACKET_BY_PACKET = frozenset({"h264", "hevc"})
-
-
-# K_R and K_B of ITU-T H.273 by its number of the matrix; untagged video is taken for BT.601
-_BT601 = (0.299, 0.114)
-_MATRICES = {1: (0.2126, 0.0722), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A decoded frame: its index in presentation order and its picture, as stored in the file.
 
-    ``quarter_turns`` (anticlockwise) make it upright. Turning is left to the caller, who may do it
-    once for many frames. The picture may be the decoder's own memory: a caller who keeps frames
-    keeps that.
+    ``quarter_turns`` (anticlockwise) make it upright; the caller turns it, once for many frames.
+    The picture may be the decoder's own memory, which lives as long as the frame.
     """
 
     index: int
@@ -82,7 +76,7 @@ def open_video(path: str | Path) -> Iterator[VideoSource]:
     """Open a video once for several passes over it; a local file stays a path.
 
     Raises:
-        VideoError: A bucket does not give it.
+        VideoError: The bucket does not return it.
     """
     with ExitStack() as opened:
         try:
@@ -98,12 +92,12 @@ def read_video_index(path: VideoSource) -> VideoIndex:
     Raises:
         VideoError: The file is missing, is no video, or holds no frame.
     """
-    with _open(path) as container:
+    with open_container(path) as container:
         stream = container.streams.video[0]
         try:
             packets = _read_packet_times(container, stream)
             if packets is None:
-                # e.g. AVI, whose packets carry no presentation time: only decoding tells
+                # e.g. AVI, whose packets carry no presentation time: it takes decoding
                 container.seek(0)
                 decoded = (frame.pts for frame in container.decode(stream))
                 pts = array("q", (time for time in decoded if time is not None))
@@ -124,10 +118,9 @@ def decode_frames(
 ) -> Iterator[Frame]:
     """Decode chosen frames in one pass, in presentation order.
 
-    Where a key frame lies between two wanted ones, and it pays (see ``MIN_JUMP_FRAMES``), the pass
-    jumps to it. Of the other frames only
-    those are decoded that others refer to, and none is converted. After a damaged packet nothing
-    is trusted up to the next key frame: those frames do not come.
+    The pass jumps to a key frame between two wanted frames if that saves time (see
+    ``MIN_JUMP_FRAMES``). Other frames are decoded only if wanted frames may refer to them, and
+    never converted. The frames from a damaged packet up to the next key frame are left out.
 
     Args:
         path: Video file.
@@ -142,26 +135,32 @@ def decode_frames(
     """
     if not len(wanted):
         return
-    stretches = plan_spans(index, wanted)
-    pictures = _Pictures()
-    with _open(path) as container:
-        for i, stretch in enumerate(stretches):
-            packets = _packets_from(container, index, stretch.key)
+    spans = plan_spans(index, wanted)
+    pictures = PictureReader()
+    with open_container(path) as container:
+        for i, span in enumerate(spans):
+            packets = jump_to_key(container, index, span.key)
             if packets is None:
                 logger.warning("%s: cannot jump to a key frame; it is decoded throughout", path)
-                remaining = np.concatenate([s.wanted for s in stretches[i:]])
+                remaining = np.concatenate([span.wanted for span in spans[i:]])
                 break
-            yield from _decode_stretch(container, packets, index, stretch.wanted, pictures)
+            yield from _decode_span(container, packets, index, span.wanted, pictures)
         else:
             return
-    with _open(path) as container:
-        yield from _decode_stretch(container, _packets(container), index, remaining, pictures)
+    with open_container(path) as container:
+        yield from _decode_span(container, _packets(container), index, remaining, pictures)
 
 
-def _packets_from(container: InputContainer, index: VideoIndex, key: int | None) -> Packets | None:
-    """The packets from a key frame on, or from where the container is.
+def jump_to_key(container: InputContainer, index: VideoIndex, key: int | None) -> Packets | None:
+    """Return the packets from a key frame on.
 
-    None when the container goes past the key frame: its own list of them may be wrong.
+    Args:
+        container: An open video.
+        index: Its index.
+        key: Index in ``key_pts``; None for the container's position.
+
+    Returns:
+        None if the container passes the key frame: its own list of key frames may be wrong.
     """
     if key is None:
         return _packets(container)
@@ -179,7 +178,7 @@ def _packets_from(container: InputContainer, index: VideoIndex, key: int | None)
 
 
 def _packets(container: InputContainer) -> Packets:
-    """The packets of the stream; what storage does wrong meanwhile becomes a ``VideoError``."""
+    """Yield the packets of the stream; a failure of storage becomes a ``VideoError``."""
     packets = iter(container.demux(container.streams.video[0]))
     while True:
         try:
@@ -191,36 +190,36 @@ def _packets(container: InputContainer) -> Packets:
         yield packet
 
 
-def _decode_stretch(
+def _decode_span(
     container: InputContainer,
     packets: Packets,
     index: VideoIndex,
     wanted: NDArray[np.int64],
-    pictures: "_Pictures",
+    pictures: "PictureReader",
 ) -> Iterator[Frame]:
     wanted_pts = {int(index.pts[i]): int(i) for i in wanted}
     last_pts = int(index.pts[wanted[-1]])
-    for pts, frame in _decode_sound(container.streams.video[0], packets, wanted_pts):
+    for pts, frame in _decode_undamaged(container.streams.video[0], packets, wanted_pts):
         if pts in wanted_pts:
-            yield Frame(wanted_pts[pts], pictures.take(frame), round(frame.rotation / 90) % 4)
+            yield Frame(wanted_pts[pts], pictures.read(frame), round(frame.rotation / 90) % 4)
         if pts >= last_pts:
             return
 
 
-class _Pictures:
-    """The pictures of a video's frames: the YUV planes, where our conversion equals FFmpeg's."""
+class PictureReader:
+    """Pictures of decoded frames: YUV planes where our conversion equals FFmpeg's, else RGB."""
 
     def __init__(self) -> None:
         # one for all frames: each frame's own would be set up anew, with threads of its own
         self._reformatter = VideoReformatter()
 
-    def take(self, frame: av.VideoFrame) -> Picture:
-        """The picture of a frame; it may hold the frame's memory.
+    def read(self, frame: av.VideoFrame) -> Picture:
+        """Return the picture of a frame; it may hold the frame's memory.
 
         Raises:
-            VideoError: FFmpeg does not know its colours.
+            VideoError: FFmpeg cannot convert its colours.
         """
-        if _has_plain_planes(frame) and _converts_as_ffmpeg(
+        if _has_plain_planes(frame) and converts_as_ffmpeg(
             frame.width, frame.format.name, frame.colorspace, frame.color_range
         ):
             return _yuv_picture(frame)
@@ -231,21 +230,21 @@ class _Pictures:
 
 
 def _has_plain_planes(frame: av.VideoFrame) -> bool:
-    """Whether its planes are those of a ``Yuv420Picture``."""
+    """Return True if the planes of the frame are those of a ``Yuv420Picture``."""
     return (
         frame.format.name in {"yuv420p", "yuvj420p"}
         and not frame.interlaced_frame
         and frame.width % 2 == frame.height % 2 == 0
-        # less: stored from the last row up
+        # a negative size: stored from the last row up
         and all(plane.line_size >= frame.width // 2 for plane in frame.planes)
     )
 
 
 @lru_cache(maxsize=256)
-def _converts_as_ffmpeg(width: int, pixel_format: str, colorspace: int, color_range: int) -> bool:
-    """Whether noise becomes the same RGB; on other processors FFmpeg may round otherwise.
+def converts_as_ffmpeg(width: int, pixel_format: str, colorspace: int, color_range: int) -> bool:
+    """Return True if our YUV → RGB equals FFmpeg's on random planes, on this processor.
 
-    Some rows tell: FFmpeg converts two at a time, in a way that depends on the width.
+    64 rows suffice: FFmpeg converts two rows per call, in a way that depends on the width.
     """
     noise = av.VideoFrame(width, 64, pixel_format)
     noise.colorspace, noise.color_range = colorspace, color_range
@@ -270,19 +269,19 @@ def _yuv_picture(frame: av.VideoFrame) -> Yuv420Picture:
         for plane in frame.planes
     )
     is_full_range = frame.color_range == ColorRange.JPEG
-    factors = yuv_factors(*_MATRICES.get(frame.colorspace, _BT601), is_full_range=is_full_range)
+    factors = yuv_factors(int(frame.colorspace), is_full_range=is_full_range)
     return Yuv420Picture((y, u, v), (frame.height, frame.width), factors)
 
 
-def _decode_sound(
+def _decode_undamaged(
     stream: VideoStream, packets: Packets, wanted_pts: Collection[int]
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Times and frames in presentation order, without what damage may have reached."""
+    """Yield (pts, frame) in order, without the frames from damage up to the next key frame."""
     can_skip = stream.codec_context.name in _SKIPS_PACKET_BY_PACKET
     damaged = False
     for packet in packets:
         if can_skip:
-            # a sixth to a quarter of the decoding is spared; the wanted frames are the same
+            # saves a sixth to a quarter of the decoding; the wanted frames are the same
             is_wanted = packet.pts is None or packet.pts in wanted_pts
             stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
         try:
@@ -297,7 +296,7 @@ def _decode_sound(
 
 
 def _reading_error(what: str, error: av.FFmpegError | OSError) -> VideoError:
-    # FFmpeg's own errors about content are ValueErrors, those of the system are OSErrors
+    # FFmpeg reports errors of the content as ValueErrors, those of the system as OSErrors
     return VideoError(
         f"cannot be {what} ({error.strerror or error})",
         kind="missing" if isinstance(error, FileNotFoundError) else "unreadable",
@@ -305,7 +304,12 @@ def _reading_error(what: str, error: av.FFmpegError | OSError) -> VideoError:
     )
 
 
-def _open(path: VideoSource) -> InputContainer:
+def open_container(path: VideoSource) -> InputContainer:
+    """Open a video for one pass on one thread.
+
+    Raises:
+        VideoError: It cannot be opened, or holds no video stream.
+    """
     try:
         if isinstance(path, RangeReader):
             path.seek(0)
@@ -317,7 +321,7 @@ def _open(path: VideoSource) -> InputContainer:
         container.close()
         raise VideoError("the file holds no video stream")
     stream = container.streams.video[0]
-    # one thread a task: the tasks run in parallel, and more threads cost more CPU a frame
+    # one thread per task: tasks run in parallel, and more threads cost more CPU per frame
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return container
@@ -326,9 +330,9 @@ def _open(path: VideoSource) -> InputContainer:
 def _read_packet_times(
     container: InputContainer, stream: VideoStream
 ) -> "tuple[array[int], array[int]] | None":
-    """Presentation times of the packets that are shown, and of the key frames among them.
+    """Read the presentation times of the packets that are shown, and of the key frames among them.
 
-    Arrays, not lists: hours of video take 8 bytes a frame. None when packets carry no times.
+    Arrays, not lists: 8 bytes per frame of hours of video. None if the packets carry no times.
     """
     pts, keys = array("q"), array("q")
     for packet in container.demux(stream):

@@ -1,4 +1,4 @@
-"""Which frames a video has, when they are shown, and where to start decoding: arithmetic alone."""
+"""The frames of a video, their times, and the positions at which decoding can start."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -7,7 +7,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIN_JUMP_FRAMES = 12
-"""A jump that spares fewer frames costs more than it spares: the decoder starts empty."""
+"""A jump over fewer frames costs more than it saves: the decoder starts empty."""
+_TOLERANCE_S = 1e-6
+"""Annotated times are rounded, frame times are not."""
+
+
+def frames_between(times_s: NDArray[np.float64], start_s: float, end_s: float) -> range:
+    """Return the indices of the frames whose display starts in ``[start_s, end_s)``.
+
+    Args:
+        times_s: Ascending frame times (N,).
+        start_s: Start of the interval, as annotated.
+        end_s: Its end.
+    """
+    first, stop = np.searchsorted(times_s, [start_s - _TOLERANCE_S, end_s - _TOLERANCE_S])
+    return range(int(first), int(stop))
+
+
+def frames_shown_at(
+    times_s: NDArray[np.float64], at_s: float | NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Return the index of the frame shown at each time; the first frame before the video starts.
+
+    Args:
+        times_s: Ascending frame times (N,).
+        at_s: One time, or an array of any shape.
+
+    Returns:
+        Indices of the shape of ``at_s``.
+    """
+    after = np.searchsorted(times_s, np.asarray(at_s) + _TOLERANCE_S, side="right")
+    return np.asarray(np.maximum(after - 1, 0), dtype=np.int64)
 
 
 def _no_times() -> NDArray[np.int64]:
@@ -16,11 +46,11 @@ def _no_times() -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class VideoIndex:
-    """What a video file holds, found without decoding it.
+    """The frames of a video file, listed without decoding it.
 
     ``times_s``: float64 (N,), ascending presentation times of all frames, the first one at 0;
-    ``pts``: int64 (N,), the same in the stream's own unit; ``key_pts``: int64 (M,), ascending, of
-    the frames that decoding can start at, none when only decoding told the times.
+    ``pts``: int64 (N,), the same in the stream's own unit; ``key_pts``: int64 (M,), ascending times
+    of the frames at which decoding can start, none if the packets carry no times.
     """
 
     times_s: NDArray[np.float64]
@@ -28,18 +58,16 @@ class VideoIndex:
     key_pts: NDArray[np.int64] = field(default_factory=_no_times)
 
     def frames_between(self, start_s: float, end_s: float) -> range:
-        """Indices of the frames shown first in ``[start_s, end_s)``."""
-        # annotations are rounded to the millisecond or so, times are not
-        bounds = np.searchsorted(self.times_s, [start_s - 1e-6, end_s - 1e-6])
-        return range(int(bounds[0]), int(bounds[1]))
+        """Return the indices of the frames whose display starts in ``[start_s, end_s)``."""
+        return frames_between(self.times_s, start_s, end_s)
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeSpan:
     """Frames that are decoded without a jump between them.
 
-    ``key``: place in ``VideoIndex.key_pts`` of the frame to jump to, None to go on from where the
-    decoder is; ``wanted``: ascending frame indices.
+    ``key``: index in ``VideoIndex.key_pts`` of the frame to jump to, None to continue from the
+    decoder's position; ``wanted``: ascending frame indices.
     """
 
     key: int | None
@@ -47,7 +75,7 @@ class DecodeSpan:
 
 
 def plan_spans(index: VideoIndex, wanted: NDArray[np.int64]) -> list[DecodeSpan]:
-    """Where to jump: over at least ``MIN_JUMP_FRAMES`` frames that need not be decoded."""
+    """Plan jumps over at least ``MIN_JUMP_FRAMES`` frames that need not be decoded."""
     # the key frame at or before each wanted frame, -1 for none
     key = np.searchsorted(index.key_pts, index.pts[wanted], side="right") - 1
     key_frame = np.searchsorted(index.pts, index.key_pts[key]) if len(index.key_pts) else key

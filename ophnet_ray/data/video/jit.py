@@ -1,4 +1,4 @@
-"""Functions that numba compiles, when they are called for the first time."""
+"""Functions that numba compiles at their first call."""
 
 import logging
 import pickle
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 class Compiled(Generic[P]):
     """A function that is compiled at its first call: few processes decode, and numba loads slowly.
 
-    The code is kept in the user's cache folder, or beside the function's file where there is none.
+    The code is kept in the user's cache folder, or beside the function's file without one.
     """
 
     def __init__(self, function: Callable[P, None]) -> None:
@@ -29,7 +29,7 @@ class Compiled(Generic[P]):
         try:
             self._code(*args, **kwargs)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
-            # before the function begins: what was kept is damaged, or cannot be kept (a full disk)
+            # raised before the function starts: kept code is damaged, or cannot be kept (full disk)
             logger.warning("compiled code is not kept (%r): it is compiled again", error)
             self._code = self._compile(keep=False)
             self._code(*args, **kwargs)
@@ -47,9 +47,10 @@ class Compiled(Generic[P]):
 
 
 def _choose_folder(source: str) -> None:
-    """Let numba keep code apart by processor and source: its list of what it keeps has no lock.
+    """Set numba's cache folder by processor and source: numba does not lock its list of files.
 
-    ``source`` is that of the first function that is compiled; the folder then holds for all.
+    Args:
+        source: File of the first function that is compiled; the folder then serves all.
 
     Raises:
         RuntimeError: The user has no home.

@@ -1,8 +1,8 @@
-"""The arithmetic of the decode stage, compiled: frames are added, sums are resized.
+"""Compiled arithmetic of the decode stage: add frames, resize their sum.
 
-A library's calls each go over a whole frame, and memory of that size costs more than arithmetic:
-here frames are converted and added in one pass, to a sum that keeps apart only the rows that the
-mean needs apart.
+Each call of a library passes over a whole frame, and memory of that size costs more than
+arithmetic. Here, frames are converted and added in one pass, to a sum that keeps separate only the
+rows that the mean needs separate.
 """
 
 import math
@@ -22,11 +22,11 @@ Planes = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class RowBands:
-    """How the rows of a frame are grouped, and how groups and columns make up its mean.
+    """Grouping of a frame's rows, and the shares of groups and columns in its mean.
 
-    A band is the consecutive rows that are added into one row of the sum: one row of the mean
-    covers them all. A row that two of them share is a band of its own. For each frame there is
-    less memory to go over: a mean of 224 asks for 440 bands of 1080 rows.
+    A band is a set of consecutive rows that are added into one row of the sum, since one row of the
+    mean covers them all. A row that two rows of the mean share is a band of its own. Each frame
+    then passes over less memory: a mean of 224 rows needs 440 bands for 1080 rows.
 
     ``shape``: height and width of a frame; ``size``: that of the mean (S, S); ``rows``: (H,),
     ascending from 0, the band of each row; ``row_shares`` and ``column_shares``: see
@@ -45,9 +45,9 @@ class RowBands:
         return 3, int(self.rows[-1]) + 1, self.shape[1]
 
     def empty_sum(self) -> NDArray[np.uint16]:
-        """What frames are added to: zeros of ``sum_shape``.
+        """Return zeros of ``sum_shape``, to which frames are added.
 
-        They begin where a line of the processor's cache does: a vector in two lines is slow.
+        They are aligned to the lines of the processor's cache: a vector in two lines is slow.
         """
         line = 64 // np.dtype(np.uint16).itemsize
         size = math.prod(self.sum_shape)
@@ -57,28 +57,28 @@ class RowBands:
 
 
 @lru_cache(maxsize=16)
-def plan_bands(shape: tuple[int, int], size: int, most_frames: int) -> RowBands:
-    """Plan the sum of up to ``most_frames`` frames, so that none of its values overflows.
+def plan_bands(shape: tuple[int, int], size: int, max_frames: int) -> RowBands:
+    """Plan the sum of up to ``max_frames`` frames, so that none of its values overflows.
 
     Args:
         shape: Height and width of a frame.
-        size: Of the mean, at least 8.
-        most_frames: 1 to 257.
+        size: Height and width of the mean, at least 8.
+        max_frames: Maximum number of frames, 1 to 257.
 
     Raises:
         ValueError: A number is out of range: compiled code would go past its arrays.
     """
-    if size < 8 or not 1 <= most_frames <= 257:
-        raise ValueError(f"a mean of {most_frames} frames at {size} pixels cannot be planned")
+    if size < 8 or not 1 <= max_frames <= 257:
+        raise ValueError(f"a mean of {max_frames} frames at {size} pixels cannot be planned")
     height, width = shape
-    most_rows = np.iinfo(np.uint16).max // (255 * most_frames)
+    max_rows = np.iinfo(np.uint16).max // (255 * max_frames)
     if min(shape) < size:  # such a frame is enlarged whole
-        most_rows = 1
+        max_rows = 1
     starts = [0]
     for row in range(1, height):
         part = row * size // height  # of the mean: the row that this one's upper edge lies in
         is_inside = (row + 1) * size <= (part + 1) * height and starts[-1] * size >= part * height
-        if not is_inside or row - starts[-1] == most_rows:
+        if not is_inside or row - starts[-1] == max_rows:
             starts.append(row)
     edges = np.array([*starts, height])
     rows = np.repeat(np.arange(len(starts), dtype=np.int32), np.diff(edges))
@@ -87,15 +87,15 @@ def plan_bands(shape: tuple[int, int], size: int, most_frames: int) -> RowBands:
 
 
 def _share_out(edges: NDArray[np.int64], size: int) -> Shares:
-    """How each of ``size`` equal parts of a length is mixed from sums of neighbouring pixels.
+    """Compute the shares of neighbouring sums of pixels in each of ``size`` equal parts.
 
     Args:
-        edges: Where the sums begin and the last one ends, ascending from 0, pixels.
+        edges: Starts of the sums and the end of the last one, ascending from 0, pixels.
         size: Number of parts.
 
     Returns:
-        The index of the first sum of each part (size,), and how much of it and of each of the
-        next ones goes into the part's mean (T, size), 0 for those outside.
+        The index of the first sum of each part (size,), and the shares of it and of the next sums
+        in the part's mean (T, size), 0 for sums outside.
     """
     length = edges[-1]
     scaled, part = edges * size, np.arange(size) * length  # in pixels / size, to be exact
@@ -117,21 +117,21 @@ def add_yuv420(
 ) -> None:
     """Convert two frames to RGB and add them, row by row.
 
-    Bit for bit what FFmpeg's conversion on x86 gives (its ``yuv_2_rgb.asm``): each product is cut
-    to the upper 16 bits, the four pixels of a chroma sample share it, the result is clipped.
-    Two, as the sum is then gone over half as often.
+    Equal bit for bit to FFmpeg's conversion on x86 (its ``yuv_2_rgb.asm``): each product is cut to
+    its upper 16 bits, the four pixels of a chroma sample share it, the result is clipped. Two
+    frames per call halve the passes over the sum.
 
     Args:
         total: (3, B, W), W even.
-        rows: (H,), H even: the row of ``total`` (the band) that each one is added to.
+        rows: (H,), H even: the row of ``total`` (the band) to which each row is added.
         frames: Y (H, W or more), U and V (H / 2, W / 2 or more) of each, rows as the decoder
             aligns them.
         factors: Black of ``y`` in eighths; then times 2^13: the factor of ``y``, of ``v`` to red,
-            of ``u`` and of ``v`` to green, of ``u`` to blue. See ``pictures.yuv_factors``.
+            of ``u`` and of ``v`` to green, of ``u`` to blue. See ``planes.yuv_factors``.
     """
     width = total.shape[2]
     black, y_all, v_red, u_green, v_green, u_blue = factors
-    least, most = int16(0), int16(255)
+    low, high = int16(0), int16(255)
     green_of_u = np.empty(width // 2, int16)
     red, red_2 = np.empty(width, int16), np.empty(width, int16)
     green, green_2 = np.empty(width, int16), np.empty(width, int16)
@@ -164,16 +164,16 @@ def add_yuv420(
             light_2 = int16(int16(y_2[row, x] << 3) - black)
             light_2 = int16(int32(int32(light_2) * int32(y_all)) >> 16)
             total[0, to, x] += uint16(
-                min(max(int16(light + red[x]), least), most)
-                + min(max(int16(light_2 + red_2[x]), least), most)
+                min(max(int16(light + red[x]), low), high)
+                + min(max(int16(light_2 + red_2[x]), low), high)
             )
             total[1, to, x] += uint16(
-                min(max(int16(light + green[x]), least), most)
-                + min(max(int16(light_2 + green_2[x]), least), most)
+                min(max(int16(light + green[x]), low), high)
+                + min(max(int16(light_2 + green_2[x]), low), high)
             )
             total[2, to, x] += uint16(
-                min(max(int16(light + blue[x]), least), most)
-                + min(max(int16(light_2 + blue_2[x]), least), most)
+                min(max(int16(light + blue[x]), low), high)
+                + min(max(int16(light_2 + blue_2[x]), low), high)
             )
 
 
@@ -189,20 +189,20 @@ def add_rgb(total: NDArray[np.uint16], rows: NDArray[np.int32], pixels: NDArray[
 
 
 def resize_mean(total: NDArray[np.uint16], bands: RowBands, count: int) -> NDArray[np.uint8]:
-    """The sum of ``count`` frames → their mean at the size of ``bands``, rounded half up.
+    """Turn the sum of ``count`` frames into their mean at the size of ``bands``, rounded half up.
 
     Each pixel is the mean of the area that it covers (OpenCV's ``INTER_AREA``).
 
     Args:
-        total: (3, B, W), as ``bands`` say.
-        bands: Which rows it holds.
-        count: At least 1.
+        total: The sum, (3, B, W).
+        bands: Grouping of its rows.
+        count: Number of frames, at least 1.
 
     Returns:
         uint8 (S, S, 3).
     """
     size = bands.size
-    if min(bands.shape) < size:  # enlarged: OpenCV interpolates
+    if min(bands.shape) < size:  # enlarging: OpenCV interpolates
         mean = np.moveaxis(total, 0, -1).astype(np.float32) / count
         enlarged = cv2.resize(mean, (size, size), interpolation=cv2.INTER_AREA)
         return np.asarray(enlarged + 0.5, dtype=np.uint8)
@@ -210,7 +210,10 @@ def resize_mean(total: NDArray[np.uint16], bands: RowBands, count: int) -> NDArr
     row_shares = row_shares / np.float32(count)
     small = np.empty((size, size, 3), dtype=np.uint8)
     lines = np.empty((3, 8, bands.shape[1]), dtype=np.float32)
-    for row in [*range(0, size - 8, 8), size - 8]:  # eight rows at a time, the last ones again
+    for row in [
+        *range(0, size - 8, 8),
+        size - 8,
+    ]:  # eight rows per call; the last call repeats some
         _shrink_columns(total, first_row[row : row + 8], row_shares[:, row : row + 8], lines)
         _shrink_rows(lines, *bands.column_shares, small[row : row + 8])
     return small
@@ -223,7 +226,7 @@ def _shrink_columns(
     shares: NDArray[np.float32],
     lines: NDArray[np.float32],
 ) -> None:
-    """(3, B, W) → ``lines`` (3, N, W): sums of shares (T, N) of T rows from ``first`` on."""
+    """Fill ``lines`` (3, N, W) with the sums of T rows from ``first`` on, by shares (T, N)."""
     for channel, i in np.ndindex(lines.shape[:2]):
         line = lines[channel, i]
         line[:] = 0
@@ -240,10 +243,10 @@ def _shrink_rows(
     shares: NDArray[np.float32],
     small: NDArray[np.uint8],
 ) -> None:
-    """(3, 8, W) → ``small`` (8, S, 3): the same of columns, rounded half up."""
+    """Fill ``small`` (8, S, 3) with sums of columns of ``lines`` (3, 8, W), rounded half up."""
     channels, _, width = lines.shape
     size, taps = len(first), len(shares)
-    # eight rows at once, side by side: of one row, the columns would be gathered one by one
+    # eight rows side by side: the columns of a single row would be gathered one by one
     columns, mean = np.empty((width, 8), float32), np.empty((size, 8), float32)
     for channel in range(channels):
         for x in range(width):

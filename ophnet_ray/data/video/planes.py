@@ -1,4 +1,4 @@
-"""A decoded frame's pixels, as the decoder holds them or as RGB, and how they are summed."""
+"""Pixels of a decoded frame, as YUV planes or as RGB, and their sums."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,24 +9,28 @@ from numpy.typing import NDArray
 
 from ophnet_ray.data.video.kernels import Planes, add_rgb, add_yuv420
 
+# shares of red and blue in Y (K_R and K_B of ITU-T H.273), by the number of the matrix
+_BT601 = (0.299, 0.114)
+_MATRICES = {1: (0.2126, 0.0722), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
+
 
 class Picture(Protocol):
-    """What the sums need to know of a frame."""
+    """A frame that can be summed."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width."""
 
     def add_to(self, total: NDArray[np.uint16], rows: NDArray[np.int32]) -> None:
-        """Add the RGB values to (3, B, W), each row to the one that ``rows`` (H,) names."""
+        """Add the RGB values to (3, B, W); ``rows`` (H,) is the row of ``total`` for each row."""
 
     def to_rgb(self) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3)."""
+        """Return the pixels as RGB, uint8 (H, W, 3)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RgbPicture:
-    """``pixels``: uint8 (H, W, 3)."""
+    """A picture in RGB; ``pixels``: uint8 (H, W, 3)."""
 
     pixels: NDArray[np.uint8]
 
@@ -40,7 +44,7 @@ class RgbPicture:
         add_rgb(total, rows, self.pixels)
 
     def to_rgb(self) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3)."""
+        """Return the pixels as RGB, uint8 (H, W, 3)."""
         return self.pixels
 
 
@@ -66,7 +70,7 @@ class Yuv420Picture:
         add_yuv420(total, rows, (self.planes, black), self.factors)
 
     def to_rgb(self) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3)."""
+        """Return the pixels as RGB, uint8 (H, W, 3)."""
         total = np.zeros((3, *self.shape), dtype=np.uint16)
         self.add_to(total, np.arange(self.shape[0], dtype=np.int32))
         return np.moveaxis(total, 0, -1).astype(np.uint8, order="C")
@@ -75,7 +79,7 @@ class Yuv420Picture:
 def add_pair(
     one: Picture, two: Picture, total: NDArray[np.uint16], rows: NDArray[np.int32]
 ) -> None:
-    """Add two pictures of the same shape as ``Picture.add_to`` does, at once where it can be."""
+    """Add two pictures of one shape as ``Picture.add_to`` does, in one pass where possible."""
     if (
         isinstance(one, Yuv420Picture)
         and isinstance(two, Yuv420Picture)
@@ -96,18 +100,18 @@ def _black_planes(shape: tuple[int, int], black: int) -> Planes:
 
 
 @lru_cache
-def yuv_factors(red: float, blue: float, *, is_full_range: bool) -> NDArray[np.int16]:
-    """What takes YUV to RGB, for ``frame_sums.add_yuv420``.
+def yuv_factors(matrix: int, *, is_full_range: bool) -> NDArray[np.int16]:
+    """Return the factors that convert YUV to RGB, for ``kernels.add_yuv420``.
 
     Args:
-        red: Share of red in Y, K_R of ITU-T H.273.
-        blue: Share of blue, K_B.
+        matrix: Number of the matrix in ITU-T H.273; an unknown one is taken for BT.601.
         is_full_range: Y from 0 to 255 rather than 16 to 235, U and V from 0 rather than 16 to 240.
 
     Returns:
         (6,): black of Y in eighths; then times 2^13: the factor of Y, of V to red, of U and of V to
         green, of U to blue.
     """
+    red, blue = _MATRICES.get(matrix, _BT601)
     light, chroma = (1.0, 1.0) if is_full_range else (255 / 219, 255 / 224)
     green = 1 - red - blue
     factors = [

@@ -6,7 +6,7 @@ import pytest
 
 from ophnet_ray.data.video import decoder as videos
 from ophnet_ray.data.video.decoder import VideoError, decode_frames, read_video_index
-from ophnet_ray.data.video.index import VideoIndex, plan_spans
+from ophnet_ray.data.video.index import VideoIndex, frames_shown_at, plan_spans
 from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
@@ -59,7 +59,7 @@ def test_jumping_to_key_frames_changes_no_pixel(tmp_path, name):
     jumps = 0
     for first in range(30):
         wanted = np.unique(np.concatenate([[first], rng.integers(first, 110, 4)]))
-        jumps += sum(stretch.key is not None for stretch in plan_spans(index, wanted))
+        jumps += sum(span.key is not None for span in plan_spans(index, wanted))
         some = list(decode_frames(path, index, wanted))
         assert [frame.index for frame in some] == wanted.tolist()
         for frame in some:
@@ -73,17 +73,17 @@ def test_a_jump_takes_the_container_to_the_very_key_frame(tmp_path):
         path = write_video(tmp_path / name, grey_frames(100), gop=10)
         index = read_video_index(path)
         assert len(index.key_pts) >= 10
-        with videos._open(path) as container:
+        with videos.open_container(path) as container:
             for key, pts in enumerate(index.key_pts):
-                assert next(videos._packets_from(container, index, key)).pts == pts
+                assert next(videos.jump_to_key(container, index, key)).pts == pts
 
 
 def test_a_container_that_cannot_jump_costs_time_and_no_frame(tmp_path, caplog, monkeypatch):
     path = write_video(tmp_path / "v.mp4", grey_frames(100), gop=10)
     index = read_video_index(path)
-    jump = videos._packets_from
+    jump = videos.jump_to_key
     monkeypatch.setattr(
-        videos, "_packets_from", lambda c, i, key: None if (key or 0) > 5 else jump(c, i, key)
+        videos, "jump_to_key", lambda c, i, key: None if (key or 0) > 5 else jump(c, i, key)
     )
     wanted = np.asarray([3, 40, 41, 75, 99])
     frames = list(decode_frames(path, index, wanted))
@@ -91,6 +91,14 @@ def test_a_container_that_cannot_jump_costs_time_and_no_frame(tmp_path, caplog, 
     means = [frame.pixels.mean() for frame in frames]
     np.testing.assert_allclose(means, 2 * wanted, atol=3)
     assert "cannot jump" in caplog.text
+
+
+def test_the_frame_at_a_time_is_the_last_one_that_began():
+    """A rounded time (0.067 for 2 / 30) counts as the frame's own only within a microsecond."""
+    times_s = np.arange(10) / 30
+    assert frames_shown_at(times_s, 0.0) == 0
+    asked_s = np.asarray([-1.0, 1 / 30 - 1e-7, 1 / 30 - 1e-3, 0.1, 0.11, 99.0])
+    assert frames_shown_at(times_s, asked_s).tolist() == [0, 1, 0, 3, 3, 9]
 
 
 def test_a_segment_begins_and_ends_between_frames():

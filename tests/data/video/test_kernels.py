@@ -13,7 +13,7 @@ from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.video import decoder as videos
 from ophnet_ray.data.video.blocks import decode_segments
-from ophnet_ray.data.video.decoder import _Pictures
+from ophnet_ray.data.video.decoder import PictureReader
 from ophnet_ray.data.video.jit import Compiled
 from ophnet_ray.data.video.kernels import plan_bands, resize_mean
 from ophnet_ray.data.video.planes import RgbPicture, Yuv420Picture, add_pair
@@ -39,7 +39,7 @@ def noisy_frame(height, width, pixel_format="yuv420p", seed=0):
 def test_planes_are_converted_bit_for_bit_as_ffmpeg_does(colorspace, color_range):
     frame = noisy_frame(96, 160)
     frame.colorspace, frame.color_range = colorspace, color_range
-    picture = _Pictures().take(frame)
+    picture = PictureReader().read(frame)
     assert isinstance(picture, Yuv420Picture)
     np.testing.assert_array_equal(picture.to_rgb(), frame.to_ndarray(format="rgb24"))
 
@@ -50,7 +50,7 @@ def test_planes_are_converted_bit_for_bit_as_ffmpeg_does(colorspace, color_range
 )
 def test_what_we_cannot_convert_ffmpeg_does(height, width, pixel_format):
     frame = noisy_frame(height, width, pixel_format)
-    picture = _Pictures().take(frame)
+    picture = PictureReader().read(frame)
     assert isinstance(picture, RgbPicture)
     np.testing.assert_array_equal(picture.to_rgb(), frame.to_ndarray(format="rgb24"))
 
@@ -58,14 +58,14 @@ def test_what_we_cannot_convert_ffmpeg_does(height, width, pixel_format):
 def test_where_our_conversion_is_not_ffmpegs_it_is_not_used(monkeypatch):
     factors = videos.yuv_factors
     monkeypatch.setattr(videos, "yuv_factors", lambda *a, **k: factors(*a, **k) - np.int16(9))
-    videos._converts_as_ffmpeg.cache_clear()
-    pictures = _Pictures()
+    videos.converts_as_ffmpeg.cache_clear()
+    reader = PictureReader()
     black = av.VideoFrame.from_ndarray(np.zeros((96, 160, 3), np.uint8), "rgb24")
     for frame in (black.reformat(format="yuv420p"), noisy_frame(96, 160)):
-        picture = pictures.take(frame)
+        picture = reader.read(frame)
         assert isinstance(picture, RgbPicture)
         np.testing.assert_array_equal(picture.to_rgb(), frame.to_ndarray(format="rgb24"))
-    videos._converts_as_ffmpeg.cache_clear()
+    videos.converts_as_ffmpeg.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_rows_are_one_sum_where_one_row_of_the_mean_covers_them():
 
 def test_two_frames_in_one_pass_are_added_as_one_by_one():
     bands = plan_bands((1080, 1920), 224, 8)
-    one, two = (_Pictures().take(noisy_frame(1080, 1920, seed=seed)) for seed in (1, 2))
+    one, two = (PictureReader().read(noisy_frame(1080, 1920, seed=seed)) for seed in (1, 2))
     three = RgbPicture(two.to_rgb())
     total = bands.empty_sum()
     add_pair(one, two, total, bands.rows)
@@ -161,7 +161,7 @@ def test_colours_that_ffmpeg_does_not_know_are_a_reason():
     frame = noisy_frame(64, 64)
     frame.colorspace = 8  # YCgCo
     with pytest.raises(videos.VideoError, match="cannot be converted to RGB"):
-        _Pictures().take(frame)
+        PictureReader().read(frame)
 
 
 def test_code_that_cannot_be_kept_or_is_damaged_is_compiled_again(monkeypatch, tmp_path, caplog):
