@@ -1,7 +1,7 @@
-"""``python -m tests.benchmarks``: how fast the data plane is, as ratios; more than half an hour.
+"""Measure the speed of the data path, against alternatives measured in the same run.
 
-Every figure is a ratio against something measured in the same run, interleaved, in CPU-seconds of
-the whole process tree, the median of three; read ``README.md`` beside this file.
+A figure with a target is a ratio: absolute figures depend on the machine. README.md in this folder
+describes the parts and lists the figures. All parts take more than half an hour.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from tests.benchmarks.table import Figure, print_table, write_json
 
 
 def main() -> None:
-    """Measure the parts that are asked for, print each as it is done, write all as JSON."""
+    """Measure the requested parts, print each when it is done, and write all of them as JSON."""
     prepare_environment()
-    # before anything uses its pool of threads, which a fork would wait for in vain
+    # before anything uses OpenCV's thread pool: a fork would wait for its threads for ever
     cv2.setNumThreads(1)
     from tests.benchmarks.buckets import compare_buckets
     from tests.benchmarks.cost_model import describe_costs
@@ -51,9 +51,12 @@ def main() -> None:
         "parts", nargs="*", metavar="part", help=f"one of {', '.join(parts)} (default: all)"
     )
     parser.add_argument(
-        "--folder", type=Path, default=Path("runs/benchmarks"), help="of the videos"
+        "--folder",
+        type=Path,
+        default=Path("runs/benchmarks"),
+        help="folder of the videos (default: %(default)s)",
     )
-    parser.add_argument("--json", type=Path, help="file (default: <folder>/figures.json)")
+    parser.add_argument("--json", type=Path, help="output file (default: <folder>/figures.json)")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(parts):
         parser.error(f"unknown part {', '.join(sorted(unknown))}")

@@ -1,10 +1,10 @@
-"""The product's train loop with a stop watch in it; what only starts workers loads it, too."""
+"""The product's train loop with a clock. Light: processes that only start workers load it, too."""
 
 from typing import Any
 
 
 def clocked_train_loop(loop_config: dict[str, Any]) -> dict[str, str]:
-    """``ophnet_ray.train.trainer.train_loop`` with a ``StepClock`` among Lightning's callbacks."""
+    """Run ``ophnet_ray.train.trainer.train_loop`` with a ``StepClock`` among the callbacks."""
     from ophnet_ray.train import worker as train_worker
     from tests.benchmarks.step_clock import StepClock
 

@@ -1,4 +1,4 @@
-"""What a data set costs: bytes and CPU-hours, from figures measured here; formulas in README.md."""
+"""Cost of a data set in bytes and CPU-hours on this machine; README.md has the formulas."""
 
 from pathlib import Path
 
@@ -18,19 +18,19 @@ from tests.benchmarks.reading import local_rate
 from tests.benchmarks.table import Figure
 
 OPHNET_HOURS, OPHNET_SEGMENTS = 89, 14_674
-H100_WINDOWS_A_SECOND = 500
+H100_WINDOWS_PER_S = 500
 
 
 def segment_bytes(windows: WindowConfig) -> int:
-    """Bytes of a whole segment in the cache: blocks times pixels, uncompressed."""
+    """Return the bytes of a whole segment in the cache: blocks times pixels, uncompressed."""
     return windows.max_frames // windows.stride * windows.image_size**2 * 3
 
 
 def describe_costs(folder: Path) -> list[Figure]:
-    """The model with the figures of this machine."""
+    """Evaluate the cost model with figures of this machine."""
     size = segment_bytes(SPREAD)
     figures = [
-        Figure("MB a segment", size / 1e6, "max_frames / stride x image_size^2 x 3"),
+        Figure("MB per segment", size / 1e6, "max_frames / stride x image_size^2 x 3"),
         Figure("GB of cache for OphNet", OPHNET_SEGMENTS * size / 1e9, "14,674 segments"),
         Figure("TB of cache for 1,000 x OphNet", OPHNET_SEGMENTS * size / 1e9),
     ]
@@ -41,19 +41,19 @@ def describe_costs(folder: Path) -> list[Figure]:
         segments = typical_segments(footage)
         warm_up(footage)
         costs = interleave({"fill": lambda rows=segments: fill(rows, SPREAD)}, MIN_REPEATS)["fill"]
-        a_second = median_cpu_s(costs) / (footage.num_frames / FRAME_RATE)
+        cpu_s_per_s = median_cpu_s(costs) / (footage.num_frames / FRAME_RATE)
         figures += [
-            Figure(f"CPU-s to decode a second of {name} at {FRAME_RATE} frames/s", a_second),
-            Figure(f"CPU-h to decode OphNet, {name}", OPHNET_HOURS * a_second, "89 h of video"),
-            Figure(f"CPU-h to decode 1,000 x OphNet, {name}", 1000 * OPHNET_HOURS * a_second),
+            Figure(f"CPU-s to decode one second of {name} at {FRAME_RATE} frames/s", cpu_s_per_s),
+            Figure(f"CPU-h to decode OphNet, {name}", OPHNET_HOURS * cpu_s_per_s, "89 h of video"),
+            Figure(f"CPU-h to decode 1,000 x OphNet, {name}", 1000 * OPHNET_HOURS * cpu_s_per_s),
         ]
     torch.set_num_threads(1)
     rate = local_rate()
     figures.append(
         Figure(
             "cores that feed one H100",
-            H100_WINDOWS_A_SECOND / rate,
-            f"{H100_WINDOWS_A_SECOND} windows/s at {rate:,.0f} windows/s and core, warm cache",
+            H100_WINDOWS_PER_S / rate,
+            f"{H100_WINDOWS_PER_S} windows/s, {rate:,.0f} windows/s per core, warm cache",
         )
     )
     return figures

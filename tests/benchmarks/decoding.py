@@ -1,4 +1,4 @@
-"""The decode stage against bare ffmpeg decoding the same files, and against the exact mean."""
+"""The decode stage, against plain ffmpeg on the same files and against the exact mean."""
 
 import shutil
 import statistics
@@ -40,7 +40,7 @@ DRAWN_FRAMES, TIMES = 750, 3
 
 
 def make_footage(folder: Path) -> list[Footage]:
-    """A minute and a half each of drawn surgery, key frames every 2 and 10 s, and real clips."""
+    """Provide 90 s videos of drawn surgery, with key frames every 2 and 10 s, and real clips."""
     made = []
     for size in ("720p", "1080p"):
         for gop in GOPS:
@@ -51,13 +51,13 @@ def make_footage(folder: Path) -> list[Footage]:
 
 
 def ffmpeg(path: Path) -> None:
-    """Rival (c): decode every frame and drop it; one thread, as a decode task has."""
+    """Run rival (c): decode every frame and drop it, in one thread like a decode task."""
     command = [find_ffmpeg(), "-v", "error", "-threads", "1", "-i", str(path), "-an"]
     subprocess.run([*command, "-f", "null", "-"], check=True)
 
 
 def fill(segments: Sequence[Segment], windows: WindowConfig) -> int:
-    """The product's decode stage into an empty cache; returns the blocks written."""
+    """Run the product's decode stage into an empty cache; return the number of blocks."""
     folder = Path(tempfile.mkdtemp(prefix="ophnet-benchmark-"))
     try:
         filled = fill_cache(BlockCache(folder, windows), segments, 1, decode_in_threads(1))
@@ -68,31 +68,31 @@ def fill(segments: Sequence[Segment], windows: WindowConfig) -> int:
 
 
 def fill_without_jumps(segments: Sequence[Segment], windows: WindowConfig) -> int:
-    """The same, every frame of the file decoded that another one refers to."""
-    video_index.MIN_JUMP_FRAMES = 10**9  # in this fork alone
+    """Run the decode stage without seeking: every reference frame of the file is decoded."""
+    video_index.MIN_JUMP_FRAMES = 10**9  # in this fork only
     return fill(segments, windows)
 
 
 def count_decoded_frames(path: Path, segments: Sequence[Segment], windows: WindowConfig) -> int:
-    """Frames that the product gives to the decoder: from each key frame to the last wanted one."""
+    """Count the frames that the product decodes: from each key frame to the last wanted frame."""
     index = read_video_index(path)
     wanted: list[int] = []
     for segment in segments:
         inside = index.frames_between(segment.start_s, segment.end_s)
-        for run in plan_snippets(len(inside), windows):
-            wanted += range(inside.start + run.start, inside.start + run.stop)
+        for snippet in plan_snippets(len(inside), windows):
+            wanted += range(inside.start + snippet.start, inside.start + snippet.stop)
     frames = 0
     reached = 0
-    for stretch in video_index.plan_spans(index, np.unique(wanted)):
-        if stretch.key is not None:
-            reached = int(np.searchsorted(index.pts, index.key_pts[stretch.key]))
-        frames += int(stretch.wanted[-1]) + 1 - reached
-        reached = int(stretch.wanted[-1]) + 1
+    for span in video_index.plan_spans(index, np.unique(wanted)):
+        if span.key is not None:
+            reached = int(np.searchsorted(index.pts, index.key_pts[span.key]))
+        frames += int(span.wanted[-1]) + 1 - reached
+        reached = int(span.wanted[-1]) + 1
     return frames
 
 
 def compare_decoding(folder: Path) -> list[Figure]:
-    """CPU of the decode stage over that of ffmpeg, and what a process pays once."""
+    """Compare the CPU time of the decode stage with ffmpeg's; measure a process's start."""
     clips = make_footage(folder)
     figures = [_first_segment(clips[0])]
     warm_up(clips[0])
@@ -116,11 +116,11 @@ def compare_decoding(folder: Path) -> list[Figure]:
                 "<= 1.15",
             ),
             Figure(
-                f"  the same for each frame decoded, {footage.name}",
+                f"  the same per decoded frame, {footage.name}",
                 costs["typical"] / limit / share,
                 f"{share:.0%} of the frames are decoded",
             ),
-            Figure(f"  without jumps to key frames, {footage.name}", costs["no jumps"] / limit, ""),
+            Figure(f"  without seeking, {footage.name}", costs["no jumps"] / limit, ""),
             Figure(
                 f"decode, every frame used, {footage.name}", costs["dense"] / limit, "", "<= 1.15"
             ),
@@ -143,20 +143,20 @@ print(costs[0] - costs[1])
 
 
 def _first_segment(footage: Footage) -> Figure:
-    """CPU-seconds of a process's first segment beyond those of its second."""
+    """Measure by how many CPU-seconds a process's first segment exceeds its second."""
     command = [sys.executable, "-c", FIRST_SEGMENT, str(footage.path), str(footage.num_frames)]
     more_s = [float(subprocess.check_output(command)) for _ in range(MIN_REPEATS)]
-    note = "the compiled code is loaded"
-    return Figure("a decode process is ready, CPU-s once", statistics.median(more_s), note)
+    note = "loads the compiled code"
+    return Figure("start of a decode process: CPU-s", statistics.median(more_s), note)
 
 
 def warm_up(footage: Footage) -> None:
-    """Load what decoding needs, for this process and its forks: counted for nobody."""
+    """Load what decoding needs, for this process and its forks; it is not measured."""
     fill(dense_segments(footage)[:1], HEAD)
 
 
 def compare_with_exact_mean(folder: Path) -> list[Figure]:
-    """Largest difference from float64 means of RGB frames at full size, resized once."""
+    """Measure the largest difference from float64 means of full-size RGB frames, resized once."""
     figures = []
     for footage in make_footage(folder):
         segments = dense_segments(footage)[:3]
@@ -173,7 +173,12 @@ def compare_with_exact_mean(folder: Path) -> list[Figure]:
             worst = max(worst, _largest_difference(item, frames[64 * i : 64 * (i + 1)]))
         shutil.rmtree(cache)
         figures.append(
-            Figure(f"grey levels off the exact mean, {footage.name}", worst, "largest", "<= 1.01")
+            Figure(
+                f"largest error in grey levels, {footage.name}",
+                worst,
+                "against the exact mean",
+                "<= 1.01",
+            )
         )
     return figures
 

@@ -1,4 +1,4 @@
-"""Whole epochs: this project's decode-once cache against reading the videos in every epoch."""
+"""Whole epochs: a cache that is decoded once, against reading the videos in every epoch."""
 
 import shutil
 import tempfile
@@ -18,12 +18,12 @@ from tests.benchmarks.measure import interleave, median_cpu_s
 from tests.benchmarks.rivals import SeedDataset, TunedDataset, run_epochs
 from tests.benchmarks.table import Figure
 
-HEAD = WindowConfig(coverage="head")  # the seed's own choice of frames: its first 64
+HEAD = WindowConfig(coverage="head")  # like the seed, which takes the first 64 frames
 WINDOW_SIZES = (8, 16, 24, 32, 40)
 
 
 def train_without_a_network(clips: Sequence[Path], num_epochs: int, num_trials: int) -> int:
-    """Fill an empty cache, then read all epochs of all trials; each trial its own window size."""
+    """Fill an empty cache, then read all epochs of all trials; each trial has its window size."""
     folder = Path(tempfile.mkdtemp(prefix="ophnet-benchmark-"))
     segments = [
         Segment(clip.stem, clip.stem, str(clip), 0.0, float("inf"), "a", "train") for clip in clips
@@ -53,11 +53,11 @@ def train_without_a_network(clips: Sequence[Path], num_epochs: int, num_trials: 
 
 
 def compare_epochs(folder: Path) -> list[Figure]:
-    """CPU of the rivals over ours; theirs of many epochs follows from one epoch's and two's."""
+    """Compare CPU time with the rivals; theirs is extrapolated from one epoch and from two."""
     figures = []
     for size in ("720p", "1080p"):
         clips = draw_clips(folder, size)
-        train_without_a_network(clips[:1], 1, 1)  # load what our forks need, as for the rivals
+        train_without_a_network(clips[:1], 1, 1)  # load what our forks need; the rivals have theirs
         works: dict[str, Callable[[], Any]] = {
             "seed": lambda clips=clips: run_epochs(SeedDataset(clips), 1),
             "seed twice": lambda clips=clips: run_epochs(SeedDataset(clips), 2),

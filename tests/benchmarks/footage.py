@@ -1,4 +1,4 @@
-"""The videos that are measured: drawn eye surgery at full size, encoded once and kept."""
+"""Videos of the benchmarks: drawn eye surgery at full size, encoded once and kept."""
 
 import shutil
 import subprocess
@@ -24,7 +24,7 @@ BIT_RATES = {"720p": 2_600_000, "1080p": 4_000_000}
 
 @dataclass(frozen=True)
 class Footage:
-    """A video and where it comes from."""
+    """A video of the benchmarks."""
 
     name: str
     path: Path
@@ -32,7 +32,7 @@ class Footage:
 
 
 def find_ffmpeg() -> str:
-    """The ffmpeg program: the limit that decoding is held against."""
+    """Return the path of the program ffmpeg, the reference for decoding."""
     program = shutil.which("ffmpeg")
     if program is None:
         raise SystemExit(
@@ -42,7 +42,7 @@ def find_ffmpeg() -> str:
 
 
 def draw_video(path: Path, size: str, gop: int, num_frames: int, seed: int = 0) -> Path:
-    """Encode drawn surgery with sensor noise, at the bit rate of a recorder; once."""
+    """Encode drawn surgery with sensor noise at a recorder's bit rate, unless the file exists."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp.mp4")
@@ -60,7 +60,7 @@ def draw_video(path: Path, size: str, gop: int, num_frames: int, seed: int = 0) 
 
 
 def draw_clips(folder: Path, size: str) -> list[Path]:
-    """Trimmed clips, each of its own case, as the seed's tables list them."""
+    """Draw trimmed clips, one per case, as in the seed's tables."""
     return [
         draw_video(folder / f"clips_{size}" / f"{i:02d}.mp4", size, 50, CLIP_FRAMES, seed=i)
         for i in range(NUM_CLIPS)
@@ -68,7 +68,7 @@ def draw_clips(folder: Path, size: str) -> list[Path]:
 
 
 def repeat_video(path: Path, source: Path, times: int) -> Path:
-    """The same packets several times over: a long video without encoding one."""
+    """Repeat the packets of a video: a long video without encoding, unless the file exists."""
     if not path.exists():
         temporary = path.with_suffix(".tmp.mp4")
         loop = ["-stream_loop", str(times - 1), "-i", str(source), "-an", "-c", "copy"]
@@ -78,7 +78,7 @@ def repeat_video(path: Path, source: Path, times: int) -> Path:
 
 
 def real_clips(folder: Path) -> list[Footage]:
-    """Real 720p and 1080p surgery of ``../shared/data``, made long; none when it is not there."""
+    """Return real 720p and 1080p surgery, repeated; empty without ``../shared/data``."""
     clips = []
     for name, relative, times, num_frames in (
         ("real 720p", "endoscopy/endo.mp4", 6, 250),
@@ -93,7 +93,7 @@ def real_clips(folder: Path) -> list[Footage]:
 
 
 def dense_segments(footage: Footage) -> list[Segment]:
-    """Back to back, 64 frames each: with ``coverage="head"`` every frame is used."""
+    """Cut adjacent segments of 64 frames: with ``coverage="head"`` every frame is used."""
     return [
         _segment(footage.path, first / FRAME_RATE, (first + 64) / FRAME_RATE)
         for first in range(0, footage.num_frames - 63, 64)
@@ -101,7 +101,7 @@ def dense_segments(footage: Footage) -> list[Segment]:
 
 
 def typical_segments(footage: Footage) -> list[Segment]:
-    """Back to back, as long as OphNet's: a median of 11 s and a mean of 22 s (log-normal)."""
+    """Cut adjacent segments as long as OphNet's: median 11 s, mean 22 s (log-normal)."""
     rng = np.random.default_rng(0)
     segments, start_s, end_s = [], 0.0, footage.num_frames / FRAME_RATE
     while start_s < end_s:

@@ -1,4 +1,4 @@
-"""What a piece of work costs: CPU-seconds of the whole process tree, in a process of its own."""
+"""Cost of a function, run in a fork: CPU-seconds of the whole process tree."""
 
 import os
 import pickle
@@ -13,7 +13,7 @@ MIN_REPEATS = 3
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU-seconds of a process and of all that it started, its wall time and its peak memory."""
+    """CPU-seconds of a process and its descendants, wall time, peak memory and return value."""
 
     cpu_s: float
     wall_s: float
@@ -22,9 +22,9 @@ class Cost:
 
 
 def measure(work: Callable[[], Any]) -> Cost:
-    """Run the work in a fork: what the rivals import is loaded already, and not counted.
+    """Call ``work`` in a fork: the imports of this process are loaded and not measured.
 
-    ``work`` may start processes, but must wait for them.
+    ``work`` may start processes but must wait for them.
     """
     reader, writer = os.pipe()
     started_s = time.monotonic()
@@ -43,7 +43,7 @@ def measure(work: Callable[[], Any]) -> Cost:
         content = pipe.read()
     _, status, usage = os.wait4(child, 0)
     if status:
-        raise RuntimeError("the measured work failed; its error stands above")
+        raise RuntimeError("the measured work failed; see its error above")
     return Cost(
         usage.ru_utime + usage.ru_stime,
         time.monotonic() - started_s,
@@ -55,7 +55,7 @@ def measure(work: Callable[[], Any]) -> Cost:
 def interleave(
     works: Mapping[str, Callable[[], Any]], repeats: int = MIN_REPEATS
 ) -> dict[str, list[Cost]]:
-    """Measure each in turn, several times over: what else the machine does meets all alike."""
+    """Measure all works in turn, ``repeats`` times, so that other load affects all equally."""
     costs: dict[str, list[Cost]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
@@ -64,5 +64,5 @@ def interleave(
 
 
 def median_cpu_s(costs: list[Cost]) -> float:
-    """CPU-seconds."""
+    """Return the median of the CPU-seconds."""
     return statistics.median(cost.cpu_s for cost in costs)

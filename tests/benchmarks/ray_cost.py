@@ -1,4 +1,4 @@
-"""What Ray Train costs: a step beside one of a bare Lightning DDP loop, and the start of a run."""
+"""Cost of Ray Train: a training step, against plain Lightning DDP, and the start of a run."""
 
 import json
 import os
@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
 EPOCHS = 16
 WORKERS = (1, 2)
 THREADS = 1
-"""Of a worker, whatever their number: two workers do twice the work of one."""
+"""Threads per worker: two workers do twice the work of one."""
 
-# ``train.py``, its train loop with a clock in it
+# ``train.py`` with a clock in its train loop
 CLOCKED = """
 import train
 from ophnet_ray.cli import arguments as cli
@@ -31,7 +31,7 @@ trainer.train_loop = clocked_train_loop
 cli.run_program(train.main)
 """
 
-# the same data, model, settings and loop, with Lightning's own launcher in Ray Train's place
+# the same data, model, settings and loop, with Lightning's own launcher instead of Ray Train
 BARE = """
 import sys
 from pathlib import Path
@@ -56,14 +56,14 @@ L.Trainer(max_epochs=int(epochs), accelerator="cpu", devices=int(workers),
 
 
 class Pace(NamedTuple):
-    """Of the first rank: CPU-seconds and seconds of a step, the median of its epochs."""
+    """CPU-seconds and seconds per step of rank 0, median over its epochs."""
 
     cpu_s: float
     wall_s: float
 
 
 def compare_with_bare_lightning(folder: Path) -> list[Figure]:
-    """A step of the first rank under both, in turn; scaling; when each stage of a run begins."""
+    """Compare a step of rank 0 and the scaling under both; time the stages of a run."""
     folder = folder.absolute()
     csv_path = make_demo(folder / "demo")
     train_on_ray(csv_path, folder, 1)  # fills the cache
@@ -80,12 +80,12 @@ def compare_with_bare_lightning(folder: Path) -> list[Figure]:
     for workers in WORKERS:
         ours, bare = step["ray", workers], step["bare", workers]
         note = f"{ours.cpu_s * 1e3:.1f} and {bare.cpu_s * 1e3:.1f} CPU-ms, {ours.wall_s * 1e3:.1f} "
-        note += f"and {bare.wall_s * 1e3:.1f} ms a step"
-        name = f"a step, Ray Train / bare Lightning DDP, {workers} worker(s)"
+        note += f"and {bare.wall_s * 1e3:.1f} ms per step"
+        name = f"step: Ray Train / plain Lightning DDP, {workers} worker(s)"
         figures.append(Figure(name, ours.cpu_s / bare.cpu_s, note, "<= 1.03"))
-    for kind, name in (("ray", "Ray Train"), ("bare", "bare Lightning DDP")):
+    for kind, name in (("ray", "Ray Train"), ("bare", "plain Lightning DDP")):
         scaling = 2 * step[kind, 1].wall_s / step[kind, 2].wall_s
-        note = f"windows a second, {THREADS} thread a worker"
+        note = f"windows per second, {THREADS} thread per worker"
         figures.append(Figure(f"2 workers / 1, {name}", scaling, note))
     for stage in stages[0]:
         began_s = statistics.median(started[stage] for started in stages)
@@ -94,7 +94,7 @@ def compare_with_bare_lightning(folder: Path) -> list[Figure]:
 
 
 def train_on_ray(csv_path: Path, folder: Path, workers: int) -> tuple[Pace, dict[str, float]]:
-    """``train.py``: the pace of rank 0, and when each stage began, in seconds from the start."""
+    """Run ``train.py``; return the pace of rank 0 and the start of each stage in seconds."""
     name = f"cost-{workers}-{time.time():.0f}"
     flags = "--image_size 128 --backbone test_efficientnet --no_pretrained --lr 2e-3 --lr_schedule "
     flags += f"one_cycle --max_epochs {EPOCHS} --train_workers {workers} --name {name} "
@@ -112,8 +112,8 @@ def train_on_ray(csv_path: Path, folder: Path, workers: int) -> tuple[Pace, dict
     )
     beginnings = {
         r"Ray.* dashboard": "Ray is up",
-        r"decode +nothing": "the cache is looked through",
-        r"training on": "the workers are asked for",
+        r"decode +nothing": "the cache is checked",
+        r"training on": "the workers are requested",
     }
     stages = {}
     for line in process.stdout:
@@ -132,14 +132,14 @@ def train_on_ray(csv_path: Path, folder: Path, workers: int) -> tuple[Pace, dict
 
 
 def train_bare(csv_path: Path, folder: Path, workers: int) -> Pace:
-    """The bare loop: the pace of rank 0."""
+    """Run the plain Lightning loop; return the pace of rank 0."""
     script = folder / "bare.py"  # Lightning starts it again for the second worker
     script.write_text(BARE)
     file = folder / "steps.json"
     arguments = [csv_path, folder / "demo", str(workers), str(EPOCHS), folder, file]
     subprocess.run(
         [sys.executable, script, *arguments],
-        # Lightning takes all cores for one process unless it is told; Ray tells its workers
+        # by default Lightning gives one process all cores; Ray sets this for its workers
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(THREADS)},
         check=True,
         capture_output=True,

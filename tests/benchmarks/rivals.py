@@ -1,6 +1,6 @@
-"""Training epochs without this project: the seed's data set, and the best reader without a cache.
+"""Rivals: training epochs with the seed's data set, and with a tuned reader without a cache.
 
-Both are written as a good engineer would write them by hand, and do what their docstrings say.
+Both are written as a good engineer would write them by hand.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.2
 
 
 class SeedDataset(Dataset[dict[str, Tensor]]):
-    """Rival (a), the seed's way: each item reads its clip anew with OpenCV.
+    """Rival (a), the seed's way: each item reads its clip again with OpenCV.
 
-    Up to 64 frames, masks of the R and G channels, all windows stacked at full size, one of them
-    at random, its float64 mean, resized and normalised.
+    An item reads up to 64 frames, takes the R and G channels as masks, stacks all windows at full
+    size, picks one at random, and resizes and normalises its float64 mean.
     """
 
     def __init__(self, clips: Sequence[Path]) -> None:
@@ -56,7 +56,7 @@ class SeedDataset(Dataset[dict[str, Tensor]]):
 
 
 class TunedDataset(Dataset[Tensor]):
-    """Rival (b), the best without a cache: decode up to the end of the window that is needed.
+    """Rival (b), the best without a cache: an item decodes up to the end of its window.
 
     One codec thread, no conversion before the window, sums in uint16, one resize, bytes out.
     """
@@ -89,7 +89,7 @@ class TunedDataset(Dataset[Tensor]):
 
 
 def run_epochs(dataset: Dataset[Tensor], num_epochs: int, num_workers: int = 2) -> int:
-    """Go through the data with a DataLoader; returns the batches."""
+    """Read the data with a DataLoader; return the number of batches."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     loader = DataLoader(dataset, batch_size=8, shuffle=True, num_workers=num_workers)

@@ -1,4 +1,4 @@
-"""More and longer videos: wall time and peak memory of a decode task and of whole runs."""
+"""Scaling with more and longer videos: wall time and peak memory of decoding and of runs."""
 
 import csv
 import shutil
@@ -28,13 +28,13 @@ footage = Footage("", Path(sys.argv[1]), int(sys.argv[2]))
 with tempfile.TemporaryDirectory() as folder:
     cache = BlockCache(folder, WindowConfig())
     fill_cache(cache, typical_segments(footage), 1, decode_in_threads(1))
-# not getrusage, whose peak is that of the process that started this one, if that was larger
+# not getrusage: its peak includes the process that started this one
 print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024)
 """
 
 
 def compare_lengths(folder: Path) -> list[Figure]:
-    """Peak memory of a decode process for 1, 4 and 16 times the length of a video."""
+    """Measure peak memory of a decode process for 1, 4 and 16 times the length of a video."""
     figures, peaks = [], []
     one = draw_video(folder / "drawn_720p_gop50.mp4", "720p", 50, FRAMES)
     for times in TIMES:
@@ -43,13 +43,13 @@ def compare_lengths(folder: Path) -> list[Figure]:
         done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
         peaks.append(int(done.stdout))
         note = f"{FRAMES * times / 25:.0f} s of 720p"
-        figures.append(Figure(f"decode process, {times} x the length: MB", peaks[-1] / 1e6, note))
+        figures.append(Figure(f"decode process, {times} x length: MB", peaks[-1] / 1e6, note))
     figures.append(Figure("decode process: 16 x / 1 x", peaks[-1] / peaks[0], "", "<= 1.1"))
     return figures
 
 
 def compare_scales(folder: Path) -> list[Figure]:
-    """Wall time and peak memory of whole runs on 1, 4 and 16 times the videos."""
+    """Measure wall time and peak memory of whole runs on 1, 4 and 16 times the videos."""
     figures, peaks = [], []
     one = draw_video(folder / "drawn_720p_gop50.mp4", "720p", 50, FRAMES)
     for times in TIMES:
@@ -63,21 +63,21 @@ def compare_scales(folder: Path) -> list[Figure]:
 
 
 def write_dataset(folder: Path, video: Path, num_videos: int) -> None:
-    """Copies of a video as so many cases, and ``segments.csv``."""
+    """Write copies of a video, one per case, and ``segments.csv``."""
     rows = []
     for i in range(num_videos):
         shutil.copyfile(video, folder / f"v{i}.mp4")
         footage = Footage("", folder / f"v{i}.mp4", FRAMES)
         rows += [
-            [segment.case_id, segment.start_s, segment.end_s, "ab"[place % 2]]
-            for place, segment in enumerate(typical_segments(footage))
+            [segment.case_id, segment.start_s, segment.end_s, "ab"[index % 2]]
+            for index, segment in enumerate(typical_segments(footage))
         ]
     with (folder / "segments.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["video_id", "start", "end", "phase"], *rows])
 
 
 def training_command(*options: str) -> list[str]:
-    """``train.py`` with a small network on ``segments.csv``."""
+    """Return the command of ``train.py`` with a small network on ``segments.csv``."""
     settings = (
         "--csv_path segments.csv --backbone test_resnet --no-pretrained --max_epochs 2 "
         "--batch_size 4 --num_workers 2"
@@ -86,7 +86,7 @@ def training_command(*options: str) -> list[str]:
 
 
 def run_training(video: Path, num_videos: int) -> tuple[int, float]:
-    """A whole run as a user starts it; peak of the memory of all its processes, and wall time."""
+    """Train as a user does; return the peak memory of all processes, and the wall time."""
     folder = Path(tempfile.mkdtemp(prefix="ophnet-benchmark-"))
     try:
         write_dataset(folder, video, num_videos)
@@ -102,7 +102,7 @@ def run_training(video: Path, num_videos: int) -> tuple[int, float]:
 
 
 def watch_memory(process: subprocess.Popen[bytes]) -> int:
-    """The largest sum of the memory of a process and its descendants; shared pages count once."""
+    """Return the peak memory of a process and its descendants; shared pages count once."""
     peak_bytes = 0
     while process.poll() is None:
         total = 0

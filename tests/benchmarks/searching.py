@@ -1,4 +1,4 @@
-"""Searches of ``tune.py`` on the demo data: what they cost, what they gain, and killing them."""
+"""Searches with ``tune.py`` on the demo: cost, gain, and resuming after a kill."""
 
 import csv
 import random
@@ -17,21 +17,21 @@ from tests.benchmarks.table import Figure
 TUNE = Path(__file__).parents[2] / "tune.py"
 NUM_KILLS = 5
 RARE_PHASES, KEPT = ("2", "4", "5"), 6
-"""Of the imbalanced variant: of these phases one training segment in six is kept."""
+"""In the imbalanced variant, one of six training segments of these phases is kept."""
 NETWORK = ("--image_size", "128", "--backbone", "test_efficientnet", "--no_pretrained")
 DEMO = ("--lr", "2e-3", "--lr_schedule", "one_cycle")
-"""What suits the demo; without it, the learning rate is the default one of ``train.py``."""
+"""Settings that suit the demo, in place of ``train.py``'s default learning rate."""
 
 
 def measure_search(folder: Path) -> list[Figure]:
-    """Eight trials to the end: wall, the share that was not training, and what was decoded."""
-    place = folder / f"search-{time.time_ns()}"
+    """Measure a search of eight trials: wall time, share that is not training, videos decoded."""
+    storage = folder / f"search-{time.time_ns()}"
     started_s = time.monotonic()
-    _tune(place, make_demo(folder), *DEMO, "--num_samples", "8", "--max_epochs", "18")
+    _tune(storage, make_demo(folder), *DEMO, "--num_samples", "8", "--max_epochs", "18")
     wall_s = time.monotonic() - started_s
-    rows = _read_rows(place)
+    rows = _read_rows(storage)
     stopped = sum(row["state"] == "stopped" for row in rows)
-    log = (place / "search" / "logs" / "driver.log").read_text()
+    log = (storage / "search" / "logs" / "driver.log").read_text()
     decoded, videos = (int(n) for n in re.findall(r"decoded (\d+) of (\d+) videos", log)[0])
     trained_s = sum(float(row["seconds"]) for row in rows) / 2
     return [
@@ -43,19 +43,19 @@ def measure_search(folder: Path) -> list[Figure]:
 
 
 def kill_searches(folder: Path) -> list[Figure]:
-    """The driver killed at a random moment and run again: the same table as without?"""
+    """Kill the driver at random moments and resume; count searches with the same table."""
     csv_path = make_demo(folder)
-    place = folder / f"kills-{time.time_ns()}"
+    root = folder / f"kills-{time.time_ns()}"
     options = (*DEMO, "--num_samples", "3", "--max_epochs", "4", "--grace_period", "1")
-    options += ("--max_concurrent", "1", "--cache_dir", str(place / "cache"))
+    options += ("--max_concurrent", "1", "--cache_dir", str(root / "cache"))
     started_s = time.monotonic()
-    _tune(place / "whole", csv_path, *options)
+    _tune(root / "whole", csv_path, *options)
     whole_s = time.monotonic() - started_s
-    expected = _outcome(place / "whole")
+    expected = _outcome(root / "whole")
     chance = random.Random(0)
     same, moments = 0, []
     for kill in range(NUM_KILLS):
-        storage = place / f"killed-{kill}"
+        storage = root / f"killed-{kill}"
         process = subprocess.Popen(
             _command(storage, csv_path, *options), stderr=subprocess.DEVNULL, stdout=sys.stderr
         )
@@ -72,23 +72,23 @@ def kill_searches(folder: Path) -> list[Figure]:
 
 
 def search_imbalance(folder: Path) -> list[Figure]:
-    """The demo with three phases made rare in training: the gain over the default settings."""
+    """Measure the gain over the default settings on a demo with three rare phases."""
     demo = make_demo(folder)
-    place = folder / f"imbalance-{time.time_ns()}"
-    place.mkdir()
-    csv_path = place / "imbalanced.csv"
+    storage = folder / f"imbalance-{time.time_ns()}"
+    storage.mkdir()
+    csv_path = storage / "imbalanced.csv"
     _write_imbalanced(demo, csv_path)
     _tune(
-        place, csv_path, "--video_dir", str(demo.parent), "--num_samples", "10",
+        storage, csv_path, "--video_dir", str(demo.parent), "--num_samples", "10",
         "--max_epochs", "18", "--grace_period", "6",
     )  # fmt: skip
-    page = (place / "search" / "search.html").read_text()
+    page = (storage / "search" / "search.html").read_text()
     found = re.search(r"([+-][\d.]+) over the settings.*?cases ([+-][\d.]+) to ([+-]\d\.\d+)", page)
     if found is None:
-        return [Figure("gain over the settings as they were", 0.0, "none", ">= 0.001")]
+        return [Figure("gain over the settings as given", 0.0, "none", ">= 0.001")]
     gain, low, high = (float(text) for text in found.groups())
     return [
-        Figure("gain in macro-F1 over the settings as they were", gain, f"{low} to {high}"),
+        Figure("gain in macro-F1 over the settings as given", gain, f"{low} to {high}"),
         Figure("lower end of its 95 % interval over cases", low, "", ">= 0.001"),
     ]
 
@@ -123,5 +123,5 @@ def _read_rows(storage: Path) -> list[dict[str, str]]:
 
 
 def _outcome(storage: Path) -> list[dict[str, str]]:
-    """The table without the seconds."""
+    """Return the rows of the table without the seconds."""
     return [{k: v for k, v in row.items() if k != "seconds"} for row in _read_rows(storage)]

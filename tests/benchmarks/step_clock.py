@@ -1,4 +1,4 @@
-"""A stop watch in a train worker: the same one under Ray Train and under Lightning alone."""
+"""Clock of a train worker, used under Ray Train and under plain Lightning."""
 
 import json
 import time
@@ -8,10 +8,10 @@ import lightning as L  # noqa: N812 - Lightning's own convention
 
 
 class StepClock(L.Callback):
-    """Writes, for each epoch, CPU-seconds and seconds of a step.
+    """Callback that writes CPU-seconds and seconds per step of each epoch.
 
-    From the end of the first step to that of the last one: with the fetching of data and all that
-    the process does in other threads, without what lies between epochs. ``first_step_s`` is the
+    It measures from the end of an epoch's first step to the end of its last one: data loading and
+    the process's other threads count, the time between epochs does not. ``first_step_s`` is the
     time of day at which the first step began.
     """
 
@@ -35,5 +35,5 @@ class StepClock(L.Callback):
 
     def on_train_end(self, trainer, pl_module) -> None:
         if trainer.is_global_zero:
-            told = {"epochs": self._epochs, "first_step_s": self._first_step_s}
-            self._file.write_text(json.dumps(told))
+            measured = {"epochs": self._epochs, "first_step_s": self._first_step_s}
+            self._file.write_text(json.dumps(measured))

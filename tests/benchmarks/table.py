@@ -1,4 +1,4 @@
-"""Figures, as one table for people and one JSON for programs."""
+"""Figures as a table for people and as JSON for programs."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured number; ``target`` says what it has to be, as ``<= 1.15``."""
+    """A measured number; ``target`` is its bound, e.g. ``<= 1.15``, empty without one."""
 
     name: str
     value: float
@@ -20,7 +20,7 @@ class Figure:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the target is met; None without one."""
+        """True if the target is met, False if not, None without a target."""
         if not self.target:
             return None
         sign, bound = self.target.split()
@@ -28,7 +28,7 @@ class Figure:
 
 
 def print_table(title: str, figures: Sequence[Figure]) -> None:
-    """Print the figures."""
+    """Print figures as a table."""
     console = Console(highlight=False)
     console.width = max(console.width, 150)
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
@@ -42,6 +42,6 @@ def print_table(title: str, figures: Sequence[Figure]) -> None:
 
 
 def write_json(path: Path, sections: dict[str, list[Figure]]) -> None:
-    """Write the figures."""
+    """Write all figures, by section, as JSON."""
     content = {name: [asdict(f) | {"holds": f.holds} for f in fs] for name, fs in sections.items()}
     path.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Two first runs of train.py at the same moment on one cache: who decodes what."""
+"""Two runs of train.py that start simultaneously on one empty cache, and share the decoding."""
 
 import re
 import shutil
@@ -14,38 +14,38 @@ NUM_VIDEOS = 24
 
 
 def compare_together(folder: Path) -> list[Figure]:
-    """Videos decoded by both runs over those there are."""
+    """Measure the videos decoded by both runs over the number of videos."""
     video = draw_video(folder / "drawn_720p_gop50.mp4", "720p", 50, FRAMES)
-    place = Path(tempfile.mkdtemp(prefix="ophnet-benchmark-"))
+    scratch = Path(tempfile.mkdtemp(prefix="ophnet-benchmark-"))
     try:
-        write_dataset(place, video, NUM_VIDEOS)
-        runs = {name: _start(place, name) for name in ("one", "other")}
+        write_dataset(scratch, video, NUM_VIDEOS)
+        runs = {name: _start(scratch, name) for name in ("one", "other")}
         try:
-            counts = [_finish(process, place, name) for name, process in runs.items()]
+            counts = [_finish(process, scratch, name) for name, process in runs.items()]
         finally:
             for process in runs.values():
                 process.terminate()
                 process.wait()
     finally:
-        shutil.rmtree(place)
+        shutil.rmtree(scratch)
     note = f"{counts[0]} and {counts[1]} of {NUM_VIDEOS} videos"
-    name = "two first runs at once: videos decoded / videos"
+    name = "two simultaneous first runs: videos decoded / videos"
     return [Figure(name, sum(counts) / NUM_VIDEOS, note, "<= 1")]
 
 
-def _start(place: Path, name: str) -> subprocess.Popen[bytes]:
+def _start(scratch: Path, name: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         training_command("--name", name, "--output_pth", f"{name}.ckpt"),
-        cwd=place,
+        cwd=scratch,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
 
 
-def _finish(process: subprocess.Popen[bytes], place: Path, name: str) -> int:
-    """The videos that a run decoded itself, from its log."""
+def _finish(process: subprocess.Popen[bytes], scratch: Path, name: str) -> int:
+    """Wait for a run; return the number of videos that it decoded, from its log."""
     status = process.wait()
-    log = (place / "runs" / name / "logs" / "driver.log").read_text()
+    log = (scratch / "runs" / name / "logs" / "driver.log").read_text()
     found = re.search(r"decoded (\d+) of \d+ videos", log)
     if status or found is None:
         raise RuntimeError(log)
