@@ -8,17 +8,22 @@ from ophnet_ray.tune.config import TuneConfig
 
 
 def main() -> None:
-    """Search, then print the ranking and where the winner is."""
+    """Search, then print the ranking and the location of the winner."""
     config = parse_config(
-        sys.argv[1:], "tune.py", "Search the settings of a surgical-phase classifier.", TuneConfig()
+        sys.argv[1:],
+        "tune.py",
+        "Search settings that train the best surgical-phase classifier.",
+        TuneConfig(),
     )
     prepare_environment()
-    # Ray and torch are imported from here on: --help is quick, and Ray finds its environment set
+    # imported from here on, so that --help is quick and Ray finds its environment set
     from ophnet_ray.console import Console, print_answer
     from ophnet_ray.tune.driver import tune
-    from ophnet_ray.tune.progress import print_ranking
 
     result = tune(config, Console())
+    # loads torch, which ``tune`` does only for input that is right
+    from ophnet_ray.tune.progress import print_ranking
+
     print_ranking(result.ranked, config.search.metric)
     print_answer(
         {

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.storage.files import write_atomically
@@ -167,6 +165,9 @@ def load_checkpoint(path: str | Path, *, is_mapped: bool = False) -> dict[str, A
     """
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path} does not exist")
+    # imported here: names and checksums of checkpoints are needed where torch is not loaded
+    import torch
+
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except Exception as error:

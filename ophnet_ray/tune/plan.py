@@ -12,21 +12,23 @@ from ophnet_ray.tune.space import SearchSpace, list_combinations, parse_search_s
 class SearchPlan:
     """A search whose settings are valid.
 
-    ``num_trials``: size of a grid, else ``--num_samples``. ``max_concurrent``: trials that this
-    machine runs simultaneously on a Ray of its own.
+    Attributes:
+        config: Settings; ``train_workers`` is set.
+        space: Searched settings.
+        num_trials: Size of a grid, else ``--num_samples``.
+        num_local_trials: Trials that run simultaneously on a Ray of the search's own.
     """
 
     config: TuneConfig
     space: SearchSpace
     num_trials: int
-    max_concurrent: int
+    num_local_trials: int
 
 
 def plan_search(config: TuneConfig) -> SearchPlan:
     """Check the settings of a search, and count its trials.
 
-    ``train_workers`` of the returned settings is never None: a trial takes one worker by default,
-    where ``train.py`` takes all GPUs.
+    By default a trial takes one train worker, where ``train.py`` takes all GPUs.
 
     Raises:
         UserError: A setting is wrong, or more trials are asked for than this machine holds.

@@ -1,24 +1,68 @@
 """The context of a search: everything that its stages share."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from ophnet_ray.console import Console
 from ophnet_ray.data.run_data import RunData
+from ophnet_ray.errors import UserError
+from ophnet_ray.storage.paths import is_remote, stem_of
+from ophnet_ray.train.run import Run
 from ophnet_ray.tune.config import Metric, TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory
+from ophnet_ray.tune.plan import SearchPlan
 from ophnet_ray.tune.space import SearchSpace
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search: settings with resolved paths, space, number of trials, data and folder."""
+    """A search, with the context that it shares with a training run.
+
+    Attributes:
+        config: Settings with absolute paths.
+        space: Searched settings.
+        num_trials: Number of trials.
+        num_local_trials: Trials that run simultaneously on a Ray of the search's own.
+        directory: Folder of the search.
+        run: Settings, folder, data and console as the stages of a training run take them.
+    """
 
     config: TuneConfig
     space: SearchSpace
     num_trials: int
-    data: RunData
+    num_local_trials: int
     directory: SearchDirectory
+    run: Run
 
     @property
     def metric(self) -> Metric:
         """Score that is maximised."""
         return self.config.search.metric
+
+
+def open_search(plan: SearchPlan, config: TuneConfig, data: RunData, console: Console) -> Search:
+    """Create the folder of a search, or open it to resume the search.
+
+    Args:
+        plan: The planned search.
+        config: Its settings with absolute paths.
+        data: Its rows.
+        console: Progress and notices for the user.
+
+    Raises:
+        UserError: The folder cannot be written, or holds another search or a training run.
+    """
+    if is_remote(config.run.storage_path):
+        raise UserError(
+            "--storage_path: a search needs a folder that all its machines mount; only videos, "
+            "--cache_dir and --output_pth may lie in a bucket"
+        )
+    stem = stem_of(config.data.csv_path or "")
+    name = config.run.name or f"tune-{stem}-{config.base().identity_hash(data.data_hash)}"
+    directory = SearchDirectory(Path(config.run.storage_path) / name)
+    if directory.run.metrics.exists():
+        raise UserError(f"{directory.path} is a training run; choose another --name for the search")
+    directory.run.create()
+    directory.check_same(config, plan.space, data.data_hash)
+    run = Run(config.base(), directory.run, data, console)
+    return Search(config, plan.space, plan.num_trials, plan.num_local_trials, directory, run)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ophnet_ray.metrics.classification import rank_epoch
-from ophnet_ray.models.checkpoints import find_checkpoints, read_payload
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.config import Metric
@@ -117,15 +116,3 @@ def read_trial(folder: Path) -> Trial:
         reason=ended["reason"],
         seed=started["seed"],
     )
-
-
-def read_trained_epochs(run: RunDirectory) -> list[dict[str, float]]:
-    """Read the records of the epochs before a trial's last sound checkpoint.
-
-    A trial that is resumed does not train these again.
-    """
-    checkpoints = find_checkpoints(run.checkpoints)
-    if not checkpoints:
-        return []
-    history: list[dict[str, float]] = read_payload(checkpoints[-1].file)["history"]
-    return history

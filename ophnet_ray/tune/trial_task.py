@@ -15,12 +15,14 @@ from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.console import log_to
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.models.checkpoints import find_checkpoints, read_payload
 from ophnet_ray.train.protocol import TrainLoopConfig
+from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.trainer import fit_run
 from ophnet_ray.tune.config import Metric
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.resources import TrialPlan
-from ophnet_ray.tune.trial import best_record, read_trained_epochs, write_trial_end
+from ophnet_ray.tune.trial import best_record, write_trial_end
 
 EPOCHS, SCORE = "epochs", "score"
 """Keys of a trial's report after each epoch: epochs done, and the metric at the best of them."""
@@ -83,6 +85,18 @@ def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
         write_trial_end(run, "failed", len(run.read_metrics()), str(error))
         raise
     write_trial_end(run, "finished", len(run.read_metrics()))
+
+
+def read_trained_epochs(run: RunDirectory) -> list[dict[str, float]]:
+    """Read the records of the epochs before a trial's last sound checkpoint.
+
+    A trial that is resumed does not train these again.
+    """
+    checkpoints = find_checkpoints(run.checkpoints)
+    if not checkpoints:
+        return []
+    history: list[dict[str, float]] = read_payload(checkpoints[-1].file)["history"]
+    return history
 
 
 class TrialProgress:

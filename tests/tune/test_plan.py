@@ -1,5 +1,6 @@
 """Checks of a search before anything heavy is loaded."""
 
+import os
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from ophnet_ray.errors import UserError
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.plan import plan_search
+from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.unit
 
@@ -47,7 +49,7 @@ def test_a_trial_takes_one_worker_unless_more_are_asked_for():
     ],
 )
 def test_this_machine_runs_as_many_trials_as_its_cores_hold(settings, concurrent):
-    assert plan_search(TuneConfig().replace_flat(**settings)).max_concurrent == concurrent
+    assert plan_search(TuneConfig().replace_flat(**settings)).num_local_trials == concurrent
 
 
 @pytest.mark.usefixtures("eight_cores")
@@ -56,16 +58,44 @@ def test_more_trials_than_two_per_core_are_refused():
         plan_search(TuneConfig().replace_flat(max_concurrent=17))
 
 
-def test_an_impossible_search_is_refused_before_anything_heavy_is_loaded():
-    code = """
+REFUSED = """
 import sys
+import tune
 from ophnet_ray.errors import UserError
-from ophnet_ray.tune.config import TuneConfig
-from ophnet_ray.tune.plan import plan_search
+sys.argv = ["tune.py", *sys.argv[1:]]
 try:
-    plan_search(TuneConfig().replace_flat(search=("lr=choice(0.1,-1)",)))
-except UserError:
-    print(*sorted({"ray", "torch", "optuna", "lightning"} & set(sys.modules)))
+    tune.main()
+except UserError as error:
+    print(error)
+    print(*sorted({"lightning", "optuna", "ray", "torch"} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        pytest.param(["--search", "lr=choice(0.1,-1)"], "--search lr=", id="impossible value"),
+        pytest.param(["--searcher", "grid"], "give lr=choice", id="grid over a range"),
+        pytest.param(["--num_samples", "0"], "must be at least 1", id="wrong flag"),
+        pytest.param(["--csv_path", "wrong.csv"], "wrong.csv", id="wrong CSV"),
+        pytest.param(["--name", "other"], "choose another --name", id="folder of another search"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_heavy_is_loaded(
+    color_csv, tmp_path, flags, complaint
+):
+    (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "runs/other").mkdir(parents=True)
+    (tmp_path / "runs/other/search.yaml").write_text("metric: val_acc\n")
+    base = ["--csv_path", str(color_csv), "--storage_path", "runs"]
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, *base, *flags],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    *answer, loaded = done.stdout.split("\n")[:-1]
+    assert complaint in "".join(answer), done
+    assert loaded == ""

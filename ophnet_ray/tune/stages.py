@@ -1,0 +1,223 @@
+"""Stages of a search whose input is right: decode, train the trials, repeat, conclude."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler
+
+from ophnet_ray.config import Config, WindowConfig, dump_config, read_config
+from ophnet_ray.data.cache.store import sampling_of
+from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.distributed.cluster import connect
+from ophnet_ray.errors import TrainingError, one_line
+from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
+from ophnet_ray.storage.files import copy_file, write_atomically
+from ophnet_ray.train.preflight import check_backbone, check_cluster
+from ophnet_ray.train.prepare import prepare_data, prepare_variant
+from ophnet_ray.train.trainer import failures_in_one_line
+from ophnet_ray.tune.directory import SearchDirectory
+from ophnet_ray.tune.progress import SearchTable
+from ophnet_ray.tune.ranking import (
+    RankedTrial,
+    choose_finalists,
+    choose_winner,
+    format_table,
+    rank_trials,
+)
+from ophnet_ray.tune.report import describe_gain, write_search_page
+from ophnet_ray.tune.resources import plan_trials
+from ophnet_ray.tune.scheduler import build_scheduler
+from ophnet_ray.tune.search import Search
+from ophnet_ray.tune.searcher import Suggestions
+from ophnet_ray.tune.space import decoding_variants
+from ophnet_ray.tune.trial import Trial, outcome_of, write_trial_end
+from ophnet_ray.tune.trial_task import TrialSetup, TrialTask
+from ophnet_ray.tune.tuner import TrialQueue, build_tuner
+
+MAX_REASON_CHARS = 200
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The ranking, the winner with its gain over trial 0, the folder and the output file."""
+
+    ranked: list[RankedTrial]
+    winner: RankedTrial
+    gain: str
+    directory: SearchDirectory
+    output: str
+
+
+def complete_search(search: Search, output: str) -> SearchResult:
+    """Train what is left to train, and write the answer.
+
+    Raises:
+        UserError: The data, or the cluster, does not fit the settings.
+        TrainingError: No trial was finished.
+    """
+    run = search.run
+    with failures_in_one_line(run.directory, "search"):
+        if _is_complete(search):
+            run.console.say(f"already complete: {search.directory.path}")
+        else:
+            metadata, num_local = run.job_metadata(), search.num_local_trials
+            with run.open_cache().in_use(), connect(search.config, metadata, num_local) as where:
+                run.console.say(where)
+                setup = _prepare(search)
+                _train_trials(search, setup)
+                _repeat_finalists(search, setup)
+        return _conclude(search, output)
+
+
+def _prepare(search: Search) -> TrialSetup:
+    """Decode, once for all trials, whatever any of them may read."""
+    run = search.run
+    threads = run.directory.read_resources().get("threads_per_worker")
+    plan = plan_trials(search.config, search.num_trials, threads, run.console.say)
+    run = replace(run, config=plan.base)
+    check_backbone(run.config, run.console.say)
+    check_cluster(run.config, run.data.segments)
+    first = prepare_data(run, run.open_cache(), plan.resources)
+    decoded = {sampling_of(run.config.windows): first}
+    manifests: dict[WindowConfig, Manifest] = {run.config.windows: first}
+    for settings in decoding_variants(search.space):
+        variant = replace(run, config=run.config.replace_flat(**settings))
+        windows = variant.config.windows
+        sampling = sampling_of(windows)
+        if sampling not in decoded:
+            decoded[sampling] = prepare_variant(
+                variant, variant.open_cache(), plan.resources, first.phases
+            )
+        manifests[windows] = replace(decoded[sampling], windows=windows)
+    return TrialSetup(search.directory, plan, manifests, run.data.data_hash, search.metric)
+
+
+def _train_trials(search: Search, setup: TrialSetup) -> None:
+    """Train the trials that have not ended, and those that failed."""
+    console = search.run.console
+    past = search.directory.trials()
+    again = [trial for trial in past if trial.state in ("unfinished", "failed")]
+    num_left = max(search.num_trials - len(past), 0) + len(again)
+    if not num_left:
+        return
+    if past:
+        console.say(f"resuming: {len(past) - len(again)} of {search.num_trials} trials have ended")
+    concurrent = min(setup.plan.max_concurrent, num_left)
+    console.say(
+        f"searching {', '.join(search.config.search.search)}: {num_left} trials, "
+        f"{concurrent} at a time"
+    )
+    suggestions = _build_suggestions(search)
+    for trial in past:
+        outcome = None if trial in again else outcome_of(trial, setup.metric)
+        suggestions.record(trial.number, trial.settings, outcome)
+    tasks = [TrialTask(trial.number, trial.settings) for trial in again]
+    queue = TrialQueue(setup, tasks, len(past), search.num_trials, suggestions)
+    tuner = build_tuner(
+        setup,
+        queue,
+        build_scheduler(search.config.search, setup),
+        num_left,
+        search.config.search.time_budget_s,
+    )
+    max_epochs, read = search.config.training.max_epochs, search.directory.trials
+    table = SearchTable(console, setup.metric, max_epochs, search.num_trials, read)
+    _record_failures(search.directory, table.run(tuner.fit))
+
+
+def _build_suggestions(search: Search) -> Suggestions:
+    config = search.config
+    return Suggestions(
+        search.space,
+        config.search.searcher,
+        config.search.num_samples,
+        config.training.seed,
+        config.base().to_flat(),
+    )
+
+
+def _repeat_finalists(search: Search, setup: TrialSetup) -> None:
+    """Train the finalists again, each under the same other seeds."""
+    console = search.run.console
+    directory, training = search.directory, search.config.training
+    finalists = choose_finalists(rank_trials(directory.trials(), setup.metric))
+    finished = {trial.name for trial in directory.repeats() if trial.state == "finished"}
+    seeds = range(training.seed + 1, training.seed + 1 + search.config.search.repeats)
+    tasks = [
+        TrialTask(row.trial.number, row.trial.settings, seed)
+        for seed in seeds
+        for row in finalists
+        if directory.trial_run(row.trial.number, seed).path.name not in finished
+    ]
+    if not tasks:
+        return
+    console.say(f"training {len(finalists)} finalists again under {len(seeds)} other seeds")
+    tuner = build_tuner(setup, TrialQueue(setup, tasks), FIFOScheduler(), len(tasks))
+    table = SearchTable(console, setup.metric, training.max_epochs, len(tasks), directory.repeats)
+    _record_failures(directory, table.run(tuner.fit))
+
+
+def _record_failures(directory: SearchDirectory, results: Any) -> None:
+    """Record why trials ended that could not do so themselves, e.g. because their node was lost."""
+    trials = {trial.name: trial for trial in (*directory.trials(), *directory.repeats())}
+    for result in results:
+        if result.error is None or not result.config:
+            continue
+        run = directory.trial_run(result.config["number"], result.config["seed"])
+        if not trials[run.path.name].has_ended:
+            reason = one_line(result.error)[-MAX_REASON_CHARS:]
+            write_trial_end(run, "failed", len(run.read_metrics()), reason)
+
+
+def _is_complete(search: Search) -> bool:
+    """Return True if there is nothing left to train."""
+    trials = search.directory.trials()
+    if len(trials) < search.num_trials:
+        return False
+    if any(trial.state in ("unfinished", "failed") for trial in trials):
+        return False
+    num_repeats = search.config.search.repeats
+    if not num_repeats:
+        return True
+    finalists = choose_finalists(rank_trials(trials, search.metric))
+    repeats = [trial for trial in search.directory.repeats() if trial.state == "finished"]
+    return len(repeats) >= num_repeats * len(finalists)
+
+
+def _conclude(search: Search, output: str) -> SearchResult:
+    """Rank the trials; write the table, the page, and the winner's settings and checkpoint.
+
+    Raises:
+        TrainingError: No trial is finished.
+    """
+    directory, metric = search.directory, search.metric
+    trials, repeats = directory.trials(), directory.repeats()
+    ranked = rank_trials(trials, metric)
+    write_atomically(directory.table, format_table(ranked, metric, list(search.space)))
+    winner = choose_winner(ranked, repeats, metric)
+    if winner is None:
+        raise TrainingError(_describe_no_winner(trials, directory))
+    best = read_trial_config(winner.trial)
+    write_atomically(directory.best_config, dump_config(best).encode())
+    checkpoint = best_checkpoint(find_checkpoints(winner.trial.run.checkpoints)).file
+    copy_file(checkpoint, directory.best_checkpoint)
+    copy_file(checkpoint, output)
+    write_search_page(search, ranked, repeats, winner)
+    return SearchResult(ranked, winner, describe_gain(ranked, winner), directory, output)
+
+
+def read_trial_config(trial: Trial) -> Config:
+    """Read the settings of a trial for ``train.py --config``, without the trial's name."""
+    config = read_config(str(trial.run.config), Config())
+    return replace(config, run=replace(config.run, name=None))
+
+
+def _describe_no_winner(trials: Sequence[Trial], directory: SearchDirectory) -> str:
+    failed = [trial for trial in trials if trial.state == "failed"]
+    if failed:
+        return f"no trial was finished; the first one that failed: {failed[0].reason}"
+    return (
+        f"none of the {len(trials)} trials that were started was finished; the same command with a "
+        f"larger --time_budget_s resumes the search (see {directory.table})"
+    )
