@@ -11,7 +11,7 @@ Metric = Literal["val_macro_f1", "val_acc"]
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """The search."""
+    """Search settings."""
 
     search: tuple[str, ...] = (
         "lr=loguniform(1e-5,1e-2)",

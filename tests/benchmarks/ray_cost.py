@@ -124,11 +124,11 @@ def train_on_ray(csv_path: Path, folder: Path, workers: int) -> tuple[Pace, dict
         raise RuntimeError(f"train.py failed: see {folder / name / 'logs'}")
     log = (folder / name / "logs/train-rank-0.log").read_text()
     (ready,) = re.findall(r"^(\S+ \S+) .*is process", log, re.MULTILINE)
-    told = json.loads((folder / name / "steps.json").read_text())
+    measured = json.loads((folder / name / "steps.json").read_text())
     stages["a worker is up"] = datetime.fromisoformat(ready).timestamp() - started_s
-    stages["the first step"] = told["first_step_s"] - started_s
+    stages["the first step"] = measured["first_step_s"] - started_s
     stages["the end"] = time.time() - started_s
-    return _pace(told), stages
+    return _pace(measured), stages
 
 
 def train_bare(csv_path: Path, folder: Path, workers: int) -> Pace:
@@ -147,6 +147,6 @@ def train_bare(csv_path: Path, folder: Path, workers: int) -> Pace:
     return _pace(json.loads(file.read_text()))
 
 
-def _pace(told: dict[str, list[list[float]]]) -> Pace:
-    epochs = told["epochs"][1:]  # the first one is slower
+def _pace(measured: dict[str, list[list[float]]]) -> Pace:
+    epochs = measured["epochs"][1:]  # the first one is slower
     return Pace(*map(statistics.median, zip(*epochs, strict=True)))

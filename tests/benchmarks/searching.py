@@ -20,7 +20,7 @@ RARE_PHASES, KEPT = ("2", "4", "5"), 6
 """In the imbalanced variant, one of six training segments of these phases is kept."""
 NETWORK = ("--image_size", "128", "--backbone", "test_efficientnet", "--no_pretrained")
 DEMO = ("--lr", "2e-3", "--lr_schedule", "one_cycle")
-"""Settings that suit the demo, in place of ``train.py``'s default learning rate."""
+"""Settings that suit the demo, instead of ``train.py``'s default learning rate."""
 
 
 def measure_search(folder: Path) -> list[Figure]:

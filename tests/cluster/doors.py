@@ -1,4 +1,4 @@
-"""Who listens where, and what a stranger is told there."""
+"""Probe of open ports: their answers to a client without a valid token."""
 
 import http.client
 import json
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
-# one harmless question of each of Ray's services
+# one harmless request of each of Ray's services
 QUESTIONS = (
     "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
     "/ray.rpc.NodeManagerService/GetNodeStats",
@@ -25,26 +25,26 @@ CLOSED = {"UNAUTHENTICATED", 401, 403}
 
 
 def knock(address: str, token: str | None) -> set[object]:
-    """All answers of a port, to HTTP and to each of the questions, as status codes."""
+    """Return all answers of a port, to HTTP and to each of ``QUESTIONS``, as status codes."""
     return {_ask_http(address, token), *_ask_grpc(address, token)} - {None}
 
 
 def find_open(addresses: Iterable[str]) -> dict[str, list[str]]:
-    """The ports that are not closed to a stranger, without a token or with a wrong one."""
+    """Return the ports that a client without a token, or with a wrong one, can use."""
     addresses = list(addresses)
     with ThreadPoolExecutor(16) as pool:
         without = pool.map(lambda address: knock(address, None), addresses)
         wrong = pool.map(lambda address: knock(address, "wrong"), addresses)
-        told = {a: (w, x) for a, w, x in zip(addresses, without, wrong, strict=True)}
+        answers_of = dict(zip(addresses, zip(without, wrong, strict=True), strict=True))
     return {
         address: sorted(map(str, set().union(*answers)))
-        for address, answers in told.items()
+        for address, answers in answers_of.items()
         if not all(map(is_closed, answers))
     }
 
 
 def is_closed(answers: set[object]) -> bool:
-    """Somebody is there, and tells nothing: refused, or no such service at this port."""
+    """Return True if something answers and refuses: no permission, or no such service."""
     return bool(answers & CLOSED) and not answers & {"OK", 200}
 
 
@@ -58,7 +58,7 @@ def _ask_http(address: str, token: str | None) -> int | None:
     except urllib.error.HTTPError as error:
         return error.code
     except (OSError, http.client.HTTPException):
-        return None  # nobody, or somebody who speaks another protocol
+        return None  # nothing listens, or another protocol is spoken
 
 
 def _ask_grpc(address: str, token: str | None) -> list[str]:
@@ -79,5 +79,5 @@ def _ask_grpc(address: str, token: str | None) -> list[str]:
 
 
 if __name__ == "__main__":
-    # on a node: python doors.py ADDRESS...; prints the doors that are not closed to a stranger
+    # on a node: python doors.py ADDRESS...; prints the open ports
     print(json.dumps(find_open(sys.argv[1:])))

@@ -1,4 +1,4 @@
-"""A real cluster on one machine: containers of namespaces, with addresses and sshd of their own."""
+"""A real cluster on one machine: containers of namespaces, each with an address and sshd."""
 
 import os
 import shlex
@@ -37,7 +37,7 @@ Subsystem sftp internal-sftp
 
 
 def find_obstacle() -> str | None:
-    """Why no cluster can be built here, or None."""
+    """Return why no cluster can be built here, or None."""
     if os.geteuid():
         return "needs root"
     for tool in TOOLS:
@@ -51,7 +51,7 @@ def find_obstacle() -> str | None:
 
 
 class Lab:
-    """A client, a head and a worker; ``/mnt`` is one folder on all, everything else their own."""
+    """A client, a head and a worker. ``/mnt`` is shared; each has its own other folders."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
@@ -61,7 +61,7 @@ class Lab:
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
 
     def up(self) -> None:
-        """Start the containers; Ray is left to ``ray up``."""
+        """Start the containers; ``ray up`` starts Ray."""
         self.shared.mkdir(parents=True)
         self._write_commands()
         for name in ADDRESSES:
@@ -85,7 +85,7 @@ class Lab:
 
     def start(self, name: str) -> None:
         """Switch a machine on."""
-        # what lies under the folders that each container has of its own
+        # paths under folders that each container has for itself
         wanted = {sys.prefix, sys.base_prefix, str(ROOT), f"{self.folder}/bin", *sys.path}
         visible = sorted(
             path for path in wanted if path.startswith(("/root/", "/tmp/")) and Path(path).is_dir()
@@ -117,7 +117,7 @@ class Lab:
         )
 
     def down(self) -> None:
-        """End all that runs in the containers: with its process 1 goes the whole namespace."""
+        """Stop the containers: a namespace ends with its process 1."""
         for name, outer in self._nodes.items():
             self.kill(name)
             outer.wait(timeout=20)
@@ -125,19 +125,19 @@ class Lab:
             subprocess.run(["ip", "netns", "del", self._net(name)], check=False)
 
     def kill(self, name: str) -> None:
-        """A machine that loses its power."""
+        """Cut the power of a machine."""
         if pid := self._pid(name):
             os.kill(pid, signal.SIGKILL)
 
     def boot(self, name: str) -> None:
-        """Switch a machine that was killed on again; its temporary files are gone."""
+        """Switch on a machine that was killed; its temporary files are lost."""
         self._nodes[name].wait(timeout=20)
         shutil.rmtree(self.folder / "n" / name / "tmp")
         self._make_tmp(name)
         self.start(name)
 
     def run(self, node: str, *command: str, timeout_s: float = 120, **env: str) -> str:
-        """Run a command on a node; its output, both streams.
+        """Run a command on a node; return its output, both streams.
 
         Raises:
             AssertionError: It failed.
@@ -149,7 +149,7 @@ class Lab:
     def try_run(
         self, node: str, *command: str, timeout_s: float = 120, **env: str
     ) -> tuple[int, str]:
-        """Run a command on a node; its exit code and its output, both streams."""
+        """Run a command on a node; return its exit code and its output, both streams."""
         done = subprocess.run(
             self.enter(node, *command, **env),
             stdout=subprocess.PIPE,
@@ -161,7 +161,7 @@ class Lab:
         return done.returncode, done.stdout.decode(errors="replace").replace("\r", "")
 
     def enter(self, node: str, *command: str, **env: str) -> list[str]:
-        """The command line that runs a command on a node, in the folder of the project."""
+        """Return the command line that runs a command on a node, in the folder of the project."""
         folders = [f"{self.folder}/bin", str(Path(sys.executable).parent), *SYSTEM_PATH]
         path = ":".join(folders)
         variables = [
@@ -173,10 +173,10 @@ class Lab:
         return [*inside, "--", "env", "-i", *variables, *go, *command]
 
     def write_launcher_file(self) -> str:
-        """``cluster/local.yaml`` with the lines that it marks EDIT filled in; its path.
+        """Write ``cluster/local.yaml`` with its EDIT lines filled in; return its path there.
 
-        Left out: what installs the package, since the containers share this one's interpreter.
-        Added: logical CPUs and memory, since they share the machine, and a quicker autoscaler.
+        Removed: the installation, since the containers share this interpreter. Added: logical CPUs
+        and memory, since they share the machine, and a faster autoscaler.
         """
         config = yaml.safe_load((ROOT / "cluster/local.yaml").read_text())
         config["provider"] |= {"head_ip": ADDRESSES["head"], "worker_ips": [ADDRESSES["worker"]]}
@@ -205,7 +205,7 @@ class Lab:
         return int(children[0]) if children else None
 
     def _write_commands(self) -> None:
-        """``ray`` of this interpreter, wherever its console scripts lie."""
+        """Write the command ``ray`` for this interpreter."""
         script = self.folder / "bin/ray"
         script.parent.mkdir()
         script.write_text(f"#!{sys.executable}\nfrom ray.scripts.scripts import main\nmain()\n")

@@ -1,4 +1,4 @@
-"""What a dashboard's answer says of its door: 0.0.0.0 stands for a door to the network here."""
+"""Check of a dashboard's lock; 0.0.0.0 stands for an address in the network."""
 
 import socket
 import threading
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 def dashboard():
-    """An HTTP server whose ``status`` is its answer to all requests."""
+    """Start an HTTP server that answers all requests with its ``status``."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self):

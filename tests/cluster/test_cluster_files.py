@@ -59,7 +59,7 @@ def test_a_rented_cluster_works_on_spot_gpus_and_not_on_its_head(name):
 
 
 def test_ssh_to_rented_machines_is_not_left_to_the_launcher():
-    """Ray's own security group opens port 22 to everybody, whatever rules are added to it."""
+    """Ray's default security group opens port 22 to the world, whatever rules are added."""
     (config,) = read_yaml("cluster.yaml")
     for node in config["available_node_types"].values():
         assert node["node_config"]["SecurityGroupIds"]

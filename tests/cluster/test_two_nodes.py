@@ -128,11 +128,11 @@ def test_no_door_opens_to_a_stranger_on_the_network_of_the_cluster(cluster):
         ports = {door.rpartition(":")[2] for door in listening - inside} - {"22"}
         doors = sorted(f"{ADDRESSES[node]}:{port}" for port in ports)
         text = lab.run("client", "python", "tests/cluster/doors.py", *doors)
-        told = json.loads(text.splitlines()[-1])
-        print(node, sorted(inside), doors, told)
+        opened = json.loads(text.splitlines()[-1])
+        print(node, sorted(inside), doors, opened)
         assert any(door.endswith(":8265") for door in inside) == (node == "head")
         assert len(doors) >= 4
-        knocked |= set(told)
+        knocked |= set(opened)
     command = "import ray; ray.init('auto'); print(*['{NodeManagerAddress}:{MetricsExportPort}'"
     command += ".format(**n) for n in ray.nodes()])"
     figures = lab.run("head", "python", "-c", command).split()[-2:]
@@ -239,12 +239,12 @@ def test_a_run_in_a_bucket_is_completed_after_its_node_is_lost(cluster, bucket):
     flags += ["--no_pretrained", "--lr", "2e-3", "--name", "lost"]
     with ThreadPoolExecutor() as pool:
         first = pool.submit(submit, cluster, *flags)
-        waited, told = lab.try_run(
+        waited, output = lab.try_run(
             "client", "python", "-c", IN_SECOND_EPOCH, bucket.uri("runs/lost"), timeout_s=320
         )
         lab.kill("head")
         code, text = first.result()
-    assert waited == 0, f"{told}\n{text}"
+    assert waited == 0, f"{output}\n{text}"
     assert code != 0, text
     lab.boot("head")
     lab.run("client", "ray", "up", launcher_file, "--yes", timeout_s=180)
@@ -253,7 +253,9 @@ def test_a_run_in_a_bucket_is_completed_after_its_node_is_lost(cluster, bucket):
     assert code == 0, text
     assert answer_of(text)["checkpoint"] == bucket.uri("model.ckpt")
     names = ("metrics.jsonl", "logs/train-rank-0.log", "logs/driver.log")
-    told = lab.run("client", "python", "-c", READ, *(bucket.uri(f"runs/lost/{n}") for n in names))
-    assert re.findall(r'"epoch": (\d+)', told) == ["0", "1", "2"]
-    assert re.search(r"going on after step \d+ of epoch 2", told), told
-    assert "decoded 0 of 0 videos" in told
+    content = lab.run(
+        "client", "python", "-c", READ, *(bucket.uri(f"runs/lost/{n}") for n in names)
+    )
+    assert re.findall(r'"epoch": (\d+)', content) == ["0", "1", "2"]
+    assert re.search(r"going on after step \d+ of epoch 2", content), content
+    assert "decoded 0 of 0 videos" in content

@@ -1,4 +1,4 @@
-"""train.py while it runs: its metrics, what the dashboard shows of it, and its doors."""
+"""train.py while it runs: its metrics, its page on the dashboard, its open ports."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def watched_run(color_csv, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prometheus(watched_run):
-    """Debian's Prometheus with cluster/prometheus.yaml, on the watched run; its address."""
+    """Start Prometheus with cluster/prometheus.yaml on the watched run; return its address."""
     if not shutil.which("prometheus"):
         pytest.skip("prometheus is not installed")
     folder = watched_run.folder / "prometheus"
@@ -166,7 +166,7 @@ def test_the_dashboard_names_run_stages_and_actors(watched_run):
 
 
 def test_a_run_listens_on_loopback_only_and_opens_no_door_without_the_token(watched_run):
-    """Only figures for Prometheus are given to anybody, and those on loopback."""
+    """Only the metrics for Prometheus are public, and those only on loopback."""
     head = psutil.Process(watched_run.process.pid)
     owners = {
         f"{c.laddr.ip.removeprefix('::ffff:')}:{c.laddr.port}": " ".join(process.cmdline())[-60:]
@@ -176,15 +176,15 @@ def test_a_run_listens_on_loopback_only_and_opens_no_door_without_the_token(watc
     }
     assert len(owners) >= 8
     assert {door.rpartition(":")[0] for door in owners} <= {"127.0.0.1", "::1"}
-    told = find_open(owners)
-    print({door: (owners[door], answers) for door, answers in told.items()})
+    opened = find_open(owners)
+    print({door: (owners[door], answers) for door, answers in opened.items()})
     found = (watched_run.ray_tmp / "ray/prom_metrics_service_discovery.json").read_text()
     # another Ray of this machine may hold the fixed ports of the head's own figures
     figures = set(json.loads(found)[0]["targets"]) & owners.keys()
     assert figures
-    assert figures <= told.keys()
+    assert figures <= opened.keys()
     # torch knows no password: the store at which the workers meet, and the channel of each of two
-    others = [told[door] for door in told.keys() - figures]
+    others = [opened[door] for door in opened.keys() - figures]
     assert len(others) <= 3
     assert not [answers for answers in others if {"OK", "200"} & set(answers)]
     assert 200 in knock(watched_run.dashboard, watched_run.token)
