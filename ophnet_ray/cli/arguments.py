@@ -1,13 +1,14 @@
 """Command line → settings, and errors → exit codes."""
 
+import difflib
 import io
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import MISSING, fields
 from typing import TypeVar
 
 import tyro
-from tyro.extras import subcommand_cli_from_dict
 
 from ophnet_ray.config import AnyConfig, dump_config, read_config, with_demo_settings
 from ophnet_ray.errors import PredictionError, TrainingError, UserError
@@ -23,26 +24,27 @@ def parse_config(
 ) -> AnyConfig:
     """Read flags over the file of ``--config`` over the defaults.
 
-    Without a ``csv_path`` the defaults are those of the demo data set. ``--print_config`` prints
-    the settings as YAML and ends the program.
+    Without a CSV the defaults are those of the demo data set. ``--print_config`` prints the
+    settings as YAML and ends the program.
 
     Raises:
         UserError: A flag or the file of ``--config`` is wrong.
         SystemExit: Code 0, after ``--help`` or ``--print_config``.
     """
     argv, config_path = _take_option(list(argv), "config")
-    wants_print = any(arg.replace("-", "_") == "__print_config" for arg in argv)
-    argv = [arg for arg in argv if arg.replace("-", "_") != "__print_config"]
+    wants_print = any(_flag_of(argument) == "print_config" for argument in argv)
+    argv = [argument for argument in argv if _flag_of(argument) != "print_config"]
+    _check_flags(argv, {name: isinstance(v, bool) for name, v in defaults.to_flat().items()})
 
     def parse(base: AnyConfig) -> AnyConfig:
         if config_path is not None:
             base = read_config(config_path, base)
-        with _complaint_in_one_line():
+        with _parser_errors_in_one_line():
             parsed: AnyConfig = tyro.cli(
                 tyro.conf.OmitArgPrefixes[type(base)],  # type: ignore[misc] # known at run time
                 prog=prog,
                 description=f"{description} Also: --config FILE (settings as --print_config "
-                "prints them; flags go before), --print_config.",
+                "prints them; flags override the file), --print_config.",
                 args=argv,
                 default=base,
                 use_underscores=True,
@@ -59,9 +61,7 @@ def parse_config(
     return config
 
 
-def parse_command(
-    commands: Mapping[str, Callable[..., Command]], argv: Sequence[str], prog: str
-) -> Command:
+def parse_command(commands: Mapping[str, type[Command]], argv: Sequence[str], prog: str) -> Command:
     """Read a sub-command and its flags.
 
     Args:
@@ -73,19 +73,32 @@ def parse_command(
         UserError: The sub-command or a flag is wrong.
         SystemExit: Code 0, after ``--help``.
     """
-    with _complaint_in_one_line():
-        command: Command = subcommand_cli_from_dict(
-            dict(commands),
-            prog=prog,
-            args=argv,
+    name, *rest = argv or [""]
+    if name in ("-h", "--help"):
+        print(_describe_commands(commands, prog), end="")
+        raise SystemExit(0)
+    if name not in commands:
+        near = difflib.get_close_matches(name, commands, n=1)
+        raise UserError(
+            f"{f'unknown sub-command {name}' if name else 'a sub-command is missing'}; "
+            + (f"near: {near[0]}" if near else f"choose from {', '.join(commands)}")
+        )
+    command = commands[name]
+    # bool fields default to False: they have no --no_ form
+    _check_flags(rest, {each.name: False for each in fields(command)})  # type: ignore[arg-type] # dataclasses
+    _check_required(rest, command, name)
+    with _parser_errors_in_one_line():
+        return tyro.cli(
+            command,
+            prog=f"{prog} {name}",
+            args=rest,
             use_underscores=True,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-        return command
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """Run a program; a user's mistake and a failed training become one line and an exit code."""
+    """Run a program; an error that a user may cause becomes one line and an exit code."""
     try:
         main()
     except UserError as error:
@@ -101,28 +114,80 @@ def run_program(main: Callable[[], None]) -> None:
         print(f"prediction failed: {error}", file=sys.stderr)
         raise SystemExit(EXIT_FAILED) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted; the same command resumes where it stopped", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
 
 
+def read_boxed_error(text: str) -> str:
+    """Return the message in the box that tyro draws around an error, on one line.
+
+    The first line is the title. A line across the box, of dashes where the terminal has no box
+    characters, separates the message from the help.
+    """
+    message: list[str] = []
+    for line in text.splitlines()[1:]:
+        row = "".join(" " if _is_of_box(char) else char for char in line).strip()
+        if row.strip("-"):
+            message += row.split()
+        elif message:
+            break
+    return " ".join(message).rstrip(".")
+
+
+def _is_of_box(char: str) -> bool:
+    """Return True for the characters of Unicode's block "Box Drawing"."""
+    return "\u2500" <= char <= "\u257f"
+
+
 @contextmanager
-def _complaint_in_one_line() -> Iterator[None]:
-    complaint = io.StringIO()
+def _parser_errors_in_one_line() -> Iterator[None]:
+    printed = io.StringIO()
     try:
-        with redirect_stderr(complaint):
+        with redirect_stderr(printed):
             yield
     except SystemExit as ended:
         if ended.code == EXIT_USER_ERROR:
-            raise UserError(_in_one_line(complaint.getvalue())) from None
+            raise UserError(f"{read_boxed_error(printed.getvalue())}; see --help") from None
         raise
 
 
-def _in_one_line(complaint: str) -> str:
-    """The text of the box that tyro draws around an error, without its title."""
-    rows = [row.strip("╭╮╰╯│─- ") for row in complaint.splitlines()]
-    text = " ".join(row for row in rows[1:] if row)
-    cause = text.partition(" For full helptext")[0].partition(" Argument helptext")[0]
-    return f"{cause.rstrip('.')}; see --help"
+def _check_flags(argv: Sequence[str], known: Mapping[str, bool]) -> None:
+    """Refuse unknown flags; ``known``: names, True for those that have a ``--no_`` form."""
+    names = ["help", *known, *(f"no_{name}" for name, has_no_form in known.items() if has_no_form)]
+    for argument in argv:
+        flag = _flag_of(argument)
+        if flag and flag not in names:
+            near = ", ".join(f"--{name}" for name in difflib.get_close_matches(flag, names))
+            raise UserError(f"unknown flag --{flag}; {f'near: {near}; ' if near else ''}see --help")
+
+
+def _check_required(argv: Sequence[str], command: type[object], name: str) -> None:
+    given = {_flag_of(argument) for argument in argv}
+    missing = [
+        f"--{each.name}"
+        for each in fields(command)  # type: ignore[arg-type] # dataclasses
+        if each.default is MISSING and each.default_factory is MISSING and each.name not in given
+    ]
+    if missing and not given & {"help"} and "-h" not in argv:
+        raise UserError(f"{name} needs {' and '.join(missing)}; see --help")
+
+
+def _flag_of(argument: str) -> str:
+    """Return the name of a flag, with underscores; an empty text for a value."""
+    if not argument.startswith("--"):
+        return ""
+    return argument[2:].partition("=")[0].replace("-", "_")
+
+
+def _describe_commands(commands: Mapping[str, type[object]], prog: str) -> str:
+    width = max(map(len, commands)) + 2
+    lines = [
+        f"  {name:<{width}}{(command.__doc__ or '').strip().splitlines()[0]}"
+        for name, command in commands.items()
+    ]
+    usage = f"usage: {prog} {{{','.join(commands)}}} [OPTIONS]"
+    hint = f"{prog} COMMAND --help lists the options of a sub-command."
+    return "\n".join([usage, "", *lines, "", hint, ""])
 
 
 def _take_option(argv: list[str], name: str) -> tuple[list[str], str | None]:

@@ -9,7 +9,7 @@ import numpy as np
 import ray.train
 import torch
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
-from ray.train.v2.api.report_config import CheckpointUploadMode
+from ray.train import CheckpointUploadMode
 
 from ophnet_ray.data.loader import WindowLoader
 from ophnet_ray.data.manifest import Manifest

@@ -74,7 +74,9 @@ def mistake(name, says, *flags, text=None):
             "window", "--window_size 20 is not a multiple of --stride 8", "--window_size", "20"
         ),
         mistake("settings file", "--config none.yaml: No such file", "--config", "none.yaml"),
-        mistake("unknown flag", "Unrecognized options: --learning_rate", "--learning_rate", "1"),
+        mistake(
+            "unknown flag", "unknown flag --lr_shedule; near: --lr_schedule", "--lr_shedule", "1"
+        ),
         mistake("wrong choice", "invalid choice 'blue' for argument '--mask'", "--mask", "blue"),
     ],
 )

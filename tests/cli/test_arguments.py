@@ -1,0 +1,167 @@
+"""Command lines: flags over a file over defaults, and one line for each mistake."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from ophnet_ray.__main__ import main
+from ophnet_ray.cli.arguments import (
+    parse_command,
+    parse_config,
+    read_boxed_error,
+    run_program,
+)
+from ophnet_ray.config import Config
+from ophnet_ray.errors import PredictionError, TrainingError, UserError
+from ophnet_ray.storage.filesystems import StorageError
+
+pytestmark = pytest.mark.unit
+
+
+def parse(*argv):
+    return parse_config(argv, "train.py", "Train.", Config())
+
+
+def test_flags_override_the_settings_file_which_overrides_the_defaults(tmp_path):
+    (tmp_path / "run.yaml").write_text("csv_path: /a.csv\nlr: 0.5\nbatch_size: 2\n")
+    config = parse("--batch-size", "4", "--config", str(tmp_path / "run.yaml"))
+    chosen = config.data.csv_path, config.training.lr, config.training.batch_size
+    assert chosen == ("/a.csv", 0.5, 4)
+    assert config.training.max_epochs == Config().training.max_epochs
+
+
+def test_without_a_csv_the_defaults_are_those_of_the_demo():
+    assert parse().windows.image_size == 128
+    assert parse("--lr", "0.5").training.lr == 0.5
+    assert parse("--csv_path", "a.csv").windows.image_size == Config().windows.image_size
+
+
+def test_print_config_prints_settings_that_a_file_takes_back(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse("--csv_path", "a.csv", "--lr", "0.25", "--print_config")
+    assert ended.value.code == 0
+    (tmp_path / "run.yaml").write_text(capsys.readouterr().out)
+    assert parse("--config", str(tmp_path / "run.yaml")).training.lr == 0.25
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--lr", "abc"], "--lr: could not convert string to float: 'abc'; see --help"),
+        (["--lr"], "'--lr'. Expected 1 values; see --help"),
+        (["--mask", "blue"], "invalid choice 'blue' for argument '--mask'"),
+        (["--lr_shedule", "1"], "unknown flag --lr_shedule; near: --lr_schedule; see --help"),
+        (["--no_pretraind"], "unknown flag --no_pretraind; near: --no_pretrained,"),
+        (["--no_lr"], "unknown flag --no_lr; "),
+        (["--zzz"], "unknown flag --zzz; see --help"),
+        (["stray"], "stray; see --help"),
+        (["--config"], "--config needs a file"),
+    ],
+)
+def test_a_wrong_flag_is_named_on_one_line(argv, says):
+    with pytest.raises(UserError) as refused:
+        parse(*argv)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not any("\u2500" <= char <= "\u257f" for char in str(refused.value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum:
+    """Add two numbers."""
+
+    first: int
+    """One number."""
+    second: int = 0
+    """Another one."""
+
+
+def parse_sum(*argv):
+    return parse_command({"sum": Sum}, argv, "calculate")
+
+
+def test_a_sub_command_takes_its_flags():
+    assert parse_sum("sum", "--first", "2", "--second=3") == Sum(first=2, second=3)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "a sub-command is missing; choose from sum"),
+        (["sun"], "unknown sub-command sun; near: sum"),
+        (["sum"], "sum needs --first; see --help"),
+        (["sum", "--frist", "1"], "unknown flag --frist; near: --first; see --help"),
+        (["sum", "--first", "one"], "--first: invalid literal for int() with base 10: 'one'"),
+    ],
+)
+def test_a_wrong_sub_command_or_flag_is_named_on_one_line(argv, says):
+    with pytest.raises(UserError) as refused:
+        parse_sum(*argv)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["predict", "--help"], ["cache", "-h"]])
+def test_help_lists_the_sub_commands_and_their_flags(monkeypatch, capsys, argv):
+    monkeypatch.setattr(sys, "argv", ["ophnet_ray", *argv])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert ("evaluate" if argv == ["--help"] else "--") in printed
+
+
+FAIL = """
+import sys, tyro
+from dataclasses import dataclass
+
+@dataclass
+class Command:
+    value: int
+    '''Help of the flag.'''
+
+tyro.cli(Command, args=["--value", sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize(
+    "value", [pytest.param("word " * 30, id="words"), pytest.param("x" * 150, id="one word")]
+)
+def test_the_message_in_the_box_of_the_parser_is_read_whole(value, encoding):
+    """Fails when an update of tyro draws another box: see ``read_boxed_error``."""
+    done = subprocess.run(
+        [sys.executable, "-c", FAIL, value],
+        capture_output=True,
+        check=False,
+        encoding=encoding,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )
+    assert done.returncode == 2
+    message = read_boxed_error(done.stderr)
+    assert message.startswith("Error parsing --value: invalid literal for int()")
+    assert value.replace(" ", "") in message.replace(" ", "")
+    assert message.endswith("'")
+    assert "Help of the flag" not in message
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("x"), 2, "error: x"),
+        (TrainingError("x"), 1, "training failed: x"),
+        (PredictionError("x"), 1, "prediction failed: x"),
+        (StorageError("x"), 1, "storage failed: x"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command resumes where it stopped"),
+    ],
+)
+def test_an_expected_error_is_one_line_and_an_exit_code(capsys, error, code, line):
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_program(fail)
+    assert ended.value.code == code
+    assert capsys.readouterr().err == line + "\n"
