@@ -1,6 +1,7 @@
 """``python -m ophnet_ray evaluate``: the score card of one split, on frames."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +23,7 @@ from ophnet_ray.storage.files import write_atomically
 
 if TYPE_CHECKING:
     from ophnet_ray.inference.evaluation import AnnotatedVideo, SplitEvaluation
+    from ophnet_ray.models.payload import CheckpointPayload
 
 SHOWN = 12
 """Scores in the printed answer; all are in scores.json."""
@@ -67,23 +69,20 @@ class EvaluateCommand:
         from ophnet_ray.inference import evaluation as e
         from ophnet_ray.inference.trained_model import (
             choose_smoothing,
-            keep_smoothing,
-            read_config_of,
-            read_dynamics,
-            read_payload,
         )
+        from ophnet_ray.models.payload import SmoothingChoice, read_payload, write_smoothing_choice
 
         payload, console = read_payload(self.checkpoint), Console()
-        config = read_config_of(payload)
+        config = payload.settings
         chosen = e.choose_split(
             segments, self.split, config.data.val_fraction, config.training.seed
         )
-        videos = e.group_by_video(chosen, payload["phases"])
+        videos = e.group_by_video(chosen, payload.phases)
         notes = _describe_overlap(e.find_seen_cases(videos, payload), self.split)
         folder = PredictionFolder(Path(self.output).absolute())
         with folder.locked():
-            info, predictions = self._predict(folder, videos, payload["phases"], console)
-            result = e.SplitEvaluation(videos, predictions, info, read_dynamics(payload))
+            info, predictions = self._predict(folder, videos, payload.phases, console)
+            result = e.SplitEvaluation(videos, predictions, info, payload.training.dynamics)
             smooth = self.smooth or choose_smoothing(payload)
             card, content = summarise(result, smooth, self.split, payload, info)
             notes += [_describe_choice(result, content, self.split)]
@@ -93,7 +92,8 @@ class EvaluateCommand:
             write_atomically(path, json.dumps(content, indent=1).encode())
             self._write_page(folder, card, result, smooth, payload, notes)
         if self.keep_choice:
-            keep_smoothing(self.checkpoint, content["smoothing"])
+            choice = SmoothingChoice.from_dict(content["smoothing"])
+            write_smoothing_choice(self.checkpoint, choice)
         for note in notes:
             console.warn(note)
         answer: dict[str, object] = {
@@ -108,7 +108,7 @@ class EvaluateCommand:
         self,
         folder: PredictionFolder,
         videos: "list[AnnotatedVideo]",
-        phases: list[str],
+        phases: Sequence[str],
         console: Console,
     ) -> tuple[PredictionInfo, dict[str, VideoPrediction]]:
         if self.predictions is not None:
@@ -131,7 +131,7 @@ class EvaluateCommand:
         card: ScoreCard,
         result: "SplitEvaluation",
         smooth: Smooth,
-        payload: dict[str, Any],
+        payload: "CheckpointPayload",
         notes: list[str],
     ) -> None:
         from ophnet_ray import __version__
@@ -143,11 +143,11 @@ class EvaluateCommand:
                 title=f"Evaluation of {Path(self.checkpoint).name}",
                 subtitle=f"{self.split} split of {Path(self.csv_path).name}, smoothing: {smooth}",
                 card=card,
-                history=payload["history"],
+                history=payload.history,
                 timelines=result.timelines(smooth),
                 passport=None,
                 rejects=[],
-                config=payload["config"],
+                config=payload.config,
                 versions={"ophnet-ray": __version__},
                 notes=notes,
             ),
@@ -158,7 +158,7 @@ def summarise(
     result: "SplitEvaluation",
     smooth: Smooth,
     split: str,
-    payload: dict[str, Any],
+    payload: "CheckpointPayload",
     info: PredictionInfo,
 ) -> tuple[ScoreCard, dict[str, Any]]:
     """The card under one decoding, and all that ``scores.json`` holds.
@@ -172,7 +172,7 @@ def summarise(
 
     if smooth not in result.scores:
         raise UserError(f"--smooth {smooth}: this checkpoint was trained on trimmed clips alone")
-    num_train_cases = payload.get("train_cases_by_phase") or [0] * len(info.phases)
+    num_train_cases = payload.training.cases_by_phase
     card = build_score_card(result.scores[smooth], split, info.phases, num_train_cases)
     raw = result.scores["none"]
     gains = {

@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ophnet_ray.console import Console, print_answer
 from ophnet_ray.distributed.environment import prepare_environment
@@ -14,6 +14,9 @@ from ophnet_ray.inference.smoothing import Smooth
 from ophnet_ray.inference.submission import check_submission, fill_template, read_template
 from ophnet_ray.metrics.timelines import VideoTimeline
 from ophnet_ray.storage.files import write_atomically
+
+if TYPE_CHECKING:
+    from ophnet_ray.models.payload import CheckpointPayload
 
 MAX_VIDEOS_DRAWN = 100
 
@@ -54,7 +57,8 @@ class PredictCommand:
         videos = find_videos(self.videos)
         prepare_environment()
         from ophnet_ray.distributed.predict import make_job, predict_videos
-        from ophnet_ray.inference.trained_model import choose_smoothing, read_dynamics, read_payload
+        from ophnet_ray.inference.trained_model import choose_smoothing
+        from ophnet_ray.models.payload import read_payload
 
         payload = read_payload(self.checkpoint)
         smooth = self.smooth or choose_smoothing(payload)
@@ -65,7 +69,7 @@ class PredictCommand:
             done = predict_videos(job, videos, self.num_workers, console)
             if not done.parts:
                 raise UserError(f"none of the {len(videos)} videos can be read")
-            num_rows = join_parts(done.parts, folder, job.info, smooth, read_dynamics(payload))
+            num_rows = join_parts(done.parts, folder, job.info, smooth, payload.training.dynamics)
             answer: dict[str, object] = {
                 "predictions": folder.predictions,
                 "segments": folder.segments,
@@ -100,7 +104,7 @@ class PredictCommand:
 
 def _write_page(
     folder: PredictionFolder,
-    payload: dict[str, Any],
+    payload: "CheckpointPayload",
     subtitle: str,
     rejects: list[tuple[str, str]],
 ) -> None:
@@ -124,14 +128,14 @@ def _write_page(
         title="Predicted phases",
         subtitle=subtitle,
         card=None,
-        history=payload["history"],
+        history=payload.history,
         timelines=timelines,
         passport=None,
         rejects=rejects,
-        config=payload["config"],
+        config=payload.config,
         versions={"ophnet-ray": __version__},
         notes=[],
-        phases=payload["phases"],
+        phases=payload.phases,
     )
     write_model_report(folder.report, report)
 

@@ -24,7 +24,7 @@ from ophnet_ray.errors import PredictionError, last_line
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.predictions import PredictionInfo
 from ophnet_ray.inference.predictor import PredictionJob, VideoPredictor
-from ophnet_ray.inference.trained_model import read_payload
+from ophnet_ray.models.payload import read_payload
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ def make_job(checkpoint: str, parts: Path, frame_rate: float, causal: bool) -> P
     Raises:
         UserError: The checkpoint is wrong.
     """
-    payload = read_payload(checkpoint)
-    info = PredictionInfo(tuple(payload["phases"]), frame_rate, hash_file(checkpoint), causal)
+    phases = read_payload(checkpoint).phases
+    info = PredictionInfo(phases, frame_rate, hash_file(checkpoint), causal)
     return PredictionJob(str(Path(checkpoint).absolute()), info, str(parts))
 
 

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,9 +19,11 @@ from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.prediction_folder import decode_labels, name_videos
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction
 from ophnet_ray.inference.predictor import frame_times, read_frame_times
-from ophnet_ray.inference.smoothing import SMOOTHERS, PhaseDynamics, Smooth
+from ophnet_ray.inference.smoothing import SMOOTHERS, Smooth
 from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo
 from ophnet_ray.metrics.timelines import NOT_ANNOTATED, VideoTimeline, WorstFrame, label_times
+from ophnet_ray.models.dynamics import PhaseDynamics
+from ophnet_ray.models.payload import CheckpointPayload
 
 CHOSEN_BY = ("frame_accuracy", "macro_f1_present")
 WORST_FRAMES = 4
@@ -207,9 +208,9 @@ def find_worst_frames(
     )
 
 
-def find_seen_cases(videos: Sequence[AnnotatedVideo], payload: Mapping[str, Any]) -> list[str]:
+def find_seen_cases(videos: Sequence[AnnotatedVideo], payload: CheckpointPayload) -> list[str]:
     """The cases that the checkpoint was trained on; scores on them say nothing of new ones."""
-    seen = set(payload.get("train_case_hashes", ()))
+    seen = set(payload.training.case_hashes)
     return sorted({video.case_id for video in videos if hash_case(video.case_id) in seen})
 
 

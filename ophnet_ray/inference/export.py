@@ -127,8 +127,8 @@ def build_card(model: TrainedModel) -> dict[str, Any]:
             "mask": preprocessing.mask,
         },
         "smoothing": choose_smoothing(payload),
-        "validation": payload["history"][-1] if payload["history"] else {},
-        "data_hash": payload["data_hash"],
+        "validation": dict(payload.history[-1]) if payload.history else {},
+        "data_hash": payload.data_hash,
     }
 
 

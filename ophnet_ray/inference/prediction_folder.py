@@ -16,8 +16,9 @@ from ophnet_ray.inference.predictions import (
     read_predictions,
     write_predictions,
 )
-from ophnet_ray.inference.smoothing import PhaseDynamics, Smooth, smooth_labels
+from ophnet_ray.inference.smoothing import Smooth, smooth_labels
 from ophnet_ray.metrics.timelines import cut_segments, format_segments
+from ophnet_ray.models.dynamics import PhaseDynamics
 from ophnet_ray.storage.files import ensure_writable, list_names, stat_files, write_atomically
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import absolute, check_location, is_remote, join, stem_of

@@ -7,119 +7,21 @@ explicit-duration model (HSMM) would fit the lengths better than the geometric l
 implies, but it has a distribution to learn for every phase, where real data hold phases with one
 training segment; it takes D times longer for phases of D frames, and has no cheap exact causal
 form.
-All is learned from training segments alone (``learn_dynamics``).
+All is learned from training segments alone (``models.dynamics``).
 """
 
-import itertools
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.models.dynamics import PhaseDynamics
 
 Smooth = Literal["none", "median", "viterbi"]
 SMOOTHERS: tuple[Smooth, ...] = ("none", "median", "viterbi")
 
-PSEUDO_COUNT = 0.5
-"""Added to each possible change: what training never showed is rare, not impossible (Jeffreys)."""
 LEAST_PROBABILITY = 1e-4
 """A classifier's certainty is not believed beyond this: one window never outvotes the rest."""
-
-
-@dataclass(frozen=True)
-class PhaseDynamics:
-    """How phases follow each other and how long they last, counted in training.
-
-    ``first``: int64 (K,), videos that begin with a phase; ``changes``: int64 (K, K), row = from,
-    column = to, zero diagonal; ``dwell_s``: float64 (K,), mean seconds of a visit, 0 for a phase
-    without one; ``median_dwell_s``: over all visits.
-    """
-
-    first: NDArray[np.int64]
-    changes: NDArray[np.int64]
-    dwell_s: NDArray[np.float64]
-    median_dwell_s: float
-
-    @classmethod
-    def from_payload(cls, values: Mapping[str, Any]) -> Self:
-        """From ``to_payload``."""
-        return cls(
-            np.asarray(values["first"], dtype=np.int64),
-            np.asarray(values["changes"], dtype=np.int64),
-            np.asarray(values["dwell_s"], dtype=np.float64),
-            float(values["median_dwell_s"]),
-        )
-
-    def to_payload(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        return {
-            "first": self.first.tolist(),
-            "changes": self.changes.tolist(),
-            "dwell_s": self.dwell_s.tolist(),
-            "median_dwell_s": self.median_dwell_s,
-        }
-
-    def start_matrix(self) -> NDArray[np.float64]:
-        """Probability of each phase at the start, (K,)."""
-        counts = self.first + PSEUDO_COUNT
-        return np.asarray(counts / counts.sum())
-
-    def transition_matrix(self, frame_rate: float) -> NDArray[np.float64]:
-        """Probabilities from one frame time to the next, (K, K), rows add up to 1."""
-        counts = self.changes + PSEUDO_COUNT
-        np.fill_diagonal(counts, 0)
-        dwell_s = np.where(self.dwell_s > 0, self.dwell_s, self.median_dwell_s)
-        # a geometric law with mean m frames leaves with probability 1/m at each
-        leave = 1 / np.maximum(dwell_s * frame_rate, 1.001)
-        matrix = counts / counts.sum(axis=1, keepdims=True) * leave[:, None]
-        np.fill_diagonal(matrix, 1 - leave)
-        return np.asarray(matrix)
-
-
-def learn_dynamics(
-    segments: Iterable[Segment], label_of: Mapping[str, int]
-) -> PhaseDynamics | None:
-    """Count visits and changes of phase.
-
-    The segments of a video are taken in the order of their starts. Neighbours of the same phase are
-    one visit, as long as their annotated seconds together. A gap is passed over: the phases on its
-    two sides follow each other, and its seconds count for neither. Overlapping segments count
-    each with its own length.
-
-    Args:
-        segments: Of training only.
-        label_of: Phase → label.
-
-    Returns:
-        None when no segment has an end, as trimmed clips: they tell neither order nor length.
-    """
-    num_phases = len(label_of)
-    first = np.zeros(num_phases, dtype=np.int64)
-    changes = np.zeros((num_phases, num_phases), dtype=np.int64)
-    seconds: list[list[float]] = [[] for _ in range(num_phases)]
-    by_video: dict[str, list[Segment]] = defaultdict(list)
-    for segment in segments:
-        if np.isfinite(segment.end_s):
-            by_video[segment.video].append(segment)
-    if not by_video:
-        return None
-    for rows in by_video.values():
-        rows.sort(key=lambda s: (s.start_s, s.end_s))
-        visits = [
-            (label_of[phase], sum(s.end_s - s.start_s for s in visit))
-            for phase, visit in itertools.groupby(rows, key=lambda s: s.phase)
-        ]
-        first[visits[0][0]] += 1
-        for label, length_s in visits:
-            seconds[label].append(length_s)
-        for (before, _), (after, _) in itertools.pairwise(visits):
-            changes[before, after] += 1
-    dwell_s = np.asarray([np.mean(lengths) if lengths else 0.0 for lengths in seconds])
-    return PhaseDynamics(first, changes, dwell_s, float(np.median(np.concatenate(seconds))))
 
 
 def smooth_labels(

@@ -1,63 +1,47 @@
 """A checkpoint → a model that predicts: the one place where checkpoints become networks again."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ophnet_ray.config import Config, MaskKind
+from ophnet_ray.config import Config
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
 from ophnet_ray.errors import UserError, one_line
-from ophnet_ray.inference.smoothing import SMOOTHERS, PhaseDynamics, Smooth
-from ophnet_ray.models.checkpoints import FORMAT_VERSION, PAYLOAD_KEY, load_checkpoint
+from ophnet_ray.inference.smoothing import SMOOTHERS, Smooth
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
-from ophnet_ray.storage.files import open_atomically
+from ophnet_ray.models.payload import CheckpointPayload, Preprocessing, load_checkpoint
 
 _MODEL_PREFIX = "model."
-SMOOTHING_KEY = "smoothing_choice"
-"""In the payload: which smoothing was best, and on which split that was found."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """What the network was trained to take: means of ``window_size`` RGB frames, normalised."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    color: str
-    mask: MaskKind
-    image_size: int
-    window_size: int
-    stride: int
-
-    @classmethod
-    def from_payload(cls, values: dict[str, Any]) -> Self:
-        """From a checkpoint's own; what a newer version may have added is left out."""
-        named = {field.name: values[field.name] for field in fields(cls)}
-        return cls(**named | {"mean": tuple(named["mean"]), "std": tuple(named["std"])})
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """A network with its weights, in evaluation, and what goes with it.
 
-    ``phases[label]`` is a phase's id or name; ``payload`` holds the checkpoint's plain values.
+    ``payload`` is everything else that the checkpoint holds.
     """
 
     network: SurgicalPhaseClassificationModel
-    phases: tuple[str, ...]
-    preprocessing: Preprocessing
-    payload: dict[str, Any]
+    payload: CheckpointPayload
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """Id or name of each label's phase."""
+        return self.payload.phases
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Input that the network was trained on."""
+        return self.payload.preprocessing
 
     @property
     def config(self) -> Config:
-        """The settings it was trained with."""
-        return read_config_of(self.payload)
+        """Settings of the training run."""
+        return self.payload.settings
 
     @property
     def device(self) -> torch.device:
@@ -108,21 +92,18 @@ def load_model(path: str | Path, device: str = "cpu") -> TrainedModel:
     Raises:
         UserError: It is missing, damaged, of another program or of a newer version.
     """
-    content = load_checkpoint(path)
-    payload = _payload_of(content, path)
-    phases = tuple(payload["phases"])
-    preprocessing = Preprocessing.from_payload(payload["preprocessing"])
-    config = read_config_of(payload)
+    saved, payload = load_checkpoint(path)
+    preprocessing = payload.preprocessing
     network = SurgicalPhaseClassificationModel(
-        len(phases),
-        config.model.backbone,
+        len(payload.phases),
+        payload.settings.model.backbone,
         pretrained=False,
         image_size=preprocessing.image_size,
         mask=preprocessing.mask,
     )
     weights = {
         name.removeprefix(_MODEL_PREFIX): tensor
-        for name, tensor in content["state_dict"].items()
+        for name, tensor in saved.items()
         if name.startswith(_MODEL_PREFIX)
     }
     try:
@@ -135,52 +116,10 @@ def load_model(path: str | Path, device: str = "cpu") -> TrainedModel:
     # as trained, whatever the installed timm thinks of this backbone
     network.mean.copy_(torch.tensor(preprocessing.mean))
     network.std.copy_(torch.tensor(preprocessing.std))
-    return TrainedModel(network.eval().to(device), phases, preprocessing, payload)
+    return TrainedModel(network.eval().to(device), payload)
 
 
-def read_payload(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's plain values, without reading its weights.
-
-    Raises:
-        UserError: See ``load_model``.
-    """
-    return _payload_of(load_checkpoint(path, is_mapped=True), path)
-
-
-def read_dynamics(payload: dict[str, Any]) -> PhaseDynamics | None:
-    """How phases followed each other in training; None when it saw trimmed clips alone."""
-    values = payload.get("dynamics")
-    return PhaseDynamics.from_payload(values) if values else None
-
-
-def choose_smoothing(payload: dict[str, Any]) -> Smooth:
-    """What ``evaluate --keep_choice`` found best on held-out cases; ``none`` before that."""
-    choice = payload.get(SMOOTHING_KEY, {}).get("smooth", "none")
-    return choice if choice in SMOOTHERS else "none"
-
-
-def keep_smoothing(path: str | Path, choice: Mapping[str, Any]) -> None:
-    """Write a choice of smoothing, and where it was made, into a checkpoint; nothing else changes.
-
-    Args:
-        path: The checkpoint.
-        choice: ``smooth``, ``chosen_on`` (the split) and ``by`` (the scores).
-    """
-    content = load_checkpoint(path)
-    content[PAYLOAD_KEY][SMOOTHING_KEY] = dict(choice)
-    target = Path(path)
-    with open_atomically(target.parent, lambda: target.name) as file:
-        torch.save(content, file)
-
-
-def _payload_of(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    payload: dict[str, Any] = content[PAYLOAD_KEY]
-    if payload["format_version"] > FORMAT_VERSION:
-        raise UserError(f"checkpoint {path} is of a newer ophnet-ray; install that one")
-    return payload
-
-
-def read_config_of(payload: dict[str, Any]) -> Config:
-    """The settings in a checkpoint; those that this version does not know are left out."""
-    known = Config().to_flat()
-    return Config().replace_flat(**{k: v for k, v in payload["config"].items() if k in known})
+def choose_smoothing(payload: CheckpointPayload) -> Smooth:
+    """Return the smoothing that ``evaluate --keep_choice`` kept; ``none`` before that."""
+    kept = payload.smoothing.smooth if payload.smoothing else "none"
+    return next((smooth for smooth in SMOOTHERS if smooth == kept), "none")

@@ -15,18 +15,13 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.storage.files import write_atomically
 
 CHECKPOINT_FILE = "checkpoint.ckpt"
 MANIFEST_FILE = "manifest.json"
 UNFINISHED = "unfinished"
-FORMAT_VERSION = 1
-PAYLOAD_KEY = "ophnet_ray"
-"""Where a checkpoint holds phases, preprocessing and settings, beside Lightning's own keys."""
 
 logger = logging.getLogger(__name__)
 
@@ -141,41 +136,6 @@ def prune_checkpoints(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
         if checkpoint.epoch not in kept:
             shutil.rmtree(checkpoint.folder)
     return [checkpoint for checkpoint in checkpoints if checkpoint.epoch in kept]
-
-
-def read_payload(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint holds beside weights, without reading those.
-
-    Raises:
-        UserError: As ``load_checkpoint``.
-    """
-    payload: dict[str, Any] = load_checkpoint(path, is_mapped=True)[PAYLOAD_KEY]
-    return payload
-
-
-def load_checkpoint(path: str | Path, *, is_mapped: bool = False) -> dict[str, Any]:
-    """Load a checkpoint's tensors and plain values on the CPU; nothing in it is ever executed.
-
-    Args:
-        path: File.
-        is_mapped: Leave tensors on disk until they are looked at.
-
-    Raises:
-        UserError: It is missing, damaged, or none of this program's.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"checkpoint {path} does not exist")
-    # imported here: names and checksums of checkpoints are needed where torch is not loaded
-    import torch
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
-    except Exception as error:
-        reason = one_line(error, max_chars=160)
-        raise UserError(f"checkpoint {path} cannot be read ({reason})") from error
-    if not isinstance(content, dict) or PAYLOAD_KEY not in content:
-        raise UserError(f"checkpoint {path} was not written by ophnet-ray")
-    return content
 
 
 def _sha256(path: Path) -> str:

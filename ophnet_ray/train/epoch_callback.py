@@ -2,23 +2,19 @@
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L  # noqa: N812 - Lightning's own convention
-import numpy as np
 import ray.train
 import torch
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from ray.train import CheckpointUploadMode
 
 from ophnet_ray.data.loader import WindowLoader
-from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.distributed.prometheus import TrainingMetrics
-from ophnet_ray.hashing import hash_case, hash_ids
-from ophnet_ray.inference.smoothing import learn_dynamics
+from ophnet_ray.hashing import hash_ids
 from ophnet_ray.models.checkpoints import (
-    FORMAT_VERSION,
-    PAYLOAD_KEY,
     Checkpoint,
     commit_checkpoint,
     prune_checkpoints,
@@ -26,6 +22,13 @@ from ophnet_ray.models.checkpoints import (
     temporary_file,
 )
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
+from ophnet_ray.models.payload import (
+    PAYLOAD_KEY,
+    CheckpointPayload,
+    Preprocessing,
+    WorkerState,
+    summarise_training_segments,
+)
 from ophnet_ray.train.protocol import TrainLoopConfig
 
 
@@ -43,8 +46,8 @@ class EpochCallback(CheckpointCallback):
         self._run_metrics = TrainingMetrics(loop.run.path.name)
         self._epoch_started_s = self._status_sent_s = 0.0
         self._is_inside_epoch = False
-        self._worker_state: dict[str, Any] | None = None
-        self.history: list[dict[str, float]] = []
+        self._worker_state: WorkerState | None = None
+        self.history: list[Mapping[str, float]] = []
         self.checkpoints: list[Checkpoint] = []
         self.failure = ""
 
@@ -97,10 +100,10 @@ class EpochCallback(CheckpointCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Take over history and, inside an epoch, this worker's state."""
-        payload = checkpoint[PAYLOAD_KEY]
-        self.history = payload["history"]
-        if workers := payload.get("workers"):
-            self._worker_state = workers[trainer.global_rank]
+        payload = CheckpointPayload.from_dict(checkpoint[PAYLOAD_KEY], trainer.ckpt_path)
+        self.history = list(payload.history)
+        if payload.workers:
+            self._worker_state = payload.workers[trainer.global_rank]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Go to the position inside the epoch.
@@ -109,63 +112,59 @@ class EpochCallback(CheckpointCallback):
         the loader before it knows the position.
         """
         if self._worker_state is not None:
-            _loader_of(trainer).load_state_dict(self._worker_state["loader"])
+            _loader_of(trainer).load_state_dict(self._worker_state.loader)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Go on with this worker's own state: Lightning starts no epoch in its middle."""
         if self._worker_state is not None:
-            _module_of(pl_module).load_worker_state(self._worker_state["module"])
-            _set_random_state(self._worker_state["random"])
-            self._epoch_started_s = time.monotonic() - self._worker_state["seconds"]
+            _module_of(pl_module).load_worker_state(self._worker_state.module)
+            _set_random_state(self._worker_state.random)
+            self._epoch_started_s = time.monotonic() - self._worker_state.seconds
             self._worker_state = None
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add what makes the checkpoint stand alone: phases, preprocessing, settings, scores."""
-        loop = self._loop
-        model = _module_of(pl_module).model
-        checkpoint[PAYLOAD_KEY] = {
-            "format_version": FORMAT_VERSION,
-            "phases": list(loop.manifest.phases),
-            "preprocessing": {
-                "mean": model.mean.tolist(),
-                "std": model.std.tolist(),
-                "color": "RGB",
-                "mask": loop.config.model.mask,
-                "image_size": loop.config.windows.image_size,
-                "window_size": loop.config.windows.window_size,
-                "stride": loop.config.windows.stride,
-            },
-            "config": loop.config.to_flat(),
-            "data_hash": loop.data_hash,
-            "history": self.history,
-            "cases": loop.manifest.cases_of("val"),
-            "confusion_by_case": torch.from_numpy(
-                _module_of(pl_module).confusion_by_case.astype(np.int32)
+        loop, module = self._loop, _module_of(pl_module)
+        windows = loop.config.windows
+        payload = CheckpointPayload(
+            phases=tuple(loop.manifest.phases),
+            preprocessing=Preprocessing(
+                mean=tuple(module.model.mean.tolist()),
+                std=tuple(module.model.std.tolist()),
+                mask=loop.config.model.mask,
+                image_size=windows.image_size,
+                window_size=windows.window_size,
+                stride=windows.stride,
             ),
-            **describe_training_segments(loop.manifest),
-            "workers": self._gather_worker_states(trainer, _module_of(pl_module)),
-        }
+            config=loop.config.to_flat(),
+            data_hash=loop.data_hash,
+            history=tuple(self.history),
+            training=summarise_training_segments(loop.manifest),
+            confusion_by_case=module.confusion_by_case,
+            workers=self._gather_worker_states(trainer, module),
+        )
+        checkpoint[PAYLOAD_KEY] = payload.to_dict()
 
     def _gather_worker_states(
         self, trainer: L.Trainer, module: SurgicalPhaseModule
-    ) -> list[dict[str, Any]]:
+    ) -> tuple[WorkerState, ...]:
         """Of all workers, by rank; none at the end of an epoch, when they are alike."""
         if not self._is_inside_epoch:
-            return []
-        state = {
-            "module": module.worker_state(),
-            "loader": _loader_of(trainer).state_dict(),
-            "random": _random_state(),
-            "seconds": time.monotonic() - self._epoch_started_s,
-        }
+            return ()
+        state = WorkerState(
+            module=module.worker_state(),
+            loader=_loader_of(trainer).state_dict(),
+            random=_random_state(),
+            seconds=time.monotonic() - self._epoch_started_s,
+        )
         states: list[Any] = [state] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(states, state)
-        return states
+        return tuple(states)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the epoch. Runs on every worker; only the first one writes."""
@@ -219,27 +218,6 @@ class EpochCallback(CheckpointCallback):
             run.send(run.tensorboard)
 
 
-def describe_training_segments(manifest: Manifest) -> dict[str, Any]:
-    """What scoring and decoding over time need to know of the data that a model was trained on.
-
-    ``train_case_hashes``: to warn when it is scored on a case it has seen, without naming patients;
-    ``train_cases_by_phase``: (K,) training cases that show a phase; ``dynamics``: see
-    ``smoothing.learn_dynamics``, None for trimmed clips.
-    """
-    items = manifest.of_split("train")
-    dynamics = learn_dynamics(
-        [item.segment for item in items], {phase: i for i, phase in enumerate(manifest.phases)}
-    )
-    cases = {(item.label, item.segment.case_id) for item in items}
-    return {
-        "train_case_hashes": sorted({hash_case(item.segment.case_id) for item in items}),
-        "train_cases_by_phase": [
-            sum(label == own for own, _ in cases) for label in range(len(manifest.phases))
-        ],
-        "dynamics": dynamics.to_payload() if dynamics else None,
-    }
-
-
 def _module_of(pl_module: L.LightningModule) -> SurgicalPhaseModule:
     if not isinstance(pl_module, SurgicalPhaseModule):
         raise TypeError(f"expected a SurgicalPhaseModule, not {type(pl_module).__name__}")
@@ -260,7 +238,7 @@ def _random_state() -> dict[str, torch.Tensor]:
     return state
 
 
-def _set_random_state(state: dict[str, torch.Tensor]) -> None:
+def _set_random_state(state: Mapping[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

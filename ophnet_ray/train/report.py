@@ -4,12 +4,11 @@ import csv
 import json
 from dataclasses import asdict
 
-import numpy as np
 import yaml
 
 from ophnet_ray.data.passport import describe_warnings
 from ophnet_ray.metrics.score_card import build_window_card
-from ophnet_ray.models.checkpoints import read_payload
+from ophnet_ray.models.payload import read_payload
 from ophnet_ray.reports.model_report import ModelReport, write_model_report
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.run_directory import RunDirectory, RunResult
@@ -32,9 +31,9 @@ def write_run_report(run: RunDirectory, result: RunResult) -> None:
     payload = read_payload(run.path / result.checkpoint)
     passport = run.read_passport()
     card = build_window_card(
-        payload["confusion_by_case"].numpy().astype(np.int64),
-        payload["phases"],
-        payload["train_cases_by_phase"],
+        payload.validation_counts(),
+        payload.phases,
+        payload.training.cases_by_phase,
         passport.splits["val"].videos,
     )
     history = run.read_metrics()

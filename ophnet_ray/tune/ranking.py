@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ophnet_ray.metrics.bootstrap import Interval, ScoreFn, bootstrap_scores, percentile_interval
 from ophnet_ray.metrics.classification import accuracy, f1_per_class, macro_f1_present
-from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints, read_payload
+from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
+from ophnet_ray.models.payload import read_payload
 from ophnet_ray.tune.config import Metric
 from ophnet_ray.tune.trial import Trial, best_record
 
@@ -154,5 +155,4 @@ def _compare_with_first(
 def _counts_by_case(row: RankedTrial) -> NDArray[np.int64]:
     """Read (C, K, K) counts: the validation windows of each case at the trial's best epoch."""
     best = best_checkpoint(find_checkpoints(row.trial.run.checkpoints))
-    counts = read_payload(best.file)["confusion_by_case"]
-    return np.asarray(counts.numpy(), dtype=np.int64)
+    return read_payload(best.file).validation_counts()

@@ -15,7 +15,8 @@ from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.console import log_to
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.errors import TrainingError, UserError
-from ophnet_ray.models.checkpoints import find_checkpoints, read_payload
+from ophnet_ray.models.checkpoints import find_checkpoints
+from ophnet_ray.models.payload import read_payload
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.trainer import fit_run
@@ -87,16 +88,15 @@ def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
     write_trial_end(run, "finished", len(run.read_metrics()))
 
 
-def read_trained_epochs(run: RunDirectory) -> list[dict[str, float]]:
+def read_trained_epochs(run: RunDirectory) -> tuple[Mapping[str, float], ...]:
     """Read the records of the epochs before a trial's last sound checkpoint.
 
     A trial that is resumed does not train these again.
     """
     checkpoints = find_checkpoints(run.checkpoints)
     if not checkpoints:
-        return []
-    history: list[dict[str, float]] = read_payload(checkpoints[-1].file)["history"]
-    return history
+        return ()
+    return read_payload(checkpoints[-1].file).history
 
 
 class TrialProgress:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from ophnet_ray.metrics.classification import macro_f1_present
-from ophnet_ray.models.checkpoints import PAYLOAD_KEY, commit_checkpoint, temporary_file
+from ophnet_ray.models.checkpoints import commit_checkpoint, temporary_file
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.trial import TrialState, write_trial_end
+from tests.helpers.checkpoints import make_payload, save_checkpoint
 
 ITEMS = (
     "lr=loguniform(1e-5,1e-2)",
@@ -50,7 +50,7 @@ def write_trial(
     history = [epoch_record(epoch, final - (written - 1 - epoch) / 10) for epoch in range(written)]
     file = temporary_file(run.checkpoints, written - 1)
     file.parent.mkdir(parents=True)
-    torch.save({PAYLOAD_KEY: {"confusion_by_case": torch.from_numpy(counts)}}, file)
+    save_checkpoint(file, make_payload(confusion_by_case=counts.astype(np.int64)))
     commit_checkpoint(run.checkpoints, written - 1, history[-1])
     run.write_metrics(history)
     if state != "unfinished":

@@ -26,10 +26,11 @@ from ophnet_ray.inference.predictions import (
     read_predictions,
     write_predictions,
 )
-from ophnet_ray.inference.smoothing import learn_dynamics
-from ophnet_ray.inference.trained_model import choose_smoothing, load_model, read_payload
-from ophnet_ray.models.checkpoints import FORMAT_VERSION, PAYLOAD_KEY
+from ophnet_ray.inference.trained_model import choose_smoothing, load_model
+from ophnet_ray.models.dynamics import learn_dynamics
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.models.payload import Preprocessing, TrainingSummary, read_payload
+from tests.helpers.checkpoints import make_payload, save_checkpoint
 from tests.helpers.videos import COLORS, write_color_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -49,28 +50,26 @@ def checkpoint(dataset, tmp_path_factory):
     config = Config().replace_flat(backbone="test_resnet", pretrained=False, image_size=32)
     segments = read_annotations(dataset)
     labels = {phase: label for label, phase in enumerate(PHASES)}
-    payload = {
-        "format_version": FORMAT_VERSION,
-        "phases": PHASES,
-        "preprocessing": {
-            "mean": network.mean.tolist(),
-            "std": network.std.tolist(),
-            "color": "RGB",
-            "mask": "rg",
-            "image_size": 32,
-            "window_size": 16,
-            "stride": 8,
-        },
-        "config": config.to_flat(),
-        "data_hash": "0" * 64,
-        "history": [],
-        "train_case_hashes": [hash_case("v0")],
-        "train_cases_by_phase": [1, 1, 1],
-        "dynamics": learn_dynamics(segments, labels).to_payload(),
-    }
+    payload = make_payload(
+        phases=tuple(PHASES),
+        preprocessing=Preprocessing(
+            mean=tuple(network.mean.tolist()),
+            std=tuple(network.std.tolist()),
+            mask=config.model.mask,
+            image_size=config.windows.image_size,
+            window_size=config.windows.window_size,
+            stride=config.windows.stride,
+        ),
+        config=config.to_flat(),
+        training=TrainingSummary(
+            case_hashes=(hash_case("v0"),),
+            cases_by_phase=(1, 1, 1),
+            dynamics=learn_dynamics(segments, labels),
+        ),
+        confusion_by_case=np.zeros((1, 3, 3), dtype=np.int64),
+    )
     path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
-    weights = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    torch.save({"state_dict": weights, PAYLOAD_KEY: payload}, path)
+    save_checkpoint(path, payload, network)
     return path
 
 

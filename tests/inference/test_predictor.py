@@ -19,7 +19,8 @@ from ophnet_ray.inference.predictions import (
     write_predictions,
 )
 from ophnet_ray.inference.predictor import frame_times, plan_window, stream_windows
-from ophnet_ray.inference.smoothing import PhaseDynamics, learn_dynamics, smooth_labels
+from ophnet_ray.inference.smoothing import smooth_labels
+from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
 from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
@@ -110,7 +111,7 @@ def test_order_and_length_of_phases_are_counted_whatever_lies_between():
     assert dynamics.changes.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
     assert dynamics.dwell_s.tolist() == [15, 6, 0]  # two stretches of b are one visit
     assert dynamics.median_dwell_s == 10
-    assert PhaseDynamics.from_payload(dynamics.to_payload()).dwell_s.tolist() == [15, 6, 0]
+    assert PhaseDynamics.from_dict(dynamics.to_dict()).dwell_s.tolist() == [15, 6, 0]
     clips = [Segment("x", "c", "x.mp4", 0.0, np.inf, "a")]
     assert learn_dynamics(clips, LABELS) is None
 

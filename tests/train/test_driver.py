@@ -16,6 +16,7 @@ import torch
 
 from ophnet_ray.console import Console
 from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.models.payload import read_payload
 from ophnet_ray.train.driver import train
 from tests.helpers.runs import flags_of, tiny_config
 from tests.helpers.videos import write_color_dataset
@@ -111,13 +112,10 @@ def test_every_validation_window_is_counted_once_whatever_the_workers(
 ):
     three = run(tiny_config(color_csv, tmp_path, train_workers=3, max_epochs=1))
     runs = [first_run[1], two_workers[1], three]
-    counts = [
-        torch.load(r.checkpoint, weights_only=True)["ophnet_ray"]["confusion_by_case"].sum(dim=0)
-        for r in runs
-    ]
+    counts = [read_payload(r.checkpoint).validation_counts().sum(axis=0) for r in runs]
     # 3 segments of 30 frames, 3 blocks each: 2 windows of 2 blocks
     assert [count.sum() for count in counts] == [6, 6, 6]
-    assert all((count.sum(dim=1) == counts[0].sum(dim=1)).all() for count in counts)
+    assert all((count.sum(axis=1) == counts[0].sum(axis=1)).all() for count in counts)
     assert [history_of(r)[0]["step"] for r in runs] == [15 // 4, 15 // 2, 15 // (3 * 4)]
 
 
@@ -274,9 +272,9 @@ def test_real_pixels_and_labels_are_learnt(ray_session, shared_data, tmp_path):
         lr=1e-3,
     )
     result = run(config)
-    payload = torch.load(result.checkpoint, weights_only=True)["ophnet_ray"]
-    per_phase = payload["confusion_by_case"].sum(dim=(0, 2))
-    most_frequent = (per_phase.max() / per_phase.sum()).item()
+    payload = read_payload(result.checkpoint)
+    per_phase = payload.validation_counts().sum(axis=(0, 2))
+    most_frequent = float(per_phase.max() / per_phase.sum())
     best = max(line["val_acc"] for line in history_of(result))
     print(f"best val_acc {best:.3f}, the most frequent phase {most_frequent:.3f}")
     assert best > most_frequent + 0.05

@@ -49,4 +49,4 @@ def test_a_trial_counts_the_epochs_up_to_the_decision_about_it(tmp_path):
 
 def test_a_trial_without_a_checkpoint_starts_from_its_first_epoch(tmp_path):
     run = SearchDirectory(tmp_path).start_trial(0, {"lr": 0.1})
-    assert read_trained_epochs(run) == []
+    assert read_trained_epochs(run) == ()

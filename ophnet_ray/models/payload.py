@@ -1,0 +1,320 @@
+"""Content of a checkpoint beside its weights: phases, preprocessing, settings, scores.
+
+Everything that reads a checkpoint comes through ``CheckpointPayload.from_dict``, which checks the
+format version. No other module knows the keys on disk.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.config import Config, MaskKind
+from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.hashing import hash_case
+from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
+from ophnet_ray.storage.files import open_atomically
+
+if TYPE_CHECKING:
+    # loaded by the functions that open a file: commands refuse wrong flags before torch loads
+    import torch
+
+FORMAT_VERSION = 1
+PAYLOAD_KEY = "ophnet_ray"
+"""Key of the payload in a checkpoint, beside Lightning's own keys."""
+_SMOOTHING_KEY = "smoothing_choice"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """Input of the network: means of ``window_size`` consecutive RGB frames, normalised."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mask: MaskKind
+    image_size: int
+    window_size: int
+    stride: int
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the values of ``to_dict``; keys that a later version added are ignored."""
+        return cls(
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+            mask=values["mask"],
+            image_size=values["image_size"],
+            window_size=values["window_size"],
+            stride=values["stride"],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return {
+            "mean": list(self.mean),
+            "std": list(self.std),
+            # no choice, and read by nothing here; older versions refuse a checkpoint without it
+            "color": "RGB",
+            "mask": self.mask,
+            "image_size": self.image_size,
+            "window_size": self.window_size,
+            "stride": self.stride,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingSummary:
+    """Facts about the training segments that scoring and smoothing need."""
+
+    case_hashes: tuple[str, ...]
+    """Pseudonyms of the training cases (``hashing.hash_case``): they reveal a case that the model
+    has seen without naming a patient."""
+    cases_by_phase: tuple[int, ...]
+    """Training cases that show each phase, (K,)."""
+    dynamics: PhaseDynamics | None
+    """Order and duration of the phases; None when all training videos were trimmed clips."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], num_phases: int) -> Self:
+        """Read the summary out of a payload's values."""
+        if "train_cases_by_phase" not in values:
+            return cls.unknown(num_phases)
+        dynamics = values["dynamics"]
+        return cls(
+            case_hashes=tuple(values["train_case_hashes"]),
+            cases_by_phase=tuple(values["train_cases_by_phase"]),
+            dynamics=PhaseDynamics.from_dict(dynamics) if dynamics else None,
+        )
+
+    @classmethod
+    def unknown(cls, num_phases: int) -> Self:
+        """Return the summary for checkpoints that are older than the record of training cases.
+
+        No case counts as seen, each phase has 0 training cases, and smoothing is not available.
+        """
+        return cls(case_hashes=(), cases_by_phase=(0,) * num_phases, dynamics=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return {
+            "train_case_hashes": list(self.case_hashes),
+            "train_cases_by_phase": list(self.cases_by_phase),
+            "dynamics": self.dynamics.to_dict() if self.dynamics else None,
+        }
+
+
+def summarise_training_segments(manifest: Manifest) -> TrainingSummary:
+    """Count the training cases, and the order and duration of the phases in them."""
+    items = manifest.of_split("train")
+    cases = {(item.label, item.segment.case_id) for item in items}
+    label_of = {phase: label for label, phase in enumerate(manifest.phases)}
+    return TrainingSummary(
+        case_hashes=tuple(sorted({hash_case(item.segment.case_id) for item in items})),
+        cases_by_phase=tuple(
+            sum(label == own for own, _ in cases) for label in range(len(manifest.phases))
+        ),
+        dynamics=learn_dynamics([item.segment for item in items], label_of),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SmoothingChoice:
+    """The smoothing that scored best on held-out cases, see ``evaluate --keep_choice``."""
+
+    smooth: str
+    chosen_on: str
+    """The split whose scores decided."""
+    by: tuple[str, ...]
+    """Names of the scores that decided."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the values of ``to_dict``."""
+        return cls(values["smooth"], values["chosen_on"], tuple(values["by"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return {"smooth": self.smooth, "chosen_on": self.chosen_on, "by": list(self.by)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerState:
+    """State of one train worker inside an epoch, from which it resumes to the same weights."""
+
+    module: dict[str, "torch.Tensor"]
+    """``SurgicalPhaseModule.worker_state``."""
+    loader: dict[str, int]
+    """``WindowLoader.state_dict``."""
+    random: dict[str, "torch.Tensor"]
+    """States of torch's random generators by device."""
+    seconds: float
+    """Seconds since the start of the epoch."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the values of ``to_dict``."""
+        return cls(
+            module=values["module"],
+            loader=values["loader"],
+            random=values["random"],
+            seconds=values["seconds"],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors for a checkpoint."""
+        return {
+            "module": dict(self.module),
+            "loader": dict(self.loader),
+            "random": dict(self.random),
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CheckpointPayload:
+    """Everything in a checkpoint that is neither a weight nor Lightning's own."""
+
+    phases: tuple[str, ...]
+    """Id or name of each label's phase."""
+    preprocessing: Preprocessing
+    config: Mapping[str, Any]
+    """Settings of the training run by flag name, as its version wrote them."""
+    data_hash: str
+    history: tuple[Mapping[str, float], ...]
+    """Records of the finished epochs, as in ``metrics.jsonl``."""
+    training: TrainingSummary
+    confusion_by_case: NDArray[np.int64] | None = None
+    """Validation windows by case, label and prediction, (C, K, K); None in checkpoints that are
+    older than this record."""
+    workers: tuple[WorkerState, ...] = ()
+    """State of each worker by rank, in a checkpoint inside an epoch; else empty."""
+    smoothing: SmoothingChoice | None = None
+    """The kept choice of ``evaluate``, if there is one."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: object) -> Self:
+        """Read the values of ``to_dict``, also those of older versions.
+
+        Args:
+            values: What the checkpoint holds under ``PAYLOAD_KEY``.
+            source: Path of the checkpoint, for errors.
+
+        Raises:
+            UserError: A newer version wrote it, or a value is missing or damaged.
+        """
+        try:
+            if values["format_version"] > FORMAT_VERSION:
+                raise UserError(f"checkpoint {source} is of a newer ophnet-ray; install that one")
+            counts, smoothing = values.get("confusion_by_case"), values.get(_SMOOTHING_KEY)
+            return cls(
+                phases=tuple(values["phases"]),
+                preprocessing=Preprocessing.from_dict(values["preprocessing"]),
+                config=dict(values["config"]),
+                data_hash=values["data_hash"],
+                history=tuple(values["history"]),
+                training=TrainingSummary.from_dict(values, len(values["phases"])),
+                confusion_by_case=None if counts is None else counts.numpy().astype(np.int64),
+                workers=tuple(WorkerState.from_dict(state) for state in values.get("workers", ())),
+                smoothing=None if smoothing is None else SmoothingChoice.from_dict(smoothing),
+            )
+        except KeyError as error:
+            raise UserError(f"checkpoint {source} is damaged: it lacks {error}") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            reason = one_line(error, max_chars=160)
+            raise UserError(f"checkpoint {source} is damaged: {reason}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors, as they stand in the file."""
+        import torch
+
+        values: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "phases": list(self.phases),
+            "preprocessing": self.preprocessing.to_dict(),
+            "config": dict(self.config),
+            "data_hash": self.data_hash,
+            "history": [dict(record) for record in self.history],
+            **self.training.to_dict(),
+            "workers": [worker.to_dict() for worker in self.workers],
+        }
+        if self.confusion_by_case is not None:
+            counts = self.confusion_by_case.astype(np.int32)
+            values["confusion_by_case"] = torch.from_numpy(counts)
+        if self.smoothing is not None:
+            values[_SMOOTHING_KEY] = self.smoothing.to_dict()
+        return values
+
+    @property
+    def settings(self) -> Config:
+        """Settings of the training run; those that this version does not know are left out."""
+        known = Config().to_flat()
+        kept = {name: value for name, value in self.config.items() if name in known}
+        return Config().replace_flat(**kept)
+
+    def validation_counts(self) -> NDArray[np.int64]:
+        """Return ``confusion_by_case``.
+
+        Raises:
+            UserError: The checkpoint holds none.
+        """
+        if self.confusion_by_case is None:
+            raise UserError(
+                "the checkpoint holds no counts of its validation windows: a version of "
+                "ophnet-ray before they were recorded wrote it; train again"
+            )
+        return self.confusion_by_case
+
+
+def load_checkpoint(path: str | Path) -> "tuple[dict[str, torch.Tensor], CheckpointPayload]":
+    """Load weights and payload on the CPU; nothing in the file is executed.
+
+    Raises:
+        UserError: The file is missing or damaged, or another program or a newer version wrote it.
+    """
+    content = _load_content(path)
+    if "state_dict" not in content:
+        raise UserError(f"checkpoint {path} is damaged: it holds no weights")
+    return content["state_dict"], CheckpointPayload.from_dict(content[PAYLOAD_KEY], path)
+
+
+def read_payload(path: str | Path) -> CheckpointPayload:
+    """Read the payload of a checkpoint without its weights.
+
+    Raises:
+        UserError: See ``load_checkpoint``.
+    """
+    return CheckpointPayload.from_dict(_load_content(path, is_mapped=True)[PAYLOAD_KEY], path)
+
+
+def write_smoothing_choice(path: str | Path, choice: SmoothingChoice) -> None:
+    """Write a choice of smoothing into a checkpoint; everything else in it stays as it is.
+
+    Raises:
+        UserError: See ``load_checkpoint``.
+    """
+    content = _load_content(path)
+    content[PAYLOAD_KEY][_SMOOTHING_KEY] = choice.to_dict()
+    import torch
+
+    target = Path(path)
+    with open_atomically(target.parent, lambda: target.name) as file:
+        torch.save(content, file)
+
+
+def _load_content(path: str | Path, *, is_mapped: bool = False) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise UserError(f"checkpoint {path} does not exist")
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
+    except Exception as error:
+        reason = one_line(error, max_chars=160)
+        raise UserError(f"checkpoint {path} cannot be read ({reason})") from error
+    if not isinstance(content, dict) or PAYLOAD_KEY not in content:
+        raise UserError(f"checkpoint {path} was not written by ophnet-ray")
+    return content

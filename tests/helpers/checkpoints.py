@@ -1,0 +1,49 @@
+"""Payloads and checkpoint files as a training run writes them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ophnet_ray.config import Config
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.models.payload import (
+    PAYLOAD_KEY,
+    CheckpointPayload,
+    Preprocessing,
+    TrainingSummary,
+)
+
+
+def make_payload(num_phases: int = 2, **changes) -> CheckpointPayload:
+    """The payload of a run before its first epoch, with the given fields replaced."""
+    windows = Config().windows
+    payload = CheckpointPayload(
+        phases=tuple(str(label) for label in range(num_phases)),
+        preprocessing=Preprocessing(
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
+            mask=Config().model.mask,
+            image_size=windows.image_size,
+            window_size=windows.window_size,
+            stride=windows.stride,
+        ),
+        config=Config().to_flat(),
+        data_hash="0" * 64,
+        history=(),
+        training=TrainingSummary(case_hashes=(), cases_by_phase=(1,) * num_phases, dynamics=None),
+        confusion_by_case=np.zeros((1, num_phases, num_phases), dtype=np.int64),
+    )
+    return replace(payload, **changes)
+
+
+def save_checkpoint(
+    path: Path,
+    payload: CheckpointPayload,
+    network: SurgicalPhaseClassificationModel | None = None,
+) -> None:
+    """Write a checkpoint file: the payload, and the weights of the network if there is one."""
+    weights = {} if network is None else network.state_dict()
+    state = {f"model.{name}": tensor for name, tensor in weights.items()}
+    torch.save({"state_dict": state, PAYLOAD_KEY: payload.to_dict()}, path)

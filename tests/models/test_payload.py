@@ -1,0 +1,197 @@
+"""The payload of a checkpoint: what was written comes back, also from older versions."""
+
+import re
+from dataclasses import fields, is_dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from ophnet_ray.config import Config
+from ophnet_ray.errors import UserError
+from ophnet_ray.models.dynamics import PhaseDynamics
+from ophnet_ray.models.payload import (
+    PAYLOAD_KEY,
+    CheckpointPayload,
+    SmoothingChoice,
+    TrainingSummary,
+    WorkerState,
+    load_checkpoint,
+    read_payload,
+    write_smoothing_choice,
+)
+from tests.helpers.checkpoints import make_payload, save_checkpoint
+
+pytestmark = pytest.mark.unit
+
+
+def values_of_first_release():
+    """The plain values that versions up to commit 8e23bbc wrote."""
+    return {
+        "format_version": 1,
+        "phases": ["a", "b"],
+        "preprocessing": {
+            "mean": [0.1, 0.2, 0.3],
+            "std": [0.4, 0.5, 0.6],
+            "color": "RGB",
+            "mask": "chroma",
+            "image_size": 64,
+            "window_size": 16,
+            "stride": 8,
+        },
+        "config": Config().to_flat() | {"lr": 0.5},
+        "data_hash": "f" * 64,
+        "history": [{"epoch": 0, "val_loss": 1.5}],
+        "cases": ["case of a patient"],
+        "confusion_by_case": torch.tensor([[[3, 1], [0, 2]]], dtype=torch.int32),
+        "train_case_hashes": ["0123456789abcdef"],
+        "train_cases_by_phase": [1, 0],
+        "dynamics": {
+            "first": [1, 0],
+            "changes": [[0, 1], [0, 0]],
+            "dwell_s": [4.0, 0.0],
+            "median_dwell_s": 4.0,
+        },
+        "workers": [
+            {
+                "module": {"train_sums": torch.tensor([1.0, 2.0])},
+                "loader": {"step": 7},
+                "random": {"cpu": torch.tensor([1, 2], dtype=torch.uint8)},
+                "seconds": 2.5,
+            }
+        ],
+        "smoothing_choice": {"smooth": "viterbi", "chosen_on": "val", "by": ["frame_accuracy"]},
+    }
+
+
+def assert_same(ours, theirs):
+    """Equal values, tensors and arrays included."""
+    assert type(ours) is type(theirs)
+    if is_dataclass(ours):
+        for field in fields(ours):
+            assert_same(getattr(ours, field.name), getattr(theirs, field.name))
+    elif isinstance(ours, dict):
+        assert set(ours) == set(theirs)
+        for key, value in ours.items():
+            assert_same(value, theirs[key])
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_same(one, other)
+    elif isinstance(ours, np.ndarray | torch.Tensor):
+        assert ours.dtype == theirs.dtype
+        assert ours.tolist() == theirs.tolist()
+    else:
+        assert ours == theirs
+
+
+def test_the_values_on_disk_are_those_of_the_first_release():
+    """Except for the names of the validation cases, which no version ever read."""
+    old = values_of_first_release()
+    new = CheckpointPayload.from_dict(old, "old.ckpt").to_dict()
+    del old["cases"]
+    assert_same(new, old)
+
+
+def test_a_payload_survives_a_file(tmp_path):
+    payload = make_payload(
+        history=({"epoch": 0.0},),
+        training=TrainingSummary(
+            case_hashes=("aa",),
+            cases_by_phase=(1, 2),
+            dynamics=PhaseDynamics(
+                np.array([1, 0]), np.array([[0, 1], [0, 0]]), np.array([1.0, 2.0]), 1.5
+            ),
+        ),
+        workers=(
+            WorkerState(
+                module={"train_sums": torch.ones(2)},
+                loader={"step": 1},
+                random={"cpu": torch.get_rng_state()},
+                seconds=1.0,
+            ),
+        ),
+        smoothing=SmoothingChoice("median", "val", ("frame_accuracy",)),
+    )
+    save_checkpoint(tmp_path / "a.ckpt", payload)
+    assert_same(read_payload(tmp_path / "a.ckpt"), payload)
+
+
+def test_a_checkpoint_older_than_the_training_summary_counts_no_case_as_seen():
+    values = values_of_first_release()
+    for key in ("train_case_hashes", "train_cases_by_phase", "dynamics", "workers"):
+        del values[key]
+    payload = CheckpointPayload.from_dict(values, "old.ckpt")
+    assert_same(payload.training, TrainingSummary.unknown(num_phases=2))
+    assert payload.training.cases_by_phase == (0, 0)
+    assert payload.workers == ()
+
+
+def test_a_checkpoint_without_validation_counts_says_so_when_they_are_needed():
+    values = values_of_first_release()
+    del values["confusion_by_case"]
+    payload = CheckpointPayload.from_dict(values, "old.ckpt")
+    with pytest.raises(UserError, match="holds no counts of its validation windows"):
+        payload.validation_counts()
+
+
+def test_settings_and_values_of_other_versions_are_left_out():
+    values = values_of_first_release()
+    values["config"]["a_flag_of_tomorrow"] = 1
+    values["preprocessing"]["gamma"] = 2.2
+    values["a_key_of_tomorrow"] = "x"
+    payload = CheckpointPayload.from_dict(values, "new.ckpt")
+    assert payload.settings.training.lr == 0.5
+    assert payload.config["a_flag_of_tomorrow"] == 1
+    assert payload.preprocessing.mask == "chroma"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"format_version": 2}, "checkpoint a.ckpt is of a newer ophnet-ray; install that one"),
+        ({"phases": None}, "checkpoint a.ckpt is damaged"),
+        ({"confusion_by_case": 5}, "checkpoint a.ckpt is damaged"),
+        ({"config": "text"}, "checkpoint a.ckpt is damaged"),
+    ],
+)
+def test_a_payload_that_cannot_be_understood_is_refused_in_one_line(changes, says):
+    with pytest.raises(UserError, match=re.escape(says)) as caught:
+        CheckpointPayload.from_dict(values_of_first_release() | changes, "a.ckpt")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_value_is_named():
+    values = values_of_first_release()
+    del values["data_hash"]
+    with pytest.raises(UserError, match=r"a\.ckpt is damaged: it lacks 'data_hash'"):
+        CheckpointPayload.from_dict(values, "a.ckpt")
+
+
+def test_a_kept_smoothing_changes_nothing_else(tmp_path):
+    path = tmp_path / "a.ckpt"
+    weights = {"model.w": torch.ones(2)}
+    values = values_of_first_release()
+    del values["smoothing_choice"]
+    torch.save({"state_dict": weights, PAYLOAD_KEY: values, "epoch": 3}, path)
+    write_smoothing_choice(path, SmoothingChoice("viterbi", "val", ("frame_accuracy",)))
+    content = torch.load(path, weights_only=True)
+    assert_same(
+        content,
+        {"state_dict": weights, PAYLOAD_KEY: values_of_first_release(), "epoch": 3},
+    )
+
+
+def test_files_that_are_no_checkpoints_are_refused_in_one_line(tmp_path):
+    path = tmp_path / "a.ckpt"
+    with pytest.raises(UserError, match="does not exist"):
+        read_payload(path)
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_payload(path)
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(UserError, match="was not written by ophnet-ray"):
+        read_payload(path)
+    torch.save({PAYLOAD_KEY: values_of_first_release()}, path)
+    with pytest.raises(UserError, match="holds no weights"):
+        load_checkpoint(path)
