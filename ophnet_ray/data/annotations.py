@@ -1,9 +1,9 @@
 """Annotation CSV → validated segments, and the phase vocabulary.
 
-Policies for what real files hold. A segment that ends past the end of its video is cut there, one
-that starts past it is rejected when the video is read (``cache``). Overlapping segments are all
-kept, each under its own label; what lies between segments is not used; short segments are kept,
-down to a single frame. The report counts each of these.
+Policies for real files. A segment that ends after its video is cut at the video's end; a segment
+that starts after it is rejected when the video is read (``video.blocks``). Overlapping segments are
+all kept, each under its own label. Frames between segments are not used. Short segments are kept,
+down to a single frame. The data passport counts each of these.
 """
 
 import csv
@@ -34,7 +34,7 @@ MAX_ERRORS_SHOWN = 10
 
 
 class AnnotationError(UserError):
-    """A row, a column or the file itself is wrong."""
+    """Error in a row, in a column or in the file itself."""
 
 
 RejectKind = Literal["missing", "unreadable", "damaged", "outside the video", "other"]
@@ -46,7 +46,7 @@ class Segment:
     """An annotated interval ``[start_s, end_s)`` of one phase in one video.
 
     A trimmed clip has ``start_s=0, end_s=inf``. ``split`` is empty until it is assigned.
-    ``segment_id`` is unique in its table and depends on the row alone, not on its place.
+    ``segment_id`` is unique in its table and depends on the row alone, not on its position.
     """
 
     segment_id: str
@@ -71,22 +71,22 @@ def read_annotations(csv_path: str | Path, video_dir: str | Path | None = None) 
     """Read an annotation CSV of either kind.
 
     Args:
-        csv_path: UTF-8 text with or without a byte-order mark, in a bucket or not.
+        csv_path: UTF-8 text with or without a byte-order mark, on disk or in a bucket.
         video_dir: Folder of the videos; the CSV's folder when None.
 
     Returns:
-        One segment a row, in the file's order. ``video`` is an absolute path, or a URI of a bucket,
-        whose file need not exist (see ``find_missing_videos``).
+        One segment per row, in the file's order. ``video`` is an absolute path or a bucket's URI;
+        the file need not exist (see ``find_missing_videos``).
 
     Raises:
-        AnnotationError: With file and line of up to ten errors.
+        AnnotationError: Naming file and line of up to ten errors.
     """
     path = str(csv_path)
     lines = _read_rows(path)
     _, header = next(lines, (0, []))
     columns = [name.strip() for name in header]
     if not any(columns):
-        raise AnnotationError(f"{path} is empty; expected a header line and one row a segment")
+        raise AnnotationError(f"{path} is empty; expected a header line and one row per segment")
     _check_columns(columns, path)
     rows: list[tuple[int, dict[str, str]]] = []
     errors = []
@@ -102,7 +102,7 @@ def read_annotations(csv_path: str | Path, video_dir: str | Path | None = None) 
 
 
 def parse_annotations(rows: Iterable[Mapping[str, str]], video_dir: str | Path) -> list[Segment]:
-    """Validate rows that are already in memory, e.g. of a data frame; see ``read_annotations``."""
+    """Validate rows in memory, e.g. of a data frame; see ``read_annotations``."""
     numbered = [(line, dict(row)) for line, row in enumerate(rows, start=1)]
     if numbered:
         _check_columns(list(numbered[0][1]), "the table")
@@ -110,17 +110,17 @@ def parse_annotations(rows: Iterable[Mapping[str, str]], video_dir: str | Path) 
 
 
 def phase_vocabulary(segments: Iterable[Segment]) -> list[str]:
-    """All phases, sorted; ids that are whole numbers sort as numbers. Index = label."""
+    """Return all phases, sorted as ``sort_phases`` does; index = label."""
     return sort_phases({segment.phase for segment in segments})
 
 
 def sort_phases(phases: Iterable[str]) -> list[str]:
-    """Sort ids or names; whole numbers go first, as numbers."""
+    """Sort ids or names: whole numbers first, by value."""
     return sorted(phases, key=lambda p: (0, int(p), p) if p.isdecimal() else (1, 0, p))
 
 
 def find_missing_videos(segments: Iterable[Segment]) -> list[str]:
-    """Paths of videos that do not exist, sorted."""
+    """Return the paths of the videos that do not exist, sorted."""
     videos = {segment.video for segment in segments}
     return sorted(videos - stat_files(videos).keys())
 
@@ -167,7 +167,13 @@ def _read_rows(path: str) -> Iterator[tuple[int, list[str]]]:
 def _check_columns(columns: list[str], where: str) -> None:
     repeated = [name for name, count in Counter(columns).items() if count > 1]
     if repeated:
-        raise AnnotationError(f"{where}: column {repeated[0]!r} stands twice in the header")
+        raise AnnotationError(
+            f"{where}: column {repeated[0]!r} occurs twice in the header; rename or delete one"
+        )
+    if len(columns) == 1 and (separator := _other_separator(columns[0])):
+        raise AnnotationError(
+            f"{where}: the columns are separated by {separator}; save the table with commas"
+        )
     if "video_path" in columns:
         missing = [] if {"phase", "phase_id"} & set(columns) else ["phase"]
     else:
@@ -177,9 +183,20 @@ def _check_columns(columns: list[str], where: str) -> None:
         if not {"phase", "phase_id"} & set(columns):
             missing.append("phase_id (or phase)")
     if missing:
-        raise AnnotationError(
-            f"{where}: column {', '.join(missing)} is missing; found: {', '.join(columns)}"
+        cure = (
+            "; video_id is the name of the video file without its suffix"
+            if missing[0] == "video_id"
+            else ""
         )
+        raise AnnotationError(
+            f"{where}: column {', '.join(missing)} is missing; found: {', '.join(columns)}{cure}"
+        )
+
+
+def _other_separator(header: str) -> str | None:
+    """Return the name of the separator of a header that is not separated by commas."""
+    names = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+    return next((name for character, name in names.items() if character in header), None)
 
 
 def _parse_rows(
@@ -207,12 +224,12 @@ def _parse_rows(
             shown.append(f"and {len(errors) - len(shown)} more errors")
         raise AnnotationError("\n".join(shown))
     if not segments:
-        raise AnnotationError(f"{where} holds no rows; expected one row a segment")
+        raise AnnotationError(f"{where} holds no rows; expected one row per segment")
     return segments
 
 
 def _parse_row(row: Mapping[str, str], find_video: "_VideoFinder") -> Segment:
-    """One row → one segment; ids stay byte for byte ("001" is not 1)."""
+    """Validate one row; ids are kept byte for byte ("001" is not 1)."""
     phase = row.get("phase_id") or row.get("phase") or ""
     if not phase.strip():
         raise AnnotationError("the phase is empty")
@@ -223,7 +240,7 @@ def _parse_row(row: Mapping[str, str], find_video: "_VideoFinder") -> Segment:
         name = row["video_path"]
         if not name.strip():
             raise AnnotationError("video_path is empty")
-        names = [row.get("phase") or "", phase]  # file names carry the name rather than the id
+        names = [row.get("phase") or "", phase]  # file names hold the phase's name, not its id
         check_location("video_path", name)
         case_id = row.get("case_id") or _case_of_clip(name, names)
         return Segment(name, case_id, find_video.clip(name), 0.0, math.inf, phase, split)
@@ -249,7 +266,7 @@ def _parse_seconds(row: Mapping[str, str], column: str) -> float:
 
 
 def _case_of_clip(clip: str, phases: Sequence[str]) -> str:
-    """``<case>-<phase>-<start>-<end>.mp4`` → ``<case>``; else the clip is its own case."""
+    """Return ``<case>`` of ``<case>-<phase>-<start>-<end>.mp4``; else the clip is its own case."""
     for phase in phases:
         case_id, separator, _ = name_of(clip).partition(f"-{phase}-")
         if phase and separator and case_id:
@@ -258,7 +275,7 @@ def _case_of_clip(clip: str, phases: Sequence[str]) -> str:
 
 
 class _VideoFinder:
-    """``video_id`` → path in the folder, which is listed once (it may be on slow storage)."""
+    """Paths of videos in a folder, by ``video_id``; slow storage is listed only once."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -278,7 +295,7 @@ class _VideoFinder:
         return by_stem
 
     def clip(self, name: str) -> str:
-        """A clip's path is relative to the folder, or, as in other tools, to where one stands."""
+        """Return a clip's path, relative to the folder or else to the current directory."""
         if name.startswith("file://"):
             return absolute(name)
         path = join(self.folder, name)

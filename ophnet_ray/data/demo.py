@@ -131,7 +131,7 @@ def _encode(path: Path, frames: Iterator[Image], frame_rate: int) -> None:
             "preset": "veryfast",
             "crf": "26",
             "g": str(4 * frame_rate),
-            # x264's macroblock tree gives other bytes from run to run (seen in build 165)
+            # x264's macroblock tree gives other bytes each time (seen in build 165)
             "x264-params": "mbtree=0",
         }
         for image in frames:

@@ -1,4 +1,4 @@
-"""Batches of windows from the cache: the order first, the pixels last, a few batches ahead."""
+"""Batches of windows from the cache, read a few batches ahead."""
 
 import time
 from collections import deque
@@ -19,15 +19,16 @@ from ophnet_ray.data.windows import mean_of_blocks
 BATCHES_AHEAD = 4
 MAX_READ_THREADS = 8
 SLOW_SHARE, SLOW_S = 0.02, 0.5
-"""Of an epoch spent waiting for storage: above both, the next one reads with twice the threads.
+"""Share and seconds of an epoch spent waiting for storage: above both, the next epoch reads with
+twice the threads.
 
-One thread reads 27,000 windows a second from memory, and a second one only fights it for the
-interpreter (20,000 a CPU-second); storage that takes its time is asked for several at once.
+One thread reads 27,000 windows per second from memory; a second one only competes with it for the
+interpreter (20,000 per CPU-second). Slow storage is asked for several windows simultaneously.
 """
 
 
 class _Read(NamedTuple):
-    """A batch, and the seconds of reading it in which the thread did not run: mostly storage."""
+    """A batch, and the seconds in which its thread did not run: mostly waiting for storage."""
 
     batch: dict[str, Tensor]
     blocked_s: float
@@ -37,14 +38,13 @@ class WindowLoader:
     """Iterate over batches, as a ``DataLoader`` does.
 
     A batch holds uint8 ``pixels`` (B, 3, H, W), int64 ``label`` (B,), float32 ``draws`` (B, 5) in
-    [-1, 1] for augmentation, int64 ``case`` (B,), the place of the window's case among the sorted
-    cases of the items, and bool ``valid`` (B,), False for padding. The host moves bytes;
-    floating point begins on the training device. Threads are enough: reading releases the
-    interpreter.
+    [-1, 1] for augmentation, int64 ``case`` (B,), the index of the window's case among the sorted
+    cases of the items, and bool ``valid`` (B,), False for padding. The host moves bytes; floating
+    point starts on the training device. Threads suffice: reading releases the interpreter.
 
     Args:
         items: The segments that the sampler's rows refer to.
-        sampler: Lightning sets its epoch through this attribute's name.
+        sampler: Order of the windows; Lightning finds it by this name and sets its epoch.
         image_size: Height and width of a block.
     """
 
@@ -67,20 +67,20 @@ class WindowLoader:
         self._num_threads = 1
 
     def __len__(self) -> int:
-        """Steps of a whole epoch."""
+        """Return the steps of a whole epoch."""
         return len(self.sampler)
 
     @property
     def wait_share(self) -> float:
-        """Share of the time since the iteration began that the consumer waited for batches."""
+        """Share of the time since the iteration started that the consumer waited for batches."""
         return self._wait_s / max(self._wait_s + self._use_s, 1e-9)
 
     def state_dict(self) -> dict[str, int]:
-        """The position inside the epoch: Lightning keeps it in each checkpoint."""
+        """Return the position inside the epoch; Lightning keeps it in each checkpoint."""
         return {"position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next iteration at a position; those after it begin at 0 again."""
+        """Start the next iteration at a position; later ones start at 0 again."""
         self._resume_at = state["position"] % len(self)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -95,12 +95,12 @@ class WindowLoader:
             for step in self.sampler.steps(first):
                 waiting.append(pool.submit(self._read_batch, step))
                 if len(waiting) > max(BATCHES_AHEAD, self._num_threads):
-                    yield from self._hand_out(waiting.popleft())
+                    yield from self._yield_timed(waiting.popleft())
             while waiting:
-                yield from self._hand_out(waiting.popleft())
+                yield from self._yield_timed(waiting.popleft())
 
-    def _hand_out(self, read: Future[_Read]) -> Iterator[dict[str, Tensor]]:
-        """Yield a batch, with a clock on both sides."""
+    def _yield_timed(self, read: Future[_Read]) -> Iterator[dict[str, Tensor]]:
+        """Yield a batch; measure the time before it (waiting) and after it (use)."""
         asked_s = time.perf_counter()
         batch, blocked_s = read.result()
         given_s = time.perf_counter()
@@ -146,9 +146,9 @@ def read_window(
     Args:
         item: The segment.
         first: First block of the window.
-        count: Its blocks.
-        out: uint8 (S, S, 3), becomes the mean, RGB.
-        scratch: At least ``count`` blocks of memory that may be overwritten.
+        count: Number of its blocks.
+        out: Receives the mean, RGB, uint8 (S, S, 3).
+        scratch: Memory of at least ``count`` blocks that may be overwritten.
     """
     if count == 1:
         read_blocks(item.entry, first, out[None])

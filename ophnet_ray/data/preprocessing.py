@@ -1,4 +1,4 @@
-"""Mean images as they are stored → what the network takes. Runs on the training device."""
+"""Stored mean images → input of the network. Runs on the training device."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ def prepare_batch(
 
     Args:
         values: (B, 3, H, W) RGB in [0, 1], see ``to_unit``.
-        mean: The backbone's own mean, (3,), for values in [0, 1].
+        mean: Mean of the backbone's normalisation, (3,), for values in [0, 1].
         std: Its standard deviation, (3,).
         mask: Kind of masks.
 
@@ -26,14 +26,14 @@ def prepare_batch(
 
 
 def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 in [0, 255] → float32 in [0, 1]."""
+    """Convert uint8 in [0, 255] to float32 in [0, 1]."""
     return pixels.float() / 255.0
 
 
 def augment_images(
     pixels: Tensor, draws: Tensor, random_shift: float, color_jitter: float
 ) -> Tensor:
-    """Shift mean images and change their light, each by its own random numbers.
+    """Shift mean images and change their colour, each by its own random numbers.
 
     Args:
         pixels: uint8 (B, 3, H, W), RGB.
@@ -52,7 +52,7 @@ def augment_images(
 
 
 def extract_masks(values: Tensor, mask: MaskKind) -> Tensor:
-    """Two masks of each image, for the pupil and for the instruments.
+    """Compute two masks of each image: one for the pupil, one for the instruments.
 
     Args:
         values: (B, 3, H, W) RGB in [0, 1], before normalisation.
@@ -91,7 +91,7 @@ def shift_images(pixels: Tensor, offsets: Tensor) -> Tensor:
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
-    """int64 (B,) → float32 (B, K)."""
+    """Convert labels, int64 (B,), to one-hot vectors, float32 (B, K)."""
     return F.one_hot(labels, num_classes).float()
 
 

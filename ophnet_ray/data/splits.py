@@ -1,4 +1,4 @@
-"""Cases → training and validation. A case is never on both sides, unless the CSV puts it there."""
+"""Cases → training and validation; a case is on both sides only if the CSV puts it there."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -22,8 +22,8 @@ def assign_splits(segments: Sequence[Segment], val_fraction: float, seed: int) -
     Args:
         segments: Rows of one table; either all have a split or none.
         val_fraction: Share of the cases for validation, in (0, 1); at least one case.
-        seed: Chooses among splits; the same seed, cases and phases give the same split in
-            whatever order the rows come.
+        seed: Chooses among splits; the same seed, cases and phases give the same split in any
+            order of the rows.
 
     Raises:
         AnnotationError: Only one phase, too few cases to hold one out, or no training rows.
@@ -49,13 +49,13 @@ def assign_splits(segments: Sequence[Segment], val_fraction: float, seed: int) -
 
 
 def phases_without_rows(segments: Iterable[Segment], split: str, phases: list[str]) -> list[str]:
-    """The phases of the vocabulary that a split lacks, in order."""
+    """Return the phases of the vocabulary that a split lacks, in order."""
     present = {segment.phase for segment in segments if segment.split == split}
     return [phase for phase in phases if phase not in present]
 
 
 def cases_on_both_sides(segments: Iterable[Segment]) -> list[str]:
-    """Cases that the CSV's own split column puts into more than one split."""
+    """Return the cases that the CSV's own split column puts into more than one split."""
     splits = defaultdict(set)
     for segment in segments:
         splits[segment.case_id].add(segment.split)
@@ -65,13 +65,13 @@ def cases_on_both_sides(segments: Iterable[Segment]) -> list[str]:
 def _choose_val_cases(
     segments: Sequence[Segment], cases: list[str], val_fraction: float, seed: int
 ) -> list[int]:
-    """The best of ``NUM_CANDIDATES`` random case subsets of the wanted size.
+    """Choose the best of ``NUM_CANDIDATES`` random subsets of cases of the wanted size.
 
-    A subset takes cases as long as training keeps a case of each of their phases, so it leaves
-    every phase in training; it may be smaller than wanted where that cannot be. Best: the
-    largest, then the one with the phase distribution nearest to the whole. (scikit-learn's
-    StratifiedGroupKFold guarantees neither, nor a fraction other than 1/k.) Where no case at all
-    can be spared, one is taken nevertheless: the one that costs training the fewest phases.
+    A subset takes a case only if training keeps another case of each of its phases; it may
+    therefore be smaller than wanted. Best: the largest subset, then the one whose distribution of
+    phases is nearest to that of all cases. (scikit-learn's StratifiedGroupKFold guarantees neither,
+    nor a fraction other than 1/k.) If no case can be spared, the case that costs training the
+    fewest phases is taken.
     """
     phases = phase_vocabulary(segments)
     row, column = ({name: i for i, name in enumerate(names)} for names in (cases, phases))
@@ -93,12 +93,14 @@ def _choose_val_cases(
     return sorted(best[1])
 
 
-def _spare_cases(has_phase: NDArray[np.bool_], order: NDArray[np.intp], most: int) -> list[int]:
-    """Cases in this order, at most so many, that leave each of their phases another case."""
+def _spare_cases(
+    has_phase: NDArray[np.bool_], order: NDArray[np.intp], max_cases: int
+) -> list[int]:
+    """Take cases in this order, up to a number, that leave each of their phases another case."""
     holders = has_phase.sum(axis=0)
     chosen: list[int] = []
     for case in order.tolist():
-        if len(chosen) == most:
+        if len(chosen) == max_cases:
             break
         if (holders[has_phase[case]] > 1).all():
             holders = holders - has_phase[case]

@@ -1,8 +1,8 @@
-"""Frames → blocks → windows, by arithmetic alone.
+"""Frames → blocks → windows, as arithmetic on indices.
 
 A *block* is the mean of ``stride`` consecutive frames, a *window* the mean of ``window_size`` of
 them. Since the window size is a multiple of the stride, every window is the mean of neighbouring
-blocks: blocks are what is kept, and any window size is cut from them without decoding again.
+blocks: the cache holds blocks, and windows of any size are cut from them without decoding again.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ophnet_ray.config import WindowConfig
 
 SNIPPET_FRAMES = 32
-"""Frames of a run under ``coverage="spread"``, for every window size up to it."""
+"""Frames of a snippet under ``coverage="spread"``, for every window size up to this number."""
 
 
 class SlidingWindowExtractor:
@@ -52,9 +52,10 @@ class SlidingWindowExtractor:
 
 
 def snippet_frames(windows: WindowConfig) -> int:
-    """Consecutive frames of a run: whole blocks, at least one window.
+    """Return the frames of a snippet: whole blocks, at least one window.
 
-    The same for all window sizes up to ``SNIPPET_FRAMES``, so that they share what was decoded.
+    All window sizes up to ``SNIPPET_FRAMES`` have the same number, so that they share decoded
+    blocks.
     """
     if windows.coverage == "head":
         return windows.max_frames
@@ -63,15 +64,18 @@ def snippet_frames(windows: WindowConfig) -> int:
 
 
 def plan_snippets(num_frames: int, windows: WindowConfig) -> list[range]:
-    """Choose the frames of a segment that are read, as runs of consecutive frames.
+    """Choose the frames of a segment that are read, as snippets: ranges of consecutive frames.
+
+    A snippet is that of "Temporal Segment Networks" (arXiv:1608.00859): short, and spread over the
+    segment.
 
     Args:
         num_frames: Frames of the segment, at least 1.
-        windows: Which frames, and how many.
+        windows: Settings of coverage, stride and maximum number of frames.
 
     Returns:
         Disjoint ascending ranges of frame indices. Each holds a whole number of blocks, except
-        that a segment shorter than a block is one run of what it has.
+        that a segment shorter than a block is one snippet of all its frames.
     """
     stride = windows.stride
     if num_frames < stride:
@@ -83,31 +87,31 @@ def plan_snippets(num_frames: int, windows: WindowConfig) -> list[range]:
         first = 0 if windows.coverage == "head" else (num_frames - usable) // 2
         return [range(first, first + usable)]
     length = length // stride * stride
-    # the middles of num_runs equal parts: no run at the very edge, where phases blend
+    # the middles of num_runs equal parts: no snippet at the very edge, where phases blend
     room = num_frames / num_runs
     starts = [round(room * (i + 0.5) - length / 2) for i in range(num_runs)]
     return [range(start, start + length) for start in starts]
 
 
-def plan_blocks(runs: Sequence[range], stride: int) -> list[range]:
-    """The frames of each block, in order."""
+def plan_blocks(snippets: Sequence[range], stride: int) -> list[range]:
+    """Return the frames of each block, in order."""
     return [
-        run[start : start + stride]
-        for run in runs
-        for start in range(0, max(len(run) - stride, 0) + 1, stride)
+        snippet[start : start + stride]
+        for snippet in snippets
+        for start in range(0, max(len(snippet) - stride, 0) + 1, stride)
     ]
 
 
 def cut_windows(snippet_lengths: Sequence[int], blocks_per_window: int) -> NDArray[np.int64]:
-    """The windows of a segment: no window crosses from one run into the next.
+    """Cut the windows of a segment; no window crosses from one snippet into the next.
 
     Args:
-        snippet_lengths: Blocks in each run, in order.
-        blocks_per_window: ``window_size // stride``.
+        snippet_lengths: Blocks in each snippet, in order.
+        blocks_per_window: See ``WindowConfig``.
 
     Returns:
-        (N, 2): first block and number of blocks of each window. A segment whose runs are all
-        shorter than a window is one window: its longest run.
+        (N, 2): first block and number of blocks of each window. A segment whose
+        snippets are all shorter than a window is one window: its longest snippet.
     """
     windows = []
     first = 0
@@ -123,11 +127,11 @@ def cut_windows(snippet_lengths: Sequence[int], blocks_per_window: int) -> NDArr
 def mean_of_blocks(
     blocks: NDArray[np.uint8], out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
-    """Mean of blocks (N, H, W, 3) → (H, W, 3), each value rounded half up.
+    """Average blocks (N, H, W, 3) to (H, W, 3), each value rounded half up.
 
     Args:
         blocks: Left in an undefined state when ``out`` is given.
-        out: Where to put the mean; fresh memory costs as much as the arithmetic.
+        out: Receives the mean, uint8 (H, W, 3); fresh memory costs as much as the arithmetic.
     """
     if out is None:
         return mean_of_blocks(blocks.copy(), np.empty(blocks.shape[1:], dtype=np.uint8))

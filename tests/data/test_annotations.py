@@ -80,7 +80,18 @@ def test_whole_numbers_sort_as_numbers_and_names_after_them(tmp_path):
         pytest.param("video_id,start,end,phase\nv,0,1\n", ":2: 3 values for 4", id="ragged"),
         pytest.param("video_id,start,end,phase,split\nv,0,1,a,dev\n", "split 'dev'", id="split"),
         pytest.param("video_id,start,end,phase\nv,0,1,\n", "phase is empty", id="phase"),
-        pytest.param("video_id,video_id,phase\nv,0,1\n", "stands twice", id="column twice"),
+        pytest.param("video_id,video_id,phase\nv,0,1\n", "occurs twice", id="column twice"),
+        pytest.param(
+            "video_id;start;end;phase\nv;0;1;a\n",
+            "by semicolons; save the table with commas",
+            id="semicolons",
+        ),
+        pytest.param("video_id\tstart\tend\tphase\nv\t0\t1\ta\n", "by tabs; save", id="tabs"),
+        pytest.param(
+            "start,end,phase\n0,1,a\n",
+            "video_id is the name of the video file without",
+            id="one file per video without video_id",
+        ),
     ],
 )
 def test_names_what_is_wrong_and_where(tmp_path, text, says):
@@ -99,7 +110,7 @@ def test_shows_ten_errors_and_counts_the_rest(tmp_path):
     assert lines[-1] == "and 5 more errors"
 
 
-def test_a_folder_and_a_missing_file_are_told_apart(tmp_path):
+def test_a_folder_and_a_missing_file_have_their_own_errors(tmp_path):
     with pytest.raises(AnnotationError, match="is a folder"):
         read_annotations(tmp_path)
     with pytest.raises(AnnotationError, match="does not exist"):

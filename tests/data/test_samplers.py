@@ -15,16 +15,16 @@ from ophnet_ray.hashing import hash_ids
 pytestmark = pytest.mark.unit
 
 IDS = [f"segment {i}" for i in range(103)]
-RUNS = [[1 + i % 5, 4] for i in range(103)]
+SNIPPETS = [[1 + i % 5, 4] for i in range(103)]
 
 
 def epoch_of(num_replicas, epoch, batch_size, order=slice(None)):
     """All (id, first block, count) of an epoch, in the order of the steps, ranks joined."""
-    ids, runs = IDS[order], RUNS[order]
+    ids, snippets = IDS[order], SNIPPETS[order]
     steps = []
     for rank in range(num_replicas):
         sampler = TrainingSampler(
-            ids, runs, 2, batch_size, seed=7, rank=rank, num_replicas=num_replicas
+            ids, snippets, 2, batch_size, seed=7, rank=rank, num_replicas=num_replicas
         )
         sampler.set_epoch(epoch)
         steps.append([step.windows for step in sampler])
@@ -53,7 +53,7 @@ def test_epochs_differ_in_order_and_in_window():
 
 def test_a_run_of_another_version_is_resumed_with_the_same_windows():
     """Numbers of commit 8e23bbc: a change would alter the rest of every run that is resumed."""
-    sampler = TrainingSampler(IDS, RUNS, 2, 12, seed=7)
+    sampler = TrainingSampler(IDS, SNIPPETS, 2, 12, seed=7)
     sampler.set_epoch(3)
     step = next(iter(sampler))
     assert step.windows[:4].tolist() == [[0, 3, 2], [68, 6, 2], [17, 1, 2], [15, 3, 2]]
@@ -63,7 +63,7 @@ def test_a_run_of_another_version_is_resumed_with_the_same_windows():
 
 
 def test_the_picked_window_is_the_one_that_training_takes():
-    windows = [cut_windows(lengths, 2) for lengths in RUNS]
+    windows = [cut_windows(lengths, 2) for lengths in SNIPPETS]
     counts = np.asarray([len(w) for w in windows], dtype=np.uint64)
     for epoch in range(3):
         picked = pick_windows(hash_ids(IDS), counts, 7, epoch)
@@ -78,7 +78,7 @@ def test_every_window_of_a_segment_is_picked_equally_often():
         for epoch in range(700)
     ]
     counts = np.unique(picks, return_counts=True)[1]
-    assert len(counts) == 4 + 3  # runs of five and four blocks, two blocks a window
+    assert len(counts) == 4 + 3  # snippets of five and four blocks, two blocks per window
     assert counts.min() > 60
 
 
@@ -94,20 +94,20 @@ def test_fewer_windows_than_a_step_are_left_out(num_windows, batch_size, replica
 @pytest.mark.parametrize("num_replicas", [1, 2, 3])
 @pytest.mark.parametrize("num_segments", [1, 2, 17])
 def test_every_validation_window_comes_once_whatever_the_workers(num_replicas, num_segments):
-    runs = RUNS[:num_segments]
+    snippets = SNIPPETS[:num_segments]
     seen, steps = [], set()
     for rank in range(num_replicas):
-        sampler = ValidationSampler(runs, 2, 8, rank=rank, num_replicas=num_replicas)
+        sampler = ValidationSampler(snippets, 2, 8, rank=rank, num_replicas=num_replicas)
         batches = [step.windows for step in sampler]
         steps.add(len(batches))
         seen += [tuple(row) for batch in batches for row in batch.tolist() if row[0] >= 0]
-    expected = sum(max(a - 1, 0) + 3 for a, _ in runs)
+    expected = sum(max(a - 1, 0) + 3 for a, _ in snippets)
     assert len(seen) == len(set(seen)) == expected
     assert len(steps) == 1
 
 
 def test_draws_are_uniform_in_plus_minus_one():
-    draws = np.concatenate([step.draws for step in TrainingSampler(IDS, RUNS, 2, 1, seed=7)])
+    draws = np.concatenate([step.draws for step in TrainingSampler(IDS, SNIPPETS, 2, 1, seed=7)])
     assert draws.shape == (103, 5)
     assert -1 <= draws.min() < -0.9
     assert 0.9 < draws.max() <= 1

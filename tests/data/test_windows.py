@@ -35,15 +35,15 @@ def test_extracts_every_complete_window(num_frames, starts):
 
 @pytest.mark.parametrize("coverage", ["head", "spread"])
 @pytest.mark.parametrize("num_frames", [1, 7, 8, 31, 64, 65, 100, 1000])
-def test_runs_are_disjoint_whole_blocks_within_the_segment(coverage, num_frames):
+def test_snippets_are_disjoint_whole_blocks_within_the_segment(coverage, num_frames):
     windows = WindowConfig(coverage=coverage)
-    runs = plan_snippets(num_frames, windows)
-    frames = [frame for run in runs for frame in run]
+    snippets = plan_snippets(num_frames, windows)
+    frames = [frame for snippet in snippets for frame in snippet]
     assert frames == sorted(set(frames))
     assert frames[0] >= 0
     assert frames[-1] < num_frames
     assert len(frames) == (num_frames if num_frames < 8 else min(num_frames, 64) // 8 * 8)
-    assert all(len(block) == min(8, num_frames) for block in plan_blocks(runs, 8))
+    assert all(len(block) == min(8, num_frames) for block in plan_blocks(snippets, 8))
 
 
 def test_spread_reaches_both_halves_and_head_the_beginning():
@@ -52,7 +52,7 @@ def test_spread_reaches_both_halves_and_head_the_beginning():
 
 
 @pytest.mark.parametrize("coverage", ["head", "spread"])
-def test_window_sizes_up_to_a_run_share_what_is_decoded(coverage):
+def test_window_sizes_up_to_a_snippet_share_what_is_decoded(coverage):
     plans = [
         plan_snippets(500, WindowConfig(window_size=size, coverage=coverage))
         for size in (8, 16, 32)

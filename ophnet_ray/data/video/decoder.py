@@ -210,7 +210,7 @@ class PictureReader:
     """Pictures of decoded frames: YUV planes where our conversion equals FFmpeg's, else RGB."""
 
     def __init__(self) -> None:
-        # one for all frames: each frame's own would be set up anew, with threads of its own
+        # one for all frames: a reformatter per frame would set up its own threads
         self._reformatter = VideoReformatter()
 
     def read(self, frame: av.VideoFrame) -> Picture:
