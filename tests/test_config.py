@@ -128,6 +128,14 @@ def test_a_setting_of_the_windows_affects_the_decoding_and_so_the_cache(name):
     assert sampling_of(changed) != sampling_of(WindowConfig())
 
 
+def test_where_a_run_is_kept_does_not_change_its_name():
+    config = Config().replace_flat(csv_path="a.csv")
+    same = config.replace_flat(storage_path="/x", num_workers=9, cache_dir="/y", csv_path="/b.csv")
+    assert config.identity_hash("d") == same.identity_hash("d")
+    assert config.identity_hash("d") != config.replace_flat(lr=1.0).identity_hash("d")
+    assert config.identity_hash("d") != config.identity_hash("e")
+
+
 def test_nothing_but_the_windows_affects_the_decoding():
     assert set(settings_that_affect("decoding")) == {field.name for field in fields(WindowConfig)}
 
@@ -183,6 +191,7 @@ def test_every_path_is_checked_for_credentials():
         ({"wait_for_nodes_s": -1}, "--wait_for_nodes_s -1: must not be negative"),
         ({"num_workers": 0}, "--num_workers 0: at least 1"),
         ({"name": "a/b"}, "--name a/b: must be a plain folder name"),
+        ({"name": ".."}, "--name ..: must be a plain folder name"),
         ({"name": "cache"}, "--name cache: must be a plain folder name"),
         ({"local_cache_dir": "s3://b/c"}, "--local_cache_dir: must be a folder of this machine"),
     ],
@@ -221,6 +230,8 @@ def test_yaml_values_take_the_type_of_their_setting(tmp_path, text, name, value)
         ("learning_rate: 1", "unknown setting learning_rate"),
         ("batch_size: many", "batch_size: 'many' is not int"),
         ("mask: blue", "mask: 'blue' is not one of rg, chroma, none"),
+        ("batch_size: 1.5", "batch_size: 1.5 is not int"),
+        ("!!python/object:os.system {}", "not a YAML file"),
         ("- lr", "expected lines of `flag: value`"),
         ("lr: [", "not a YAML file"),
     ],
@@ -231,3 +242,4 @@ def test_a_wrong_settings_file_is_refused_with_its_name(tmp_path, text, says):
         read_config(str(tmp_path / "run.yaml"), Config())
     assert str(refused.value).startswith(f"--config {tmp_path}/run.yaml: ")
     assert says in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -1,9 +1,6 @@
 """Metrics, class weights, checkpoints, settings: the small parts that a score hangs on."""
 
-import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -11,9 +8,6 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
-from ophnet_ray.cli.arguments import parse_config
-from ophnet_ray.config import Config, dump_config, read_config
-from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.classification import accuracy, confusion_counts, macro_f1_present
 from ophnet_ray.models.checkpoints import (
     best_checkpoint,
@@ -135,75 +129,3 @@ def test_the_best_and_the_last_two_are_kept(tmp_path):
         kept = prune_checkpoints([*kept, keep(tmp_path, epoch, score)])
     assert [c.epoch for c in find_checkpoints(tmp_path)] == [c.epoch for c in kept] == [1, 4, 5]
     assert best_checkpoint(kept).epoch == 1
-
-
-def test_settings_survive_a_file_and_flags_go_before_it(tmp_path, capsys):
-    path = tmp_path / "run.yaml"
-    path.write_text("lr: 1e-3\nbackbone: test_vit\npretrained: false\ntrain_workers: 2\n")
-    argv = ["--config", str(path), "--csv-path", "a.csv", "--batch_size", "3", "--lr", "0.5"]
-    config = parse_config(argv, "train.py", "", Config())
-    assert (config.training.lr, config.training.batch_size) == (0.5, 3)
-    assert (config.model.backbone, config.training.train_workers) == ("test_vit", 2)
-    with pytest.raises(SystemExit) as ended:
-        parse_config([*argv, "--print-config"], "train.py", "", Config())
-    assert ended.value.code == 0
-    again = tmp_path / "again.yaml"
-    again.write_text(capsys.readouterr().out)
-    assert read_config(str(again), Config()) == config
-    assert dump_config(config) == again.read_text()
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("lr: fast", "lr: 'fast' is not float"),
-        ("learning_rate: 1", "unknown setting learning_rate"),
-        ("mask: blue", "'blue' is not one of rg, chroma, none"),
-        ("batch_size: 1.5", "batch_size: 1.5 is not int"),
-        ("- 1", "expected lines of `flag: value`"),
-        ("a: [", "not a YAML file"),
-        ("!!python/object:os.system {}", "not a YAML file"),
-    ],
-)
-def test_a_wrong_settings_file_is_named(tmp_path, text, says):
-    path = tmp_path / "run.yaml"
-    path.write_text(text)
-    with pytest.raises(UserError) as caught:
-        read_config(str(path), Config())
-    assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"window_size": 20}, "--window_size 20 is not a multiple of --stride 8"),
-        ({"max_frames": 8}, "--max_frames 8 is less than --window_size 16"),
-        ({"image_size": 100}, "--image_size 100 is not a multiple of 32"),
-        ({"val_fraction": 1.0}, "--val_fraction 1.0"),
-        ({"name": "a/b"}, "plain folder name"),
-        ({"name": ".."}, "plain folder name"),
-        ({"lr": 0.0}, "--lr 0.0"),
-    ],
-)
-def test_an_impossible_setting_is_refused(settings, says):
-    with pytest.raises(UserError, match=says):
-        Config().replace_flat(**settings).validate()
-
-
-def test_where_a_run_is_kept_does_not_change_what_it_is():
-    config = Config().replace_flat(csv_path="a.csv")
-    same = config.replace_flat(storage_path="/x", num_workers=9, cache_dir="/y", csv_path="/b.csv")
-    assert config.identity_hash("d") == same.identity_hash("d")
-    assert config.identity_hash("d") != config.replace_flat(lr=1.0).identity_hash("d")
-    assert config.identity_hash("d") != config.identity_hash("e")
-
-
-@pytest.mark.parametrize("module", ["cli.arguments", "data.cache.store"])
-def test_parsing_flags_and_decoding_need_neither_torch_nor_ray(module):
-    code = (
-        f"import sys, ophnet_ray.{module};"
-        "print(sorted({'ray', 'timm', 'torch', 'lightning'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.replace("'", '"')) == []
