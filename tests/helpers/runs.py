@@ -1,6 +1,9 @@
-"""The smallest real run, as settings and as a command line."""
+"""The smallest real run, as settings and as a command line, and its worker processes."""
 
+import re
 from pathlib import Path
+
+import psutil
 
 from ophnet_ray.config import Config
 
@@ -33,3 +36,16 @@ def flags_of(config):
         elif value is not None:
             flags += [f"--{name}", str(value)]
     return flags
+
+
+def worker_pid(log: Path) -> int:
+    """Return the process id of the train worker that writes ``train-rank-N.log``."""
+    return int(re.findall(r"is process (\d+)", log.read_text())[-1])
+
+
+def is_running(pid: int) -> bool:
+    """Return True if a process exists and has not ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

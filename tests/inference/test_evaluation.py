@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.payload import Preprocessing, TrainingSummary, read_payload
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 from tests.helpers.videos import COLORS, write_color_dataset
+from tests.helpers.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 PHASES = sorted(COLORS)
@@ -195,15 +195,15 @@ def test_prediction_that_is_killed_goes_on_and_survives_a_broken_video(
     (videos / "broken.mp4").write_bytes(b"no video")
     output = tmp_path / "out"
     killed = predict(checkpoint, videos, output)
-    deadline = time.monotonic() + 100
-    while not list(output.glob("parts/*.parquet")):
-        assert killed.poll() is None, killed.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(
+        lambda: killed.poll() is not None or list(output.glob("parts/*.parquet")),
+        "a video is predicted",
+        poll_s=0.01,
+    )
+    assert killed.poll() is None, killed.communicate()
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    # the actor of a dead driver may still finish the video it is at
-    time.sleep(2)
+    # the actor of a dead driver may still finish its video, which then is not among these
     done = {part: part.stat().st_mtime_ns for part in output.glob("parts/*.parquet")}
     print(f"{len(done)} of 12 videos were done when it was killed")
     assert not (output / "predictions.parquet").exists()

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,9 @@ from ophnet_ray.console import Console
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.models.payload import read_payload
 from ophnet_ray.train.driver import train
-from tests.helpers.runs import flags_of, tiny_config
+from tests.helpers.runs import flags_of, is_running, tiny_config, worker_pid
 from tests.helpers.videos import write_color_dataset
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -128,18 +128,24 @@ def test_a_killed_run_goes_on_to_the_same_weights(ray_session, color_csv, tmp_pa
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    checkpoints = None
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        checkpoints = sorted((tmp_path / "killed/runs").glob("*/checkpoints/epoch=*"))
-        if checkpoints and checkpoints[-1].name >= "epoch=0002":
-            break
-        time.sleep(0.05)
+    runs = tmp_path / "killed/runs"
+
+    def is_in_fourth_epoch():
+        folders = runs.glob("*/checkpoints/epoch=*")
+        return any(folder.name >= "epoch=0002" for folder in folders)
+
+    wait_until(
+        lambda: process.poll() is not None or is_in_fourth_epoch(), "three epochs are trained"
+    )
     assert process.poll() is None, "the run was over before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(3)  # the workers notice that their driver is gone
-    checkpoints = sorted((tmp_path / "killed/runs").glob("*/checkpoints/epoch=*"))
+    (log,) = runs.glob("*/logs/train-rank-0.log")
+    wait_until(
+        lambda: not is_running(worker_pid(log)),
+        "the worker has noticed that its driver is gone",
+    )
+    checkpoints = sorted(runs.glob("*/checkpoints/epoch=*"))
     newest = checkpoints[-1] / "checkpoint.ckpt"
     newest.write_bytes(newest.read_bytes()[:-1000])
     result = run(config)
@@ -176,13 +182,13 @@ def test_a_worker_killed_inside_an_epoch_costs_no_weight(two_workers, tmp_path):
     log = tmp_path / "killed" / whole.run.name / "logs" / "train-rank-1.log"
 
     def kill_worker():
-        deadline = time.monotonic() + 100
-        while time.monotonic() < deadline:
-            if list(log.parents[1].glob("checkpoints/unfinished/epoch=*")):
-                pid = re.findall(r"is process (\d+)", log.read_text())[-1]
-                os.kill(int(pid), signal.SIGKILL)
-                return
-            time.sleep(0.001)
+        unfinished = log.parents[1] / "checkpoints/unfinished"
+        wait_until(
+            lambda: list(unfinished.glob("epoch=*")),
+            "a checkpoint inside an epoch is written",
+            poll_s=0.001,
+        )
+        os.kill(worker_pid(log), signal.SIGKILL)
 
     killer = threading.Thread(target=kill_worker)
     killer.start()

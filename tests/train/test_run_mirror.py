@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,8 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import download, list_objects, read_bytes, upload
 from ophnet_ray.storage.paths import join
 from ophnet_ray.train.run_mirror import RunMirror
-from tests.helpers.runs import tiny_config
+from tests.helpers.runs import tiny_config, worker_pid
+from tests.helpers.waiting import wait_until
 from tests.train.test_driver import TRAIN, flags_of, run, weights_of
 
 
@@ -49,15 +49,19 @@ def test_a_run_in_a_bucket_goes_on_on_another_machine_to_the_same_weights(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        there = list_objects(bucket.uri("killed/runs"), recursive=True)
-        if any("unfinished/epoch=0001" in name and "manifest" in name for name in there):
-            break
-        time.sleep(0.02)
+
+    def is_in_second_epoch():
+        names = list_objects(bucket.uri("killed/runs"), recursive=True)
+        return any("unfinished/epoch=0001" in name and "manifest" in name for name in names)
+
+    wait_until(
+        lambda: process.poll() is not None or is_in_second_epoch(),
+        "a checkpoint inside the second epoch is in the bucket",
+        poll_s=0.02,
+    )
     assert process.poll() is None, "the run was over before it could be killed"
     (log,) = (tmp_path / "one").rglob("train-rank-0.log")
-    os.kill(int(re.findall(r"is process (\d+)", log.read_text())[-1]), signal.SIGKILL)
+    os.kill(worker_pid(log), signal.SIGKILL)
     process.send_signal(signal.SIGKILL)
     process.wait()
     config = config.replace_flat(local_cache_dir=str(tmp_path / "two" / "local"))

@@ -19,6 +19,7 @@ from ophnet_ray.data.cache.shards import read_blocks
 from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
 from ophnet_ray.errors import UserError
 from tests.helpers.videos import grey_frames, write_video
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.unit
 
@@ -26,7 +27,8 @@ WINDOWS = WindowConfig(image_size=32)
 NUM_VIDEOS, SEGMENTS_A_VIDEO = 16, 6
 
 FILL = """
-import sys
+import logging, sys
+logging.basicConfig(level=logging.INFO)
 from pathlib import Path
 from tests.data.cache.test_survival import fill, segments_of
 print("ready", flush=True)
@@ -103,13 +105,11 @@ def test_a_run_that_waits_for_a_killed_one_does_its_work(videos, tmp_path):
     cache = tmp_path / "cache"
     killed = start_filling(cache, videos)
     go(killed)
-    deadline = time.monotonic() + 30
-    while not list(cache.rglob("*.json")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_until(lambda: list(cache.rglob("*.json")), "a shard is written", poll_s=0.005)
     killed.send_signal(signal.SIGSTOP)  # its claims are held, nothing moves
     waiting = start_filling(cache, videos)
     go(waiting)
-    time.sleep(1)
+    assert any("waiting for another process" in line for line in waiting.stderr)
     assert waiting.poll() is None, "it did not wait for the segments that the other one claims"
     killed.kill()
     killed.wait()
