@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
+from tests.helpers.paths import ROOT
 from tests.helpers.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
 ADDRESSES = {"client": "10.77.0.254", "head": "10.77.0.1", "worker": "10.77.0.2"}
 TOOLS = ("ip", "ss", "sshd", "ssh", "ssh-keygen", "rsync", "unshare", "nsenter", "ps")
 ENVIRONMENT = {

@@ -12,9 +12,10 @@ import jsonschema
 import pytest
 import yaml
 
+from tests.helpers.paths import ROOT
+
 pytestmark = pytest.mark.unit
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster"
 LAUNCHER_FILES = ["cluster.yaml", "gcp.yaml", "local.yaml"]
 

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.cluster.lab import ADDRESSES, ROOT, Lab, find_obstacle
+from tests.cluster.lab import ADDRESSES, Lab, find_obstacle
 from tests.helpers.bucket import Bucket
+from tests.helpers.paths import ROOT
 from tests.helpers.videos import write_color_dataset
 from tests.helpers.waiting import wait_until
 

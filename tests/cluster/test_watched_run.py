@@ -18,11 +18,11 @@ import psutil
 import pytest
 
 from tests.cluster.doors import find_open, knock
+from tests.helpers.paths import ROOT
 from tests.helpers.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-ROOT = Path(__file__).parents[2]
 RUN_FLAGS = (
     "--image_size 32 --backbone test_resnet --no_pretrained --max_epochs 2000 --batch_size 4 "
     "--num_workers 2 --train_workers 2 --name watched --max_rejected 0.5 --missing_videos skip"

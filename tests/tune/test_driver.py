@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import ray
@@ -18,12 +17,11 @@ from ophnet_ray.train.driver import train
 from ophnet_ray.tune.config import SearchConfig, TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.driver import tune
+from tests.helpers.paths import TUNE_PY
 from tests.helpers.runs import flags_of, tiny_config
 from tests.helpers.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
-
-TUNE = Path(__file__).parents[2] / "tune.py"
 
 
 def search_config(csv_path, storage, search, **settings):
@@ -108,7 +106,7 @@ def test_a_search_killed_in_the_middle_ends_with_the_same_winner(ray_session, co
     storages = [tmp_path / "whole", tmp_path / "killed"]
     tune(search_config(color_csv, storages[0], search, max_epochs=3), Console())
     config = search_config(color_csv, storages[1], search, max_epochs=3)
-    command = [sys.executable, str(TUNE), *flags_of(config)]
+    command = [sys.executable, str(TUNE_PY), *flags_of(config)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     directory = SearchDirectory(storages[1] / "runs" / "search")
     wait_until(
