@@ -1,0 +1,91 @@
+"""Early stopping: a resumed search decides like one without interruption. Ray is not started."""
+
+import pytest
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from ophnet_ray.config import Config
+from ophnet_ray.distributed.resources import Resources
+from ophnet_ray.tune.config import SearchConfig
+from ophnet_ray.tune.directory import SearchDirectory
+from ophnet_ray.tune.resources import TrialPlan
+from ophnet_ray.tune.scheduler import build_scheduler
+from ophnet_ray.tune.trial import write_trial_end
+from ophnet_ray.tune.trial_task import TrialProgress, TrialSetup
+from tests.helpers.searches import epoch_record
+
+pytestmark = pytest.mark.unit
+
+MAX_EPOCHS = 4
+GOOD, BAD = (0.6, 0.7, 0.8, 0.9), (0.1, 0.1, 0.1, 0.1)
+
+
+@pytest.fixture
+def setup(tmp_path):
+    base = Config().replace_flat(max_epochs=MAX_EPOCHS)
+    plan = TrialPlan(1, base, Resources(1, False, 1, 1))
+    return TrialSetup(SearchDirectory(tmp_path), plan, {}, "data", "val_macro_f1")
+
+
+def train_live(scheduler, setup, number, scores):
+    """Report epochs of a trial until the scheduler stops it; return the number of epochs."""
+    run = setup.search.start_trial(number, {"lr": 0.1})
+    ray_trial = RayTrial(
+        "trial", stub=True, trial_id=run.path.name, config={"number": number, "seed": None}
+    )
+    scheduler.on_trial_add(None, ray_trial)
+    progress, history = TrialProgress("val_macro_f1"), []
+    for epoch, score in enumerate(scores):
+        history.append(epoch_record(epoch, score))
+        run.write_metrics(history)
+        result = progress.add_epoch(history[-1])
+        if scheduler.on_trial_result(None, ray_trial, result) == TrialScheduler.STOP:
+            return len(history)
+    write_trial_end(run, "finished", len(history))
+    return len(history)
+
+
+def test_a_trial_that_falls_behind_is_stopped_and_its_folder_says_so(setup):
+    scheduler = build_scheduler(SearchConfig(grace_period=1), setup)
+    assert [train_live(scheduler, setup, number, GOOD) for number in (0, 1)] == [4, 4]
+    assert train_live(scheduler, setup, 2, BAD) == 1
+    states = [(trial.state, len(trial.history)) for trial in setup.search.trials()]
+    assert states == [("finished", 4), ("finished", 4), ("stopped", 1)]
+    assert "behind other trials" in setup.search.trials()[2].reason
+
+
+def test_a_resumed_search_stops_a_trial_as_if_it_had_seen_the_others_itself(setup):
+    first = build_scheduler(SearchConfig(grace_period=1), setup)
+    assert [train_live(first, setup, number, GOOD) for number in (0, 1)] == [4, 4]
+    resumed = build_scheduler(SearchConfig(grace_period=1), setup)
+    assert train_live(resumed, setup, 2, BAD) == 1
+
+
+def test_a_failed_or_unfinished_trial_does_not_raise_the_bar(setup):
+    for number, state in enumerate(["failed", None]):
+        run = setup.search.start_trial(number, {"lr": 0.1})
+        run.write_metrics([epoch_record(epoch, score) for epoch, score in enumerate(GOOD)])
+        if state:
+            write_trial_end(run, state, MAX_EPOCHS)
+    scheduler = build_scheduler(SearchConfig(grace_period=1), setup)
+    assert train_live(scheduler, setup, 2, BAD) == MAX_EPOCHS
+
+
+def test_a_trial_is_not_stopped_at_its_last_epoch(setup):
+    scheduler = build_scheduler(SearchConfig(grace_period=MAX_EPOCHS - 1), setup)
+    for number in range(2):
+        train_live(scheduler, setup, number, GOOD)
+    late = (0.6, 0.7, 0.9, 0.0)
+    assert train_live(scheduler, setup, 2, late) == MAX_EPOCHS
+    assert setup.search.trials()[2].state == "finished"
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        pytest.param(SearchConfig(scheduler="none"), id="asked for"),
+        pytest.param(SearchConfig(grace_period=MAX_EPOCHS), id="no epoch is left to stop in"),
+    ],
+)
+def test_no_trial_is_stopped_early(setup, search):
+    assert isinstance(build_scheduler(search, setup), FIFOScheduler)
