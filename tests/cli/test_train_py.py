@@ -6,10 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import f1_score
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+import train
+from ophnet_ray.cli.arguments import run_program
+from ophnet_ray.config import Config
+from ophnet_ray.data.datasets import OphNetDataModule
+from ophnet_ray.data.demo import draw_case, make_demo
+from ophnet_ray.data.loader import WindowLoader
+from ophnet_ray.data.samplers import ValidationSampler
+from tests.helpers.paths import ROOT, TRAIN_PY
 from tests.helpers.videos import write_video
 
-ROOT = Path(__file__).parents[2]
 SMALL = ["--backbone", "test_resnet", "--no_pretrained", "--image_size", "32", "--max_epochs", "1"]
 TWO_CASES = "video_id,start,end,phase\nv,0,1,a\nv,1,2,b\nw,0,1,a\nw,1,2,b\n"
 SPLIT_DEV = "video_id,start,end,phase,split\nv,0,1,a,dev\nw,0,1,b,val\n"
@@ -22,9 +34,6 @@ def but(right, wrong):
 
 def run_train(monkeypatch, capsys, tmp_path, *flags):
     """Run train.py's own main in this process; return (exit code, stdout, stderr)."""
-    import train
-    from ophnet_ray.cli.arguments import run_program
-
     argv = ["train.py", "--storage_path", str(tmp_path / "runs"), *map(str, flags)]
     if "--output_pth" not in flags:
         argv += ["--output_pth", str(tmp_path / "model.ckpt")]
@@ -142,10 +151,8 @@ def test_the_published_table_without_its_videos_ends_with_a_short_account(
 
 @pytest.mark.unit
 def test_help_is_quick_and_names_every_setting():
-    from ophnet_ray.config import Config
-
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "--help"],
+        [sys.executable, str(TRAIN_PY), "--help"],
         capture_output=True,
         text=True,
         check=True,
@@ -170,7 +177,7 @@ def test_the_benchmarks_name_their_parts():
 def test_the_demo_is_learnt_in_its_time_and_calmly(tmp_path):
     """The README's first command; the scores are on held-out cases."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py")],
+        [sys.executable, str(TRAIN_PY)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -190,17 +197,6 @@ def test_the_demo_is_learnt_in_its_time_and_calmly(tmp_path):
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_the_mean_colour_does_not_tell_the_phases_of_the_demo(tmp_path):
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.metrics import f1_score
-    from sklearn.neural_network import MLPClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    from ophnet_ray.data.datasets import OphNetDataModule
-    from ophnet_ray.data.demo import make_demo
-    from ophnet_ray.data.loader import WindowLoader
-    from ophnet_ray.data.samplers import ValidationSampler
-
     data = OphNetDataModule(make_demo(tmp_path), image_size=128, cache_dir=tmp_path)
     data.setup()
 
@@ -225,8 +221,6 @@ def test_the_mean_colour_does_not_tell_the_phases_of_the_demo(tmp_path):
 
 @pytest.mark.unit
 def test_the_demo_is_drawn_the_same_every_time(tmp_path):
-    from ophnet_ray.data.demo import draw_case
-
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         rows = [draw_case(tmp_path / folder, number) for number in (1, 5)]

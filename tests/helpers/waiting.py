@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 Answer = TypeVar("Answer")
@@ -31,3 +32,13 @@ def wait_until(
         assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s {details()}"
         time.sleep(poll_s)
     return answer
+
+
+def is_waited_for(lock: Path) -> bool:
+    """Return True if the file is there and Linux lists a process that waits for the lock on it."""
+    try:
+        inode = lock.stat().st_ino
+    except FileNotFoundError:
+        return False
+    locks = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and f":{inode} " in line for line in locks)

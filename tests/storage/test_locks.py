@@ -4,14 +4,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.locks import NamedLocks, exclusive, shared
 from tests.helpers.paths import ROOT
-from tests.helpers.waiting import wait_until
+from tests.helpers.waiting import is_waited_for, wait_until
 
 pytestmark = pytest.mark.unit
 
@@ -49,12 +48,6 @@ def is_busy(path):
             return False
     except UserError:
         return True
-
-
-def is_waited_for(path):
-    """Return True if the kernel lists somebody who waits for a lock on this file."""
-    locks = Path("/proc/locks").read_text().splitlines()
-    return any("->" in line and f":{path.stat().st_ino} " in line for line in locks)
 
 
 def test_a_lock_that_another_process_holds_is_refused_with_the_given_message(tmp_path):

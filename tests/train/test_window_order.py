@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L  # noqa: N812
 import pytest
 import ray.train
+import torch.distributed
 from ray.train import RunConfig, ScalingConfig
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 from ray.train.torch import TorchTrainer
@@ -70,8 +71,6 @@ def record_order(config: dict[str, Any]) -> list[dict[tuple[int, int], list[int]
         )
     )
     trainer.fit(module, data, ckpt_path=config["resume_from"], weights_only=True)
-    import torch.distributed
-
     seen: list[Any] = [None] * workers
     torch.distributed.all_gather_object(seen, recorder.seen)
     ray.train.report({})
