@@ -11,7 +11,7 @@ Answer = TypeVar("Answer")
 def wait_until(
     holds: Callable[[], Answer],
     what: str,
-    timeout_s: float = 120,
+    timeout_s: float = 300,
     poll_s: float = 0.05,
     details: Callable[[], object] = str,
 ) -> Answer:

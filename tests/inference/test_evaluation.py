@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,10 +29,10 @@ from ophnet_ray.models.dynamics import learn_dynamics
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.payload import Preprocessing, TrainingSummary, read_payload
 from tests.helpers.checkpoints import make_payload, save_checkpoint
+from tests.helpers.paths import ROOT
 from tests.helpers.videos import COLORS, write_color_dataset
 from tests.helpers.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
 PHASES = sorted(COLORS)
 
 

@@ -7,8 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -17,13 +16,12 @@ from ophnet_ray.console import Console
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.models.payload import read_payload
 from ophnet_ray.train.driver import train
+from tests.helpers.paths import TRAIN_PY
 from tests.helpers.runs import flags_of, is_running, tiny_config, worker_pid
 from tests.helpers.videos import write_color_dataset
 from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.integration
-
-TRAIN = Path(__file__).parents[2] / "train.py"
 
 
 def run(config):
@@ -124,7 +122,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(ray_session, color_csv, tmp_pa
     whole = run(tiny_config(color_csv, tmp_path / "whole", max_epochs=8))
     config = tiny_config(color_csv, tmp_path / "killed", max_epochs=8)
     process = subprocess.Popen(
-        [sys.executable, str(TRAIN), *flags_of(config)],
+        [sys.executable, str(TRAIN_PY), *flags_of(config)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -190,10 +188,10 @@ def test_a_worker_killed_inside_an_epoch_costs_no_weight(two_workers, tmp_path):
         )
         os.kill(worker_pid(log), signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_worker)
-    killer.start()
-    result = run(config)
-    killer.join()
+    with ThreadPoolExecutor() as pool:
+        killed = pool.submit(kill_worker)
+        result = run(config)
+        killed.result()
     assert result.run == log.parents[1]
     assert re.search(r"going on after step \d+ of epoch \d", log.read_text())
     last = "checkpoints/epoch=0005/checkpoint.ckpt"

@@ -16,9 +16,10 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import download, list_objects, read_bytes, upload
 from ophnet_ray.storage.paths import join
 from ophnet_ray.train.run_mirror import RunMirror
-from tests.helpers.runs import tiny_config, worker_pid
+from tests.helpers.paths import TRAIN_PY
+from tests.helpers.runs import flags_of, tiny_config, worker_pid
 from tests.helpers.waiting import wait_until
-from tests.train.test_driver import TRAIN, flags_of, run, weights_of
+from tests.train.test_driver import run, weights_of
 
 
 def bucket_config(bucket, color_csv, folder, tmp_path, **settings):
@@ -45,7 +46,7 @@ def test_a_run_in_a_bucket_goes_on_on_another_machine_to_the_same_weights(
     whole = run(tiny_config(color_csv, tmp_path / "whole", **small))
     config = bucket_config(bucket, color_csv, "killed", tmp_path / "one", **small)
     process = subprocess.Popen(
-        [sys.executable, str(TRAIN), *flags_of(config)],
+        [sys.executable, str(TRAIN_PY), *flags_of(config)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

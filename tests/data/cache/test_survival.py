@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from ophnet_ray.data.cache.inventory import prune, read_inventory
 from ophnet_ray.data.cache.shards import read_blocks
 from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
 from ophnet_ray.errors import UserError
+from tests.helpers.paths import ROOT
 from tests.helpers.videos import grey_frames, write_video
 from tests.helpers.waiting import wait_until
 
@@ -66,7 +66,7 @@ def start_filling(cache, videos):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[3],
+        cwd=ROOT,
     )
     assert process.stdout.readline() == "ready\n"
     return process
@@ -144,7 +144,7 @@ def test_a_full_disk_is_named_and_what_was_written_is_whole(videos, tmp_path):
         capture_output=True,
         text=True,
         timeout=60,
-        cwd=Path(__file__).parents[3],
+        cwd=ROOT,
     )
     if "unshare" in done.stderr or "mount" in done.stderr:
         pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
