@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import tied
 from tests.helpers.waiting import wait_until
 
 ADDRESSES = {"client": "10.77.0.254", "head": "10.77.0.1", "worker": "10.77.0.2"}
@@ -94,16 +95,10 @@ class Lab:
         node = [str(Path(__file__).with_name("node.sh")), str(self.folder / "n" / name)]
         unshare = ["unshare", "--pid", "--mount", "--uts", "--ipc", "--fork", "--kill-child"]
         with log.open("wb") as file:
+            net = f"--net=/run/netns/{self._net(name)}"
+            command = ["nsenter", net, *unshare, *node, self._net(name), str(self.shared)]
             self._nodes[name] = subprocess.Popen(
-                [
-                    "nsenter",
-                    f"--net=/run/netns/{self._net(name)}",
-                    *unshare,
-                    *node,
-                    self._net(name),
-                    str(self.shared),
-                    *visible,
-                ],
+                tied([*command, *visible]),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

@@ -12,10 +12,11 @@ import pytest
 from tests.cluster.lab import ADDRESSES, Lab, find_obstacle
 from tests.helpers.bucket import Bucket
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import tied
 from tests.helpers.videos import write_color_dataset
 from tests.helpers.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 TINY = "--image_size 64 --backbone test_resnet --num_workers 2"
 SMALL = f"{TINY} --max_epochs 2 --train_workers 2"
@@ -76,7 +77,7 @@ def test_ray_submit_trains_with_one_worker_on_each_node(cluster):
 def test_ray_job_submit_goes_through_the_tunnel_and_uses_the_same_cache(cluster):
     lab, launcher_file = cluster
     tunnel = subprocess.Popen(
-        lab.enter("client", "ray", "dashboard", launcher_file),
+        tied(lab.enter("client", "ray", "dashboard", launcher_file)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

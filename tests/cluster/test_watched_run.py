@@ -19,6 +19,7 @@ import pytest
 
 from tests.cluster.doors import find_open, knock
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import tied
 from tests.helpers.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -60,7 +61,9 @@ def watched_run(color_csv, tmp_path_factory):
     command = [sys.executable, str(ROOT / "train.py"), *RUN_FLAGS.split()]
     command += ["--csv_path", str(data / "segments.csv")]
     with log.open("wb") as file:
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            tied(command, signal.SIGINT), cwd=folder, env=env, stdout=file, stderr=file
+        )
     history = folder / "runs/watched/metrics.jsonl"
     try:
         wait_until(
@@ -95,7 +98,9 @@ def prometheus(watched_run):
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            ["prometheus", "--config.file=prometheus.yaml", f"--web.listen-address={address}"],
+            tied(
+                ["prometheus", "--config.file=prometheus.yaml", f"--web.listen-address={address}"]
+            ),
             cwd=folder,
             stdout=log,
             stderr=log,

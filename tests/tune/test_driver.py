@@ -21,7 +21,7 @@ from tests.helpers.paths import TUNE_PY
 from tests.helpers.runs import flags_of, tiny_config
 from tests.helpers.waiting import wait_until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.integration
 
 
 def search_config(csv_path, storage, search, **settings):
