@@ -1,4 +1,4 @@
-"""Whole videos: which frames make a window, what lasts how long, and files that come back."""
+"""Whole videos: the frames of each window, damaged frames, and the names of videos."""
 
 import itertools
 
@@ -6,21 +6,11 @@ import numpy as np
 import pytest
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.video.decoder import VideoError
 from ophnet_ray.data.video.index import VideoIndex
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.prediction_folder import find_videos
-from ophnet_ray.inference.predictions import (
-    PredictionInfo,
-    VideoPrediction,
-    read_info,
-    read_predictions,
-    write_predictions,
-)
 from ophnet_ray.inference.predictor import frame_times, plan_window, stream_windows
-from ophnet_ray.inference.smoothing import smooth_labels
-from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
 from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
@@ -92,103 +82,6 @@ def test_a_broken_video_is_an_error_and_a_damaged_stretch_costs_its_own_windows(
     damaged = [window for window in windows if window.image is None]
     assert 1 <= len(damaged) <= 4
     assert "damaged" in damaged[0].reason
-
-
-def rows_of(*phases_and_lengths):
-    start = 0.0
-    for phase, length, gap in phases_and_lengths:
-        yield Segment(f"{start}", "c", "v.mp4", start, start + length, phase)
-        start += length + gap
-
-
-LABELS = {"a": 0, "b": 1, "c": 2}
-
-
-def test_order_and_length_of_phases_are_counted_whatever_lies_between():
-    segments = [*rows_of(("a", 10, 0), ("b", 4, 5), ("b", 2, 0), ("a", 20, 0))]
-    dynamics = learn_dynamics(reversed(segments), LABELS)
-    assert dynamics.first.tolist() == [1, 0, 0]
-    assert dynamics.changes.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
-    assert dynamics.dwell_s.tolist() == [15, 6, 0]  # two stretches of b are one visit
-    assert dynamics.median_dwell_s == 10
-    assert PhaseDynamics.from_dict(dynamics.to_dict()).dwell_s.tolist() == [15, 6, 0]
-    clips = [Segment("x", "c", "x.mp4", 0.0, np.inf, "a")]
-    assert learn_dynamics(clips, LABELS) is None
-
-
-@pytest.mark.parametrize("frame_rate", [0.5, 1, 5])
-def test_the_chain_stays_as_long_as_phases_last_at_every_frame_rate(frame_rate):
-    dynamics = learn_dynamics(rows_of(("a", 30, 0), ("b", 8, 0), ("c", 5, 0)), LABELS)
-    matrix = dynamics.transition_matrix(frame_rate)
-    np.testing.assert_allclose(matrix.sum(axis=1), 1)
-    mean_dwell_s = 1 / (1 - np.diagonal(matrix)) / frame_rate
-    np.testing.assert_allclose(mean_dwell_s, [30, 8, 5], rtol=0.01)
-    assert matrix[0, 1] > matrix[0, 2] > 0  # seen, and never seen
-
-
-def flickering(seed=0, num_frames=120):
-    """Truth a, b, c of 40 frames; the classifier is right in 70 %, and sure of it."""
-    rng = np.random.default_rng(seed)
-    truth = np.repeat([0, 1, 2], num_frames // 3)
-    seen = np.where(rng.random(num_frames) < 0.7, truth, rng.integers(0, 3, num_frames))
-    probabilities = np.full((num_frames, 3), 0.1, dtype=np.float32)
-    probabilities[np.arange(num_frames), seen] = 0.8
-    return truth, probabilities
-
-
-DYNAMICS = learn_dynamics(rows_of(("a", 40, 0), ("b", 40, 0), ("c", 40, 0)), LABELS)
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("smooth", ["median", "viterbi"])
-def test_flicker_goes_and_the_order_stays(smooth, causal):
-    truth, probabilities = flickering()
-    probabilities[60] = np.nan
-    raw = (np.nan_to_num(probabilities).argmax(axis=1) == truth).mean()
-    smoothed = smooth_labels(probabilities, smooth, DYNAMICS, 1.0, causal=causal)
-    assert (smoothed == truth).mean() > raw + (0.05 if causal else 0.15)
-    assert smoothed[60] == 1
-
-
-@pytest.mark.parametrize("smooth", ["median", "viterbi"])
-def test_a_causal_decision_does_not_change_with_the_future(smooth):
-    _, probabilities = flickering()
-    whole = smooth_labels(probabilities, smooth, DYNAMICS, 1.0, causal=True)
-    for stop in (1, 17, 60):
-        part = smooth_labels(probabilities[:stop], smooth, DYNAMICS, 1.0, causal=True)
-        assert part.tolist() == whole[:stop].tolist()
-
-
-def test_viterbi_finds_the_best_of_all_paths():
-    rng = np.random.default_rng(4)
-    probabilities = rng.dirichlet(np.ones(3), size=6).astype(np.float32)
-    start, matrix = DYNAMICS.start_matrix(), DYNAMICS.transition_matrix(0.1)
-
-    def score(path):
-        steps = [matrix[i, j] for i, j in itertools.pairwise(path)]
-        return start[path[0]] * np.prod(steps) * np.prod(probabilities[range(6), path])
-
-    best = max(itertools.product(range(3), repeat=6), key=score)
-    assert smooth_labels(probabilities, "viterbi", DYNAMICS, 0.1).tolist() == list(best)
-
-
-def test_predictions_come_back_with_damaged_times_and_all_probabilities(tmp_path):
-    info = PredictionInfo(("a", "b b", "10"), 2.0, "f" * 64)
-    _, probabilities = flickering(num_frames=30)
-    probabilities[7] = np.nan
-    videos = [VideoPrediction(name, np.arange(30) / 2, probabilities) for name in ("001", "x y")]
-    path = tmp_path / "p.parquet"
-    assert write_predictions(path, [(v, v.labels) for v in videos], info) == 60
-    assert read_info(path) == info
-    for video, (read, labels) in zip(videos, read_predictions(path), strict=True):
-        assert read.video_id == video.video_id
-        np.testing.assert_array_equal(read.times_s, video.times_s)
-        np.testing.assert_array_equal(read.probabilities, probabilities)
-        assert labels.tolist() == video.labels.tolist()
-        assert labels[7] == -1
-    (tmp_path / "q.parquet").write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(UserError, match=r"q\.parquet holds no predictions"):
-        read_info(tmp_path / "q.parquet")
 
 
 def test_two_videos_of_one_name_keep_apart(tmp_path):

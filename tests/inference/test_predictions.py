@@ -1,0 +1,34 @@
+"""The predictions file: what is written comes back, and a torn file is refused."""
+
+import numpy as np
+import pytest
+
+from ophnet_ray.errors import UserError
+from ophnet_ray.inference.predictions import (
+    PredictionInfo,
+    VideoPrediction,
+    read_info,
+    read_predictions,
+    write_predictions,
+)
+
+pytestmark = pytest.mark.unit
+
+
+def test_predictions_come_back_with_damaged_times_and_all_probabilities(tmp_path):
+    info = PredictionInfo(("a", "b b", "10"), 2.0, "f" * 64)
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), size=30).astype(np.float32)
+    probabilities[7] = np.nan
+    videos = [VideoPrediction(name, np.arange(30) / 2, probabilities) for name in ("001", "x y")]
+    path = tmp_path / "p.parquet"
+    assert write_predictions(path, [(v, v.labels) for v in videos], info) == 60
+    assert read_info(path) == info
+    for video, (read, labels) in zip(videos, read_predictions(path), strict=True):
+        assert read.video_id == video.video_id
+        np.testing.assert_array_equal(read.times_s, video.times_s)
+        np.testing.assert_array_equal(read.probabilities, probabilities)
+        assert labels.tolist() == video.labels.tolist()
+        assert labels[7] == -1
+    (tmp_path / "q.parquet").write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"q\.parquet holds no predictions"):
+        read_info(tmp_path / "q.parquet")

@@ -1,0 +1,31 @@
+"""The layout of the tests: the tests of a module lie where the module lies."""
+
+import pytest
+
+from tests.helpers.paths import ROOT
+
+pytestmark = pytest.mark.unit
+
+TESTS, PACKAGE = ROOT / "tests", ROOT / "ophnet_ray"
+# folders whose tests concern no single package
+OTHER_FOLDERS = {"cluster", "gpu"}
+# tests of several modules together
+OTHER_FILES = {
+    "test_imports.py": "what each entry point imports",
+    "test_layout.py": "this rule",
+    "cli/test_train_py.py": "train.py, as a user runs it",
+    "data/cache/test_survival.py": "several processes on one cache, some of them killed",
+    "train/test_window_order.py": "samplers and loader in real Ray Train workers",
+}
+
+
+def test_the_tests_of_a_module_lie_where_the_module_lies():
+    files = {path.relative_to(TESTS) for path in TESTS.rglob("test_*.py")}
+    mirrored = {path for path in files if path.parts[0] not in OTHER_FOLDERS}
+    strangers = {
+        path.as_posix()
+        for path in mirrored
+        if not (PACKAGE / path).with_name(path.name.removeprefix("test_")).is_file()
+    }
+    print(f"{len(mirrored) - len(strangers)} of {len(files)} test files mirror a module")
+    assert strangers == OTHER_FILES.keys()
