@@ -178,8 +178,12 @@ class BlockCache:
     ) -> Iterator[DecodedSegment]:
         for video in dict.fromkeys(segment.video for segment in segments):
             chosen = [(s, k) for s, k in zip(segments, keys, strict=True) if s.video == video]
-            for index, blocks in decode_segments(video, [s for s, _ in chosen], self.windows):
-                yield DecodedSegment(chosen[index][1], video, blocks)
+            try:
+                for index, blocks in decode_segments(video, [s for s, _ in chosen], self.windows):
+                    yield DecodedSegment(chosen[index][1], video, blocks)
+            except Exception as error:
+                error.add_note(f"video {video}")
+                raise
 
     def _write(self, first: DecodedSegment, rows: Iterator[DecodedSegment]) -> DecodeResult:
         """Write one shard: the first row, then rows of the iterator until the shard is full."""

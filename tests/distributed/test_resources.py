@@ -1,0 +1,76 @@
+"""Workers of a run, chosen for a cluster of a given size."""
+
+import pytest
+
+from ophnet_ray.config import Config
+from ophnet_ray.distributed.resources import ClusterSize, choose_resources, local_cpus
+from ophnet_ray.errors import UserError
+
+pytestmark = pytest.mark.unit
+
+
+def cluster(cpus=(8,), gpus=(0,), is_joined=True, num_cores=4):
+    return ClusterSize(sum(cpus), sum(gpus), tuple(cpus), tuple(gpus), is_joined, num_cores)
+
+
+def choose(size, **settings):
+    return choose_resources(Config().replace_flat(**settings), size)
+
+
+def test_a_run_takes_all_gpus_or_one_cpu_worker():
+    on_gpus = choose(cluster(gpus=(2, 1)))
+    assert (on_gpus.train_workers, on_gpus.use_gpu) == (3, True)
+    on_cpus = choose(cluster())
+    assert (on_cpus.train_workers, on_cpus.use_gpu) == (1, False)
+    assert not choose(cluster(gpus=(2,)), use_gpu="false").use_gpu
+
+
+@pytest.mark.parametrize(
+    ("placement", "workers"), [("PACK", 6), ("STRICT_PACK", 4), ("STRICT_SPREAD", 2)]
+)
+def test_a_strict_placement_limits_the_workers(placement, workers):
+    size = cluster(cpus=(4, 2))
+    strict = {"placement_strategy": placement}
+    assert choose(size, train_workers=workers, **strict).train_workers == workers
+    with pytest.raises(UserError, match=f"the cluster holds {workers}"):
+        choose(size, train_workers=workers + 1, **strict)
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "says"),
+    [
+        (cluster(), {"use_gpu": "true"}, "--use_gpu true: the cluster has no GPU"),
+        (cluster(), {"strategy": "fsdp"}, "--strategy fsdp needs GPUs"),
+        (cluster(cpus=()), {}, "the cluster has no CPU to work on"),
+        (cluster(), {"train_workers": 9}, "--train_workers 9: the cluster holds 8 (8 logical CPUs"),
+    ],
+)
+def test_what_the_cluster_does_not_have_is_refused_with_numbers(size, settings, says):
+    with pytest.raises(UserError) as refused:
+        choose(size, **settings)
+    assert says in str(refused.value)
+
+
+def test_on_a_ray_of_its_own_the_workers_share_the_cores():
+    own = cluster(is_joined=False, num_cores=4)
+    assert choose(own).threads_per_worker == 4
+    assert choose(own, train_workers=2).threads_per_worker == 2
+    assert choose(own, num_workers=6).decode_workers == 4
+    assert choose(own, threads_per_worker=3).threads_per_worker == 3
+
+
+def test_on_a_cluster_each_worker_has_its_cpu():
+    assert choose(cluster()).threads_per_worker == 1
+    assert choose(cluster(), num_workers=6).decode_workers == 6
+
+
+def test_a_ray_of_its_own_takes_two_workers_per_core_at_most():
+    own = cluster(cpus=(32,), is_joined=False, num_cores=4)
+    assert choose(own, train_workers=8).train_workers == 8
+    with pytest.raises(UserError, match="the cluster holds 8"):
+        choose(own, train_workers=9)
+
+
+def test_a_local_ray_has_logical_cpus_for_workers_decoders_and_the_driver():
+    assert local_cpus(Config().replace_flat(train_workers=2, num_workers=50)) >= 2 + 50 + 1
+    assert local_cpus(Config(), concurrent_runs=2) >= 2 + Config().run.num_workers + 1

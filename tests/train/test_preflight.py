@@ -1,0 +1,93 @@
+"""Checks before a run uses the cluster."""
+
+import numpy as np
+import pytest
+
+from ophnet_ray.console import Console
+from ophnet_ray.errors import UserError
+from ophnet_ray.train.preflight import check_input, check_loggers, check_output, resolve_paths
+from ophnet_ray.train.run import open_run
+from tests.helpers.runs import tiny_config
+from tests.helpers.videos import write_video
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def csv_path(tmp_path):
+    for case in ("v", "w", "x"):
+        frames = (np.full((32, 32, 3), 100, np.uint8) for _ in range(4))
+        write_video(tmp_path / f"{case}.mp4", frames)
+    rows = [
+        f"{case},{start},{start + 1},{phase}"
+        for case in "vwx"
+        for start, phase in [(0, "a"), (1, "b")]
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["video_id,start,end,phase", *rows]))
+    return tmp_path / "t.csv"
+
+
+def test_checked_input_has_absolute_paths_and_split_rows(csv_path, monkeypatch):
+    monkeypatch.chdir(csv_path.parent)
+    config = tiny_config("t.csv", csv_path.parent).replace_flat(storage_path="runs")
+    checked = check_input(config, Console())
+    assert checked.config.data.csv_path == str(csv_path)
+    assert checked.config.run.storage_path == str(csv_path.parent / "runs")
+    assert checked.config.run.cache_dir == str(csv_path.parent / "runs/cache")
+    assert len(checked.data.segments) == 6
+    assert {row.split for row in checked.data.segments} == {"train", "val"}
+    assert checked.data.phases == ["a", "b"]
+
+
+def test_the_name_of_a_run_comes_from_the_csv_and_the_settings(csv_path):
+    config = tiny_config(csv_path, csv_path.parent)
+    checked = check_input(config, Console())
+    run = open_run(checked.config, checked.data, Console())
+    assert run.directory.name == f"t-{checked.config.identity_hash(checked.data.data_hash)}"
+    assert run.job_metadata() == {
+        "run": run.directory.name,
+        "backbone": "test_resnet",
+        "epochs": "2",
+    }
+    named = open_run(checked.config.replace_flat(name="mine"), checked.data, Console())
+    assert named.directory.path == csv_path.parent / "runs/mine"
+
+
+def test_a_missing_video_is_refused_or_left_out(csv_path):
+    (csv_path.parent / "x.mp4").unlink()
+    config = tiny_config(csv_path, csv_path.parent)
+    with pytest.raises(UserError, match=r"1 of 3 videos are missing \(x\).*would use 4 of 6"):
+        check_input(config, Console())
+    data = check_input(config.replace_flat(missing_videos="skip"), Console()).data
+    assert len(data.segments) == 4
+    assert [(reject.segment.case_id, reject.kind) for reject in data.missing] == [
+        ("x", "missing"),
+        ("x", "missing"),
+    ]
+
+
+def test_weights_and_folders_are_resolved_where_the_user_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config("t.csv", tmp_path).replace_flat(backbone_weights="w.pt", video_dir="v")
+    resolved = resolve_paths(config).to_flat()
+    assert resolved["backbone_weights"] == str(tmp_path / "w.pt")
+    assert resolved["video_dir"] == str(tmp_path / "v")
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+    assert check_output(str(tmp_path / "new/m.ckpt")) == str(tmp_path / "new/m.ckpt")
+    assert list((tmp_path / "new").iterdir()) == []
+    with pytest.raises(UserError, match="is a folder; name a file"):
+        check_output(str(tmp_path))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        check_output(str(tmp_path / "file/m.ckpt"))
+
+
+def test_mlflow_needs_a_server_when_the_runs_lie_in_a_bucket(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = tiny_config("t.csv", tmp_path, logger="mlflow", storage_path="s3://b/runs")
+    with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI"):
+        check_loggers(config)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    check_loggers(config)

@@ -1,0 +1,117 @@
+"""The folder of a run: what it holds, who may work in it, and that it is the same run."""
+
+import json
+
+import pytest
+
+from ophnet_ray.config import Config
+from ophnet_ray.data.annotations import Reject, Segment
+from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.passport import build_passport
+from ophnet_ray.data.run_data import RunData
+from ophnet_ray.errors import UserError
+from ophnet_ray.train.run_directory import RunDirectory, RunResult, locate_run
+
+pytestmark = pytest.mark.unit
+
+RESOURCES = {"train_workers": 1, "device": "CPU", "threads_per_worker": 2}
+
+
+def passport(data_hash="d", **resources):
+    config = Config()
+    data = RunData((), (), data_hash)
+    manifest = Manifest(("a", "b"), config.windows, ())
+    return build_passport(data, manifest, [], RESOURCES | resources)
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDirectory(tmp_path / "runs" / "demo")
+    run.create()
+    return run
+
+
+def test_a_run_is_found_below_the_folder_of_runs(tmp_path, run):
+    assert locate_run(str(tmp_path / "runs"), "demo", None) == run
+    assert run.location == str(tmp_path / "runs/demo")
+    assert not run.is_in_bucket
+    trial = RunDirectory(tmp_path / "runs/search/trials/0003")
+    assert trial.name_below(str(tmp_path / "runs")) == "search/trials/0003"
+
+
+def test_a_folder_that_cannot_be_created_is_named_with_its_flag(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=rf"--storage_path {tmp_path}/file cannot be written"):
+        RunDirectory(tmp_path / "file" / "run").create()
+
+
+def test_a_run_that_is_being_trained_is_refused_to_others(run):
+    refused = pytest.raises(UserError, match="being trained by another process")
+    with run.locked(), refused, run.locked():
+        pytest.fail("two drivers in one run")
+    with run.locked():
+        assert run.logs.is_dir()
+
+
+def test_the_result_of_a_complete_run_is_read_back_from_its_json(run):
+    assert run.read_result() is None
+    result = RunResult("checkpoints/epoch=0003/checkpoint.ckpt", 4, {"val_acc": 0.5})
+    run.write_result(result)
+    assert json.loads(run.result.read_text()) == {
+        "checkpoint": "checkpoints/epoch=0003/checkpoint.ckpt",
+        "best_epoch": 4,
+        "scores": {"val_acc": 0.5},
+    }
+    assert run.read_result() == result
+
+
+def test_metrics_are_one_line_per_epoch(run):
+    assert run.read_metrics() == []
+    history = [{"epoch": 0, "val_acc": 0.5}, {"epoch": 1, "val_acc": 0.75}]
+    run.write_metrics(history)
+    assert len(run.metrics.read_text().splitlines()) == 2
+    assert run.read_metrics() == history
+
+
+def test_rejects_are_listed_with_segment_and_reason(run):
+    segment = Segment("s,1", "c", "/v.mp4", 0.0, 1.5, "a", "train")
+    run.write_rejects([Reject(segment, "cannot be opened", "unreadable")])
+    assert run.rejects.read_text().splitlines() == [
+        "segment_id,video,start,end,phase,split,reason",
+        '"s,1",/v.mp4,0.0,1.5,a,train,cannot be opened',
+    ]
+
+
+def test_a_run_is_the_same_with_its_settings_and_data_wherever_these_lie(run):
+    config = Config().replace_flat(csv_path="/a.csv")
+    run.check_same(config, "d")  # a new folder takes any run
+    run.write_config(config)
+    run.write_passport(passport("d"))
+    run.check_same(config.replace_flat(csv_path="/b.csv", num_workers=9), "d")
+    with pytest.raises(UserError, match=r"\(lr 0\.0001 -> 0\.5\); choose another --name"):
+        run.check_same(config.replace_flat(lr=0.5), "d")
+    with pytest.raises(UserError, match="the rows of the CSV, their split or the videos"):
+        run.check_same(config, "e")
+
+
+def test_a_resumed_run_needs_the_devices_it_began_with(run):
+    assert run.read_resources() == {}
+    run.check_passport(passport())
+    run.write_passport(passport())
+    assert run.read_resources() == RESOURCES
+    run.check_passport(passport())
+    with pytest.raises(UserError, match=r"\(device CPU -> GPU\)"):
+        run.check_passport(passport(device="GPU"))
+
+
+def test_logs_and_curves_have_one_place(run):
+    names = [path.relative_to(run.path).as_posix() for path in (run.driver_log, run.worker_log(2))]
+    assert names == ["logs/driver.log", "logs/train-rank-2.log"]
+    assert run.tensorboard == run.path / "tensorboard"
+
+
+def test_the_snapshot_of_ray_is_deleted_if_there_is_one(run):
+    run.delete_ray_snapshot()
+    run.ray_snapshot.write_text("{")
+    run.delete_ray_snapshot()
+    assert not run.ray_snapshot.exists()
