@@ -1,12 +1,11 @@
-"""Predict videos in parallel with Ray Data: one model an actor, a video at a time.
+"""Prediction of videos in parallel with Ray Data: one model per actor, one video at a time.
 
-A finished video is a file of its own, so that a run that was killed goes on with the others.
+Each finished video is a file of its own, so that a killed prediction resumes with the others.
 """
 
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +20,9 @@ from ophnet_ray.console import Console
 from ophnet_ray.data.video.decoder import VideoError
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.errors import PredictionError, last_line
-from ophnet_ray.hashing import hash_file
-from ophnet_ray.inference.predictions import PredictionInfo
-from ophnet_ray.inference.predictor import PredictionJob, VideoPredictor
-from ophnet_ray.models.payload import read_payload
+from ophnet_ray.inference.predictor import PredictionJob, PredictionResult, VideoPredictor
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PredictionResult:
-    """The parts of the videos that could be predicted, and why the others could not, by id."""
-
-    parts: dict[str, Path]
-    broken: dict[str, str]
-
-
-def make_job(checkpoint: str, parts: Path, frame_rate: float, causal: bool) -> PredictionJob:
-    """Describe a prediction; its parts are found again by the checkpoint's content, not its path.
-
-    Raises:
-        UserError: The checkpoint is wrong.
-    """
-    phases = read_payload(checkpoint).phases
-    info = PredictionInfo(phases, frame_rate, hash_file(checkpoint), causal)
-    return PredictionJob(str(Path(checkpoint).absolute()), info, str(parts))
 
 
 class PredictionActor:
@@ -56,7 +33,7 @@ class PredictionActor:
         self._predictor = VideoPredictor(job, device, num_threads)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Predict one video; a broken one is a row with a reason, and costs no other."""
+        """Predict one video; return the reason if it is broken, else an empty one."""
         try:
             self._predictor.write_part(row["video_id"], row["video"])
         except VideoError as error:
@@ -67,13 +44,13 @@ class PredictionActor:
 def predict_videos(
     job: PredictionJob, videos: Mapping[str, str], num_workers: int, console: Console
 ) -> PredictionResult:
-    """Predict what has no whole part yet.
+    """Predict the videos that have no whole part yet.
 
     Args:
-        job: What to predict with.
+        job: Model, settings and folder of the parts.
         videos: Paths by id.
-        num_workers: Most actors; each decodes on one CPU.
-        console: For the progress.
+        num_workers: Maximum number of actors; each decodes on one CPU.
+        console: Shows the progress.
 
     Raises:
         PredictionError: The cluster failed.
@@ -87,7 +64,7 @@ def predict_videos(
             broken[video_id] = str(error)
     todo = [video_id for video_id, part in parts.items() if not _is_whole(part)]
     if done := len(parts) - len(todo):
-        console.say(f"predict  {done} of {len(videos)} videos are there already")
+        console.say(f"predict  {done} of {len(videos)} videos are predicted already")
     if todo:
         rows = [{"video_id": video_id, "video": videos[video_id]} for video_id in todo]
         try:
@@ -104,9 +81,9 @@ def predict_videos(
 def _predict_rows(
     job: PredictionJob, rows: Sequence[dict[str, str]], num_workers: int, console: Console
 ) -> dict[str, str]:
-    """Returns the reasons of the broken ones, by id."""
-    # else the driver prints an error for each actor, about what happens when it is restarted after
-    # its arguments are gone, which cannot be here: the driver holds them
+    """Predict on actors; return the reasons of broken videos by id."""
+    # else the driver prints an error per actor, about a restart after its arguments are gone: that
+    # cannot happen here, because the driver holds them
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cores = os.cpu_count() or 1
     wanted = min(num_workers, len(rows))
@@ -128,15 +105,15 @@ def _predict_rows(
             # several actors share a GPU: each decodes on a CPU of its own meanwhile
             num_gpus=1 / -(-num_actors // gpus) if gpus else None,
         )
-        for done, row in enumerate(dataset.iter_rows(), start=1):
+        for num_done, row in enumerate(dataset.iter_rows(), start=1):
             if row["reason"]:
                 broken[row["video_id"]] = row["reason"]
-            stage.update(done, "videos")
+            stage.update(num_done, "videos")
     return broken
 
 
 def _is_whole(part: Path) -> bool:
-    """Parts appear whole; one that was damaged later is made again."""
+    """Return False for a part that is missing, or was damaged after it was written."""
     try:
         pq.read_metadata(part)
     except (OSError, pa.ArrowInvalid):

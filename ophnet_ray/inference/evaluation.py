@@ -1,121 +1,170 @@
-"""Annotations and predictions of a split → scores on every annotated frame, and their page."""
+"""Predictions and annotations of a split → scores over all annotated frames, and their page."""
 
-import hashlib
-from collections import defaultdict
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ophnet_ray import __version__
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.splits import assign_splits
-from ophnet_ray.data.video.decoder import VideoError, decode_frames, open_video, read_video_index
-from ophnet_ray.data.video.index import frames_shown_at
+from ophnet_ray.data.video.decoder import VideoError
 from ophnet_ray.errors import UserError
-from ophnet_ray.hashing import hash_case
-from ophnet_ray.inference.prediction_folder import decode_labels, name_videos
-from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction
-from ophnet_ray.inference.predictor import frame_times, read_frame_times
-from ophnet_ray.inference.smoothing import SMOOTHERS, Smooth
-from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo
-from ophnet_ray.metrics.timelines import NOT_ANNOTATED, VideoTimeline, WorstFrame, label_times
+from ophnet_ray.inference.annotated_videos import (
+    AnnotatedVideo,
+    choose_split,
+    find_seen_cases,
+    group_by_video,
+    hash_truth,
+)
+from ophnet_ray.inference.prediction_folder import PredictionFolder
+from ophnet_ray.inference.predictions import (
+    PredictionInfo,
+    VideoPrediction,
+    read_info,
+    read_predictions,
+)
+from ophnet_ray.inference.predictor import PredictVideos, build_job, frame_times, read_frame_times
+from ophnet_ray.inference.smoothing import SMOOTHERS, Smooth, decode_labels, require_dynamics
+from ophnet_ray.inference.trained_model import choose_smoothing
+from ophnet_ray.inference.worst_frames import find_worst_frames
+from ophnet_ray.metrics.score_card import ScoreCard
+from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo, build_score_card, compare_scores
+from ophnet_ray.metrics.timelines import NOT_ANNOTATED, VideoTimeline, label_times
 from ophnet_ray.models.dynamics import PhaseDynamics
-from ophnet_ray.models.payload import CheckpointPayload
+from ophnet_ray.models.payload import (
+    CheckpointPayload,
+    SmoothingChoice,
+    read_payload,
+    write_smoothing_choice,
+)
+from ophnet_ray.reports.model_report import ModelReport, write_model_report
+from ophnet_ray.storage.files import write_atomically
 
 CHOSEN_BY = ("frame_accuracy", "macro_f1_present")
-WORST_FRAMES = 4
-JPEG_WIDTH = 320
+"""Scores whose mean decides between kinds of smoothing."""
+VIDEOS_WITH_FRAMES = 10
+"""Videos on the page that show their worst frames."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnnotatedVideo:
-    """A video and its segments of one split."""
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """A checkpoint and the flags of ``evaluate``."""
 
-    video_id: str
-    video: str
-    case_id: str
-    segments: tuple[Segment, ...]
+    checkpoint: str
+    source: str
+    """Name of the annotations, for the page."""
+    split: str
+    frame_rate: float
+    causal: bool
+    smooth: Smooth | None
+    """None: the choice kept in the checkpoint."""
+    predictions: Path | None
+    """Predictions to score; None: predict."""
+    keep_choice: bool
+    """Write the best smoothing into the checkpoint."""
 
 
-def choose_split(
-    segments: Sequence[Segment], split: str, val_fraction: float, seed: int
-) -> list[Segment]:
-    """The segments of a split: the CSV's own, else the one that training made of the same rows.
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores under one smoothing, the best smoothing in words, and warnings about the scores."""
+
+    card: ScoreCard
+    smooth: Smooth
+    best_smoothing: str
+    warnings: tuple[str, ...]
+
+
+def evaluate(
+    folder: PredictionFolder,
+    request: EvaluationRequest,
+    segments: Sequence[Segment],
+    predict: PredictVideos,
+) -> Evaluation:
+    """Score a checkpoint on a split; write ``scores.json`` and the page.
 
     Args:
-        segments: All rows.
-        split: ``train``, ``val``, ``test`` or ``all``.
-        val_fraction: Of the training run.
-        seed: Likewise.
+        folder: Output.
+        request: What to score, and how.
+        segments: All rows of the annotation CSV.
+        predict: Predicts the videos of a job that have no part yet.
 
     Raises:
-        UserError: The split has no rows.
+        UserError: The checkpoint, the predictions or the annotations are wrong.
     """
-    if split == "all":
-        return list(segments)
-    assigned = assign_splits(segments, val_fraction, seed)
-    chosen = [segment for segment in assigned if segment.split == split]
-    if not chosen:
-        found = ", ".join(sorted({segment.split for segment in assigned}))
-        raise UserError(f"--split {split}: the CSV has no such rows; it has {found}, or give all")
-    return chosen
-
-
-def group_by_video(segments: Sequence[Segment], phases: Sequence[str]) -> list[AnnotatedVideo]:
-    """One entry a video, in the order of the CSV.
-
-    Raises:
-        UserError: A phase is not one of the model's.
-    """
-    unknown = {segment.phase for segment in segments} - set(phases)
-    if unknown:
-        raise UserError(
-            f"the checkpoint does not know phase {sorted(unknown)[0]!r} of the CSV; it has "
-            f"{', '.join(phases[:10])}{' …' if len(phases) > 10 else ''}"
-        )
-    by_video: dict[str, list[Segment]] = defaultdict(list)
-    for segment in segments:
-        by_video[segment.video].append(segment)
-    return [
-        AnnotatedVideo(video_id, video, by_video[video][0].case_id, tuple(by_video[video]))
-        for video_id, video in name_videos(list(by_video)).items()
-    ]
+    payload = read_payload(request.checkpoint)
+    settings, dynamics = payload.settings, payload.training.dynamics
+    smooth = request.smooth or choose_smoothing(payload)
+    if smooth != "none":
+        require_dynamics(smooth, dynamics)
+    chosen = choose_split(
+        segments, request.split, settings.data.val_fraction, settings.training.seed
+    )
+    videos = group_by_video(chosen, payload.phases)
+    seen = find_seen_cases(videos, payload.training.case_hashes)
+    warnings = (_format_overlap(seen, request.split),) if seen else ()
+    with folder.locked():
+        info, predictions = _collect_predictions(folder, request, videos, payload, predict)
+        result = SplitEvaluation(videos, predictions, info, dynamics)
+        cases_by_phase = payload.training.cases_by_phase
+        card = build_score_card(result.scores[smooth], request.split, info.phases, cases_by_phase)
+        best_smoothing = _format_best(result)
+        notes = [*warnings, f"smoothing chosen on the {request.split} split: {best_smoothing}"]
+        choice = SmoothingChoice(result.best, request.split, CHOSEN_BY)
+        content = card.to_dict() | {
+            "frame_rate": info.frame_rate,
+            "causal": info.causal,
+            "smooth": smooth,
+            "smoothing": choice.to_dict(),
+            "smoothing_scores": {name: scores.values for name, scores in result.scores.items()},
+            "smoothing_gains": _compare_smoothing(result),
+            "checkpoint_sha256": info.checkpoint_sha256,
+            "notes": notes,
+            "annotations_sha256": hash_truth(videos),
+        }
+        write_atomically(folder.scores, json.dumps(content, indent=1).encode())
+        report = _build_report(request, card, result.timelines(smooth), payload, notes)
+        write_model_report(folder.report, report)
+    if request.keep_choice:
+        write_smoothing_choice(request.checkpoint, choice)
+    return Evaluation(card, smooth, best_smoothing, warnings)
 
 
 def align_prediction(
     video: AnnotatedVideo, prediction: VideoPrediction | None, info: PredictionInfo
 ) -> VideoPrediction:
-    """Put a prediction on all frame times of its video; what is missing is a row of NaN.
+    """Put a prediction on all frame times of its video, with rows of NaN for missing times.
 
-    The times are those of the video; of a video that cannot be read, those of its annotations.
+    The times are those of the video. If it cannot be read, they cover its annotations.
     """
     try:
         times_s = read_frame_times(video.video, info.frame_rate)
     except VideoError:
-        ends = [s.end_s for s in video.segments if np.isfinite(s.end_s)]
+        end_s = max((s.end_s for s in video.segments if np.isfinite(s.end_s)), default=0.0)
         # [start, end) does not hold its end
-        times_s = frame_times(
-            max(max(ends, default=0.0) - 2e-3 / info.frame_rate, 0.0), (info.frame_rate)
-        )
+        times_s = frame_times(max(end_s - 2e-3 / info.frame_rate, 0.0), info.frame_rate)
     probabilities = np.full((len(times_s), len(info.phases)), np.nan, dtype=np.float32)
     if prediction is not None:
-        places = np.rint(prediction.times_s * info.frame_rate).astype(np.int64)
-        inside = places < len(times_s)
-        probabilities[places[inside]] = prediction.probabilities[inside]
+        indices = np.rint(prediction.times_s * info.frame_rate).astype(np.int64)
+        is_inside = indices < len(times_s)
+        probabilities[indices[is_inside]] = prediction.probabilities[is_inside]
     return VideoPrediction(video.video_id, times_s, probabilities)
 
 
 class SplitEvaluation:
-    """The videos of a split under each kind of decoding over time.
+    """The videos of a split under each kind of smoothing.
 
     Args:
-        videos: Of the split.
-        predictions: By video id; one that is missing counts as wrong in every frame.
-        info: What was predicted with.
-        dynamics: Of training; without them there is no smoothing.
+        videos: Videos of the split.
+        predictions: By video id; every frame of a video without one counts as wrong.
+        info: Settings of the predictions.
+        dynamics: Order and duration of the phases in training; None: no smoothing.
+
+    Attributes:
+        scores: Scores of each kind of smoothing, ``none`` first.
     """
 
     def __init__(
@@ -141,7 +190,7 @@ class SplitEvaluation:
 
     @property
     def best(self) -> Smooth:
-        """The decoding with the highest mean of ``CHOSEN_BY``; ``none`` where no other gains."""
+        """The smoothing with the highest mean of ``CHOSEN_BY``; ``none`` unless another gains."""
         means = {
             smooth: float(np.mean([scores.values[name] for name in CHOSEN_BY]))
             for smooth, scores in self.scores.items()
@@ -149,8 +198,8 @@ class SplitEvaluation:
         # of equals the first: none
         return max(means, key=lambda smooth: means[smooth])
 
-    def timelines(self, smooth: Smooth, num_with_frames: int = 10) -> list[VideoTimeline]:
-        """What the page draws; the frames of the worst errors for the first videos."""
+    def timelines(self, smooth: Smooth) -> list[VideoTimeline]:
+        """Build the timelines for the page; the first videos come with their worst frames."""
         rows = zip(self.videos, self._aligned, self._truth, strict=True)
         return [
             VideoTimeline(
@@ -160,7 +209,7 @@ class SplitEvaluation:
                 aligned.confidence_in(aligned.labels),
                 truth,
                 self._labels(aligned, smooth) if smooth != "none" else None,
-                find_worst_frames(video.video, aligned, truth) if i < num_with_frames else (),
+                find_worst_frames(video.video, aligned, truth) if i < VIDEOS_WITH_FRAMES else (),
             )
             for i, (video, aligned, truth) in enumerate(rows)
         ]
@@ -177,62 +226,72 @@ class SplitEvaluation:
         return decode_labels(aligned, self._info, smooth, self._dynamics)
 
 
-def find_worst_frames(
-    video: str, prediction: VideoPrediction, truth: NDArray[np.int64]
-) -> tuple[WorstFrame, ...]:
-    """The frames that were wrong with most confidence, as JPEGs, in the order of time."""
-    labels = prediction.labels
-    confidence = prediction.confidence_in(labels)
-    wrong = (truth != NOT_ANNOTATED) & (labels >= 0) & (labels != truth)
-    order = np.argsort(-confidence * wrong, kind="stable")[:WORST_FRAMES]
-    chosen = sorted(int(place) for place in order if wrong[place])
-    if not chosen:
-        return ()
-    try:
-        with open_video(video) as source:
-            index = read_video_index(source)
-            shown = frames_shown_at(index.times_s, prediction.times_s[chosen])
-            images = {f.index: f for f in decode_frames(source, index, np.unique(shown))}
-    except VideoError:
-        return ()
-    return tuple(
-        WorstFrame(
-            float(prediction.times_s[place]),
-            int(truth[place]),
-            int(labels[place]),
-            float(confidence[place]),
-            _to_jpeg(np.rot90(images[at].pixels, images[at].quarter_turns)),
-        )
-        for place, at in zip(chosen, shown.tolist(), strict=True)
-        if at in images
+def _collect_predictions(
+    folder: PredictionFolder,
+    request: EvaluationRequest,
+    videos: Sequence[AnnotatedVideo],
+    payload: CheckpointPayload,
+    predict: PredictVideos,
+) -> tuple[PredictionInfo, dict[str, VideoPrediction]]:
+    """Read the given predictions, or predict; return them by video id."""
+    if request.predictions is not None:
+        info = read_info(request.predictions)
+        if info.phases != payload.phases:
+            raise UserError(
+                f"--predictions {request.predictions}: its phases are not those of the checkpoint"
+            )
+        return info, {p.video_id: p for p, _ in read_predictions(request.predictions)}
+    job = build_job(request.checkpoint, folder.parts, request.frame_rate, request.causal)
+    result = predict(job, {video.video_id: video.video for video in videos})
+    found = [next(iter(read_predictions(part)))[0] for part in result.parts.values()]
+    return job.info, {prediction.video_id: prediction for prediction in found}
+
+
+def _compare_smoothing(result: SplitEvaluation) -> dict[str, Any]:
+    """Return the gain of each smoothing over none."""
+    raw = result.scores["none"]
+    return {
+        smooth: {k: v.to_dict() for k, v in compare_scores(raw, scores, CHOSEN_BY).items()}
+        for smooth, scores in result.scores.items()
+        if smooth != "none"
+    }
+
+
+def _build_report(
+    request: EvaluationRequest,
+    card: ScoreCard,
+    timelines: Sequence[VideoTimeline],
+    payload: CheckpointPayload,
+    notes: Sequence[str],
+) -> ModelReport:
+    smooth = request.smooth or choose_smoothing(payload)
+    return ModelReport(
+        title=f"Evaluation of {Path(request.checkpoint).name}",
+        subtitle=f"{request.split} split of {request.source}, smoothing: {smooth}",
+        card=card,
+        history=payload.history,
+        timelines=timelines,
+        passport=None,
+        rejects=[],
+        config=payload.config,
+        versions={"ophnet-ray": __version__},
+        notes=notes,
     )
 
 
-def find_seen_cases(videos: Sequence[AnnotatedVideo], payload: CheckpointPayload) -> list[str]:
-    """The cases that the checkpoint was trained on; scores on them say nothing of new ones."""
-    seen = set(payload.training.case_hashes)
-    return sorted({video.case_id for video in videos if hash_case(video.case_id) in seen})
+def _format_overlap(seen: Sequence[str], split: str) -> str:
+    more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
+    return (
+        f"the checkpoint was trained on {len(seen)} case(s) of the {split} split "
+        f"({', '.join(seen[:3])}{more}): scores on them say nothing about new cases"
+    )
 
 
-def hash_truth(videos: Sequence[AnnotatedVideo]) -> str:
-    """sha256 over the annotations that were scored against."""
-    rows = sorted(segment.segment_id for video in videos for segment in video.segments)
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
-
-
-def check_predictions(path: Path, info: PredictionInfo, phases: Sequence[str]) -> None:
-    """Make sure that a file of predictions speaks of the checkpoint's phases.
-
-    Raises:
-        UserError: It does not.
-    """
-    if list(info.phases) != list(phases):
-        raise UserError(f"--predictions {path}: its phases are not those of the checkpoint")
-
-
-def _to_jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    height, width = pixels.shape[:2]
-    size = (JPEG_WIDTH, max(round(height * JPEG_WIDTH / width), 1))
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    _, content = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-    return content.tobytes()
+def _format_best(result: SplitEvaluation) -> str:
+    if len(result.scores) == 1:
+        return "none (the checkpoint was trained on trimmed clips, which show no order)"
+    parts = [
+        f"{smooth} {scores.values['frame_accuracy']:.4f} / {scores.values['macro_f1_present']:.4f}"
+        for smooth, scores in result.scores.items()
+    ]
+    return f"{result.best} (frame accuracy / macro-F1: {', '.join(parts)})"

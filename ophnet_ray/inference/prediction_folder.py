@@ -1,6 +1,7 @@
-"""The folder of a prediction: finished videos, and what is made of them once all are done."""
+"""Output folder of a prediction: parts of finished videos, and the files joined from them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.annotations import VIDEO_SUFFIXES
+from ophnet_ray import __version__
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.predictions import (
     PredictionInfo,
@@ -16,33 +17,45 @@ from ophnet_ray.inference.predictions import (
     read_predictions,
     write_predictions,
 )
-from ophnet_ray.inference.smoothing import Smooth, smooth_labels
-from ophnet_ray.metrics.timelines import cut_segments, format_segments
+from ophnet_ray.inference.predictor import PredictionResult, PredictVideos, build_job
+from ophnet_ray.inference.smoothing import Smooth, decode_labels, require_dynamics
+from ophnet_ray.inference.submission import (
+    Submission,
+    Template,
+    check_submission,
+    fill_template,
+)
+from ophnet_ray.inference.trained_model import choose_smoothing
+from ophnet_ray.metrics.timelines import VideoTimeline, cut_segments, format_segments
 from ophnet_ray.models.dynamics import PhaseDynamics
-from ophnet_ray.storage.files import ensure_writable, list_names, stat_files, write_atomically
+from ophnet_ray.models.payload import CheckpointPayload, read_payload
+from ophnet_ray.reports.model_report import ModelReport, write_model_report
+from ophnet_ray.storage.files import ensure_writable, write_atomically
 from ophnet_ray.storage.locks import exclusive
-from ophnet_ray.storage.paths import absolute, check_location, is_remote, join, stem_of
+
+MAX_VIDEOS_DRAWN = 100
+"""Videos on the page: a browser cannot open a page of thousands."""
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionFolder:
-    """Names of what lies in ``--output``."""
+    """Paths in ``--output``."""
 
     path: Path
 
     @property
     def parts(self) -> Path:
-        """A file for each finished video, for going on after a kill."""
+        """Folder with one file per finished video, from which a killed prediction resumes."""
         return self.path / "parts"
 
     @property
     def predictions(self) -> Path:
-        """A row a frame time of all videos."""
+        """Predictions of all videos, one row per frame time."""
         return self.path / "predictions.parquet"
 
     @property
     def segments(self) -> Path:
-        """Phases as intervals: an annotation CSV."""
+        """Predicted phases as intervals: an annotation CSV."""
         return self.path / "segments.csv"
 
     @property
@@ -51,16 +64,21 @@ class PredictionFolder:
         return self.path / "submission.csv"
 
     @property
+    def scores(self) -> Path:
+        """Scores of an evaluation."""
+        return self.path / "scores.json"
+
+    @property
     def report(self) -> Path:
-        """The page to look at."""
+        """The page."""
         return self.path / "report.html"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder and keep other processes out; the lock goes with the process.
+        """Create the folder and keep other processes out of it; the lock ends with the process.
 
         Raises:
-            UserError: It cannot be written, or another process is at work there.
+            UserError: The folder cannot be written, or another process uses it.
         """
         busy = f"another process predicts into {self.path}; wait for it, or choose another --output"
         with ExitStack() as held:
@@ -76,36 +94,61 @@ class PredictionFolder:
             yield
 
 
-def find_videos(given: Sequence[str]) -> dict[str, str]:
-    """The videos of folders and files, in buckets or not, by id: file names without the suffix.
+@dataclass(frozen=True, kw_only=True)
+class PredictionRequest:
+    """A checkpoint, the videos to predict, by id, and the flags of ``predict``."""
+
+    checkpoint: str
+    videos: Mapping[str, str]
+    frame_rate: float
+    causal: bool
+    smooth: Smooth | None
+    """None: the choice kept in the checkpoint."""
+    template: Template | None = None
+    """Challenge template to fill."""
+    first_frame: int = 0
+    """The template's number for the first frame of a video."""
+
+
+@dataclass(frozen=True)
+class PredictionSummary:
+    """Facts about a finished prediction."""
+
+    num_videos: int
+    num_rows: int
+    smooth: Smooth
+    submission: Submission | None
+
+
+def predict_into(
+    folder: PredictionFolder, request: PredictionRequest, predict: PredictVideos
+) -> PredictionSummary:
+    """Predict videos and write all files of the folder; finished videos are not predicted again.
+
+    Args:
+        folder: Output.
+        request: What to predict, and how.
+        predict: Predicts the videos of a job that have no part yet.
 
     Raises:
-        UserError: A path is not there, or there is no video.
+        UserError: The checkpoint or the template is wrong, or no video can be read.
     """
-    paths: list[str] = []
-    for name in given:
-        check_location("--videos", name)
-        path = absolute(name)
-        if stat_files([path]):
-            paths.append(path)
-        elif is_remote(path) or Path(path).is_dir():
-            inside = [n for n in list_names(path) if n.lower().endswith(VIDEO_SUFFIXES)]
-            paths += stat_files([join(path, n) for n in sorted(inside)])
-        else:
-            raise UserError(f"--videos {name} does not exist")
-    if not paths:
-        raise UserError(f"--videos: no {', '.join(VIDEO_SUFFIXES)} file in {', '.join(given)}")
-    return name_videos(paths)
-
-
-def name_videos(videos: Sequence[str]) -> dict[str, str]:
-    """Give each video its file's name without the suffix, or its path where two share that."""
-    stems: dict[str, list[str]] = {}
-    for video in dict.fromkeys(videos):
-        stems.setdefault(stem_of(video), []).append(video)
-    return {
-        stem if len(same) == 1 else video: video for stem, same in stems.items() for video in same
-    }
+    payload = read_payload(request.checkpoint)
+    dynamics = payload.training.dynamics
+    smooth = request.smooth or choose_smoothing(payload)
+    if smooth != "none":
+        require_dynamics(smooth, dynamics)
+    with folder.locked():
+        job = build_job(request.checkpoint, folder.parts, request.frame_rate, request.causal)
+        result = predict(job, request.videos)
+        if not result.parts:
+            raise UserError(f"none of the {len(request.videos)} videos can be read")
+        num_rows = join_parts(result.parts, folder, job.info, smooth, dynamics)
+        _write_page(folder, payload, smooth, result, request.videos)
+        submission = None
+        if request.template is not None:
+            submission = _write_submission(folder, request.template, request.first_frame, payload)
+    return PredictionSummary(len(result.parts), num_rows, smooth, submission)
 
 
 def join_parts(
@@ -115,15 +158,15 @@ def join_parts(
     smooth: Smooth,
     dynamics: PhaseDynamics | None,
 ) -> int:
-    """Decode over time and write ``predictions.parquet`` and ``segments.csv``.
+    """Decode parts over time and write ``predictions.parquet`` and ``segments.csv``.
 
-    One video at a time is in memory.
+    Memory: one video.
 
     Returns:
-        Rows.
+        Number of rows.
 
     Raises:
-        UserError: Smoothing needs what the checkpoint does not have.
+        UserError: The checkpoint does not hold what the smoothing needs.
     """
     timelines = []
 
@@ -140,24 +183,46 @@ def join_parts(
     return num_rows
 
 
-def decode_labels(
-    prediction: VideoPrediction,
-    info: PredictionInfo,
+def _write_page(
+    folder: PredictionFolder,
+    payload: CheckpointPayload,
     smooth: Smooth,
-    dynamics: PhaseDynamics | None,
-) -> NDArray[np.int64]:
-    """The final labels of a video.
-
-    Raises:
-        UserError: Smoothing needs what the checkpoint does not have.
-    """
-    if smooth == "none":
-        return prediction.labels
-    if dynamics is None:
-        raise UserError(
-            f"--smooth {smooth}: this checkpoint was trained on trimmed clips, which do not tell "
-            "how phases follow each other; use --smooth none"
+    result: PredictionResult,
+    videos: Mapping[str, str],
+) -> None:
+    timelines = [
+        VideoTimeline(
+            prediction.video_id,
+            prediction.times_s,
+            prediction.labels,
+            prediction.confidence_in(prediction.labels),
+            smoothed=None if (labels == prediction.labels).all() else labels,
         )
-    return smooth_labels(
-        prediction.probabilities, smooth, dynamics, info.frame_rate, causal=info.causal
+        for prediction, labels in itertools.islice(
+            read_predictions(folder.predictions), MAX_VIDEOS_DRAWN
+        )
+    ]
+    report = ModelReport(
+        title="Predicted phases",
+        subtitle=f"{len(result.parts)} videos, smoothing: {smooth}",
+        card=None,
+        history=payload.history,
+        timelines=timelines,
+        passport=None,
+        rejects=[(videos[video_id], reason) for video_id, reason in result.broken.items()],
+        config=payload.config,
+        versions={"ophnet-ray": __version__},
+        notes=[],
+        phases=payload.phases,
     )
+    write_model_report(folder.report, report)
+
+
+def _write_submission(
+    folder: PredictionFolder, template: Template, first_frame: int, payload: CheckpointPayload
+) -> Submission:
+    labels = {p.video_id: final for p, final in read_predictions(folder.predictions)}
+    submission = fill_template(template, labels, payload.phases, first_frame)
+    write_atomically(folder.submission, submission.text.encode())
+    check_submission(folder.submission, template, payload.phases)
+    return submission

@@ -1,4 +1,4 @@
-"""Predictions of whole videos as Parquet: one row a frame time, whole or not at all."""
+"""Predictions of whole videos as Parquet, one row per frame time, written atomically."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,16 +15,18 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.classification import NO_PREDICTION
 from ophnet_ray.storage.files import open_atomically
 
+DEFAULT_FRAME_RATE = 1.0
+"""Predictions per second of video."""
 _PROBABILITY = "p_"
 _METADATA = b"ophnet_ray"
 
 
 @dataclass(frozen=True, slots=True)
 class VideoPrediction:
-    """What a model says of one video at its frame times.
+    """Probabilities of the phases of one video at its frame times.
 
-    ``times_s``: float64 (N,), ascending; ``probabilities``: float32 (N, K), a row of NaN where the
-    frames are damaged: the row is there, a prediction is not made up.
+    ``times_s``: float64 (N,), ascending; ``probabilities``: float32 (N, K), with a row of NaN where
+    the frames are damaged: no prediction is made up.
     """
 
     video_id: str
@@ -33,20 +35,20 @@ class VideoPrediction:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The most probable label of each time, (N,); ``NO_PREDICTION`` for a damaged one."""
+        """Most probable label at each time, (N,); ``NO_PREDICTION`` at damaged ones."""
         is_known = ~np.isnan(self.probabilities[:, 0])
         best = np.nan_to_num(self.probabilities).argmax(axis=1)
         return np.where(is_known, best, NO_PREDICTION)
 
     def confidence_in(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The probability of the given labels, (N,); 0 where there is none."""
+        """Return the probability of the given labels, (N,); 0 at times without a prediction."""
         rows = np.arange(len(labels))
         return np.nan_to_num(self.probabilities)[rows, np.maximum(labels, 0)] * (labels >= 0)
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionInfo:
-    """What was predicted with: kept in the Parquet file's own metadata."""
+    """Settings of a prediction, kept in the metadata of its Parquet file."""
 
     phases: tuple[str, ...]
     frame_rate: float
@@ -63,15 +65,16 @@ def write_predictions(
     """Write ``video_id, time_s, frame_id, phase, confidence, unsmoothed_phase, p_<phase>…``.
 
     ``frame_id`` is ``<video_id>_<k>``, k counting the frame times from 0; ``confidence`` is the
-    probability of ``phase``; both phases are null where frames are damaged. A row group a video.
+    probability of ``phase``; both phases are null where frames are damaged. Each video is a row
+    group.
 
     Args:
-        path: Target.
+        path: File to write.
         predictions: Each with its final labels (N,), smoothed or not.
-        info: Kept with it.
+        info: Settings of the prediction.
 
     Returns:
-        Rows written.
+        Number of rows.
     """
     columns = [
         ("video_id", pa.string()),
@@ -103,10 +106,10 @@ def write_predictions(
 
 
 def read_info(path: Path) -> PredictionInfo:
-    """What a file of predictions was made with.
+    """Read the settings of a file of predictions.
 
     Raises:
-        UserError: It is missing or none of this program's.
+        UserError: The file is missing, or ``predict`` did not write it.
     """
     try:
         metadata = pq.read_schema(path).metadata or {}
@@ -119,10 +122,10 @@ def read_info(path: Path) -> PredictionInfo:
 
 
 def read_predictions(path: Path) -> Iterator[tuple[VideoPrediction, NDArray[np.int64]]]:
-    """Read back what ``write_predictions`` wrote, a video at a time, with the final labels.
+    """Read predictions and their final labels, one video at a time.
 
     Raises:
-        UserError: It is missing or none of this program's.
+        UserError: The file is missing, or ``predict`` did not write it.
     """
     phases = read_info(path).phases
     with pq.ParquetFile(path) as file:

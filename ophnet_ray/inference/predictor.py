@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,10 @@ from ophnet_ray.data.video.blocks import decode_segments
 from ophnet_ray.data.video.decoder import VideoError, read_video_index
 from ophnet_ray.data.video.index import VideoIndex, frames_shown_at
 from ophnet_ray.data.windows import mean_of_blocks
+from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction, write_predictions
 from ophnet_ray.inference.trained_model import TrainedModel, load_model
+from ophnet_ray.models.payload import read_payload
 from ophnet_ray.storage.files import download, stat_files
 from ophnet_ray.storage.paths import absolute, is_remote, name_of, plain_uri
 
@@ -61,6 +63,29 @@ class PredictionJob:
         ]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
         return Path(self.parts) / f"{digest}.parquet"
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """Parts of the predicted videos, and reasons of the videos left out, both by video id."""
+
+    parts: dict[str, Path]
+    broken: dict[str, str]
+
+
+PredictVideos = Callable[[PredictionJob, Mapping[str, str]], PredictionResult]
+"""A function that predicts videos, given by id, except those that have a whole part."""
+
+
+def build_job(checkpoint: str, parts: Path, frame_rate: float, causal: bool) -> PredictionJob:
+    """Build the job of a prediction; parts depend on the checkpoint's content, not on its path.
+
+    Raises:
+        UserError: The checkpoint is wrong.
+    """
+    phases = read_payload(checkpoint).phases
+    info = PredictionInfo(phases, frame_rate, hash_file(checkpoint), causal)
+    return PredictionJob(str(Path(checkpoint).absolute()), info, str(parts))
 
 
 class VideoPredictor:

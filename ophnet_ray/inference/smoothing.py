@@ -1,13 +1,13 @@
-"""Decode over time: what a phase is depends on what came before and how long phases last.
+"""Smoothing over time: the phase of a frame depends on those before it and on how long phases last.
 
-A plain hidden Markov model. Its states are the phases, the chance to stay in one comes from the
-phase's mean dwell time, so that it lasts as long as in training on average whatever the frame
-rate; the chance to change goes to the others as phases followed each other in training. An
-explicit-duration model (HSMM) would fit the lengths better than the geometric law that this
-implies, but it has a distribution to learn for every phase, where real data hold phases with one
-training segment; it takes D times longer for phases of D frames, and has no cheap exact causal
-form.
-All is learned from training segments alone (``models.dynamics``).
+A plain hidden Markov model. Its states are the phases. The probability to stay in a phase comes
+from the phase's mean duration in training, at any frame rate; the probability to change is shared
+among the other phases as they followed each other in training. An explicit-duration model (HSMM)
+would fit the durations better than the geometric law of this model. But it would have to learn one
+distribution per phase, where real data hold phases with a single training segment; it takes D times
+longer for phases of D frames, and has no cheap exact causal form.
+
+Everything is learned from training segments (``models.dynamics``).
 """
 
 from typing import Literal
@@ -15,13 +15,48 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ophnet_ray.errors import UserError
+from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction
 from ophnet_ray.models.dynamics import PhaseDynamics
 
 Smooth = Literal["none", "median", "viterbi"]
 SMOOTHERS: tuple[Smooth, ...] = ("none", "median", "viterbi")
 
-LEAST_PROBABILITY = 1e-4
-"""A classifier's certainty is not believed beyond this: one window never outvotes the rest."""
+MIN_PROBABILITY = 1e-4
+"""Lower bound of a classifier's probabilities: one certain window cannot outvote all others."""
+
+
+def decode_labels(
+    prediction: VideoPrediction,
+    info: PredictionInfo,
+    smooth: Smooth,
+    dynamics: PhaseDynamics | None,
+) -> NDArray[np.int64]:
+    """Return the final labels of a video, (N,).
+
+    Raises:
+        UserError: The smoothing needs dynamics, and there are none.
+    """
+    if smooth == "none":
+        return prediction.labels
+    known = require_dynamics(smooth, dynamics)
+    return smooth_labels(
+        prediction.probabilities, smooth, known, info.frame_rate, causal=info.causal
+    )
+
+
+def require_dynamics(smooth: Smooth, dynamics: PhaseDynamics | None) -> PhaseDynamics:
+    """Return the dynamics that a smoothing needs.
+
+    Raises:
+        UserError: There are none.
+    """
+    if dynamics is None:
+        raise UserError(
+            f"--smooth {smooth}: this checkpoint was trained on trimmed clips, which do not show "
+            "how phases follow each other; use --smooth none"
+        )
+    return dynamics
 
 
 def smooth_labels(
@@ -32,17 +67,17 @@ def smooth_labels(
     *,
     causal: bool = False,
 ) -> NDArray[np.int64]:
-    """Decode the labels of one video.
+    """Smooth the labels of one video.
 
-    A time without a prediction (a row of NaN) takes what its neighbours in time say.
+    A time without a prediction (a row of NaN) takes its label from its neighbours in time.
 
     Args:
         probabilities: (N, K) at the frame times.
-        smooth: How, not ``none``.
-        dynamics: From training.
-        frame_rate: Frame times a second.
-        causal: Use nothing after a time for it: the filtered instead of the most probable path, and
-            a median over the past.
+        smooth: Kind of smoothing, not ``none``.
+        dynamics: Order and duration of the phases in training.
+        frame_rate: Frame times per second.
+        causal: Use only the past of each time: the forward algorithm instead of the most probable
+            path, and a median over the past.
 
     Returns:
         Labels (N,).
@@ -50,7 +85,7 @@ def smooth_labels(
     if smooth == "median":
         return _median(probabilities, dynamics.median_dwell_s * frame_rate / 2, causal)
     known = ~np.isnan(probabilities)
-    emission = np.log(np.where(known, np.maximum(probabilities, LEAST_PROBABILITY), 1.0))
+    emission = np.log(np.where(known, np.maximum(probabilities, MIN_PROBABILITY), 1.0))
     start, matrix = dynamics.start_matrix(), dynamics.transition_matrix(frame_rate)
     return _filter(emission, start, matrix) if causal else _viterbi(emission, start, matrix)
 
@@ -58,41 +93,42 @@ def smooth_labels(
 def _viterbi(
     emission: NDArray[np.float64], start: NDArray[np.float64], matrix: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """The most probable path (Viterbi, 1967), in logarithms."""
+    """Return the most probable path (Viterbi, 1967), computed in logarithms."""
     log_matrix = np.log(matrix)
     score = np.log(start) + emission[0]
     came_from = np.zeros(emission.shape, dtype=np.int64)
-    for t in range(1, len(emission)):
+    for step in range(1, len(emission)):
         candidates = score[:, None] + log_matrix
-        came_from[t] = candidates.argmax(axis=0)
-        score = candidates.max(axis=0) + emission[t]
+        came_from[step] = candidates.argmax(axis=0)
+        score = candidates.max(axis=0) + emission[step]
     path = np.zeros(len(emission), dtype=np.int64)
     path[-1] = score.argmax()
-    for t in range(len(emission) - 1, 0, -1):
-        path[t - 1] = came_from[t, path[t]]
+    for step in range(len(emission) - 1, 0, -1):
+        path[step - 1] = came_from[step, path[step]]
     return path
 
 
 def _filter(
     emission: NDArray[np.float64], start: NDArray[np.float64], matrix: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """The most probable phase at each time, given the past alone: the forward algorithm."""
+    """Return the most probable phase at each time, given the past alone (forward algorithm)."""
     path = np.zeros(len(emission), dtype=np.int64)
     belief = start
-    for t, row in enumerate(np.exp(emission)):
-        belief = (belief if t == 0 else belief @ matrix) * row
+    for step, row in enumerate(np.exp(emission)):
+        belief = (belief if step == 0 else belief @ matrix) * row
         belief = belief / belief.sum()
-        path[t] = belief.argmax()
+        path[step] = belief.argmax()
     return path
 
 
 def _median(probabilities: NDArray[np.float32], width: float, causal: bool) -> NDArray[np.int64]:
-    """The phase whose median over the neighbours is highest.
+    """Return the phase with the highest median probability over the neighbours.
 
     Args:
         probabilities: (N, K).
-        width: Frame times to look at; half of it over the past, which tells late what is new.
-        causal: Look at the past alone.
+        width: Number of frame times in the median; half as many with ``causal``, because a median
+            over the past sees a new phase late.
+        causal: Use only the past.
     """
     half = max(round(width / 2 if causal else width) // 2, 1)
     filled = _fill_gaps(probabilities)
@@ -106,7 +142,7 @@ def _median(probabilities: NDArray[np.float32], width: float, causal: bool) -> N
 
 
 def _fill_gaps(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of NaN become the row before; at the start, all phases alike."""
+    """Replace rows of NaN by the row before; at the start, by equal probabilities."""
     known = ~np.isnan(probabilities[:, 0])
     last = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
     uniform = np.full(probabilities.shape[1], 1 / probabilities.shape[1], dtype=np.float32)

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from ophnet_ray.cli.evaluate import EvaluateCommand
-from ophnet_ray.config import Config
 from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.errors import UserError
-from ophnet_ray.hashing import hash_case
-from ophnet_ray.inference.audit import choose_others
+from ophnet_ray.inference.evaluation import EvaluationRequest
+from ophnet_ray.inference.evaluation import evaluate as evaluate_split
 from ophnet_ray.inference.export import MAX_DIFFERENCE, export_onnx, export_safetensors
+from ophnet_ray.inference.prediction_folder import PredictionFolder
 from ophnet_ray.inference.predictions import (
     PredictionInfo,
     VideoPrediction,
@@ -24,52 +24,15 @@ from ophnet_ray.inference.predictions import (
     read_predictions,
     write_predictions,
 )
+from ophnet_ray.inference.predictor import PredictionResult, VideoPredictor
 from ophnet_ray.inference.trained_model import choose_smoothing, load_model
-from ophnet_ray.models.dynamics import learn_dynamics
-from ophnet_ray.models.network import SurgicalPhaseClassificationModel
-from ophnet_ray.models.payload import Preprocessing, TrainingSummary, read_payload
+from ophnet_ray.models.payload import read_payload
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 from tests.helpers.paths import ROOT
 from tests.helpers.videos import COLORS, write_color_dataset
 from tests.helpers.waiting import wait_until
 
 PHASES = sorted(COLORS)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return write_color_dataset(tmp_path_factory.mktemp("videos"), num_cases=4)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(dataset, tmp_path_factory):
-    """What a training run writes, with random weights."""
-    torch.manual_seed(0)
-    network = SurgicalPhaseClassificationModel(3, "test_resnet", False, image_size=32)
-    config = Config().replace_flat(backbone="test_resnet", pretrained=False, image_size=32)
-    segments = read_annotations(dataset)
-    labels = {phase: label for label, phase in enumerate(PHASES)}
-    payload = make_payload(
-        phases=tuple(PHASES),
-        preprocessing=Preprocessing(
-            mean=tuple(network.mean.tolist()),
-            std=tuple(network.std.tolist()),
-            mask=config.model.mask,
-            image_size=config.windows.image_size,
-            window_size=config.windows.window_size,
-            stride=config.windows.stride,
-        ),
-        config=config.to_flat(),
-        training=TrainingSummary(
-            case_hashes=(hash_case("v0"),),
-            cases_by_phase=(1, 1, 1),
-            dynamics=learn_dynamics(segments, labels),
-        ),
-        confusion_by_case=np.zeros((1, 3, 3), dtype=np.int64),
-    )
-    path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
-    save_checkpoint(path, payload, network)
-    return path
 
 
 def write_perfect_predictions(path, dataset, videos, wrong_from=None):
@@ -86,13 +49,12 @@ def write_perfect_predictions(path, dataset, videos, wrong_from=None):
 
 
 def evaluate(checkpoint, dataset, tmp_path, predictions, **flags):
+    values = {"split": "all", "predictions": str(predictions)} | flags
     command = EvaluateCommand(
         checkpoint=str(checkpoint),
         csv_path=str(dataset),
-        split="all",
-        predictions=str(predictions),
         output=str(tmp_path / "evaluation"),
-        **flags,
+        **values,
     )
     command.run()
     content = json.loads((tmp_path / "evaluation/scores.json").read_text())
@@ -112,6 +74,8 @@ def test_a_video_without_predictions_is_wrong_in_every_frame(checkpoint, dataset
     assert np.asarray(content["confusion"])[:, 3].sum() == 18
     out, err = capsys.readouterr()
     assert "frame_accuracy:" in out
+    assert "best_smoothing:" in out
+    assert "smoothing" not in err  # the choice is an answer, not a warning
     assert "trained on 1 case(s) of the all split (v0)" in " ".join(err.split())
     assert (tmp_path / "evaluation/report.html").stat().st_size > 10_000
 
@@ -138,20 +102,56 @@ def test_smoothing_is_off_where_it_gains_nothing_and_the_choice_is_kept(
 
 
 @pytest.mark.unit
+def test_videos_are_predicted_where_no_predictions_are_given(checkpoint, dataset, tmp_path):
+    asked = []
+
+    def predict(job, videos):
+        asked.append((job.info.frame_rate, sorted(videos)))
+        predictor = VideoPredictor(job, "cpu", num_threads=1)
+        for video_id, video in videos.items():
+            predictor.write_part(video_id, video)
+        return PredictionResult({v: job.part_of(v, video) for v, video in videos.items()}, {})
+
+    request = EvaluationRequest(
+        checkpoint=str(checkpoint),
+        source="segments.csv",
+        split="val",
+        frame_rate=2.0,
+        causal=False,
+        smooth=None,
+        predictions=None,
+        keep_choice=False,
+    )
+    folder = PredictionFolder(tmp_path / "evaluation")
+    result = evaluate_split(folder, request, read_annotations(dataset), predict)
+    (rate, videos) = asked[0]
+    assert rate == 2.0
+    assert result.card.num_videos == len(videos) > 0
+    assert result.card.num_units == 18 * len(videos)
+    assert result.smooth == "none"
+    assert json.loads(folder.scores.read_text())["num_units"] == result.card.num_units
+
+
+@pytest.mark.unit
+def test_smoothing_without_dynamics_and_a_split_without_rows_are_refused(
+    checkpoint, dataset, tmp_path
+):
+    save_checkpoint(tmp_path / "clips.ckpt", make_payload(3, phases=tuple(PHASES)))
+    path = tmp_path / "p.parquet"
+    write_perfect_predictions(path, dataset, ["v0"])
+    with pytest.raises(UserError, match=r"--smooth viterbi: .* trimmed clips"):
+        evaluate(tmp_path / "clips.ckpt", dataset, tmp_path, path, smooth="viterbi")
+    with pytest.raises(UserError, match=r"--split test: the CSV has no such rows"):
+        evaluate(checkpoint, dataset, tmp_path, path, split="test")
+
+
+@pytest.mark.unit
 def test_predictions_of_other_phases_are_refused(checkpoint, dataset, tmp_path):
     path = tmp_path / "p.parquet"
     prediction = VideoPrediction("v0", np.arange(1.0), np.ones((1, 2), np.float32))
     write_predictions(path, [(prediction, prediction.labels)], PredictionInfo(("x", "y"), 1.0, "f"))
     with pytest.raises(UserError, match="phases are not those of the checkpoint"):
         evaluate(checkpoint, dataset, tmp_path, path)
-
-
-@pytest.mark.unit
-def test_every_window_is_paired_with_one_of_another_phase():
-    labels = np.repeat([0, 1, 2], [50, 30, 20])
-    others = choose_others(labels, np.random.default_rng(0))
-    assert sorted(others) == list(range(100))
-    assert not (labels[others] == labels).any()
 
 
 @pytest.mark.integration

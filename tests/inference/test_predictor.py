@@ -9,8 +9,8 @@ from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.video.decoder import VideoError
 from ophnet_ray.data.video.index import VideoIndex
 from ophnet_ray.errors import UserError
-from ophnet_ray.inference.prediction_folder import find_videos
 from ophnet_ray.inference.predictor import frame_times, plan_window, stream_windows
+from ophnet_ray.inference.video_names import find_videos
 from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit

@@ -19,8 +19,8 @@ from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
 from ophnet_ray.data.video.blocks import decode_segments
 from ophnet_ray.data.video.decoder import VideoError
 from ophnet_ray.errors import UserError
-from ophnet_ray.inference.prediction_folder import find_videos
 from ophnet_ray.inference.predictor import local_copy
+from ophnet_ray.inference.video_names import find_videos
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.storage.files import (
     check_readable,

@@ -1,0 +1,52 @@
+"""Fixtures: a small data set, and the checkpoint of a network with random weights."""
+
+import numpy as np
+import pytest
+import torch
+
+from ophnet_ray.config import Config
+from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.hashing import hash_case
+from ophnet_ray.models.dynamics import learn_dynamics
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.models.payload import Preprocessing, TrainingSummary
+from tests.helpers.checkpoints import make_payload, save_checkpoint
+from tests.helpers.videos import COLORS, write_color_dataset
+
+PHASES = sorted(COLORS)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    return write_color_dataset(tmp_path_factory.mktemp("videos"), num_cases=4)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(dataset, tmp_path_factory):
+    """What a training run writes, with random weights."""
+    torch.manual_seed(0)
+    network = SurgicalPhaseClassificationModel(3, "test_resnet", False, image_size=32)
+    config = Config().replace_flat(backbone="test_resnet", pretrained=False, image_size=32)
+    segments = read_annotations(dataset)
+    labels = {phase: label for label, phase in enumerate(PHASES)}
+    payload = make_payload(
+        phases=tuple(PHASES),
+        preprocessing=Preprocessing(
+            mean=tuple(network.mean.tolist()),
+            std=tuple(network.std.tolist()),
+            mask=config.model.mask,
+            image_size=config.windows.image_size,
+            window_size=config.windows.window_size,
+            stride=config.windows.stride,
+        ),
+        config=config.to_flat(),
+        training=TrainingSummary(
+            case_hashes=(hash_case("v0"),),
+            cases_by_phase=(1, 1, 1),
+            dynamics=learn_dynamics(segments, labels),
+        ),
+        confusion_by_case=np.zeros((1, 3, 3), dtype=np.int64),
+    )
+    path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
+    save_checkpoint(path, payload, network)
+    return path

@@ -1,0 +1,81 @@
+"""Audits: which windows are taken, what is exchanged, and the files that are written."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.errors import UserError
+from ophnet_ray.inference.audit import (
+    AuditedWindows,
+    AuditSettings,
+    audit,
+    audit_rivals,
+    choose_others,
+    mean_colors,
+    write_audit,
+)
+from tests.helpers.videos import write_color_dataset
+
+pytestmark = pytest.mark.unit
+
+
+def settings_of(folder, **changes):
+    values = {"split": "val", "num_workers": 1, "max_windows": 100, "seed": 0} | changes
+    return AuditSettings(cache_dir=str(folder / "cache"), **values)
+
+
+def test_every_window_is_paired_with_one_of_another_phase():
+    labels = np.repeat([0, 1, 2], [50, 30, 20])
+    others = choose_others(labels, np.random.default_rng(0))
+    assert sorted(others) == list(range(100))
+    assert not (labels[others] == labels).any()
+
+
+def test_mean_colour_alone_tells_phases_of_one_colour_each_apart():
+    labels = np.repeat([0, 1, 2], 20)
+    levels = torch.tensor([10, 100, 200], dtype=torch.uint8)[torch.from_numpy(labels)]
+    pixels = levels[:, None, None, None].expand(60, 3, 4, 4).clone()
+    windows = AuditedWindows(pixels, labels, np.zeros(60, dtype=np.int64))
+    assert mean_colors(windows)[0].tolist() == [10, 10, 10]
+    majority, forest = audit_rivals(windows, windows, 0, num_classes=3)
+    assert majority.accuracy == pytest.approx(1 / 3)
+    assert forest.accuracy == 1
+
+
+def test_an_audit_scores_every_experiment_and_writes_a_page(checkpoint, tmp_path):
+    dataset = write_color_dataset(tmp_path / "videos", num_cases=4)
+    result = audit(str(checkpoint), read_annotations(dataset), settings_of(tmp_path))
+    assert [score.name for score in result.scores] == [
+        "as it is",
+        "images exchanged",
+        "masks exchanged",
+        "time shuffled within videos",
+        "majority phase of training",
+        "mean colour alone (random forest)",
+    ]
+    assert result.scores[-1].accuracy == 1  # each phase has a colour of its own
+    assert all(norm >= 0 for norm in result.gradient_norms.values())
+    files = write_audit(result, tmp_path, "model.ckpt on segments.csv")
+    content = json.loads(files.scores.read_text())
+    assert content["num_windows"] == result.num_windows
+    assert content["scores"][0]["accuracy"] == result.scores[0].accuracy
+    page = files.report.read_text()
+    assert "images exchanged" in page
+    assert "<script" not in page
+
+
+def test_windows_are_thinned_out_to_the_maximum(checkpoint, tmp_path):
+    dataset = write_color_dataset(tmp_path / "videos", num_cases=4)
+    segments = read_annotations(dataset)
+    every = audit(str(checkpoint), segments, settings_of(tmp_path))
+    few = audit(str(checkpoint), segments, settings_of(tmp_path, max_windows=2))
+    assert every.num_windows > 2 >= few.num_windows > 0
+
+
+def test_a_split_without_rows_is_refused(checkpoint, tmp_path):
+    dataset = write_color_dataset(tmp_path / "videos", num_cases=4)
+    with pytest.raises(UserError, match=r"--split test: no usable rows there"):
+        audit(str(checkpoint), read_annotations(dataset), settings_of(tmp_path, split="test"))

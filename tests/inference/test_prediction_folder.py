@@ -1,0 +1,93 @@
+"""Predictions of whole videos in one process: the files of the folder, and what is refused."""
+
+import pytest
+
+from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.data.video.decoder import VideoError
+from ophnet_ray.errors import UserError
+from ophnet_ray.inference.prediction_folder import (
+    PredictionFolder,
+    PredictionRequest,
+    predict_into,
+)
+from ophnet_ray.inference.predictions import read_info, read_predictions
+from ophnet_ray.inference.predictor import PredictionResult, VideoPredictor
+from ophnet_ray.inference.submission import read_template
+from ophnet_ray.inference.video_names import find_videos
+from tests.helpers.checkpoints import make_payload, save_checkpoint
+
+pytestmark = pytest.mark.unit
+
+
+def predict_here(job, videos):
+    """Predict in this process, as the actors do on a cluster."""
+    predictor = VideoPredictor(job, "cpu", num_threads=1)
+    parts, broken = {}, {}
+    for video_id, video in videos.items():
+        try:
+            predictor.write_part(video_id, video)
+            parts[video_id] = job.part_of(video_id, video)
+        except VideoError as error:
+            broken[video_id] = str(error)
+    return PredictionResult(parts, broken)
+
+
+def never(job, videos):
+    pytest.fail("a wrong request must be refused before anything is predicted")
+
+
+def request_of(checkpoint, videos, **changes):
+    values = {"frame_rate": 2.0, "causal": False, "smooth": None} | changes
+    return PredictionRequest(checkpoint=str(checkpoint), videos=videos, **values)
+
+
+def test_a_prediction_leaves_predictions_segments_a_page_and_a_filled_template(
+    checkpoint, dataset, tmp_path
+):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    videos = find_videos([str(dataset.parent / "v0.mp4"), str(tmp_path / "broken.mp4")])
+    template = tmp_path / "template.csv"
+    template.write_text("Video_name,Frame_id\n" + "".join(f"v0,v0_{k}.jpg\n" for k in range(18)))
+    folder = PredictionFolder(tmp_path / "out")
+    request = request_of(
+        checkpoint, videos, smooth="viterbi", template=read_template(template, "phase")
+    )
+    summary = predict_into(folder, request, predict_here)
+    assert (summary.num_videos, summary.num_rows, summary.smooth) == (1, 18, "viterbi")
+    info = read_info(folder.predictions)
+    assert (info.frame_rate, info.smooth) == (2.0, "viterbi")
+    ((prediction, labels),) = read_predictions(folder.predictions)
+    assert prediction.video_id == "v0"
+    filled = [line.rpartition(",")[2] for line in folder.submission.read_text().splitlines()]
+    assert filled == ["phase", *(info.phases[label] for label in labels)]
+    assert summary.submission.num_borrowed == 0
+    segments = read_annotations(folder.segments, dataset.parent)
+    assert sum(s.end_s - s.start_s for s in segments) == pytest.approx(9.0, abs=0.5)
+    page = folder.report.read_text()
+    assert "smoothing: viterbi" in page
+    assert "broken.mp4" in page
+
+
+def test_smoothing_without_dynamics_is_refused_before_prediction(tmp_path):
+    save_checkpoint(tmp_path / "clips.ckpt", make_payload())
+    request = request_of(tmp_path / "clips.ckpt", {"v": "v.mp4"}, smooth="median")
+    with pytest.raises(UserError, match=r"--smooth median: .* trimmed clips"):
+        predict_into(PredictionFolder(tmp_path / "out"), request, never)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prediction_without_a_readable_video_is_an_error(checkpoint, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    request = request_of(checkpoint, find_videos([str(tmp_path)]))
+    with pytest.raises(UserError, match="none of the 1 videos can be read"):
+        predict_into(PredictionFolder(tmp_path / "out"), request, predict_here)
+
+
+def test_a_folder_has_one_process_at_a_time_and_loses_leftovers(tmp_path):
+    folder = PredictionFolder(tmp_path / "out")
+    with folder.locked():
+        (folder.parts / ".new.killed").touch()
+        with pytest.raises(UserError, match="another process predicts into"), folder.locked():
+            pass
+    with folder.locked():
+        assert not (folder.parts / ".new.killed").exists()
