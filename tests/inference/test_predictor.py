@@ -8,9 +8,7 @@ import pytest
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.video.decoder import VideoError
 from ophnet_ray.data.video.index import VideoIndex
-from ophnet_ray.errors import UserError
 from ophnet_ray.inference.predictor import frame_times, plan_window, stream_windows
-from ophnet_ray.inference.video_names import find_videos
 from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
@@ -82,13 +80,3 @@ def test_a_broken_video_is_an_error_and_a_damaged_stretch_costs_its_own_windows(
     damaged = [window for window in windows if window.image is None]
     assert 1 <= len(damaged) <= 4
     assert "damaged" in damaged[0].reason
-
-
-def test_two_videos_of_one_name_keep_apart(tmp_path):
-    for name in ("a/1.mp4", "b/1.MOV", "b/2.mkv", "b/notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found = find_videos([str(tmp_path / "a/1.mp4"), str(tmp_path / "b")])
-    assert list(found) == [str(tmp_path / "a/1.mp4"), str(tmp_path / "b/1.MOV"), "2"]
-    with pytest.raises(UserError, match="none does not exist"):
-        find_videos(["none"])
