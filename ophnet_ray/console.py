@@ -1,6 +1,6 @@
-"""What a person sees while a run goes on: stages, progress bars, one line a notice, on stderr.
+"""Output for the user: progress and notices on stderr, the answer on stdout.
 
-Without a terminal (a log file, a cluster job) a stage prints a few lines instead of a bar.
+On a terminal a stage is a progress bar; in a log file or a cluster job it is a few lines.
 """
 
 import logging
@@ -18,12 +18,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 
-LINES_A_STAGE = 8
-SECONDS_A_LINE = 15.0
+LINES_PER_STAGE = 8
+SECONDS_PER_LINE = 15.0
 
 
 class Stage:
-    """A bar on a terminal; elsewhere about ``LINES_A_STAGE`` lines."""
+    """Progress of a stage: a bar on a terminal, elsewhere about ``LINES_PER_STAGE`` lines."""
 
     def __init__(self, console: RichConsole, name: str, total: int) -> None:
         self._console, self._name, self._total = console, name, total
@@ -41,21 +41,21 @@ class Stage:
         self._first: tuple[float, int] | None = None
 
     def set_total(self, total: int) -> None:
-        """Say how much work there is, once it is known."""
+        """Set the amount of work, once it is known."""
         self._total = total
         self._progress.update(self._task, total=total)
 
     def update(self, done: int, text: str, detail: str = "") -> None:
-        """Show how much of the total is done and a few figures; the detail on a terminal only."""
+        """Show the work done and a few figures; the detail on a terminal only."""
         self._progress.update(self._task, completed=done, text=text + detail)
         if self._console.is_terminal or done == self._last_done:
             return
         now_s = time.monotonic()
         if self._first is None:
             self._first = now_s, done
-        step = max(self._total // LINES_A_STAGE, 1)
+        step = max(self._total // LINES_PER_STAGE, 1)
         due = done // step > self._last_done // step and now_s - self._last_line_s > 1
-        if due or done == self._total or now_s - self._last_line_s > SECONDS_A_LINE:
+        if due or done == self._total or now_s - self._last_line_s > SECONDS_PER_LINE:
             self._console.print(
                 f"{self._name:<8} {done}/{self._total}  {text}{self._time_left(now_s, done)}"
             )
@@ -63,7 +63,7 @@ class Stage:
         self._last_done = done
 
     def _time_left(self, now_s: float, done: int) -> str:
-        """From the pace since the first result: what comes before it is the start of workers."""
+        """Estimate the time left from the pace since the first result, after the workers' start."""
         first_s, first_done = self._first or (now_s, done)
         if done in (first_done, self._total):
             return ""
@@ -72,35 +72,35 @@ class Stage:
 
 
 class Console:
-    """Print to stderr; stdout is for the answer.
+    """Console of the user, on stderr; stdout is for the answer.
 
     Attributes:
-        rich: For what is more than lines and stages.
+        rich: Rich's console, for tables.
     """
 
     def __init__(self) -> None:
         self.rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         self.rich.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """One line that should be read."""
+        """Print one line as a warning."""
         self.rich.print(f"warning: {text}", markup=False, style="yellow")
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
-        """A stage of the run with a known amount of work."""
+        """Show a stage with a known amount of work."""
         stage = Stage(self.rich, name, total)
         with stage._progress:  # noqa: SLF001 - the two classes are one thing
             yield stage
 
 
 def run_watched(work: Callable[[], T], show: Callable[[], None], interval_s: float) -> T:
-    """Run work in a thread while this one shows how far it is, and is the one Ctrl-C interrupts.
+    """Run ``work`` in a background thread; this thread calls ``show`` and receives Ctrl-C.
 
-    In the main thread Ray would take Ctrl-C for itself and end the program with code 1.
+    In the main thread Ray would handle Ctrl-C itself and end the program with code 1.
     """
     future: Future[T] = Future()
 
@@ -119,7 +119,7 @@ def run_watched(work: Callable[[], T], show: Callable[[], None], interval_s: flo
 
 
 def log_to(path: Path) -> None:
-    """Send this process's log, and the warnings of all libraries, to a file."""
+    """Write this process's log, and the warnings of all libraries, to a file."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()

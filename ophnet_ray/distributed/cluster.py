@@ -1,4 +1,4 @@
-"""Connect to a Ray cluster, or start a local one, and count what a run needs of it."""
+"""Connection to a Ray cluster that runs, or to one that is started on this machine."""
 
 import logging
 import os
@@ -14,7 +14,12 @@ from ray.job_config import JobConfig
 
 from ophnet_ray.config import Config
 from ophnet_ray.distributed.cluster_check import check_dashboard
-from ophnet_ray.distributed.environment import find_running_head, is_listening, token_path
+from ophnet_ray.distributed.environment import (
+    find_running_head,
+    hidden_log_level_notice,
+    is_listening,
+    token_path,
+)
 from ophnet_ray.distributed.resources import local_cpus
 from ophnet_ray.errors import UserError, one_line
 
@@ -30,12 +35,12 @@ def connect(
     """Join the running cluster, or start one on this machine for as long as the run lasts.
 
     Args:
-        config: Of the run.
-        metadata: What the dashboard shows beside the job; never a path or an id of the data.
-        concurrent_runs: Such runs that train at the same time.
+        config: Settings of the run.
+        metadata: Text for the dashboard, beside the job; never a path or an id of the data.
+        concurrent_runs: Number of such runs that train simultaneously.
 
     Yields:
-        One line on where the run takes place, and how to look at it.
+        One line for the user: the cluster and its dashboard.
 
     Raises:
         UserError: A cluster is named but does not answer, or is open to everybody.
@@ -63,22 +68,23 @@ def connect(
 
 def _start_local(config: Config, concurrent_runs: int, job: JobConfig) -> str:
     """Start Ray on this machine, on loopback; return the dashboard's address."""
-    # The actor that frees the CPUs of a stopped run looks for the cluster by this variable, else
-    # it guesses, and fails beside a second Ray. The address must be known before the start.
+    # The actor that frees the CPUs of a stopped run finds the cluster by this variable. Without it
+    # the actor guesses, and fails beside a second Ray. The port must be known before the start.
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     os.environ["RAY_GCS_SERVER_PORT"] = str(port)
-    context = ray.init(
-        address="local",
-        num_cpus=local_cpus(config, concurrent_runs),
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        job_config=job,
-        runtime_env=_environment_of_workers(f"127.0.0.1:{port}"),
-    )
+    with hidden_log_level_notice():
+        context = ray.init(
+            address="local",
+            num_cpus=local_cpus(config, concurrent_runs),
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            job_config=job,
+            runtime_env=_environment_of_workers(f"127.0.0.1:{port}"),
+        )
     if token_path().is_file():
         token_path().chmod(0o600)  # Ray writes it readable for everybody
     return str(context.dashboard_url)
@@ -87,17 +93,18 @@ def _start_local(config: Config, concurrent_runs: int, job: JobConfig) -> str:
 def _join(head: str, job: JobConfig) -> str:
     """Join a cluster; return the dashboard's address."""
     cure = "set RAY_ADDRESS to the right one, or to local for a Ray of this run's own"
-    # Ray itself would try for minutes; ray:// and other schemes are left to it
+    # Ray itself would try for minutes. It alone checks ray:// and other schemes
     if "://" not in head and not is_listening(head):
         raise UserError(f"nothing answers at the Ray cluster's address {head}; {cure}")
     try:
-        context = ray.init(
-            address=head,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            job_config=job,
-            runtime_env=_environment_of_workers(head),
-        )
+        with hidden_log_level_notice():
+            context = ray.init(
+                address=head,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                job_config=job,
+                runtime_env=_environment_of_workers(head),
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = one_line(error, max_chars=200)
         if "Version mismatch" in reason:
@@ -110,7 +117,7 @@ def _join(head: str, job: JobConfig) -> str:
 
 
 def _wait_for_dashboard() -> str:
-    """The dashboard's address; a head tells it some seconds after it is up. Empty without one."""
+    """Return the dashboard's address, which a new head reports late; empty if there is none."""
     deadline_s = time.monotonic() + DASHBOARD_TIMEOUT_S
     while time.monotonic() < deadline_s:
         if address := get_webui_url_from_internal_kv():
@@ -128,7 +135,7 @@ def _environment_of_workers(head: str) -> dict[str, Any]:
 
 
 def _quiet_loggers() -> None:
-    """Send Ray's own warnings where ours go, instead of to the console."""
+    """Send Ray's own warnings to our log instead of the console."""
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         library = logging.getLogger(name)
         library.handlers = [h for h in library.handlers if isinstance(h, logging.FileHandler)]

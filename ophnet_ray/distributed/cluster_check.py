@@ -1,4 +1,4 @@
-"""Before a run on a cluster: is it locked, is it alike on every node, do all see the same files."""
+"""Checks of a cluster before a run: authentication, equal versions, shared paths."""
 
 import hashlib
 import ipaddress
@@ -22,16 +22,16 @@ from ophnet_ray.distributed.environment import find_running_head
 from ophnet_ray.errors import UserError, last_line
 
 NODE_TIMEOUT_S = 120.0
-"""In which a node starts a Python process, however slow its disk."""
+"""Time for a node to start a Python process, even from a slow disk."""
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0
-"""Longer than a busy head needs: a run must not slip past a door that opens slowly."""
+"""Longer than a busy head needs: an unlocked cluster must not pass because it answers late."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """What a node says of itself: versions by name, and which of the paths it lacks."""
+    """Answer of a node: versions by name, and the paths that it lacks or cannot write."""
 
     versions: dict[str, str]
     missing: list[str]
@@ -40,9 +40,9 @@ class NodeReport:
 
 @dataclass(frozen=True, slots=True)
 class SharedPaths:
-    """What all nodes must see, each with the flag that names it.
+    """Paths that all nodes must see.
 
-    ``folders`` are written by all, ``files`` are read.
+    ``folders``: written by all nodes, path by flag; ``files``: read by all nodes, flag by path.
     """
 
     folders: dict[str, str]
@@ -53,7 +53,7 @@ def check_dashboard(address: str) -> None:
     """Refuse a cluster that anybody on its network can run code on.
 
     Args:
-        address: ``host:port`` of the dashboard, as Ray tells it.
+        address: ``host:port`` of the dashboard, as Ray reports it.
 
     Raises:
         UserError: It is not on loopback, and answers without a token or not at all.
@@ -62,7 +62,7 @@ def check_dashboard(address: str) -> None:
     host = host.strip("[]")
     if not address or host == "localhost" or ipaddress.ip_address(host).is_loopback:
         return
-    # no proxy is asked: the question is who can reach it from here
+    # without a proxy: the question is who can reach it from here
     dashboard = HTTPConnection(host, int(port), timeout=CONNECT_TIMEOUT_S)
     try:
         dashboard.connect()
@@ -74,12 +74,12 @@ def check_dashboard(address: str) -> None:
         status = dashboard.getresponse().status
     except (OSError, HTTPException) as error:
         raise UserError(
-            f"the Ray dashboard http://{address} takes a connection but gives no answer ({error}), "
-            "so that nobody knows whether it is locked; try again, or start Ray again"
+            f"the Ray dashboard http://{address} accepts a connection but does not answer "
+            f"({error}): it may be unlocked; try again, or restart Ray"
         ) from error
     finally:
         dashboard.close()
-    # one that is just starting answers 500, to everybody
+    # a dashboard that is just starting answers 500, to everybody
     if status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         raise UserError(
             f"the Ray dashboard http://{address} answers without a token: anybody on its network "
@@ -89,7 +89,7 @@ def check_dashboard(address: str) -> None:
 
 
 def check_nodes(shared: SharedPaths) -> None:
-    """Ask every node for its versions, and whether it sees the files of the run.
+    """Compare the versions on every node with ours, and test that it sees the files of the run.
 
     Raises:
         UserError: Naming the first node that differs from this one, and the cure.
@@ -107,7 +107,7 @@ def check_nodes(shared: SharedPaths) -> None:
     ours = _versions()
     for node, report in reports:
         _compare_versions(node, report.versions, ours)
-        # a node without CPUs and GPUs, such as a head, does none of the work
+        # a node without CPUs and GPUs, e.g. a head, does none of the work
         if node["Resources"].keys() & {"CPU", "GPU"}:
             _refuse_unshared(node, report, paths)
 
@@ -143,7 +143,7 @@ def _ask_nodes(
 
 
 def _look_around(paths: Sequence[str], folders: Sequence[str]) -> NodeReport:
-    """Runs on the node that is asked."""
+    """Describe the node that this runs on."""
     return NodeReport(
         _versions(),
         [path for path in paths if not Path(path).exists()],
@@ -161,7 +161,7 @@ def _versions() -> dict[str, str]:
 
 
 def _source_hash() -> str:
-    """Eight hexadecimal digits of the package's own code: one version number has many checkouts."""
+    """Return eight hexadecimal digits of the package's code: checkouts may share a version."""
     folder = Path(ophnet_ray.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
@@ -179,7 +179,7 @@ def _compare_versions(node: dict[str, Any], theirs: dict[str, str], ours: dict[s
 
 
 def _write_probes(folders: dict[str, str]) -> dict[str, str]:
-    """A new file in each folder; its path with the folder's flag."""
+    """Create a new file in each folder; return the folder's flag by the file's path."""
     probes = {}
     for flag, folder in folders.items():
         probe = Path(folder) / f".probe-{uuid.uuid4().hex}"

@@ -1,8 +1,11 @@
-"""What must be settled before Ray is imported. Imports no Ray."""
+"""Environment variables that must be set before Ray is imported. Imports no Ray."""
 
 import os
 import socket
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Ray's switch for "clusters, or this machine only", named after the systems where it matters most:
@@ -11,10 +14,11 @@ _CLUSTERS_ALLOWED = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 def find_running_head() -> str | None:
-    """The address of a running cluster: ``RAY_ADDRESS``, or a head started on this machine.
+    """Return the address of a running cluster: ``RAY_ADDRESS``, or a head of this machine.
 
-    ``RAY_ADDRESS=local`` asks for a Ray of one's own beside a running head. Ray leaves the head's
-    address in a file and never removes it; a dead one is passed over here, where Ray would wait.
+    ``RAY_ADDRESS=local`` asks for a Ray of this run's own beside a running head. Ray writes the
+    head's address to a file and never removes it. An address that does not answer is ignored here;
+    Ray would wait for it.
     """
     named = os.environ.get("RAY_ADDRESS", "")
     if named == "local":
@@ -30,12 +34,12 @@ def find_running_head() -> str | None:
 
 
 def token_path() -> Path:
-    """Where Ray keeps the token that opens a cluster."""
+    """Return the file in which Ray keeps the token that opens a cluster."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def is_listening(address: str) -> bool:
-    """Whether something answers at ``host:port`` within two seconds."""
+    """Return True if something answers at ``host:port`` within two seconds."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=2):
@@ -45,17 +49,17 @@ def is_listening(address: str) -> bool:
 
 
 def prepare_environment() -> None:
-    """Set the environment of this process and of those it starts; what the user set stays."""
+    """Set variables for this process and those it starts; values that the user set stay."""
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
-        # the controller looks this often whether the workers are done; the default 2 s is waited
-        # out at the start and at the end of every run
+        # interval at which the controller checks whether the workers are done; every run waits for
+        # it at the start and at the end, 2 s by default
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         # starting many workers that import torch on a small machine takes more than the 60 s
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
-        # paths stay what they are; Ray would change to the folder of the run
+        # relative paths keep their meaning; Ray would change to the folder of the run
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # a search has its own table and files
@@ -64,21 +68,47 @@ def prepare_environment() -> None:
     }
     head = find_running_head()
     if head is None:
-        # a local Ray of our own: on loopback, and locked even there
+        # a Ray of this run's own: on loopback, and locked even there
         defaults |= {_CLUSTERS_ALLOWED: "0", "RAY_AUTH_MODE": "token"}
-        # a trial has processes that only wait; four times the cores of a small machine are soon
-        # reached, and Ray would warn of them on stdout, between the lines of the answer
+        # a trial has processes that only wait; a small machine soon has four times as many as
+        # cores, and Ray would warn of that on stdout, between the lines of the answer
         defaults["RAY_worker_maximum_startup_concurrency"] = str(max(os.cpu_count() or 1, 8))
-        # Ray would start a process a CPU that no run can use: they lack the environment of its job
+        # Ray would start a process per CPU that no run can use: it lacks the environment of the job
         defaults["RAY_prestart_worker_first_driver"] = "0"
-        # nobody takes this machine away; its actor is waited for at the start of the workers
+        # nobody takes this machine away; the start of the workers would wait for the watcher
         defaults["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     else:
         if head.startswith(("127.", "localhost")):
-            # else Ray would take the loopback address for the machine's outer one
+            # without it Ray would mistake the loopback address for the machine's outer one
             defaults[_CLUSTERS_ALLOWED] = "0"
         if "RAY_AUTH_TOKEN" in os.environ or token_path().is_file():
             # `ray start` asks for it, unless RAY_AUTH_MODE=disabled, which must then stand here too
             defaults["RAY_AUTH_MODE"] = "token"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+@contextmanager
+def hidden_log_level_notice() -> Iterator[None]:
+    """Hide the line with which Ray's C++ core reports ``RAY_BACKEND_LOG_LEVEL`` at its start.
+
+    The core writes it to the file descriptor of stderr, before the level is in force. Every other
+    line is passed on when the context ends.
+    """
+    if "RAY_BACKEND_LOG_LEVEL" not in os.environ:
+        yield
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            captured.seek(0)
+            for line in captured:
+                if b"Set ray log level from environment variable" not in line:
+                    os.write(2, line)

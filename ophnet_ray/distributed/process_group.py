@@ -1,7 +1,10 @@
-"""How train workers find each other: at one address of the cluster's network, not at all of them.
+"""Binding of torch.distributed's store to the node's address in the cluster.
 
-Torch's own meeting point, a key-value store without a password, would listen on every network of
-the machine, though the cluster be on loopback alone.
+The store has no password. Torch alone would let it listen on every network of the machine, even if
+the cluster is on loopback only.
+
+Uses undocumented parts of Ray (``_TorchBackend`` and two functions beside it): check them when Ray
+is updated.
 """
 
 import os
@@ -20,22 +23,22 @@ from ray.train.torch.config import (
 from torch.distributed import TCPStore  # type: ignore[attr-defined] # public, but not listed
 
 _stores: list[TCPStore] = []
-"""The store of a group lives as long as the worker that is its first rank."""
+"""Stores of this process: a store ends with the worker of rank 0."""
 
 
 @dataclass
 class BoundTorchConfig(TorchConfig):
-    """Ray Train's way to set up torch, with the store at the node's own address."""
+    """Ray Train's set-up of torch, with the store at the node's address in the cluster."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
-        """What sets the workers up."""
+        """Class that sets up the workers."""
         return _BoundTorchBackend
 
 
 class _BoundTorchBackend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Open the store on the first worker, then let all join it."""
+        """Open the store on the first worker, then let all workers join it."""
         backend = "nccl" if worker_group.get_resources_per_worker().get("GPU") else "gloo"
         address, port = worker_group.execute_single(0, _open_store)
         worker_group.execute(_set_torch_distributed_env_vars)

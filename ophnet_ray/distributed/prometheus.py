@@ -1,7 +1,7 @@
-"""What Prometheus sees of a run, through Ray's own metrics. Counts and scores, never a path or id.
+"""Metrics of a run for Prometheus, through Ray's own exporter: counts and scores, no path, no id.
 
-Every name gets Ray's prefix: ``ophnet_epoch`` is scraped as ``ray_ophnet_epoch``. Ray forgets a
-gauge that is not set again within 20 s: what changes once an epoch is set every second, too.
+Ray adds a prefix to every name: ``ophnet_epoch`` is scraped as ``ray_ophnet_epoch``. It drops a
+gauge that is not set for 20 s, so values that change once per epoch are set every second, too.
 """
 
 import time
@@ -15,14 +15,14 @@ from ophnet_ray.data.annotations import Reject
 
 GAUGES = {
     "ophnet_step_seconds": "Mean time of a training step",
-    "ophnet_samples_per_second": "Windows that a worker trains on",
+    "ophnet_samples_per_second": "Windows per second that a worker trains on",
     "ophnet_data_wait_share": "Share of the epoch that waited for data",
     "ophnet_epoch": "Epochs done",
     "ophnet_train_loss": "Training loss of the last epoch",
     "ophnet_val_loss": "Validation loss of the last epoch",
     "ophnet_val_acc": "Validation accuracy of the last epoch",
     "ophnet_val_macro_f1": "Validation macro-F1 of the last epoch",
-    "ophnet_gpu_memory_bytes": "Most memory that tensors took of a worker's GPU; 0 on a CPU",
+    "ophnet_gpu_memory_bytes": "Maximum memory of tensors on a worker's GPU; 0 on a CPU",
 }
 UPDATE_S = 1.0
 
@@ -38,20 +38,20 @@ def _counter(name: str, description: str, *tag_keys: str) -> Counter:
 
 
 def count_decoded(num_windows: int) -> None:
-    """Add windows, in the process that decoded them."""
+    """Add decoded windows; call it in the process that decoded them."""
     if num_windows:
         _counter("ophnet_decoded_windows", "Windows decoded into the cache").inc(num_windows)
 
 
 def count_rejects(run: str, rejects: Iterable[Reject]) -> None:
-    """Add the rows of a run that are not used, by kind: the reason's text may name the file."""
+    """Add the rows of a run that are not used, by kind: the text of a reason may name the file."""
     rejected = _counter("ophnet_rejected_rows", "Rows that are not used", "run", "reason")
     for kind, num_rows in Tally(reject.kind for reject in rejects).items():
         rejected.inc(num_rows, {"run": run, "reason": kind})
 
 
 class TrainingMetrics:
-    """Of one train worker.
+    """Metrics of one train worker.
 
     Args:
         run: Name of the run.
@@ -63,11 +63,11 @@ class TrainingMetrics:
         self._scores: dict[str, float] = {}
 
     def start_epoch(self, rank: int) -> None:
-        """Start the clock of the steps; what lies between epochs is no step."""
+        """Start the clock of the steps; time between epochs does not count."""
         self._rank, self._steps, self._since_s = rank, 0, time.monotonic()
 
     def end_step(self, batch_size: int, is_last: bool) -> None:
-        """Count a step; the means are shown once a second: showing them takes time, too."""
+        """Count a step; set the means once per second, since setting them takes time."""
         self._steps += 1
         took_s = time.monotonic() - self._since_s
         if is_last or took_s > UPDATE_S:
@@ -75,7 +75,7 @@ class TrainingMetrics:
             self._steps, self._since_s = 0, time.monotonic()
 
     def end_epoch(self, record: Mapping[str, float]) -> None:
-        """Show the scores of an epoch, by the names of ``metrics.jsonl``."""
+        """Set the scores of an epoch from its record in ``metrics.jsonl``."""
         names = ("train_loss", "val_loss", "val_acc", "val_macro_f1", "data_wait_share")
         self._scores = {f"ophnet_{name}": record[name] for name in names}
         self._scores["ophnet_epoch"] = record["epoch"] + 1

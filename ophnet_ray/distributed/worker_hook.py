@@ -1,4 +1,4 @@
-"""What every worker process of a run does first. Named in the job, called by Ray."""
+"""Set-up hook of worker processes (Ray's ``worker_process_setup_hook``)."""
 
 import fcntl
 import os
@@ -11,11 +11,11 @@ _SIOCGIFADDR = 0x8915  # Linux: the address of a network interface
 
 
 def use_interface_of_cluster() -> None:
-    """Let gloo talk to other workers through the network that Ray knows their nodes by.
+    """Let gloo connect workers through the network of the cluster.
 
-    It would look up this machine's own name: on many machines a loopback address, where workers
-    on other nodes wait in vain; on others an outer one, though a local Ray keeps to loopback.
-    What the user set stays.
+    By default gloo resolves the machine's name: often to a loopback address, which workers on other
+    nodes cannot reach, or to an outer address although a local Ray listens on loopback only. A
+    value that the user set stays.
     """
     if "GLOO_SOCKET_IFNAME" not in os.environ:
         name = _interface_of(ray.util.get_node_ip_address())
