@@ -238,7 +238,7 @@ class OphNetDataModule(ManifestDataModule):
         self.rejects: list[Reject] = []
 
     def setup(self, stage: str | None = None) -> None:
-        """Read, split and decode, the first time."""
+        """Read the CSV, split it and decode what the cache lacks, unless that is done."""
         if self.manifest is not None:
             return
         segments = read_annotations(self.csv_path, self.video_dir)

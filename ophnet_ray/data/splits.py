@@ -14,7 +14,7 @@ NUM_CANDIDATES = 128
 
 
 def assign_splits(segments: Sequence[Segment], val_fraction: float, seed: int) -> list[Segment]:
-    """Give every segment a split: the CSV's own, else stratified and grouped by case.
+    """Assign a split to every segment: the CSV's own, else stratified and grouped by case.
 
     A CSV with a split column but no ``val`` rows gets its validation cases from its ``train``
     rows; ``test`` rows are never touched.

@@ -67,7 +67,7 @@ class Frame:
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """RGB, uint8 (H, W, 3)."""
+        """Pixels in RGB, uint8 (H, W, 3)."""
         return self.picture.to_rgb()
 
 

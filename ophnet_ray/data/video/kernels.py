@@ -41,7 +41,7 @@ class RowBands:
 
     @property
     def sum_shape(self) -> tuple[int, int, int]:
-        """(3, B, W) for B bands."""
+        """Shape of the sum, (3, B, W) for B bands."""
         return 3, int(self.rows[-1]) + 1, self.shape[1]
 
     def empty_sum(self) -> NDArray[np.uint16]:

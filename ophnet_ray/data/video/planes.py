@@ -40,7 +40,7 @@ class RgbPicture:
         return self.pixels.shape[0], self.pixels.shape[1]
 
     def add_to(self, total: NDArray[np.uint16], rows: NDArray[np.int32]) -> None:
-        """See ``Picture``."""
+        """Add the RGB values; see ``Picture.add_to``."""
         add_rgb(total, rows, self.pixels)
 
     def to_rgb(self) -> NDArray[np.uint8]:
@@ -65,7 +65,7 @@ class Yuv420Picture:
     factors: NDArray[np.int16]
 
     def add_to(self, total: NDArray[np.uint16], rows: NDArray[np.int32]) -> None:
-        """See ``Picture``."""
+        """Add the RGB values; see ``Picture.add_to``."""
         black = _black_planes(self.shape, int(self.factors[0]) // 8)  # adds nothing
         add_yuv420(total, rows, (self.planes, black), self.factors)
 
