@@ -53,5 +53,7 @@ def test_a_dashboard_that_says_nothing_is_not_taken_for_a_locked_one(monkeypatch
     monkeypatch.setattr(cluster_check, "ANSWER_TIMEOUT_S", 0.2)
     with socket.create_server(("0.0.0.0", 0)) as silent:
         address = f"0.0.0.0:{silent.getsockname()[1]}"
-        with pytest.raises(UserError, match=f"http://{address} takes a connection but gives no"):
+        with pytest.raises(
+            UserError, match=f"http://{address} accepts a connection but does not answer"
+        ):
             check_dashboard(address)
