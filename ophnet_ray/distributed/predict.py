@@ -33,12 +33,17 @@ class PredictionActor:
         self._predictor = VideoPredictor(job, device, num_threads)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Predict one video; return the reason if it is broken, else an empty one."""
+        """Predict one video; return the ``reason`` if it is broken, the ``failure`` if we are."""
+        answer = {"video_id": row["video_id"], "reason": "", "failure": ""}
         try:
             self._predictor.write_part(row["video_id"], row["video"])
         except VideoError as error:
-            return {"video_id": row["video_id"], "reason": str(error)}
-        return {"video_id": row["video_id"], "reason": ""}
+            answer["reason"] = str(error)
+        except Exception as error:  # noqa: BLE001 - as a value: Ray Data would add its own advice
+            logger.exception("the prediction of %s failed", row["video"])
+            cause = f"{type(error).__name__}: {last_line(error) or 'no message'}"
+            answer["failure"] = f"{row['video']}: {cause}"
+        return answer
 
 
 def predict_videos(
@@ -106,6 +111,8 @@ def _predict_rows(
             num_gpus=1 / -(-num_actors // gpus) if gpus else None,
         )
         for num_done, row in enumerate(dataset.iter_rows(), start=1):
+            if row["failure"]:
+                raise PredictionError(row["failure"])
             if row["reason"]:
                 broken[row["video_id"]] = row["reason"]
             stage.update(num_done, "videos")
