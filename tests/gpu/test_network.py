@@ -1,4 +1,4 @@
-"""On a GPU: the same step, in bf16, from bytes on."""
+"""Training steps on a GPU, in bfloat16, from the bytes of the images on."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Debian's Chromium, driven over its debugging protocol: what a page does in a real browser."""
+"""Pages in a real browser: Debian's Chromium, driven over its debugging protocol."""
 
 import asyncio
 import base64
@@ -29,7 +29,14 @@ _COMPLAINTS = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entry
 
 @dataclass
 class Visit:
-    """``overflow_px``: how far the page scrolls sideways. ``pdf``: it printed, on A4."""
+    """A page as the browser showed it.
+
+    Attributes:
+        overflow_px: Pixels by which the page scrolls sideways.
+        pdf: The page printed on A4.
+        requests: URLs that the page asked for, its own first.
+        complaints: Errors and console messages, as JSON.
+    """
 
     overflow_px: int
     pdf: bytes
@@ -38,12 +45,12 @@ class Visit:
 
 
 def visit_pages(pages: list[Path], width: int) -> list[Visit]:
-    """Open each page in one browser, in a window so wide, and print it."""
+    """Open each page in one browser, in a window of this width in pixels, and print it."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as browser:
             try:
-                # it chooses a free port of the loopback and tells it
+                # the browser chooses a free port of the loopback and prints it
                 line = next(line for line in browser.stderr if "DevTools listening" in line)
                 port = re.search(r":(\d+)/", line)[1]
                 return asyncio.run(asyncio.wait_for(_visit_all(port, pages, width), 60))
@@ -90,7 +97,7 @@ class _Tab:
         await self.call("Page.navigate", url=page.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             await self._receive()
-        # not innerWidth: on a phone it grows with what is too wide
+        # not innerWidth: on a phone it grows with content that is too wide
         script = "document.scrollingElement.scrollWidth - screen.width"
         overflow = await self.call("Runtime.evaluate", expression=script)
         printed = await self.call(

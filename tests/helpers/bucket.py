@@ -1,4 +1,4 @@
-"""An S3 endpoint to test with: the client of ``bucket_server.py``."""
+"""Client of the S3 endpoint in ``bucket_server.py``."""
 
 import json
 from urllib.parse import quote
@@ -6,21 +6,22 @@ from urllib.request import urlopen
 
 
 class Bucket:
-    """An S3 endpoint with one bucket; ``uri`` names places in it."""
+    """An S3 endpoint with the bucket ``surgery``."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
 
     def uri(self, path: str, bucket: str = "surgery") -> str:
-        place = f"endpoint_override={quote(self.endpoint, safe='')}&region=us-east-1"
-        return f"s3://{bucket}/{path}?{place}"
+        """Return the URI of an object or folder."""
+        query = f"endpoint_override={quote(self.endpoint, safe='')}&region=us-east-1"
+        return f"s3://{bucket}/{path}?{query}"
 
     def _ask(self, question: str) -> dict[str, int]:
         with urlopen(f"{self.endpoint}/_test/{question}", timeout=10) as answer:
             return json.load(answer)
 
     def count(self) -> dict[str, int]:
-        """Requests and bytes sent since the last call."""
+        """Return the numbers of requests, sent bytes and failures since the last call."""
         return self._ask("count")
 
     def fail_puts(self, number: int) -> None:

@@ -1,9 +1,9 @@
-"""An S3 endpoint in a process of its own: moto's server, counting what it sends.
+"""An S3 endpoint in a process of its own: moto's server, which counts requests and sent bytes.
 
 ``python bucket_server.py [ADDRESS]`` listens on loopback or on ADDRESS and prints its port.
-``GET /_test/count`` answers with the requests and the bytes since the last call;
-``/_test/fail?puts=3`` makes the next three uploads fail with 503, ``/_test/delay?ms=30`` each
-answer wait. It ends when its standard input does.
+``GET /_test/count`` returns the counts since the last call; ``/_test/fail?puts=3`` makes the next
+three uploads fail with 503; ``/_test/delay?ms=30`` delays every answer, as a distant bucket does.
+The server ends when its standard input ends.
 """
 
 import json

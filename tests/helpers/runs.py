@@ -9,7 +9,7 @@ from ophnet_ray.config import Config
 
 
 def tiny_config(csv_path: Path, storage: Path, **settings) -> Config:
-    """The smallest real run: a 32-pixel image, a small backbone, few epochs."""
+    """Return the settings of the smallest real run: 32-pixel images, small backbone, few epochs."""
     defaults = {
         "csv_path": str(csv_path),
         "image_size": 32,
@@ -26,7 +26,7 @@ def tiny_config(csv_path: Path, storage: Path, **settings) -> Config:
 
 
 def flags_of(config):
-    """The command line that gives these settings."""
+    """Return the command line that gives these settings."""
     flags = []
     for name, value in config.to_flat().items():
         if isinstance(value, bool):

@@ -24,7 +24,7 @@ def write_video(path: Path, frames, frame_rate: int = 10, codec="libx264", gop=1
 
 
 def grey_frames(num_frames: int, size: int = 32):
-    """Frame k is a flat grey 2k, so that a frame names its own index."""
+    """Yield frames; frame k is a flat grey 2k, so that a frame names its own index."""
     return (np.full((size, size, 3), 2 * k, dtype=np.uint8) for k in range(num_frames))
 
 
@@ -32,9 +32,12 @@ COLORS = {"red": (200, 40, 30), "green": (40, 180, 60), "blue": (30, 60, 190)}
 
 
 def write_color_dataset(folder: Path, num_cases: int = 6, columns: str = "segments") -> Path:
-    """Videos of 3 s each of red, green, blue: a task that any model solves.
+    """Write videos of 3 s each of red, green and blue, which any model learns; return the CSV.
 
-    ``columns``: "segments" or "clips".
+    Args:
+        folder: Receives ``segments.csv`` and the videos.
+        num_cases: Videos, one per case; the order of the colours rotates.
+        columns: "segments" of whole videos, or "clips", one file per phase.
     """
     rows = []
     for case in range(num_cases):
