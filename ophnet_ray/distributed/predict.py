@@ -39,7 +39,7 @@ class PredictionActor:
             self._predictor.write_part(row["video_id"], row["video"])
         except VideoError as error:
             answer["reason"] = str(error)
-        except Exception as error:  # noqa: BLE001 - as a value: Ray Data would add its own advice
+        except Exception as error:  # returned as a value: Ray Data would add its own advice
             logger.exception("the prediction of %s failed", row["video"])
             cause = f"{type(error).__name__}: {last_line(error) or 'no message'}"
             answer["failure"] = f"{row['video']}: {cause}"
