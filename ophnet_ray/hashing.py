@@ -1,7 +1,7 @@
-"""Random choices as functions of names, not of a generator's state.
+"""Random numbers as functions of names, not of a generator's state, and hashes of contents.
 
-NumPy does not promise the same random stream across versions; an integer hash does, and a choice
-that depends only on (seed, epoch, segment) is the same after a restart and on any worker.
+An integer hash is the same in every NumPy version, which a random stream is not. A choice that
+depends only on (seed, epoch, segment) is the same after a restart and on every worker.
 """
 
 import hashlib
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 
 def hash_ids(ids: Sequence[str] | NDArray[np.uint64], *salts: int) -> NDArray[np.uint64]:
-    """A uniform 64-bit number for each id.
+    """Return a uniform 64-bit number for each id.
 
     Args:
-        ids: Texts, or numbers that an earlier call made of them.
+        ids: Texts, or the numbers that an earlier call returned for them.
         salts: Non-negative integers, e.g. seed and epoch; each changes all numbers.
     """
     if isinstance(ids, np.ndarray):
@@ -30,18 +30,18 @@ def hash_ids(ids: Sequence[str] | NDArray[np.uint64], *salts: int) -> NDArray[np
 
 
 def hash_file(path: str | Path) -> str:
-    """sha256 of a file's content."""
+    """Return the SHA-256 of a file's content, 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_case(case_id: str) -> str:
-    """A name for a case that does not tell it: 16 hexadecimal digits."""
+    """Return the pseudonym of a case: 16 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(case_id.encode()).hexdigest()[:16]
 
 
 def _mix(x: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele et al., OOPSLA 2014), a bijection."""
+    """Apply the finaliser of splitmix64 (Steele et al., OOPSLA 2014), a bijection."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

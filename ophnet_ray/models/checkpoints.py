@@ -7,7 +7,6 @@ passed over for the one before. Inside an epoch there may be ``unfinished/epoch=
 which the end of the epoch makes needless.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ophnet_ray.hashing import hash_file
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.storage.files import write_atomically
 
@@ -67,7 +67,7 @@ def commit_checkpoint(
     with file.open("rb+") as handle:
         os.fsync(handle.fileno())
     manifest = {
-        "sha256": _sha256(file),
+        "sha256": hash_file(file),
         "size_bytes": file.stat().st_size,
         "epoch": epoch,
         "step": step,
@@ -111,7 +111,7 @@ def _folder_of(checkpoints: Path, epoch: int, step: int) -> Path:
 def _read_intact(folder: Path) -> Checkpoint | None:
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text())
-        intact = _sha256(folder / CHECKPOINT_FILE) == manifest["sha256"]
+        intact = hash_file(folder / CHECKPOINT_FILE) == manifest["sha256"]
     except (OSError, ValueError) as error:
         logger.warning("checkpoint %s is passed over: %s", folder, error)
         return None
@@ -136,8 +136,3 @@ def prune_checkpoints(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
         if checkpoint.epoch not in kept:
             shutil.rmtree(checkpoint.folder)
     return [checkpoint for checkpoint in checkpoints if checkpoint.epoch in kept]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""The file systems of buckets, by ``pyarrow``, and what they complain of in one line.
+"""File systems of buckets (``pyarrow``), with errors in one line.
 
-The credentials come from the environment's own chain (variables, configuration files, the role of
-the machine); this program never sees them. ``AWS_ENDPOINT_URL_S3`` and ``AWS_ENDPOINT_URL`` name an
-endpoint for URIs that name none.
+The cloud's libraries find the credentials (variables, configuration files, the role of the
+machine); this program never reads them. ``AWS_ENDPOINT_URL_S3`` and ``AWS_ENDPOINT_URL`` give the
+endpoint for URIs without one.
 """
 
 import os
@@ -18,7 +18,7 @@ from ophnet_ray.errors import one_line
 from ophnet_ray.storage.paths import bucket_path, options_of, plain_uri
 
 ATTEMPTS = 6
-"""Of each request, with growing pauses: a quarter of a minute or so."""
+"""Attempts per request, with growing pauses: about 15 seconds in all."""
 CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S = 5.0, 60.0
 PROBE_ATTEMPTS, PROBE_TIMEOUT_S = 2, 5.0
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -26,14 +26,14 @@ _REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
 
 class StorageError(OSError):
-    """A bucket does not do what it is asked to; ``str(error)`` says where and why in one line."""
+    """A failed request to a bucket; ``str(error)`` gives the URI and the cause in one line."""
 
 
 def filesystem_of(uri: str, *, is_probe: bool = False) -> Any:
-    """The file system of a bucket; a probe gives up within seconds.
+    """Return the file system of a bucket; a probe gives up within seconds.
 
     Raises:
-        StorageError: The region of the bucket cannot be found out.
+        StorageError: The region of the bucket cannot be determined.
     """
     scheme, _, _ = uri.partition("://")
     options = options_of(uri)
@@ -57,7 +57,7 @@ def _amazon(endpoint: str | None, region: str | None, scheme: str | None, is_pro
         connect_timeout=CONNECT_TIMEOUT_S,
         request_timeout=PROBE_TIMEOUT_S if is_probe else REQUEST_TIMEOUT_S,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
-        # a small file in one request instead of three
+        # one request for a small file instead of three
         allow_delayed_open=True,
     )
 
@@ -67,7 +67,7 @@ def _google(endpoint: str | None, scheme: str | None, is_probe: bool) -> Any:
     return fs.GcsFileSystem(
         endpoint_override=endpoint,
         scheme=scheme,
-        # without a limit it tries for a quarter of an hour
+        # without a limit it retries for 15 minutes
         retry_time_limit=timedelta(seconds=PROBE_TIMEOUT_S if is_probe else REQUEST_TIMEOUT_S),
     )
 
@@ -83,14 +83,14 @@ def _first_variable(names: Iterable[str]) -> str | None:
 
 @contextmanager
 def in_one_line(uri: str) -> Iterator[None]:
-    """Turn what a bucket complains of into one line with the cure."""
+    """Raise errors of a bucket as a ``StorageError``: one line with the cure."""
     try:
         yield
     except (FileNotFoundError, StorageError):
         raise
     except OSError as error:
         if error.errno is not None:
-            raise  # of this machine's own disk
+            raise  # an error of this machine's disk
         raise StorageError(f"{plain_uri(uri)}: {_explain(str(error))}") from error
 
 

@@ -1,4 +1,4 @@
-"""What this machine keeps of buckets: fetched once, for all its processes and later runs."""
+"""Node-local copies of bucket objects, fetched once per machine for all processes and runs."""
 
 import errno
 import getpass
@@ -14,29 +14,29 @@ from ophnet_ray.storage.paths import name_of, plain_uri
 
 
 def default_local_dir() -> str:
-    """A folder of the user's own in the system's temporary folder."""
+    """Return a folder of the user in the system's temporary folder."""
     return str(Path(tempfile.gettempdir()) / f"ophnet-ray-{getpass.getuser()}")
 
 
 def local_folder(uri: str, local_dir: str | None) -> Path:
-    """Where this machine keeps what belongs to a folder of a bucket.
+    """Return this machine's folder for copies of a bucket folder; create it when it is missing.
 
     Args:
-        uri: The folder.
-        local_dir: Of ``--local_cache_dir``.
+        uri: The folder of the bucket.
+        local_dir: Value of ``--local_cache_dir``.
 
     Raises:
-        UserError: It cannot be made.
+        UserError: The folder cannot be created.
     """
     root = Path(local_dir or default_local_dir())
     digest = hashlib.blake2b(plain_uri(uri).encode(), digest_size=4).hexdigest()
     folder = root / f"{name_of(uri)}-{digest}"
     try:
-        # others need not see what videos this user works on
+        # private to the user, like the names of the videos in it
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(exist_ok=True)
         if local_dir is None and root.stat().st_uid != os.getuid():
-            raise PermissionError(errno.EPERM, "it belongs to somebody else")
+            raise PermissionError(errno.EPERM, "it belongs to another user")
     except OSError as error:
         raise UserError(
             f"--local_cache_dir {root} cannot be written: {error.strerror or error}"
@@ -45,7 +45,7 @@ def local_folder(uri: str, local_dir: str | None) -> Path:
 
 
 def fetch_once(uri: str, target: Path) -> Path:
-    """Fetch a file unless it is there; of several processes that want it, one does.
+    """Fetch an object unless it is present; of several processes, one fetches it.
 
     Raises:
         OSError: It cannot be fetched or written.
@@ -59,10 +59,10 @@ def fetch_once(uri: str, target: Path) -> Path:
 
 
 def fetch_version(uri: str, local_dir: str | None = None) -> Path:
-    """Fetch a file that may change in the bucket: another size or time is another file here.
+    """Fetch an object that may change: each size and time in the bucket has its own copy here.
 
     Raises:
-        FileNotFoundError: It is not there.
+        FileNotFoundError: The object does not exist.
         OSError: It cannot be fetched or written.
     """
     status = stat_files([uri]).get(uri)

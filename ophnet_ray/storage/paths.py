@@ -1,8 +1,8 @@
-"""Where files lie, as text: local paths and URIs of buckets. No file is touched here.
+"""Local paths and bucket URIs as text; no function here touches a file.
 
-A bucket is named ``s3://bucket/path`` or ``gs://bucket/path``, an endpoint other than the cloud's
-own with ``?endpoint_override=http%3A%2F%2Fhost%3Aport&region=…`` at the end (or by the environment,
-see ``storage``). The query belongs to the place as a whole: it stays at the end of a longer path.
+The URI of a bucket is ``s3://bucket/path`` or ``gs://bucket/path``. An endpoint other than the
+cloud's own follows as ``?endpoint_override=http%3A%2F%2Fhost%3Aport&region=…``, or comes from the
+environment (see ``filesystems``). These options stay at the end when a path is extended.
 """
 
 from pathlib import Path, PurePosixPath
@@ -16,14 +16,14 @@ _SECRETS = ("key", "token", "credential", "signature", "password")
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether the path is a URI of a bucket."""
+    """Return True if the path is a bucket URI."""
     return str(path).startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
 
 
 def check_location(flag: str, path: str) -> None:
-    """Refuse a URI that cannot be used, or that holds a secret; local paths pass.
+    """Refuse a URI that cannot be used or that contains a secret; accept every local path.
 
-    The secret is not repeated in the message.
+    The message does not repeat the secret.
 
     Raises:
         UserError: Naming the flag and the cure.
@@ -54,14 +54,14 @@ def _option_names(query: str) -> list[str]:
 def _refuse_secrets(flag: str, netloc: str, options: list[str]) -> None:
     if "@" in netloc or any(word in name.lower() for name in options for word in _SECRETS):
         raise UserError(
-            f"{flag}: credentials do not belong in a path, which logs and reports repeat; take "
-            "them out of it and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what the "
-            "cloud's own tools use"
+            f"{flag}: credentials do not belong in a path, which logs and reports show; "
+            "remove them and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use the "
+            "credential files of the cloud's own tools"
         )
 
 
 def absolute(path: str | Path) -> str:
-    """A path that means the same in every folder; ``file://`` becomes a plain path."""
+    """Return an absolute path or URI; ``file://`` becomes a plain path."""
     text = str(path)
     if is_remote(text):
         parts = urlsplit(text)
@@ -72,23 +72,23 @@ def absolute(path: str | Path) -> str:
 
 
 def bucket_path(uri: str) -> str:
-    """``s3://bucket/a%20b?…`` → ``bucket/a b``, as file systems take it."""
+    """Convert ``s3://bucket/a%20b?…`` to ``bucket/a b``, as ``pyarrow`` takes it."""
     parts = urlsplit(uri)
     return unquote(f"{parts.netloc}{parts.path}").rstrip("/")
 
 
 def options_of(uri: str) -> dict[str, str]:
-    """What stands after the question mark."""
+    """Return the options after the question mark of a URI."""
     return dict(parse_qsl(urlsplit(uri).query))
 
 
 def plain_uri(uri: str) -> str:
-    """The URI without its options: the same object, by whatever way it is reached."""
+    """Return the URI without its options: the same for every way to reach the object."""
     return uri.partition("?")[0]
 
 
 def join(folder: str | Path, name: str) -> str:
-    """The path of a file in a folder; an absolute one stays as it is."""
+    """Return the path of a file in a folder; an absolute name is returned unchanged."""
     if is_remote(name):
         return name
     if not is_remote(folder):
@@ -98,17 +98,17 @@ def join(folder: str | Path, name: str) -> str:
 
 
 def parent_of(path: str) -> str:
-    """The folder that a file lies in."""
+    """Return the folder of a file."""
     return _climb(path) if is_remote(path) else str(Path(path).parent)
 
 
 def name_of(path: str) -> str:
-    """The last part of a path."""
+    """Return the last part of a path."""
     return PurePosixPath(bucket_path(path)).name if is_remote(path) else Path(path).name
 
 
 def stem_of(path: str) -> str:
-    """The last part of a path, without its suffix."""
+    """Return the last part of a path without its suffix."""
     return PurePosixPath(name_of(path)).stem
 
 
@@ -118,5 +118,5 @@ def _climb(uri: str) -> str:
 
 
 def _quote(name: str) -> str:
-    """Only what would end the path: other bytes of a name stay readable."""
+    """Quote the characters that would end the path; the others stay readable."""
     return name.replace("%", "%25").replace("?", "%3F").replace("#", "%23")

@@ -1,4 +1,4 @@
-"""A file of a bucket as a Python file object: range reads, a part ahead, each part once."""
+"""A bucket object as a seekable Python file, read in parts, each fetched once."""
 
 import io
 import os
@@ -17,15 +17,15 @@ PARTS_AHEAD = 2
 
 
 class RangeReader(io.RawIOBase):
-    """Read an object in any order, fetching each part of it at most once.
+    """A file object that reads an object in any order and fetches each part at most once.
 
-    What was fetched is kept in a temporary file without a name, so that two passes over a video
-    (one for its times, one for its frames) fetch it once and jumps spare what they jump over. While
-    it is read in order, the next parts are on their way.
+    Fetched parts are kept in an anonymous temporary file: two passes over a video (one for its
+    times, one for its frames) fetch it once, and parts that a seek skips are not fetched. During
+    sequential reading, the next parts are fetched ahead.
 
     Args:
-        read_at: Size and offset to bytes; may be called by several threads.
-        size_bytes: Of the object.
+        read_at: Maps size and offset to bytes; called from several threads.
+        size_bytes: Size of the object.
     """
 
     def __init__(self, read_at: Callable[[int, int], bytes], size_bytes: int) -> None:
@@ -37,25 +37,25 @@ class RangeReader(io.RawIOBase):
         self._pool = ThreadPoolExecutor(PARTS_AHEAD + 1, thread_name_prefix="read-ahead")
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True: the stream is readable."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Return True: the stream is seekable."""
         return True
 
     def tell(self) -> int:
-        """Where the next read begins."""
+        """Return the position of the next read."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move, without fetching anything."""
+        """Set the position of the next read; fetch nothing."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}
         self._position = max(start[whence] + offset, 0)
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Read up to the end of a part.
+        """Read into a buffer, at most to the end of a part; return the number of bytes.
 
         Raises:
             OSError: The bucket does not answer.
@@ -65,9 +65,9 @@ class RangeReader(io.RawIOBase):
         size_bytes = min(len(memory), PART_BYTES - inside, self._size_bytes - self._position)
         if size_bytes <= 0:
             return 0
-        goes_on = part == 0 or part - 1 in self._parts
+        is_sequential = part == 0 or part - 1 in self._parts
         self._request(part)
-        for ahead in range(part + 1, part + 1 + PARTS_AHEAD) if goes_on else ():
+        for ahead in range(part + 1, part + 1 + PARTS_AHEAD) if is_sequential else ():
             self._request(ahead)
         self._parts[part].result()
         count = os.preadv(self._spool.fileno(), [memory[:size_bytes]], self._position)
@@ -86,7 +86,7 @@ class RangeReader(io.RawIOBase):
             data, offset = data[written:], offset + written
 
     def close(self) -> None:
-        """Forget what was fetched."""
+        """Stop fetching and delete the fetched parts."""
         if not self.closed:
             self._pool.shutdown(cancel_futures=True)
             self._spool.close()
@@ -95,10 +95,10 @@ class RangeReader(io.RawIOBase):
 
 @contextmanager
 def open_source(path: str | Path) -> Iterator[str | RangeReader]:
-    """What a codec reads a file from: its path, or for one in a bucket a file object.
+    """Open a file for the codec: yield its path, or a file object for one in a bucket.
 
     Raises:
-        OSError: The bucket does not answer, or has no such file.
+        OSError: The bucket does not answer, or has no such object.
     """
     if not is_remote(path):
         yield str(path)

@@ -101,8 +101,8 @@ def _read_folder(cache_dir: Path) -> Inventory:
     older = [cache_dir / f"blocks-v{version}" for version in range(1, FORMAT_VERSION)]
     leftovers = [
         leftover
-        for place in (folder, *older)
-        for path in place.glob("*")
+        for version_folder in (folder, *older)
+        for path in version_folder.glob("*")
         if path not in known and (leftover := _leftover(path)) is not None
     ]
     return _build_inventory(shards, leftovers)
@@ -159,7 +159,7 @@ def _prune_folder(cache_dir: Path, unused_days: float) -> Inventory:
 def _prune_bucket(cache_dir: str, unused_days: float) -> Inventory:
     if unused_days < MIN_BUCKET_DAYS:
         raise UserError(
-            f"--days {unused_days:g}: a bucket does not tell whether a run is using it; "
+            f"--days {unused_days:g}: a bucket does not show whether a run is using it; "
             f"give at least {MIN_BUCKET_DAYS}"
         )
     uri = join(cache_dir, CACHE_VERSION)
