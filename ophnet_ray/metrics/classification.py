@@ -83,6 +83,21 @@ def macro_mean(
     return float(values[chosen].mean()) if chosen.any() else 0.0
 
 
+def share_of_present(confusion: NDArray[np.int64], classes: ClassSelection) -> float:
+    """Return the number of classes among the labels per selected class; 0 without any.
+
+    A class that no label shows has precision, recall, F1 and Jaccard index 0. So the mean over the
+    selected classes is this share of the mean over the classes among the labels.
+    """
+    is_present = confusion.sum(axis=1) > 0
+    if classes == "present":
+        return float(is_present.any())
+    if classes == "all":
+        return float(is_present.mean())
+    chosen = is_present | (_predicted(confusion) > 0)
+    return float(is_present.sum() / max(int(chosen.sum()), 1))
+
+
 def macro_f1_present(confusion: NDArray[np.int64]) -> float:
     """Return the mean F1 over the classes among the labels; 0 without any.
 
@@ -100,7 +115,7 @@ def macro_f1_all(confusion: NDArray[np.int64]) -> float:
 
 def reachable_macro_f1_all(confusion: NDArray[np.int64]) -> float:
     """Return ``macro_f1_all`` of perfect predictions: the share of classes among the labels."""
-    return float((confusion.sum(axis=1) > 0).mean())
+    return share_of_present(confusion, "all")
 
 
 def balanced_accuracy(confusion: NDArray[np.int64]) -> float:

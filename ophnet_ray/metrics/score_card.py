@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.metrics.bootstrap import Interval, interval_over_cases
+from ophnet_ray.metrics.bootstrap import Interval, ScoreFn, interval_over_cases
 from ophnet_ray.metrics.classification import (
     accuracy,
     balanced_accuracy,
@@ -17,6 +17,7 @@ from ophnet_ray.metrics.classification import (
     macro_f1_present,
     precision_per_class,
     recall_per_class,
+    share_of_present,
 )
 
 _WINDOW_SCORES: dict[str, tuple[Callable[[NDArray[np.int64]], float], str]] = {
@@ -100,6 +101,19 @@ def format_score(score: Score) -> str:
     return f"{score.value:.4f}  [{score.interval.low:.4f}, {score.interval.high:.4f}]"
 
 
+def fix_terms(score: ScoreFn, confusion: NDArray[np.int64]) -> ScoreFn:
+    """Return the function that scores a resample: its terms are the phases of the whole sample.
+
+    Args:
+        score: Score of a confusion.
+        confusion: Counts of the whole sample.
+    """
+    if score is not macro_f1_all:
+        return score
+    share = share_of_present(confusion, "all")
+    return lambda resample: share * macro_f1_present(resample)
+
+
 def score_phases(
     confusion: NDArray[np.int64], phases: Sequence[str], num_train_cases: Sequence[int]
 ) -> tuple[PhaseScore, ...]:
@@ -154,7 +168,7 @@ def build_window_card(
                 name,
                 float(score(confusion)),
                 convention,
-                interval_over_cases(confusion_by_case, score),
+                interval_over_cases(confusion_by_case, fix_terms(score, confusion)),
             )
             for name, (score, convention) in _WINDOW_SCORES.items()
         ),

@@ -14,7 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.metrics import classification
-from ophnet_ray.metrics.bootstrap import bootstrap_scores, percentile_interval
+from ophnet_ray.metrics.bootstrap import (
+    bootstrap_scores,
+    difference_interval,
+    score_interval,
+)
 from ophnet_ray.metrics.classification import ClassSelection
 from ophnet_ray.metrics.score_card import Score, ScoreCard, score_phases
 from ophnet_ray.metrics.segmental import OVERLAPS, edit_score, segment_counts, segmental_f1
@@ -136,12 +140,30 @@ def count_video(video: ScoredVideo, num_classes: int) -> Counts | None:
     )
 
 
-def score_counts(counts: Counts) -> dict[str, float]:
-    """Compute all scores, by the names of ``CONVENTIONS`` and in their order."""
+def share_classes(confusion: NDArray[Any]) -> dict[ClassSelection, float]:
+    """Return ``classification.share_of_present`` under each selection of classes."""
+    return {classes: classification.share_of_present(confusion, classes) for classes in _CLASSES}
+
+
+def score_counts(
+    counts: Counts, shares: Mapping[ClassSelection, float] | None = None
+) -> dict[str, float]:
+    """Compute all scores, by the names of ``CONVENTIONS`` and in their order.
+
+    Args:
+        counts: Sums over videos.
+        shares: For a resample: ``share_classes`` of the whole sample. Its phases remain the terms
+            of each mean over phases. Otherwise a phase that few cases show would count 0 in each
+            resample without these cases, and the score of every resample would be too low.
+    """
     confusion = counts.confusion
     per_class = {name: score(confusion) for name, score in _PER_CLASS.items()}
     macros = {
-        f"macro_{name}_{classes}": classification.macro_mean(values, confusion, classes)
+        f"macro_{name}_{classes}": (
+            classification.macro_mean(values, confusion, classes)
+            if shares is None
+            else shares[classes] * classification.macro_mean(values, confusion, "present")
+        )
         for name, values in per_class.items()
         for classes in _CLASSES
     }
@@ -189,9 +211,11 @@ class CaseScores:
 
     def score_resamples(self) -> NDArray[np.float64]:
         """Score resamples of the cases, (R, scores); equal draws for an equal number of cases."""
+        shares = share_classes(self.counts.confusion)
 
         def score(vector: NDArray[np.float64]) -> list[float]:
-            return list(score_counts(Counts.from_vector(vector, self._num_classes)).values())
+            counts = Counts.from_vector(vector, self._num_classes)
+            return list(score_counts(counts, shares).values())
 
         return bootstrap_scores(self._by_case, score)
 
@@ -213,7 +237,7 @@ def build_score_card(
     for i, (name, value) in enumerate(scores.values.items()):
         interval = None
         if resampled is not None and name not in _WITHOUT_INTERVAL:
-            interval = percentile_interval(resampled[:, i])
+            interval = score_interval(value, resampled[:, i], scores.num_cases)
         named.append(Score(name, value, CONVENTIONS[name], interval))
     return ScoreCard(
         split=split,
@@ -241,6 +265,7 @@ def compare_scores(
         gain = after.values[name] - before.values[name]
         interval = None
         if differences is not None:
-            interval = percentile_interval(differences[:, order.index(name)])
+            column = differences[:, order.index(name)]
+            interval = difference_interval(gain, column, before.num_cases)
         gains[name] = Score(name, gain, f"gain in {name}", interval)
     return gains

@@ -11,7 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.metrics.bootstrap import Interval, ScoreFn, bootstrap_scores, percentile_interval
+from ophnet_ray.metrics.bootstrap import (
+    Interval,
+    ScoreFn,
+    bootstrap_scores,
+    difference_interval,
+    score_interval,
+)
 from ophnet_ray.metrics.classification import accuracy, f1_per_class, macro_f1_present
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.models.payload import read_payload
@@ -65,7 +71,8 @@ def rank_trials(trials: Sequence[Trial], metric: Metric) -> list[RankedTrial]:
         else row
         for row in rows
     ]
-    return [_compare_with_first(row, rows[0], resampled) for row in rows]
+    num_cases = max(map(len, counts.values()), default=0)
+    return [_compare_with_first(row, rows[0], resampled, num_cases) for row in rows]
 
 
 def choose_finalists(ranked: Sequence[RankedTrial]) -> list[RankedTrial]:
@@ -138,15 +145,20 @@ def _score(trial: Trial, metric: Metric) -> RankedTrial:
 
 
 def _compare_with_first(
-    row: RankedTrial, first: RankedTrial, resampled: Mapping[int, NDArray[np.float64]]
+    row: RankedTrial,
+    first: RankedTrial,
+    resampled: Mapping[int, NDArray[np.float64]],
+    num_cases: int,
 ) -> RankedTrial:
     own, best = resampled.get(row.trial.number), resampled.get(first.trial.number)
-    if own is None or best is None:
+    if own is None or best is None or row.score is None or first.score is None:
         return row
-    gain = None if row.trial is first.trial else percentile_interval(best - own)
+    gain = None
+    if row.trial is not first.trial:
+        gain = difference_interval(first.score - row.score, best - own, num_cases)
     return replace(
         row,
-        interval=percentile_interval(own),
+        interval=score_interval(row.score, own, num_cases),
         gain=gain,
         is_tied=gain is not None and gain.low <= 0,
     )

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from scipy.special import expit, stdtrit
 
 from ophnet_ray.metrics.bootstrap import (
     Interval,
     bootstrap_scores,
+    difference_interval,
     interval_over_cases,
-    percentile_interval,
+    score_interval,
+    t_quantile,
 )
 from ophnet_ray.metrics.classification import accuracy, macro_f1_present
 
@@ -19,29 +22,34 @@ def confusion(num_right, num_wrong):
 
 
 def test_cases_that_agree_leave_no_doubt():
-    interval = percentile_interval(bootstrap_scores(np.stack([confusion(3, 1)] * 5), accuracy))
-    assert interval == (0.75, 0.75)
+    assert interval_over_cases(np.stack([confusion(3, 1)] * 5), accuracy) == pytest.approx(
+        (0.75, 0.75)
+    )
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    """Cases whose accuracies are drawn around 0.7: 95 % of the intervals must hold 0.7."""
+@pytest.mark.parametrize(("num_cases", "lowest"), [(3, 0.90), (5, 0.90), (40, 0.92)])
+@pytest.mark.parametrize("mean", [1.5, 3.2])
+def test_the_interval_covers_the_truth_as_often_as_it_says(num_cases, lowest, mean):
+    """Cases of unequal difficulty, with an accuracy of 0.77 or 0.93 on average."""
     rng = np.random.default_rng(0)
+    truth = expit(rng.normal(mean, 1, 1_000_000)).mean()
     held = 0
-    for trial in range(200):
-        right = rng.binomial(20, rng.beta(7, 3, size=40))
-        cases = np.stack([confusion(r, 20 - r) for r in right])
-        low, high = percentile_interval(bootstrap_scores(cases, accuracy, 300, seed=trial))
-        held += low <= 0.7 <= high
-    assert 0.90 <= held / 200 <= 0.99
+    for trial in range(300):
+        right = rng.binomial(200, expit(rng.normal(mean, 1, num_cases)))
+        cases = np.stack([confusion(r, 200 - r) for r in right])
+        resampled = bootstrap_scores(cases, accuracy, 200, seed=trial)
+        low, high = score_interval(accuracy(cases.sum(axis=0)), resampled, num_cases)
+        held += low <= truth <= high
+    assert lowest <= held / 300 <= 0.99
 
 
 def test_pairing_by_case_sees_a_small_steady_gain_that_the_cases_differences_would_hide():
     right = np.random.default_rng(1).integers(5, 95, size=30)
     before = np.stack([confusion(r, 100 - r) for r in right])
     after = np.stack([confusion(r + 2, 98 - r) for r in right])
-    gain = bootstrap_scores(after, accuracy) - bootstrap_scores(before, accuracy)
-    assert percentile_interval(gain).low > 0
-    assert percentile_interval(bootstrap_scores(after, accuracy)).low < 0.5
+    differences = bootstrap_scores(after, accuracy) - bootstrap_scores(before, accuracy)
+    assert difference_interval(0.02, differences, 30).low > 0
+    assert interval_over_cases(after, accuracy).low < 0.5
 
 
 def test_the_difference_of_equal_counts_has_an_interval_around_nothing():
@@ -49,10 +57,25 @@ def test_the_difference_of_equal_counts_has_an_interval_around_nothing():
     difference = bootstrap_scores(counts, macro_f1_present) - bootstrap_scores(
         counts, macro_f1_present
     )
-    assert percentile_interval(difference) == Interval(0.0, 0.0)
+    assert difference_interval(0.0, difference, 5) == Interval(0.0, 0.0)
 
 
-def test_a_single_case_has_no_interval():
+def test_a_single_case_has_no_interval_and_two_say_little():
     counts = np.stack([confusion(3, 1)])
     assert interval_over_cases(counts, accuracy) is None
-    assert interval_over_cases(np.concatenate([counts, counts]), accuracy) == Interval(0.75, 0.75)
+    two = interval_over_cases(np.stack([confusion(4, 0), confusion(2, 2)]), accuracy)
+    assert two.low < 0.1
+    assert two.high > 0.99
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_the_interval_of_a_perfect_or_void_score_stays_within_its_scale(value):
+    assert score_interval(value, np.full(9, value), 4) == Interval(value, value)
+    low, high = score_interval(value, np.linspace(0.1, 0.9, 9), 4)
+    assert low <= value <= high
+    assert 0 <= low < high <= 1
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 6, 9, 20, 100, 10_000])
+def test_quantiles_of_students_t(degrees):
+    assert t_quantile(degrees) == pytest.approx(stdtrit(degrees, 0.975), abs=4e-3)

@@ -74,7 +74,8 @@ def test_the_card_has_one_row_per_phase_and_intervals_over_cases():
     assert all(score.convention == CONVENTIONS[score.name] for score in card.scores)
     accuracy = card.scores[0]
     assert accuracy.value == pytest.approx(5 / 6)
-    assert accuracy.interval == pytest.approx((2 / 3, 1))
+    low, high = accuracy.interval
+    assert 0 < low < 2 / 3 < 5 / 6 < high < 1
     assert [(row.phase, row.support, row.num_train_cases) for row in card.by_phase] == [
         ("a", 3, 7),
         ("b", 3, 8),
@@ -82,6 +83,37 @@ def test_the_card_has_one_row_per_phase_and_intervals_over_cases():
     ]
     assert [row.recall for row in card.by_phase] == pytest.approx([1, 2 / 3, 0])
     assert [row.precision for row in card.by_phase] == pytest.approx([3 / 4, 1, 0])
+
+
+def videos_with_rare_phases(num_cases, seed=0):
+    """One video per case: 12 phases in all of them, 16 phases in one case each; 80 % are right."""
+    rng = np.random.default_rng(seed)
+    rare_of = rng.integers(0, num_cases, size=16)
+    videos = []
+    for case in range(num_cases):
+        phases = [*range(12), *(12 + np.flatnonzero(rare_of == case))]
+        truth = np.repeat(phases, rng.integers(5, 20, len(phases)))
+        wrong = rng.choice(phases, len(truth))
+        prediction = np.where(rng.random(len(truth)) < 0.8, truth, wrong)
+        prediction[:2] = 29 + case % 2  # phases without a label: one is predicted in few cases
+        probabilities = np.full((len(truth), 32), 0.01, dtype=np.float32)
+        probabilities[np.arange(len(truth)), prediction] = rng.uniform(0.3, 1, len(truth))
+        videos.append(ScoredVideo(f"case {case}", truth, prediction, probabilities))
+    return videos
+
+
+@pytest.mark.parametrize("num_cases", [3, 5, 10, 40])
+def test_every_interval_holds_its_value(num_cases):
+    """A resample lacks a third of the phases that a single case shows; they must not count 0."""
+    scores = CaseScores(videos_with_rare_phases(num_cases), 32)
+    phases = [str(i) for i in range(32)]
+    card = build_score_card(scores, "val", phases, [1] * 32)
+    left_out = [
+        f"{score.name} {score.value:.3f} [{score.interval.low:.3f}, {score.interval.high:.3f}]"
+        for score in card.scores
+        if score.interval and not score.interval.low <= score.value <= score.interval.high
+    ]
+    assert left_out == []
 
 
 def test_scores_without_a_spread_over_cases_have_no_interval():
