@@ -11,7 +11,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
 
+from ophnet_ray.config import Config
 from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.unit
@@ -26,8 +28,6 @@ def read_yaml(name):
 
 @pytest.mark.parametrize("name", LAUNCHER_FILES)
 def test_ray_takes_the_launcher_file(name):
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
     (config,) = read_yaml(name)
     validate_config(prepare_config(config))
     for source in config["file_mounts"].values():
@@ -107,8 +107,6 @@ def test_kuberay_takes_the_job_and_runs_it_again():
 
 
 def test_the_flags_that_the_files_give_exist():
-    from ophnet_ray.config import Config
-
     known = set(Config().to_flat())
     texts = [read_yaml("kuberay-rayjob.yaml")[0]["spec"]["entrypoint"]]
     texts.append((FOLDER / "slurm.sbatch").read_text().split('"${train[@]}"')[1])

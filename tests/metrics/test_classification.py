@@ -17,6 +17,7 @@ from ophnet_ray.metrics.segmental import (
 
 pytestmark = pytest.mark.unit
 
+
 NUM_RANDOM = 300
 
 
@@ -33,6 +34,22 @@ def random_pairs(seed=0, missing=False):
 
 def in_runs(values, rng):
     return np.repeat(values, rng.integers(1, 9, len(values)))
+
+
+def test_scores_from_counts_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        num_classes = int(rng.integers(2, 9))
+        labels, predictions = rng.integers(0, num_classes, (2, int(rng.integers(1, 60))))
+        counts = classification.confusion_counts(labels, predictions, num_classes)
+        present = sorted(set(labels.tolist()))
+        expected = sk.f1_score(
+            labels, predictions, labels=present, average="macro", zero_division=0
+        )
+        assert classification.macro_f1_present(counts) == pytest.approx(expected, abs=1e-12)
+        assert classification.accuracy(counts) == pytest.approx(
+            sk.accuracy_score(labels, predictions), abs=1e-12
+        )
 
 
 def test_every_score_of_counts_is_scikit_learns_with_explicit_labels():
