@@ -77,3 +77,13 @@ def test_a_process_that_decodes_or_waits_loads_no_torch(tmp_path, name):
     (tmp_path / "program.py").write_text(f"import {name}")
     code, _, loaded = run(tmp_path, "program.py")
     assert (code, loaded) == (0, [])
+
+
+def test_a_ray_worker_that_decodes_loads_ray_and_no_torch(tmp_path):
+    (tmp_path / "program.py").write_text(
+        "from ophnet_ray.distributed.environment import prepare_environment\n"
+        "prepare_environment()\n"
+        "import ophnet_ray.distributed.decode\n"
+    )
+    code, _, loaded = run(tmp_path, "program.py")
+    assert (code, loaded) == (0, ["pandas", "ray"])
