@@ -19,7 +19,8 @@ from ophnet_ray.config import Config
 from ophnet_ray.console import Console
 from ophnet_ray.data.video.decoder import VideoError
 from ophnet_ray.distributed.cluster import connect
-from ophnet_ray.errors import PredictionError, last_line
+from ophnet_ray.distributed.failures import find_cause
+from ophnet_ray.errors import PredictionError
 from ophnet_ray.inference.predictor import PredictionJob, PredictionResult, VideoPredictor
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def predict_videos(
             broken |= _predict_rows(job, rows, num_workers, console)
         except RayError as error:
             logger.exception("prediction failed")
-            raise PredictionError(last_line(error) or type(error).__name__) from error
+            raise PredictionError(find_cause(error) or type(error).__name__) from error
     for video_id, reason in broken.items():
         console.warn(f"{videos[video_id]} is left out: {reason}")
         parts.pop(video_id, None)

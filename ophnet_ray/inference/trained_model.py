@@ -1,4 +1,4 @@
-"""A checkpoint → a model that predicts: the one place where checkpoints become networks again."""
+"""Checkpoint → model that predicts; no other module turns checkpoints into networks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ _MODEL_PREFIX = "model."
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network with its weights, in evaluation, and what goes with it.
+    """A network with its weights, in evaluation mode, and its checkpoint's payload.
 
     ``payload`` is everything else that the checkpoint holds.
     """
@@ -45,11 +45,11 @@ class TrainedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.network.mean.device
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Mean images (B, S, S, 3), RGB → probabilities (B, K)."""
+        """Predict probabilities (B, K) from mean images (B, S, S, 3), RGB."""
         # (B, S, S, 3) -> (B, 3, S, S), a view: channels last in memory
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)
         with torch.inference_mode():
@@ -57,7 +57,7 @@ class TrainedModel:
         return np.asarray(probabilities.cpu().numpy(), dtype=np.float32)
 
     def logits(self, values: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [0, 1], not normalised → logits (B, K)."""
+        """Compute logits (B, K) from images (B, 3, S, S) in [0, 1], not normalised."""
         image, mask = prepare_batch(
             values, self.network.mean, self.network.std, self.preprocessing.mask
         )
@@ -66,7 +66,7 @@ class TrainedModel:
 
 
 class WithPreprocessing(nn.Module):
-    """The network with its preprocessing inside: what is exported.
+    """The network with its preprocessing inside, for export.
 
     Args:
         model: A trained model.
@@ -78,7 +78,7 @@ class WithPreprocessing(nn.Module):
         self._mask = model.preprocessing.mask
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Mean images, uint8 (B, 3, S, S), RGB → probabilities (B, K)."""
+        """Compute probabilities (B, K) from mean images, uint8 (B, 3, S, S), RGB."""
         image, mask = prepare_batch(
             to_unit(pixels), self.network.mean, self.network.std, self._mask
         )
@@ -90,7 +90,7 @@ def load_model(path: str | Path, device: str = "cpu") -> TrainedModel:
     """Build the network of a checkpoint and load its weights; nothing in it is executed.
 
     Raises:
-        UserError: It is missing, damaged, of another program or of a newer version.
+        UserError: The file is missing or damaged, or another program or a newer version wrote it.
     """
     saved, payload = load_checkpoint(path)
     preprocessing = payload.preprocessing

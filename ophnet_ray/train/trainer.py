@@ -19,8 +19,9 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 from ray.tune import TuneError
 
+from ophnet_ray.distributed.failures import find_cause
 from ophnet_ray.distributed.process_group import BoundTorchConfig
-from ophnet_ray.errors import TrainingError, UserError, last_line
+from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory, RunResult
@@ -115,5 +116,5 @@ def _root_cause(error: TrainingFailedError) -> str:
 
 
 def _describe(error: BaseException) -> str:
-    """Return an exception's type and the last line of its message."""
-    return f"{type(error).__name__}: {last_line(error) or 'no message'}"
+    """Return an exception's type and the cause in its message."""
+    return f"{type(error).__name__}: {find_cause(error) or 'no message'}"

@@ -1,0 +1,29 @@
+"""Errors of Ray, cut to the line that names the cause."""
+
+import pytest
+
+from ophnet_ray.distributed.failures import find_cause
+
+pytestmark = pytest.mark.unit
+
+RAY_DATA = """ray::MapWorker(Map(A)).submit() (pid=1)
+  File "decode.py", line 8, in __call__
+ValueError: video x.mp4: the cause
+
+The above exception was the direct cause of the following exception:
+
+ray::MapWorker(Map(A)).submit() (pid=1)
+ray.exceptions.UserCodeException: UDF failed to process a data block.
+To change retry attempts, configure `ray.data.DataContext.get_current()`."""
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        pytest.param(RAY_DATA, "ValueError: video x.mp4: the cause", id="Ray Data"),
+        pytest.param("The actor died.\n\n\tout of memory\n", "out of memory", id="no traceback"),
+        pytest.param("", "", id="no message"),
+    ],
+)
+def test_the_cause_is_named_without_rays_advice(message, cause):
+    assert find_cause(RuntimeError(message)) == cause
