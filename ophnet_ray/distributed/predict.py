@@ -42,7 +42,7 @@ class PredictionActor:
             answer["reason"] = str(error)
         except Exception as error:  # returned as a value: Ray Data would add its own advice
             logger.exception("the prediction of %s failed", row["video"])
-            cause = f"{type(error).__name__}: {last_line(error) or 'no message'}"
+            cause = f"{type(error).__name__}: {find_cause(error) or 'no message'}"
             answer["failure"] = f"{row['video']}: {cause}"
         return answer
 

@@ -1,1 +1,1 @@
-"""What is done with a trained checkpoint: predict, smooth, evaluate, audit, export."""
+"""From a trained checkpoint on, without Ray: predict, smooth, evaluate, audit, export."""
