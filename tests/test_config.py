@@ -229,6 +229,7 @@ def test_yaml_values_take_the_type_of_their_setting(tmp_path, text, name, value)
     [
         ("learning_rate: 1", "unknown setting learning_rate"),
         ("batch_size: many", "batch_size: 'many' is not int"),
+        ("lr: fast", "lr: 'fast' is not float"),
         ("mask: blue", "mask: 'blue' is not one of rg, chroma, none"),
         ("batch_size: 1.5", "batch_size: 1.5 is not int"),
         ("!!python/object:os.system {}", "not a YAML file"),

@@ -69,7 +69,9 @@ def test_help_loads_nothing_heavy(tmp_path, program):
     "name",
     [
         "ophnet_ray",
+        "ophnet_ray.cli.arguments",
         "ophnet_ray.data.cache.fill",
+        "ophnet_ray.data.cache.store",
         "ophnet_ray.train.run",
     ],
 )

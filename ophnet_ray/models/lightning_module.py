@@ -1,4 +1,4 @@
-"""Loss, metrics and optimiser around the model."""
+"""Lightning module: preprocessing, loss, scores and optimiser around the network."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,38 +11,38 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
-from ophnet_ray.config import LRSchedule, MaskKind, TrainingConfig
+from ophnet_ray.config import LRSchedule, TrainingConfig
 from ophnet_ray.data.preprocessing import augment_images, prepare_batch, to_unit
 from ophnet_ray.metrics.classification import accuracy, macro_f1_present
-from ophnet_ray.models.losses import PhaseBalance
+from ophnet_ray.models.losses import PhaseBalance, PhaseLoss
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 
 
 class SurgicalPhaseModule(L.LightningModule):
-    """Train ``SurgicalPhaseClassificationModel``.
+    """Training and validation of a ``SurgicalPhaseClassificationModel``.
 
-    Batches are ``WindowLoader``'s (bytes, prepared here on the device) or ready dictionaries with
-    ``image``, ``mask`` and ``label`` (indices or one-hot).
+    A batch comes from ``WindowLoader`` as bytes, which are prepared here on the device, or is a
+    dictionary with ``image``, ``mask`` and ``label`` (indices or one-hot). The masks of bytes are
+    of the kind that the network expects (``model.mask``).
 
     Args:
-        num_classes: Phases.
-        class_weights: (K,) weights of the phases in the training loss; see
-            ``class_weights.unit_mean`` for their scale. The validation loss is never weighted.
+        num_classes: Number of phases, K.
+        class_weights: Weight of each phase in the training loss, (K,); see ``losses.unit_mean``
+            for their scale. The validation loss has no weights.
         lr: Learning rate of Adam.
-        model: The network; the default one when None.
-        mask: Kind of masks that are taken from the images.
+        model: The network; the default network when None.
         lr_schedule: ``constant``, or ``one_cycle``: up to ``lr`` and down to almost 0 over all
             steps, see "Super-Convergence" (arXiv:1708.07120).
-        random_shift: Of training images, see ``preprocessing.augment_images``.
-        color_jitter: Likewise.
-        balance: What the training loss does about rare phases; goes before ``class_weights``.
-        num_val_cases: C, the validation cases whose counts are kept apart; batches say whose
-            windows they hold (``case``, int64 (B,) in [0, C)).
+        random_shift: Largest shift of training images, see ``preprocessing.augment_images``.
+        color_jitter: Largest change of their colour gains, see there.
+        balance: Adjustments of the training loss; takes precedence over ``class_weights``.
+        num_val_cases: Number of validation cases, C. With more than one, batches name the case of
+            each window (``case``, int64 (B,) in [0, C)), and counts are kept per case.
 
     Attributes:
-        epoch_metrics: ``train_loss, val_loss, val_acc, val_macro_f1`` of the last epoch, over all
-            workers, each from sums divided once.
-        confusion_by_case: int64 (C, K, K) of the last validation, over all workers.
+        epoch_metrics: ``train_loss``, ``val_loss``, ``val_acc`` and ``val_macro_f1`` of the last
+            epoch over all workers; each is a sum over all windows, divided once.
+        confusion_by_case: Counts of the last validation over all workers, int64 (C, K, K).
     """
 
     def __init__(
@@ -52,8 +52,7 @@ class SurgicalPhaseModule(L.LightningModule):
         lr: float = TrainingConfig.lr,
         *,
         model: SurgicalPhaseClassificationModel | None = None,
-        mask: MaskKind = "rg",
-        lr_schedule: LRSchedule = "constant",
+        lr_schedule: LRSchedule = TrainingConfig.lr_schedule,
         random_shift: float = TrainingConfig.random_shift,
         color_jitter: float = TrainingConfig.color_jitter,
         balance: PhaseBalance | None = None,
@@ -62,30 +61,22 @@ class SurgicalPhaseModule(L.LightningModule):
         super().__init__()
         self.random_shift, self.color_jitter = random_shift, color_jitter
         self.lr_schedule = lr_schedule
-        self.model = model or SurgicalPhaseClassificationModel(num_classes, mask=mask)
-        self.num_classes, self.lr, self.mask = num_classes, lr, mask
-        balance = balance or PhaseBalance(class_weights)
-        weights, offsets = balance.weights, balance.logit_offsets
-        weights = torch.ones(num_classes) if weights is None else weights.float()
-        offsets = torch.zeros(num_classes) if offsets is None else offsets
-        self.class_weights: Tensor
-        self.logit_offsets: Tensor
-        self.register_buffer("class_weights", weights, persistent=False)
-        self.register_buffer("logit_offsets", offsets, persistent=False)
-        self.focal_gamma = balance.focal_gamma
+        self.model = model or SurgicalPhaseClassificationModel(num_classes)
+        self.num_classes, self.lr = num_classes, lr
+        self.loss = PhaseLoss(num_classes, balance or PhaseBalance(class_weights))
         self.epoch_metrics: dict[str, float] = {}
         self.num_val_cases = num_val_cases
         self.confusion_by_case = np.zeros((num_val_cases, num_classes, num_classes), np.int64)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """(B, 3, H, W), (B, 2, H, W) → logits (B, K)."""
+        """Return logits (B, K) of normalised images (B, 3, H, W) and masks (B, 2, H, W)."""
         logits: Tensor = self.model(image, mask)
         return logits
 
     def on_after_batch_transfer(
         self, batch: dict[str, Tensor], dataloader_idx: int
     ) -> dict[str, Tensor]:
-        """Bytes → normalised images and masks, on the device."""
+        """Turn bytes into normalised images and masks, on the device."""
         if "pixels" not in batch:
             return batch
         if self.trainer.training:
@@ -94,22 +85,22 @@ class SurgicalPhaseModule(L.LightningModule):
             )
         else:
             values = to_unit(batch["pixels"])
-        image, mask = prepare_batch(values, self.model.mean, self.model.std, self.mask)
+        image, mask = prepare_batch(values, self.model.mean, self.model.std, self.model.mask)
         kept = {name: batch[name] for name in ("label", "valid", "case")}
         return {"image": image, "mask": mask, **kept}
 
     def on_train_epoch_start(self) -> None:
-        """Start the sums of the epoch."""
+        """Reset the sums of the epoch."""
         self._train_sums = torch.zeros(2, device=self.device)
 
     def worker_state(self) -> dict[str, Tensor]:
-        """What each worker has of its own inside an epoch: batch-norm statistics and sums."""
+        """Return this worker's own state inside an epoch: batch-norm statistics and sums."""
         return {name: buffer.cpu() for name, buffer in self._statistics()} | {
             "train_sums": self._train_sums.cpu()
         }
 
     def load_worker_state(self, state: dict[str, Tensor]) -> None:
-        """Go on where ``worker_state`` was taken."""
+        """Resume from the state that ``worker_state`` returned."""
         for name, buffer in self._statistics():
             buffer.copy_(state[name])
         self._train_sums = state["train_sums"].to(self.device)
@@ -120,25 +111,20 @@ class SurgicalPhaseModule(L.LightningModule):
                 yield name, buffer
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean of the balanced cross-entropies of the batch."""
+        """Return the balanced loss of the batch."""
         labels = _as_indices(batch["label"])
-        logits = self(batch["image"], batch["mask"]) + self.logit_offsets
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        if self.focal_gamma:
-            # exp(-cross-entropy) is the probability of the label
-            losses = losses * (1 - torch.exp(-losses)) ** self.focal_gamma
-        loss = (losses * self.class_weights[labels]).mean()
+        loss: Tensor = self.loss(self(batch["image"], batch["mask"]), labels)
         # stays on the device: reading a number back would wait for the step to end
         self._train_sums += torch.stack([loss.detach().float(), loss.new_ones(())]) * len(labels)
         self.log("train_loss_step", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
         return loss
 
     def on_validation_start(self) -> None:
-        """Give all workers the same batch-norm statistics: the mean of theirs.
+        """Set the batch-norm statistics of all workers to their mean.
 
         Each worker has seen other windows. Without this they would score with different models,
-        and a run that resumes from the first worker's checkpoint would leave the path of one that
-        was never stopped.
+        and a run that resumes from the first worker's checkpoint would differ from a run that was
+        never stopped.
         """
         if self.trainer.world_size == 1:
             return
@@ -147,20 +133,20 @@ class SurgicalPhaseModule(L.LightningModule):
             buffer.copy_(mean)
 
     def on_validation_epoch_start(self) -> None:
-        """Start the sums of the validation."""
+        """Reset the sums of the validation."""
         size = self.confusion_by_case.size
         self._val_loss_sum = torch.zeros((), device=self.device)
         self._val_counts = torch.zeros(size, dtype=torch.int64, device=self.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Add the batch to the counts; padding is left out.
+        """Add the batch to the counts; padding does not count.
 
         Returns:
             ``case``, ``label`` and ``prediction`` of the windows, int64 (N,), for pictures.
         """
         labels = _as_indices(batch["label"])
         valid = batch.get("valid", torch.ones_like(labels, dtype=torch.bool))
-        # outside a run nobody says which cases there are: all are one
+        # outside a run the cases are not known: all windows count as one case
         cases = batch["case"] if self.num_val_cases > 1 else torch.zeros_like(labels)
         logits = self(batch["image"], batch["mask"])[valid].float()
         labels = labels[valid]
@@ -171,7 +157,7 @@ class SurgicalPhaseModule(L.LightningModule):
         return {"case": cases, "label": labels, "prediction": predictions}
 
     def on_validation_epoch_end(self) -> None:
-        """Add the counts of all workers, then divide once."""
+        """Sum the counts of all workers, then divide once."""
         counts = self._sum_over_workers(self._val_counts).cpu().numpy()
         loss_sum = float(self._sum_over_workers(self._val_loss_sum))
         self.confusion_by_case = counts.reshape(self.confusion_by_case.shape)
@@ -187,13 +173,13 @@ class SurgicalPhaseModule(L.LightningModule):
             self.log_dict({name: self.epoch_metrics[name] for name in scores}, prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
-        """Mean training loss over all workers."""
+        """Compute the mean training loss over all workers."""
         total, count = self._sum_over_workers(self._train_sums).tolist()
         self.epoch_metrics["train_loss"] = total / max(count, 1.0)
         self.log("train_loss", self.epoch_metrics["train_loss"])
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Adam over everything that gets a gradient."""
+        """Return Adam over all parameters that get a gradient, and the schedule of its rate."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(trainable, lr=self.lr)
         total_steps = int(self.trainer.estimated_stepping_batches)
@@ -213,5 +199,5 @@ class SurgicalPhaseModule(L.LightningModule):
 
 
 def _as_indices(labels: Tensor) -> Tensor:
-    """One-hot (B, K) or indices (B,) → indices (B,)."""
+    """Return labels (B,) as indices; they may be one-hot (B, K)."""
     return labels.argmax(dim=1) if labels.ndim == 2 else labels

@@ -1,4 +1,4 @@
-"""Segment counts → what the loss does about rare phases, by named scheme; training rows only."""
+"""Training loss and its adjustments for rare phases, from counts of training segments only."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from ophnet_ray.config import WeightScheme
 from ophnet_ray.data.annotations import sort_phases
@@ -16,60 +18,95 @@ FOCAL_GAMMA = 2.0
 
 @dataclass(frozen=True, slots=True)
 class PhaseBalance:
-    """What the training loss does about rare phases.
+    """Adjustments of the training loss for rare phases."""
 
-    ``weights``: float32 (K,), mean 1 over the training rows, or None; ``logit_offsets``: float32
-    (K,), added to the logits, or None; ``focal_gamma``: exponent of the focal loss, 0 for none.
+    weights: Tensor | None = None
+    """Weight of each phase, float32 (K,), with mean 1 over the training segments."""
+    logit_offsets: Tensor | None = None
+    """Offset added to the logits, float32 (K,)."""
+    focal_gamma: float = 0.0
+    """Exponent of the focal loss; 0 for the plain cross-entropy."""
+
+
+class PhaseLoss(nn.Module):
+    """Cross-entropy with the adjustments of a ``PhaseBalance``.
+
+    Args:
+        num_classes: Number of phases.
+        balance: Adjustments; the plain cross-entropy by default.
     """
 
-    weights: torch.Tensor | None = None
-    logit_offsets: torch.Tensor | None = None
-    focal_gamma: float = 0.0
+    def __init__(self, num_classes: int, balance: PhaseBalance | None = None) -> None:
+        super().__init__()
+        balance = balance or PhaseBalance()
+        weights, offsets = balance.weights, balance.logit_offsets
+        self.weights: Tensor
+        self.logit_offsets: Tensor
+        # not persistent: they come from the training segments again whenever a run resumes
+        self.register_buffer(
+            "weights",
+            torch.ones(num_classes) if weights is None else weights.float(),
+            persistent=False,
+        )
+        self.register_buffer(
+            "logit_offsets",
+            torch.zeros(num_classes) if offsets is None else offsets,
+            persistent=False,
+        )
+        self.focal_gamma = balance.focal_gamma
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of logits (B, K) and labels (B,)."""
+        losses = F.cross_entropy(logits + self.logit_offsets, labels, reduction="none")
+        if self.focal_gamma:
+            # exp(-cross-entropy) is the probability of the label
+            losses = losses * (1 - torch.exp(-losses)) ** self.focal_gamma
+        return (losses * self.weights[labels]).mean()
 
 
 def balance_phases(counts: NDArray[np.int64], scheme: WeightScheme) -> PhaseBalance:
-    """What a scheme does.
+    """Return the loss adjustments of a scheme.
 
     Args:
-        counts: (K,) training rows of each phase of the vocabulary.
-        scheme: Weights, see ``scheme_weights``; or ``logit_adjusted``: the logarithm of the
-            phases' frequency is added to the logits, "Long-tail learning via logit adjustment"
-            (arXiv:2007.07314), with τ = 1; a phase without rows counts as one row. Or ``focal``:
-            the loss times (1 - p)², "Focal Loss" (arXiv:1708.02002), with an exponent of 2.
+        counts: Training segments of each phase, (K,).
+        scheme: A scheme with weights, see ``scheme_weights``. ``logit_adjusted`` adds the logarithm
+            of the phases' frequency to the logits, see "Long-tail learning via logit adjustment"
+            (arXiv:2007.07314), with τ = 1; a phase without segments counts as one. ``focal``
+            multiplies the loss by (1 - p)², see "Focal Loss" (arXiv:1708.02002), with
+            an exponent of 2.
     """
     if scheme == "focal":
         return PhaseBalance(focal_gamma=FOCAL_GAMMA)
     if scheme == "logit_adjusted":
-        rows = np.maximum(counts, 1)
-        return PhaseBalance(logit_offsets=torch.from_numpy(np.log(rows / rows.sum())).float())
+        present = np.maximum(counts, 1)
+        offsets = torch.from_numpy(np.log(present / present.sum())).float()
+        return PhaseBalance(logit_offsets=offsets)
     weights = scheme_weights(counts, scheme)
     return PhaseBalance(None if weights is None else unit_mean(weights, counts))
 
 
-def calculate_class_weights(df: pd.DataFrame, column: str) -> torch.Tensor:
-    """Inverse frequency of each value of a column, divided by the largest.
+def calculate_class_weights(df: pd.DataFrame, column: str) -> Tensor:
+    """Return the inverse frequency of each value of a column, divided by the largest.
 
     Returns:
-        float32 (K,) in (0, 1], in the order of ``annotations.sort_phases``, which is that of the
-        labels.
+        float32 (K,) in (0, 1], in the order of the labels (``annotations.sort_phases``).
     """
     counts_by_name = df[column].astype(str).value_counts()
     counts = counts_by_name.loc[sort_phases(counts_by_name.index)]
     return torch.from_numpy(_inverse(np.asarray(counts, dtype=np.int64))).float()
 
 
-def scheme_weights(counts: NDArray[np.int64], scheme: WeightScheme) -> torch.Tensor | None:
-    """The weights of a scheme.
+def scheme_weights(counts: NDArray[np.int64], scheme: WeightScheme) -> Tensor | None:
+    """Return the phase weights of a scheme.
 
     Args:
-        counts: (K,) training rows of each phase of the vocabulary. A phase without any has
-            weight 0: no row of it will ask for one.
-        scheme: ``inverse`` is total/count over its maximum; ``inverse_sqrt`` its square root;
-            ``effective`` is (1-β)/(1-β^count), the inverse effective number of samples of
-            "Class-Balanced Loss" (arXiv:1901.05555) with β = 0.999, over its maximum.
+        counts: Training segments of each phase, (K,). A phase without segments has weight 0.
+        scheme: ``inverse`` is total/count; ``inverse_sqrt`` is its square root; ``effective`` is
+            (1-β)/(1-β^count), the inverse effective number of samples of "Class-Balanced Loss"
+            (arXiv:1901.05555) with β = 0.999. Each is divided by its maximum.
 
     Returns:
-        float32 (K,) in [0, 1], or None for the schemes without weights.
+        float32 (K,) in [0, 1], or None for a scheme without weights.
     """
     match scheme:
         case "none" | "logit_adjusted" | "focal":
@@ -85,15 +122,15 @@ def scheme_weights(counts: NDArray[np.int64], scheme: WeightScheme) -> torch.Ten
     return torch.from_numpy(weights).float()
 
 
-def unit_mean(weights: torch.Tensor, counts: NDArray[np.int64]) -> torch.Tensor:
-    """Scale weights so that the mean over the training rows is 1.
+def unit_mean(weights: Tensor, counts: NDArray[np.int64]) -> Tensor:
+    """Scale weights so that their mean over the training segments is 1.
 
-    The loss of a batch is then ``sum(w_i * l_i) / B``: an unbiased estimate whatever the batch
-    holds. (Dividing by the batch's own sum of weights, as ``CrossEntropyLoss(weight=…)`` does,
-    lets a single rare window own its batch.)
+    The loss of a batch is then ``sum(w_i * l_i) / B``, an unbiased estimate for any batch.
+    ``CrossEntropyLoss(weight=…)`` divides by the sum of the batch's weights instead, so that a
+    single rare window dominates its batch.
     """
-    rows = torch.as_tensor(counts, dtype=weights.dtype)
-    return weights * (rows.sum() / (weights * rows).sum())
+    segments = torch.as_tensor(counts, dtype=weights.dtype)
+    return weights * (segments.sum() / (weights * segments).sum())
 
 
 def _inverse(counts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.config import Config, MaskKind
+from ophnet_ray.config import Config, MaskKind, WindowConfig
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.hashing import hash_case
@@ -22,6 +22,8 @@ from ophnet_ray.storage.files import open_atomically
 if TYPE_CHECKING:
     # loaded by the functions that open a file: commands refuse wrong flags before torch loads
     import torch
+
+    from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 
 FORMAT_VERSION = 1
 PAYLOAD_KEY = "ophnet_ray"
@@ -39,6 +41,18 @@ class Preprocessing:
     image_size: int
     window_size: int
     stride: int
+
+    @classmethod
+    def of_network(cls, network: "SurgicalPhaseClassificationModel", windows: WindowConfig) -> Self:
+        """Describe the input of a network that is trained on windows of these settings."""
+        return cls(
+            mean=tuple(network.mean.tolist()),
+            std=tuple(network.std.tolist()),
+            mask=network.mask,
+            image_size=windows.image_size,
+            window_size=windows.window_size,
+            stride=windows.stride,
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -1,8 +1,8 @@
-"""In a train worker: keep checkpoints and scores, and tell the driver."""
+"""Lightning callback of a train worker: write checkpoints and scores, report them to the driver."""
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L  # noqa: N812 - Lightning's own convention
@@ -33,26 +33,34 @@ from ophnet_ray.train.protocol import TrainLoopConfig
 
 
 class EpochCallback(CheckpointCallback):
-    """After each epoch: checkpoint, ``metrics.jsonl``, a report to Ray Train and to the driver.
+    """Checkpoints, ``metrics.jsonl`` and reports to Ray Train and the driver after each epoch.
 
-    Inside an epoch, every so many steps, a checkpoint from which it goes on to the same weights:
-    it holds the state of each worker beside the model's.
+    With ``--every_n_train_steps`` there are checkpoints inside epochs, too. They hold the state of
+    each worker beside the model's, so that a resumed epoch ends with the same weights.
 
-    A subclass of Lightning's ``Checkpoint``, since those run after the module's own hooks.
+    Lightning calls subclasses of its ``Checkpoint`` after the module's own hooks.
+
+    Args:
+        loop: What the driver sent to this worker.
+        checkpoints: Checkpoints of the finished epochs, oldest first.
+
+    Attributes:
+        history: Records of the finished epochs.
+        failure: Why training stopped early, in one line; empty when it did not.
     """
 
-    def __init__(self, loop: TrainLoopConfig) -> None:
+    def __init__(self, loop: TrainLoopConfig, checkpoints: Sequence[Checkpoint] = ()) -> None:
         self._loop = loop
         self._run_metrics = TrainingMetrics(loop.run.path.name)
         self._epoch_started_s = self._status_sent_s = 0.0
         self._is_inside_epoch = False
         self._worker_state: WorkerState | None = None
         self.history: list[Mapping[str, float]] = []
-        self.checkpoints: list[Checkpoint] = []
+        self._checkpoints = list(checkpoints)
         self.failure = ""
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the randomness of the epoch (dropout) where a restart would start it too."""
+        """Seed the randomness of the epoch (dropout), so that a restarted epoch draws the same."""
         seed = self._loop.config.training.seed
         state = hash_ids(["dropout"], seed, trainer.current_epoch, trainer.global_rank)
         torch.manual_seed(int(state[0] >> 1))
@@ -67,49 +75,49 @@ class EpochCallback(CheckpointCallback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Tell the driver, once a second; keep a checkpoint when it is time."""
+        """Report to the driver once per second; write a checkpoint when it is due."""
         step = batch_idx + 1
         is_last = step == trainer.num_training_batches
         self._run_metrics.end_step(self._loop.config.training.batch_size, is_last)
         if trainer.is_global_zero and time.monotonic() - self._status_sent_s > 1:
             self._status_sent_s = time.monotonic()
-            self._tell(epoch=trainer.current_epoch, step=step)
+            self._report_progress(epoch=trainer.current_epoch, step=step)
         every = self._loop.config.run.every_n_train_steps
-        # between two optimiser steps there are gradients that no checkpoint holds
+        # no checkpoint holds the gradients that are accumulated between two optimiser steps
         if every and step % (every * trainer.accumulate_grad_batches) == 0:
-            self._keep_unfinished(trainer, step)
+            self._write_unfinished(trainer, step)
 
-    def _tell(self, **progress: Any) -> None:
+    def _report_progress(self, **progress: Any) -> None:
         if self._loop.status is not None:
             self._loop.status.update.remote(**progress)
 
-    def _keep_unfinished(self, trainer: L.Trainer, step: int) -> None:
+    def _write_unfinished(self, trainer: L.Trainer, step: int) -> None:
         if step >= trainer.num_training_batches:
-            return  # the epoch's own checkpoint comes next
+            return  # the checkpoint of the epoch comes next
         folder, epoch = self._loop.run.checkpoints, trainer.current_epoch
         self._is_inside_epoch = True
         trainer.save_checkpoint(temporary_file(folder, epoch, step))
         self._is_inside_epoch = False
         if trainer.is_global_zero:
             commit_checkpoint(folder, epoch, {}, step)
-            # the one before stays, in case that this one is torn
+            # the one before stays in case this one is damaged
             prune_unfinished(folder, keep=2)
             self._loop.run.send_checkpoints()
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take over history and, inside an epoch, this worker's state."""
+        """Restore the history and, inside an epoch, this worker's state."""
         payload = CheckpointPayload.from_dict(checkpoint[PAYLOAD_KEY], trainer.ckpt_path)
         self.history = list(payload.history)
         if payload.workers:
             self._worker_state = payload.workers[trainer.global_rank]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Go to the position inside the epoch.
+        """Move the loader to the position inside the epoch.
 
-        Lightning does it itself, but for modules that ask for the number of steps: then it has made
-        the loader before it knows the position.
+        Lightning does so itself, except for modules that ask for the total number of steps: for
+        those it creates the loader before it knows the position.
         """
         if self._worker_state is not None:
             _loader_of(trainer).load_state_dict(self._worker_state.loader)
@@ -117,7 +125,7 @@ class EpochCallback(CheckpointCallback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Go on with this worker's own state: Lightning starts no epoch in its middle."""
+        """Restore this worker's own state, which Lightning does not when an epoch is resumed."""
         if self._worker_state is not None:
             _module_of(pl_module).load_worker_state(self._worker_state.module)
             _set_random_state(self._worker_state.random)
@@ -127,19 +135,11 @@ class EpochCallback(CheckpointCallback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add what makes the checkpoint stand alone: phases, preprocessing, settings, scores."""
+        """Add the payload, with which the checkpoint needs no other file."""
         loop, module = self._loop, _module_of(pl_module)
-        windows = loop.config.windows
         payload = CheckpointPayload(
             phases=tuple(loop.manifest.phases),
-            preprocessing=Preprocessing(
-                mean=tuple(module.model.mean.tolist()),
-                std=tuple(module.model.std.tolist()),
-                mask=loop.config.model.mask,
-                image_size=windows.image_size,
-                window_size=windows.window_size,
-                stride=windows.stride,
-            ),
+            preprocessing=Preprocessing.of_network(module.model, loop.config.windows),
             config=loop.config.to_flat(),
             data_hash=loop.data_hash,
             history=tuple(self.history),
@@ -152,7 +152,7 @@ class EpochCallback(CheckpointCallback):
     def _gather_worker_states(
         self, trainer: L.Trainer, module: SurgicalPhaseModule
     ) -> tuple[WorkerState, ...]:
-        """Of all workers, by rank; none at the end of an epoch, when they are alike."""
+        """Gather the states of all workers, by rank; none at the end of an epoch: all are equal."""
         if not self._is_inside_epoch:
             return ()
         state = WorkerState(
@@ -167,7 +167,7 @@ class EpochCallback(CheckpointCallback):
         return tuple(states)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the epoch. Runs on every worker; only the first one writes."""
+        """Write the checkpoint and the record of the epoch; only the first worker writes files."""
         module = _module_of(pl_module)
         metrics = dict(module.epoch_metrics)
         if not all(math.isfinite(value) for value in metrics.values()):
@@ -187,21 +187,21 @@ class EpochCallback(CheckpointCallback):
         self.history = [*self.history, record]
         self._run_metrics.end_epoch(record)
         run = self._loop.run
-        # every worker takes part: a sharded model is gathered from all
+        # every worker takes part: a sharded model is gathered from all of them
         trainer.save_checkpoint(temporary_file(run.checkpoints, trainer.current_epoch))
         if not trainer.is_global_zero:
             self.send_logs(trainer)
             ray.train.report(record)
             return
         written = commit_checkpoint(run.checkpoints, trainer.current_epoch, metrics)
-        self.checkpoints = prune_checkpoints([*self.checkpoints, written])
+        self._checkpoints = prune_checkpoints([*self._checkpoints, written])
         prune_unfinished(run.checkpoints, keep=0)
         run.send_checkpoints()
         run.write_metrics(self.history)
         self.send_logs(trainer)
-        self._tell(epoch=trainer.current_epoch + 1, step=0, metrics=record)
+        self._report_progress(epoch=trainer.current_epoch + 1, step=0, metrics=record)
         if run.is_in_bucket:
-            # a checkpoint makes Ray note it in the bucket, and it gives up after three attempts
+            # with a checkpoint Ray writes to the bucket, too, and fails after three attempts
             ray.train.report(record)
             return
         ray.train.report(
@@ -211,7 +211,7 @@ class EpochCallback(CheckpointCallback):
         )
 
     def send_logs(self, trainer: L.Trainer) -> None:
-        """Send this worker's log, and the curves, to the bucket that the run lies in, if any."""
+        """Send this worker's log and the TensorBoard curves to the bucket of the run, if any."""
         run = self._loop.run
         run.send(run.worker_log(trainer.global_rank))
         if trainer.is_global_zero:

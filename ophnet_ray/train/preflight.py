@@ -157,7 +157,8 @@ def check_backbone(config: Config, on_notice: Callable[[str], None]) -> None:
         UserError: It cannot be built.
     """
     # timm loads torch: only once everything cheaper was right
-    from ophnet_ray.models.network import SurgicalPhaseClassificationModel, probe_backbone
+    from ophnet_ray.models.backbone import probe_backbone
+    from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 
     probe_backbone(config.model.backbone, config.windows.image_size)
     if config.model.pretrained or config.model.backbone_weights:

@@ -1,4 +1,4 @@
-"""The confusion matrix and ribbons of validation cases in TensorBoard, after each validation."""
+"""Confusion matrix and ribbons of validation cases in TensorBoard after each validation."""
 
 import time
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 
-RIBBONS = 3
-MOST_SHARE = 0.03
-"""Of the time that may go into drawing: with epochs of a few seconds, not every one is drawn."""
+MAX_RIBBONS = 3
+MAX_SHARE = 0.03
+"""Maximum share of the time that drawing takes: of epochs of a few seconds, not all are drawn."""
 
 
 class TensorBoardPictures(L.Callback):
-    """Draw on the first worker, where TensorBoard is on.
+    """Pictures that the first worker draws when TensorBoard is a logger of the run.
 
-    Ribbons show the windows of a few cases in the order of the CSV: all of them with one worker,
-    the first worker's share of them with more.
+    Ribbons show the windows of a few cases in the order of the CSV: all their windows with one
+    worker, the first worker's share with more.
 
     Args:
         phases: Names of the labels.
-        cases: Names of the validation cases, in the order of their numbers in the batches.
+        cases: Names of the validation cases, in the order of their indices in the batches.
     """
 
     def __init__(self, phases: Sequence[str], cases: Sequence[str]) -> None:
@@ -33,7 +33,7 @@ class TensorBoardPictures(L.Callback):
         self._next_s = 0.0
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the last epoch's windows."""
+        """Clear the windows of the last validation."""
         self._seen = []
 
     def on_validation_batch_end(
@@ -45,12 +45,12 @@ class TensorBoardPictures(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what was predicted; it stays on the device until the end."""
+        """Collect the predictions; they stay on the device until the validation ends."""
         if trainer.is_global_zero:
             self._seen.append(outputs)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw, once the module has added its counts."""
+        """Draw, after the module has summed its counts."""
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         started_s = time.monotonic()
         is_last = trainer.current_epoch + 1 == trainer.max_epochs
@@ -59,7 +59,7 @@ class TensorBoardPictures(L.Callback):
             return
         if not isinstance(pl_module, SurgicalPhaseModule):
             raise TypeError(f"expected a SurgicalPhaseModule, not {type(pl_module).__name__}")
-        # the library for pictures takes a second to load, which only this worker needs
+        # the drawing library takes a second to load; only this worker needs it
         from ophnet_ray.reports.figures import to_pixels
         from ophnet_ray.reports.score_figures import draw_confusion
         from ophnet_ray.reports.timeline_figures import draw_window_ribbons
@@ -73,7 +73,7 @@ class TensorBoardPictures(L.Callback):
             for logger in loggers:
                 logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
         now_s = time.monotonic()
-        self._next_s = now_s + (now_s - started_s) / MOST_SHARE
+        self._next_s = now_s + (now_s - started_s) / MAX_SHARE
 
     def _ribbons(self) -> list[tuple[str, np.ndarray, np.ndarray]]:
         case, label, prediction = (
@@ -81,6 +81,6 @@ class TensorBoardPictures(L.Callback):
             for name in ("case", "label", "prediction")
         )
         return [
-            (self._cases[number], label[case == number], prediction[case == number])
-            for number in np.unique(case)[:RIBBONS]
+            (self._cases[index], label[case == index], prediction[case == index])
+            for index in np.unique(case)[:MAX_RIBBONS]
         ]

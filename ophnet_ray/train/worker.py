@@ -1,4 +1,4 @@
-"""What each train worker runs: the Lightning module, fitted on its share of the windows."""
+"""Training function of each Ray Train worker: fit the module on its share of the windows."""
 
 import logging
 import os
@@ -35,13 +35,13 @@ from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.tensorboard_callback import TensorBoardPictures
 
 FSDP_UNIT_PARAMETERS = 1_000_000
-"""Layers of about so many parameters are gathered together."""
+"""Minimum number of parameters of the groups of layers that FSDP gathers together."""
 
 logger = logging.getLogger(__name__)
 
 
 def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
-    """Train, or go on where the run stopped.
+    """Train, or resume where the run stopped.
 
     Returns:
         ``failure``: why training stopped early, in one line; empty when it did not.
@@ -63,24 +63,24 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
         config.training.seed,
     )
     fetch_shards([item.entry for item in loop.manifest.items], first=rank * FETCH_THREADS)
-    report = EpochCallback(loop)
-    trainer = prepare_trainer(_build_lightning_trainer(loop, report))
-    report.checkpoints = find_checkpoints(run.checkpoints)
-    resume_from = _find_resume_point(report.checkpoints, run)
+    finished = find_checkpoints(run.checkpoints)
+    callback = EpochCallback(loop, finished)
+    trainer = prepare_trainer(_build_lightning_trainer(loop, callback))
+    resume_from = _find_resume_point(finished, run)
     trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
-    report.send_logs(trainer)
-    return {"failure": report.failure}
+    callback.send_logs(trainer)
+    return {"failure": callback.failure}
 
 
 def _find_resume_point(finished: Sequence[Checkpoint], run: RunDirectory) -> str | None:
-    """The checkpoint inside the first epoch that is not finished, else that of the last one."""
+    """Return the last checkpoint inside the unfinished epoch, else the last of a whole epoch."""
     epoch = finished[-1].epoch + 1 if finished else 0
     unfinished = find_unfinished(run.checkpoints, epoch)
     last = unfinished or (finished[-1] if finished else None)
     if last is None:
         return None
     done = f"step {last.step} of epoch {epoch + 1}" if last.step else f"epoch {epoch}"
-    logger.info("going on after %s from %s", done, last.folder)
+    logger.info("resuming after %s from %s", done, last.folder)
     return str(last.file)
 
 
@@ -93,7 +93,6 @@ def _build_module(loop: TrainLoopConfig) -> SurgicalPhaseModule:
         model=SurgicalPhaseClassificationModel.from_config(
             num_classes, config.model, config.windows.image_size
         ),
-        mask=config.model.mask,
         lr_schedule=config.training.lr_schedule,
         random_shift=config.training.random_shift,
         color_jitter=config.training.color_jitter,
@@ -104,15 +103,15 @@ def _build_module(loop: TrainLoopConfig) -> SurgicalPhaseModule:
 
 def _build_strategy(name: Strategy) -> RayDDPStrategy | RayFSDPStrategy:
     if name == "fsdp":
-        # parameters are gathered a few layers at a time, not all at once; the checkpoint is whole
+        # parameters are gathered a few layers at a time; the checkpoint holds the whole model
         wrap = partial(size_based_auto_wrap_policy, min_num_params=FSDP_UNIT_PARAMETERS)
         return RayFSDPStrategy(auto_wrap_policy=wrap, state_dict_type="full")
-    # validation goes through the same wrapper; syncing buffers there would wait for ever when
-    # one worker is a step ahead, and would mix the batch statistics of the workers
+    # validation goes through the same wrapper: syncing buffers there would block when one worker
+    # is a step ahead, and would mix the batch statistics of the workers
     return RayDDPStrategy(broadcast_buffers=False)
 
 
-def _build_lightning_trainer(loop: TrainLoopConfig, report: "EpochCallback") -> L.Trainer:
+def _build_lightning_trainer(loop: TrainLoopConfig, callback: EpochCallback) -> L.Trainer:
     training = loop.config.training
     manifest = loop.manifest
     pictures = TensorBoardPictures(manifest.phases, manifest.cases_of("val"))
@@ -132,7 +131,7 @@ def _build_lightning_trainer(loop: TrainLoopConfig, report: "EpochCallback") -> 
         accumulate_grad_batches=training.accumulate_grad_batches,
         logger=build_loggers(loop.config, loop.run),
         log_every_n_steps=10,
-        callbacks=[report, pictures],
+        callbacks=[callback, pictures],
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_progress_bar=False,

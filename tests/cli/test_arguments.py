@@ -14,7 +14,7 @@ from ophnet_ray.cli.arguments import (
     read_boxed_error,
     run_program,
 )
-from ophnet_ray.config import Config
+from ophnet_ray.config import Config, dump_config
 from ophnet_ray.errors import PredictionError, TrainingError, UserError
 from ophnet_ray.storage.filesystems import StorageError
 
@@ -44,7 +44,9 @@ def test_print_config_prints_settings_that_a_file_takes_back(tmp_path, capsys):
         parse("--csv_path", "a.csv", "--lr", "0.25", "--print_config")
     assert ended.value.code == 0
     (tmp_path / "run.yaml").write_text(capsys.readouterr().out)
-    assert parse("--config", str(tmp_path / "run.yaml")).training.lr == 0.25
+    config = parse("--config", str(tmp_path / "run.yaml"))
+    assert config == parse("--csv_path", "a.csv", "--lr", "0.25")
+    assert dump_config(config) == (tmp_path / "run.yaml").read_text()
 
 
 @pytest.mark.parametrize(

@@ -31,14 +31,7 @@ def checkpoint(dataset, tmp_path_factory):
     labels = {phase: label for label, phase in enumerate(PHASES)}
     payload = make_payload(
         phases=tuple(PHASES),
-        preprocessing=Preprocessing(
-            mean=tuple(network.mean.tolist()),
-            std=tuple(network.std.tolist()),
-            mask=config.model.mask,
-            image_size=config.windows.image_size,
-            window_size=config.windows.window_size,
-            stride=config.windows.stride,
-        ),
+        preprocessing=Preprocessing.of_network(network, config.windows),
         config=config.to_flat(),
         training=TrainingSummary(
             case_hashes=(hash_case("v0"),),

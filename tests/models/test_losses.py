@@ -1,4 +1,4 @@
-"""Losses for rare phases: weights by scheme, focal loss and logit adjustment."""
+"""The training loss and its adjustments for rare phases."""
 
 import math
 
@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.nn import functional as F  # noqa: N812
 
-from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.losses import (
+    PhaseBalance,
+    PhaseLoss,
     balance_phases,
     calculate_class_weights,
     scheme_weights,
@@ -16,6 +18,12 @@ from ophnet_ray.models.losses import (
 )
 
 pytestmark = pytest.mark.unit
+
+
+def loss_of(scheme, counts, logits, label):
+    """The training loss of one window."""
+    loss = PhaseLoss(len(counts), balance_phases(np.asarray(counts), scheme))
+    return loss(torch.tensor([logits]), torch.tensor([label])).item()
 
 
 def test_the_weights_of_the_seed_are_inverse_frequencies_over_their_maximum():
@@ -41,36 +49,34 @@ def test_each_scheme_weighs_rare_phases_more_and_absent_ones_not_at_all():
     assert scheme_weights(counts, "inverse_sqrt")[0] == pytest.approx(0.1)
 
 
-def training_loss(scheme, counts, logits, label):
-    """Return the loss of one window with these logits, as the module computes it."""
-    module = SurgicalPhaseModule(
-        len(counts), model=FixedLogits(logits), balance=balance_phases(np.asarray(counts), scheme)
-    )
-    module.on_train_epoch_start()
-    image = torch.zeros(1, 3, 32, 32)
-    batch = {"image": image, "mask": image[:, :2], "label": torch.tensor([label])}
-    return module.training_step(batch, 0).item()
-
-
-class FixedLogits(torch.nn.Module):
-    def __init__(self, logits):
-        super().__init__()
-        self.logits = torch.tensor([logits])
-
-    def forward(self, image, mask):
-        return self.logits
-
-
 def test_focal_loss_counts_an_easy_window_less():
     """(1-p)² times the cross-entropy: p = 0.9 and 0.1 in the paper's own terms."""
-    easy = training_loss("focal", [5, 5], [math.log(0.9), math.log(0.1)], 0)
-    hard = training_loss("focal", [5, 5], [math.log(0.9), math.log(0.1)], 1)
+    easy = loss_of("focal", [5, 5], [math.log(0.9), math.log(0.1)], 0)
+    hard = loss_of("focal", [5, 5], [math.log(0.9), math.log(0.1)], 1)
     assert easy == pytest.approx(0.1**2 * -math.log(0.9), rel=1e-4)
     assert hard == pytest.approx(0.9**2 * -math.log(0.1), rel=1e-4)
 
 
 def test_adjusted_logits_ask_a_rare_phase_to_win_by_its_rarity():
     """Equal logits say "as frequent as in training": the loss is that of a guess."""
-    assert training_loss("logit_adjusted", [9, 1], [0.0, 0.0], 0) == pytest.approx(-math.log(0.9))
-    assert training_loss("logit_adjusted", [9, 1], [0.0, 0.0], 1) == pytest.approx(-math.log(0.1))
-    assert math.isfinite(training_loss("logit_adjusted", [9, 0], [0.0, 0.0], 1))
+    assert loss_of("logit_adjusted", [9, 1], [0.0, 0.0], 0) == pytest.approx(-math.log(0.9))
+    assert loss_of("logit_adjusted", [9, 1], [0.0, 0.0], 1) == pytest.approx(-math.log(0.1))
+    assert math.isfinite(loss_of("logit_adjusted", [9, 0], [0.0, 0.0], 1))
+
+
+def test_without_adjustments_the_loss_is_the_cross_entropy():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    torch.testing.assert_close(PhaseLoss(3)(logits, labels), F.cross_entropy(logits, labels))
+
+
+def test_each_window_counts_by_the_weight_of_its_phase():
+    loss = PhaseLoss(2, PhaseBalance(weights=torch.tensor([0.5, 1.5])))
+    logits = torch.zeros(4, 2)
+    value = loss(logits, torch.tensor([0, 0, 0, 1])).item()
+    assert value == pytest.approx((3 * 0.5 + 1.5) / 4 * math.log(2))
+
+
+def test_the_adjustments_are_no_weights_of_the_network():
+    """They come from the training segments, so a checkpoint must not bring its own."""
+    assert PhaseLoss(2, balance_phases(np.asarray([3, 1]), "inverse")).state_dict() == {}

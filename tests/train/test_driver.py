@@ -148,8 +148,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(ray_session, color_csv, tmp_pa
     newest.write_bytes(newest.read_bytes()[:-1000])
     result = run(config)
     log = (result.run / "logs/train-rank-0.log").read_text()
-    assert "is damaged and passed over" in log
-    assert "going on after epoch" in log
+    assert "is damaged and skipped" in log
+    assert "resuming after epoch" in log
     assert [line["epoch"] for line in history_of(result)] == list(range(8))
     last = "checkpoints/epoch=0007/checkpoint.ckpt"
     ours, theirs = weights_of(result.run / last), weights_of(whole.run / last)
@@ -193,7 +193,7 @@ def test_a_worker_killed_inside_an_epoch_costs_no_weight(two_workers, tmp_path):
         result = run(config)
         killed.result()
     assert result.run == log.parents[1]
-    assert re.search(r"going on after step \d+ of epoch \d", log.read_text())
+    assert re.search(r"resuming after step \d+ of epoch \d", log.read_text())
     last = "checkpoints/epoch=0005/checkpoint.ckpt"
     ours, theirs = weights_of(result.run / last), weights_of(whole.run / last)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())

@@ -70,8 +70,8 @@ def test_a_run_in_a_bucket_goes_on_on_another_machine_to_the_same_weights(
     uri = result.location
     assert uri.startswith("s3://surgery/killed/runs/segments-")
     log_text = read_bytes(join(uri, "logs/train-rank-0.log")).decode()
-    print(re.findall("going on after.*", log_text))
-    assert re.search(r"going on after step \d+ of epoch \d", log_text)
+    print(re.findall("resuming after.*", log_text))
+    assert re.search(r"resuming after step \d+ of epoch \d", log_text)
     assert b"decoded 0 of 0 videos" in read_bytes(join(uri, "logs/driver.log"))
     assert_same_weights(uri, whole, tmp_path)
     download(bucket.uri("killed/model.ckpt"), tmp_path / "model.ckpt")
