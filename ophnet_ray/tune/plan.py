@@ -5,7 +5,13 @@ from dataclasses import dataclass, replace
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.tune.config import TuneConfig
-from ophnet_ray.tune.space import SearchSpace, list_combinations, parse_search_space
+from ophnet_ray.tune.space import (
+    SearchSpace,
+    is_in_space,
+    list_combinations,
+    parse_search_space,
+    select_base,
+)
 
 
 @dataclass(frozen=True)
@@ -15,7 +21,7 @@ class SearchPlan:
     Attributes:
         config: Settings; ``train_workers`` is set.
         space: Searched settings.
-        num_trials: Size of a grid, else ``--num_samples``.
+        num_trials: See ``count_trials``.
         num_local_trials: Trials that run simultaneously on a Ray of the search's own.
     """
 
@@ -44,12 +50,16 @@ def plan_search(config: TuneConfig) -> SearchPlan:
 def count_trials(config: TuneConfig, space: SearchSpace) -> int:
     """Return the number of trials: all combinations of a grid, else ``--num_samples``.
 
+    The settings as given are a trial of every search. They are one more where the space excludes
+    them.
+
     Raises:
         UserError: A grid over a range.
     """
+    is_extra = not is_in_space(space, select_base(space, config.base()))
     if config.search.searcher == "grid":
-        return len(list_combinations(space))
-    return config.search.num_samples
+        return len(list_combinations(space)) + is_extra
+    return config.search.num_samples + is_extra
 
 
 def trials_on_this_machine(config: TuneConfig, num_trials: int) -> int:

@@ -106,7 +106,7 @@ class SearchTable:
         return f"{best_record(trial.history)[self._metric]:.4f}" if trial.history else ""
 
 
-def print_ranking(ranked: Sequence[RankedTrial], metric: Metric) -> None:
+def print_ranking(ranked: Sequence[RankedTrial], winner: RankedTrial, metric: Metric) -> None:
     """Print the best trials to stdout, with their 95 % intervals over the validation cases."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = list(ranked[0].trial.settings)
@@ -115,12 +115,12 @@ def print_ranking(ranked: Sequence[RankedTrial], metric: Metric) -> None:
         table.add_column(name, justify="right")
     for name in (*names, "epochs", ""):
         table.add_column(name)
-    for rank, row in enumerate(ranked[:MAX_RANKED]):
+    for row in ranked[:MAX_RANKED]:
         remark: str = row.trial.state if row.trial.state != "finished" else ""
         if row.is_tied:
-            remark = "tied with the first"
-        elif rank == 0 and row.trial.state == "finished":
-            remark = "first"
+            remark = "tied with the winner"
+        elif row.trial.number == winner.trial.number:
+            remark = "winner"
         table.add_row(
             row.trial.name,
             "" if row.score is None else f"{row.score:.4f}",

@@ -6,7 +6,7 @@ Only a finished trial can win: a stopped trial's score belongs to a shorter trai
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,8 @@ MAX_LEADERS = 10
 """Trials that get an interval; those ranked below are not tied in practice."""
 MAX_FINALISTS = 3
 _ORDER = {"finished": 0, "stopped": 1, "unfinished": 2, "failed": 3}
-_SCORE_FUNCTIONS: dict[Metric, ScoreFn] = {"val_macro_f1": macro_f1_present, "val_acc": accuracy}
+SCORE_FUNCTIONS: dict[Metric, ScoreFn] = {"val_macro_f1": macro_f1_present, "val_acc": accuracy}
+"""Score of the counts of validation windows, by the metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,8 @@ class RankedTrial:
     """A trial and its score at its best epoch, which is counted from 1.
 
     ``interval``: 95 % interval of the score over the validation cases. ``gain``: the same of the
-    lead that the first trial of the ranking has over this one, from paired cases. ``is_tied``: the
-    lead may be zero. ``confusion``: (K, K) counts of the validation windows.
+    lead that the winner has over this trial, from paired cases. ``is_tied``: the lead may be zero.
+    ``counts``: (C, K, K) counts of the validation windows of each case, of a finished trial.
     """
 
     trial: Trial
@@ -46,37 +47,46 @@ class RankedTrial:
     interval: Interval | None = None
     gain: Interval | None = None
     is_tied: bool = False
-    confusion: NDArray[np.int64] | None = None
+    counts: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
 
 
 def rank_trials(trials: Sequence[Trial], metric: Metric) -> list[RankedTrial]:
     """Rank trials: finished ones, then stopped, unfinished and failed ones; the best first in each.
 
-    The first ``MAX_LEADERS`` get intervals, all from the same resamples of the validation cases. A
-    finished trial is tied with the first one when the interval of their paired difference reaches
-    0. A single validation case gives neither intervals nor ties.
+    The first ``MAX_LEADERS`` get intervals, all from the same resamples of the validation cases,
+    and are compared with the first one, see ``compare_with``.
     """
     rows = [_score(trial, metric) for trial in trials]
     rows.sort(key=lambda row: (_ORDER[row.trial.state], -(row.score or 0.0), row.trial.number))
-    leaders = [row for row in rows[:MAX_LEADERS] if row.trial.state == "finished"]
-    counts = {row.trial.number: _counts_by_case(row) for row in leaders}
-    resampled = {
-        number: bootstrap_scores(by_case, _SCORE_FUNCTIONS[metric])
-        for number, by_case in counts.items()
-        if len(by_case) > 1  # one case says nothing about others
-    }
-    rows = [
-        replace(row, confusion=counts[row.trial.number].sum(axis=0))
-        if row.trial.number in counts
-        else row
-        for row in rows
-    ]
-    num_cases = max(map(len, counts.values()), default=0)
-    return [_compare_with_first(row, rows[0], resampled, num_cases) for row in rows]
+    leaders = [_add_interval(row, metric) for row in rows[:MAX_LEADERS]]
+    rows = [*leaders, *rows[MAX_LEADERS:]]
+    return compare_with(rows, rows[0], metric) if rows else []
+
+
+def compare_with(
+    ranked: Sequence[RankedTrial], winner: RankedTrial, metric: Metric
+) -> list[RankedTrial]:
+    """Compare the leading trials with the winner; the order of the ranking stays.
+
+    A finished trial is tied with the winner when the interval of their paired difference reaches 0.
+    Trials without a shared validation case, or with a single one, are not compared.
+    """
+    score_fn = SCORE_FUNCTIONS[metric]
+    rows = []
+    for row in ranked:
+        gain = None
+        if row.interval is not None and row.trial.number != winner.trial.number:
+            gain = _lead_interval(winner, row, score_fn)
+        rows.append(replace(row, gain=gain, is_tied=gain is not None and gain.low <= 0))
+    return rows
 
 
 def choose_finalists(ranked: Sequence[RankedTrial]) -> list[RankedTrial]:
-    """Return the first trial and those tied with it, at most ``MAX_FINALISTS``."""
+    """Return the first trial and those tied with it, at most ``MAX_FINALISTS``.
+
+    Args:
+        ranked: From ``rank_trials``: compared with the first trial.
+    """
     finished = [row for row in ranked if row.trial.state == "finished"]
     tied = [row for row in finished[1:] if row.is_tied]
     return [*finished[:1], *tied][:MAX_FINALISTS]
@@ -87,26 +97,43 @@ def choose_winner(
 ) -> RankedTrial | None:
     """Return the first trial or, with repeats, the finalist with the best mean over its repeats.
 
-    The score that made a trial a finalist does not enter its mean: it was selected for being high.
-    None if no trial is finished.
+    Only seeds under which all finalists were repeated count: they are compared under the same
+    luck. The score that made a trial a finalist does not enter its mean: it was selected for being
+    high. None if no trial is finished.
+
+    Args:
+        ranked: From ``rank_trials``: compared with the first trial.
+        repeats: Repeats of finalists.
+        metric: Score that is maximised.
     """
     finalists = {row.trial.number: row for row in choose_finalists(ranked)}
-    scores: dict[int, list[float]] = {}
-    for repeat in repeats:
-        if repeat.state == "finished" and repeat.number in finalists:
-            scores.setdefault(repeat.number, []).append(best_record(repeat.history)[metric])
-    if scores:
-        best = max(scores, key=lambda number: float(np.mean(scores[number])))
-        return finalists[best]
+    scores = {number: scores_by_seed(repeats, number, metric) for number in finalists}
+    shared = set.intersection(*map(set, scores.values())) if scores else set()
+    if shared:
+        means = {
+            number: float(np.mean([by_seed[seed] for seed in shared]))
+            for number, by_seed in scores.items()
+        }
+        return finalists[max(means, key=lambda number: means[number])]
     return next(iter(finalists.values()), None)
+
+
+def scores_by_seed(repeats: Sequence[Trial], number: int, metric: Metric) -> dict[int, float]:
+    """Return the score of each finished repeat of a trial, by its seed."""
+    return {
+        repeat.seed or 0: best_record(repeat.history)[metric]
+        for repeat in repeats
+        if repeat.number == number and repeat.state == "finished"
+    }
 
 
 def f1_by_phase(row: RankedTrial, phases: Sequence[str]) -> dict[str, float] | None:
     """Return the F1 of each phase that occurs in the validation windows."""
-    if row.confusion is None:
+    if row.counts is None:
         return None
-    present = row.confusion.sum(axis=1) > 0
-    scores = f1_per_class(row.confusion)
+    confusion = row.counts.sum(axis=0)
+    present = confusion.sum(axis=1) > 0
+    scores = f1_per_class(confusion)
     return {phase: float(scores[i]) for i, phase in enumerate(phases) if present[i]}
 
 
@@ -141,30 +168,30 @@ def _score(trial: Trial, metric: Metric) -> RankedTrial:
     if not trial.history:
         return RankedTrial(trial)
     best: Mapping[str, float] = best_record(trial.history)
-    return RankedTrial(trial, best[metric], int(best["epoch"]) + 1)
+    counts = _read_counts(trial) if trial.state == "finished" else None
+    return RankedTrial(trial, best[metric], int(best["epoch"]) + 1, counts=counts)
 
 
-def _compare_with_first(
-    row: RankedTrial,
-    first: RankedTrial,
-    resampled: Mapping[int, NDArray[np.float64]],
-    num_cases: int,
-) -> RankedTrial:
-    own, best = resampled.get(row.trial.number), resampled.get(first.trial.number)
-    if own is None or best is None or row.score is None or first.score is None:
-        return row
-    gain = None
-    if row.trial is not first.trial:
-        gain = difference_interval(first.score - row.score, best - own, num_cases)
-    return replace(
-        row,
-        interval=score_interval(row.score, own, num_cases),
-        gain=gain,
-        is_tied=gain is not None and gain.low <= 0,
-    )
+def _add_interval(row: RankedTrial, metric: Metric) -> RankedTrial:
+    if row.counts is None or row.score is None or len(row.counts) == 1:
+        return row  # one case says nothing about others
+    resampled = bootstrap_scores(row.counts, SCORE_FUNCTIONS[metric])
+    return replace(row, interval=score_interval(row.score, resampled, len(row.counts)))
 
 
-def _counts_by_case(row: RankedTrial) -> NDArray[np.int64]:
+def _lead_interval(winner: RankedTrial, other: RankedTrial, score: ScoreFn) -> Interval | None:
+    """Return the interval of the winner's lead over another trial, from paired cases."""
+    best, own = winner.counts, other.counts
+    if best is None or own is None or len(best) != len(own):
+        return None
+    differences = bootstrap_scores(best, score) - bootstrap_scores(own, score)
+    return difference_interval((winner.score or 0.0) - (other.score or 0.0), differences, len(own))
+
+
+def _read_counts(trial: Trial) -> NDArray[np.int64]:
     """Read (C, K, K) counts: the validation windows of each case at the trial's best epoch."""
-    best = best_checkpoint(find_checkpoints(row.trial.run.checkpoints))
+    result = trial.run.read_result()
+    if result is not None and (file := trial.run.path / result.checkpoint).exists():
+        return read_payload(file).validation_counts()
+    best = best_checkpoint(find_checkpoints(trial.run.checkpoints))
     return read_payload(best.file).validation_counts()

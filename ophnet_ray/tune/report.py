@@ -1,26 +1,45 @@
 """Page of a search, ``search.html``, from the folder of the search."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ophnet_ray.reports.search_report import SearchReport, write_search_report
 from ophnet_ray.reports.trial_record import TrialRecord
 from ophnet_ray.tune.config import Metric
-from ophnet_ray.tune.ranking import RankedTrial, f1_by_phase
+from ophnet_ray.tune.gain import Gain, estimate_gain
+from ophnet_ray.tune.ranking import SCORE_FUNCTIONS, RankedTrial, f1_by_phase, scores_by_seed
 from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.searcher import rate_importance
 from ophnet_ray.tune.trial import Trial, best_record
 
 
 def write_search_page(
-    search: Search, ranked: Sequence[RankedTrial], repeats: Sequence[Trial], winner: RankedTrial
+    search: Search,
+    ranked: Sequence[RankedTrial],
+    repeats: Sequence[Trial],
+    winner: RankedTrial,
+    gain: str,
 ) -> None:
-    """Write the page of a search that has a winner."""
+    """Write the page of a search that has a winner.
+
+    Args:
+        search: The search.
+        ranked: Its trials, compared with the winner.
+        repeats: Repeats of finalists.
+        winner: The chosen trial.
+        gain: From ``describe_gain``.
+    """
     metric, directory = search.metric, search.directory
     passport = directory.run.read_passport()
     phases, rows = passport.phases, passport.splits["train"].segments_by_phase
-    scored = [(row.trial.settings, row.score) for row in ranked if row.score is not None]
+    # a stopped trial's score belongs to a shorter training
+    finished = [
+        (row.trial.settings, row.score)
+        for row in ranked
+        if row.trial.state == "finished" and row.score is not None
+    ]
     write_search_report(
         directory.report,
         SearchReport(
@@ -32,8 +51,8 @@ def write_search_page(
                 if row.trial.has_ended
             ],
             winner=winner.trial.name,
-            importances=rate_importance(search.space, scored, search.config.training.seed),
-            notes=_list_notes(ranked, repeats, winner, metric),
+            importances=rate_importance(search.space, finished, search.config.training.seed),
+            notes=_list_notes(ranked, repeats, winner, gain, metric),
             space={name: str(domain) for name, domain in search.space.items()},
             repeats=[_build_repeat_row(trial, metric) for trial in repeats if trial.history],
             rows_by_phase=rows,
@@ -41,17 +60,49 @@ def write_search_page(
     )
 
 
-def describe_gain(ranked: Sequence[RankedTrial], winner: RankedTrial) -> str:
-    """Describe the gain over trial 0, the user's own settings; empty if there is no such score."""
-    first = next((row for row in ranked if row.trial.number == 0), None)
-    if first is None or first.score is None or winner.score is None:
-        return ""
+def describe_gain(
+    ranked: Sequence[RankedTrial], winner: RankedTrial, base: Mapping[str, Any], metric: Metric
+) -> str:
+    """Describe the gain over the user's own settings.
+
+    Args:
+        ranked: All trials.
+        winner: The chosen trial.
+        base: The user's own values of the searched settings.
+        metric: Score that is maximised.
+    """
+    first = next((row for row in ranked if dict(row.trial.settings) == dict(base)), None)
+    if first is None:
+        return "the settings as given were not tried: there is no gain over them to report"
+    name = f"the settings as given (trial {first.trial.name})"
+    if first.trial.state != "finished" or first.score is None or winner.score is None:
+        return f"{name} are {first.trial.state}: there is no gain over them to report"
     if first.trial.number == winner.trial.number:
-        return "no trial was better than the settings as given (trial 0000)"
-    gain = f"{winner.score - first.score:+.3f} over the settings as given (trial 0000)"
-    if first.gain is None or ranked[0].trial.number != winner.trial.number:
-        return gain
-    return f"{gain}, 95 % interval over cases {first.gain.low:+.3f} to {first.gain.high:+.3f}"
+        return f"no trial was better than {name}"
+    gain = _estimate_gain(ranked, first, metric)
+    if gain is None:
+        lead = f"{winner.score - first.score:+.3f} over {name}"
+        return f"{lead} on the cases that chose it; there are too few others to confirm it"
+    low, high = gain.interval
+    return (
+        f"{gain.value:+.3f} over {name} on validation cases that did not choose it, "
+        f"95 % interval {low:+.3f} to {high:+.3f}"
+    )
+
+
+def _estimate_gain(
+    ranked: Sequence[RankedTrial], first: RankedTrial, metric: Metric
+) -> Gain | None:
+    """Estimate the gain of the search, from the finished trials with the cases of the base."""
+    if first.counts is None:
+        return None
+    counts = {
+        row.trial.number: row.counts
+        for row in ranked
+        if row.counts is not None and len(row.counts) == len(first.counts)
+    }
+    base = list(counts).index(first.trial.number)
+    return estimate_gain(list(counts.values()), base, SCORE_FUNCTIONS[metric])
 
 
 def _build_record(row: RankedTrial, phases: Sequence[str]) -> TrialRecord:
@@ -78,15 +129,17 @@ def _build_repeat_row(trial: Trial, metric: str) -> Mapping[str, str | int | flo
 
 
 def _list_notes(
-    ranked: Sequence[RankedTrial], repeats: Sequence[Trial], winner: RankedTrial, metric: Metric
+    ranked: Sequence[RankedTrial],
+    repeats: Sequence[Trial],
+    winner: RankedTrial,
+    gain: str,
+    metric: Metric,
 ) -> list[str]:
     """Return what a person should know before trusting the choice."""
-    notes = []
-    if gain := describe_gain(ranked, winner):
-        notes.append(f"Trial {winner.trial.name}: {gain}.")
+    notes = [f"Trial {winner.trial.name}: {gain}."]
     if ties := sum(row.is_tied for row in ranked):
         notes.append(
-            f"{ties} trials are tied with the first: similar cases may reverse their order. "
+            f"{ties} trials are tied with the winner: similar cases may reverse their order. "
             "--repeats trains the finalists again under other seeds."
         )
     notes.append(
@@ -95,15 +148,9 @@ def _list_notes(
     )
     if unfinished := sum(not row.trial.has_ended for row in ranked):
         notes.append(f"{unfinished} trials are unfinished; the same command resumes them.")
-    if repeats:
-        scores = [
-            best_record(repeat.history)[metric]
-            for repeat in repeats
-            if repeat.number == winner.trial.number and repeat.state == "finished"
-        ]
-        if scores:
-            notes.append(
-                f"Under {len(scores)} other seeds, trial {winner.trial.name} scored "
-                f"{np.mean(scores):.3f} on average, from {min(scores):.3f} to {max(scores):.3f}."
-            )
+    if scores := list(scores_by_seed(repeats, winner.trial.number, metric).values()):
+        notes.append(
+            f"Under {len(scores)} other seeds, trial {winner.trial.name} scored "
+            f"{np.mean(scores):.3f} on average, from {min(scores):.3f} to {max(scores):.3f}."
+        )
     return notes

@@ -11,6 +11,7 @@ of Ray, check in ``ray/tune/schedulers/async_hyperband.py`` that
   itself.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,14 +59,23 @@ class ResumedAsha(ASHAScheduler):
         return True
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
-        """Decide whether a trial continues."""
+        """Decide whether a trial continues; that of the settings as given always does.
+
+        The gain of the search is measured against it.
+        """
         if result[EPOCHS] >= self._max_epochs:
             return TrialScheduler.CONTINUE
         decision: str = super().on_trial_result(tune_controller, trial, result)
+        if decision == TrialScheduler.STOP and self._is_base(trial.config["settings"]):
+            return TrialScheduler.CONTINUE
         if decision == TrialScheduler.STOP:
             run = self._setup.search.trial_run(trial.config["number"], trial.config["seed"])
             write_trial_end(run, "stopped", result[EPOCHS], "behind other trials at this epoch")
         return decision
+
+    def _is_base(self, settings: Mapping[str, Any]) -> bool:
+        base = self._setup.plan.base.to_flat()
+        return all(base[name] == value for name, value in settings.items())
 
     def replay(self, trial: Trial) -> None:
         """Add the results of a trial that ended before to the rungs."""

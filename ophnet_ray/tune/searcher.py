@@ -19,7 +19,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ophnet_ray.hashing import hash_ids
-from ophnet_ray.tune.space import Choice, Range, SearchSpace, list_combinations
+from ophnet_ray.tune.space import Choice, Range, SearchSpace, is_in_space, list_combinations
 from ophnet_ray.tune.trial import TrialOutcome
 
 MAX_STARTUP_TRIALS = 10
@@ -29,8 +29,8 @@ MIN_TRIALS_FOR_IMPORTANCE = 4
 class Suggestions:
     """Settings for each trial by its number, learned from the trials that have ended.
 
-    Trial 0 uses the user's own settings if the space contains them: so the winner is never worse,
-    and the search can report the gain.
+    The first trial uses the user's own settings, also if the space excludes them: so the search can
+    report its gain over them.
 
     Args:
         space: Searched settings and their values.
@@ -38,7 +38,7 @@ class Suggestions:
             Hyper-Parameter Optimization" (2011); ``random``; ``grid``: all combinations in order.
         num_samples: Planned trials; the first quarter of them, at most ten, is random.
         seed: Seed of the choices.
-        base: The user's own settings by name.
+        base: The user's own values of the searched settings.
     """
 
     def __init__(
@@ -49,20 +49,21 @@ class Suggestions:
         seed: int,
         base: Mapping[str, Any],
     ) -> None:
+        self._space, self._base = space, dict(base)
         self._grid = list_combinations(space) if searcher == "grid" else None
         self._distributions = {name: _distribution(domain) for name, domain in space.items()}
         self._searcher, self._seed = searcher, seed
         self._num_startup = min(max(num_samples // 4, 1), MAX_STARTUP_TRIALS)
+        self._tried: list[Mapping[str, Any]] = []
         self._trials: dict[int, FrozenTrial] = {}
-        holds_base = all(base[name] in domain for name, domain in space.items())
-        self._first = {name: base[name] for name in space} if holds_base else None
 
     def suggest(self, number: int) -> dict[str, Any]:
         """Suggest settings for trial ``number`` given the outcomes so far; mark it as running."""
-        if self._grid is not None:
-            return self._grid[number]
-        settings = self._first if number == 0 else None
-        if settings is None:
+        if self._base not in self._tried:
+            settings = self._base
+        elif self._grid is not None:
+            settings = next(settings for settings in self._grid if settings not in self._tried)
+        else:
             study = _create_study(self._sampler(number))
             for _, trial in sorted(self._trials.items()):
                 study.add_trial(trial)
@@ -74,8 +75,9 @@ class Suggestions:
         self, number: int, settings: Mapping[str, Any], outcome: TrialOutcome | None
     ) -> None:
         """Record the outcome of a trial; None while it is running."""
-        if self._grid is not None:
-            return
+        self._tried.append(dict(settings))
+        if self._grid is not None or not is_in_space(self._space, settings):
+            return  # a grid learns nothing, and Optuna takes no trial outside of its space
         scores = outcome.scores if outcome else ()
         is_complete = bool(scores) and not (outcome and outcome.is_stopped)
         self._trials[number] = create_trial(
@@ -106,13 +108,14 @@ def rate_importance(
 
     Args:
         space: Searched settings and their values.
-        trials: Settings and score of each trial that has a score.
+        trials: Settings and score of each finished trial; one outside of the space is left out.
         seed: Seed of the forest.
 
     Returns:
         Shares by name, the largest first; they add up to 1. Empty with fewer than four trials, or
         if all scores are equal.
     """
+    trials = [(settings, score) for settings, score in trials if is_in_space(space, settings)]
     if len(trials) < MIN_TRIALS_FOR_IMPORTANCE or len({score for _, score in trials}) < 2:
         return {}
     # imported here since it takes a second, which a trial need not spend

@@ -94,6 +94,17 @@ def parse_search_space(items: Sequence[str], base: Config) -> SearchSpace:
     return space
 
 
+def select_base(space: SearchSpace, base: Config) -> dict[str, Any]:
+    """Return the user's own values of the searched settings."""
+    settings = base.to_flat()
+    return {name: settings[name] for name in space}
+
+
+def is_in_space(space: SearchSpace, settings: Mapping[str, Any]) -> bool:
+    """Return True if the space allows the value of every searched setting."""
+    return all(settings[name] in domain for name, domain in space.items())
+
+
 def decoding_variants(space: SearchSpace) -> Iterator[dict[str, Any]]:
     """Yield all combinations of the searched settings that affect decoding."""
     names = [name for name in _DECODING if name in space]

@@ -22,6 +22,7 @@ from ophnet_ray.tune.ranking import (
     RankedTrial,
     choose_finalists,
     choose_winner,
+    compare_with,
     format_table,
     rank_trials,
 )
@@ -30,7 +31,7 @@ from ophnet_ray.tune.resources import plan_trials
 from ophnet_ray.tune.scheduler import build_scheduler
 from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.searcher import Suggestions
-from ophnet_ray.tune.space import decoding_variants
+from ophnet_ray.tune.space import decoding_variants, select_base
 from ophnet_ray.tune.trial import Trial, outcome_of, write_trial_end
 from ophnet_ray.tune.trial_task import TrialSetup, TrialTask
 from ophnet_ray.tune.tuner import TrialQueue, build_tuner
@@ -40,7 +41,7 @@ MAX_REASON_CHARS = 200
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The ranking, the winner with its gain over trial 0, the folder and the output file."""
+    """The ranking, the winner, its gain over the settings as given, the folder, the output file."""
 
     ranked: list[RankedTrial]
     winner: RankedTrial
@@ -133,7 +134,7 @@ def _build_suggestions(search: Search) -> Suggestions:
         config.search.searcher,
         config.search.num_samples,
         config.training.seed,
-        config.base().to_flat(),
+        select_base(search.space, config.base()),
     )
 
 
@@ -194,8 +195,10 @@ def _conclude(search: Search, output: str) -> SearchResult:
     directory, metric = search.directory, search.metric
     trials, repeats = directory.trials(), directory.repeats()
     ranked = rank_trials(trials, metric)
-    write_atomically(directory.table, format_table(ranked, metric, list(search.space)))
     winner = choose_winner(ranked, repeats, metric)
+    if winner is not None:
+        ranked = compare_with(ranked, winner, metric)
+    write_atomically(directory.table, format_table(ranked, metric, list(search.space)))
     if winner is None:
         raise TrainingError(_describe_no_winner(trials, directory))
     best = read_trial_config(winner.trial)
@@ -203,8 +206,9 @@ def _conclude(search: Search, output: str) -> SearchResult:
     checkpoint = best_checkpoint(find_checkpoints(winner.trial.run.checkpoints)).file
     copy_file(checkpoint, directory.best_checkpoint)
     copy_file(checkpoint, output)
-    write_search_page(search, ranked, repeats, winner)
-    return SearchResult(ranked, winner, describe_gain(ranked, winner), directory, output)
+    gain = describe_gain(ranked, winner, select_base(search.space, search.config.base()), metric)
+    write_search_page(search, ranked, repeats, winner, gain)
+    return SearchResult(ranked, winner, gain, directory, output)
 
 
 def read_trial_config(trial: Trial) -> Config:

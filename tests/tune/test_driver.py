@@ -48,6 +48,15 @@ def searched(ray_session, color_csv, tmp_path_factory):
     return storage, config, tune(config, Console())
 
 
+def test_the_settings_as_given_are_the_first_trial_of_a_grid_and_its_gain_is_over_them(searched):
+    storage, config, result = searched
+    (given,) = [row for row in rows_of(storage) if row["trial"] == "0"]
+    assert float(given["lr"]) == config.training.lr
+    assert int(given["window_size"]) == config.windows.window_size
+    assert given["state"] == "finished"
+    assert "the settings as given (trial 0000)" in result.gain
+
+
 def test_all_trials_read_what_was_decoded_once(searched, color_csv):
     storage, _, _ = searched
     entries = [

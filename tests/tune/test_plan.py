@@ -21,9 +21,17 @@ def eight_cores(monkeypatch):
 
 def test_a_search_has_its_samples_and_a_grid_its_combinations():
     assert plan_search(TuneConfig().replace_flat(num_samples=7)).num_trials == 7
-    search = ("lr=choice(0.1,0.2)", "window_size=choice(8,16,32)")
+    search = ("lr=choice(0.1,1e-4)", "window_size=choice(8,16,32)")
     grid = TuneConfig().replace_flat(num_samples=7, searcher="grid", search=search)
     assert plan_search(grid).num_trials == 6
+
+
+def test_settings_as_given_outside_of_the_space_are_one_trial_more():
+    search = ("lr=choice(0.1,0.2)", "window_size=choice(8,16,32)")
+    grid = TuneConfig().replace_flat(searcher="grid", search=search)
+    assert plan_search(grid).num_trials == 7
+    ranges = TuneConfig().replace_flat(num_samples=7, search=("lr=loguniform(0.1,0.2)",))
+    assert plan_search(ranges).num_trials == 8
 
 
 def test_a_grid_over_a_range_is_refused():

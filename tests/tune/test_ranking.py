@@ -11,6 +11,7 @@ from ophnet_ray.tune.ranking import (
     MAX_FINALISTS,
     choose_finalists,
     choose_winner,
+    compare_with,
     f1_by_phase,
     format_table,
     rank_trials,
@@ -62,6 +63,32 @@ def test_other_seeds_decide_between_finalists(search, tmp_path):
     repeats = [repeat(0, 0.9), repeat(2, 0.8)]
     assert choose_winner(ranked, repeats, "val_macro_f1").trial.number == 0
     assert choose_winner(ranked, [repeat(1, 0.99)], "val_macro_f1").trial.number == 2
+
+
+def test_only_seeds_that_all_finalists_have_decide(search):
+    """A finalist with one lucky repeat does not beat one that was repeated three times."""
+    ranked = rank_trials(search.trials(), "val_macro_f1")
+
+    def repeat(number, seed, f1):
+        run = search.trial_run(number, seed)
+        return Trial(number, {}, "finished", (epoch_record(0, f1),), run, seed=seed)
+
+    lucky = [repeat(0, 43, 0.88)]
+    steady = [repeat(2, 43, 0.9), repeat(2, 44, 0.8), repeat(2, 45, 0.8)]
+    assert choose_winner(ranked, [*lucky, *steady], "val_macro_f1").trial.number == 2
+    apart = [repeat(0, 46, 0.99), repeat(2, 43, 0.5)]
+    assert choose_winner(ranked, apart, "val_macro_f1").trial.number == 2, "the first, as without"
+
+
+def test_ties_are_those_of_the_winner(search):
+    """Trial 0 wins by its repeats: the ranking's first is tied with it, and it not with itself."""
+    ranked = rank_trials(search.trials(), "val_macro_f1")
+    winner = ranked[1]
+    compared = compare_with(ranked, winner, "val_macro_f1")
+    assert [row.trial.number for row in compared] == [2, 0, 1, 3, 4]
+    assert [row.is_tied for row in compared] == [True, False, False, False, False]
+    assert compared[0].gain.low < 0 < compared[0].gain.high
+    assert compared[1].gain is None
 
 
 def test_a_difference_of_nothing_has_an_interval_around_nothing(tmp_path):

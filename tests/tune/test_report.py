@@ -1,39 +1,60 @@
 """The gain of a search, in words."""
 
-from pathlib import Path
-
+import numpy as np
 import pytest
 
-from ophnet_ray.metrics.bootstrap import Interval
-from ophnet_ray.train.run_directory import RunDirectory
-from ophnet_ray.tune.ranking import RankedTrial
+from ophnet_ray.tune.directory import SearchDirectory
+from ophnet_ray.tune.ranking import rank_trials
 from ophnet_ray.tune.report import describe_gain
-from ophnet_ray.tune.trial import Trial
+from tests.helpers.searches import write_trial
 
 pytestmark = pytest.mark.unit
 
-
-def ranked(number, score, gain=None):
-    run = RunDirectory(Path(f"trials/{number:04d}"))
-    return RankedTrial(Trial(number, {}, "finished", (), run), score, gain=gain)
-
-
-def test_the_gain_is_over_the_settings_as_given_with_its_interval():
-    rows = [ranked(3, 0.9), ranked(0, 0.8, Interval(-0.01, 0.2))]
-    text = "+0.100 over the settings as given (trial 0000)"
-    assert describe_gain(rows, rows[0]) == f"{text}, 95 % interval over cases -0.010 to +0.200"
+METRIC = "val_macro_f1"
+BASE = {"lr": 0.001}
+"""Settings of trial 0."""
+RIGHT = np.array([10, 11, 12, 13, 10, 11, 12, 13])
 
 
-def test_a_winner_by_its_repeats_has_no_interval_of_another_trial():
-    rows = [ranked(3, 0.9), ranked(2, 0.88), ranked(0, 0.8, Interval(-0.01, 0.2))]
-    assert describe_gain(rows, rows[1]) == "+0.080 over the settings as given (trial 0000)"
+def ranked_trials(tmp_path, *trials):
+    """Write trials, given as windows predicted rightly by case, and rank them."""
+    search = SearchDirectory(tmp_path)
+    for number, (right_by_case, state) in enumerate(trials):
+        write_trial(search, number, right_by_case, state)
+    return rank_trials(search.trials(), METRIC)
 
 
-def test_a_search_that_finds_nothing_better_says_so():
-    rows = [ranked(0, 0.8), ranked(1, 0.7)]
-    assert "no trial was better" in describe_gain(rows, rows[0])
+def test_the_gain_is_over_the_settings_as_given_on_cases_that_did_not_choose(tmp_path):
+    rows = ranked_trials(tmp_path, (RIGHT, "finished"), (RIGHT + 4, "finished"))
+    assert describe_gain(rows, rows[0], BASE, METRIC) == (
+        "+0.200 over the settings as given (trial 0000) on validation cases that did not choose "
+        "it, 95 % interval +0.200 to +0.200"
+    )
 
 
-@pytest.mark.parametrize("rows", [[ranked(1, 0.7)], [ranked(1, 0.7), ranked(0, None)]])
-def test_without_a_score_of_trial_0_there_is_no_gain(rows):
-    assert describe_gain(rows, rows[0]) == ""
+def test_settings_as_given_are_known_by_their_values_not_by_their_number(tmp_path):
+    rows = ranked_trials(tmp_path, (RIGHT + 4, "finished"), (RIGHT, "finished"))
+    given_last = describe_gain(rows, rows[0], {"lr": 0.002}, METRIC)
+    assert "over the settings as given (trial 0001)" in given_last
+    assert "were not tried" in describe_gain(rows, rows[0], {"lr": 5.0}, METRIC)
+
+
+@pytest.mark.parametrize("state", ["stopped", "failed", "unfinished"])
+def test_there_is_no_gain_over_a_trial_that_is_not_finished(tmp_path, state):
+    rows = ranked_trials(tmp_path, (RIGHT, state), (RIGHT + 4, "finished"))
+    text = describe_gain(rows, rows[0], BASE, METRIC)
+    assert text == (
+        f"the settings as given (trial 0000) are {state}: there is no gain over them to report"
+    )
+
+
+def test_a_single_case_cannot_confirm_a_gain(tmp_path):
+    rows = ranked_trials(tmp_path, (RIGHT[:1], "finished"), (RIGHT[:1] + 4, "finished"))
+    text = describe_gain(rows, rows[0], BASE, METRIC)
+    assert text.startswith("+0.200 over the settings as given (trial 0000) on the cases that chose")
+    assert "interval" not in text
+
+
+def test_a_search_that_finds_nothing_better_says_so(tmp_path):
+    rows = ranked_trials(tmp_path, (RIGHT, "finished"), (RIGHT - 4, "finished"))
+    assert "no trial was better" in describe_gain(rows, rows[0], BASE, METRIC)

@@ -27,12 +27,11 @@ def setup(tmp_path):
     return TrialSetup(SearchDirectory(tmp_path), plan, {}, "data", "val_macro_f1")
 
 
-def train_live(scheduler, setup, number, scores):
+def train_live(scheduler, setup, number, scores, lr=0.1):
     """Report epochs of a trial until the scheduler stops it; return the number of epochs."""
-    run = setup.search.start_trial(number, {"lr": 0.1})
-    ray_trial = RayTrial(
-        "trial", stub=True, trial_id=run.path.name, config={"number": number, "seed": None}
-    )
+    run = setup.search.start_trial(number, {"lr": lr})
+    config = {"number": number, "settings": {"lr": lr}, "seed": None}
+    ray_trial = RayTrial("trial", stub=True, trial_id=run.path.name, config=config)
     scheduler.on_trial_add(None, ray_trial)
     progress, history = TrialProgress("val_macro_f1"), []
     for epoch, score in enumerate(scores):
@@ -52,6 +51,15 @@ def test_a_trial_that_falls_behind_is_stopped_and_its_folder_says_so(setup):
     states = [(trial.state, len(trial.history)) for trial in setup.search.trials()]
     assert states == [("finished", 4), ("finished", 4), ("stopped", 1)]
     assert "behind other trials" in setup.search.trials()[2].reason
+
+
+def test_the_settings_as_given_are_trained_to_the_end_however_far_behind(setup):
+    scheduler = build_scheduler(SearchConfig(grace_period=1), setup)
+    for number in (0, 1):
+        train_live(scheduler, setup, number, GOOD)
+    given = Config().training.lr
+    assert train_live(scheduler, setup, 2, BAD, lr=given) == MAX_EPOCHS
+    assert setup.search.trials()[2].state == "finished"
 
 
 def test_a_resumed_search_stops_a_trial_as_if_it_had_seen_the_others_itself(setup):

@@ -6,7 +6,7 @@ import pytest
 from ophnet_ray.config import Config
 from ophnet_ray.errors import UserError
 from ophnet_ray.tune.searcher import Suggestions, rate_importance
-from ophnet_ray.tune.space import parse_search_space
+from ophnet_ray.tune.space import parse_search_space, select_base
 from ophnet_ray.tune.trial import TrialOutcome
 from tests.helpers.searches import ITEMS
 
@@ -23,7 +23,7 @@ def search_from(past, searcher="optuna", num_samples=16):
     """Resume a search of which these trials have ended, one trial at a time."""
     base = Config()
     space = parse_search_space(ITEMS, base)
-    suggestions = Suggestions(space, searcher, num_samples, 42, base.to_flat())
+    suggestions = Suggestions(space, searcher, num_samples, 42, select_base(space, base))
     trials = list(past)
     for number, (settings, outcome) in enumerate(trials):
         suggestions.record(number, settings, outcome)
@@ -57,14 +57,48 @@ def test_the_searcher_learns_what_chance_does_not():
     assert np.mean(later["optuna"]) > np.mean(later["random"]) + 0.1
 
 
-def test_a_grid_is_every_combination_once():
-    base = Config()
-    space = parse_search_space(["lr=choice(1e-3,1e-4)", "window_size=choice(8,16)"], base)
-    grid = Suggestions(space, "grid", 99, 0, base.to_flat())
-    asked = {tuple(grid.suggest(i).values()) for i in range(4)}
-    assert asked == {(1e-3, 8), (1e-3, 16), (1e-4, 8), (1e-4, 16)}
+LISTED = ["lr=choice(1e-3,1e-4)", "window_size=choice(8,16)"]
+COMBINATIONS = [(1e-3, 8), (1e-3, 16), (1e-4, 8), (1e-4, 16)]
+"""In the order of the grid."""
+
+
+def grid_of(base):
+    space = parse_search_space(LISTED, base)
+    return Suggestions(space, "grid", 99, 0, select_base(space, base))
+
+
+def values_of(suggestions, numbers):
+    return [tuple(suggestions.suggest(number).values()) for number in numbers]
+
+
+def test_a_grid_starts_with_the_settings_as_given_and_has_every_combination_once():
+    asked = values_of(grid_of(Config()), range(4))
+    assert asked[0] == (1e-4, 16)
+    assert asked[1:] == COMBINATIONS[:3]
+
+
+def test_settings_outside_of_the_space_are_the_first_of_one_trial_more():
+    base = Config().replace_flat(lr=5e-3)
+    asked = values_of(grid_of(base), range(5))
+    assert asked == [(5e-3, 16), *COMBINATIONS]
+    space = parse_search_space(["lr=loguniform(1e-5,1e-3)"], base)
+    suggestions = Suggestions(space, "optuna", 4, 0, select_base(space, base))
+    assert suggestions.suggest(0) == {"lr": 5e-3}
+    suggestions.record(0, {"lr": 5e-3}, TrialOutcome((0.5,), False))
+    assert suggestions.suggest(1)["lr"] in space["lr"]
+
+
+def test_a_grid_that_an_older_version_began_in_another_order_is_completed():
+    suggestions = grid_of(Config())
+    for number, values in enumerate(COMBINATIONS[:2]):
+        settings = dict(zip(("lr", "window_size"), values, strict=True))
+        suggestions.record(number, settings, TrialOutcome((0.5,), False))
+    assert values_of(suggestions, (2, 3)) == [(1e-4, 16), (1e-4, 8)]
+
+
+def test_a_grid_over_a_range_is_refused():
     with pytest.raises(UserError, match=r"give lr=choice\(\.\.\.\)"):
-        Suggestions(parse_search_space(ITEMS, base), "grid", 9, 0, base.to_flat())
+        Suggestions(parse_search_space(ITEMS, Config()), "grid", 9, 0, {})
 
 
 def test_what_decides_the_score_is_rated_important_and_what_does_not_is_not():
@@ -74,6 +108,13 @@ def test_what_decides_the_score_is_rated_important_and_what_does_not_is_not():
     assert list(shares)[-1] == "class_weights"
     assert shares["class_weights"] < 0.1
     assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_a_trial_outside_of_the_space_has_no_part_in_the_importances():
+    space = parse_search_space(ITEMS, Config())
+    trials = [(settings, scores_of(settings)[-1]) for settings, _ in search_from([], "random", 9)]
+    outside = ({"lr": 0.5, "window_size": 16, "class_weights": "none"}, 0.1)
+    assert rate_importance(space, [outside, *trials], 0) == rate_importance(space, trials, 0)
 
 
 def test_importance_needs_four_trials_and_scores_that_differ():

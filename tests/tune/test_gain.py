@@ -1,0 +1,59 @@
+"""The gain of a search: what the best of many trials is worth on cases that did not choose it."""
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from ophnet_ray.metrics.classification import macro_f1_present
+from ophnet_ray.tune.gain import estimate_gain
+
+pytestmark = pytest.mark.unit
+
+NUM_PHASES, NUM_CASES, NUM_TRIALS = 4, 10, 12
+
+
+def make_trials(rng, better=0.0):
+    """Counts of trials that differ by chance in each case; the last may be better on purpose."""
+    difficulty = rng.normal(1, 1, NUM_CASES)
+    trials = []
+    for trial in range(NUM_TRIALS):
+        lift = better if trial == NUM_TRIALS - 1 else 0.0
+        right = rng.binomial(10, expit(difficulty + lift + rng.normal(0, 0.35, NUM_CASES)))
+        counts = np.zeros((NUM_CASES, NUM_PHASES, NUM_PHASES), dtype=np.int64)
+        for phase in range(NUM_PHASES):
+            counts[:, phase, phase] = right
+            counts[:, phase, (phase + 1) % NUM_PHASES] = 10 - right
+        trials.append(counts)
+    return trials
+
+
+def lead_on_all_cases(trials):
+    scores = [macro_f1_present(counts.sum(axis=0)) for counts in trials]
+    return max(scores) - scores[0]
+
+
+def test_the_best_of_equal_trials_gains_nothing():
+    rng = np.random.default_rng(0)
+    searches = [make_trials(rng) for _ in range(12)]
+    gains = [estimate_gain(trials, 0, macro_f1_present) for trials in searches]
+    assert np.mean([lead_on_all_cases(trials) for trials in searches]) > 0.05
+    assert abs(np.mean([gain.value for gain in gains])) < 0.02
+    assert sum(gain.interval.low > 0 for gain in gains) <= 1
+
+
+def test_a_true_gain_stays():
+    trials = make_trials(np.random.default_rng(1), better=2.0)
+    gain = estimate_gain(trials, 0, macro_f1_present)
+    assert gain.value == pytest.approx(lead_on_all_cases(trials), abs=0.05)
+    assert gain.interval.low > 0
+
+
+def test_trials_with_equal_counts_gain_exactly_nothing():
+    (counts, *_) = make_trials(np.random.default_rng(2))
+    gain = estimate_gain([counts] * 3, 1, macro_f1_present)
+    assert (gain.value, gain.interval) == (0.0, (0.0, 0.0))
+
+
+def test_two_cases_are_too_few():
+    trials = [counts[:2] for counts in make_trials(np.random.default_rng(3))]
+    assert estimate_gain(trials, 0, macro_f1_present) is None
