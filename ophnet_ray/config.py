@@ -17,6 +17,7 @@ from ophnet_ray.storage.paths import absolute, check_location, is_remote
 Coverage = Literal["spread", "head"]
 MaskKind = Literal["rg", "chroma", "none"]
 MissingVideos = Literal["error", "skip"]
+CaseFrom = Literal["auto", "column", "folder", "name", "clip"]
 WeightScheme = Literal["none", "inverse", "inverse_sqrt", "effective", "logit_adjusted", "focal"]
 _RESERVED = ("", "..", "cache")
 LRSchedule = Literal["constant", "one_cycle"]
@@ -36,6 +37,10 @@ class DataConfig:
     (segments of long videos, in seconds). Without it, the built-in demo data set."""
     video_dir: str | None = setting(None, affects="location", is_path=True)
     """Folder of the videos (default: the CSV's folder)."""
+    case_from: CaseFrom = setting("auto", affects="location")
+    """Source of the cases: the case_id column, the folder of a video, the name of a clip
+    (<case>-<phase>-<start>-<end>), or clip: each video is a case of its own; auto: the column, else
+    the name of a clip, else the video of a segment."""
     val_fraction: float = setting(0.2, affects="data")
     """Share of the cases held out for validation, when the CSV has no split column."""
     missing_videos: MissingVideos = setting("error", affects="data")

@@ -14,7 +14,7 @@ Effect = Literal["result", "decoding", "data", "location", "resources", "nothing
 - ``result``: the training;
 - ``decoding``: the blocks in the cache, and so the training;
 - ``data``: the rows, and so the training;
-- ``location``: where the data lie; their content has a hash of its own;
+- ``location``: where the data lie, or how they are read; their content has a hash of its own;
 - ``resources``: the share of the cluster, and through the order of additions the last digits;
 - ``nothing``: no result.
 """

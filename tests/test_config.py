@@ -145,7 +145,7 @@ def test_no_setting_of_the_run_affects_a_result():
 
 
 def test_the_identity_holds_all_settings_that_affect_a_result():
-    left_out = {"csv_path", "video_dir", *(field.name for field in fields(RunConfig))}
+    left_out = {"csv_path", "video_dir", "case_from", *(field.name for field in fields(RunConfig))}
     assert set(Config().identity()) == set(Config().to_flat()) - left_out
     data = {field.name for field in fields(DataConfig)}
     assert set(settings_that_affect("data", "location")) == data

@@ -4,8 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ophnet_ray.cli.checks import check_at_least_1, check_checkpoint, create_output_folder
-from ophnet_ray.config import DEFAULT_CACHE_DIR, RunConfig
+from ophnet_ray.cli.checks import (
+    check_at_least_1,
+    check_checkpoint,
+    create_output_folder,
+    trained_case_from,
+)
+from ophnet_ray.config import DEFAULT_CACHE_DIR, CaseFrom, RunConfig
 from ophnet_ray.console import print_answer
 from ophnet_ray.data.annotations import read_annotations
 
@@ -20,6 +25,8 @@ class AuditCommand:
     """Annotation CSV, in the format of train.py."""
     video_dir: str | None = None
     """Folder of the videos (default: the CSV's folder)."""
+    case_from: CaseFrom | None = None
+    """Source of the cases, as in train.py (default: that of the training)."""
     split: Literal["val", "test"] = "val"
     """Rows to score; the simple models learn from the train rows."""
     cache_dir: str = DEFAULT_CACHE_DIR
@@ -42,7 +49,8 @@ class AuditCommand:
         check_at_least_1("--max_windows", self.max_windows)
         check_at_least_1("--num_workers", self.num_workers)
         check_checkpoint(self.checkpoint)
-        segments = read_annotations(self.csv_path, self.video_dir)
+        case_from = self.case_from or trained_case_from(self.checkpoint)
+        segments = read_annotations(self.csv_path, self.video_dir, case_from)
         folder = create_output_folder(self.output)
         from ophnet_ray.inference.audit import AuditSettings, audit, write_audit
 

@@ -4,6 +4,7 @@ import os
 import zipfile
 from pathlib import Path
 
+from ophnet_ray.config import CaseFrom
 from ophnet_ray.errors import UserError
 
 MAX_FRAME_RATE = 1000
@@ -59,3 +60,15 @@ def create_output_folder(path: str) -> Path:
     if not os.access(folder, os.W_OK):
         raise UserError(f"--output {folder} cannot be written: permission denied")
     return folder
+
+
+def trained_case_from(checkpoint: str) -> CaseFrom:
+    """Return the source of the cases that a checkpoint was trained with.
+
+    Raises:
+        UserError: The checkpoint cannot be read.
+    """
+    # loads torch
+    from ophnet_ray.models.payload import read_payload
+
+    return read_payload(checkpoint).settings.data.case_from

@@ -5,8 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ophnet_ray.cli.checks import check_at_least_1, check_checkpoint, check_frame_rate
-from ophnet_ray.config import RunConfig
+from ophnet_ray.cli.checks import (
+    check_at_least_1,
+    check_checkpoint,
+    check_frame_rate,
+    trained_case_from,
+)
+from ophnet_ray.config import CaseFrom, RunConfig
 from ophnet_ray.console import Console, print_answer
 from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.distributed.environment import prepare_environment
@@ -31,6 +36,8 @@ class EvaluateCommand:
     """Annotation CSV, in the format of train.py."""
     video_dir: str | None = None
     """Folder of the videos (default: the CSV's folder)."""
+    case_from: CaseFrom | None = None
+    """Source of the cases, as in train.py (default: that of the training)."""
     split: Literal["train", "val", "test", "all"] = "val"
     """Rows to score, by the CSV's split column, or else by the split that training made."""
     frame_rate: float = DEFAULT_FRAME_RATE
@@ -58,7 +65,8 @@ class EvaluateCommand:
         check_frame_rate(self.frame_rate)
         check_at_least_1("--num_workers", self.num_workers)
         check_checkpoint(self.checkpoint)
-        segments = read_annotations(self.csv_path, self.video_dir)
+        case_from = self.case_from or trained_case_from(self.checkpoint)
+        segments = read_annotations(self.csv_path, self.video_dir, case_from)
         if self.predictions is not None:
             read_info(Path(self.predictions))
         prepare_environment()

@@ -12,10 +12,12 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
+from ophnet_ray.config import CaseFrom
+from ophnet_ray.data.cases import CaseRule, choose_case_rule, find_case, unite_spellings
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import list_names, read_bytes, stat_files
 from ophnet_ray.storage.paths import (
@@ -23,9 +25,7 @@ from ophnet_ray.storage.paths import (
     check_location,
     is_remote,
     join,
-    name_of,
     parent_of,
-    plain_uri,
 )
 
 SPLITS = ("train", "val", "test")
@@ -67,19 +67,37 @@ class Reject:
     kind: RejectKind
 
 
-def read_annotations(csv_path: str | Path, video_dir: str | Path | None = None) -> list[Segment]:
+@dataclass(frozen=True, slots=True)
+class AnnotationTable:
+    """Segments of a table, in its order, and the rule that tells their cases."""
+
+    segments: tuple[Segment, ...]
+    case_rule: CaseRule
+
+
+def read_annotations(
+    csv_path: str | Path, video_dir: str | Path | None = None, case_from: CaseFrom = "auto"
+) -> list[Segment]:
+    """Read the segments of an annotation CSV; see ``read_table``."""
+    return list(read_table(csv_path, video_dir, case_from).segments)
+
+
+def read_table(
+    csv_path: str | Path, video_dir: str | Path | None = None, case_from: CaseFrom = "auto"
+) -> AnnotationTable:
     """Read an annotation CSV of either kind.
 
     Args:
         csv_path: UTF-8 text with or without a byte-order mark, on disk or in a bucket.
         video_dir: Folder of the videos; the CSV's folder when None.
+        case_from: See ``DataConfig``.
 
     Returns:
         One segment per row, in the file's order. ``video`` is an absolute path or a bucket's URI;
         the file need not exist (see ``find_missing_videos``).
 
     Raises:
-        AnnotationError: Naming file and line of up to ten errors.
+        AnnotationError: Naming file and line of up to ten errors, or rows without a case.
     """
     path = str(csv_path)
     lines = _read_rows(path)
@@ -98,15 +116,17 @@ def read_annotations(csv_path: str | Path, video_dir: str | Path | None = None) 
         else:
             rows.append((line, dict(zip(columns, values, strict=True))))
     folder = video_dir if video_dir is not None else parent_of(absolute(path))
-    return _parse_rows(rows, absolute(folder), path, errors)
+    return _parse_rows(rows, absolute(folder), case_from, path, errors)
 
 
-def parse_annotations(rows: Iterable[Mapping[str, str]], video_dir: str | Path) -> list[Segment]:
-    """Validate rows in memory, e.g. of a data frame; see ``read_annotations``."""
+def parse_annotations(
+    rows: Iterable[Mapping[str, str]], video_dir: str | Path, case_from: CaseFrom = "auto"
+) -> list[Segment]:
+    """Validate rows in memory, e.g. of a data frame; see ``read_table``."""
     numbered = [(line, dict(row)) for line, row in enumerate(rows, start=1)]
     if numbered:
         _check_columns(list(numbered[0][1]), "the table")
-    return _parse_rows(numbered, absolute(video_dir), "row", [])
+    return list(_parse_rows(numbered, absolute(video_dir), case_from, "row", []).segments)
 
 
 def phase_vocabulary(segments: Iterable[Segment]) -> list[str]:
@@ -200,14 +220,19 @@ def _other_separator(header: str) -> str | None:
 
 
 def _parse_rows(
-    rows: list[tuple[int, dict[str, str]]], video_dir: str, where: str, errors: list[str]
-) -> list[Segment]:
+    rows: list[tuple[int, dict[str, str]]],
+    video_dir: str,
+    case_from: CaseFrom,
+    where: str,
+    errors: list[str],
+) -> AnnotationTable:
     find_video = _VideoFinder(video_dir)
+    rule = choose_case_rule((row for _, row in rows), case_from)
     segments: list[Segment] = []
     first_line: dict[str, int] = {}
     for line, row in rows:
         try:
-            segment = _parse_row(row, find_video)
+            segment = _parse_row(row, find_video, rule)
         except UserError as error:
             errors.append(f"{where}:{line}: {error}")
             continue
@@ -225,34 +250,66 @@ def _parse_rows(
         raise AnnotationError("\n".join(shown))
     if not segments:
         raise AnnotationError(f"{where} holds no rows; expected one row per segment")
-    return segments
+    return AnnotationTable(tuple(_settle_cases(segments, rule, where, first_line)), rule)
 
 
-def _parse_row(row: Mapping[str, str], find_video: "_VideoFinder") -> Segment:
-    """Validate one row; ids are kept byte for byte ("001" is not 1)."""
+def _settle_cases(
+    segments: list[Segment], rule: CaseRule, where: str, first_line: Mapping[str, int]
+) -> list[Segment]:
+    """Refuse rows without a case; give the cases that names tell one spelling each."""
+    untold = [segment.segment_id for segment in segments if not segment.case_id]
+    if untold:
+        raise AnnotationError(
+            _describe_untold(f"{where}:{first_line[untold[0]]}", untold, len(segments), rule)
+        )
+    if rule != "name":
+        return segments
+    spelling = unite_spellings(segment.case_id for segment in segments)
+    return [replace(s, case_id=spelling[s.case_id]) for s in segments]
+
+
+def _describe_untold(where: str, untold: Sequence[str], num_rows: int, rule: CaseRule) -> str:
+    expected = (
+        "is in no folder"
+        if rule == "folder"
+        else "is not named <case>-<phase>-<start>-<end>, with the phase of its row"
+    )
+    cures = "--case_from clip (each video is a case of its own)"
+    if rule == "name":
+        cures = f"--case_from folder (one folder per case) or {cures}"
+    return (
+        f"{where}: the case of {untold[0]} cannot be told: it {expected} ({len(untold)} of "
+        f"{num_rows} rows); add a case_id column, or give {cures}"
+    )
+
+
+def _parse_row(row: Mapping[str, str], find_video: "_VideoFinder", rule: CaseRule) -> Segment:
+    """Validate one row; ids are kept byte for byte ("001" is not 1).
+
+    ``case_id`` is empty if the name or the folder of the video does not tell it.
+    """
     phase = row.get("phase_id") or row.get("phase") or ""
     if not phase.strip():
         raise AnnotationError("the phase is empty")
     split = row.get("split", "")
     if "split" in row and split not in SPLITS:
         raise AnnotationError(f"split {split!r} is not one of {', '.join(SPLITS)}")
-    if "video_path" in row:
-        name = row["video_path"]
-        if not name.strip():
-            raise AnnotationError("video_path is empty")
-        names = [row.get("phase") or "", phase]  # file names hold the phase's name, not its id
-        check_location("video_path", name)
-        case_id = row.get("case_id") or _case_of_clip(name, names)
-        return Segment(name, case_id, find_video.clip(name), 0.0, math.inf, phase, split)
-    video_id = row["video_id"]
-    if not video_id.strip():
-        raise AnnotationError("video_id is empty")
+    column = "video_path" if "video_path" in row else "video_id"
+    video = row[column]
+    if not video.strip():
+        raise AnnotationError(f"{column} is empty")
+    # file names hold the phase's name rather than its id
+    case_id = find_case(row, video, rule, [row.get("phase") or "", phase])
+    if rule == "column" and case_id is None:
+        raise AnnotationError("case_id is empty")
+    if column == "video_path":
+        check_location("video_path", video)
+        return Segment(video, case_id or "", find_video.clip(video), 0.0, math.inf, phase, split)
     start_s, end_s = _parse_seconds(row, "start"), _parse_seconds(row, "end")
     if not 0 <= start_s < end_s:
         raise AnnotationError(f"start {row['start']} s is not before end {row['end']} s")
-    segment_id = f"{video_id}:{start_s:.10g}-{end_s:.10g}:{phase}"
-    case_id = row.get("case_id") or video_id
-    return Segment(segment_id, case_id, find_video(video_id), start_s, end_s, phase, split)
+    segment_id = f"{video}:{start_s:.10g}-{end_s:.10g}:{phase}"
+    return Segment(segment_id, case_id or "", find_video(video), start_s, end_s, phase, split)
 
 
 def _parse_seconds(row: Mapping[str, str], column: str) -> float:
@@ -263,15 +320,6 @@ def _parse_seconds(row: Mapping[str, str], column: str) -> float:
     if not math.isfinite(value):
         raise AnnotationError(f"{column} {row[column]!r} is not a time in seconds")
     return value
-
-
-def _case_of_clip(clip: str, phases: Sequence[str]) -> str:
-    """Return ``<case>`` of ``<case>-<phase>-<start>-<end>.mp4``; else the clip is its own case."""
-    for phase in phases:
-        case_id, separator, _ = name_of(clip).partition(f"-{phase}-")
-        if phase and separator and case_id:
-            return case_id
-    return plain_uri(clip) if is_remote(clip) else str(Path(clip))
 
 
 class _VideoFinder:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ophnet_ray.config import (
     DEFAULT_CACHE_DIR,
+    CaseFrom,
     Coverage,
     DataConfig,
     MaskKind,
@@ -27,6 +28,7 @@ from ophnet_ray.data.annotations import (
     phase_vocabulary,
     read_annotations,
 )
+from ophnet_ray.data.duplicates import find_same_videos
 from ophnet_ray.data.loader import WindowLoader, read_window
 from ophnet_ray.data.manifest import Manifest, prepare_manifest
 from ophnet_ray.data.preprocessing import one_hot, prepare_batch, to_unit
@@ -86,7 +88,9 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
             image_size=image_size,
         )
         rows = [{str(k): str(v) for k, v in row.items()} for row in df.to_dict("records")]
-        segments = parse_annotations(rows, video_dir)
+        # nothing is split here, so a clip table need not tell its cases
+        case_from: CaseFrom = "clip" if "video_path" in df.columns else "auto"
+        segments = parse_annotations(rows, video_dir, case_from)
         phases = phases_by_label(phase2idx)
         manifest, self.rejects = prepare_manifest(
             segments, phases, windows, cache_dir, num_workers=1
@@ -202,6 +206,7 @@ class OphNetDataModule(ManifestDataModule):
         video_dir: Folder of the videos; the CSV's when None.
         coverage: See ``WindowConfig``.
         image_size: Height and width, pixels.
+        case_from: See ``DataConfig``.
         val_fraction: Share of the cases for validation, without a split column.
         cache_dir: Folder of the cache.
         seed: Of the split, the order and the windows.
@@ -220,6 +225,7 @@ class OphNetDataModule(ManifestDataModule):
         video_dir: str | Path | None = None,
         coverage: Coverage = _WINDOWS.coverage,
         image_size: int = _WINDOWS.image_size,
+        case_from: CaseFrom = DataConfig.case_from,
         val_fraction: float = DataConfig.val_fraction,
         cache_dir: str | Path = DEFAULT_CACHE_DIR,
         seed: int = _TRAINING.seed,
@@ -234,15 +240,16 @@ class OphNetDataModule(ManifestDataModule):
             coverage=coverage,
             image_size=image_size,
         )
-        self.val_fraction = val_fraction
+        self.case_from, self.val_fraction = case_from, val_fraction
         self.rejects: list[Reject] = []
 
     def setup(self, stage: str | None = None) -> None:
         """Read the CSV, split it and decode what the cache lacks, unless that is done."""
         if self.manifest is not None:
             return
-        segments = read_annotations(self.csv_path, self.video_dir)
-        segments = assign_splits(segments, self.val_fraction, self.seed)
+        segments = read_annotations(self.csv_path, self.video_dir, self.case_from)
+        same_videos = find_same_videos(segment.video for segment in segments)
+        segments = assign_splits(segments, self.val_fraction, self.seed, same_videos)
         known = self.phase2idx
         phases = phase_vocabulary(segments) if known is None else phases_by_label(known)
         self.manifest, self.rejects = prepare_manifest(

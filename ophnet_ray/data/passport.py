@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from ophnet_ray.data.annotations import SPLITS, Reject, count_quirks
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.data.splits import cases_on_both_sides, phases_without_rows
+from ophnet_ray.storage.paths import name_of
 
 LIBRARIES = ("ophnet-ray", "ray", "torch", "lightning", "timm", "av", "opencv-python-headless")
 MAX_NAMES = 5
@@ -35,6 +36,8 @@ class Passport:
     ``overlaps``, ``gaps`` and ``shorter_than_1_s``: see ``count_quirks``. ``cases_on_both_sides``:
     cases that the CSV puts into more than one split. ``phases``: the vocabulary, by label.
     ``resources``: what the run takes of the cluster, by name; a resumed run must take the same.
+    ``case_from``: source of the cases, see ``cases``. ``same_videos``: names of videos of equal
+    content. The last two have defaults: earlier versions wrote none.
     """
 
     data_hash: str
@@ -54,6 +57,8 @@ class Passport:
     phases_not_in_validation: list[str]
     versions: dict[str, str]
     resources: dict[str, int | str]
+    case_from: str = ""
+    same_videos: list[list[str]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the file."""
@@ -66,7 +71,9 @@ class Passport:
         Raises:
             KeyError: An entry is missing.
         """
-        known = {field.name: content[field.name] for field in fields(cls)}
+        optional = {"case_from", "same_videos"}
+        names = [each.name for each in fields(cls)]
+        known = {n: content[n] for n in names if n in content or n not in optional}
         splits = {name: SplitCounts(**counts) for name, counts in content["splits"].items()}
         return cls(**{**known, "splits": splits})
 
@@ -110,6 +117,8 @@ def build_passport(
         phases_not_in_validation=phases_without_rows(used, "val", phases),
         versions={name: version(name) for name in LIBRARIES},
         resources=dict(resources),
+        case_from=data.case_rule,
+        same_videos=[[name_of(video) for video in group] for group in data.same_videos],
     )
 
 
@@ -129,6 +138,17 @@ def describe_warnings(passport: Passport) -> list[str]:
             f"the CSV's split column puts {_list_names(both, 'case')} into more than one split: "
             "scores on them say nothing about new cases"
         )
+    if same := passport.same_videos:
+        pairs = [" = ".join(group) for group in same]
+        warnings.append(
+            f"{_list_names(pairs, 'video')}: the same content under several names; their cases "
+            "stay on one side of the split"
+        )
+    if passport.case_from == "clip" or _has_one_clip_per_case(passport):
+        warnings.append(
+            "each clip is a case of its own: if several clips show one operation, they lie in "
+            "training and in validation, and the scores are too high; add a case_id column"
+        )
     if lacking := passport.phases_not_in_training:
         warnings.append(
             f"training has no segment of {_list_names(lacking, 'phase')}: cannot be learnt"
@@ -136,6 +156,12 @@ def describe_warnings(passport: Passport) -> list[str]:
     if lacking := passport.phases_not_in_validation:
         warnings.append(f"validation has no segment of {_list_names(lacking, 'phase')}: not scored")
     return warnings
+
+
+def _has_one_clip_per_case(passport: Passport) -> bool:
+    """Return True if names of clips tell the cases, and no two clips share one."""
+    splits = passport.splits.values()
+    return passport.case_from == "name" and all(each.cases == each.videos for each in splits)
 
 
 def _count_split(manifest: Manifest, split: str) -> SplitCounts:

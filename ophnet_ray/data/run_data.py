@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from ophnet_ray.config import DataConfig
@@ -13,8 +13,9 @@ from ophnet_ray.data.annotations import (
     Segment,
     find_missing_videos,
     phase_vocabulary,
-    read_annotations,
+    read_table,
 )
+from ophnet_ray.data.duplicates import find_same_videos
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
@@ -26,12 +27,15 @@ class RunData:
     """The rows that a run or a search works on.
 
     ``segments``: rows whose videos exist, with their splits; ``missing``: the other rows;
-    ``data_hash``: see ``hash_segments``.
+    ``data_hash``: see ``hash_segments``; ``case_rule``: source of the cases, see ``cases``;
+    ``same_videos``: groups of videos of equal content.
     """
 
     segments: tuple[Segment, ...]
     missing: tuple[Reject, ...]
     data_hash: str
+    case_rule: str = ""
+    same_videos: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def of_rows(cls, segments: Sequence[Segment], missing: Sequence[Reject] = ()) -> Self:
@@ -58,7 +62,8 @@ def read_run_data(
     Raises:
         UserError: The CSV is wrong, or videos are missing and ``missing_videos`` forbids it.
     """
-    rows = read_annotations(csv_path, data.video_dir)
+    table = read_table(csv_path, data.video_dir, data.case_from)
+    rows = table.segments
     num_videos = len({row.video for row in rows})
     on_notice(
         f"{csv_path}: {len(rows)} segments, {num_videos} videos, {len(phase_vocabulary(rows))} "
@@ -69,10 +74,12 @@ def read_run_data(
     if absent and (data.missing_videos == "error" or not present):
         raise UserError(_describe_missing(sorted(absent), num_videos, len(present), len(rows)))
     # only cases that exist are split
-    segments = assign_splits(present, data.val_fraction, seed)
+    same_videos = tuple(find_same_videos(row.video for row in present))
+    segments = assign_splits(present, data.val_fraction, seed, same_videos)
     missing = [row for row in rows if row.video in absent]
     rejects = [Reject(row, "the video is missing", "missing") for row in missing]
-    return RunData.of_rows(segments, rejects)
+    hashed = RunData.of_rows(segments, rejects)
+    return replace(hashed, case_rule=table.case_rule, same_videos=same_videos)
 
 
 def hash_segments(segments: Sequence[Segment]) -> str:

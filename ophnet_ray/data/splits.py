@@ -1,5 +1,6 @@
 """Cases → training and validation; a case is on both sides only if the CSV puts it there."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -13,7 +14,12 @@ from ophnet_ray.hashing import hash_ids
 NUM_CANDIDATES = 128
 
 
-def assign_splits(segments: Sequence[Segment], val_fraction: float, seed: int) -> list[Segment]:
+def assign_splits(
+    segments: Sequence[Segment],
+    val_fraction: float,
+    seed: int,
+    same_videos: Iterable[Sequence[str]] = (),
+) -> list[Segment]:
     """Assign a split to every segment: the CSV's own, else stratified and grouped by case.
 
     A CSV with a split column but no ``val`` rows gets its validation cases from its ``train``
@@ -24,27 +30,34 @@ def assign_splits(segments: Sequence[Segment], val_fraction: float, seed: int) -
         val_fraction: Share of the cases for validation, in (0, 1); at least one case.
         seed: Chooses among splits; the same seed, cases and phases give the same split in any
             order of the rows.
+        same_videos: Groups of videos of equal content; cases that share a video stay together.
 
     Raises:
-        AnnotationError: Only one phase, too few cases to hold one out, or no training rows.
+        AnnotationError: Only one phase, too few cases to hold one out, no training rows, or a
+            video that the CSV puts into two splits under two names.
     """
     if len(phase_vocabulary(segments)) < 2:
         raise AnnotationError(
             f"all rows have the phase {segments[0].phase!r}; at least two phases are needed"
         )
+    groups = [tuple(group) for group in same_videos]
+    _check_same_videos(segments, groups)
     if any(segment.split == "val" for segment in segments):
         if not any(segment.split == "train" for segment in segments):
             raise AnnotationError("the split column has no train rows; mark some rows as train")
         return list(segments)
     pool = [segment for segment in segments if segment.split != "test"]
-    cases = sorted({segment.case_id for segment in pool})
+    unit_of = _unite_cases(pool, groups)
+    units = [replace(segment, case_id=unit_of[segment.case_id]) for segment in pool]
+    cases = sorted({segment.case_id for segment in units})
     if len(cases) < 2:
+        shared = f" ({len(unit_of)} case ids share a video)" if len(unit_of) > 1 else ""
         raise AnnotationError(
-            f"{len(cases)} case to train on; holding out a validation case takes at least 2: "
-            "add cases, or a split column with train and val rows"
+            f"{len(cases)} case to train on{shared}; holding out a validation case takes at least "
+            "2: add cases, or a split column with train and val rows"
         )
-    val_cases = {cases[i] for i in _choose_val_cases(pool, cases, val_fraction, seed)}
-    sides = {case_id: "val" if case_id in val_cases else "train" for case_id in cases}
+    val_units = {cases[i] for i in _choose_val_cases(units, cases, val_fraction, seed)}
+    sides = {case_id: "val" if unit in val_units else "train" for case_id, unit in unit_of.items()}
     return [s if s.split == "test" else replace(s, split=sides[s.case_id]) for s in segments]
 
 
@@ -60,6 +73,40 @@ def cases_on_both_sides(segments: Iterable[Segment]) -> list[str]:
     for segment in segments:
         splits[segment.case_id].add(segment.split)
     return sorted(case_id for case_id, names in splits.items() if len(names) > 1)
+
+
+def _unite_cases(
+    segments: Sequence[Segment], same_videos: Iterable[Sequence[str]]
+) -> dict[str, str]:
+    """Map each case to the first of the cases that it shares a video with, directly or not."""
+    first_name = {video: group[0] for group in same_videos for video in group}
+    unit_of = {segment.case_id: segment.case_id for segment in segments}
+    by_video: dict[str, set[str]] = defaultdict(set)
+    for segment in segments:
+        by_video[first_name.get(segment.video, segment.video)].add(segment.case_id)
+    for shared in by_video.values():
+        if len(shared) > 1:
+            united = {unit_of[case_id] for case_id in shared}
+            first = min(united)
+            unit_of = {case: first if unit in united else unit for case, unit in unit_of.items()}
+    return unit_of
+
+
+def _check_same_videos(segments: Sequence[Segment], same_videos: Iterable[Sequence[str]]) -> None:
+    """Refuse a video that the CSV's own split column has in two splits under two names.
+
+    Under one case_id it passes: then it is no oversight, and ``cases_on_both_sides`` names it.
+    """
+    rows = {segment.video: segment for segment in segments}
+    for group in same_videos:
+        found = [rows[video] for video in group if video in rows]
+        for one, other in itertools.combinations(found, 2):
+            if one.split != other.split and one.case_id != other.case_id:
+                raise AnnotationError(
+                    f"{one.video} ({one.split}) and {other.video} ({other.split}) are the same "
+                    "video under two names, in two splits; delete the rows of one, give both one "
+                    "split, or, if it is meant, one case_id"
+                )
 
 
 def _choose_val_cases(

@@ -25,6 +25,9 @@ from tests.helpers.videos import write_video
 SMALL = ["--backbone", "test_resnet", "--no_pretrained", "--image_size", "32", "--max_epochs", "1"]
 TWO_CASES = "video_id,start,end,phase\nv,0,1,a\nv,1,2,b\nw,0,1,a\nw,1,2,b\n"
 SPLIT_DEV = "video_id,start,end,phase,split\nv,0,1,a,dev\nw,0,1,b,val\n"
+CLIPS = "video_path,phase\nv.mp4,a\nw.mp4,b\n"
+TWINS_TO_SPLIT = TWO_CASES.replace("\nw,", "\ntwin,")
+TWINS = "video_id,start,end,phase,split\nv,0,1,a,train\nv,1,2,b,train\ntwin,0,1,a,val\n"
 
 
 def but(right, wrong):
@@ -50,9 +53,10 @@ def run_train(monkeypatch, capsys, tmp_path, *flags):
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("v", "w"):
-        frames = (np.full((32, 32, 3), 100, np.uint8) for _ in range(20))
+    for name, level in (("v", 100), ("w", 120)):
+        frames = (np.full((32, 32, 3), level, np.uint8) for _ in range(20))
         write_video(tmp_path / f"{name}.mp4", frames)
+    (tmp_path / "twin.mp4").write_bytes((tmp_path / "v.mp4").read_bytes())
     (tmp_path / "good.csv").write_text(TWO_CASES)
     return tmp_path
 
@@ -76,6 +80,11 @@ def mistake(name, says, *flags, text=None):
         mistake("one class only", "at least two phases", text=but("b\n", "a\n")),
         mistake("one case only", "1 case to train on", text=but("w,0,1,a\nw,1,2,b\n", "")),
         mistake("missing video", "1 of 3 videos are missing (x)", text=TWO_CASES + "x,0,1,a\n"),
+        mistake("cases of clips", ":2: the case of v.mp4 cannot be told", text=CLIPS),
+        mistake("one video in two splits", "same video under two names", text=TWINS),
+        mistake(
+            "two names of one video", "1 case to train on (2 case ids share a", text=TWINS_TO_SPLIT
+        ),
         mistake("output is a folder", "--output_pth . is a folder", "--output_pth", "."),
         mistake("output unwritable", "cannot be written", "--output_pth", "good.csv/m.ckpt"),
         mistake("storage unwritable", "cannot be written", "--storage_path", "good.csv"),

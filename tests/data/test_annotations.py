@@ -10,7 +10,9 @@ from ophnet_ray.data.annotations import (
     find_missing_videos,
     phase_vocabulary,
     read_annotations,
+    read_table,
 )
+from ophnet_ray.errors import UserError
 
 pytestmark = pytest.mark.unit
 
@@ -32,11 +34,64 @@ def test_reads_segments_with_any_newline_and_byte_order_mark(tmp_path, newline, 
 
 
 def test_a_clip_is_a_whole_video_and_its_case_is_the_name_before_the_phase(tmp_path):
-    text = "video_path,phase\na-1-open-0-3.mp4,open\nother.mp4,open\n"
-    first, second = read_annotations(write(tmp_path, text))
-    assert (first.start_s, first.end_s) == (0.0, math.inf)
-    assert first.case_id == "a-1"
-    assert second.case_id == "other.mp4"
+    (segment,) = read_annotations(write(tmp_path, "video_path,phase\na-1-open-0-3.mp4,open\n"))
+    assert (segment.start_s, segment.end_s) == (0.0, math.inf)
+    assert segment.case_id == "a-1"
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        pytest.param(["case1/clip01.mp4,a", "case1/clip02.mp4,b"], "2 of 2 rows", id="folders"),
+        pytest.param(["c-a-0-3.mp4,a", "clip02.mp4,b"], "1 of 2 rows", id="one name"),
+        pytest.param(["c-a-0-3.mp4,b", "c-b-3-5.mp4,b"], "1 of 2 rows", id="other phase"),
+    ],
+)
+def test_clips_whose_cases_cannot_be_told_are_refused_in_one_line(tmp_path, rows, says):
+    text = "\n".join(["video_path,phase", *rows])
+    with pytest.raises(AnnotationError) as caught:
+        read_annotations(write(tmp_path, text))
+    message = str(caught.value)
+    assert says in message
+    assert "add a case_id column, or give --case_from folder (one folder per case) or" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("case_from", "cases"),
+    [
+        ("auto", ["c1", "c1", "c2"]),
+        ("column", ["c1", "c1", "c2"]),
+        ("folder", ["d/1", "d/1", "d/2"]),
+        ("name", ["x-3", "x-3", "y"]),
+        ("clip", ["d/1/X_3-3-0-9.mp4", "d/1/x-3-4-9-12.mp4", "d/2/y_4_0.5_9.mp4"]),
+    ],
+)
+def test_the_source_of_the_cases_can_be_chosen(tmp_path, case_from, cases):
+    clips = ["d/1/X_3-3-0-9.mp4,3,c1", "d/1/x-3-4-9-12.mp4,4,c1", "d/2/y_4_0.5_9.mp4,4,c2"]
+    path = write(tmp_path, "\n".join(["video_path,phase,case_id", *clips]))
+    table = read_table(path, case_from=case_from)
+    found = [segment.case_id for segment in table.segments]
+    assert [case_id.casefold().replace("_", "-") for case_id in found] == [
+        case_id.casefold().replace("_", "-") for case_id in cases
+    ]
+    assert table.case_rule == ("column" if case_from == "auto" else case_from)
+    assert len(set(found)) == len(set(cases))
+
+
+def test_a_case_id_that_is_missing_in_some_rows_is_refused(tmp_path):
+    text = "video_id,start,end,phase,case_id\nv,0,1,a,c\nv,1,2,b, \n"
+    with pytest.raises(AnnotationError, match=r":3: case_id is empty"):
+        read_annotations(write(tmp_path, text))
+    nowhere = text.replace(",c\n", ",\n")
+    assert {s.case_id for s in read_annotations(write(tmp_path, nowhere))} == {"v"}
+    with pytest.raises(UserError, match="--case_from column: the table has no case_id column"):
+        read_annotations(write(tmp_path, nowhere), case_from="column")
+
+
+def test_a_clip_without_a_folder_has_no_case_of_the_folder(tmp_path):
+    with pytest.raises(AnnotationError, match="it is in no folder"):
+        read_annotations(write(tmp_path, "video_path,phase\nv.mp4,a\n"), case_from="folder")
 
 
 def test_the_case_of_a_clip_is_found_by_the_name_of_the_phase_also_beside_its_id(tmp_path):

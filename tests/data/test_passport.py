@@ -19,7 +19,7 @@ KEYS_ON_DISK = [
     "data_hash", "used_hash", "rows", "rows_used", "rows_rejected", "rejected_by_reason",
     "rows_cut_at_video_end", "overlaps", "gaps", "shorter_than_1_s", "splits",
     "cases_on_both_sides", "phases", "phases_not_in_training", "phases_not_in_validation",
-    "versions", "resources",
+    "versions", "resources", "case_from", "same_videos",
 ]  # fmt: skip
 
 
@@ -95,6 +95,21 @@ def test_the_warnings_name_what_limits_the_scores(passport):
     assert describe_warnings(shared)[1].startswith(
         "the CSV's split column puts cases case 0, case 1, case 2, case 3, case 4 and 2 more into"
     )
+
+
+def test_a_passport_of_an_earlier_version_is_read(passport):
+    content = passport.to_dict()
+    del content["case_from"], content["same_videos"]
+    assert Passport.from_dict(content) == passport
+
+
+def test_the_passport_names_copies_and_clips_that_are_cases_of_their_own(passport):
+    copies = dataclasses.replace(passport, case_from="column", same_videos=[["a.mp4", "b.mp4"]])
+    assert describe_warnings(copies)[1].startswith("video a.mp4 = b.mp4: the same content")
+    clips = dataclasses.replace(passport, case_from="clip")
+    assert describe_warnings(clips)[1].startswith("each clip is a case of its own")
+    named = dataclasses.replace(passport, case_from="name")
+    assert describe_warnings(named)[1].startswith("each clip is a case of its own")
 
 
 def test_data_without_a_flaw_gives_no_warning(tmp_path):

@@ -1,6 +1,7 @@
 """No case on both sides, every phase in training, the same split whatever the order."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -73,6 +74,24 @@ def test_three_clips_of_three_phases_still_split_and_name_what_training_lacks():
     rows = assign_splits([segment(c, c) for c in "xyz"], 0.2, 0)
     assert sorted(row.split for row in rows) == ["train", "train", "val"]
     assert len(phases_without_rows(rows, "train", ["x", "y", "z"])) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cases_that_share_a_video_stay_on_one_side(table, seed):
+    same = [("c1.mp4", "c2.mp4"), ("c2.mp4", "c3.mp4"), ("c8.mp4", "elsewhere.mp4")]
+    shared = replace(segment("c5", "a", 50), video="c4.mp4")
+    splits = {row.case_id: row.split for row in assign_splits([*table, shared], 0.2, seed, same)}
+    assert splits["c1"] == splits["c2"] == splits["c3"]
+    assert splits["c4"] == splits["c5"]
+
+
+def test_a_video_in_two_splits_of_the_csv_under_two_names_is_refused():
+    rows = [segment("c", "a", 0, "train"), segment("d", "b", 1, "test")]
+    with pytest.raises(AnnotationError, match=r"c\.mp4 \(train\) and d\.mp4 \(test\) are the same"):
+        assign_splits(rows, 0.2, 0, [("c.mp4", "d.mp4")])
+    meant = [replace(row, case_id="one") for row in rows]
+    more = [segment("e", "b", 2, "val")]
+    assert assign_splits([*meant, *more], 0.2, 0, [("c.mp4", "d.mp4")]) == [*meant, *more]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 def csv_path(tmp_path):
-    for case in ("v", "w", "x"):
-        frames = (np.full((32, 32, 3), 100, np.uint8) for _ in range(4))
+    for level, case in enumerate("vwx"):
+        frames = (np.full((32, 32, 3), 100 + 20 * level, np.uint8) for _ in range(4))
         write_video(tmp_path / f"{case}.mp4", frames)
     rows = [
         f"{case},{start},{start + 1},{phase}"
@@ -64,6 +64,36 @@ def test_a_missing_video_is_refused_or_left_out(csv_path):
         ("x", "missing"),
         ("x", "missing"),
     ]
+
+
+def test_two_names_of_one_video_stay_on_one_side(csv_path):
+    (csv_path.parent / "x.mp4").write_bytes((csv_path.parent / "w.mp4").read_bytes())
+    for seed in range(5):
+        config = tiny_config(csv_path, csv_path.parent, seed=seed)
+        data = check_input(config, Console()).data
+        splits = {row.case_id: row.split for row in data.segments}
+        assert splits["w"] == splits["x"] != splits["v"]
+        assert data.same_videos == (tuple(str(csv_path.parent / f"{v}.mp4") for v in "wx"),)
+
+
+def test_clips_of_one_folder_per_case_need_a_word_about_their_cases(csv_path):
+    for case in "abc":
+        for level, phase in enumerate("pq"):
+            video = csv_path.parent / case / f"{phase}.mp4"
+            frames = (np.full((32, 32, 3), ord(case) + 40 * level, np.uint8) for _ in range(4))
+            write_video(video, frames)
+    rows = [f"{case}/{phase}.mp4,{phase}" for case in "abc" for phase in "pq"]
+    csv_path.write_text("\n".join(["video_path,phase", *rows]))
+    config = tiny_config(csv_path, csv_path.parent)
+    with pytest.raises(UserError, match=r"the case of a/p\.mp4 cannot be told"):
+        check_input(config, Console())
+    told = config.replace_flat(case_from="folder")
+    assert told.identity_hash("0") == config.identity_hash("0")
+    data = check_input(told, Console()).data
+    assert {row.case_id for row in data.segments} == {"a", "b", "c"}
+    assert data.case_rule == "folder"
+    for case in "abc":
+        assert len({row.split for row in data.segments if row.case_id == case}) == 1
 
 
 def test_weights_and_folders_are_resolved_where_the_user_stands(tmp_path, monkeypatch):

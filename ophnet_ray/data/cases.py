@@ -1,0 +1,102 @@
+"""Case of a row: the operation on one patient that a split never cuts.
+
+A clip table that says nothing about its cases is refused. If each clip counted as a case of its
+own, clips of one operation would lie in training and in validation, and no score would show it.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from ophnet_ray.config import CaseFrom
+from ophnet_ray.errors import UserError
+from ophnet_ray.storage.paths import is_remote, name_of, parent_of, plain_uri
+
+CaseRule = Literal["column", "folder", "name", "clip", "video"]
+"""Source of the cases of a table; ``video``: segments without a case_id."""
+_SEPARATOR = r"[-_\s]+"
+_NUMBER = r"\d+(?:\.\d+)?"
+
+
+def choose_case_rule(rows: Iterable[Mapping[str, str]], case_from: CaseFrom) -> CaseRule:
+    """Return the rule for a table: the one that is asked for, else the best that it allows.
+
+    Raises:
+        UserError: A case_id column is asked for, and there is none.
+    """
+    table = list(rows)
+    has_column = any(row.get("case_id", "").strip() for row in table)
+    if case_from == "column" and not has_column:
+        raise UserError("--case_from column: the table has no case_id column with values")
+    if case_from != "auto":
+        return case_from
+    if has_column:
+        return "column"
+    return "video" if any("start" in row for row in table) else "name"
+
+
+def find_case(
+    row: Mapping[str, str], video: str, rule: CaseRule, phases: Iterable[str]
+) -> str | None:
+    """Return the case of a row; None: the rule does not tell it.
+
+    Args:
+        row: Columns of the row.
+        video: ``video_path`` or ``video_id``, as the row has it.
+        rule: See ``choose_case_rule``.
+        phases: Spellings of the row's phase, for the name of a clip.
+    """
+    if rule == "column":
+        case_id = row.get("case_id", "")
+        return case_id if case_id.strip() else None
+    if rule == "name":
+        return parse_case(video, phases)
+    if rule == "folder":
+        folder = parent_of(video)
+        return None if folder in (".", "") else _plain(folder)
+    return (rule == "video" and row.get("video_id")) or _plain(video)
+
+
+def parse_case(clip: str, phases: Iterable[str]) -> str | None:
+    """Return ``<case>`` of a clip named ``<case>-<phase>-<start>-<end>.mp4``; None: another name.
+
+    The name is read from the right, since a case may itself end like a phase: ``patient-3`` in
+    ``patient-3-3-0-10.mp4``. ``-``, ``_`` and blanks are the same separator, and letter case and
+    leading zeros of a phase do not matter.
+
+    Args:
+        clip: Path or URI.
+        phases: Spellings of the clip's phase: its name, its id.
+    """
+    # a suffix begins with a letter, the fraction of a time does not
+    stem = re.sub(r"\.[A-Za-z]\w*$", "", name_of(clip))
+    for phase in phases:
+        words = [_word_pattern(word) for word in re.split(_SEPARATOR, phase) if word]
+        pattern = _SEPARATOR.join(["(.+)", *words, _NUMBER, _NUMBER])
+        found = re.fullmatch(pattern, stem, re.IGNORECASE) if words else None
+        if found and (case_id := found[1].rstrip("-_ ")):
+            return case_id
+    return None
+
+
+def unite_spellings(case_ids: Iterable[str]) -> dict[str, str]:
+    """Map cases that names tell to one spelling: ``Case_3`` and ``case-3`` are one case."""
+    spelling: dict[str, str] = {}
+    found = sorted(set(case_ids))
+    for case_id in found:
+        spelling.setdefault(_fold(case_id), case_id)
+    return {case_id: spelling[_fold(case_id)] for case_id in found}
+
+
+def _fold(case_id: str) -> str:
+    return re.sub(_SEPARATOR, "-", case_id).casefold()
+
+
+def _plain(path: str) -> str:
+    return plain_uri(path) if is_remote(path) else str(Path(path))
+
+
+def _word_pattern(word: str) -> str:
+    """Return the pattern of one word of a phase; a whole number may have zeros before it."""
+    return f"0*{int(word)}" if word.isdecimal() else re.escape(word)
