@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -149,13 +150,14 @@ class TrainingConfig:
         for name in ("batch_size", "max_epochs", "accumulate_grad_batches"):
             value = getattr(self, name)
             yield value >= 1, f"--{name} {value}: must be at least 1"
-        yield self.lr > 0, f"--lr {self.lr}: must be more than 0"
-        yield 0 <= self.random_shift < 0.5, f"--random_shift {self.random_shift}: must be 0 to 0.5"
-        yield 0 <= self.color_jitter < 1, f"--color_jitter {self.color_jitter}: must be 0 to 1"
+        yield 0 < self.lr < math.inf, f"--lr {self.lr}: must be more than 0, and finite"
+        for name, end in (("random_shift", 0.5), ("color_jitter", 1)):
+            value = getattr(self, name)
+            yield 0 <= value < end, f"--{name} {value}: must be 0 or more, and less than {end}"
         for name in ("train_workers", "threads_per_worker"):
             value = getattr(self, name)
             yield value is None or value >= 1, f"--{name} {value}: must be at least 1"
-        yield self.seed >= 0, f"--seed {self.seed}: must not be negative"
+        yield 0 <= self.seed < 2**63, f"--seed {self.seed}: must be 0 or more, and less than 2^63"
 
 
 @dataclass(frozen=True, kw_only=True)

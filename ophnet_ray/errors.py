@@ -9,6 +9,10 @@ class TrainingError(Exception):
     """Training cannot continue. ``str(error)`` is the cause in one line; exit code 1."""
 
 
+class DivergedError(TrainingError):
+    """The loss is not finite. The same settings would diverge again."""
+
+
 class PredictionError(Exception):
     """Prediction cannot continue. ``str(error)`` is the cause in one line; exit code 1."""
 

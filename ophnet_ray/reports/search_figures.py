@@ -113,7 +113,7 @@ def draw_trial_curves(trials: Sequence[TrialRecord], winner: str | None, metric:
             linewidth=2.2 if is_winner else 1.2,
         )
         if not is_finished:
-            end = BAD if trial.state == "failed" else MUTED
+            end = BAD if trial.state in ("diverged", "failed") else MUTED
             axes.plot(x[-1], y[-1], "x", color=end, markersize=6, markeredgewidth=1.6)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     axes.margins(x=0.02)

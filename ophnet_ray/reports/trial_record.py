@@ -18,7 +18,7 @@ class TrialRecord:
     """
 
     trial_id: str
-    state: Literal["finished", "stopped", "failed"]
+    state: Literal["finished", "stopped", "diverged", "failed"]
     params: Mapping[str, Any]
     history: Sequence[Mapping[str, float]]
     score: float | None

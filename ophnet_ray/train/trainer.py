@@ -21,7 +21,7 @@ from ray.tune import TuneError
 
 from ophnet_ray.distributed.failures import find_cause
 from ophnet_ray.distributed.process_group import BoundTorchConfig
-from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.errors import DivergedError, TrainingError, UserError
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory, RunResult
@@ -35,7 +35,8 @@ def fit_run(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> Ru
     """Train on the workers, or resume where they stopped; return and keep the result.
 
     Raises:
-        TrainingError: The workers failed, or the loss became infinite.
+        DivergedError: The loss is not finite.
+        TrainingError: The workers failed.
     """
     run = loop.run
     try:
@@ -44,7 +45,7 @@ def fit_run(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> Ru
         logger.exception("training failed")
         raise TrainingError(f"{_root_cause(error)}; see {run.logs}") from error
     if failure := result.return_value["failure"]:
-        raise TrainingError(f"{failure}; see {run.logs}")
+        raise DivergedError(f"{failure}; see {run.logs}")
     run.enter()  # rank 0 may have worked on another machine
     best = best_checkpoint(find_checkpoints(run.checkpoints))
     answer = RunResult(str(best.file.relative_to(run.path)), best.epoch + 1, best.metrics)

@@ -35,7 +35,8 @@ class SearchConfig:
     """Trials that run simultaneously (default: as many as the cluster, or the cores of this
     machine, can hold)."""
     time_budget_s: float | None = None
-    """Seconds after which training pauses; the same command resumes the search."""
+    """Seconds after which training pauses, that of repeats included; the same command resumes the
+    search."""
     repeats: int = 0
     """Number of other seeds under which the finalists are trained again."""
 

@@ -1,6 +1,5 @@
 """Progress of a search: a live table on a terminal, else one line per trial that has ended."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -19,7 +18,13 @@ REFRESH_S = 1.0
 MAX_ENDED_ROWS = 12
 """Rows of ended trials in the live table; ``trials.csv`` has all of them."""
 MAX_RANKED, TABLE_WIDTH = 10, 120
-_STYLES = {"finished": "green", "stopped": "dim", "failed": "red", "unfinished": ""}
+_STYLES = {
+    "finished": "green",
+    "stopped": "dim",
+    "diverged": "red",
+    "failed": "red",
+    "unfinished": "",
+}
 
 
 class SearchTable:
@@ -96,7 +101,7 @@ class SearchTable:
                 *format_settings(trial.settings).values(),
                 f"{len(trial.history)}/{self._max_epochs}",
                 self._format_score(trial),
-                time.strftime("%M:%S", time.gmtime(trial.seconds)),
+                format_duration(trial.seconds),
                 style=_STYLES[trial.state],
             )
         table.caption = f"{len(ended)} of {self._num_trials} trials have ended"
@@ -134,6 +139,13 @@ def print_ranking(ranked: Sequence[RankedTrial], winner: RankedTrial, metric: Me
     console.print(table)
     if len(ranked) > MAX_RANKED:
         console.print(f"and {len(ranked) - MAX_RANKED} more")
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration as minutes and seconds, or hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
 def format_settings(settings: Mapping[str, Any]) -> dict[str, str]:

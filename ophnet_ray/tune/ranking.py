@@ -22,12 +22,12 @@ from ophnet_ray.metrics.classification import accuracy, f1_per_class, macro_f1_p
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.models.payload import read_payload
 from ophnet_ray.tune.config import Metric
-from ophnet_ray.tune.trial import Trial, best_record
+from ophnet_ray.tune.trial import LOWEST_SCORE, Trial, best_record
 
 MAX_LEADERS = 10
 """Trials that get an interval; those ranked below are not tied in practice."""
 MAX_FINALISTS = 3
-_ORDER = {"finished": 0, "stopped": 1, "unfinished": 2, "failed": 3}
+_ORDER = {"finished": 0, "stopped": 1, "unfinished": 2, "diverged": 3, "failed": 4}
 SCORE_FUNCTIONS: dict[Metric, ScoreFn] = {"val_macro_f1": macro_f1_present, "val_acc": accuracy}
 """Score of the counts of validation windows, by the metric."""
 
@@ -51,7 +51,7 @@ class RankedTrial:
 
 
 def rank_trials(trials: Sequence[Trial], metric: Metric) -> list[RankedTrial]:
-    """Rank trials: finished ones, then stopped, unfinished and failed ones; the best first in each.
+    """Rank trials: finished, stopped, unfinished, diverged, failed; the best first in each.
 
     The first ``MAX_LEADERS`` get intervals, all from the same resamples of the validation cases,
     and are compared with the first one, see ``compare_with``.
@@ -119,12 +119,15 @@ def choose_winner(
 
 
 def scores_by_seed(repeats: Sequence[Trial], number: int, metric: Metric) -> dict[int, float]:
-    """Return the score of each finished repeat of a trial, by its seed."""
-    return {
+    """Return the score of each repeat of a trial, by its seed; one that diverged has the lowest."""
+    own = [repeat for repeat in repeats if repeat.number == number]
+    finished = {
         repeat.seed or 0: best_record(repeat.history)[metric]
-        for repeat in repeats
-        if repeat.number == number and repeat.state == "finished"
+        for repeat in own
+        if repeat.state == "finished"
     }
+    diverged = {repeat.seed or 0: LOWEST_SCORE for repeat in own if repeat.state == "diverged"}
+    return finished | diverged
 
 
 def f1_by_phase(row: RankedTrial, phases: Sequence[str]) -> dict[str, float] | None:

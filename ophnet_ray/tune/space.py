@@ -1,6 +1,7 @@
 """The search space: settings and the values that they may take. Its text is never executed."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,6 +151,8 @@ def _make_range(item: str, kind: Any, values: list[Any]) -> Range:
     if len(values) != 2 or not all(type(value) in (int, float) for value in values):
         raise UserError(f"--search {item}: {kind} takes two numbers: low,high")
     low, high = values
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UserError(f"--search {item}: {kind} takes finite numbers")
     if not low < high:
         raise UserError(f"--search {item}: {low:g} is not below {high:g}")
     if kind == "loguniform" and low <= 0:

@@ -1,5 +1,6 @@
 """Stages of a search whose input is right: decode, train the trials, repeat, conclude."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,6 +38,30 @@ from ophnet_ray.tune.trial_task import TrialSetup, TrialTask
 from ophnet_ray.tune.tuner import TrialQueue, build_tuner
 
 MAX_REASON_CHARS = 200
+MIN_BUDGET_S = 1e-3
+ENDED_FOR_GOOD = ("finished", "diverged")
+"""States of a repeat that is not trained again."""
+
+
+class TimeBudget:
+    """Time for the training of a search; it runs from the construction.
+
+    Args:
+        seconds: None for no limit.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._ends_s = None if seconds is None else time.monotonic() + seconds
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that are left, more than 0; None for no limit."""
+        return None if self._ends_s is None else max(self._ends_s - time.monotonic(), MIN_BUDGET_S)
+
+    @property
+    def is_spent(self) -> bool:
+        """True once the time is over."""
+        return self._ends_s is not None and time.monotonic() >= self._ends_s
 
 
 @dataclass(frozen=True)
@@ -66,8 +91,9 @@ def complete_search(search: Search, output: str) -> SearchResult:
             with run.open_cache().in_use(), connect(search.config, metadata, num_local) as where:
                 run.console.say(where)
                 setup = _prepare(search)
-                _train_trials(search, setup)
-                _repeat_finalists(search, setup)
+                budget = TimeBudget(search.config.search.time_budget_s)
+                _train_trials(search, setup, budget)
+                _repeat_finalists(search, setup, budget)
         return _conclude(search, output)
 
 
@@ -94,7 +120,7 @@ def _prepare(search: Search) -> TrialSetup:
     return TrialSetup(search.directory, plan, manifests, run.data.data_hash, search.metric)
 
 
-def _train_trials(search: Search, setup: TrialSetup) -> None:
+def _train_trials(search: Search, setup: TrialSetup, budget: TimeBudget) -> None:
     """Train the trials that have not ended, and those that failed."""
     console = search.run.console
     past = search.directory.trials()
@@ -120,7 +146,7 @@ def _train_trials(search: Search, setup: TrialSetup) -> None:
         queue,
         build_scheduler(search.config.search, setup),
         num_left,
-        search.config.search.time_budget_s,
+        budget.left_s,
     )
     max_epochs, read = search.config.training.max_epochs, search.directory.trials
     table = SearchTable(console, setup.metric, max_epochs, search.num_trials, read)
@@ -138,23 +164,28 @@ def _build_suggestions(search: Search) -> Suggestions:
     )
 
 
-def _repeat_finalists(search: Search, setup: TrialSetup) -> None:
-    """Train the finalists again, each under the same other seeds."""
+def _repeat_finalists(search: Search, setup: TrialSetup, budget: TimeBudget) -> None:
+    """Train the finalists again, each under the same other seeds, in what is left of the budget."""
     console = search.run.console
     directory, training = search.directory, search.config.training
     finalists = choose_finalists(rank_trials(directory.trials(), setup.metric))
-    finished = {trial.name for trial in directory.repeats() if trial.state == "finished"}
+    ended = {trial.name for trial in directory.repeats() if trial.state in ENDED_FOR_GOOD}
     seeds = range(training.seed + 1, training.seed + 1 + search.config.search.repeats)
     tasks = [
         TrialTask(row.trial.number, row.trial.settings, seed)
         for seed in seeds
         for row in finalists
-        if directory.trial_run(row.trial.number, seed).path.name not in finished
+        if directory.trial_run(row.trial.number, seed).path.name not in ended
     ]
     if not tasks:
         return
+    has_open_trials = not all(trial.has_ended for trial in directory.trials())
+    if budget.is_spent or has_open_trials:
+        console.say("--time_budget_s is spent: the same command resumes the search and its repeats")
+        return
     console.say(f"training {len(finalists)} finalists again under {len(seeds)} other seeds")
-    tuner = build_tuner(setup, TrialQueue(setup, tasks), FIFOScheduler(), len(tasks))
+    queue = TrialQueue(setup, tasks)
+    tuner = build_tuner(setup, queue, FIFOScheduler(), len(tasks), budget.left_s)
     table = SearchTable(console, setup.metric, training.max_epochs, len(tasks), directory.repeats)
     _record_failures(directory, table.run(tuner.fit))
 
@@ -182,8 +213,13 @@ def _is_complete(search: Search) -> bool:
     if not num_repeats:
         return True
     finalists = choose_finalists(rank_trials(trials, search.metric))
-    repeats = [trial for trial in search.directory.repeats() if trial.state == "finished"]
-    return len(repeats) >= num_repeats * len(finalists)
+    first_seed = search.config.training.seed + 1
+    repeats = {trial.name for trial in search.directory.repeats() if trial.state in ENDED_FOR_GOOD}
+    return all(
+        search.directory.trial_run(row.trial.number, seed).path.name in repeats
+        for seed in range(first_seed, first_seed + num_repeats)
+        for row in finalists
+    )
 
 
 def _conclude(search: Search, output: str) -> SearchResult:
@@ -218,7 +254,7 @@ def read_trial_config(trial: Trial) -> Config:
 
 
 def _describe_no_winner(trials: Sequence[Trial], directory: SearchDirectory) -> str:
-    failed = [trial for trial in trials if trial.state == "failed"]
+    failed = [trial for trial in trials if trial.state in ("diverged", "failed")]
     if failed:
         return f"no trial was finished; the first one that failed: {failed[0].reason}"
     return (

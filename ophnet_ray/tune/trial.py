@@ -15,10 +15,12 @@ from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.config import Metric
 
-TrialState = Literal["finished", "stopped", "failed", "unfinished"]
+TrialState = Literal["finished", "stopped", "diverged", "failed", "unfinished"]
 History = Sequence[Mapping[str, float]]
 """Records of a run's epochs, as in its ``metrics.jsonl``."""
 
+LOWEST_SCORE = 0.0
+"""Lowest value of every metric that is maximised."""
 STARTED_FILE, ENDED_FILE = "trial.json", "ended.json"
 
 
@@ -50,7 +52,7 @@ class Trial:
 
     @property
     def has_ended(self) -> bool:
-        """True once the trial is finished, stopped or failed."""
+        """True once the trial is finished, stopped, diverged or failed."""
         return self.state != "unfinished"
 
 
@@ -76,9 +78,15 @@ def running_scores(history: History, metric: Metric) -> tuple[float, ...]:
 
 
 def outcome_of(trial: Trial, metric: Metric) -> TrialOutcome | None:
-    """Return the outcome from which the searcher learns; None while the trial is unfinished."""
+    """Return the outcome from which the searcher learns; None while the trial is unfinished.
+
+    A trial whose loss was not finite has the lowest score, so that its neighbours are not tried. A
+    trial that failed says nothing about its settings.
+    """
     if not trial.has_ended:
         return None
+    if trial.state == "diverged":
+        return TrialOutcome((LOWEST_SCORE,), is_stopped=False)
     scores = () if trial.state == "failed" else running_scores(trial.history, metric)
     return TrialOutcome(scores, trial.state == "stopped")
 

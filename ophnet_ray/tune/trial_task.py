@@ -14,7 +14,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.console import log_to
 from ophnet_ray.data.manifest import Manifest
-from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.errors import DivergedError, TrainingError, UserError
 from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.models.payload import read_payload
 from ophnet_ray.train.protocol import TrainLoopConfig
@@ -82,6 +82,9 @@ def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
     loop = TrainLoopConfig(config, manifest, setup.plan.resources, run, setup.data_hash)
     try:
         fit_run(loop, [_ReportToTune(progress)])
+    except DivergedError as error:
+        write_trial_end(run, "diverged", len(run.read_metrics()), str(error))
+        raise
     except (TrainingError, UserError) as error:
         write_trial_end(run, "failed", len(run.read_metrics()), str(error))
         raise

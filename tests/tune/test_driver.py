@@ -13,6 +13,7 @@ import ray
 from ophnet_ray.config import Config, read_config
 from ophnet_ray.console import Console
 from ophnet_ray.data.cache.inventory import read_inventory
+from ophnet_ray.errors import TrainingError
 from ophnet_ray.train.driver import train
 from ophnet_ray.tune.config import SearchConfig, TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory
@@ -133,6 +134,33 @@ def test_a_search_killed_in_the_middle_ends_with_the_same_winner(ray_session, co
     columns = ("trial", "state", "val_macro_f1", "epochs", "lr", "class_weights")
     whole, killed = ([[row[c] for c in columns] for row in rows_of(s)] for s in storages)
     assert killed == whole
+
+
+def test_a_trial_whose_loss_is_not_finite_ends_as_diverged_and_is_not_tried_again(
+    ray_session, color_csv, tmp_path, monkeypatch
+):
+    search = SearchConfig(search=("lr=choice(2e-3,1e30)",), searcher="grid", max_concurrent=1)
+    config = search_config(color_csv, tmp_path, search, max_epochs=1)
+    result = tune(config, Console())
+    assert result.winner.trial.number == 0
+    states = {row["trial"]: row["state"] for row in rows_of(tmp_path)}
+    assert states == {"0": "finished", "1": "diverged"}
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # nothing answers there
+    assert tune(config, Console()).winner.trial.number == 0
+
+
+def test_no_finalist_is_repeated_once_the_time_is_over(ray_session, color_csv, tmp_path):
+    search = SearchConfig(
+        search=("lr=choice(2e-3,1e-3)",),
+        searcher="grid",
+        max_concurrent=1,
+        time_budget_s=1.0,
+        repeats=2,
+    )
+    config = search_config(color_csv, tmp_path, search, max_epochs=50)
+    with pytest.raises(TrainingError, match="larger --time_budget_s"):
+        tune(config, Console())
+    assert not (tmp_path / "runs" / "search" / "repeats").exists()
 
 
 def is_in_second_trial(directory):

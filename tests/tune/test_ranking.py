@@ -80,6 +80,14 @@ def test_only_seeds_that_all_finalists_have_decide(search):
     assert choose_winner(ranked, apart, "val_macro_f1").trial.number == 2, "the first, as without"
 
 
+def test_a_repeat_that_diverges_counts_as_the_lowest_score(search):
+    ranked = rank_trials(search.trials(), "val_macro_f1")
+    run = search.trial_run(2, 43)
+    diverged = Trial(2, {}, "diverged", (epoch_record(0, 0.99),), run, seed=43)
+    sound = Trial(0, {}, "finished", (epoch_record(0, 0.5),), search.trial_run(0, 43), seed=43)
+    assert choose_winner(ranked, [diverged, sound], "val_macro_f1").trial.number == 0
+
+
 def test_ties_are_those_of_the_winner(search):
     """Trial 0 wins by its repeats: the ranking's first is tied with it, and it not with itself."""
     ranked = rank_trials(search.trials(), "val_macro_f1")

@@ -7,7 +7,7 @@ from ophnet_ray.config import Config
 from ophnet_ray.errors import UserError
 from ophnet_ray.tune.searcher import Suggestions, rate_importance
 from ophnet_ray.tune.space import parse_search_space, select_base
-from ophnet_ray.tune.trial import TrialOutcome
+from ophnet_ray.tune.trial import LOWEST_SCORE, TrialOutcome
 from tests.helpers.searches import ITEMS
 
 pytestmark = pytest.mark.unit
@@ -47,6 +47,26 @@ def test_a_search_that_was_killed_asks_for_the_same_trials(searcher):
 def test_the_first_trial_is_the_run_as_the_user_has_set_it():
     settings, _ = search_from([])[0]
     assert settings == {"lr": 1e-4, "window_size": 16, "class_weights": "none"}
+
+
+def count_diverging(outcome):
+    """Search 30 trials of which those with lr above 6e-3 diverge; count them."""
+    base = Config()
+    space = parse_search_space(["lr=loguniform(1e-5,1e-1)"], base)
+    suggestions = Suggestions(space, "optuna", 30, 1, select_base(space, base))
+    diverged = 0
+    for number in range(30):
+        lr = suggestions.suggest(number)["lr"]
+        score = 0.9 - (np.log10(lr) + 2.5) ** 2 / 10
+        diverged += lr > 6e-3
+        told = outcome if lr > 6e-3 else TrialOutcome((score,), False)
+        suggestions.record(number, {"lr": lr}, told)
+    return diverged
+
+
+def test_the_searcher_avoids_settings_that_diverge():
+    diverged = count_diverging(TrialOutcome((LOWEST_SCORE,), False))
+    assert diverged < 0.6 * count_diverging(TrialOutcome((), False))
 
 
 def test_the_searcher_learns_what_chance_does_not():

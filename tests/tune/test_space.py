@@ -32,6 +32,8 @@ def test_a_space_is_read_as_it_is_written():
         pytest.param("lr=lambda(1)", "expected e.g.", id="unknown form"),
         pytest.param("momentum=choice(0.9)", "no setting momentum", id="unknown setting"),
         pytest.param("lr=loguniform(1e-2,1e-5)", "not below", id="the wrong way round"),
+        pytest.param("lr=loguniform(1e-5,inf)", "more than 0, and finite", id="no end"),
+        pytest.param("random_shift=uniform(0,0.5)", "less than 0.5", id="an end that is too high"),
         pytest.param("lr=loguniform(0.1)", "two numbers", id="one end"),
         pytest.param("lr=choice(0.1,-1)", "--lr -1.0: must be more than 0", id="impossible value"),
         pytest.param("window_size=choice(8,12)", "not a multiple", id="impossible window"),

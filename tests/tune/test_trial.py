@@ -3,7 +3,7 @@
 import pytest
 
 from ophnet_ray.tune.directory import SearchDirectory
-from ophnet_ray.tune.trial import outcome_of, running_scores
+from ophnet_ray.tune.trial import TrialOutcome, outcome_of, running_scores
 from ophnet_ray.tune.trial_task import read_trained_epochs
 from tests.helpers.searches import epoch_record, write_trial
 
@@ -23,6 +23,14 @@ def test_a_failed_trial_has_no_score_to_learn_from(tmp_path, state):
     outcome = outcome_of(search.trials()[0], "val_macro_f1")
     assert len(outcome.scores) == (2 if state == "finished" else 0)
     assert not outcome.is_stopped
+
+
+def test_a_trial_whose_loss_was_not_finite_has_the_lowest_score(tmp_path):
+    search = SearchDirectory(tmp_path)
+    write_trial(search, 0, [15, 15], "diverged")
+    (trial,) = search.trials()
+    assert trial.has_ended
+    assert outcome_of(trial, "val_macro_f1") == TrialOutcome((0.0,), is_stopped=False)
 
 
 def test_the_searcher_learns_from_folders_what_it_learnt_from_trials(tmp_path):
