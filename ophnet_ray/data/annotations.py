@@ -13,23 +13,22 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Literal
 
 from ophnet_ray.config import CaseFrom
-from ophnet_ray.data.cases import CaseRule, choose_case_rule, find_case, unite_spellings
+from ophnet_ray.data.cases import CaseRule, choose_case_rule, describe_untold, find_case
+from ophnet_ray.data.spelling import fold_phase, unite_spellings
+from ophnet_ray.data.video_files import VideoFinder
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.files import list_names, read_bytes, stat_files
+from ophnet_ray.storage.files import read_bytes, stat_files
 from ophnet_ray.storage.paths import (
     absolute,
     check_location,
-    is_remote,
-    join,
     parent_of,
 )
 
 SPLITS = ("train", "val", "test")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
 MAX_ERRORS_SHOWN = 10
 
 
@@ -194,8 +193,11 @@ def _check_columns(columns: list[str], where: str) -> None:
         raise AnnotationError(
             f"{where}: the columns are separated by {separator}; save the table with commas"
         )
+    times = [name for name in ("start", "end") if name in columns]
     if "video_path" in columns:
         missing = [] if {"phase", "phase_id"} & set(columns) else ["phase"]
+        if len(times) == 1:
+            missing.append("end" if times == ["start"] else "start")
     else:
         missing = [name for name in ("video_id", "start", "end") if name not in columns]
         if len(missing) == 3:
@@ -226,7 +228,7 @@ def _parse_rows(
     where: str,
     errors: list[str],
 ) -> AnnotationTable:
-    find_video = _VideoFinder(video_dir)
+    find_video = VideoFinder(video_dir)
     rule = choose_case_rule((row for _, row in rows), case_from)
     segments: list[Segment] = []
     first_line: dict[str, int] = {}
@@ -250,7 +252,23 @@ def _parse_rows(
         raise AnnotationError("\n".join(shown))
     if not segments:
         raise AnnotationError(f"{where} holds no rows; expected one row per segment")
+    _check_spellings(segments, where, first_line)
     return AnnotationTable(tuple(_settle_cases(segments, rule, where, first_line)), rule)
+
+
+def _check_spellings(
+    segments: Iterable[Segment], where: str, first_line: Mapping[str, int]
+) -> None:
+    """Refuse two spellings of a phase, which would be two classes."""
+    known: dict[str, Segment] = {}
+    for segment in segments:
+        other = known.setdefault(fold_phase(segment.phase), segment)
+        if other.phase != segment.phase:
+            raise AnnotationError(
+                f"{where}:{first_line[segment.segment_id]}: phase {segment.phase!r} differs from "
+                f"{other.phase!r} in line {first_line[other.segment_id]} only in blanks, zeros, "
+                "'.0' or capitals; spell both alike"
+            )
 
 
 def _settle_cases(
@@ -260,7 +278,7 @@ def _settle_cases(
     untold = [segment.segment_id for segment in segments if not segment.case_id]
     if untold:
         raise AnnotationError(
-            _describe_untold(f"{where}:{first_line[untold[0]]}", untold, len(segments), rule)
+            f"{where}:{first_line[untold[0]]}: {describe_untold(untold, len(segments), rule)}"
         )
     if rule != "name":
         return segments
@@ -268,48 +286,53 @@ def _settle_cases(
     return [replace(s, case_id=spelling[s.case_id]) for s in segments]
 
 
-def _describe_untold(where: str, untold: Sequence[str], num_rows: int, rule: CaseRule) -> str:
-    expected = (
-        "is in no folder"
-        if rule == "folder"
-        else "is not named <case>-<phase>-<start>-<end>, with the phase of its row"
-    )
-    cures = "--case_from clip (each video is a case of its own)"
-    if rule == "name":
-        cures = f"--case_from folder (one folder per case) or {cures}"
-    return (
-        f"{where}: the case of {untold[0]} cannot be told: it {expected} ({len(untold)} of "
-        f"{num_rows} rows); add a case_id column, or give {cures}"
-    )
-
-
-def _parse_row(row: Mapping[str, str], find_video: "_VideoFinder", rule: CaseRule) -> Segment:
+def _parse_row(row: Mapping[str, str], find_video: VideoFinder, rule: CaseRule) -> Segment:
     """Validate one row; ids are kept byte for byte ("001" is not 1).
 
     ``case_id`` is empty if the name or the folder of the video does not tell it.
     """
-    phase = row.get("phase_id") or row.get("phase") or ""
-    if not phase.strip():
-        raise AnnotationError("the phase is empty")
-    split = row.get("split", "")
+    phase, split = _read_phase(row), row.get("split", "")
     if "split" in row and split not in SPLITS:
         raise AnnotationError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     column = "video_path" if "video_path" in row else "video_id"
-    video = row[column]
-    if not video.strip():
-        raise AnnotationError(f"{column} is empty")
+    name = _read_name(row, column)
     # file names hold the phase's name rather than its id
-    case_id = find_case(row, video, rule, [row.get("phase") or "", phase])
+    case_id = find_case(row, name, rule, [row.get("phase") or "", phase])
     if rule == "column" and case_id is None:
         raise AnnotationError("case_id is empty")
-    if column == "video_path":
-        check_location("video_path", video)
-        return Segment(video, case_id or "", find_video.clip(video), 0.0, math.inf, phase, split)
+    video = find_video.by_path(name) if column == "video_path" else find_video.by_id(name)
+    if "start" not in row:
+        return Segment(name, case_id or "", video, 0.0, math.inf, phase, split)
     start_s, end_s = _parse_seconds(row, "start"), _parse_seconds(row, "end")
     if not 0 <= start_s < end_s:
         raise AnnotationError(f"start {row['start']} s is not before end {row['end']} s")
-    segment_id = f"{video}:{start_s:.10g}-{end_s:.10g}:{phase}"
-    return Segment(segment_id, case_id or "", find_video(video), start_s, end_s, phase, split)
+    segment_id = f"{name}:{start_s:.10g}-{end_s:.10g}:{phase}"
+    return Segment(segment_id, case_id or "", video, start_s, end_s, phase, split)
+
+
+def _read_phase(row: Mapping[str, str]) -> str:
+    """Return the phase's id, or its name in a table without ids."""
+    phase = row["phase_id"] if "phase_id" in row else row["phase"]
+    if phase.strip():
+        return phase
+    # its name would become a class beside the ids
+    name = row.get("phase", "").strip()
+    raise AnnotationError(
+        f"phase_id is empty beside phase {name!r}; fill it in, or delete the column phase_id"
+        if name
+        else "the phase is empty"
+    )
+
+
+def _read_name(row: Mapping[str, str], column: str) -> str:
+    """Return the path or the id of the row's video; an empty id would be a case of its own."""
+    if column == "video_path":
+        check_location(column, row[column])
+    is_segment = "start" in row
+    for each in (column, "video_id") if is_segment else (column,):
+        if each in row and not row[each].strip():
+            raise AnnotationError(f"{each} is empty")
+    return row[column]
 
 
 def _parse_seconds(row: Mapping[str, str], column: str) -> float:
@@ -320,33 +343,3 @@ def _parse_seconds(row: Mapping[str, str], column: str) -> float:
     if not math.isfinite(value):
         raise AnnotationError(f"{column} {row[column]!r} is not a time in seconds")
     return value
-
-
-class _VideoFinder:
-    """Paths of videos in a folder, by ``video_id``; slow storage is listed only once."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self._by_stem: dict[str, str] | None = None
-
-    def __call__(self, video_id: str) -> str:
-        if self._by_stem is None:
-            self._by_stem = self._list()
-        name = self._by_stem.get(video_id, f"{video_id}{VIDEO_SUFFIXES[0]}")
-        return join(self.folder, name)
-
-    def _list(self) -> dict[str, str]:
-        names = [PurePath(name) for name in sorted(list_names(self.folder))]
-        by_stem: dict[str, str] = {}
-        for suffix in reversed(VIDEO_SUFFIXES):
-            by_stem |= {p.stem: p.name for p in names if p.suffix.lower() == suffix}
-        return by_stem
-
-    def clip(self, name: str) -> str:
-        """Return a clip's path, relative to the folder or else to the current directory."""
-        if name.startswith("file://"):
-            return absolute(name)
-        path = join(self.folder, name)
-        if is_remote(path) or Path(path).exists() or not Path(name).exists():
-            return path
-        return absolute(name)

@@ -5,7 +5,7 @@ own, clips of one operation would lie in training and in validation, and no scor
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -80,17 +80,20 @@ def parse_case(clip: str, phases: Iterable[str]) -> str | None:
     return None
 
 
-def unite_spellings(case_ids: Iterable[str]) -> dict[str, str]:
-    """Map cases that names tell to one spelling: ``Case_3`` and ``case-3`` are one case."""
-    spelling: dict[str, str] = {}
-    found = sorted(set(case_ids))
-    for case_id in found:
-        spelling.setdefault(_fold(case_id), case_id)
-    return {case_id: spelling[_fold(case_id)] for case_id in found}
-
-
-def _fold(case_id: str) -> str:
-    return re.sub(_SEPARATOR, "-", case_id).casefold()
+def describe_untold(untold: Sequence[str], num_rows: int, rule: CaseRule) -> str:
+    """Return the error for rows without a case, with its cures."""
+    expected = (
+        "is in no folder"
+        if rule == "folder"
+        else "is not named <case>-<phase>-<start>-<end>, with the phase of its row"
+    )
+    cures = "--case_from clip (each video is a case of its own)"
+    if rule == "name":
+        cures = f"--case_from folder (one folder per case) or {cures}"
+    return (
+        f"the case of {untold[0]} cannot be told: it {expected} ({len(untold)} of "
+        f"{num_rows} rows); add a case_id column, or give {cures}"
+    )
 
 
 def _plain(path: str) -> str:

@@ -8,7 +8,6 @@ from typing import Self
 
 from ophnet_ray.config import DataConfig
 from ophnet_ray.data.annotations import (
-    VIDEO_SUFFIXES,
     Reject,
     Segment,
     find_missing_videos,
@@ -17,6 +16,7 @@ from ophnet_ray.data.annotations import (
 )
 from ophnet_ray.data.duplicates import find_same_videos
 from ophnet_ray.data.splits import assign_splits
+from ophnet_ray.data.video_files import VIDEO_SUFFIXES
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
 from ophnet_ray.storage.paths import parent_of, stem_of

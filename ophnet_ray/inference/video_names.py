@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ophnet_ray.data.annotations import VIDEO_SUFFIXES
+from ophnet_ray.data.video_files import VIDEO_SUFFIXES
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import list_names, stat_files
 from ophnet_ray.storage.paths import absolute, check_location, is_remote, join, stem_of

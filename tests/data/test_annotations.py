@@ -101,6 +101,54 @@ def test_the_case_of_a_clip_is_found_by_the_name_of_the_phase_also_beside_its_id
     assert [segment.phase for segment in segments] == ["3", "4"]
 
 
+@pytest.mark.parametrize("video_id", ["", "a,"])
+def test_a_path_with_a_start_and_an_end_is_a_segment_of_a_video(tmp_path, video_id):
+    columns = "video_path,video_id,start,end,phase" if video_id else "video_path,start,end,phase"
+    rows = [f"d/a.mp4,{video_id}{times},3" for times in ("1,2", "4,5.5")]
+    segments = read_annotations(write(tmp_path, "\n".join([columns, *rows])))
+    assert [(s.start_s, s.end_s) for s in segments] == [(1.0, 2.0), (4.0, 5.5)]
+    assert {s.video for s in segments} == {str(tmp_path / "d/a.mp4")}
+    assert {s.case_id for s in segments} == {"a" if video_id else "d/a.mp4"}
+    assert len({s.segment_id for s in segments}) == 2
+
+
+def test_a_path_with_an_interval_and_no_video_id_in_some_rows_is_refused(tmp_path):
+    text = "video_path,video_id,start,end,phase\na.mp4,a,0,1,3\na.mp4,,1,2,3\n"
+    with pytest.raises(AnnotationError, match=r":3: video_id is empty"):
+        read_annotations(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("3", "03"),
+        ("3", "3.0"),
+        ("3", " 3"),
+        ("open up", "open  up "),
+        ("phase 3", "Phase_03"),
+        ("incision", "Incision"),
+    ],
+)
+def test_two_spellings_of_a_phase_are_no_two_classes(tmp_path, one, other):
+    text = f"video_id,start,end,phase\nv,0,1,{one}\nv,1,2,x\nv,2,3,{other}\n"
+    with pytest.raises(AnnotationError) as caught:
+        read_annotations(write(tmp_path, text))
+    assert f"a.csv:4: phase {other!r} differs from {one!r} in line 2 only" in str(caught.value)
+
+
+def test_phases_that_differ_in_more_than_spelling_are_kept_byte_for_byte(tmp_path):
+    phases = ["1", "-1", "10", "1.1", "1.10", "0.5", "001a", "1a", "ab", "a b", "0", "x0"]
+    rows = [f"v,{i},{i + 1},{phase}" for i, phase in enumerate(phases)]
+    path = write(tmp_path, "\n".join(["video_id,start,end,phase", *rows]))
+    assert [segment.phase for segment in read_annotations(path)] == phases
+
+
+def test_a_name_is_no_class_beside_the_ids(tmp_path):
+    text = "video_id,start,end,phase_id,phase\nv,1,2,3,Incision\nv,3,4,,Incision\n"
+    with pytest.raises(AnnotationError, match=r":3: phase_id is empty beside phase 'Incision'"):
+        read_annotations(write(tmp_path, text))
+
+
 def test_finds_a_video_whatever_its_suffix(tmp_path):
     (tmp_path / "v.MKV").touch()
     segments = read_annotations(write(tmp_path, "video_id,start,end,phase\nv,0,1,a\nw,0,1,b\n"))
@@ -120,6 +168,12 @@ def test_whole_numbers_sort_as_numbers_and_names_after_them(tmp_path):
         pytest.param("", "is empty", id="empty"),
         pytest.param("video_id,start,end,phase\n", "holds no rows", id="header only"),
         pytest.param("video_id,start,phase\nv,0,a\n", "column end is missing", id="no end"),
+        pytest.param(
+            "video_path,start,phase\nv.mp4,0,a\n", "column end is missing", id="path, no end"
+        ),
+        pytest.param(
+            "video_path,end,phase\nv.mp4,1,a\n", "column start is missing", id="path, no start"
+        ),
         pytest.param("a,b\n1,2\n", "video_path (clips) or", id="neither kind"),
         pytest.param(
             "video_id,start,end\nv,0,1\n", "phase_id (or phase) is missing", id="no phase"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ophnet_ray.data.cases import parse_case, unite_spellings
+from ophnet_ray.data.cases import parse_case
 
 pytestmark = pytest.mark.unit
 
@@ -28,12 +28,3 @@ pytestmark = pytest.mark.unit
 )
 def test_the_case_is_read_from_the_right_whatever_the_separators(clip, phase, case_id):
     assert parse_case(clip, ["", phase]) == case_id
-
-
-def test_one_case_may_be_spelt_in_several_ways():
-    assert unite_spellings(["case-3", "Case_3", "case 3", "case-33"]) == {
-        "Case_3": "Case_3",
-        "case-3": "Case_3",
-        "case 3": "Case_3",
-        "case-33": "case-33",
-    }
