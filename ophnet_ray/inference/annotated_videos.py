@@ -2,14 +2,19 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
+from ophnet_ray.inference.predictions import VideoPrediction
 from ophnet_ray.inference.video_names import name_videos
+
+MIN_SHARED_PARTS = 2
+"""Parts of a path, folder and file name, that identify a video."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +82,48 @@ def hash_truth(videos: Sequence[AnnotatedVideo]) -> str:
     """Return the SHA-256 of the annotations that were scored against."""
     rows = sorted(segment.segment_id for video in videos for segment in video.segments)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def match_predictions(
+    videos: Sequence[AnnotatedVideo], predictions: Mapping[str, VideoPrediction]
+) -> dict[str, VideoPrediction]:
+    """Return the prediction of each video by its id; videos without one are left out.
+
+    An id is a file name or, where two videos of one command share the name, a path. So ``predict``
+    may have given a path to a video that has its name to itself in the split. Then the prediction
+    whose path has the same file name and folder is taken, if there is a single one.
+    """
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for prediction_id in predictions:
+        by_name[PurePosixPath(prediction_id).name].append(prediction_id)
+    matched = {}
+    for video in videos:
+        found = predictions.get(video.video_id) or _find_by_path(video, by_name, predictions)
+        if found is not None:
+            matched[video.video_id] = found
+    return matched
+
+
+def _find_by_path(
+    video: AnnotatedVideo,
+    by_name: Mapping[str, Sequence[str]],
+    predictions: Mapping[str, VideoPrediction],
+) -> VideoPrediction | None:
+    parts = PurePosixPath(video.video).parts
+    shared = {
+        prediction_id: _count_shared_ends(parts, PurePosixPath(prediction_id).parts)
+        for prediction_id in by_name.get(parts[-1], ())
+    }
+    most = max(shared.values(), default=0)
+    best = [prediction_id for prediction_id, count in shared.items() if count == most]
+    return predictions[best[0]] if most >= MIN_SHARED_PARTS and len(best) == 1 else None
+
+
+def _count_shared_ends(first: Sequence[str], second: Sequence[str]) -> int:
+    """Count the equal last parts of two paths."""
+    count = 0
+    for one, other in zip(reversed(first), reversed(second), strict=False):
+        if one != other:
+            break
+        count += 1
+    return count

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ophnet_ray.inference.annotated_videos import (
     find_seen_cases,
     group_by_video,
     hash_truth,
+    match_predictions,
 )
 from ophnet_ray.inference.prediction_folder import PredictionFolder
 from ophnet_ray.inference.predictions import (
@@ -41,13 +42,18 @@ from ophnet_ray.models.payload import (
     read_payload,
     write_smoothing_choice,
 )
-from ophnet_ray.reports.model_report import ModelReport, write_model_report
+from ophnet_ray.reports.model_report import (
+    ModelReport,
+    choose_drawn,
+    rank_videos,
+    write_model_report,
+)
 from ophnet_ray.storage.files import write_atomically
 
 CHOSEN_BY = ("frame_accuracy", "macro_f1_present")
 """Scores whose mean decides between kinds of smoothing."""
-VIDEOS_WITH_FRAMES = 10
-"""Videos on the page that show their worst frames."""
+MAX_NAMED = 3
+"""Videos or cases that a warning names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +113,9 @@ def evaluate(
     seen = find_seen_cases(videos, payload.training.case_hashes)
     warnings = (_format_overlap(seen, request.split),) if seen else ()
     with folder.locked():
-        info, predictions = _collect_predictions(folder, request, videos, payload, predict)
+        info, predictions, missing = _collect_predictions(folder, request, videos, payload, predict)
+        if missing:
+            warnings = (*warnings, _format_missing(missing, len(videos)))
         result = SplitEvaluation(videos, predictions, info, dynamics)
         cases_by_phase = payload.training.cases_by_phase
         card = build_score_card(result.scores[smooth], request.split, info.phases, cases_by_phase)
@@ -124,9 +132,10 @@ def evaluate(
             "checkpoint_sha256": info.checkpoint_sha256,
             "notes": notes,
             "annotations_sha256": hash_truth(videos),
+            "videos_without_prediction": missing,
         }
         write_atomically(folder.scores, json.dumps(content, indent=1).encode())
-        report = _build_report(request, card, result.timelines(smooth), payload, notes)
+        report = _build_report(request, card, result.timelines(smooth), payload, notes, missing)
         write_model_report(folder.report, report)
     if request.keep_choice:
         write_smoothing_choice(request.checkpoint, choice)
@@ -199,9 +208,9 @@ class SplitEvaluation:
         return max(means, key=lambda smooth: means[smooth])
 
     def timelines(self, smooth: Smooth) -> list[VideoTimeline]:
-        """Build the timelines for the page; the first videos come with their worst frames."""
-        rows = zip(self.videos, self._aligned, self._truth, strict=True)
-        return [
+        """Build the timelines for the page; those that it draws come with their worst frames."""
+        rows = list(zip(self.videos, self._aligned, self._truth, strict=True))
+        timelines = [
             VideoTimeline(
                 video.video_id,
                 aligned.times_s,
@@ -209,9 +218,15 @@ class SplitEvaluation:
                 aligned.confidence_in(aligned.labels),
                 truth,
                 self._labels(aligned, smooth) if smooth != "none" else None,
-                find_worst_frames(video.video, aligned, truth) if i < VIDEOS_WITH_FRAMES else (),
             )
-            for i, (video, aligned, truth) in enumerate(rows)
+            for video, aligned, truth in rows
+        ]
+        drawn = {timeline.video_id for _, timeline in choose_drawn(rank_videos(timelines))}
+        return [
+            replace(timeline, worst=find_worst_frames(video.video, aligned, truth))
+            if timeline.video_id in drawn
+            else timeline
+            for timeline, (video, aligned, truth) in zip(timelines, rows, strict=True)
         ]
 
     def _scored(self, smooth: Smooth) -> list[ScoredVideo]:
@@ -232,19 +247,27 @@ def _collect_predictions(
     videos: Sequence[AnnotatedVideo],
     payload: CheckpointPayload,
     predict: PredictVideos,
-) -> tuple[PredictionInfo, dict[str, VideoPrediction]]:
-    """Read the given predictions, or predict; return them by video id."""
+) -> tuple[PredictionInfo, dict[str, VideoPrediction], dict[str, str]]:
+    """Read the given predictions, or predict.
+
+    Returns:
+        Settings; predictions by video id; the reason of each video without one, by its id.
+    """
     if request.predictions is not None:
         info = read_info(request.predictions)
         if info.phases != payload.phases:
             raise UserError(
                 f"--predictions {request.predictions}: its phases are not those of the checkpoint"
             )
-        return info, {p.video_id: p for p, _ in read_predictions(request.predictions)}
+        given = {p.video_id: p for p, _ in read_predictions(request.predictions)}
+        matched = match_predictions(videos, given)
+        reason = f"no prediction in {request.predictions.name}"
+        missing = {v.video_id: reason for v in videos if v.video_id not in matched}
+        return info, matched, missing
     job = build_job(request.checkpoint, folder.parts, request.frame_rate, request.causal)
     result = predict(job, {video.video_id: video.video for video in videos})
     found = [next(iter(read_predictions(part)))[0] for part in result.parts.values()]
-    return job.info, {prediction.video_id: prediction for prediction in found}
+    return job.info, {prediction.video_id: prediction for prediction in found}, result.broken
 
 
 def _compare_smoothing(result: SplitEvaluation) -> dict[str, Any]:
@@ -263,6 +286,7 @@ def _build_report(
     timelines: Sequence[VideoTimeline],
     payload: CheckpointPayload,
     notes: Sequence[str],
+    missing: Mapping[str, str],
 ) -> ModelReport:
     smooth = request.smooth or choose_smoothing(payload)
     return ModelReport(
@@ -272,10 +296,19 @@ def _build_report(
         history=payload.history,
         timelines=timelines,
         passport=None,
-        rejects=[],
+        rejects=list(missing.items()),
         config=payload.config,
         versions={"ophnet-ray": __version__},
         notes=notes,
+    )
+
+
+def _format_missing(missing: Mapping[str, str], num_videos: int) -> str:
+    named = [f"{video_id}: {reason}" for video_id, reason in list(missing.items())[:MAX_NAMED]]
+    more = f"; and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
+    return (
+        f"{len(missing)} of {num_videos} videos have no prediction and count as wrong in every "
+        f"frame ({'; '.join(named)}{more})"
     )
 
 

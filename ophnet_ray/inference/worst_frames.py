@@ -10,6 +10,8 @@ from ophnet_ray.inference.predictions import VideoPrediction
 from ophnet_ray.metrics.timelines import NOT_ANNOTATED, WorstFrame
 
 MAX_FRAMES = 4
+MIN_GAP_S = 5.0
+"""Seconds between chosen frames: neighbours show the same error."""
 JPEG_WIDTH = 320
 
 
@@ -29,8 +31,7 @@ def find_worst_frames(
     labels = prediction.labels
     confidence = prediction.confidence_in(labels)
     is_wrong = (truth != NOT_ANNOTATED) & (labels >= 0) & (labels != truth)
-    order = np.argsort(-confidence * is_wrong, kind="stable")[:MAX_FRAMES]
-    chosen = sorted(int(index) for index in order if is_wrong[index])
+    chosen = _choose_apart(prediction.times_s, np.where(is_wrong, confidence, np.nan))
     if not chosen:
         return ()
     try:
@@ -51,6 +52,17 @@ def find_worst_frames(
         for i, frame in zip(chosen, shown.tolist(), strict=True)
         if frame in images
     )
+
+
+def _choose_apart(times_s: NDArray[np.float64], rank: NDArray[np.float32]) -> list[int]:
+    """Choose the frames of the highest rank that lie apart, in the order of time; NaN: never."""
+    chosen: list[int] = []
+    for index in np.argsort(-rank, kind="stable").tolist():
+        if np.isnan(rank[index]) or len(chosen) == MAX_FRAMES:
+            break
+        if all(abs(times_s[index] - times_s[other]) >= MIN_GAP_S for other in chosen):
+            chosen.append(index)
+    return sorted(chosen)
 
 
 def _to_jpeg(pixels: NDArray[np.uint8]) -> bytes:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from ophnet_ray.data.passport import Passport
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.metrics.score_card import ScoreCard
-from ophnet_ray.metrics.timelines import VideoTimeline, score_video
+from ophnet_ray.metrics.timelines import VideoScore, VideoTimeline, score_video
 from ophnet_ray.reports.figures import phase_colors, to_svg
 from ophnet_ray.reports.page import format_count, write_page
 from ophnet_ray.reports.score_figures import draw_confusion, draw_curves, draw_f1_by_cases
@@ -140,13 +140,8 @@ def _list_confusions(card: ScoreCard) -> list[tuple[str, str, int, float]]:
 
 def _collect_videos(timelines: Sequence[VideoTimeline], phases: Sequence[str]) -> dict[str, Any]:
     """Return the template's values of the videos: the worst and the best drawn, all in a table."""
-    ranked = sorted(
-        ((score_video(timeline), timeline) for timeline in timelines),
-        key=lambda pair: (pair[0].final, pair[0].video_id),
-    )
-    drawn = ranked
-    if len(ranked) > NUM_WORST_VIDEOS + NUM_BEST_VIDEOS:
-        drawn = [*ranked[:NUM_WORST_VIDEOS], *ranked[-NUM_BEST_VIDEOS:]]
+    ranked = rank_videos(timelines)
+    drawn = choose_drawn(ranked)
     used = {
         int(label)
         for _, timeline in drawn
@@ -181,6 +176,23 @@ def _collect_videos(timelines: Sequence[VideoTimeline], phases: Sequence[str]) -
             for i, (score, timeline) in enumerate(drawn)
         ],
     }
+
+
+def rank_videos(
+    timelines: Sequence[VideoTimeline],
+) -> list[tuple[VideoScore, VideoTimeline]]:
+    """Score the videos and sort them, the worst first."""
+    scored = [(score_video(timeline), timeline) for timeline in timelines]
+    return sorted(scored, key=lambda pair: (pair[0].final, pair[0].video_id))
+
+
+def choose_drawn(
+    ranked: Sequence[tuple[VideoScore, VideoTimeline]],
+) -> list[tuple[VideoScore, VideoTimeline]]:
+    """Return the worst and the best videos: those whose timelines the page draws."""
+    if len(ranked) <= NUM_WORST_VIDEOS + NUM_BEST_VIDEOS:
+        return list(ranked)
+    return [*ranked[:NUM_WORST_VIDEOS], *ranked[-NUM_BEST_VIDEOS:]]
 
 
 def _collect_data(report: ModelReport) -> dict[str, Any]:

@@ -77,7 +77,50 @@ def test_a_video_without_predictions_is_wrong_in_every_frame(checkpoint, dataset
     assert "best_smoothing:" in out
     assert "smoothing" not in err  # the choice is an answer, not a warning
     assert "trained on 1 case(s) of the all split (v0)" in " ".join(err.split())
-    assert (tmp_path / "evaluation/report.html").stat().st_size > 10_000
+    reason = "no prediction in p.parquet"
+    assert content["videos_without_prediction"] == {"v3": reason}
+    note = f"1 of 4 videos have no prediction and count as wrong in every frame (v3: {reason})"
+    assert note in content["notes"]
+    assert note in " ".join(err.split())
+    page = (tmp_path / "evaluation/report.html").read_text()
+    assert note in page
+    assert page.count(reason) > 1, "in the list of what is left out"
+
+
+@pytest.mark.unit
+def test_the_page_shows_frames_of_the_worst_videos_wherever_they_stand_in_the_table(
+    checkpoint, tmp_path
+):
+    """Ten videos are predicted rightly; the last two of the table have no right frame."""
+    dataset = write_color_dataset(tmp_path / "videos", num_cases=12)
+    order = list(dict.fromkeys(s.case_id for s in read_annotations(dataset)))
+    path = tmp_path / "p.parquet"
+    write_perfect_predictions(path, dataset, order)
+    rows = [(p, labels) for p, labels in read_predictions(path)]
+    for prediction, _ in rows[10:]:
+        prediction.probabilities[:] = np.roll(prediction.probabilities, 1, axis=1)
+    write_predictions(path, rows, read_info(path))
+    evaluate(checkpoint, dataset, tmp_path, path)
+    page = (tmp_path / "evaluation/report.html").read_text()
+    assert page.count("data:image/jpeg") == 2 * 2, "of each 9 s video two frames, 5 s apart"
+
+
+@pytest.mark.unit
+def test_a_video_that_shared_its_name_with_another_is_found_by_its_folder(checkpoint, tmp_path):
+    """``predict`` saw A/v0.mp4 and B/v0.mp4 and named them by path; the split holds B alone."""
+    dataset = write_color_dataset(tmp_path / "B", num_cases=1)
+    path = tmp_path / "p.parquet"
+    write_perfect_predictions(path, dataset, ["v0"])
+    ((right, labels),) = read_predictions(path)
+    wrong = np.roll(right.probabilities, 1, axis=1)
+    rows = [
+        (VideoPrediction("/elsewhere/A/v0.mp4", right.times_s, wrong), labels),
+        (VideoPrediction("/elsewhere/B/v0.mp4", right.times_s, right.probabilities), labels),
+    ]
+    write_predictions(path, rows, read_info(path))
+    content, scores = evaluate(checkpoint, dataset, tmp_path, path)
+    assert scores["frame_accuracy"]["value"] == 1
+    assert content["videos_without_prediction"] == {}
 
 
 @pytest.mark.unit
