@@ -1,4 +1,4 @@
-"""Workaround: a CUDA or PyPI build of torchvision beside a CPU build of torch.
+"""Import of a CUDA or PyPI build of torchvision beside a CPU build of torch.
 
 Such a torchvision registers metadata for two compiled operators that it could not load. Its import
 fails, and with it that of timm, torchmetrics and Lightning. Declaring the schemas of the two

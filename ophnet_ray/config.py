@@ -1,4 +1,4 @@
-"""Settings of a run, as frozen dataclasses; a field's docstring is its ``--help``."""
+"""Flags of ``train.py`` with their limits, as frozen dataclasses; a docstring is the help."""
 
 import hashlib
 import json

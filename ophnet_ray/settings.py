@@ -1,4 +1,4 @@
-"""A setting: its effect, its limits, its type."""
+"""Parts that ``config`` is built from: the field of a setting, its rules, its type in YAML."""
 
 from collections.abc import Iterable
 from dataclasses import field

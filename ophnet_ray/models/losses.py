@@ -1,4 +1,4 @@
-"""Training loss and its adjustments for rare phases, from counts of training segments only."""
+"""Training loss and its class-weight schemes, from counts of training segments only."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Decode the segments that the cache lacks, in parallel tasks."""
+"""Plan of the tasks that fill the cache, and one such task: decode what is missing."""
 
 import itertools
 import math
