@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
-from ophnet_ray.data.video.decoder import VideoError
+from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.distributed.failures import find_cause
 from ophnet_ray.errors import PredictionError

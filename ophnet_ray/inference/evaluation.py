@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray import __version__
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.video.decoder import VideoError
+from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.annotated_videos import (
     AnnotatedVideo,

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.video.blocks import decode_segments
-from ophnet_ray.data.video.decoder import VideoError, read_video_index
+from ophnet_ray.data.video.container import VideoError
+from ophnet_ray.data.video.decoder import read_video_index
 from ophnet_ray.data.video.index import VideoIndex, frames_shown_at
 from ophnet_ray.data.windows import mean_of_blocks
 from ophnet_ray.hashing import hash_file

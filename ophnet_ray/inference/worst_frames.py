@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.video.decoder import VideoError, decode_frames, open_video, read_video_index
+from ophnet_ray.data.video.container import VideoError, open_video
+from ophnet_ray.data.video.decoder import decode_frames, read_video_index
 from ophnet_ray.data.video.index import frames_shown_at
 from ophnet_ray.inference.predictions import VideoPrediction
 from ophnet_ray.metrics.timelines import NOT_ANNOTATED, WorstFrame

@@ -3,7 +3,7 @@
 import pytest
 
 from ophnet_ray.data.annotations import read_annotations
-from ophnet_ray.data.video.decoder import VideoError
+from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.prediction_folder import (
     PredictionFolder,

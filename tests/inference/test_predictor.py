@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.video.decoder import VideoError
+from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.data.video.index import VideoIndex
 from ophnet_ray.inference.predictor import frame_times, plan_window, stream_windows
 from tests.helpers.videos import grey_frames, write_video

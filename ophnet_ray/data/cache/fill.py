@@ -92,13 +92,10 @@ def plan_tasks(pending: DecodeTask, cache: BlockCache, num_workers: int) -> list
     have no work: then they are divided. Short clips share a task, and so a shard of tens of MB, as
     long as every worker gets a few tasks.
     """
-    by_video: dict[str, DecodeTask] = {}
-    for segment, key in pending:
-        by_video.setdefault(segment.video, []).append((segment, key))
     fair_share = math.ceil(len(pending) / num_workers)
     parts = [
         part
-        for rows in by_video.values()
+        for rows in divide_by_video(pending)
         for part in _cut_evenly(rows, min(fair_share, MAX_TASK_SEGMENTS))
     ]
     blocks_per_segment = cache.windows.max_frames // cache.windows.stride
@@ -115,6 +112,14 @@ def plan_tasks(pending: DecodeTask, cache: BlockCache, num_workers: int) -> list
         tasks[-1] += part
         parts_in_last += 1
     return tasks
+
+
+def divide_by_video(task: DecodeTask) -> list[DecodeTask]:
+    """Divide a task into one per video."""
+    by_video: dict[str, DecodeTask] = {}
+    for segment, key in task:
+        by_video.setdefault(segment.video, []).append((segment, key))
+    return list(by_video.values())
 
 
 def _cut_evenly(rows: DecodeTask, max_segments: int) -> Iterator[DecodeTask]:

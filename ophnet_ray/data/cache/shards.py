@@ -3,7 +3,8 @@
 A *shard* is an Arrow IPC file with one row per block and one record batch per segment. A row holds
 the segment's key and the pixels: RGB, uncompressed, a fixed-size binary of ``image_size *
 image_size * 3`` bytes. Any Arrow reader opens the file. A small JSON index beside it gives the byte
-offset of each segment's blocks, and the reason for each segment that cannot be read. Both are
+offset of each segment's blocks, and the reason for each segment that cannot be read, with the
+versions of the codec's libraries: another codec tries again. Both are
 written atomically, the index last: a reader ignores a shard that has no index or another size than
 its index states.
 """
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import RejectKind
 from ophnet_ray.data.video.blocks import SegmentBlocks
+from ophnet_ray.data.video.container import CODEC_VERSIONS
 from ophnet_ray.storage.files import open_atomically, write_atomically
 from ophnet_ray.storage.local_copies import fetch_once
 from ophnet_ray.storage.paths import join, name_of, parent_of
@@ -67,12 +69,25 @@ class DecodedSegment:
 
 @dataclass(frozen=True, slots=True)
 class ShardIndex:
-    """Content of a shard's JSON index: window settings, videos and segments."""
+    """Content of a shard's JSON index: window settings, videos and segments.
+
+    ``codec``: versions of the codec's libraries that decoded, empty for an older version's index.
+    """
 
     shard: Path
     windows: dict[str, Any]
     videos: tuple[str, ...]
     entries: tuple[CacheEntry, ...]
+    codec: dict[str, str]
+
+    @property
+    def valid_entries(self) -> Iterator[CacheEntry]:
+        """Entries that need not be decoded again.
+
+        Rejects of another codec are not among them: this one may read the videos.
+        """
+        is_same_codec = self.codec == CODEC_VERSIONS
+        return (entry for entry in self.entries if is_same_codec or not entry.reason)
 
 
 def bytes_per_block(windows: WindowConfig) -> int:
@@ -96,7 +111,10 @@ def write_shard(
 
     def shard_name() -> str:
         # a shard of this name is never replaced by one of another layout: readers keep offsets
+        # and a reject of another codec never by one of this codec: readers keep a bucket's indexes
         layout = json.dumps([[entry.key, entry.snippet_lengths] for entry in written])
+        if any(entry.reason for entry in written):
+            layout += json.dumps(CODEC_VERSIONS)
         return hashlib.blake2b(layout.encode(), digest_size=12).hexdigest() + ".arrow"
 
     pixel_type = pa.binary(bytes_per_block(windows))
@@ -130,6 +148,7 @@ def write_shard(
         "videos": sorted(videos),
         "entries": [_entry_to_json(entry) for entry in kept],
         # beside the entries: a reader of an older version refuses an entry with a key it lacks
+        "codec": CODEC_VERSIONS,
         "reject_kinds": {entry.key: entry.kind for entry in kept if entry.kind is not None},
     }
     write_atomically(shard.with_suffix(".json"), json.dumps(index).encode())
@@ -167,7 +186,8 @@ def parse_shard_index(
             _entry_from_json(fields, kinds.get(fields["key"]), shard, source)
             for fields in index["entries"]
         ]
-        return ShardIndex(shard, index["windows"], tuple(index["videos"]), tuple(entries))
+        codec = dict(index.get("codec", {}))
+        return ShardIndex(shard, index["windows"], tuple(index["videos"]), tuple(entries), codec)
     except (ValueError, KeyError, TypeError) as error:
         logger.warning("%s cannot be used (%r); its segments are decoded again", shard, error)
         return None

@@ -24,7 +24,7 @@ from ophnet_ray.data.cache.shards import (
     read_shard_index,
     write_shard,
 )
-from ophnet_ray.data.video.blocks import RESIZE_FILTER, decode_segments
+from ophnet_ray.data.video.blocks import RESIZE_FILTER, SegmentBlocks, decode_segments
 from ophnet_ray.data.windows import snippet_frames
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
@@ -136,7 +136,7 @@ class BlockCache:
         wanted = set(keys)
         found: dict[str, CacheEntry] = {}
         for index in self._read_indexes(written_since_ns):
-            found |= {entry.key: entry for entry in index.entries if entry.key in wanted}
+            found |= {entry.key: entry for entry in index.valid_entries if entry.key in wanted}
         return found
 
     def _read_indexes(self, written_since_ns: int) -> Iterator[ShardIndex]:
@@ -172,6 +172,18 @@ class BlockCache:
         for first in rows:
             decoded += self._write(first, rows)
         return decoded
+
+    def reject(
+        self, keys: Sequence[str], video: str, reason: str, *, is_permanent: bool
+    ) -> DecodeResult:
+        """Write segments of a video as unreadable, for a caller whose decoder crashes on them.
+
+        Raises:
+            UserError: The shard cannot be written.
+        """
+        blocks = SegmentBlocks(reason=reason, kind="unreadable", is_permanent=is_permanent)
+        rows = iter([DecodedSegment(key, video, blocks) for key in keys])
+        return self._write(next(rows), rows)
 
     def _decode_rows(
         self, segments: Sequence[Segment], keys: Sequence[str]

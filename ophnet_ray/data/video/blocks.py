@@ -10,14 +10,8 @@ from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import RejectKind, Segment
-from ophnet_ray.data.video.decoder import (
-    Frame,
-    VideoError,
-    VideoSource,
-    decode_frames,
-    open_video,
-    read_video_index,
-)
+from ophnet_ray.data.video.container import VideoError, VideoSource, open_video
+from ophnet_ray.data.video.decoder import Frame, decode_frames, read_video_index
 from ophnet_ray.data.video.index import VideoIndex
 from ophnet_ray.data.video.kernels import RowBands, plan_bands, resize_mean
 from ophnet_ray.data.video.planes import Picture, add_pair

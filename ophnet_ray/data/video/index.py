@@ -50,12 +50,14 @@ class VideoIndex:
 
     ``times_s``: float64 (N,), ascending presentation times of all frames, the first one at 0;
     ``pts``: int64 (N,), the same in the stream's own unit; ``key_pts``: int64 (M,), ascending times
-    of the frames at which decoding can start, none if the packets carry no times.
+    of the frames at which decoding can start, none if the packets carry no times; ``is_counted``:
+    the times of decoded frames are wrong, but the k-th decoded frame is frame k.
     """
 
     times_s: NDArray[np.float64]
     pts: NDArray[np.int64]
     key_pts: NDArray[np.int64] = field(default_factory=_no_times)
+    is_counted: bool = False
 
     def frames_between(self, start_s: float, end_s: float) -> range:
         """Return the indices of the frames whose display starts in ``[start_s, end_s)``."""
@@ -74,11 +76,19 @@ class DecodeSpan:
     wanted: NDArray[np.int64]
 
 
-def plan_spans(index: VideoIndex, wanted: NDArray[np.int64]) -> list[DecodeSpan]:
-    """Plan jumps over at least ``MIN_JUMP_FRAMES`` frames that need not be decoded."""
-    # the key frame at or before each wanted frame, -1 for none
-    key = np.searchsorted(index.key_pts, index.pts[wanted], side="right") - 1
-    key_frame = np.searchsorted(index.pts, index.key_pts[key]) if len(index.key_pts) else key
+def plan_spans(index: VideoIndex, wanted: NDArray[np.int64], lead: int = 0) -> list[DecodeSpan]:
+    """Plan jumps over at least ``MIN_JUMP_FRAMES`` frames that need not be decoded.
+
+    Args:
+        index: Index of the video.
+        wanted: Ascending frame indices.
+        lead: Key frames to go back further than the last one before a wanted frame.
+    """
+    # the key frame at or before each wanted frame, negative for none
+    key = np.searchsorted(index.key_pts, index.pts[wanted], side="right") - 1 - lead
+    key_frame = (
+        np.searchsorted(index.pts, index.key_pts[np.maximum(key, 0)]) if len(index.key_pts) else key
+    )
     reached = np.concatenate([[0], wanted[:-1] + 1])
     is_jump = (key >= 0) & (key_frame - reached >= MIN_JUMP_FRAMES)
     starts = np.flatnonzero(is_jump)

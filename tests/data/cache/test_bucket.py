@@ -16,7 +16,7 @@ from ophnet_ray.data.cache.inventory import prune, read_inventory
 from ophnet_ray.data.cache.shards import fetch_shards, read_blocks
 from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
 from ophnet_ray.data.video.blocks import decode_segments
-from ophnet_ray.data.video.decoder import VideoError
+from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.predictor import local_copy
 from ophnet_ray.inference.video_names import find_videos

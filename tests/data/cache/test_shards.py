@@ -51,3 +51,12 @@ def test_an_index_of_an_older_version_is_read_without_the_kind(index_path):
     good, reject = read_shard_index(index_path).entries
     assert (good.kind, good.snippet_lengths) == (None, (2, 1))
     assert (reject.kind, reject.reason) == (UNRECORDED_KIND, "damaged: here")
+
+
+@pytest.mark.parametrize("codec", [None, {"libavcodec": "1.2.3"}], ids=["not recorded", "another"])
+def test_rejects_of_another_codec_are_not_valid_and_good_segments_are(index_path, codec):
+    index = json.loads(index_path.read_text())
+    assert [entry.key for entry in read_shard_index(index_path).valid_entries] == ["a", "b"]
+    del index["codec"]
+    index_path.write_text(json.dumps(index | ({"codec": codec} if codec else {})))
+    assert [entry.key for entry in read_shard_index(index_path).valid_entries] == ["a"]

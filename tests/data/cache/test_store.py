@@ -126,6 +126,22 @@ def test_a_broken_video_is_one_reason_and_costs_no_other_row(tmp_path, video):
     assert fill(tmp_path / "cache", [segment(broken), segment(video)]).decoded_videos == 0
 
 
+def test_a_reject_is_tried_again_once_by_another_codec(tmp_path, video):
+    """E.g. after an upgrade that reads a file which the old version called damaged."""
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(video.read_bytes()[:2000])
+    rows = [segment(broken), segment(video)]
+    fill(tmp_path / "cache", rows)
+    for index in (tmp_path / "cache").rglob("*.json"):
+        content = json.loads(index.read_text())
+        content["codec"]["libavcodec"] = "1.2.3"
+        index.write_text(json.dumps(content))
+    again = fill(tmp_path / "cache", rows)
+    assert again.decoded_videos == 1
+    assert "cannot be opened" in again.entries[segment(broken).segment_id].reason
+    assert fill(tmp_path / "cache", rows).decoded_videos == 0
+
+
 def test_a_reason_that_may_pass_is_not_remembered(tmp_path, video, monkeypatch):
     """Storage that does not answer for a moment costs no later run a row."""
 

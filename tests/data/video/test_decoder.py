@@ -1,12 +1,16 @@
 """Real files through the decoder, against OpenCV as an independent reader."""
 
+import av
 import cv2
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from ophnet_ray.data.video import decoder as videos
-from ophnet_ray.data.video.decoder import VideoError, decode_frames, read_video_index
+from ophnet_ray.data.video.container import VideoError
+from ophnet_ray.data.video.decoder import decode_frames, read_video_index
 from ophnet_ray.data.video.index import VideoIndex, frames_shown_at, plan_spans
+from tests.helpers.hard_videos import HARD_VIDEOS, write_hard_video
 from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
@@ -65,6 +69,45 @@ def test_jumping_to_key_frames_changes_no_pixel(tmp_path, name):
         for frame in some:
             np.testing.assert_array_equal(frame.pixels, every[frame.index].pixels)
     assert jumps > 30 or name == "v.avi"  # whose packets carry no times to jump to
+
+
+@pytest.mark.parametrize("name", HARD_VIDEOS)
+def test_every_frame_that_a_player_shows_comes_alone_and_in_any_company(tmp_path, name):
+    """Against a plain decoder, which reads from the start and knows no index."""
+    path = write_hard_video(tmp_path, name)
+    with av.open(str(path)) as container:
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    index = read_video_index(path)
+    assert len(index.times_s) == len(shown) > 290
+    np.testing.assert_allclose(index.times_s, np.arange(len(shown)) / 25, atol=1e-3)
+    rng = np.random.default_rng(0)
+    choices = [[i] for i in range(0, len(shown), 9)]
+    choices += [np.unique(rng.integers(0, len(shown), rng.integers(2, 40))) for _ in range(15)]
+    for wanted in [*choices, np.arange(len(shown))]:
+        frames = list(decode_frames(path, index, np.asarray(wanted)))
+        assert [frame.index for frame in frames] == list(wanted)
+        for frame in frames:
+            np.testing.assert_array_equal(frame.pixels, shown[frame.index])
+
+
+def test_the_stream_that_is_marked_as_default_is_read(tmp_path):
+    """A recorder's second camera is not what a player shows."""
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=10) for _ in range(2)]
+        for stream in streams:
+            stream.width = stream.height = 32
+            stream.pix_fmt = "yuv420p"
+        streams[0].disposition, streams[1].disposition = 0, Disposition.default
+        for level in (50, 200):
+            stream = streams[level > 50]
+            for _ in range(20):
+                picture = np.full((32, 32, 3), level, dtype=np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+    index, frames = decode_all(path)
+    assert len(index.times_s) == 20
+    assert frames[0].pixels.mean() == pytest.approx(200, abs=3)
 
 
 def test_a_jump_takes_the_container_to_the_very_key_frame(tmp_path):

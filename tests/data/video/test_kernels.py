@@ -11,11 +11,13 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.video import decoder as videos
+from ophnet_ray.data.video import pictures
 from ophnet_ray.data.video.blocks import decode_segments
-from ophnet_ray.data.video.decoder import PictureReader
+from ophnet_ray.data.video.container import VideoError
+from ophnet_ray.data.video.decoder import decode_frames, read_video_index
 from ophnet_ray.data.video.jit import Compiled
 from ophnet_ray.data.video.kernels import plan_bands, resize_mean
+from ophnet_ray.data.video.pictures import PictureReader
 from ophnet_ray.data.video.planes import RgbPicture, Yuv420Picture, add_pair
 from tests.helpers.videos import write_video
 
@@ -56,16 +58,16 @@ def test_what_we_cannot_convert_ffmpeg_does(height, width, pixel_format):
 
 
 def test_where_our_conversion_is_not_ffmpegs_it_is_not_used(monkeypatch):
-    factors = videos.yuv_factors
-    monkeypatch.setattr(videos, "yuv_factors", lambda *a, **k: factors(*a, **k) - np.int16(9))
-    videos.converts_as_ffmpeg.cache_clear()
+    factors = pictures.yuv_factors
+    monkeypatch.setattr(pictures, "yuv_factors", lambda *a, **k: factors(*a, **k) - np.int16(9))
+    pictures.converts_as_ffmpeg.cache_clear()
     reader = PictureReader()
     black = av.VideoFrame.from_ndarray(np.zeros((96, 160, 3), np.uint8), "rgb24")
     for frame in (black.reformat(format="yuv420p"), noisy_frame(96, 160)):
         picture = reader.read(frame)
         assert isinstance(picture, RgbPicture)
         np.testing.assert_array_equal(picture.to_rgb(), frame.to_ndarray(format="rgb24"))
-    videos.converts_as_ffmpeg.cache_clear()
+    pictures.converts_as_ffmpeg.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -129,8 +131,8 @@ def test_decoded_frames_are_ffmpegs_to_the_last_bit(tmp_path, shape, options):
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for _ in range(8)]
     path = write_video(tmp_path / "v.mp4", noise, **options)
-    index = videos.read_video_index(path)
-    ours = list(videos.decode_frames(path, index, np.arange(8)))
+    index = read_video_index(path)
+    ours = list(decode_frames(path, index, np.arange(8)))
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
     assert all(f.interlaced_frame == ("interlaced=1" in str(options)) for f in frames)
@@ -160,7 +162,7 @@ def test_a_block_is_the_mean_of_its_frames_whatever_their_number(tmp_path, strid
 def test_colours_that_ffmpeg_does_not_know_are_a_reason():
     frame = noisy_frame(64, 64)
     frame.colorspace = 8  # YCgCo
-    with pytest.raises(videos.VideoError, match="cannot be converted to RGB"):
+    with pytest.raises(VideoError, match="cannot be converted to RGB"):
         PictureReader().read(frame)
 
 
