@@ -11,7 +11,7 @@ from ophnet_ray.cli.checks import (
     trained_case_from,
 )
 from ophnet_ray.config import DEFAULT_CACHE_DIR, CaseFrom, RunConfig
-from ophnet_ray.console import print_answer
+from ophnet_ray.console import Console, print_answer
 from ophnet_ray.data.annotations import read_annotations
 
 
@@ -28,7 +28,7 @@ class AuditCommand:
     case_from: CaseFrom | None = None
     """Source of the cases, as in train.py (default: that of the training)."""
     split: Literal["val", "test"] = "val"
-    """Rows to score; the simple models learn from the train rows."""
+    """Rows to score, chosen as in `evaluate`; the simple models learn from the train rows."""
     cache_dir: str = DEFAULT_CACHE_DIR
     """Folder of the decoded windows, shared with train.py; missing windows are decoded."""
     num_workers: int = RunConfig.num_workers
@@ -64,7 +64,9 @@ class AuditCommand:
         result = audit(self.checkpoint, segments, settings)
         source = f"{Path(self.checkpoint).name} on {Path(self.csv_path).name}"
         files = write_audit(result, folder, source)
-        answer: dict[str, object] = {"windows": f"{result.num_windows} of split {self.split}"}
+        for warning in result.warnings:
+            Console().warn(warning)
+        answer: dict[str, object] = {"split": result.split_reason, "windows": result.num_windows}
         for score in result.scores:
             answer[score.name] = f"{score.accuracy:.4f} / {score.macro_f1_present:.4f}"
         for name, norm in result.gradient_norms.items():

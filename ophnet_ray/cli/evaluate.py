@@ -39,7 +39,8 @@ class EvaluateCommand:
     case_from: CaseFrom | None = None
     """Source of the cases, as in train.py (default: that of the training)."""
     split: Literal["train", "val", "test", "all"] = "val"
-    """Rows to score, by the CSV's split column, or else by the split that training made."""
+    """Rows to score, by the CSV's split column, or else by the split that training made; a table
+    without a split column and without a case of the training is scored whole."""
     frame_rate: float = DEFAULT_FRAME_RATE
     """Frames scored per second; with --predictions, their rate is used instead."""
     predictions: str | None = None
@@ -98,6 +99,7 @@ class EvaluateCommand:
         answer: dict[str, object] = {
             "scores": folder.scores,
             "report": folder.report,
+            "split": result.split,
             "frames": f"{card.num_units} of {card.num_videos} videos, {card.num_cases} cases",
             "smooth": result.smooth,
             "best_smoothing": result.best_smoothing,

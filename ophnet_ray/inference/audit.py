@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from ophnet_ray import __version__
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.annotations import Segment, find_missing_videos
 from ophnet_ray.data.loader import WindowLoader
 from ophnet_ray.data.manifest import Manifest, ManifestItem, prepare_manifest
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
 from ophnet_ray.data.samplers import ValidationSampler
-from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.errors import UserError
+from ophnet_ray.inference.split_choice import choose_split, warn_of_seen_cases
 from ophnet_ray.inference.trained_model import TrainedModel, load_model
 from ophnet_ray.metrics.classification import accuracy, confusion_counts, macro_f1_present
 from ophnet_ray.reports.audit_report import AuditReport, AuditScore, write_audit_report
@@ -61,14 +61,18 @@ class AuditSettings:
 class Audit:
     """Result of an audit.
 
-    ``gradient_norms``: norm of the loss's gradient by part of the network.
+    ``split``, ``split_reason``: the rows that were scored, and in one line why; ``gradient_norms``:
+    norm of the loss's gradient by part of the network.
     """
 
     settings: AuditSettings
+    split: str
+    split_reason: str
     model: TrainedModel
     num_windows: int
     scores: tuple[AuditScore, ...]
     gradient_norms: Mapping[str, float]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +91,35 @@ def audit(checkpoint: str, segments: Sequence[Segment], settings: AuditSettings)
         UserError: The checkpoint is wrong, a video is missing, or a split has no usable rows.
     """
     model = load_model(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
-    config, split = model.config, settings.split
-    assigned = assign_splits(segments, config.data.val_fraction, config.training.seed)
-    wanted = [segment for segment in assigned if segment.split in ("train", split)]
+    config, choice = model.config, choose_split(segments, settings.split, model.payload)
+    warnings = list(warn_of_seen_cases(choice, model.payload))
+    wanted = [*choice.training, *choice.segments]
+    if config.data.missing_videos == "skip":
+        absent = set(find_missing_videos(wanted))
+        wanted = [segment for segment in wanted if segment.video not in absent]
+        if absent:
+            warnings.append(f"{len(absent)} videos are missing, and left out as in training")
     manifest, _ = prepare_manifest(
         wanted, model.phases, config.windows, settings.cache_dir, settings.num_workers
     )
-    if not manifest.of_split(split) or not manifest.of_split("train"):
-        raise UserError(f"--split {split}: no usable rows there, or none of train")
-    windows = read_windows(manifest, split, settings.max_windows)
-    train = read_windows(manifest, "train", settings.max_windows)
+    if not manifest.of_split(choice.split):
+        raise UserError(f"--split {settings.split}: no usable rows there")
+    windows = read_windows(manifest, choice.split, settings.max_windows)
     scores = audit_inputs(model, windows, settings.seed)
-    scores += audit_rivals(train, windows, settings.seed, len(model.phases))
+    if manifest.of_split("train"):
+        train = read_windows(manifest, "train", settings.max_windows)
+        scores += audit_rivals(train, windows, settings.seed, len(model.phases))
+    else:
+        warnings.append("the CSV has no rows of the training: the simple models are left out")
     return Audit(
-        settings, model, len(windows.labels), tuple(scores), gradient_norms(model, windows)
+        settings=settings,
+        split=choice.split,
+        split_reason=choice.reason,
+        model=model,
+        num_windows=len(windows.labels),
+        scores=tuple(scores),
+        gradient_norms=gradient_norms(model, windows),
+        warnings=tuple(warnings),
     )
 
 
@@ -122,7 +141,9 @@ def write_audit(result: Audit, folder: Path, source: str) -> AuditFiles:
     """
     settings, files = result.settings, AuditFiles(folder / "audit.json", folder / "report.html")
     content = {
-        "split": settings.split,
+        "split": result.split,
+        "split_reason": result.split_reason,
+        "warnings": list(result.warnings),
         "seed": settings.seed,
         "num_windows": result.num_windows,
         "scores": [asdict(score) for score in result.scores],
@@ -130,7 +151,7 @@ def write_audit(result: Audit, folder: Path, source: str) -> AuditFiles:
     }
     report = AuditReport(
         title="Does the model look at the image?",
-        subtitle=f"{source}, {settings.split} split, seed {settings.seed}",
+        subtitle=f"{source}, {result.split_reason}, seed {settings.seed}",
         num_windows=result.num_windows,
         scores=result.scores,
         gradient_norms=result.gradient_norms,

@@ -15,8 +15,6 @@ from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.annotated_videos import (
     AnnotatedVideo,
-    choose_split,
-    find_seen_cases,
     group_by_video,
     hash_truth,
     match_predictions,
@@ -30,6 +28,7 @@ from ophnet_ray.inference.predictions import (
 )
 from ophnet_ray.inference.predictor import PredictVideos, build_job, frame_times, read_frame_times
 from ophnet_ray.inference.smoothing import SMOOTHERS, Smooth, decode_labels, require_dynamics
+from ophnet_ray.inference.split_choice import choose_split, warn_of_seen_cases
 from ophnet_ray.inference.trained_model import choose_smoothing
 from ophnet_ray.inference.worst_frames import find_worst_frames
 from ophnet_ray.metrics.score_card import ScoreCard
@@ -76,11 +75,15 @@ class EvaluationRequest:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores under one smoothing, the best smoothing in words, and warnings about the scores."""
+    """Scores under one smoothing, the best smoothing in words, and warnings about the scores.
+
+    ``split`` states in one line which rows were scored, and why.
+    """
 
     card: ScoreCard
     smooth: Smooth
     best_smoothing: str
+    split: str
     warnings: tuple[str, ...]
 
 
@@ -102,26 +105,27 @@ def evaluate(
         UserError: The checkpoint, the predictions or the annotations are wrong.
     """
     payload = read_payload(request.checkpoint)
-    settings, dynamics = payload.settings, payload.training.dynamics
+    dynamics = payload.training.dynamics
     smooth = request.smooth or choose_smoothing(payload)
     if smooth != "none":
         require_dynamics(smooth, dynamics)
-    chosen = choose_split(
-        segments, request.split, settings.data.val_fraction, settings.training.seed
-    )
-    videos = group_by_video(chosen, payload.phases)
-    seen = find_seen_cases(videos, payload.training.case_hashes)
-    warnings = (_format_overlap(seen, request.split),) if seen else ()
+    chosen = choose_split(segments, request.split, payload)
+    videos = group_by_video(chosen.segments, payload.phases)
+    warnings = warn_of_seen_cases(chosen, payload)
     with folder.locked():
         info, predictions, missing = _collect_predictions(folder, request, videos, payload, predict)
         if missing:
             warnings = (*warnings, _format_missing(missing, len(videos)))
         result = SplitEvaluation(videos, predictions, info, dynamics)
         cases_by_phase = payload.training.cases_by_phase
-        card = build_score_card(result.scores[smooth], request.split, info.phases, cases_by_phase)
+        card = build_score_card(result.scores[smooth], chosen.split, info.phases, cases_by_phase)
         best_smoothing = _format_best(result)
-        notes = [*warnings, f"smoothing chosen on the {request.split} split: {best_smoothing}"]
-        choice = SmoothingChoice(result.best, request.split, CHOSEN_BY)
+        notes = [
+            *warnings,
+            f"scored: {chosen.reason}",
+            f"smoothing chosen on the {chosen.split} split: {best_smoothing}",
+        ]
+        choice = SmoothingChoice(result.best, chosen.split, CHOSEN_BY)
         content = card.to_dict() | {
             "frame_rate": info.frame_rate,
             "causal": info.causal,
@@ -139,7 +143,7 @@ def evaluate(
         write_model_report(folder.report, report)
     if request.keep_choice:
         write_smoothing_choice(request.checkpoint, choice)
-    return Evaluation(card, smooth, best_smoothing, warnings)
+    return Evaluation(card, smooth, best_smoothing, chosen.reason, warnings)
 
 
 def align_prediction(
@@ -291,7 +295,7 @@ def _build_report(
     smooth = request.smooth or choose_smoothing(payload)
     return ModelReport(
         title=f"Evaluation of {Path(request.checkpoint).name}",
-        subtitle=f"{request.split} split of {request.source}, smoothing: {smooth}",
+        subtitle=f"{card.split} split of {request.source}, smoothing: {smooth}",
         card=card,
         history=payload.history,
         timelines=timelines,
@@ -309,14 +313,6 @@ def _format_missing(missing: Mapping[str, str], num_videos: int) -> str:
     return (
         f"{len(missing)} of {num_videos} videos have no prediction and count as wrong in every "
         f"frame ({'; '.join(named)}{more})"
-    )
-
-
-def _format_overlap(seen: Sequence[str], split: str) -> str:
-    more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
-    return (
-        f"the checkpoint was trained on {len(seen)} case(s) of the {split} split "
-        f"({', '.join(seen[:3])}{more}): scores on them say nothing about new cases"
     )
 
 

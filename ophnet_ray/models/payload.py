@@ -89,6 +89,9 @@ class TrainingSummary:
     has seen without naming a patient."""
     cases_by_phase: tuple[int, ...]
     """Training cases that show each phase, (K,)."""
+    val_case_hashes: tuple[str, ...]
+    """Pseudonyms of the validation cases: with them, other commands score the split of the
+    training, whatever rows the CSV has by then."""
     dynamics: PhaseDynamics | None
     """Order and duration of the phases; None when all training videos were trimmed clips."""
 
@@ -97,10 +100,14 @@ class TrainingSummary:
         """Read the summary out of a payload's values."""
         if "train_cases_by_phase" not in values:
             return cls.unknown(num_phases)
-        dynamics = values["dynamics"]
+        dynamics, val_hashes = values["dynamics"], values.get("val_case_hashes")
+        if val_hashes is None:
+            # earlier versions wrote the cases themselves
+            val_hashes = sorted(map(hash_case, values.get("cases", ())))
         return cls(
             case_hashes=tuple(values["train_case_hashes"]),
             cases_by_phase=tuple(values["train_cases_by_phase"]),
+            val_case_hashes=tuple(val_hashes),
             dynamics=PhaseDynamics.from_dict(dynamics) if dynamics else None,
         )
 
@@ -110,24 +117,27 @@ class TrainingSummary:
 
         No case counts as seen, each phase has 0 training cases, and smoothing is not available.
         """
-        return cls(case_hashes=(), cases_by_phase=(0,) * num_phases, dynamics=None)
+        cases_by_phase = (0,) * num_phases
+        return cls(case_hashes=(), cases_by_phase=cases_by_phase, val_case_hashes=(), dynamics=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
         return {
             "train_case_hashes": list(self.case_hashes),
             "train_cases_by_phase": list(self.cases_by_phase),
+            "val_case_hashes": list(self.val_case_hashes),
             "dynamics": self.dynamics.to_dict() if self.dynamics else None,
         }
 
 
 def summarise_training_segments(manifest: Manifest) -> TrainingSummary:
-    """Count the training cases, and the order and duration of the phases in them."""
+    """Collect the pseudonyms of the cases, and the counts and dynamics of the training phases."""
     items = manifest.of_split("train")
     cases = {(item.label, item.segment.case_id) for item in items}
     label_of = {phase: label for label, phase in enumerate(manifest.phases)}
     return TrainingSummary(
-        case_hashes=tuple(sorted({hash_case(item.segment.case_id) for item in items})),
+        case_hashes=tuple(sorted(map(hash_case, manifest.cases_of("train")))),
+        val_case_hashes=tuple(sorted(map(hash_case, manifest.cases_of("val")))),
         cases_by_phase=tuple(
             sum(label == own for own, _ in cases) for label in range(len(manifest.phases))
         ),

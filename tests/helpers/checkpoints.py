@@ -32,7 +32,12 @@ def make_payload(num_phases: int = 2, **changes) -> CheckpointPayload:
         config=Config().to_flat(),
         data_hash="0" * 64,
         history=(),
-        training=TrainingSummary(case_hashes=(), cases_by_phase=(1,) * num_phases, dynamics=None),
+        training=TrainingSummary(
+            case_hashes=(),
+            cases_by_phase=(1,) * num_phases,
+            val_case_hashes=(),
+            dynamics=None,
+        ),
         confusion_by_case=np.zeros((1, num_phases, num_phases), dtype=np.int64),
     )
     return replace(payload, **changes)

@@ -9,7 +9,7 @@ from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.models.dynamics import learn_dynamics
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
-from ophnet_ray.models.payload import Preprocessing, TrainingSummary
+from ophnet_ray.models.payload import PAYLOAD_KEY, Preprocessing, TrainingSummary
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 from tests.helpers.videos import COLORS, write_color_dataset
 
@@ -36,6 +36,7 @@ def checkpoint(dataset, tmp_path_factory):
         training=TrainingSummary(
             case_hashes=(hash_case("v0"),),
             cases_by_phase=(1, 1, 1),
+            val_case_hashes=(),
             dynamics=learn_dynamics(segments, labels),
         ),
         confusion_by_case=np.zeros((1, 3, 3), dtype=np.int64),
@@ -43,3 +44,19 @@ def checkpoint(dataset, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
     save_checkpoint(path, payload, network)
     return path
+
+
+@pytest.fixture
+def split_checkpoint(checkpoint, tmp_path):
+    """A function that writes the checkpoint of a training on given cases."""
+
+    def write(train, val, **settings):
+        content = torch.load(checkpoint, weights_only=True)
+        payload = content[PAYLOAD_KEY]
+        payload["train_case_hashes"] = sorted(map(hash_case, train))
+        payload["val_case_hashes"] = sorted(map(hash_case, val))
+        payload["config"] |= settings
+        torch.save(content, tmp_path / "split.ckpt")
+        return tmp_path / "split.ckpt"
+
+    return write

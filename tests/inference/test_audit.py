@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ophnet_ray.cli.audit import AuditCommand
 from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.audit import (
@@ -75,7 +76,55 @@ def test_windows_are_thinned_out_to_the_maximum(checkpoint, tmp_path):
     assert every.num_windows > 2 >= few.num_windows > 0
 
 
+def run_command(checkpoint, dataset, folder, capsys):
+    command = AuditCommand(
+        checkpoint=str(checkpoint),
+        csv_path=str(dataset),
+        cache_dir=str(folder / "cache"),
+        num_workers=1,
+        output=str(folder / "audit"),
+    )
+    command.run()
+    out, err = capsys.readouterr()
+    return out, " ".join(err.split()), json.loads((folder / "audit/audit.json").read_text())
+
+
+def test_the_command_audits_the_cases_that_training_held_out(split_checkpoint, tmp_path, capsys):
+    """Also when rows are added, and where a video is missing that training skipped."""
+    dataset = write_color_dataset(tmp_path / "videos", num_cases=5)
+    (tmp_path / "videos/v2.mp4").unlink()
+    checkpoint = split_checkpoint(train=["v0", "v2", "v3"], val=["v1"], missing_videos="skip")
+    out, err, content = run_command(checkpoint, dataset, tmp_path, capsys)
+    said = "val, 1 case (the split of the training; 1 case unknown to it left out)"
+    assert said in " ".join(out.split())
+    assert content["split_reason"] == said
+    assert content["num_windows"] > 0
+    assert "1 videos are missing, and left out as in training" in err
+
+
+def test_the_command_audits_an_outside_table_whole_without_simple_models(
+    split_checkpoint, tmp_path, capsys
+):
+    dataset = write_color_dataset(tmp_path / "videos", num_cases=1)
+    checkpoint = split_checkpoint(train=["x"], val=["y"])
+    out, err, content = run_command(checkpoint, dataset, tmp_path, capsys)
+    assert "all, 1 case (the whole table" in " ".join(out.split())
+    assert len(content["scores"]) == 4
+    assert "the simple models are left out" in err
+
+
+def test_the_command_warns_of_cases_that_were_trained_on(split_checkpoint, tmp_path, capsys):
+    dataset = write_color_dataset(tmp_path / "videos", num_cases=3)
+    head, *rows = dataset.read_text().splitlines()
+    splits = {"v0": "train", "v1": "val", "v2": "val"}
+    dataset.write_text("\n".join([f"{head},split", *(f"{row},{splits[row[:2]]}" for row in rows)]))
+    checkpoint = split_checkpoint(train=["v1"], val=["v0"])
+    _, err, content = run_command(checkpoint, dataset, tmp_path, capsys)
+    assert "trained on 1 case(s) of the val split (v1)" in err
+    assert content["split_reason"] == "val, 2 cases (the CSV's split column)"
+
+
 def test_a_split_without_rows_is_refused(checkpoint, tmp_path):
     dataset = write_color_dataset(tmp_path / "videos", num_cases=4)
-    with pytest.raises(UserError, match=r"--split test: no usable rows there"):
+    with pytest.raises(UserError, match=r"--split test: the CSV has no such rows"):
         audit(str(checkpoint), read_annotations(dataset), settings_of(tmp_path, split="test"))

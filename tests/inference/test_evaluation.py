@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 from ophnet_ray.cli.evaluate import EvaluateCommand
+from ophnet_ray.config import DataConfig
 from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.data.run_data import read_run_data
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.evaluation import EvaluationRequest
 from ophnet_ray.inference.evaluation import evaluate as evaluate_split
@@ -173,6 +176,49 @@ def test_videos_are_predicted_where_no_predictions_are_given(checkpoint, dataset
     assert result.card.num_units == 18 * len(videos)
     assert result.smooth == "none"
     assert json.loads(folder.scores.read_text())["num_units"] == result.card.num_units
+
+
+def case_ids_of(rows, split):
+    return sorted({row.case_id for row in rows if row.split == split})
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("seed", range(4))
+def test_the_command_scores_the_split_that_training_made(
+    split_checkpoint, dataset, tmp_path, capsys, seed
+):
+    """After ``--missing_videos skip``, whatever was missing then, and with rows that are new."""
+    here = tmp_path / "videos"
+    shutil.copytree(dataset.parent, here)
+    (here / f"v{seed}.mp4").unlink()
+    data = DataConfig(video_dir=str(here), missing_videos="skip")
+    trained = read_run_data(str(dataset), data, seed, lambda _: None).segments
+    train, val = case_ids_of(trained, "train"), case_ids_of(trained, "val")
+    checkpoint = split_checkpoint(train, val, seed=seed, missing_videos="skip")
+    path = tmp_path / "p.parquet"
+    write_perfect_predictions(path, dataset, ["v0", "v1", "v2", "v3"])
+    content, _ = evaluate(checkpoint, dataset, tmp_path, path, split="val")
+    said = "val, 1 case (the split of the training; 1 case unknown to it left out)"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert content["num_cases"] == len(val) == 1
+    assert f"scored: {said}" in content["notes"]
+    content, _ = evaluate(checkpoint, dataset, tmp_path, path, split="train")
+    assert content["num_cases"] == len(train) == 2
+
+
+@pytest.mark.unit
+def test_the_command_scores_an_outside_table_whole(split_checkpoint, tmp_path, capsys):
+    checkpoint = split_checkpoint(["x1", "x2"], ["x3"])
+    for num_cases, cases in ((1, "1 case"), (4, "4 cases")):
+        dataset = write_color_dataset(tmp_path / f"videos{num_cases}", num_cases=num_cases)
+        path = tmp_path / "p.parquet"
+        write_perfect_predictions(path, dataset, [f"v{i}" for i in range(num_cases)])
+        content, _ = evaluate(checkpoint, dataset, tmp_path, path, split="val")
+        said = f"all, {cases} (the whole table: the checkpoint knows none of its cases)"
+        assert said in " ".join(capsys.readouterr().out.split())
+        assert (content["num_cases"], content["split"]) == (num_cases, "all")
+    with pytest.raises(UserError, match="--split train: the checkpoint was trained on no case"):
+        evaluate(checkpoint, dataset, tmp_path, path, split="train")
 
 
 @pytest.mark.unit

@@ -1,0 +1,107 @@
+"""Rows that a command scores: a split of the CSV, the split of the training, or a whole table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.splits import assign_splits
+from ophnet_ray.errors import UserError
+from ophnet_ray.hashing import hash_case
+from ophnet_ray.models.payload import CheckpointPayload
+
+
+@dataclass(frozen=True, slots=True)
+class SplitChoice:
+    """Rows to score, and one line that states which they are and why.
+
+    ``split`` is their split, ``all`` for a whole table; ``training``: the rows of the training.
+    """
+
+    split: str
+    segments: tuple[Segment, ...]
+    training: tuple[Segment, ...]
+    reason: str
+
+
+def choose_split(
+    segments: Sequence[Segment], split: str, payload: CheckpointPayload
+) -> SplitChoice:
+    """Choose the rows of a split.
+
+    The CSV's own column counts first, then the cases that the checkpoint was trained and validated
+    on. A table without a split column and without any of those cases is scored whole.
+
+    Args:
+        segments: All rows.
+        split: ``train``, ``val``, ``test`` or ``all``.
+        payload: Payload of the checkpoint.
+
+    Raises:
+        UserError: The split has no rows.
+    """
+    if split == "all":
+        return _choose_all(segments, "all rows, as --split all says")
+    own = {segment.split for segment in segments if segment.split}
+    if "val" in own or (split == "test" and split in own):
+        return _choose(segments, split, "the CSV's split column")
+    train, val = payload.training.case_hashes, payload.training.val_case_hashes
+    sides = dict.fromkeys(train, "train") | dict.fromkeys(val, "val")
+    assigned = [
+        s if s.split == "test" else replace(s, split=sides.get(hash_case(s.case_id), ""))
+        for s in segments
+    ]
+    if sides and not own and not any(segment.split for segment in assigned):
+        if split == "train":
+            raise UserError("--split train: the checkpoint was trained on no case of the CSV")
+        return _choose_all(segments, "the whole table: the checkpoint knows none of its cases")
+    if not val:
+        settings = payload.settings
+        made = assign_splits(segments, settings.data.val_fraction, settings.training.seed)
+        return _choose(made, split, "split again: the checkpoint does not record its split")
+    strangers = {segment.case_id for segment in assigned if not segment.split}
+    left_out = f"; {count_cases(len(strangers))} unknown to it left out" if strangers else ""
+    return _choose(assigned, split, f"the split of the training{left_out}")
+
+
+def find_seen_cases(segments: Sequence[Segment], payload: CheckpointPayload) -> list[str]:
+    """Return the cases that the checkpoint was trained on, by their pseudonyms."""
+    seen = set(payload.training.case_hashes)
+    return sorted(case for case in {s.case_id for s in segments} if hash_case(case) in seen)
+
+
+def warn_of_seen_cases(choice: SplitChoice, payload: CheckpointPayload) -> tuple[str, ...]:
+    """Return a warning if rows to score are of cases that the checkpoint was trained on."""
+    seen = find_seen_cases(choice.segments, payload)
+    if not seen:
+        return ()
+    more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
+    warning = (
+        f"the checkpoint was trained on {len(seen)} case(s) of the {choice.split} split "
+        f"({', '.join(seen[:3])}{more}): scores on them say nothing about new cases"
+    )
+    return (warning,)
+
+
+def count_cases(number: int) -> str:
+    """Return a number of cases in words."""
+    return f"{number} case{'' if number == 1 else 's'}"
+
+
+def _choose_all(segments: Sequence[Segment], why: str) -> SplitChoice:
+    rows = tuple(replace(segment, split="all") for segment in segments)
+    return SplitChoice("all", rows, (), _describe("all", rows, why))
+
+
+def _choose(assigned: Sequence[Segment], split: str, why: str) -> SplitChoice:
+    rows = tuple(segment for segment in assigned if segment.split == split)
+    if not rows:
+        found = ", ".join(sorted({segment.split for segment in assigned if segment.split}))
+        raise UserError(
+            f"--split {split}: the CSV has no such rows ({why}); it has {found}, or give all"
+        )
+    training = tuple(segment for segment in assigned if segment.split == "train")
+    return SplitChoice(split, rows, training, _describe(split, rows, why))
+
+
+def _describe(split: str, rows: Sequence[Segment], why: str) -> str:
+    return f"{split}, {count_cases(len({row.case_id for row in rows}))} ({why})"
