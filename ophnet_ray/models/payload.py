@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.config import Config, MaskKind, WindowConfig
+from ophnet_ray.config import Config, MaskKind, WindowConfig, path_settings
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
 from ophnet_ray.storage.files import open_atomically
+from ophnet_ray.storage.paths import name_of
 
 if TYPE_CHECKING:
     # loaded by the functions that open a file: commands refuse wrong flags before torch loads
@@ -90,8 +91,7 @@ class TrainingSummary:
     cases_by_phase: tuple[int, ...]
     """Training cases that show each phase, (K,)."""
     val_case_hashes: tuple[str, ...]
-    """Pseudonyms of the validation cases: with them, other commands score the split of the
-    training, whatever rows the CSV has by then."""
+    """Pseudonyms of the validation cases: with both, other commands know the training's split."""
     dynamics: PhaseDynamics | None
     """Order and duration of the phases; None when all training videos were trimmed clips."""
 
@@ -143,6 +143,12 @@ def summarise_training_segments(manifest: Manifest) -> TrainingSummary:
         ),
         dynamics=learn_dynamics([item.segment for item in items], label_of),
     )
+
+
+def describe_settings(config: Config) -> dict[str, Any]:
+    """Return the settings by flag name; paths without their folders, which may name people."""
+    flat = config.to_flat()
+    return flat | {name: name_of(flat[name]) for name in path_settings() if flat[name]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +212,7 @@ class CheckpointPayload:
     """Id or name of each label's phase."""
     preprocessing: Preprocessing
     config: Mapping[str, Any]
-    """Settings of the training run by flag name, as its version wrote them."""
+    """Settings of the training run by flag name, as its version wrote them; paths: names only."""
     data_hash: str
     history: tuple[Mapping[str, float], ...]
     """Records of the finished epochs, as in ``metrics.jsonl``."""

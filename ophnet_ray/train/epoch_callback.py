@@ -27,6 +27,7 @@ from ophnet_ray.models.payload import (
     CheckpointPayload,
     Preprocessing,
     WorkerState,
+    describe_settings,
     summarise_training_segments,
 )
 from ophnet_ray.train.protocol import TrainLoopConfig
@@ -140,7 +141,7 @@ class EpochCallback(CheckpointCallback):
         payload = CheckpointPayload(
             phases=tuple(loop.manifest.phases),
             preprocessing=Preprocessing.of_network(module.model, loop.config.windows),
-            config=loop.config.to_flat(),
+            config=describe_settings(loop.config),
             data_hash=loop.data_hash,
             history=tuple(self.history),
             training=summarise_training_segments(loop.manifest),

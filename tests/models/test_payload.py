@@ -17,6 +17,7 @@ from ophnet_ray.models.payload import (
     SmoothingChoice,
     TrainingSummary,
     WorkerState,
+    describe_settings,
     load_checkpoint,
     read_payload,
     write_smoothing_choice,
@@ -146,6 +147,20 @@ def test_settings_and_values_of_other_versions_are_left_out():
     assert payload.settings.training.lr == 0.5
     assert payload.config["a_flag_of_tomorrow"] == 1
     assert payload.preprocessing.mask == "chroma"
+
+
+def test_paths_are_written_without_their_folders():
+    config = Config().replace_flat(
+        csv_path="/home/a person/case of a patient/t.csv",
+        video_dir="s3://hospital/videos?region=r",
+        storage_path="/scratch/runs",
+    )
+    described = describe_settings(config)
+    found = described["csv_path"], described["video_dir"], described["storage_path"]
+    assert found == ("t.csv", "videos", "runs")
+    assert described["backbone_weights"] is None
+    assert described.keys() == config.to_flat().keys()
+    assert make_payload(config=described).settings.training == config.training
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import torch
 
 from ophnet_ray.console import Console
 from ophnet_ray.errors import TrainingError, UserError
-from ophnet_ray.models.payload import read_payload
+from ophnet_ray.hashing import hash_case
+from ophnet_ray.models.payload import PAYLOAD_KEY, read_payload
 from ophnet_ray.train.driver import train
 from tests.helpers.paths import TRAIN_PY
 from tests.helpers.runs import flags_of, is_running, tiny_config, worker_pid
@@ -71,6 +72,28 @@ def test_the_checkpoint_needs_nothing_of_this_package(first_run):
         check=True,
     )
     assert done.stdout.strip() == "['blue', 'green', 'red'] 16"
+
+
+def texts_of(value):
+    """All text in nested values."""
+    if isinstance(value, dict):
+        return {text for pair in value.items() for part in pair for text in texts_of(part)}
+    if isinstance(value, list | tuple):
+        return {text for part in value for text in texts_of(part)}
+    return {value} if isinstance(value, str) else set()
+
+
+def test_a_checkpoint_names_no_case_and_no_folder_and_keeps_the_split(first_run, color_csv):
+    _, result = first_run
+    content = result.checkpoint.read_bytes()
+    for folder in (result.run, result.checkpoint.parent, color_csv.parent):
+        assert str(folder).encode() not in content
+    payload = torch.load(result.checkpoint, weights_only=True)[PAYLOAD_KEY]
+    cases = [f"v{case}" for case in range(6)]
+    assert not texts_of(payload) & set(cases)
+    sides = payload["train_case_hashes"], payload["val_case_hashes"]
+    assert [len(side) for side in sides] == [5, 1]
+    assert {*sides[0], *sides[1]} == {hash_case(case) for case in cases}
 
 
 def test_a_complete_run_is_not_run_again(first_run):
