@@ -3,8 +3,11 @@
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
+from ophnet_ray.data.annotations import Reject
 from ophnet_ray.data.cache.fill import FillProgress, FillResult, fill_cache
+from ophnet_ray.data.cache.shards import UNRECORDED_KIND
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.manifest import Manifest, build_manifest
 from ophnet_ray.data.passport import build_passport, describe_warnings
@@ -13,6 +16,7 @@ from ophnet_ray.distributed.prometheus import count_rejects
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.errors import UserError
 from ophnet_ray.train.run import Run
+from ophnet_ray.train.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
 
@@ -20,14 +24,18 @@ logger = logging.getLogger(__name__)
 def prepare_data(run: Run, cache: BlockCache, resources: Resources) -> Manifest:
     """Decode what the cache lacks, and account for every row.
 
+    A resumed run uses the rows that it began with.
+
     Raises:
         UserError: Too many rows cannot be read, or too few are left.
+        StorageError: A video cannot be read now.
     """
     data, directory = run.data, run.directory
     filled = _fill(run, cache, resources)
     manifest, unreadable = build_manifest(
         data.segments, filled.entries, data.phases, run.config.windows
     )
+    manifest, unreadable = _keep_rows(directory, manifest, unreadable)
     rejects = [*unreadable, *data.missing]
     passport = build_passport(data, manifest, unreadable, resources.describe())
     directory.write_rejects(rejects)
@@ -52,6 +60,29 @@ def prepare_data(run: Run, cache: BlockCache, resources: Resources) -> Manifest:
     for notice in describe_warnings(passport):
         run.console.warn(notice)
     return manifest
+
+
+def _keep_rows(
+    directory: RunDirectory, manifest: Manifest, unreadable: list[Reject]
+) -> tuple[Manifest, list[Reject]]:
+    """Leave out what a resumed run left out when it began, even if it can be read now.
+
+    Raises:
+        UserError: A row that the run uses cannot be read any more.
+    """
+    if not directory.passport.exists() or not directory.rejects.exists():
+        return manifest, unreadable
+    before = directory.read_rejects()
+    for reject in unreadable:
+        if reject.segment.segment_id not in before:
+            raise UserError(
+                f"{reject.segment.video}: {reject.reason}; the run {directory.location} could read "
+                "it when it began: restore the file, and the same command resumes"
+            )
+    recovered = [item.segment for item in manifest.items if item.segment.segment_id in before]
+    kept = [item for item in manifest.items if item.segment.segment_id not in before]
+    rejects = [Reject(row, before[row.segment_id], UNRECORDED_KIND) for row in recovered]
+    return replace(manifest, items=tuple(kept)), [*unreadable, *rejects]
 
 
 def prepare_variant(

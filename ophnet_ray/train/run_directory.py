@@ -229,6 +229,13 @@ class RunDirectory(RunPaths):
             )
         self._write(self.rejects, text.getvalue())
 
+    def read_rejects(self) -> dict[str, str]:
+        """Read the reasons of the rows that are not used, by segment id."""
+        if not self.rejects.exists():
+            return {}
+        with self.rejects.open(newline="") as file:
+            return {row["segment_id"]: row["reason"] for row in csv.DictReader(file)}
+
     def write_metrics(self, history: Sequence[Mapping[str, float]]) -> None:
         """Write all epochs so far, whole: a restart neither loses nor repeats one."""
         lines = "".join(json.dumps(epoch) + "\n" for epoch in history)

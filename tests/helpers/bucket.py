@@ -24,6 +24,10 @@ class Bucket:
         """Return the numbers of requests, sent bytes and failures since the last call."""
         return self._ask("count")
 
+    def fail_gets(self, number: int) -> None:
+        """Answer the next reads with 403."""
+        self._ask(f"fail?gets={number}")
+
     def fail_puts(self, number: int) -> None:
         """Answer the next uploads with 503."""
         self._ask(f"fail?puts={number}")

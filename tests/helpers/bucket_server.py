@@ -2,7 +2,8 @@
 
 ``python bucket_server.py [ADDRESS]`` listens on loopback or on ADDRESS and prints its port.
 ``GET /_test/count`` returns the counts since the last call; ``/_test/fail?puts=3`` makes the next
-three uploads fail with 503; ``/_test/delay?ms=30`` delays every answer, as a distant bucket does.
+three uploads fail with 503; ``/_test/fail?gets=3`` answers the next three reads with 403, as for a
+token that is being renewed; ``/_test/delay?ms=30`` delays every answer, as a distant bucket does.
 The server ends when its standard input ends.
 """
 
@@ -24,6 +25,7 @@ class CountingApp:
         self._lock = threading.Lock()
         self._counts = {"requests": 0, "sent_bytes": 0, "failed": 0}
         self._puts_to_fail = 0
+        self._gets_to_fail = 0
         self._delay_s = 0.0
 
     def __call__(self, environ, start_response):
@@ -35,7 +37,12 @@ class CountingApp:
             is_upload = environ["REQUEST_METHOD"] == "PUT"
             fails = is_upload and self._puts_to_fail > 0
             self._puts_to_fail -= fails
-            self._counts["failed"] += fails
+            is_refused = environ["REQUEST_METHOD"] == "GET" and self._gets_to_fail > 0
+            self._gets_to_fail -= is_refused
+            self._counts["failed"] += fails + is_refused
+        if is_refused:
+            start_response("403 Forbidden", [("Content-Length", "0")])
+            return [b""]
         if fails:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response("503 Slow Down", [("Content-Length", "0")])
@@ -53,6 +60,8 @@ class CountingApp:
             asked = parse_qs(environ.get("QUERY_STRING", ""))
             if "puts" in asked:
                 self._puts_to_fail = int(asked["puts"][0])
+            if "gets" in asked:
+                self._gets_to_fail = int(asked["gets"][0])
             if "ms" in asked:
                 self._delay_s = int(asked["ms"][0]) / 1000
             answer = json.dumps(self._counts).encode()

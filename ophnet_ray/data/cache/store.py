@@ -28,6 +28,7 @@ from ophnet_ray.data.video.blocks import RESIZE_FILTER, SegmentBlocks, decode_se
 from ophnet_ray.data.windows import snippet_frames
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
+from ophnet_ray.storage.filesystems import StorageError
 from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.locks import NamedLocks, shared
 from ophnet_ray.storage.paths import absolute, is_remote, join, plain_uri
@@ -166,11 +167,15 @@ class BlockCache:
 
         Raises:
             UserError: The shards cannot be written.
+            StorageError: A video cannot be read now; the other ones are in the cache.
         """
-        rows = self._decode_rows(segments, keys)
+        failures: dict[str, str] = {}
+        rows = self._decode_rows(segments, keys, failures)
         decoded = DecodeResult()
         for first in rows:
             decoded += self._write(first, rows)
+        for video, reason in failures.items():
+            raise StorageError(f"{video} {reason}; the same command resumes once it can be read")
         return decoded
 
     def reject(
@@ -186,13 +191,17 @@ class BlockCache:
         return self._write(next(rows), rows)
 
     def _decode_rows(
-        self, segments: Sequence[Segment], keys: Sequence[str]
+        self, segments: Sequence[Segment], keys: Sequence[str], failures: dict[str, str]
     ) -> Iterator[DecodedSegment]:
+        """Yield the segments; those that may be readable the next time go to ``failures``."""
         for video in dict.fromkeys(segment.video for segment in segments):
             chosen = [(s, k) for s, k in zip(segments, keys, strict=True) if s.video == video]
             try:
                 for index, blocks in decode_segments(video, [s for s, _ in chosen], self.windows):
-                    yield DecodedSegment(chosen[index][1], video, blocks)
+                    if blocks.is_permanent:
+                        yield DecodedSegment(chosen[index][1], video, blocks)
+                    else:
+                        failures[video] = blocks.reason
             except Exception as error:
                 error.add_note(f"video {video}")
                 raise

@@ -1,6 +1,8 @@
 """Video and segments → blocks: decode once, sum frames, resize one mean per block."""
 
+import logging
 import math
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,10 @@ from ophnet_ray.data.video.planes import Picture, add_pair
 from ophnet_ray.data.windows import plan_blocks, plan_snippets
 
 RESIZE_FILTER = "area"
+RETRY_PAUSES_S = (0.5, 2.0, 8.0)
+"""Pauses before a video is read again after a failure of storage."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +51,32 @@ def decode_segments(
     Memory: the blocks of the segments that overlap at one moment, a sum for each of them and two
     frames, whatever the length of the video.
 
+    A failure of storage is tried again a few times, with growing pauses.
+
     Yields:
         The index of a segment and its blocks, in the order in which segments end; never raises
         for what a video file holds.
     """
-    done: set[int] = set()
-    try:
-        with open_video(video) as source:
-            for index, blocks in _decode(source, segments, windows):
-                done.add(index)
-                yield index, blocks
-    except VideoError as error:
-        rejected = SegmentBlocks(
-            reason=str(error), kind=error.kind, is_permanent=error.is_permanent
-        )
-        for index in range(len(segments)):
-            if index not in done:
-                yield index, rejected
+    left = dict(enumerate(segments))
+    for pause_s in (*RETRY_PAUSES_S, None):
+        numbers = list(left)
+        try:
+            with open_video(video) as source:
+                for i, blocks in _decode(source, [left[number] for number in numbers], windows):
+                    del left[numbers[i]]
+                    yield numbers[i], blocks
+        except VideoError as error:
+            if pause_s is None or error.is_permanent or error.kind == "missing":
+                rejected = SegmentBlocks(
+                    reason=str(error), kind=error.kind, is_permanent=error.is_permanent
+                )
+                break
+            logger.warning("%s %s; tried again in %g s", video, error, pause_s)
+        else:
+            return
+        time.sleep(pause_s)
+    for number in left:
+        yield number, rejected
 
 
 def _decode(

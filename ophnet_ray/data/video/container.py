@@ -59,7 +59,12 @@ def open_video(path: str | Path) -> Iterator[VideoSource]:
         try:
             source = opened.enter_context(open_source(path))
         except OSError as error:
-            raise VideoError(f"cannot be opened ({error})", is_permanent=False) from error
+            is_missing = isinstance(error, FileNotFoundError)
+            raise VideoError(
+                f"cannot be opened ({error})",
+                kind="missing" if is_missing else "unreadable",
+                is_permanent=False,
+            ) from error
         yield source
 
 

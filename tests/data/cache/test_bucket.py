@@ -15,6 +15,7 @@ from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.inventory import prune, read_inventory
 from ophnet_ray.data.cache.shards import fetch_shards, read_blocks
 from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
+from ophnet_ray.data.video import blocks
 from ophnet_ray.data.video.blocks import decode_segments
 from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
@@ -80,13 +81,23 @@ def test_a_video_in_a_bucket_is_read_as_from_disk_and_travels_once(bucket, video
         np.testing.assert_array_equal(ours.pixels, theirs.pixels)
 
 
+def test_a_bucket_that_refuses_for_a_moment_costs_no_row(bucket, videos, monkeypatch):
+    monkeypatch.setattr(blocks, "RETRY_PAUSES_S", (0.0, 0.0, 0.0))
+    segments = segments_of(videos[1])[:SEGMENTS_A_VIDEO]
+    bucket.count()
+    bucket.fail_gets(2)
+    read = dict(decode_segments(segments[0].video, segments, WINDOWS))
+    assert bucket.count()["failed"] == 2
+    assert [one.reason for one in read.values()] == [""] * SEGMENTS_A_VIDEO
+
+
 def test_what_is_no_video_or_gone_is_a_reason_not_an_error(bucket):
     write_object(bucket.uri("videos/broken.mp4"), b"broken")
     for name, is_permanent in (("broken", True), ("gone", False)):
         segment = Segment("s", "c", bucket.uri(f"videos/{name}.mp4"), 0.0, 1.0, "a")
-        ((_, blocks),) = decode_segments(segment.video, [segment], WINDOWS)
-        assert "cannot be opened" in blocks.reason
-        assert blocks.is_permanent == is_permanent
+        ((_, read),) = decode_segments(segment.video, [segment], WINDOWS)
+        assert "cannot be opened" in read.reason
+        assert read.is_permanent == is_permanent
 
 
 def test_a_table_and_its_videos_are_found_by_one_listing_a_folder(bucket, videos):

@@ -15,8 +15,10 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.shards import read_blocks
 from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.video import blocks
 from ophnet_ray.data.windows import cut_windows, mean_of_blocks, plan_blocks, plan_snippets
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.filesystems import StorageError
 from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
@@ -142,19 +144,39 @@ def test_a_reject_is_tried_again_once_by_another_codec(tmp_path, video):
     assert fill(tmp_path / "cache", rows).decoded_videos == 0
 
 
-def test_a_reason_that_may_pass_is_not_remembered(tmp_path, video, monkeypatch):
-    """Storage that does not answer for a moment costs no later run a row."""
+class FlakyStorage:
+    """``av.open`` on storage that times out the first times that it is asked for a file."""
 
-    def refuse(*args, **options):
-        raise PermissionError(13, "Permission denied")
+    def __init__(self, path, num_failures):
+        self.path, self.left, self.open = str(path), num_failures, av.open
 
+    def __call__(self, file, *args, **options):
+        if str(file) == self.path and self.left:
+            self.left -= 1
+            raise TimeoutError(110, "Connection timed out")
+        return self.open(file, *args, **options)
+
+
+@pytest.mark.parametrize("num_failures", [1, 3])
+def test_a_read_error_that_passes_costs_no_row(tmp_path, video, monkeypatch, num_failures):
+    monkeypatch.setattr(blocks, "RETRY_PAUSES_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(av, "open", FlakyStorage(video, num_failures))
+    filled = fill(tmp_path / "cache", [segment(video, i, i + 1) for i in range(5)])
+    assert [entry.reason for entry in filled.entries.values()] == [""] * 5
+
+
+def test_a_read_error_that_stays_is_an_error_and_not_a_reject(tmp_path, video, monkeypatch):
+    """The rows would be missing in this run, and the next one would have others."""
+    monkeypatch.setattr(blocks, "RETRY_PAUSES_S", (0.0,))
+    other = write_video(tmp_path / "w.mp4", grey_frames(30))
+    rows = [segment(video), segment(other)]
     with monkeypatch.context() as patch:
-        patch.setattr(av, "open", refuse)
-        filled = fill(tmp_path / "cache", [segment(video)])
-    reason = filled.entries[segment(video).segment_id].reason
-    assert reason == "cannot be opened (Permission denied)"
-    again = fill(tmp_path / "cache", [segment(video)])
-    assert again.entries[segment(video).segment_id].reason == ""
+        patch.setattr(av, "open", FlakyStorage(video, 99))
+        with pytest.raises(StorageError, match=r"v\.mp4 cannot be opened \(Connection timed out\)"):
+            fill(tmp_path / "cache", rows)
+    again = fill(tmp_path / "cache", rows)
+    assert again.decoded_videos == 1, "the other video was kept"
+    assert [entry.reason for entry in again.entries.values()] == ["", ""]
 
 
 def test_a_shortened_video_rejects_the_segments_it_lost(tmp_path):
