@@ -110,6 +110,8 @@ class SurgicalPhaseClassificationModel(nn.Module):
         )
         # windows of one case are not independent: their statistics would spoil pretrained ones
         self.freeze_batch_norm = pretrained or backbone_weights is not None
+        # a module is born in training mode, and Lightning's fit() keeps the mode that it finds
+        self.train()
 
     @classmethod
     def from_config(cls, num_classes: int, config: ModelConfig, image_size: int) -> Self:

@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ophnet_ray.data.preprocessing import extract_masks, to_unit
+from ophnet_ray.models.backbone import create_encoder
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 
@@ -25,9 +26,9 @@ def random_batch(num=4):
     }
 
 
-def fit(module, batch, tmp_path):
+def fit(module, batch, tmp_path, max_epochs=1):
     trainer = L.Trainer(
-        max_epochs=1,
+        max_epochs=max_epochs,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -68,3 +69,23 @@ def test_an_epoch_reports_its_loss_and_scores(tmp_path):
     assert metrics["train_loss"] == pytest.approx(losses[0])
     assert module.confusion_by_case.shape == (1, 2, 2)
     assert module.confusion_by_case.sum(axis=(0, 2)).tolist() == [2, 1]  # the padding is left out
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet"])
+def test_fit_moves_no_statistic_of_a_frozen_batch_norm(tmp_path, backbone):
+    """Lightning calls no train(): the network must be right as it was built."""
+    weights = tmp_path / "weights.pt"
+    torch.save(create_encoder(backbone, SIZE, pretrained=False).state_dict(), weights)
+    model = SurgicalPhaseClassificationModel(
+        2, backbone, image_size=SIZE, backbone_weights=str(weights)
+    )
+    statistics = {
+        name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name
+    }
+    dropout = [layer for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]
+    fit(SurgicalPhaseModule(2, model=model), random_batch(), tmp_path, max_epochs=2)
+    after = dict(model.named_buffers())
+    moved = [name for name, before in statistics.items() if not torch.equal(before, after[name])]
+    assert statistics
+    assert moved == []
+    assert all(layer.training for layer in dropout), "only batch norms are frozen"

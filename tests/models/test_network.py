@@ -94,12 +94,15 @@ def test_without_masks_there_is_no_fusion():
 
 
 def test_batch_norm_is_frozen_only_when_it_starts_from_weights(tmp_path):
-    fresh = build("test_efficientnet").train()
+    """Also in a network on which nobody has called train()."""
+    fresh = build("test_efficientnet")
     assert any(m.training for m in fresh.image_encoder.modules() if "BatchNorm" in type(m).__name__)
     torch.save(fresh.image_encoder.state_dict(), tmp_path / "w.pt")
     tuned = build("test_efficientnet", backbone_weights=str(tmp_path / "w.pt"))
     before = tuned.image_encoder.bn1.running_mean.clone()
-    tuned.train()(*batch())
+    tuned(*batch())
+    tuned.eval().train()(*batch())
+    assert tuned.training
     torch.testing.assert_close(tuned.image_encoder.bn1.running_mean, before)
 
 

@@ -15,6 +15,7 @@ import torch
 from ophnet_ray.console import Console
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.hashing import hash_case
+from ophnet_ray.models.backbone import create_encoder
 from ophnet_ray.models.payload import PAYLOAD_KEY, read_payload
 from ophnet_ray.train.driver import train
 from tests.helpers.paths import TRAIN_PY
@@ -111,6 +112,22 @@ def test_the_same_name_with_other_settings_is_refused_with_the_difference(first_
     other = config.replace_flat(name=result.run.name, lr=0.5)
     with pytest.raises(UserError, match=r"lr 0\.002 -> 0\.5"):
         run(other)
+
+
+def test_a_run_from_weights_keeps_the_statistics_of_its_batch_norms(
+    ray_session, color_csv, tmp_path
+):
+    weights = tmp_path / "weights.pt"
+    torch.manual_seed(0)
+    encoder = create_encoder("test_resnet", image_size=32, pretrained=False)
+    torch.save(encoder.state_dict(), weights)
+    result = run(tiny_config(color_csv, tmp_path, backbone_weights=str(weights)))
+    trained, given = weights_of(result.checkpoint), encoder.state_dict()
+    own = {name: trained[f"model.model.image_encoder.{name}"] for name in given}
+    statistics = [name for name in given if "running" in name]
+    assert statistics
+    assert [name for name in statistics if not torch.equal(own[name], given[name])] == []
+    assert not torch.equal(own["conv1.0.weight"], given["conv1.0.weight"])
 
 
 @pytest.fixture(scope="module")
