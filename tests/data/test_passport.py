@@ -103,6 +103,17 @@ def test_a_passport_of_an_earlier_version_is_read(passport):
     assert Passport.from_dict(content) == passport
 
 
+def test_the_passport_records_the_source_of_the_cases_and_copies_of_a_video(tmp_path):
+    segments = make_rows(tmp_path, [("a", "x", "train"), ("b", "x", "val")])
+    videos = tuple(segment.video for segment in segments)
+    rows = dataclasses.replace(RunData.of_rows(segments), case_rule="folder", same_videos=(videos,))
+    entries = {s.segment_id: CacheEntry(s.segment_id, snippet_lengths=(2,)) for s in segments}
+    manifest, _ = build_manifest(segments, entries, ["x"], WindowConfig())
+    passport = build_passport(rows, manifest, [], RESOURCES)
+    assert passport.case_from == "folder"
+    assert passport.same_videos == [["a.mp4", "b.mp4"]]
+
+
 def test_the_passport_names_copies_and_clips_that_are_cases_of_their_own(passport):
     copies = dataclasses.replace(passport, case_from="column", same_videos=[["a.mp4", "b.mp4"]])
     assert describe_warnings(copies)[1].startswith("video a.mp4 = b.mp4: the same content")
