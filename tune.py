@@ -24,7 +24,7 @@ def main() -> None:
     # loads torch, which ``tune`` does only for input that is right
     from ophnet_ray.tune.progress import print_ranking
 
-    print_ranking(result.ranked, result.winner, config.search.metric)
+    print_ranking(result.ranked, result.winner, result.metric)
     print_answer(
         {
             "winner": f"{result.winner.trial.name}: {result.gain}",

@@ -27,6 +27,11 @@ interpreter (20,000 per CPU-second). Slow storage is asked for several windows s
 """
 
 
+SEGMENT_WEIGHT = 720_720
+"""Sum of the weights of a segment's windows: a whole number of windows up to 16 divides it. Sums of
+integers are the same on any number of workers, and on a GPU."""
+
+
 class _Read(NamedTuple):
     """A batch, and the seconds in which its thread did not run: mostly waiting for storage."""
 
@@ -39,7 +44,8 @@ class WindowLoader:
 
     A batch holds uint8 ``pixels`` (B, 3, H, W), int64 ``label`` (B,), float32 ``draws`` (B, 5) in
     [-1, 1] for augmentation, int64 ``case`` (B,), the index of the window's case among the sorted
-    cases of the items, and bool ``valid`` (B,), False for padding. The host moves bytes; floating
+    cases of the items, int64 ``weight`` (B,), the window's share of ``SEGMENT_WEIGHT``, and bool
+    ``valid`` (B,), False for padding. The host moves bytes; floating
     point starts on the training device. Threads suffice: reading releases the interpreter.
 
     Args:
@@ -61,6 +67,8 @@ class WindowLoader:
         self._labels = np.asarray([item.label for item in items], dtype=np.int64)
         case_ids = [item.segment.case_id for item in items]
         self._cases = np.unique(np.asarray(case_ids, dtype=object), return_inverse=True)[1]
+        shares = SEGMENT_WEIGHT / np.maximum(sampler.windows_per_segment, 1)
+        self._weights = np.rint(shares).astype(np.int64)
         self._image_size = image_size
         self._position = self._resume_at = 0
         self._wait_s = self._use_s = self._blocked_s = 0.0
@@ -128,6 +136,7 @@ class WindowLoader:
             "label": torch.from_numpy(labels),
             "draws": torch.from_numpy(step.draws),
             "case": torch.from_numpy(np.where(segments >= 0, self._cases[segments], 0)),
+            "weight": torch.from_numpy(np.where(segments >= 0, self._weights[segments], 0)),
             "valid": torch.from_numpy(segments >= 0),
         }
         took_s, took_cpu_s = time.perf_counter() - started_s, time.thread_time() - started_cpu_s

@@ -94,7 +94,7 @@ class TrainingSampler:
     ) -> None:
         self._ids = hash_ids(segment_ids)
         self._windows = [cut_windows(lengths, blocks_per_window) for lengths in snippet_lengths]
-        self._num_windows = np.asarray([len(windows) for windows in self._windows], dtype=np.uint64)
+        self.windows_per_segment = np.asarray([len(w) for w in self._windows], dtype=np.int64)
         self.plan = plan_training_steps(len(self._ids), batch_size, num_replicas)
         self._seed, self._rank, self._num_replicas = seed, rank, num_replicas
         self._epoch = 0
@@ -114,7 +114,8 @@ class TrainingSampler:
     def steps(self, first: int = 0) -> Iterator[Step]:
         """Yield this worker's steps from step ``first`` on, to resume inside an epoch."""
         order = np.argsort(self._hash(_ORDER), kind="stable")
-        picked = pick_windows(self._ids, self._num_windows, self._seed, self._epoch)
+        num_windows = self.windows_per_segment.astype(np.uint64)
+        picked = pick_windows(self._ids, num_windows, self._seed, self._epoch)
         raw = np.stack([self._hash(_DRAWS + i) for i in range(NUM_DRAWS)], axis=1)
         draws = (raw / 2.0**63 - 1.0).astype(np.float32)
         size = self.plan.batch_size
@@ -149,6 +150,7 @@ class ValidationSampler:
         ]
         windows = np.concatenate(rows) if rows else np.empty((0, 3), dtype=np.int64)
         self.num_windows = len(windows)
+        self.windows_per_segment = np.asarray([len(own) for own in rows], dtype=np.int64)
         self._num_steps = -(-len(windows) // (batch_size * num_replicas))
         padded = np.zeros((self._num_steps * batch_size * num_replicas, 3), dtype=np.int64)
         padded[:, 0] = -1

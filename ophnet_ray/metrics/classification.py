@@ -44,7 +44,7 @@ def confusion_with_missing(
 
 def accuracy(confusion: NDArray[np.int64]) -> float:
     """Return the share of windows or frames that are predicted right; 0 without any."""
-    total = int(confusion.sum())
+    total = confusion.sum()
     return float(np.trace(confusion) / total) if total else 0.0
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from ophnet_ray.config import LRSchedule, TrainingConfig
+from ophnet_ray.data.loader import SEGMENT_WEIGHT
 from ophnet_ray.data.preprocessing import augment_images, prepare_batch, to_unit
 from ophnet_ray.metrics.classification import accuracy, macro_f1_present
 from ophnet_ray.models.losses import PhaseBalance, PhaseLoss
@@ -41,8 +42,11 @@ class SurgicalPhaseModule(L.LightningModule):
 
     Attributes:
         epoch_metrics: ``train_loss``, ``val_loss``, ``val_acc`` and ``val_macro_f1`` of the last
-            epoch over all workers; each is a sum over all windows, divided once.
+            epoch over all workers; each is a sum over all windows, divided once. In
+            ``val_segment_acc`` and ``val_segment_macro_f1`` each segment counts once, however many
+            windows it has: they can be compared between window sizes.
         confusion_by_case: Counts of the last validation over all workers, int64 (C, K, K).
+        segments_by_case: The same of segments, shared out among their windows, float64 (C, K, K).
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class SurgicalPhaseModule(L.LightningModule):
         self.epoch_metrics: dict[str, float] = {}
         self.num_val_cases = num_val_cases
         self.confusion_by_case = np.zeros((num_val_cases, num_classes, num_classes), np.int64)
+        self.segments_by_case = np.zeros(self.confusion_by_case.shape)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Return logits (B, K) of normalised images (B, 3, H, W) and masks (B, 2, H, W)."""
@@ -86,7 +91,8 @@ class SurgicalPhaseModule(L.LightningModule):
         else:
             values = to_unit(batch["pixels"])
         image, mask = prepare_batch(values, self.model.mean, self.model.std, self.model.mask)
-        kept = {name: batch[name] for name in ("label", "valid", "case")}
+        names = ("label", "valid", "case", "weight")
+        kept = {name: batch[name] for name in names if name in batch}
         return {"image": image, "mask": mask, **kept}
 
     def on_train_epoch_start(self) -> None:
@@ -137,6 +143,7 @@ class SurgicalPhaseModule(L.LightningModule):
         size = self.confusion_by_case.size
         self._val_loss_sum = torch.zeros((), device=self.device)
         self._val_counts = torch.zeros(size, dtype=torch.int64, device=self.device)
+        self._val_weights = torch.zeros_like(self._val_counts)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Add the batch to the counts; padding does not count.
@@ -154,6 +161,10 @@ class SurgicalPhaseModule(L.LightningModule):
         cases, predictions = cases[valid], logits.argmax(dim=1)
         cells = (cases * self.num_classes + labels) * self.num_classes + predictions
         self._val_counts += torch.bincount(cells, minlength=len(self._val_counts))
+        # batches without weights say nothing of segments: each window is one
+        weights = batch.get("weight", torch.full_like(valid, SEGMENT_WEIGHT, dtype=torch.int64))
+        weights = weights[valid]
+        self._val_weights.index_add_(0, cells, weights)
         return {"case": cases, "label": labels, "prediction": predictions}
 
     def on_validation_epoch_end(self) -> None:
@@ -161,11 +172,16 @@ class SurgicalPhaseModule(L.LightningModule):
         counts = self._sum_over_workers(self._val_counts).cpu().numpy()
         loss_sum = float(self._sum_over_workers(self._val_loss_sum))
         self.confusion_by_case = counts.reshape(self.confusion_by_case.shape)
+        weights = self._sum_over_workers(self._val_weights).cpu().numpy()
+        self.segments_by_case = weights.reshape(self.confusion_by_case.shape) / SEGMENT_WEIGHT
         confusion = self.confusion_by_case.sum(axis=0)
+        segments = self.segments_by_case.sum(axis=0)
         self.epoch_metrics |= {
             "val_loss": loss_sum / max(int(counts.sum()), 1),
             "val_acc": accuracy(confusion),
             "val_macro_f1": macro_f1_present(confusion),
+            "val_segment_acc": accuracy(segments),
+            "val_segment_macro_f1": macro_f1_present(segments),
         }
         if not self.trainer.sanity_checking:
             scores = ("val_loss", "val_acc", "val_macro_f1")

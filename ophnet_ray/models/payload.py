@@ -220,6 +220,8 @@ class CheckpointPayload:
     confusion_by_case: NDArray[np.int64] | None = None
     """Validation windows by case, label and prediction, (C, K, K); None in checkpoints that are
     older than this record."""
+    segments_by_case: NDArray[np.float64] | None = None
+    """The same with each segment counted once, shared out among its windows; None likewise."""
     workers: tuple[WorkerState, ...] = ()
     """State of each worker by rank, in a checkpoint inside an epoch; else empty."""
     smoothing: SmoothingChoice | None = None
@@ -239,6 +241,7 @@ class CheckpointPayload:
         try:
             if values["format_version"] > FORMAT_VERSION:
                 raise UserError(f"checkpoint {source} is of a newer ophnet-ray; install that one")
+            segments = values.get("segments_by_case")
             counts, smoothing = values.get("confusion_by_case"), values.get(_SMOOTHING_KEY)
             return cls(
                 phases=tuple(values["phases"]),
@@ -248,6 +251,7 @@ class CheckpointPayload:
                 history=tuple(values["history"]),
                 training=TrainingSummary.from_dict(values, len(values["phases"])),
                 confusion_by_case=None if counts is None else counts.numpy().astype(np.int64),
+                segments_by_case=None if segments is None else segments.numpy(),
                 workers=tuple(WorkerState.from_dict(state) for state in values.get("workers", ())),
                 smoothing=None if smoothing is None else SmoothingChoice.from_dict(smoothing),
             )
@@ -274,6 +278,8 @@ class CheckpointPayload:
         if self.confusion_by_case is not None:
             counts = self.confusion_by_case.astype(np.int32)
             values["confusion_by_case"] = torch.from_numpy(counts)
+        if self.segments_by_case is not None:
+            values["segments_by_case"] = torch.from_numpy(self.segments_by_case)
         if self.smoothing is not None:
             values[_SMOOTHING_KEY] = self.smoothing.to_dict()
         return values

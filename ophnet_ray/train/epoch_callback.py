@@ -146,6 +146,7 @@ class EpochCallback(CheckpointCallback):
             history=tuple(self.history),
             training=summarise_training_segments(loop.manifest),
             confusion_by_case=module.confusion_by_case,
+            segments_by_case=module.segments_by_case,
             workers=self._gather_worker_states(trainer, module),
         )
         checkpoint[PAYLOAD_KEY] = payload.to_dict()

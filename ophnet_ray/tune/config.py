@@ -7,6 +7,9 @@ from ophnet_ray.config import Config
 from ophnet_ray.settings import check_rules
 
 Metric = Literal["val_macro_f1", "val_acc"]
+"""Score of the validation windows."""
+RankedMetric = Literal["val_macro_f1", "val_acc", "val_segment_macro_f1", "val_segment_acc"]
+"""Score by which trials are compared: of windows, or of segments where trials cut other windows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,8 @@ class SearchConfig:
     grace_period: int = 4
     """Epochs before a trial may be stopped."""
     metric: Metric = "val_macro_f1"
-    """Score that is maximised, at the best epoch. Losses of different schemes are not
+    """Score that is maximised, at the best epoch. Where trials cut other windows, each segment
+    counts once in it, however many windows it has. Losses of different schemes are not
     comparable."""
     max_concurrent: int | None = None
     """Trials that run simultaneously (default: as many as the cluster, or the cores of this

@@ -9,6 +9,7 @@ leaves out: the out-of-bag estimate of Breiman, "Out-of-bag estimation" (1996).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class Gain:
 
 
 def estimate_gain(
-    counts_by_trial: Sequence[NDArray[np.int64]], base: int, score: ScoreFn
+    counts_by_trial: Sequence[NDArray[Any]], base: int, score: ScoreFn
 ) -> Gain | None:
     """Estimate what choosing the best trial gains over one of the trials.
 
@@ -67,7 +68,7 @@ def estimate_gain(
 
 
 def _score_all(
-    weights: NDArray[np.float64], counts: NDArray[np.int64], score: ScoreFn
+    weights: NDArray[np.float64], counts: NDArray[Any], score: ScoreFn
 ) -> NDArray[np.float64]:
     """Score the sums of the cases under each row of weights, (R, C) → (R,)."""
     values = counts.astype(np.float64)

@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.table import Table
 
 from ophnet_ray.console import Console, run_watched
-from ophnet_ray.tune.config import Metric
+from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.ranking import RankedTrial
 from ophnet_ray.tune.trial import Trial, best_record
 
@@ -41,7 +41,7 @@ class SearchTable:
     def __init__(
         self,
         console: Console,
-        metric: Metric,
+        metric: RankedMetric,
         max_epochs: int,
         num_trials: int,
         read: Callable[[], Sequence[Trial]],
@@ -111,7 +111,7 @@ class SearchTable:
         return f"{best_record(trial.history)[self._metric]:.4f}" if trial.history else ""
 
 
-def print_ranking(ranked: Sequence[RankedTrial], winner: RankedTrial, metric: Metric) -> None:
+def print_ranking(ranked: Sequence[RankedTrial], winner: RankedTrial, metric: RankedMetric) -> None:
     """Print the best trials to stdout, with their 95 % intervals over the validation cases."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = list(ranked[0].trial.settings)

@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +22,21 @@ from ophnet_ray.metrics.bootstrap import (
 from ophnet_ray.metrics.classification import accuracy, f1_per_class, macro_f1_present
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.models.payload import read_payload
-from ophnet_ray.tune.config import Metric
+from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.trial import LOWEST_SCORE, Trial, best_record
 
 MAX_LEADERS = 10
 """Trials that get an interval; those ranked below are not tied in practice."""
 MAX_FINALISTS = 3
 _ORDER = {"finished": 0, "stopped": 1, "unfinished": 2, "diverged": 3, "failed": 4}
-SCORE_FUNCTIONS: dict[Metric, ScoreFn] = {"val_macro_f1": macro_f1_present, "val_acc": accuracy}
-"""Score of the counts of validation windows, by the metric."""
+SCORE_FUNCTIONS: dict[RankedMetric, ScoreFn] = {
+    "val_macro_f1": macro_f1_present,
+    "val_acc": accuracy,
+    "val_segment_macro_f1": macro_f1_present,
+    "val_segment_acc": accuracy,
+}
+"""Score of the counts of validation windows, or of segments, by the metric."""
+SEGMENT_METRICS = ("val_segment_macro_f1", "val_segment_acc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,7 @@ class RankedTrial:
 
     ``interval``: 95 % interval of the score over the validation cases. ``gain``: the same of the
     lead that the winner has over this trial, from paired cases. ``is_tied``: the lead may be zero.
-    ``counts``: (C, K, K) counts of the validation windows of each case, of a finished trial.
+    ``counts``: (C, K, K) counts by case of a finished trial's validation windows, or segments.
     """
 
     trial: Trial
@@ -47,10 +54,10 @@ class RankedTrial:
     interval: Interval | None = None
     gain: Interval | None = None
     is_tied: bool = False
-    counts: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    counts: NDArray[Any] | None = field(default=None, compare=False, repr=False)
 
 
-def rank_trials(trials: Sequence[Trial], metric: Metric) -> list[RankedTrial]:
+def rank_trials(trials: Sequence[Trial], metric: RankedMetric) -> list[RankedTrial]:
     """Rank trials: finished, stopped, unfinished, diverged, failed; the best first in each.
 
     The first ``MAX_LEADERS`` get intervals, all from the same resamples of the validation cases,
@@ -64,7 +71,7 @@ def rank_trials(trials: Sequence[Trial], metric: Metric) -> list[RankedTrial]:
 
 
 def compare_with(
-    ranked: Sequence[RankedTrial], winner: RankedTrial, metric: Metric
+    ranked: Sequence[RankedTrial], winner: RankedTrial, metric: RankedMetric
 ) -> list[RankedTrial]:
     """Compare the leading trials with the winner; the order of the ranking stays.
 
@@ -93,7 +100,7 @@ def choose_finalists(ranked: Sequence[RankedTrial]) -> list[RankedTrial]:
 
 
 def choose_winner(
-    ranked: Sequence[RankedTrial], repeats: Sequence[Trial], metric: Metric
+    ranked: Sequence[RankedTrial], repeats: Sequence[Trial], metric: RankedMetric
 ) -> RankedTrial | None:
     """Return the first trial or, with repeats, the finalist with the best mean over its repeats.
 
@@ -118,7 +125,7 @@ def choose_winner(
     return next(iter(finalists.values()), None)
 
 
-def scores_by_seed(repeats: Sequence[Trial], number: int, metric: Metric) -> dict[int, float]:
+def scores_by_seed(repeats: Sequence[Trial], number: int, metric: RankedMetric) -> dict[int, float]:
     """Return the score of each repeat of a trial, by its seed; one that diverged has the lowest."""
     own = [repeat for repeat in repeats if repeat.number == number]
     finished = {
@@ -140,7 +147,9 @@ def f1_by_phase(row: RankedTrial, phases: Sequence[str]) -> dict[str, float] | N
     return {phase: float(scores[i]) for i, phase in enumerate(phases) if present[i]}
 
 
-def format_table(ranked: Sequence[RankedTrial], metric: Metric, names: Sequence[str]) -> bytes:
+def format_table(
+    ranked: Sequence[RankedTrial], metric: RankedMetric, names: Sequence[str]
+) -> bytes:
     """Return the content of ``trials.csv``: one row per trial, in the order of the ranking."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -167,15 +176,15 @@ def format_table(ranked: Sequence[RankedTrial], metric: Metric, names: Sequence[
     return text.getvalue().encode()
 
 
-def _score(trial: Trial, metric: Metric) -> RankedTrial:
+def _score(trial: Trial, metric: RankedMetric) -> RankedTrial:
     if not trial.history:
         return RankedTrial(trial)
     best: Mapping[str, float] = best_record(trial.history)
-    counts = _read_counts(trial) if trial.state == "finished" else None
+    counts = _read_counts(trial, metric) if trial.state == "finished" else None
     return RankedTrial(trial, best[metric], int(best["epoch"]) + 1, counts=counts)
 
 
-def _add_interval(row: RankedTrial, metric: Metric) -> RankedTrial:
+def _add_interval(row: RankedTrial, metric: RankedMetric) -> RankedTrial:
     if row.counts is None or row.score is None or len(row.counts) == 1:
         return row  # one case says nothing about others
     resampled = bootstrap_scores(row.counts, SCORE_FUNCTIONS[metric])
@@ -191,10 +200,13 @@ def _lead_interval(winner: RankedTrial, other: RankedTrial, score: ScoreFn) -> I
     return difference_interval((winner.score or 0.0) - (other.score or 0.0), differences, len(own))
 
 
-def _read_counts(trial: Trial) -> NDArray[np.int64]:
-    """Read (C, K, K) counts: the validation windows of each case at the trial's best epoch."""
+def _read_counts(trial: Trial, metric: RankedMetric) -> NDArray[Any]:
+    """Read (C, K, K) counts: windows or segments of each case at the trial's best epoch."""
     result = trial.run.read_result()
     if result is not None and (file := trial.run.path / result.checkpoint).exists():
-        return read_payload(file).validation_counts()
-    best = best_checkpoint(find_checkpoints(trial.run.checkpoints))
-    return read_payload(best.file).validation_counts()
+        payload = read_payload(file)
+    else:
+        payload = read_payload(best_checkpoint(find_checkpoints(trial.run.checkpoints)).file)
+    if metric in SEGMENT_METRICS and payload.segments_by_case is not None:
+        return payload.segments_by_case
+    return payload.validation_counts()

@@ -7,7 +7,7 @@ import numpy as np
 
 from ophnet_ray.reports.search_report import SearchReport, write_search_report
 from ophnet_ray.reports.trial_record import TrialRecord
-from ophnet_ray.tune.config import Metric
+from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.gain import Gain, estimate_gain
 from ophnet_ray.tune.ranking import SCORE_FUNCTIONS, RankedTrial, f1_by_phase, scores_by_seed
 from ophnet_ray.tune.search import Search
@@ -61,7 +61,10 @@ def write_search_page(
 
 
 def describe_gain(
-    ranked: Sequence[RankedTrial], winner: RankedTrial, base: Mapping[str, Any], metric: Metric
+    ranked: Sequence[RankedTrial],
+    winner: RankedTrial,
+    base: Mapping[str, Any],
+    metric: RankedMetric,
 ) -> str:
     """Describe the gain over the user's own settings.
 
@@ -91,7 +94,7 @@ def describe_gain(
 
 
 def _estimate_gain(
-    ranked: Sequence[RankedTrial], first: RankedTrial, metric: Metric
+    ranked: Sequence[RankedTrial], first: RankedTrial, metric: RankedMetric
 ) -> Gain | None:
     """Estimate the gain of the search, from the finished trials with the cases of the base."""
     if first.counts is None:
@@ -133,7 +136,7 @@ def _list_notes(
     repeats: Sequence[Trial],
     winner: RankedTrial,
     gain: str,
-    metric: Metric,
+    metric: RankedMetric,
 ) -> list[str]:
     """Return what a person should know before trusting the choice."""
     notes = [f"Trial {winner.trial.name}: {gain}."]

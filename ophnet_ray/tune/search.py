@@ -8,10 +8,15 @@ from ophnet_ray.data.run_data import RunData
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.paths import is_remote, stem_of
 from ophnet_ray.train.run import Run
-from ophnet_ray.tune.config import Metric, TuneConfig
+from ophnet_ray.tune.config import Metric, RankedMetric, TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.plan import SearchPlan
-from ophnet_ray.tune.space import SearchSpace
+from ophnet_ray.tune.space import SearchSpace, cuts_windows
+
+_BY_SEGMENT: dict[Metric, RankedMetric] = {
+    "val_macro_f1": "val_segment_macro_f1",
+    "val_acc": "val_segment_acc",
+}
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,20 @@ class Search:
     run: Run
 
     @property
-    def metric(self) -> Metric:
-        """Score that is maximised."""
-        return self.config.search.metric
+    def metric(self) -> RankedMetric:
+        """Score by which trials are compared.
+
+        It is that of segments where trials cut other windows: their numbers of windows differ by
+        segment, so that scores of windows would be of other mixtures of phases. A search that began
+        before there were such scores stays with those of windows.
+        """
+        metric = self.config.search.metric
+        if not cuts_windows(self.space):
+            return metric
+        by_segment = _BY_SEGMENT[metric]
+        histories = (trial.history for trial in self.directory.trials())
+        is_recorded = all(by_segment in record for history in histories for record in history)
+        return by_segment if is_recorded else metric
 
 
 def open_search(plan: SearchPlan, config: TuneConfig, data: RunData, console: Console) -> Search:

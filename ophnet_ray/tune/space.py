@@ -114,6 +114,11 @@ def decoding_variants(space: SearchSpace) -> Iterator[dict[str, Any]]:
         yield dict(zip(names, values, strict=True))
 
 
+def cuts_windows(space: SearchSpace) -> bool:
+    """Return True if trials may cut other windows from the same segments."""
+    return any(name in space for name in ("window_size", "stride", "max_frames", "coverage"))
+
+
 def list_combinations(space: SearchSpace) -> list[dict[str, Any]]:
     """Return all combinations of the values.
 

@@ -17,6 +17,7 @@ from ophnet_ray.storage.files import copy_file, write_atomically
 from ophnet_ray.train.preflight import check_backbone, check_cluster
 from ophnet_ray.train.prepare import prepare_data, prepare_variant
 from ophnet_ray.train.trainer import failures_in_one_line
+from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.progress import SearchTable
 from ophnet_ray.tune.ranking import (
@@ -66,9 +67,10 @@ class TimeBudget:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The ranking, the winner, its gain over the settings as given, the folder, the output file."""
+    """The ranking and its metric, the winner and its gain, the folder and the output file."""
 
     ranked: list[RankedTrial]
+    metric: RankedMetric
     winner: RankedTrial
     gain: str
     directory: SearchDirectory
@@ -244,7 +246,7 @@ def _conclude(search: Search, output: str) -> SearchResult:
     copy_file(checkpoint, output)
     gain = describe_gain(ranked, winner, select_base(search.space, search.config.base()), metric)
     write_search_page(search, ranked, repeats, winner, gain)
-    return SearchResult(ranked, winner, gain, directory, output)
+    return SearchResult(ranked, metric, winner, gain, directory, output)
 
 
 def read_trial_config(trial: Trial) -> Config:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.run_directory import RunDirectory
-from ophnet_ray.tune.config import Metric
+from ophnet_ray.tune.config import RankedMetric
 
 TrialState = Literal["finished", "stopped", "diverged", "failed", "unfinished"]
 History = Sequence[Mapping[str, float]]
@@ -72,12 +72,12 @@ def best_record(history: History) -> Mapping[str, float]:
     return max(history, key=rank_epoch)
 
 
-def running_scores(history: History, metric: Metric) -> tuple[float, ...]:
+def running_scores(history: History, metric: RankedMetric) -> tuple[float, ...]:
     """Return, for each epoch, the metric at the best epoch up to then."""
     return tuple(best_record(history[: i + 1])[metric] for i in range(len(history)))
 
 
-def outcome_of(trial: Trial, metric: Metric) -> TrialOutcome | None:
+def outcome_of(trial: Trial, metric: RankedMetric) -> TrialOutcome | None:
     """Return the outcome from which the searcher learns; None while the trial is unfinished.
 
     A trial whose loss was not finite has the lowest score, so that its neighbours are not tried. A

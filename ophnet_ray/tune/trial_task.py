@@ -20,7 +20,7 @@ from ophnet_ray.models.payload import read_payload
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.trainer import fit_run
-from ophnet_ray.tune.config import Metric
+from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.resources import TrialPlan
 from ophnet_ray.tune.trial import best_record, write_trial_end
@@ -40,7 +40,7 @@ class TrialSetup:
     plan: TrialPlan
     manifests: Mapping[WindowConfig, Manifest]
     data_hash: str
-    metric: Metric
+    metric: RankedMetric
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,8 @@ def read_trained_epochs(run: RunDirectory) -> tuple[Mapping[str, float], ...]:
 class TrialProgress:
     """Epoch records of a trial, turned into Tune results."""
 
-    def __init__(self, metric: Metric) -> None:
-        self._metric: Metric = metric
+    def __init__(self, metric: RankedMetric) -> None:
+        self._metric: RankedMetric = metric
         self._history: list[Mapping[str, float]] = []
 
     def add_epoch(self, record: Mapping[str, float]) -> dict[str, float]:

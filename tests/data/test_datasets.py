@@ -126,6 +126,7 @@ def test_the_data_module_trains_the_module_outside_ray(color_csv, tmp_path):
     assert not val_cases & train_cases
     assert module.epoch_metrics["val_acc"] == 1.0
     assert module.confusion_by_case.sum() == data.val_dataloader().sampler.num_windows
+    assert module.segments_by_case.sum() == pytest.approx(len(data.manifest.of_split("val")))
 
 
 def test_the_loader_gives_bytes_in_the_samplers_order(color_csv, tmp_path):

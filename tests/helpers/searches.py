@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ophnet_ray.metrics.classification import macro_f1_present
 from ophnet_ray.models.checkpoints import commit_checkpoint, temporary_file
@@ -31,6 +32,8 @@ def write_trial(
     state: TrialState = "finished",
     epochs: int = 2,
     written: int = 2,
+    counts: NDArray[np.int64] | None = None,
+    segments: NDArray[np.float64] | None = None,
 ) -> RunDirectory:
     """Write a trial's folder as its run leaves it.
 
@@ -41,16 +44,21 @@ def write_trial(
         state: State of the trial.
         epochs: Epochs that count.
         written: Epochs that the run has trained; each scores 0.1 more than the one before.
+        counts: Counts of windows (C, K, K) instead of ``right_by_case``.
+        segments: Counts of segments (C, K, K), if they are recorded.
     """
     run = search.start_trial(number, {"lr": 0.001 * (number + 1)})
-    counts = np.array(
-        [[[right, 20 - right], [20 - right, right]] for right in right_by_case], dtype=np.int32
-    )
+    if counts is None:
+        counts = np.array(
+            [[[right, 20 - right], [20 - right, right]] for right in right_by_case], dtype=np.int64
+        )
     final = macro_f1_present(counts.sum(axis=0))
     history = [epoch_record(epoch, final - (written - 1 - epoch) / 10) for epoch in range(written)]
+    if segments is not None:
+        history[-1]["val_segment_macro_f1"] = macro_f1_present(segments.sum(axis=0))
     file = temporary_file(run.checkpoints, written - 1)
     file.parent.mkdir(parents=True)
-    save_checkpoint(file, make_payload(confusion_by_case=counts.astype(np.int64)))
+    save_checkpoint(file, make_payload(confusion_by_case=counts, segments_by_case=segments))
     commit_checkpoint(run.checkpoints, written - 1, history[-1])
     run.write_metrics(history)
     if state != "unfinished":

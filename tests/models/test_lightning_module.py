@@ -1,10 +1,12 @@
 """The Lightning module, trained through Lightning."""
 
 import lightning as L  # noqa: N812
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from ophnet_ray.data.loader import SEGMENT_WEIGHT
 from ophnet_ray.data.preprocessing import extract_masks, to_unit
 from ophnet_ray.models.backbone import create_encoder
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
@@ -54,6 +56,22 @@ def test_training_feeds_the_masks_that_the_network_expects(tmp_path, mask):
         torch.testing.assert_close(masks, expected)
 
 
+def test_a_segment_counts_once_however_many_windows_it_has(tmp_path):
+    """A segment of three windows and one of a single window."""
+    model = SurgicalPhaseClassificationModel(2, "test_resnet", False, SIZE)
+    module = SurgicalPhaseModule(2, model=model)
+    batch = random_batch()
+    batch["label"] = torch.tensor([0, 0, 0, 1])
+    third = SEGMENT_WEIGHT // 3
+    batch["weight"] = torch.tensor([third, third, third, SEGMENT_WEIGHT])
+    fit(module, batch, tmp_path)
+    segments, windows = module.segments_by_case[0], module.confusion_by_case[0]
+    assert windows.sum(axis=1).tolist() == [3, 1]
+    np.testing.assert_allclose(segments, windows / [[3], [1]])
+    right = np.trace(segments) / 2
+    assert module.epoch_metrics["val_segment_acc"] == pytest.approx(right)
+
+
 def test_an_epoch_reports_its_loss_and_scores(tmp_path):
     """The mean training loss of one step is that of its batch; windows are counted once."""
     torch.manual_seed(0)
@@ -65,7 +83,8 @@ def test_an_epoch_reports_its_loss_and_scores(tmp_path):
     module.loss.register_forward_hook(lambda _, __, loss: losses.append(loss.item()))
     fit(module, batch, tmp_path)
     metrics = module.epoch_metrics
-    assert set(metrics) == {"train_loss", "val_loss", "val_acc", "val_macro_f1"}
+    scores = {"val_acc", "val_macro_f1", "val_segment_acc", "val_segment_macro_f1"}
+    assert set(metrics) == {"train_loss", "val_loss"} | scores
     assert metrics["train_loss"] == pytest.approx(losses[0])
     assert module.confusion_by_case.shape == (1, 2, 2)
     assert module.confusion_by_case.sum(axis=(0, 2)).tolist() == [2, 1]  # the padding is left out

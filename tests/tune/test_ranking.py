@@ -109,6 +109,20 @@ def test_a_difference_of_nothing_has_an_interval_around_nothing(tmp_path):
     assert second.is_tied
 
 
+def test_trials_that_cut_other_windows_are_compared_by_segments(tmp_path):
+    """Twice the windows of one phase change the score of windows, and not that of segments."""
+    search = SearchDirectory(tmp_path)
+    segments = np.array([[[3.0, 1.0], [2.0, 2.0]]] * 3)
+    for number, windows_per_segment in enumerate(([[4], [4]], [[4], [8]])):
+        counts = (segments * windows_per_segment).astype(np.int64)
+        write_trial(search, number, [0], counts=counts, segments=segments)
+    by_windows = rank_trials(search.trials(), "val_macro_f1")
+    assert by_windows[0].score > by_windows[1].score
+    by_segments = rank_trials(search.trials(), "val_segment_macro_f1")
+    assert by_segments[0].score == by_segments[1].score
+    assert by_segments[1].gain == Interval(0.0, 0.0)
+
+
 def test_a_single_validation_case_gives_no_interval_and_no_tie(tmp_path):
     search = SearchDirectory(tmp_path)
     write_trial(search, 0, GOOD[:1])
