@@ -117,13 +117,23 @@ class SurgicalPhaseModule(L.LightningModule):
                 yield name, buffer
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the balanced loss of the batch."""
+        """Return the balanced loss of the batch, scaled in an incomplete group of batches."""
         labels = _as_indices(batch["label"])
         loss: Tensor = self.loss(self(batch["image"], batch["mask"]), labels)
         # stays on the device: reading a number back would wait for the step to end
         self._train_sums += torch.stack([loss.detach().float(), loss.new_ones(())]) * len(labels)
         self.log("train_loss_step", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
-        return loss
+        return loss * self._scale_of_group(batch_idx)
+
+    def _scale_of_group(self, batch_idx: int) -> float:
+        """Return the factor with which the gradients of each optimiser step add up to a mean.
+
+        Lightning divides each loss by ``accumulate_grad_batches``, also in the last group of an
+        epoch, which may have fewer batches.
+        """
+        num_batches, size = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
+        rest = num_batches % size
+        return size / rest if rest and batch_idx >= num_batches - rest else 1.0
 
     def on_validation_start(self) -> None:
         """Set the batch-norm statistics of all workers to their mean.

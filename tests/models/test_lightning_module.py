@@ -108,3 +108,46 @@ def test_fit_moves_no_statistic_of_a_frozen_batch_norm(tmp_path, backbone):
     assert statistics
     assert moved == []
     assert all(layer.training for layer in dropout), "only batch norms are frozen"
+
+
+class GradientRecorder(L.Callback):
+    """Keep the gradient of a parameter at each step of the optimiser."""
+
+    def __init__(self) -> None:
+        self.seen = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        self.seen.append(pl_module.model.norm.weight.grad.clone())
+
+
+def test_each_step_takes_the_mean_gradient_of_its_batches_also_the_last_of_an_epoch(tmp_path):
+    """5 batches in groups of 3: the last step has 2."""
+    torch.manual_seed(0)
+    model = SurgicalPhaseClassificationModel(2, "test_resnet", False, SIZE)
+    model.classifier[2].p = 0.0
+    module = SurgicalPhaseModule(2, lr=0.0, model=model)
+    batches = [
+        {"image": torch.randn(4, 3, SIZE, SIZE), "mask": torch.rand(4, 2, SIZE, SIZE), "label": y}
+        for y in torch.randint(0, 2, (5, 4))
+    ]
+    own = []
+    for batch in batches:
+        loss = module.loss(module(batch["image"], batch["mask"]), batch["label"])
+        own.append(torch.autograd.grad(loss, model.norm.weight)[0])
+    recorder = GradientRecorder()
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        accumulate_grad_batches=3,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[recorder],
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, train_dataloaders=DataLoader(batches, batch_size=None))
+    assert len(recorder.seen) == 2
+    torch.testing.assert_close(recorder.seen[0], torch.stack(own[:3]).mean(0))
+    torch.testing.assert_close(recorder.seen[1], torch.stack(own[3:]).mean(0))
