@@ -13,10 +13,12 @@ import yaml
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.settings import Effect, Rule, check_rules, coerce, setting
 from ophnet_ray.storage.files import read_bytes
+from ophnet_ray.storage.local_copies import hash_content
 from ophnet_ray.storage.paths import absolute, check_location, is_remote
 
 Coverage = Literal["spread", "head"]
 MaskKind = Literal["rg", "chroma", "none"]
+Pooling = Literal["all", "patches", "class_and_patches"]
 MissingVideos = Literal["error", "skip"]
 CaseFrom = Literal["auto", "column", "folder", "name", "clip"]
 WeightScheme = Literal["none", "inverse", "inverse_sqrt", "effective", "logit_adjusted", "focal"]
@@ -252,10 +254,19 @@ class Config:
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine the result.
 
-        The location of the data is left out: the hash of the segments stands for their content.
+        The location of the data is left out: the hash of the segments stands for their content. So
+        does the hash of a file of weights.
+
+        Raises:
+            UserError: The file of weights is missing or cannot be read.
         """
         left_out = settings_that_affect("location", "nothing")
-        return {name: value for name, value in self.to_flat().items() if name not in left_out}
+        values = {name: value for name, value in self.to_flat().items() if name not in left_out}
+        if self.model.backbone_weights is not None:
+            values["backbone_weights"] = hash_content(
+                "--backbone_weights", self.model.backbone_weights
+            )
+        return values
 
     def identity_hash(self, data_hash: str) -> str:
         """Return eight hexadecimal digits for the data and the settings behind a result."""

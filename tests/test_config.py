@@ -32,11 +32,9 @@ pytestmark = pytest.mark.unit
         pytest.param(Config(), "0", "e6af239f", id="defaults"),
         pytest.param(with_demo_settings(Config()), "0", "9ada9a5a", id="demo"),
         pytest.param(
-            Config().replace_flat(
-                lr=3e-4, name="x", backbone_weights="/w.pt", train_workers=2, num_workers=9
-            ),
+            Config().replace_flat(lr=3e-4, name="x", train_workers=2, num_workers=9),
             "abc",
-            "b6162dd3",
+            "154c286d",
             id="other settings",
         ),
     ],

@@ -100,6 +100,7 @@ def load_model(path: str | Path, device: str = "cpu") -> TrainedModel:
         pretrained=False,
         image_size=preprocessing.image_size,
         mask=preprocessing.mask,
+        pooling=payload.pooling,
     )
     weights = {
         name.removeprefix(_MODEL_PREFIX): tensor

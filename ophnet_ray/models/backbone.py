@@ -1,25 +1,21 @@
-"""Image encoders from timm: create one, load its weights, find the width of its tokens."""
+"""Image encoders from timm: create one, find the width of its tokens, pool them."""
 
 import difflib
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.models import load_state_dict
 from torch import Tensor
 
+from ophnet_ray.config import Pooling
 from ophnet_ray.errors import UserError, one_line
-from ophnet_ray.storage.local_copies import fetch_version
-from ophnet_ray.storage.paths import absolute, is_remote
-
-_ENCODER_PREFIXES = ("model.image_encoder.", "image_encoder.", "module.", "model.")
-"""Prefixes that training programs put before the names of an encoder's weights."""
 
 
 @cache
-def probe_backbone(backbone: str, image_size: int) -> tuple[int, frozenset[str]]:
+def probe_backbone(
+    backbone: str, image_size: int, pooling: Pooling | None = None
+) -> tuple[int, frozenset[str]]:
     """Run one forward and backward pass of an encoder on tensors without storage.
 
     timm's attributes do not always give the width of the output.
@@ -44,7 +40,7 @@ def probe_backbone(backbone: str, image_size: int) -> tuple[int, frozenset[str]]
         raise UserError(
             f"--backbone {backbone} does not accept --image_size {image_size}: {reason}"
         ) from error
-    tokens = to_tokens(encoder, features)
+    tokens = to_tokens(encoder, features, pooling or choose_pooling(encoder))
     tokens.sum().backward()
     unused = frozenset(
         name for name, parameter in encoder.named_parameters() if parameter.grad is None
@@ -58,11 +54,7 @@ def create_encoder(backbone: str, image_size: int, pretrained: bool) -> Any:
     Raises:
         UserError: The pretrained weights cannot be fetched.
     """
-    options: dict[str, Any] = {}
-    settings = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
-    # networks with windows or position tables have a fixed input size; others refuse the option
-    if settings is not None and settings.fixed_input_size:
-        options["img_size"] = image_size
+    options = input_options(backbone, image_size)
     try:
         return timm.create_model(backbone, pretrained=pretrained, num_classes=0, **options)
     except (OSError, RuntimeError) as error:
@@ -75,56 +67,52 @@ def create_encoder(backbone: str, image_size: int, pretrained: bool) -> Any:
         ) from error
 
 
-def load_encoder_weights(encoder: Any, path: str) -> None:
-    """Load all weights of the encoder from a file; a classifier's weights in it are ignored.
+def input_options(backbone: str, image_size: int) -> dict[str, int]:
+    """Return the options of ``timm.create_model`` for images of the given size.
 
-    Args:
-        encoder: A timm network.
-        path: Local file or bucket URI: .safetensors, .pt or .ckpt.
-
-    Raises:
-        UserError: The file cannot be read or does not fit the encoder.
+    Networks with windows or position tables have a fixed input size; others refuse the option.
     """
-    try:
-        local = str(fetch_version(path) if is_remote(path) else Path(absolute(path)))
-    except OSError as error:
-        raise UserError(f"--backbone_weights {error}") from error
-    if not Path(local).is_file():
-        raise UserError(f"--backbone_weights {path} does not exist")
-    try:
-        # weights_only: a weight file is data, never code to run
-        state = load_state_dict(local, use_ema=False, weights_only=True)
-    except Exception as error:
-        reason = one_line(error, max_chars=160)
-        raise UserError(f"--backbone_weights {path} is not a file of weights ({reason})") from error
-    wanted = encoder.state_dict()
-    for prefix in _ENCODER_PREFIXES:
-        if any(name.startswith(prefix) for name in state):
-            state = {
-                name.removeprefix(prefix): tensor
-                for name, tensor in state.items()
-                if name.startswith(prefix)
-            }
-            break
-    missing = [name for name in wanted if name not in state]
-    wrong = [
-        name
-        for name, tensor in wanted.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    if missing or wrong:
-        first = f"it lacks {missing[0]}" if missing else f"{wrong[0]} has another shape"
-        raise UserError(
-            f"--backbone_weights {path} does not fit the backbone: {first} "
-            f"({len(missing)} of {len(wanted)} tensors missing, {len(wrong)} of another shape)"
-        )
-    encoder.load_state_dict({name: state[name] for name in wanted})
+    settings = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
+    is_fixed = settings is not None and settings.fixed_input_size
+    return {"img_size": image_size} if is_fixed else {}
 
 
-def to_tokens(encoder: Any, features: Tensor) -> Tensor:
-    """Flatten a feature map (B, C, H, W) or (B, H, W, C) to tokens (B, N, D); keep tokens."""
+def choose_pooling(encoder: Any) -> Pooling:
+    """Return the pooling that suits the tokens of an encoder."""
+    if not _count_prefix_tokens(encoder):
+        return "all"
+    return "class_and_patches" if _has_class_token(encoder) else "patches"
+
+
+def to_tokens(encoder: Any, features: Tensor, pooling: Pooling = "all") -> Tensor:
+    """Return the tokens (B, N, D) that are pooled: the class token, if it is used, then patches.
+
+    Feature maps are (B, C, H, W) or (B, H, W, C). Vision transformers put class and register
+    tokens before the patches; registers describe no part of the image and are left out.
+    """
     if features.ndim == 3:
+        patches = features[:, _count_prefix_tokens(encoder) :]
+        if pooling == "patches":
+            return patches
+        if pooling == "class_and_patches":
+            return torch.cat([features[:, :1], patches], dim=1)
         return features
     if getattr(encoder, "output_fmt", "NCHW") == "NHWC":
         return features.flatten(1, 2)
     return features.flatten(2).transpose(1, 2)
+
+
+def pool_tokens(tokens: Tensor, pooling: Pooling) -> Tensor:
+    """Return the feature of an image: (B, D), or (B, 2D) with the class token before the mean."""
+    if pooling == "class_and_patches":
+        return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
+    return tokens.mean(dim=1)
+
+
+def _count_prefix_tokens(encoder: Any) -> int:
+    return int(getattr(encoder, "num_prefix_tokens", None) or 0)
+
+
+def _has_class_token(encoder: Any) -> bool:
+    own = getattr(encoder, "cls_token", None)
+    return own is not None or bool(getattr(encoder, "has_class_token", False))

@@ -11,10 +11,11 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.storage.files import write_atomically
@@ -42,6 +43,11 @@ class Checkpoint:
     def file(self) -> Path:
         """Path of the file that Lightning wrote."""
         return self.folder / CHECKPOINT_FILE
+
+
+def locate_checkpoint(checkpoints: Path, epoch: int, step: int = 0) -> Checkpoint:
+    """Return a checkpoint by its position in training, without a look at the disk."""
+    return Checkpoint(_folder_of(checkpoints, epoch, step), epoch, {}, step)
 
 
 def temporary_file(checkpoints: Path, epoch: int, step: int = 0) -> Path:
@@ -80,6 +86,42 @@ def commit_checkpoint(
     return Checkpoint(final, epoch, metrics, step)
 
 
+def replace_checkpoint_file(file: Path, write: Callable[[Path], None]) -> None:
+    """Replace a checkpoint's file; inside a run, its manifest, too.
+
+    A reader finds the old or the new file intact at any moment: for that moment the manifest names
+    the checksums of both.
+
+    Args:
+        file: The file, in the folder of a checkpoint or alone.
+        write: Writes the new content to a path.
+
+    Raises:
+        UserError: The old file does not have the checksum of its manifest.
+    """
+    # hidden, so that no search for checkpoints finds it after a kill
+    new, manifest_file = file.with_name(f".{file.name}.new"), file.with_name(MANIFEST_FILE)
+    is_listed = file.name == CHECKPOINT_FILE and manifest_file.is_file()
+    if is_listed and _read_intact(file.parent) is None:
+        raise UserError(f"checkpoint {file} is damaged: it does not have its checksum")
+    try:
+        write(new)
+        with new.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        if not is_listed:
+            new.replace(file)
+            return
+        manifest = json.loads(manifest_file.read_text())
+        replaced = manifest | {"sha256": hash_file(new), "size_bytes": new.stat().st_size}
+        manifest["next_sha256"] = replaced["sha256"]
+        replaced.pop("next_sha256", None)
+        write_atomically(manifest_file, json.dumps(manifest, indent=1).encode())
+        new.replace(file)
+        write_atomically(manifest_file, json.dumps(replaced, indent=1).encode())
+    finally:
+        new.unlink(missing_ok=True)
+
+
 def find_checkpoints(checkpoints: Path) -> list[Checkpoint]:
     """Return the intact checkpoints of whole epochs, oldest first; log the damaged ones."""
     folders = sorted(checkpoints.glob("epoch=*"))
@@ -110,7 +152,8 @@ def _folder_of(checkpoints: Path, epoch: int, step: int) -> Path:
 def _read_intact(folder: Path) -> Checkpoint | None:
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text())
-        intact = hash_file(folder / CHECKPOINT_FILE) == manifest["sha256"]
+        known = (manifest["sha256"], manifest.get("next_sha256"))
+        intact = hash_file(folder / CHECKPOINT_FILE) in known
     except (OSError, ValueError) as error:
         logger.warning("checkpoint %s is skipped: %s", folder, error)
         return None

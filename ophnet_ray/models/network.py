@@ -6,13 +6,15 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from ophnet_ray.config import MaskKind, ModelConfig, WindowConfig
+from ophnet_ray.config import MaskKind, ModelConfig, Pooling, WindowConfig
 from ophnet_ray.models.backbone import (
+    choose_pooling,
     create_encoder,
-    load_encoder_weights,
+    pool_tokens,
     probe_backbone,
     to_tokens,
 )
+from ophnet_ray.models.encoder_weights import WeightsUse, load_encoder_weights
 
 MASK_PATCH = 16
 HIDDEN_FEATURES = 512
@@ -61,9 +63,12 @@ class SurgicalPhaseClassificationModel(nn.Module):
         image_size: Height and width of the input, a multiple of 32.
         backbone_weights: File with weights for the encoder; takes precedence over ``pretrained``.
         mask: Kind of masks that the network expects; ``none`` leaves the fusion out.
+        pooling: Tokens behind the feature of an image; None: as suits the encoder. Checkpoints
+            name theirs.
 
     Attributes:
         image_encoder: The timm network.
+        weights_use: Tensors taken from ``backbone_weights``.
         mask: Kind of masks that the network expects; ``SurgicalPhaseModule`` extracts these.
         mean: Mean of the encoder's normalisation, for inputs in [0, 1]; float32 (3,).
         std: Standard deviation of the encoder's normalisation; float32 (3,).
@@ -81,15 +86,20 @@ class SurgicalPhaseClassificationModel(nn.Module):
         *,
         backbone_weights: str | None = None,
         mask: MaskKind = ModelConfig.mask,
+        pooling: Pooling | None = None,
     ) -> None:
         super().__init__()
         self.mask: MaskKind = mask
-        num_features, unused = probe_backbone(backbone, image_size)
+        num_features, unused = probe_backbone(backbone, image_size, pooling)
         self.image_encoder = create_encoder(
             backbone, image_size, pretrained and backbone_weights is None
         )
+        self.weights_use: WeightsUse | None = None
         if backbone_weights is not None:
-            load_encoder_weights(self.image_encoder, backbone_weights)
+            self.weights_use = load_encoder_weights(
+                self.image_encoder, backbone_weights, backbone, image_size
+            )
+        self.pooling: Pooling = pooling or choose_pooling(self.image_encoder)
         for name, parameter in self.image_encoder.named_parameters():
             # forward_features leaves out some layers before timm's classifier; distributed
             # training would wait for their gradients
@@ -102,8 +112,9 @@ class SurgicalPhaseClassificationModel(nn.Module):
         num_heads = next(heads for heads in (8, 4, 2, 1) if num_features % heads == 0)
         self.fusion = None if mask == "none" else MaskFusion(num_features, image_size, num_heads)
         self.norm = nn.LayerNorm(num_features)
+        num_pooled = 2 * num_features if self.pooling == "class_and_patches" else num_features
         self.classifier = nn.Sequential(
-            nn.Linear(num_features, HIDDEN_FEATURES),
+            nn.Linear(num_pooled, HIDDEN_FEATURES),
             nn.ReLU(),
             nn.Dropout(DROPOUT),
             nn.Linear(HIDDEN_FEATURES, num_classes),
@@ -114,7 +125,13 @@ class SurgicalPhaseClassificationModel(nn.Module):
         self.train()
 
     @classmethod
-    def from_config(cls, num_classes: int, config: ModelConfig, image_size: int) -> Self:
+    def from_config(
+        cls,
+        num_classes: int,
+        config: ModelConfig,
+        image_size: int,
+        pooling: Pooling | None = None,
+    ) -> Self:
         """Build the network that the settings of a run describe."""
         return cls(
             num_classes,
@@ -123,14 +140,16 @@ class SurgicalPhaseClassificationModel(nn.Module):
             image_size,
             backbone_weights=config.backbone_weights,
             mask=config.mask,
+            pooling=pooling,
         )
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Return logits (B, K) of normalised images (B, 3, H, W) and masks (B, 2, H, W)."""
-        tokens = to_tokens(self.image_encoder, self.image_encoder.forward_features(image))
+        features = self.image_encoder.forward_features(image)
+        tokens = to_tokens(self.image_encoder, features, self.pooling)
         if self.fusion is not None:
             tokens = self.fusion(tokens, mask)
-        logits: Tensor = self.classifier(self.norm(tokens).mean(dim=1))
+        logits: Tensor = self.classifier(pool_tokens(self.norm(tokens), self.pooling))
         return logits
 
     def train(self, mode: bool = True) -> Self:

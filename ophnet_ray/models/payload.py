@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.config import Config, MaskKind, WindowConfig, path_settings
+from ophnet_ray.config import Config, MaskKind, Pooling, WindowConfig, path_settings
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.hashing import hash_case
+from ophnet_ray.models.checkpoints import replace_checkpoint_file
 from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
-from ophnet_ray.storage.files import open_atomically
 from ophnet_ray.storage.paths import name_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: the checkpoint pools other tokens than all; versions that average all must not read it."""
 PAYLOAD_KEY = "ophnet_ray"
 """Key of the payload in a checkpoint, beside Lightning's own keys."""
 _SMOOTHING_KEY = "smoothing_choice"
@@ -226,6 +227,8 @@ class CheckpointPayload:
     """State of each worker by rank, in a checkpoint inside an epoch; else empty."""
     smoothing: SmoothingChoice | None = None
     """The kept choice of ``evaluate``, if there is one."""
+    pooling: Pooling = "all"
+    """Tokens behind the feature of an image; checkpoints that do not say average all of them."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: object) -> Self:
@@ -254,6 +257,7 @@ class CheckpointPayload:
                 segments_by_case=None if segments is None else segments.numpy(),
                 workers=tuple(WorkerState.from_dict(state) for state in values.get("workers", ())),
                 smoothing=None if smoothing is None else SmoothingChoice.from_dict(smoothing),
+                pooling=values.get("pooling", "all"),
             )
         except KeyError as error:
             raise UserError(f"checkpoint {source} is damaged: it lacks {error}") from error
@@ -266,7 +270,7 @@ class CheckpointPayload:
         import torch
 
         values: dict[str, Any] = {
-            "format_version": FORMAT_VERSION,
+            "format_version": 1 if self.pooling == "all" else FORMAT_VERSION,
             "phases": list(self.phases),
             "preprocessing": self.preprocessing.to_dict(),
             "config": dict(self.config),
@@ -280,6 +284,8 @@ class CheckpointPayload:
             values["confusion_by_case"] = torch.from_numpy(counts)
         if self.segments_by_case is not None:
             values["segments_by_case"] = torch.from_numpy(self.segments_by_case)
+        if self.pooling != "all":
+            values["pooling"] = self.pooling
         if self.smoothing is not None:
             values[_SMOOTHING_KEY] = self.smoothing.to_dict()
         return values
@@ -329,6 +335,8 @@ def read_payload(path: str | Path) -> CheckpointPayload:
 def write_smoothing_choice(path: str | Path, choice: SmoothingChoice) -> None:
     """Write a choice of smoothing into a checkpoint; everything else in it stays as it is.
 
+    Inside a run the manifest beside it gets the new checksum.
+
     Raises:
         UserError: See ``load_checkpoint``.
     """
@@ -336,9 +344,22 @@ def write_smoothing_choice(path: str | Path, choice: SmoothingChoice) -> None:
     content[PAYLOAD_KEY][_SMOOTHING_KEY] = choice.to_dict()
     import torch
 
-    target = Path(path)
-    with open_atomically(target.parent, lambda: target.name) as file:
-        torch.save(content, file)
+    replace_checkpoint_file(Path(path), lambda target: torch.save(content, target))
+
+
+def carry_smoothing_choice(before: CheckpointPayload, target: Path) -> SmoothingChoice | None:
+    """Write the choice of a replaced checkpoint into its successor, if both are of one training.
+
+    Returns:
+        The choice that ``target`` lacks because it is of another training; None if there is none.
+    """
+    after = read_payload(target)
+    if before.smoothing is None or after.smoothing is not None:
+        return None
+    if (before.data_hash, before.history) != (after.data_hash, after.history):
+        return before.smoothing
+    write_smoothing_choice(target, before.smoothing)
+    return None
 
 
 def _load_content(path: str | Path, *, is_mapped: bool = False) -> dict[str, Any]:

@@ -5,12 +5,14 @@ import getpass
 import hashlib
 import os
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from ophnet_ray.errors import UserError
+from ophnet_ray.hashing import hash_file
 from ophnet_ray.storage.files import download, stat_files
 from ophnet_ray.storage.locks import NamedLocks
-from ophnet_ray.storage.paths import name_of, plain_uri
+from ophnet_ray.storage.paths import absolute, is_remote, name_of, plain_uri
 
 
 def default_local_dir() -> str:
@@ -70,3 +72,27 @@ def fetch_version(uri: str, local_dir: str | None = None) -> Path:
         raise FileNotFoundError(f"{plain_uri(uri)} does not exist")
     version = hashlib.blake2b(repr(status).encode(), digest_size=4).hexdigest()
     return fetch_once(uri, local_folder(uri, local_dir) / version / name_of(uri))
+
+
+def hash_content(flag: str, path: str) -> str:
+    """Return ``sha256:`` and the hash of a file on disk or in a bucket, the same wherever it lies.
+
+    Raises:
+        UserError: The file is missing or cannot be read; it names the flag.
+    """
+    try:
+        local = fetch_version(path) if is_remote(path) else Path(absolute(path))
+        status = local.stat()
+        if not local.is_file():
+            raise FileNotFoundError(errno.ENOENT, "is no file")
+        return f"sha256:{_hash_version(local, (status.st_size, status.st_mtime_ns))}"
+    except FileNotFoundError as error:
+        raise UserError(f"{flag} {plain_uri(path)} does not exist") from error
+    except OSError as error:
+        raise UserError(f"{flag} {plain_uri(path)}: {error.strerror or error}") from error
+
+
+@cache
+def _hash_version(path: Path, version: tuple[int, int]) -> str:  # noqa: ARG001 - the memo's key
+    """Hash a file once per process and version: its size and time of change."""
+    return hash_file(path)

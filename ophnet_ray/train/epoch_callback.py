@@ -108,9 +108,15 @@ class EpochCallback(CheckpointCallback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restore the history and, inside an epoch, this worker's state."""
+        """Restore the history and, inside an epoch, this worker's state.
+
+        A run that was killed after a checkpoint may not have written the epoch's record yet; when
+        it was the last epoch, no later one would.
+        """
         payload = CheckpointPayload.from_dict(checkpoint[PAYLOAD_KEY], trainer.ckpt_path)
         self.history = list(payload.history)
+        if trainer.is_global_zero and self.history != self._loop.run.read_metrics():
+            self._loop.run.write_metrics(self.history)
         if payload.workers:
             self._worker_state = payload.workers[trainer.global_rank]
 
@@ -148,6 +154,7 @@ class EpochCallback(CheckpointCallback):
             confusion_by_case=module.confusion_by_case,
             segments_by_case=module.segments_by_case,
             workers=self._gather_worker_states(trainer, module),
+            pooling=module.model.pooling,
         )
         checkpoint[PAYLOAD_KEY] = payload.to_dict()
 

@@ -164,7 +164,11 @@ def check_backbone(config: Config, on_notice: Callable[[str], None]) -> None:
     if config.model.pretrained or config.model.backbone_weights:
         source = config.model.backbone_weights or "pretrained"
         on_notice(f"backbone {config.model.backbone}: loading {source} weights")
-        SurgicalPhaseClassificationModel.from_config(2, config.model, config.windows.image_size)
+        network = SurgicalPhaseClassificationModel.from_config(
+            2, config.model, config.windows.image_size
+        )
+        if network.weights_use is not None:
+            on_notice(f"backbone {config.model.backbone}: {network.weights_use}")
 
 
 def check_cluster(config: Config, segments: Sequence[Segment]) -> None:

@@ -5,12 +5,11 @@ import os
 import socket
 import threading
 import warnings
-from collections.abc import Sequence
 from functools import partial
 
 import lightning as L  # noqa: N812 - Lightning's own convention
-import ray
 import ray.train
+import ray.train.collective
 import torch
 from ray.train.lightning import (
     RayDDPStrategy,
@@ -20,18 +19,18 @@ from ray.train.lightning import (
 )
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 
-from ophnet_ray.config import Strategy
+from ophnet_ray.config import Pooling, Strategy
 from ophnet_ray.console import log_to
 from ophnet_ray.data.cache.shards import FETCH_THREADS, fetch_shards
 from ophnet_ray.data.datasets import ManifestDataModule
-from ophnet_ray.models.checkpoints import Checkpoint, find_checkpoints, find_unfinished
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.losses import balance_phases
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.models.payload import read_payload
 from ophnet_ray.train.epoch_callback import EpochCallback
 from ophnet_ray.train.loggers import build_loggers
 from ophnet_ray.train.protocol import TrainLoopConfig
-from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.train.resume_point import agree_on_resume_point
 from ophnet_ray.train.tensorboard_callback import TensorBoardPictures
 
 FSDP_UNIT_PARAMETERS = 1_000_000
@@ -54,44 +53,36 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
     logger.info("rank %d is process %d on %s", rank, os.getpid(), socket.gethostname())
     warnings.filterwarnings("ignore", module="lightning")
     torch.set_num_threads(loop.resources.threads_per_worker)
+    resume = agree_on_resume_point(
+        run.checkpoints, rank, ray.train.collective.broadcast_from_rank_zero
+    )
+    resume_from = str(resume.last.file) if resume.last else None
+    # a run that an earlier version began keeps its pooling
+    pooling = read_payload(resume_from).pooling if resume_from else None
     # the same first weights on every worker and in every rerun
     torch.manual_seed(config.training.seed)
-    module = _build_module(loop)
+    module = _build_module(loop, pooling)
     data = ManifestDataModule(
         loop.manifest,
         config.training.batch_size,
         config.training.seed,
     )
     fetch_shards([item.entry for item in loop.manifest.items], first=rank * FETCH_THREADS)
-    finished = find_checkpoints(run.checkpoints)
-    callback = EpochCallback(loop, finished)
+    callback = EpochCallback(loop, resume.finished)
     trainer = prepare_trainer(_build_lightning_trainer(loop, callback))
-    resume_from = _find_resume_point(finished, run)
     trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
     callback.send_logs(trainer)
     return {"failure": callback.failure}
 
 
-def _find_resume_point(finished: Sequence[Checkpoint], run: RunDirectory) -> str | None:
-    """Return the last checkpoint inside the unfinished epoch, else the last of a whole epoch."""
-    epoch = finished[-1].epoch + 1 if finished else 0
-    unfinished = find_unfinished(run.checkpoints, epoch)
-    last = unfinished or (finished[-1] if finished else None)
-    if last is None:
-        return None
-    done = f"step {last.step} of epoch {epoch + 1}" if last.step else f"epoch {epoch}"
-    logger.info("resuming after %s from %s", done, last.folder)
-    return str(last.file)
-
-
-def _build_module(loop: TrainLoopConfig) -> SurgicalPhaseModule:
+def _build_module(loop: TrainLoopConfig, pooling: Pooling | None) -> SurgicalPhaseModule:
     config, manifest = loop.config, loop.manifest
     num_classes = len(manifest.phases)
     return SurgicalPhaseModule(
         num_classes,
         lr=config.training.lr,
         model=SurgicalPhaseClassificationModel.from_config(
-            num_classes, config.model, config.windows.image_size
+            num_classes, config.model, config.windows.image_size, pooling
         ),
         lr_schedule=config.training.lr_schedule,
         random_shift=config.training.random_shift,

@@ -8,7 +8,7 @@ from sklearn.datasets import load_sample_image
 
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
 from ophnet_ray.errors import UserError
-from ophnet_ray.models.backbone import create_encoder, load_encoder_weights, probe_backbone
+from ophnet_ray.models.backbone import probe_backbone
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 
 pytestmark = pytest.mark.unit
@@ -30,33 +30,6 @@ def test_the_width_comes_from_a_forward_pass():
 def test_an_unknown_backbone_is_named_with_the_nearest(backbone, size, says):
     with pytest.raises(UserError, match=says):
         probe_backbone(backbone, size)
-
-
-def test_weights_that_do_not_fit_are_refused(tmp_path):
-    path = tmp_path / "w.pt"
-    encoder = create_encoder("test_vit", SIZE, pretrained=False)
-    other = create_encoder("test_efficientnet", SIZE, pretrained=False)
-    torch.save(encoder.state_dict(), path)
-    with pytest.raises(UserError, match="does not fit the backbone: it lacks conv_stem"):
-        load_encoder_weights(other, str(path))
-    path.write_bytes(b"no weights")
-    with pytest.raises(UserError, match="is not a file of weights"):
-        load_encoder_weights(encoder, str(path))
-    with pytest.raises(UserError, match="does not exist"):
-        load_encoder_weights(encoder, str(tmp_path / "none.pt"))
-
-
-@pytest.mark.parametrize("prefix", ["", "model.image_encoder.", "module."])
-def test_weights_are_found_under_the_prefixes_of_training_programs(tmp_path, prefix):
-    torch.manual_seed(0)
-    trained = create_encoder("test_vit", SIZE, pretrained=False)
-    weights = {f"{prefix}{name}": tensor for name, tensor in trained.state_dict().items()}
-    classifier = {f"{prefix}classifier.weight": torch.ones(3, 2)}
-    torch.save(weights | classifier, tmp_path / "w.pt")
-    fresh = create_encoder("test_vit", SIZE, pretrained=False)
-    load_encoder_weights(fresh, str(tmp_path / "w.pt"))
-    for name, tensor in fresh.state_dict().items():
-        assert torch.equal(tensor, trained.state_dict()[name])
 
 
 def test_weights_from_a_file_classify_a_real_photograph(tmp_path):

@@ -106,6 +106,33 @@ def test_batch_norm_is_frozen_only_when_it_starts_from_weights(tmp_path):
     torch.testing.assert_close(tuned.image_encoder.bn1.running_mean, before)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "pooling", "num_pooled"),
+    [
+        ("test_vit", "class_and_patches", 2),  # 1 class token
+        ("test_vit2", "patches", 1),  # 1 register, no class token
+        ("test_efficientnet", "all", 1),
+    ],
+)
+def test_the_feature_is_the_class_token_and_the_mean_of_the_patches(backbone, pooling, num_pooled):
+    model = build(backbone, mask="none").eval()
+    assert model.pooling == pooling
+    image, mask = batch()
+    pooled = []
+    model.classifier.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0]))
+    with torch.no_grad():
+        model(image, mask)
+        features = model.image_encoder.forward_features(image)
+        if pooling == "all":
+            expected = model.norm(features.flatten(2).transpose(1, 2)).mean(dim=1)
+        else:
+            expected = model.norm(features[:, 1:]).mean(dim=1)
+        if pooling == "class_and_patches":
+            expected = torch.cat([model.norm(features[:, 0]), expected], dim=1)
+    assert pooled[0].shape[1] == num_pooled * features.shape[-1 if features.ndim == 3 else 1]
+    torch.testing.assert_close(pooled[0], expected)
+
+
 @pytest.mark.slow
 def test_the_default_backbone_is_built_and_run_once():
     model = SurgicalPhaseClassificationModel(52, pretrained=False).eval()
