@@ -157,6 +157,11 @@ class RunDirectory(RunPaths):
             return
         before = yaml.safe_load(self.config.read_text())
         now = config.identity()
+        if self.weights_hash.exists():
+            before["backbone_weights"] = self.weights_hash.read_text().strip()
+        elif before.get("backbone_weights") is not None:
+            # earlier versions kept the path alone
+            now["backbone_weights"] = config.model.backbone_weights
         changes = [
             f"{name} {before.get(name)} -> {value}"
             for name, value in now.items()
@@ -174,15 +179,26 @@ class RunDirectory(RunPaths):
         """
         if not self.passport.exists():
             return
-        before, now = self.read_passport(), passport.resources
-        changes = [
-            f"{name} {value} -> {now[name]}"
-            for name, value in before.resources.items()
-            if now[name] != value
-        ]
+        before = self.read_passport()
+        self._check_resources(before.resources, passport.resources)
+        changes = []
         if before.used_hash != passport.used_hash:
             changes.append(f"{before.rows_used} -> {passport.rows_used} usable rows")
         self._refuse(changes)
+
+    def _check_resources(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        changed = [name for name, value in before.items() if now[name] != value]
+        if now["device"] == before["device"] == "GPU":
+            # threads of the host sum no gradient
+            changed = [name for name in changed if name != "threads_per_worker"]
+        if changed:
+            flags = {"device": f"--use_gpu {str(before['device'] == 'GPU').lower()}"}
+            cures = [flags.get(name, f"--{name} {before[name]}") for name in changed]
+            differences = "; ".join(f"{name} {before[name]} -> {now[name]}" for name in changed)
+            raise UserError(
+                f"the run {self.location} was started with other resources ({differences}), which "
+                f"would change its weights; give {' '.join(cures)} to resume it, or another --name"
+            )
 
     def _refuse(self, changes: Sequence[str]) -> None:
         if changes:
@@ -207,6 +223,9 @@ class RunDirectory(RunPaths):
 
     def write_config(self, config: Config) -> None:
         """Write the settings."""
+        if config.model.backbone_weights is not None:
+            content = config.identity()["backbone_weights"]
+            self._write(self.weights_hash, f"{content}\n")
         self._write(self.config, dump_config(config))
 
     def write_rejects(self, rejects: Sequence[Reject]) -> None:

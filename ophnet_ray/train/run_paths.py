@@ -43,6 +43,11 @@ class RunPaths:
         return self.path / "config.yaml"
 
     @property
+    def weights_hash(self) -> Path:
+        """Hash of the file ``--backbone_weights``; the file exists if that was given."""
+        return self.path / "backbone_weights.txt"
+
+    @property
     def passport(self) -> Path:
         """The account of the data."""
         return self.path / "passport.json"

@@ -1,18 +1,24 @@
 """Stages of a run on the cluster: prepare the data, train, copy the checkpoint, report."""
 
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.samplers import plan_training_steps
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.distributed.resources import Resources, plan_resources
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.models.checkpoints import find_checkpoints
+from ophnet_ray.models.payload import carry_smoothing_choice, read_payload
 from ophnet_ray.storage.files import copy_file
+from ophnet_ray.storage.paths import is_remote
 from ophnet_ray.train.preflight import check_backbone, check_cluster
 from ophnet_ray.train.prepare import prepare_data
 from ophnet_ray.train.protocol import TrainingWatch, TrainLoopConfig, start_status
 from ophnet_ray.train.report import write_run_report
 from ophnet_ray.train.run import Run
-from ophnet_ray.train.run_directory import RunDirectory, RunResult
+from ophnet_ray.train.run_directory import RunResult
 from ophnet_ray.train.trainer import failures_in_one_line, fit_run
 
 
@@ -37,7 +43,7 @@ def complete_run(run: Run, output: str) -> RunResult:
                 f"already complete: {directory.location} (another --name or --seed starts a new "
                 "run)"
             )
-        _copy_best_checkpoint(directory, result, output)
+        _copy_best_checkpoint(run, result, output)
         if not directory.report.exists():
             write_run_report(directory, result)
             directory.send(directory.scores, directory.report)
@@ -48,11 +54,28 @@ def _train_on_cluster(run: Run) -> RunResult:
     cache = run.open_cache()
     with cache.in_use(), connect(run.config, run.job_metadata()) as where:
         run.console.say(where)
-        resources = plan_resources(run.config, run.console.say)
+        planned = plan_resources(run.config, run.console.say)
+        resources = keep_resources(planned, run)
         check_backbone(run.config, run.console.say)
         check_cluster(run.config, run.data.segments)
         manifest = prepare_data(run, cache, resources)
         return fit(run, manifest, resources)
+
+
+def keep_resources(planned: Resources, run: Run) -> Resources:
+    """Give a resumed run the threads, and if possible the workers, that it began with.
+
+    The defaults follow the machine; on a CPU the number of threads changes the order of sums, and
+    with it the weights. Flags that are given count.
+    """
+    before, training = run.directory.read_resources(), run.config.training
+    threads, workers = before.get("threads_per_worker"), before.get("train_workers")
+    if threads is not None and training.threads_per_worker is None:
+        planned = replace(planned, threads_per_worker=threads)
+    if workers is not None and training.train_workers is None:
+        # more than there are here is refused later, with the flag
+        planned = replace(planned, train_workers=min(workers, planned.train_workers))
+    return planned
 
 
 def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
@@ -81,11 +104,25 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
         return TrainingWatch(status, stage, steps.num_steps).run(lambda: fit_run(loop))
 
 
-def _copy_best_checkpoint(directory: RunDirectory, result: RunResult, output: str) -> None:
-    """Copy the best checkpoint to where the user wants it, after its checksum was found right."""
+def _copy_best_checkpoint(run: Run, result: RunResult, output: str) -> None:
+    """Copy the best checkpoint to where the user wants it, after its checksum was found right.
+
+    A smoothing that ``evaluate --keep_choice`` wrote there stays with the same model.
+    """
+    directory = run.directory
     best = directory.path / result.checkpoint
     if best not in [checkpoint.file for checkpoint in find_checkpoints(directory.checkpoints)]:
         raise TrainingError(
             f"the best checkpoint {best} is gone or damaged; delete {directory.result}"
         )
+    before = None
+    if not is_remote(output):
+        with suppress(UserError):  # there is none, or another file, which holds no choice
+            before = read_payload(output)
     copy_file(best, output)
+    lost = before and carry_smoothing_choice(before, Path(output))
+    if lost is not None:
+        run.console.warn(
+            f"--output_pth {output}: the checkpoint of another training was there, with the "
+            f"smoothing {lost.smooth} that `evaluate --keep_choice` kept; evaluate the new one"
+        )

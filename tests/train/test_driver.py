@@ -16,7 +16,12 @@ from ophnet_ray.console import Console
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.models.backbone import create_encoder
-from ophnet_ray.models.payload import PAYLOAD_KEY, read_payload
+from ophnet_ray.models.payload import (
+    PAYLOAD_KEY,
+    SmoothingChoice,
+    read_payload,
+    write_smoothing_choice,
+)
 from ophnet_ray.train.driver import train
 from tests.helpers.paths import TRAIN_PY
 from tests.helpers.runs import flags_of, is_running, tiny_config, worker_pid
@@ -105,6 +110,34 @@ def test_a_complete_run_is_not_run_again(first_run):
     assert again.scores == result.scores
     assert again.checkpoint.exists()
     assert before == sorted(p.stat().st_mtime_ns for p in (result.run / "checkpoints").rglob("*"))
+
+
+def test_a_kept_smoothing_survives_the_same_command(ray_session, color_csv, tmp_path):
+    config = tiny_config(color_csv, tmp_path, max_epochs=1)
+    result = run(config)
+    best = result.run / "checkpoints/epoch=0000/checkpoint.ckpt"
+    choice = SmoothingChoice("median", "val", ("frame_accuracy",))
+    write_smoothing_choice(result.checkpoint, choice)
+    run(config)
+    assert read_payload(result.checkpoint).smoothing == choice
+    assert read_payload(best).smoothing is None
+    # kept in the run itself: its checksum follows, and the run stays complete
+    other = SmoothingChoice("viterbi", "val", ("frame_accuracy",))
+    write_smoothing_choice(best, other)
+    run(config)
+    assert read_payload(result.checkpoint).smoothing == other
+
+
+def test_an_epoch_whose_record_a_kill_took_is_recorded_again(ray_session, color_csv, tmp_path):
+    """The state after a kill between the last epoch's checkpoint and its line of metrics."""
+    config = tiny_config(color_csv, tmp_path)
+    result = run(config)
+    metrics, whole = result.run / "metrics.jsonl", history_of(result)
+    metrics.write_text(metrics.read_text().splitlines(keepends=True)[0])
+    (result.run / "result.json").unlink()
+    (result.run / "report.html").unlink()
+    assert history_of(run(config)) == whole
+    assert len(whole) == 2
 
 
 def test_the_same_name_with_other_settings_is_refused_with_the_difference(first_run):

@@ -94,14 +94,46 @@ def test_a_run_is_the_same_with_its_settings_and_data_wherever_these_lie(run):
         run.check_same(config, "e")
 
 
+def test_a_file_of_weights_is_known_by_its_content(run, tmp_path):
+    weights, copy = tmp_path / "w.pt", tmp_path / "elsewhere.pt"
+    weights.write_bytes(b"weights")
+    copy.write_bytes(b"weights")
+    config = Config().replace_flat(backbone_weights=str(weights))
+    moved = config.replace_flat(backbone_weights=str(copy))
+    assert config.identity_hash("d") == moved.identity_hash("d")
+    before = config.identity_hash("d")
+    run.write_config(config)
+    run.write_passport(passport("d"))
+    run.check_same(moved, "d")
+    weights.write_bytes(b"better weights")
+    assert config.identity_hash("d") != before
+    with pytest.raises(UserError, match=r"backbone_weights sha256:\w+ -> sha256:\w+"):
+        run.check_same(config, "d")
+    with pytest.raises(UserError, match=r"backbone_weights sha256:\w+ -> None"):
+        run.check_same(Config(), "d")
+    copy.unlink()
+    with pytest.raises(UserError, match=r"--backbone_weights .* does not exist"):
+        moved.identity()
+
+
 def test_a_resumed_run_needs_the_devices_it_began_with(run):
     assert run.read_resources() == {}
     run.check_passport(passport())
     run.write_passport(passport())
     assert run.read_resources() == RESOURCES
     run.check_passport(passport())
-    with pytest.raises(UserError, match=r"\(device CPU -> GPU\)"):
+    with pytest.raises(UserError, match=r"\(device CPU -> GPU\).* give --use_gpu false to resume"):
         run.check_passport(passport(device="GPU"))
+
+
+def test_other_threads_change_sums_on_a_cpu_only(run):
+    run.write_passport(passport(threads_per_worker=16))
+    with pytest.raises(UserError, match=r"16 -> 32\).* give --threads_per_worker 16 to resume"):
+        run.check_passport(passport(threads_per_worker=32))
+    run.write_passport(passport(device="GPU", threads_per_worker=16, train_workers=8))
+    run.check_passport(passport(device="GPU", threads_per_worker=32, train_workers=8))
+    with pytest.raises(UserError, match="give --train_workers 8 to resume it"):
+        run.check_passport(passport(device="GPU", threads_per_worker=32, train_workers=7))
 
 
 def test_logs_and_curves_have_one_place(run):
