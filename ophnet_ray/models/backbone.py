@@ -67,7 +67,7 @@ def create_encoder(backbone: str, image_size: int, pretrained: bool) -> Any:
         ) from error
 
 
-def input_options(backbone: str, image_size: int) -> dict[str, int]:
+def input_options(backbone: str, image_size: int) -> dict[str, Any]:
     """Return the options of ``timm.create_model`` for images of the given size.
 
     Networks with windows or position tables have a fixed input size; others refuse the option.

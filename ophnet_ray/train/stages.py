@@ -120,7 +120,7 @@ def _copy_best_checkpoint(run: Run, result: RunResult, output: str) -> None:
         with suppress(UserError):  # there is none, or another file, which holds no choice
             before = read_payload(output)
     copy_file(best, output)
-    lost = before and carry_smoothing_choice(before, Path(output))
+    lost = carry_smoothing_choice(before, Path(output)) if before else None
     if lost is not None:
         run.console.warn(
             f"--output_pth {output}: the checkpoint of another training was there, with the "
