@@ -132,14 +132,15 @@ def _find_states(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple
 
 
 def _find_prefixes(state: State, wanted: State) -> list[str]:
-    """Return the most frequent texts before wanted names, e.g. ``module.backbone.``."""
-    counts: Counter[str] = Counter({"": 1})
+    """Return none and the most frequent texts before wanted names, e.g. ``module.backbone.``."""
+    counts: Counter[str] = Counter()
     for key in state:
         parts = key.split(".")
         for start in range(1, len(parts)):
             if ".".join(parts[start:]) in wanted:
                 counts[".".join(parts[:start]) + "."] += 1
-    return [prefix for prefix, _ in counts.most_common(4)] + ([""] if "" not in counts else [])
+    # none first: parts of a network repeat names of the whole, e.g. bn1 in each block
+    return ["", *(prefix for prefix, _ in counts.most_common(4))]
 
 
 def _load_by_timm(backbone: str, image_size: int, state: State) -> dict[str, Tensor]:

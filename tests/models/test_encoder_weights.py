@@ -83,6 +83,14 @@ def test_weights_are_found_in_the_files_of_training_programs(tmp_path, layout):
         assert torch.equal(tensor, trained[name]), name
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_blocks_that_repeat_the_names_of_the_network_are_not_taken_for_it(tmp_path, prefix):
+    trained = encoder("test_resnet").state_dict()
+    torch.save(renamed(trained, prefix), tmp_path / "w.pt")
+    fresh, _ = load(tmp_path / "w.pt", "test_resnet")
+    assert torch.equal(fresh.state_dict()["conv1.0.weight"], trained["conv1.0.weight"])
+
+
 @pytest.mark.parametrize("backbone", ["test_vit", "test_maxvit"])
 def test_weights_of_another_image_size_are_resampled(tmp_path, backbone):
     trained = encoder(backbone, 160).state_dict()
