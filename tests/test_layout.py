@@ -3,6 +3,7 @@
 import pytest
 
 from tests.helpers.paths import ROOT
+from tests.helpers.tree import draw_tree, read_tree
 
 pytestmark = pytest.mark.unit
 
@@ -29,3 +30,7 @@ def test_the_tests_of_a_module_lie_where_the_module_lies():
     }
     print(f"{len(mirrored) - len(strangers)} of {len(files)} test files mirror a module")
     assert strangers == OTHER_FILES.keys()
+
+
+def test_the_architecture_page_names_every_module_by_its_first_line():
+    assert read_tree() == draw_tree(), "python -m tests.helpers.tree writes it"
