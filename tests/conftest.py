@@ -70,7 +70,7 @@ def ray_session(tmp_path_factory) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
         text=True,
         # Ray workers import the functions that a test sends them, as ``tests.…``
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests/helpers/worker_site"},
     )
     address = holder.stdout.readline().strip()
     assert address, "the test cluster did not start"

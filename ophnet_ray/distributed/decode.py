@@ -2,16 +2,22 @@
 
 import logging
 import pickle
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
 from ray.data import TaskPoolStrategy
+from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+from ray.util.annotations import RayDeprecationWarning
 
-from ophnet_ray.data.cache.fill import DecodeAll, DecodeTask, decode_task
+from ophnet_ray.data.cache.fill import DecodeAll, DecodeTask, decode_task, divide_by_video
 from ophnet_ray.data.cache.store import BlockCache, DecodeResult
 from ophnet_ray.distributed.prometheus import count_decoded
 from ophnet_ray.errors import TrainingError, UserError, last_line
+from ophnet_ray.storage.filesystems import StorageError
+
+DECODER_CRASHED = "the decoder crashed"
 
 logger = logging.getLogger(__name__)
 
@@ -20,41 +26,93 @@ def decode_on_ray(num_workers: int) -> DecodeAll:
     """Return a function that runs decode tasks as Ray Data tasks, one CPU each.
 
     A broken video is an entry with a reason, not an error: Ray Data would drop or repeat the good
-    rows of its block together with it.
+    rows of its block together with it. A video whose decoder crashes three times (with its task,
+    with no other video in the task, and with nothing beside it) is rejected and costs no other.
     """
 
     def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[DecodeResult]:
-        rows = [{"task": pickle.dumps(task)} for task in tasks]
+        crashed: list[DecodeTask] = []
+        yield from _decode_in_parallel(cache, tasks, num_workers, crashed)
+        suspects = [part for task in crashed for part in divide_by_video(task)]
+        num_tasks = len(tasks) + len(suspects) - len(crashed)
+        crashed = []
+        yield from _decode_in_parallel(cache, suspects, num_workers, crashed)
+        for task in crashed:
+            # where no decoder works, it is the machine, and the next run tries again
+            yield _decode_alone(cache, task, is_permanent=len(crashed) < num_tasks)
+
+    return decode_all
+
+
+def _decode_in_parallel(
+    cache: BlockCache, tasks: Sequence[DecodeTask], num_workers: int, crashed: list[DecodeTask]
+) -> Iterator[DecodeResult]:
+    """Run each task once; append the tasks whose process ended to ``crashed``."""
+    if not tasks:
+        return
+    rows = [{"number": i, "task": pickle.dumps(task)} for i, task in enumerate(tasks)]
+    with warnings.catch_warnings():
+        # the only way to set retries: by default Ray Data repeats a task without end
+        warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             decode_row,  # type: ignore[arg-type] # Ray's hint forgets fn_kwargs
             fn_kwargs={"cache": cache},
             num_cpus=1,
             compute=TaskPoolStrategy(size=min(num_workers, len(rows))),
+            max_retries=0,
         )
-        dataset.set_name("decode")
-        for row in dataset.iter_rows():
-            yield read_answer(row)
+    dataset.set_name("decode")
+    dataset.context.max_errored_blocks = len(rows)  # a task whose process ended gives no row
+    missing = dict(enumerate(tasks))
+    for row in dataset.iter_rows():
+        del missing[row["number"]]
+        yield read_answer(row)
+    for task in missing.values():
+        videos = sorted({segment.video for segment, _ in task})
+        logger.warning("a decoder crashed at one of %s", ", ".join(videos))
+    crashed += missing.values()
 
-    return decode_all
+
+def _decode_alone(cache: BlockCache, task: DecodeTask, *, is_permanent: bool) -> DecodeResult:
+    """Decode one video while no other is decoded; reject it if the process crashes.
+
+    Raises:
+        TrainingError: The node of the decoder was lost, which says nothing about the video.
+    """
+    video, keys = task[0][0].video, [key for _, key in task]
+    decode = ray.remote(num_cpus=1, max_retries=0)(decode_row)
+    try:
+        row = ray.get(decode.remote({"number": 0, "task": pickle.dumps(task)}, cache))
+    except (WorkerCrashedError, OutOfMemoryError) as error:
+        logger.warning("the decoder crashes at %s: %s", video, error)
+        # memory that Ray took back for the whole machine may suffice the next time
+        is_permanent = is_permanent and isinstance(error, WorkerCrashedError)
+        return cache.reject(keys, video, DECODER_CRASHED, is_permanent=is_permanent)
+    except NodeDiedError as error:
+        raise TrainingError(
+            f"the node that decoded {video} was lost three times; the same command resumes"
+        ) from error
+    return read_answer(row)
 
 
 def decode_row(row: dict[str, Any], cache: BlockCache) -> dict[str, Any]:
     """Run the decode task of a row; see ``read_answer`` for the returned one.
 
-    Objects travel as bytes: a column has a type, and bytes are the plainest.
+    Objects travel as bytes: a column has a type, and bytes are the plainest. The row's ``number``
+    is returned.
     """
     answer: DecodeResult | Exception
     try:
         answer = decode_task(cache, pickle.loads(row["task"]))  # noqa: S301 - our own bytes
         count_decoded(answer.num_blocks // cache.windows.blocks_per_window)
-    except UserError as error:  # e.g. the disk is full: a second attempt would not help
+    except (UserError, StorageError) as error:  # e.g. the disk is full: another attempt is in vain
         answer = error
     except Exception as error:
         logger.exception("a decoder failed")
         notes = "; ".join(getattr(error, "__notes__", []))
         cause = f"{type(error).__name__}: {last_line(error) or 'no message'}"
         answer = TrainingError(f"the decoder failed: {cause}{f' ({notes})' if notes else ''}")
-    return {"answer": pickle.dumps(answer)}
+    return {"number": row["number"], "answer": pickle.dumps(answer)}
 
 
 def read_answer(row: dict[str, Any]) -> DecodeResult:
@@ -62,6 +120,7 @@ def read_answer(row: dict[str, Any]) -> DecodeResult:
 
     Raises:
         UserError: The user can mend the cause, e.g. a full disk.
+        StorageError: A video cannot be read now.
         TrainingError: The decoder failed; cause and video are named.
     """
     answer: DecodeResult | Exception = pickle.loads(row["answer"])  # noqa: S301 - our own bytes

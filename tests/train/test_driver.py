@@ -308,6 +308,33 @@ def test_a_broken_and_a_missing_video_are_named_counted_and_survived(
     assert (passport["rows_used"], passport["rows_rejected"]) == (12, 6)
 
 
+def test_a_resumed_run_uses_the_rows_that_it_began_with(ray_session, color_csv, tmp_path):
+    """A file that cannot be read at the start is left out for good; one that the run uses stays."""
+    folder = tmp_path / "data"
+    shutil.copytree(color_csv.parent, folder)
+    good, broken = folder / "v1.mp4", bytes((folder / "v1.mp4").stat().st_size)
+    content = good.read_bytes()
+    good.write_bytes(broken)
+    config = tiny_config(folder / "segments.csv", tmp_path, max_epochs=2, max_rejected=0.5)
+    first = run(config)
+
+    def resume():
+        (first.run / "result.json").unlink(missing_ok=True)
+        shutil.rmtree(first.run / "checkpoints/epoch=0001", ignore_errors=True)
+        return run(config)
+
+    before = json.loads((first.run / "passport.json").read_text())
+    rejects = (first.run / "rejects.csv").read_text()
+    good.write_bytes(content)
+    again = resume()
+    assert (again.run, again.scores) == (first.run, first.scores)
+    assert json.loads((again.run / "passport.json").read_text()) == before
+    assert (again.run / "rejects.csv").read_text() == rejects
+    (folder / "v3.mp4").write_bytes(bytes((folder / "v3.mp4").stat().st_size))
+    with pytest.raises(UserError, match=r"v3\.mp4: cannot be .* the same command resumes"):
+        resume()
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_cure(ray_session, color_csv, tmp_path):
     with pytest.raises(TrainingError, match="not finite in epoch 1; try a lower --lr"):
         run(tiny_config(color_csv, tmp_path, lr=1e30))
