@@ -21,6 +21,8 @@ os.environ |= {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
     "AWS_EC2_METADATA_DISABLED": "true",
+    # Threads of torch sleep while they wait: several trainings share the cores.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 # Fixtures that start a cluster, and the group of the tests that share it.
@@ -32,8 +34,8 @@ GROUPS = {
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Run all tests in three processes, since those on a cluster often wait; named files in one."""
-    return 3 if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+    """Run all tests in two processes, since those on a cluster often wait; named files in one."""
+    return 2 if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 import train
 from ophnet_ray.cli.arguments import run_program
 from ophnet_ray.config import Config
+from ophnet_ray.console import SECONDS_PER_LINE
 from ophnet_ray.data.datasets import OphNetDataModule
 from ophnet_ray.data.demo import draw_case, make_demo
 from ophnet_ray.data.loader import WindowLoader
@@ -217,6 +219,7 @@ def test_the_benchmarks_name_their_parts():
 @pytest.mark.slow
 def test_the_demo_is_learnt_in_its_time_and_calmly(tmp_path):
     """The README's first command; the scores are on held-out cases."""
+    started_s = time.monotonic()
     done = subprocess.run(
         [sys.executable, str(TRAIN_PY)],
         cwd=tmp_path,
@@ -231,7 +234,9 @@ def test_the_demo_is_learnt_in_its_time_and_calmly(tmp_path):
     assert Path(answer["checkpoint"].strip()).is_file()
     assert Path(answer["run"].strip(), "metrics.jsonl").is_file()
     lines = done.stderr.splitlines() + done.stdout.splitlines()
-    assert len(lines) <= 40
+    # a loaded machine takes longer, and a stage prints a line when none came for a while
+    overdue = (time.monotonic() - started_s) / SECONDS_PER_LINE
+    assert len(lines) <= 40 + overdue
     assert not [line for line in lines if "Warning" in line or "INFO" in line]
 
 
