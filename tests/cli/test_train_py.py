@@ -190,7 +190,7 @@ def test_a_video_that_crashes_the_codec_is_one_named_reject(ray_session, color_c
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr
         assert "3 of 18 rows are not used (the decoder crashed)" in done.stderr

@@ -182,7 +182,7 @@ echo "a step of the job did not start" >&2; exit 4""",
         env={"HOME": str(home), "PATH": "/usr/bin:/bin", "SLURM_CPUS_PER_TASK": "8", **env},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 3, done.stderr  # the code of train.py

@@ -79,7 +79,7 @@ def watched_run(color_csv, tmp_path_factory):
         yield WatchedRun(process, folder, dashboard, token.read_text().strip(), log, ray_tmp)
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
+        process.wait(timeout=300)
         shutil.rmtree(ray_tmp, ignore_errors=True)
 
 

@@ -296,7 +296,7 @@ def test_prediction_that_is_killed_goes_on_and_survives_a_broken_video(
     print(f"{len(done)} of 12 videos were done when it was killed")
     assert not (output / "predictions.parquet").exists()
     again = predict(checkpoint, videos, output)
-    out, err = again.communicate(timeout=120)
+    out, err = again.communicate(timeout=600)
     assert again.returncode == 0, err
     assert "12 of 13" in out
     assert "broken.mp4 is left out" in err

@@ -130,7 +130,7 @@ def test_a_search_killed_in_the_middle_ends_with_the_same_winner(ray_session, co
     first = directory.trial_run(0)
     before = (first.path / "ended.json").stat().st_mtime_ns
     assert directory.trials()[1].state == "unfinished"
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=200)
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=600)
     assert (first.path / "ended.json").stat().st_mtime_ns == before, "a finished trial was touched"
     columns = ("trial", "state", "val_macro_f1", "epochs", "lr", "class_weights")
     whole, killed = ([[row[c] for c in columns] for row in rows_of(s)] for s in storages)

@@ -200,7 +200,7 @@ def test_two_first_runs_at_once_share_the_work(bucket, videos, tmp_path, machine
     for process in runs:
         process.stdin.write("\n")
         process.stdin.flush()
-    answers = [process.communicate(timeout=60)[0].split() for process in runs]
+    answers = [process.communicate(timeout=300)[0].split() for process in runs]
     decoded = [int(answer[0]) for answer in answers]
     print(f"{machines} machines: decoded {decoded} of {NUM_VIDEOS} videos")
     assert [int(answer[1]) for answer in answers] == [len(segments_of(videos[1]))] * 2

@@ -91,7 +91,7 @@ def test_two_first_runs_at_once_decode_each_video_once_in_all(videos, tmp_path):
     runs = [start_filling(tmp_path / "cache", videos) for _ in range(2)]
     for process in runs:
         go(process)
-    answers = [[int(n) for n in process.communicate(timeout=60)[0].split()] for process in runs]
+    answers = [[int(n) for n in process.communicate(timeout=300)[0].split()] for process in runs]
     decoded = [num_decoded for num_decoded, _ in answers]
     assert sum(decoded) == NUM_VIDEOS
     assert [num_rejected for _, num_rejected in answers] == [0, 0]
@@ -113,7 +113,7 @@ def test_a_run_that_waits_for_a_killed_one_does_its_work(videos, tmp_path):
     assert waiting.poll() is None, "it did not wait for the segments that the other one claims"
     killed.kill()
     killed.wait()
-    num_decoded, num_rejected = (int(n) for n in waiting.communicate(timeout=60)[0].split())
+    num_decoded, num_rejected = (int(n) for n in waiting.communicate(timeout=300)[0].split())
     assert 0 < num_decoded < NUM_VIDEOS
     assert num_rejected == 0
     again = fill(cache, segments_of(videos))
@@ -143,7 +143,7 @@ def test_a_full_disk_is_named_and_what_was_written_is_whole(videos, tmp_path):
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         cwd=ROOT,
     )
     if "unshare" in done.stderr or "mount" in done.stderr:
