@@ -234,8 +234,8 @@ def test_the_demo_is_learnt_in_its_time_and_calmly(tmp_path):
     assert Path(answer["checkpoint"].strip()).is_file()
     assert Path(answer["run"].strip(), "metrics.jsonl").is_file()
     lines = done.stderr.splitlines() + done.stdout.splitlines()
-    # a loaded machine takes longer, and a stage prints a line when none came for a while
-    overdue = (time.monotonic() - started_s) / SECONDS_PER_LINE
+    # past the README's two minutes, a stage prints a line when none came for a while
+    overdue = max(time.monotonic() - started_s - 120, 0) / SECONDS_PER_LINE
     assert len(lines) <= 40 + overdue
     assert not [line for line in lines if "Warning" in line or "INFO" in line]
 
