@@ -259,5 +259,5 @@ def test_a_run_in_a_bucket_is_completed_after_its_node_is_lost(cluster, bucket):
         "client", "python", "-c", READ, *(bucket.uri(f"runs/lost/{n}") for n in names)
     )
     assert re.findall(r'"epoch": (\d+)', content) == ["0", "1", "2"]
-    assert re.search(r"going on after step \d+ of epoch 2", content), content
+    assert re.search(r"resuming after step \d+ of epoch 2", content), content
     assert "decoded 0 of 0 videos" in content

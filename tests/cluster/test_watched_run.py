@@ -165,7 +165,7 @@ def test_the_dashboard_names_run_stages_and_actors(watched_run):
     )
     assert runs[0]["name"] == "watched"
     tasks = ask("/api/v0/tasks?detail=false&limit=1000")["data"]["result"]["result"]
-    assert "Map(decode)" in {task["name"] for task in tasks}
+    assert "Map(decode_row)" in {task["name"] for task in tasks}
     actors = ask("/api/v0/actors?detail=false&limit=1000")["data"]["result"]["result"]
     assert "train status of watched" in {actor["name"] for actor in actors}
 
