@@ -18,7 +18,9 @@ from pathlib import Path
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.metrics.classification import rank_epoch
-from ophnet_ray.storage.files import write_atomically
+from ophnet_ray.storage.files import check_writable, ensure_writable, write_atomically
+from ophnet_ray.storage.local_copies import find_origin, send_to_origin
+from ophnet_ray.storage.paths import parent_of
 
 CHECKPOINT_FILE = "checkpoint.ckpt"
 MANIFEST_FILE = "manifest.json"
@@ -86,8 +88,25 @@ def commit_checkpoint(
     return Checkpoint(final, epoch, metrics, step)
 
 
+def check_replaceable(file: Path) -> None:
+    """Make sure that ``replace_checkpoint_file`` will find the file intact and can write.
+
+    Raises:
+        UserError: The file does not have its checksum, or its folder, here or in the bucket of the
+            run, cannot be written.
+    """
+    if _is_listed(file) and _read_intact(file.parent) is None:
+        raise UserError(f"checkpoint {file} is damaged: it does not have its checksum")
+    try:
+        ensure_writable(file.absolute().parent)
+    except OSError as error:
+        raise UserError(f"checkpoint {file} cannot be written: {error.strerror}") from error
+    if (origin := find_origin(file)) is not None:
+        check_writable(f"checkpoint {file}:", parent_of(origin))
+
+
 def replace_checkpoint_file(file: Path, write: Callable[[Path], None]) -> None:
-    """Replace a checkpoint's file; inside a run, its manifest, too.
+    """Replace a checkpoint's file; inside a run, its manifest, too, here and in the run's bucket.
 
     A reader finds the old or the new file intact at any moment: for that moment the manifest names
     the checksums of both.
@@ -98,10 +117,11 @@ def replace_checkpoint_file(file: Path, write: Callable[[Path], None]) -> None:
 
     Raises:
         UserError: The old file does not have the checksum of its manifest.
+        StorageError: The bucket does not take the files. It keeps an intact checkpoint.
     """
     # hidden, so that no search for checkpoints finds it after a kill
     new, manifest_file = file.with_name(f".{file.name}.new"), file.with_name(MANIFEST_FILE)
-    is_listed = file.name == CHECKPOINT_FILE and manifest_file.is_file()
+    is_listed = _is_listed(file)
     if is_listed and _read_intact(file.parent) is None:
         raise UserError(f"checkpoint {file} is damaged: it does not have its checksum")
     try:
@@ -115,11 +135,22 @@ def replace_checkpoint_file(file: Path, write: Callable[[Path], None]) -> None:
         replaced = manifest | {"sha256": hash_file(new), "size_bytes": new.stat().st_size}
         manifest["next_sha256"] = replaced["sha256"]
         replaced.pop("next_sha256", None)
-        write_atomically(manifest_file, json.dumps(manifest, indent=1).encode())
+        _write_manifest(manifest_file, manifest)
         new.replace(file)
-        write_atomically(manifest_file, json.dumps(replaced, indent=1).encode())
+        send_to_origin(file)
+        _write_manifest(manifest_file, replaced)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _is_listed(file: Path) -> bool:
+    """Return True for a file whose checksum a manifest beside it holds."""
+    return file.name == CHECKPOINT_FILE and file.with_name(MANIFEST_FILE).is_file()
+
+
+def _write_manifest(path: Path, manifest: dict[str, object]) -> None:
+    write_atomically(path, json.dumps(manifest, indent=1).encode())
+    send_to_origin(path)
 
 
 def find_checkpoints(checkpoints: Path) -> list[Checkpoint]:

@@ -3,6 +3,7 @@
 import errno
 import getpass
 import hashlib
+import json
 import os
 import tempfile
 from functools import cache
@@ -10,9 +11,12 @@ from pathlib import Path
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_file
-from ophnet_ray.storage.files import download, stat_files
+from ophnet_ray.storage.files import download, stat_files, upload, write_atomically
 from ophnet_ray.storage.locks import NamedLocks
-from ophnet_ray.storage.paths import absolute, is_remote, name_of, plain_uri
+from ophnet_ray.storage.paths import absolute, is_remote, join, name_of, plain_uri
+
+ORIGIN_FILE = ".origin"
+"""File in a folder of this machine that is kept equal to a folder of a bucket, and names both."""
 
 
 def default_local_dir() -> str:
@@ -44,6 +48,37 @@ def local_folder(uri: str, local_dir: str | None) -> Path:
             f"--local_cache_dir {root} cannot be written: {error.strerror or error}"
         ) from error
     return folder
+
+
+def mark_copy(folder: Path, uri: str) -> None:
+    """Note in a folder of this machine that it is kept equal to a folder of a bucket."""
+    note = {"folder": str(folder.absolute()), "uri": uri}
+    write_atomically(folder / ORIGIN_FILE, json.dumps(note).encode())
+
+
+def find_origin(file: Path) -> str | None:
+    """Return the URI of a file in a folder of ``mark_copy``; None for other files.
+
+    A folder that was moved or copied since belongs to the user alone.
+    """
+    path = file.absolute()
+    for folder in path.parents:
+        if (folder / ORIGIN_FILE).is_file():
+            note = json.loads((folder / ORIGIN_FILE).read_text())
+            if note["folder"] == str(folder):
+                return join(note["uri"], path.relative_to(folder).as_posix())
+            return None
+    return None
+
+
+def send_to_origin(file: Path) -> None:
+    """Send a file to the bucket if it lies in a folder of ``mark_copy``; else do nothing.
+
+    Raises:
+        StorageError: The bucket does not take it.
+    """
+    if (origin := find_origin(file)) is not None:
+        upload(file, origin)
 
 
 def fetch_once(uri: str, target: Path) -> Path:

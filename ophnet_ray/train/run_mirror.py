@@ -21,6 +21,7 @@ from ophnet_ray.storage.files import (
     upload,
 )
 from ophnet_ray.storage.filesystems import StorageError
+from ophnet_ray.storage.local_copies import mark_copy
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import join
 from ophnet_ray.train.run_paths import CHECKPOINTS, METRICS
@@ -152,6 +153,7 @@ class RunMirror:
         """Let one process of this machine after the other work on the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with exclusive(self.folder / ".fetching"):
+            mark_copy(self.folder, self.uri)
             yield
 
 

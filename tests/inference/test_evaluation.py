@@ -29,7 +29,9 @@ from ophnet_ray.inference.predictions import (
 )
 from ophnet_ray.inference.predictor import PredictionResult, VideoPredictor
 from ophnet_ray.inference.trained_model import choose_smoothing, load_model
-from ophnet_ray.models.payload import read_payload
+from ophnet_ray.models.checkpoints import commit_checkpoint, find_checkpoints, temporary_file
+from ophnet_ray.models.payload import SmoothingChoice, read_payload, write_smoothing_choice
+from ophnet_ray.train.run_mirror import RunMirror
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 from tests.helpers.paths import ROOT
 from tests.helpers.videos import COLORS, write_color_dataset
@@ -145,6 +147,31 @@ def test_smoothing_is_off_where_it_gains_nothing_and_the_choice_is_kept(
     before, after = load_model(checkpoint), load_model(own)
     images = np.zeros((1, 32, 32, 3), dtype=np.uint8)
     np.testing.assert_array_equal(before.predict(images), after.predict(images))
+
+
+@pytest.mark.unit
+def test_a_choice_kept_in_a_run_of_a_bucket_reaches_every_machine(
+    bucket, checkpoint, dataset, tmp_path
+):
+    here, there = (RunMirror(tmp_path / name, bucket.uri("kept/run")) for name in ("one", "two"))
+    here.fetch()
+    own = temporary_file(here.folder / "checkpoints", 0)
+    own.parent.mkdir(parents=True)
+    shutil.copy(checkpoint, own)
+    own = commit_checkpoint(here.folder / "checkpoints", 0, {"val_loss": 1.0}).file
+    here.send_checkpoints()
+    shutil.copytree(here.folder, tmp_path / "copied by hand")
+    path = tmp_path / "p.parquet"
+    write_perfect_predictions(path, dataset, ["v0", "v1", "v2", "v3"])
+    evaluate(own, dataset, tmp_path, path, keep_choice=True)
+    write_smoothing_choice(
+        tmp_path / "copied by hand/checkpoints/epoch=0000/checkpoint.ckpt",
+        SmoothingChoice("viterbi", "val", ()),
+    )
+    for machine in (here, there):
+        machine.fetch()  # as the next call of train.py does
+        (found,) = find_checkpoints(machine.folder / "checkpoints")
+        assert read_payload(found.file).smoothing.smooth == "none"
 
 
 @pytest.mark.unit
