@@ -31,14 +31,28 @@ def find_same_videos(videos: Iterable[str]) -> list[tuple[str, ...]]:
     ]
     groups: dict[tuple[int, str], list[str]] = defaultdict(list)
     with ThreadPoolExecutor(_THREADS) as pool:
-        ends = pool.map(lambda twin: _hash_ends(twin[1], twin[0]), twins)
+        ends = pool.map(lambda twin: hash_ends(twin[1], twin[0]), twins)
         for (size_bytes, video), digest in zip(twins, ends, strict=True):
             if digest is not None:
                 groups[size_bytes, digest].append(video)
     return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
 
 
-def _hash_ends(video: str, size_bytes: int) -> str | None:
+def read_content_id(video: str) -> str | None:
+    """Return a text that two files have in common only if their content is equal.
+
+    It is the same for a file in a bucket and its copy on disk. None for a file that is empty or
+    cannot be read.
+    """
+    status = stat_files([video]).get(video)
+    if status is None or not status.size_bytes:
+        return None
+    digest = hash_ends(video, status.size_bytes)
+    return None if digest is None else f"{status.size_bytes}-{digest}"
+
+
+def hash_ends(video: str, size_bytes: int) -> str | None:
+    """Return a hash of both ends of a video; None if it cannot be read."""
     try:
         data = _read_remote_ends(video, size_bytes) if is_remote(video) else _read_ends(video)
     except OSError:

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.duplicates import read_content_id
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.predictions import VideoPrediction
-from ophnet_ray.inference.video_names import name_videos
+from ophnet_ray.inference.video_names import name_videos, path_parts
 
 MIN_SHARED_PARTS = 2
 """Parts of a path, folder and file name, that identify a video."""
@@ -52,39 +52,63 @@ def hash_truth(videos: Sequence[AnnotatedVideo]) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def match_predictions(
-    videos: Sequence[AnnotatedVideo], predictions: Mapping[str, VideoPrediction]
-) -> dict[str, VideoPrediction]:
-    """Return the prediction of each video by its id; videos without one are left out.
+@dataclass(frozen=True, slots=True)
+class MatchedPredictions:
+    """Prediction of each video by its id, and the reasons of the videos without one."""
 
-    An id is a file name or, where two videos of one command share the name, a path. So ``predict``
-    may have given a path to a video that has its name to itself in the split. Then the prediction
+    found: dict[str, VideoPrediction]
+    missing: dict[str, str]
+
+
+def match_predictions(
+    videos: Sequence[AnnotatedVideo], predictions: Sequence[VideoPrediction], source: str
+) -> MatchedPredictions:
+    """Find the prediction of each video: that of a file with the same content.
+
+    Content is not compared where a video cannot be read, or an older version wrote the predictions.
+    There, ids are: file names or, where two videos of one command share the name, the ends of their
+    paths. If the id is another, because a video has its name to itself here alone, the prediction
     whose path has the same file name and folder is taken, if there is a single one.
+
+    Args:
+        videos: Videos of the annotations.
+        predictions: All predictions of a file.
+        source: Name of that file, for the reasons.
     """
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for prediction_id in predictions:
-        by_name[PurePosixPath(prediction_id).name].append(prediction_id)
-    matched = {}
+    by_content: dict[str, list[VideoPrediction]] = defaultdict(list)
+    for prediction in predictions:
+        if prediction.content_id:
+            by_content[prediction.content_id].append(prediction)
+    matched = MatchedPredictions({}, {})
     for video in videos:
-        found = predictions.get(video.video_id) or _find_by_path(video, by_name, predictions)
-        if found is not None:
-            matched[video.video_id] = found
+        content_id = read_content_id(video.video) if by_content else None
+        if content_id in by_content:
+            # equal files have equal predictions; the one of the same name is the first choice
+            same = by_content[content_id]
+            matched.found[video.video_id] = _find_by_name(video, same) or same[0]
+            continue
+        found = _find_by_name(video, predictions)
+        if found is None:
+            matched.missing[video.video_id] = f"no prediction in {source}"
+        elif content_id and found.content_id:
+            reason = f"the prediction in {source} is of another file of this name"
+            matched.missing[video.video_id] = reason
+        else:
+            matched.found[video.video_id] = found
     return matched
 
 
-def _find_by_path(
-    video: AnnotatedVideo,
-    by_name: Mapping[str, Sequence[str]],
-    predictions: Mapping[str, VideoPrediction],
+def _find_by_name(
+    video: AnnotatedVideo, predictions: Sequence[VideoPrediction]
 ) -> VideoPrediction | None:
-    parts = PurePosixPath(video.video).parts
-    shared = {
-        prediction_id: _count_shared_ends(parts, PurePosixPath(prediction_id).parts)
-        for prediction_id in by_name.get(parts[-1], ())
-    }
-    most = max(shared.values(), default=0)
-    best = [prediction_id for prediction_id, count in shared.items() if count == most]
-    return predictions[best[0]] if most >= MIN_SHARED_PARTS and len(best) == 1 else None
+    for prediction in predictions:
+        if prediction.video_id == video.video_id:
+            return prediction
+    parts = path_parts(video.video)
+    shared = [_count_shared_ends(parts, path_parts(each.video_id)) for each in predictions]
+    most = max(shared, default=0)
+    is_clear = most >= MIN_SHARED_PARTS and shared.count(most) == 1
+    return predictions[shared.index(most)] if is_clear else None
 
 
 def _count_shared_ends(first: Sequence[str], second: Sequence[str]) -> int:

@@ -263,11 +263,9 @@ def _collect_predictions(
             raise UserError(
                 f"--predictions {request.predictions}: its phases are not those of the checkpoint"
             )
-        given = {p.video_id: p for p, _ in read_predictions(request.predictions)}
-        matched = match_predictions(videos, given)
-        reason = f"no prediction in {request.predictions.name}"
-        missing = {v.video_id: reason for v in videos if v.video_id not in matched}
-        return info, matched, missing
+        given = [prediction for prediction, _ in read_predictions(request.predictions)]
+        matched = match_predictions(videos, given, request.predictions.name)
+        return info, matched.found, matched.missing
     job = build_job(request.checkpoint, folder.parts, request.frame_rate, request.causal)
     result = predict(job, {video.video_id: video.video for video in videos})
     found = [next(iter(read_predictions(part)))[0] for part in result.parts.values()]

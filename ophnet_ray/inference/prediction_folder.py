@@ -32,6 +32,7 @@ from ophnet_ray.models.payload import CheckpointPayload, read_payload
 from ophnet_ray.reports.model_report import ModelReport, write_model_report
 from ophnet_ray.storage.files import ensure_writable, write_atomically
 from ophnet_ray.storage.locks import exclusive
+from ophnet_ray.storage.paths import name_of
 
 MAX_VIDEOS_DRAWN = 100
 """Videos on the page: a browser cannot open a page of thousands."""
@@ -209,7 +210,7 @@ def _write_page(
         history=payload.history,
         timelines=timelines,
         passport=None,
-        rejects=[(videos[video_id], reason) for video_id, reason in result.broken.items()],
+        rejects=[(name_of(videos[v]), reason) for v, reason in result.broken.items()],
         config=payload.config,
         versions={"ophnet-ray": __version__},
         notes=[],

@@ -18,6 +18,7 @@ from ophnet_ray.storage.files import open_atomically
 DEFAULT_FRAME_RATE = 1.0
 """Predictions per second of video."""
 _PROBABILITY = "p_"
+_CONTENT_ID = "content_id"
 _METADATA = b"ophnet_ray"
 
 
@@ -26,12 +27,14 @@ class VideoPrediction:
     """Probabilities of the phases of one video at its frame times.
 
     ``times_s``: float64 (N,), ascending; ``probabilities``: float32 (N, K), with a row of NaN where
-    the frames are damaged: no prediction is made up.
+    the frames are damaged: no prediction is made up. ``content_id``: see ``read_content_id``; empty
+    in files that are older than it.
     """
 
     video_id: str
     times_s: NDArray[np.float64]
     probabilities: NDArray[np.float32]
+    content_id: str = ""
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -65,8 +68,8 @@ def write_predictions(
     """Write ``video_id, time_s, frame_id, phase, confidence, unsmoothed_phase, p_<phase>…``.
 
     ``frame_id`` is ``<video_id>_<k>``, k counting the frame times from 0; ``confidence`` is the
-    probability of ``phase``; both phases are null where frames are damaged. Each video is a row
-    group.
+    probability of ``phase``; both phases are null where frames are damaged. A last column,
+    ``content_id``, tells files of one name apart. Each video is a row group.
 
     Args:
         path: File to write.
@@ -84,6 +87,7 @@ def write_predictions(
         ("confidence", pa.float32()),
         ("unsmoothed_phase", pa.string()),
         *((_PROBABILITY + phase, pa.float32()) for phase in info.phases),
+        (_CONTENT_ID, pa.string()),
     ]
     note = {
         "phases": list(info.phases),
@@ -132,8 +136,12 @@ def read_predictions(path: Path) -> Iterator[tuple[VideoPrediction, NDArray[np.i
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             columns = [table[_PROBABILITY + phase].to_numpy() for phase in phases]
+            has_content_id = _CONTENT_ID in table.column_names
             prediction = VideoPrediction(
-                table["video_id"][0].as_py(), table["time_s"].to_numpy(), np.stack(columns, axis=1)
+                table["video_id"][0].as_py(),
+                table["time_s"].to_numpy(),
+                np.stack(columns, axis=1),
+                table[_CONTENT_ID][0].as_py() if has_content_id else "",
             )
             known = pa.array(phases, type=pa.string())
             labels = pc.fill_null(pc.index_in(table["phase"], value_set=known), NO_PREDICTION)
@@ -156,5 +164,6 @@ def _to_table(
         pa.array(prediction.confidence_in(labels), type=pa.float32()),
         pa.array(names[prediction.labels], type=pa.string()),
         *(pa.array(column) for column in prediction.probabilities.T.copy()),
+        pa.array([prediction.content_id] * num_rows),
     ]
     return pa.table(columns, schema=schema)

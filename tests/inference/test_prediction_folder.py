@@ -1,10 +1,12 @@
 """Predictions of whole videos in one process: the files of the folder, and what is refused."""
 
+import pyarrow.parquet as pq
 import pytest
 
 from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
+from ophnet_ray.inference.annotated_videos import group_by_video, match_predictions
 from ophnet_ray.inference.prediction_folder import (
     PredictionFolder,
     PredictionRequest,
@@ -15,6 +17,7 @@ from ophnet_ray.inference.predictor import PredictionResult, VideoPredictor
 from ophnet_ray.inference.submission import read_template
 from ophnet_ray.inference.video_names import find_videos
 from tests.helpers.checkpoints import make_payload, save_checkpoint
+from tests.helpers.videos import COLORS, write_color_dataset
 
 pytestmark = pytest.mark.unit
 
@@ -66,6 +69,40 @@ def test_a_prediction_leaves_predictions_segments_a_page_and_a_filled_template(
     page = folder.report.read_text()
     assert "smoothing: viterbi" in page
     assert "broken.mp4" in page
+
+
+def test_videos_of_one_name_are_told_apart_by_content_and_no_whole_path_is_written(
+    checkpoint, tmp_path
+):
+    """A/v0, B/v0 and C/v0 are three videos; A and B are predicted together, then scored alone."""
+    for i, name in enumerate("ABC"):
+        table = write_color_dataset(tmp_path / name, num_cases=i + 1)
+        rows = table.read_text().splitlines()[:1]
+        rows += [f"v0,{3 * k},{3 * k + 3},{list(COLORS)[(i + k) % 3]}" for k in range(3)]
+        table.write_text("\n".join(rows) + "\n")
+        (tmp_path / name / f"v{i}.mp4").replace(tmp_path / name / "v0.mp4")
+    videos = find_videos([str(tmp_path / name / "v0.mp4") for name in "AB"])
+    folder = PredictionFolder(tmp_path / "out")
+    predict_into(folder, request_of(checkpoint, videos), predict_here)
+    assert {s.video for s in read_annotations(folder.segments, tmp_path)} == set(videos.values())
+    content = str(pq.read_table(folder.predictions).to_pydict())
+    assert str(tmp_path) not in content + folder.report.read_text() + folder.segments.read_text()
+    found = list(read_predictions(folder.predictions))
+    assert [prediction.video_id for prediction, _ in found] == ["A/v0", "B/v0"]
+    for name, expected in (("A", 0), ("B", 1), ("C", None)):
+        segments = read_annotations(tmp_path / name / "segments.csv")
+        matched = match_predictions(
+            group_by_video(segments, list(COLORS)), [each for each, _ in found], "p.parquet"
+        )
+        if expected is None:
+            assert (matched.found, list(matched.missing)) == ({}, ["v0"])
+        else:
+            assert matched.found == {"v0": found[expected][0]}
+    # of A/v0 alone, the id is v0, too
+    predict_into(folder, request_of(checkpoint, {"v0": videos["A/v0"]}), predict_here)
+    rows = [each for each, _ in read_predictions(folder.predictions)]
+    matched = match_predictions(group_by_video(segments, list(COLORS)), rows, "p.parquet")
+    assert matched.missing == {"v0": "the prediction in p.parquet is of another file of this name"}
 
 
 def test_smoothing_without_dynamics_is_refused_before_prediction(tmp_path):

@@ -1,6 +1,7 @@
 """The predictions file: what is written comes back, and a torn file is refused."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from ophnet_ray.errors import UserError
@@ -29,6 +30,9 @@ def test_predictions_come_back_with_damaged_times_and_all_probabilities(tmp_path
         np.testing.assert_array_equal(read.probabilities, probabilities)
         assert labels.tolist() == video.labels.tolist()
         assert labels[7] == -1
+    old = pq.read_table(path).drop(["content_id"])  # as versions wrote it before this column
+    pq.write_table(old, tmp_path / "old.parquet", row_group_size=30)
+    assert [p.video_id for p, _ in read_predictions(tmp_path / "old.parquet")] == ["001", "x y"]
     (tmp_path / "q.parquet").write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"q\.parquet holds no predictions"):
         read_info(tmp_path / "q.parquet")
