@@ -205,6 +205,7 @@ class CaseScores:
                 self.num_videos += 1
         self._by_case = np.stack([np.sum(rows, axis=0) for rows in by_case.values()])
         self._num_classes = num_classes
+        self.case_ids = tuple(by_case)
         self.num_cases = len(by_case)
         self.counts = Counts.from_vector(self._by_case.sum(axis=0), num_classes)
         self.values = score_counts(self.counts)
@@ -255,7 +256,13 @@ def build_score_card(
 def compare_scores(
     before: CaseScores, after: CaseScores, names: Sequence[str]
 ) -> Mapping[str, Score]:
-    """Return the gain in each score from one decoding to another on the same cases, in pairs."""
+    """Return the gain in each score from one decoding to another on the same cases, in pairs.
+
+    Raises:
+        ValueError: The cases are others, or in another order: there are no pairs.
+    """
+    if before.case_ids != after.case_ids:
+        raise ValueError("the scores to compare are of different cases")
     order = list(CONVENTIONS)
     differences = None
     if before.num_cases > 1:

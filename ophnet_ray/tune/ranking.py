@@ -7,7 +7,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from ophnet_ray.metrics.bootstrap import (
 )
 from ophnet_ray.metrics.classification import accuracy, f1_per_class, macro_f1_present
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
-from ophnet_ray.models.payload import read_payload
+from ophnet_ray.models.payload import CheckpointPayload, read_payload
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.trial import LOWEST_SCORE, Trial, best_record
 
@@ -46,6 +46,7 @@ class RankedTrial:
     ``interval``: 95 % interval of the score over the validation cases. ``gain``: the same of the
     lead that the winner has over this trial, from paired cases. ``is_tied``: the lead may be zero.
     ``counts``: (C, K, K) counts by case of a finished trial's validation windows, or segments.
+    ``cases``: pseudonyms of these cases; empty in checkpoints that are older than the record.
     """
 
     trial: Trial
@@ -55,6 +56,16 @@ class RankedTrial:
     gain: Interval | None = None
     is_tied: bool = False
     counts: NDArray[Any] | None = field(default=None, compare=False, repr=False)
+    cases: tuple[str, ...] = field(default=(), repr=False)
+
+    def is_paired_with(self, other: Self) -> bool:
+        """Return True if both trials have counts of the same validation cases.
+
+        Windows of another size may lose a case, and the number of cases does not tell which.
+        """
+        if self.counts is None or other.counts is None:
+            return False
+        return len(self.counts) == len(other.counts) and self.cases == other.cases
 
 
 def rank_trials(trials: Sequence[Trial], metric: RankedMetric) -> list[RankedTrial]:
@@ -76,7 +87,7 @@ def compare_with(
     """Compare the leading trials with the winner; the order of the ranking stays.
 
     A finished trial is tied with the winner when the interval of their paired difference reaches 0.
-    Trials without a shared validation case, or with a single one, are not compared.
+    Trials with other validation cases, or with a single one, are not compared.
     """
     score_fn = SCORE_FUNCTIONS[metric]
     rows = []
@@ -180,8 +191,12 @@ def _score(trial: Trial, metric: RankedMetric) -> RankedTrial:
     if not trial.history:
         return RankedTrial(trial)
     best: Mapping[str, float] = best_record(trial.history)
-    counts = _read_counts(trial, metric) if trial.state == "finished" else None
-    return RankedTrial(trial, best[metric], int(best["epoch"]) + 1, counts=counts)
+    ranked = RankedTrial(trial, best[metric], int(best["epoch"]) + 1)
+    if trial.state != "finished":
+        return ranked
+    payload = _read_best_payload(trial)
+    counts = _counts_of(payload, metric)
+    return replace(ranked, counts=counts, cases=payload.training.val_case_hashes)
 
 
 def _add_interval(row: RankedTrial, metric: RankedMetric) -> RankedTrial:
@@ -194,19 +209,21 @@ def _add_interval(row: RankedTrial, metric: RankedMetric) -> RankedTrial:
 def _lead_interval(winner: RankedTrial, other: RankedTrial, score: ScoreFn) -> Interval | None:
     """Return the interval of the winner's lead over another trial, from paired cases."""
     best, own = winner.counts, other.counts
-    if best is None or own is None or len(best) != len(own):
+    if best is None or own is None or not winner.is_paired_with(other):
         return None
     differences = bootstrap_scores(best, score) - bootstrap_scores(own, score)
     return difference_interval((winner.score or 0.0) - (other.score or 0.0), differences, len(own))
 
 
-def _read_counts(trial: Trial, metric: RankedMetric) -> NDArray[Any]:
-    """Read (C, K, K) counts: windows or segments of each case at the trial's best epoch."""
+def _read_best_payload(trial: Trial) -> CheckpointPayload:
     result = trial.run.read_result()
     if result is not None and (file := trial.run.path / result.checkpoint).exists():
-        payload = read_payload(file)
-    else:
-        payload = read_payload(best_checkpoint(find_checkpoints(trial.run.checkpoints)).file)
+        return read_payload(file)
+    return read_payload(best_checkpoint(find_checkpoints(trial.run.checkpoints)).file)
+
+
+def _counts_of(payload: CheckpointPayload, metric: RankedMetric) -> NDArray[Any]:
+    """Return (C, K, K) counts: windows or segments of each case at the trial's best epoch."""
     if metric in SEGMENT_METRICS and payload.segments_by_case is not None:
         return payload.segments_by_case
     return payload.validation_counts()

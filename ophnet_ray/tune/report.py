@@ -82,6 +82,8 @@ def describe_gain(
         return f"{name} are {first.trial.state}: there is no gain over them to report"
     if first.trial.number == winner.trial.number:
         return f"no trial was better than {name}"
+    if not winner.is_paired_with(first):
+        return f"{name} were scored on other validation cases: there is no gain to report"
     gain = _estimate_gain(ranked, first, metric)
     if gain is None:
         lead = f"{winner.score - first.score:+.3f} over {name}"
@@ -102,7 +104,7 @@ def _estimate_gain(
     counts = {
         row.trial.number: row.counts
         for row in ranked
-        if row.counts is not None and len(row.counts) == len(first.counts)
+        if row.counts is not None and row.is_paired_with(first)
     }
     base = list(counts).index(first.trial.number)
     return estimate_gain(list(counts.values()), base, SCORE_FUNCTIONS[metric])

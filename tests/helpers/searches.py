@@ -1,10 +1,12 @@
 """Folders of searches as trials leave them, without training any."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ophnet_ray.hashing import hash_case
 from ophnet_ray.metrics.classification import macro_f1_present
 from ophnet_ray.models.checkpoints import commit_checkpoint, temporary_file
 from ophnet_ray.train.run_directory import RunDirectory
@@ -34,6 +36,7 @@ def write_trial(
     written: int = 2,
     counts: NDArray[np.int64] | None = None,
     segments: NDArray[np.float64] | None = None,
+    cases: str = "",
 ) -> RunDirectory:
     """Write a trial's folder as its run leaves it.
 
@@ -46,6 +49,7 @@ def write_trial(
         written: Epochs that the run has trained; each scores 0.1 more than the one before.
         counts: Counts of windows (C, K, K) instead of ``right_by_case``.
         segments: Counts of segments (C, K, K), if they are recorded.
+        cases: Validation cases, one letter each, if they are recorded.
     """
     run = search.start_trial(number, {"lr": 0.001 * (number + 1)})
     if counts is None:
@@ -58,7 +62,10 @@ def write_trial(
         history[-1]["val_segment_macro_f1"] = macro_f1_present(segments.sum(axis=0))
     file = temporary_file(run.checkpoints, written - 1)
     file.parent.mkdir(parents=True)
-    save_checkpoint(file, make_payload(confusion_by_case=counts, segments_by_case=segments))
+    payload = make_payload(confusion_by_case=counts, segments_by_case=segments)
+    hashes = tuple(sorted(map(hash_case, cases)))
+    training = replace(payload.training, val_case_hashes=hashes)
+    save_checkpoint(file, replace(payload, training=training))
     commit_checkpoint(run.checkpoints, written - 1, history[-1])
     run.write_metrics(history)
     if state != "unfinished":

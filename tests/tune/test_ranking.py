@@ -123,6 +123,18 @@ def test_trials_that_cut_other_windows_are_compared_by_segments(tmp_path):
     assert by_segments[1].gain == Interval(0.0, 0.0)
 
 
+def test_trials_that_lost_another_case_each_are_not_paired(tmp_path):
+    """Equal numbers of cases, but not the same ones: long windows lost a, short ones e."""
+    search = SearchDirectory(tmp_path)
+    write_trial(search, 0, GOOD[:4], cases="abcd")
+    write_trial(search, 1, GOOD[:4], cases="bcde")
+    write_trial(search, 2, GOOD[:4], cases="abcd")
+    ranked = rank_trials(search.trials(), "val_macro_f1")
+    assert [row.trial.number for row in ranked] == [0, 1, 2]
+    assert [row.gain for row in ranked] == [None, None, Interval(0.0, 0.0)]
+    assert [row.is_tied for row in ranked] == [False, False, True]
+
+
 def test_a_single_validation_case_gives_no_interval_and_no_tie(tmp_path):
     search = SearchDirectory(tmp_path)
     write_trial(search, 0, GOOD[:1])

@@ -48,6 +48,18 @@ def test_there_is_no_gain_over_a_trial_that_is_not_finished(tmp_path, state):
     )
 
 
+def test_there_is_no_gain_over_a_trial_of_other_cases(tmp_path):
+    search = SearchDirectory(tmp_path)
+    write_trial(search, 0, RIGHT, cases="abcdefgh")
+    write_trial(search, 1, RIGHT + 4, cases="bcdefghi")
+    rows = rank_trials(search.trials(), METRIC)
+    text = describe_gain(rows, rows[0], BASE, METRIC)
+    assert text == (
+        "the settings as given (trial 0000) were scored on other validation cases: there is no "
+        "gain to report"
+    )
+
+
 def test_a_single_case_cannot_confirm_a_gain(tmp_path):
     rows = ranked_trials(tmp_path, (RIGHT[:1], "finished"), (RIGHT[:1] + 4, "finished"))
     text = describe_gain(rows, rows[0], BASE, METRIC)
