@@ -1,6 +1,7 @@
 """Rows that a command scores: a split of the CSV, the split of the training, or a whole table."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ophnet_ray.data.annotations import Segment
@@ -8,6 +9,7 @@ from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.models.payload import CheckpointPayload
+from ophnet_ray.storage.paths import name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ def choose_split(
     train, val = payload.training.case_hashes, payload.training.val_case_hashes
     sides = dict.fromkeys(train, "train") | dict.fromkeys(val, "val")
     assigned = [
-        s if s.split == "test" else replace(s, split=sides.get(hash_case(s.case_id), ""))
+        s if s.split == "test" else replace(s, split=_find_side(s, sides, payload))
         for s in segments
     ]
     if sides and not own and not any(segment.split for segment in assigned):
@@ -65,8 +67,8 @@ def choose_split(
 
 def find_seen_cases(segments: Sequence[Segment], payload: CheckpointPayload) -> list[str]:
     """Return the cases that the checkpoint was trained on, by their pseudonyms."""
-    seen = set(payload.training.case_hashes)
-    return sorted(case for case in {s.case_id for s in segments} if hash_case(case) in seen)
+    seen = dict.fromkeys(payload.training.case_hashes, "train")
+    return sorted({s.case_id for s in segments if _find_side(s, seen, payload)})
 
 
 def warn_of_seen_cases(choice: SplitChoice, payload: CheckpointPayload) -> tuple[str, ...]:
@@ -80,6 +82,22 @@ def warn_of_seen_cases(choice: SplitChoice, payload: CheckpointPayload) -> tuple
         f"({', '.join(seen[:3])}{more}): scores on them say nothing about new cases"
     )
     return (warning,)
+
+
+def _find_side(segment: Segment, sides: Mapping[str, str], payload: CheckpointPayload) -> str:
+    """Return the split of a row's case, by the pseudonyms of the cases; empty for another case.
+
+    Versions without ``--case_from`` read the case of a clip up to the first word of its name that
+    is the phase, or took the clip for its case. So their checkpoints know the cases of this table
+    under other ids.
+    """
+    case_ids = [segment.case_id]
+    if "case_from" not in payload.config and math.isinf(segment.end_s):
+        clip = segment.segment_id
+        words = name_of(clip).split("-")
+        case_ids += ["-".join(words[:n]) for n in range(1, len(words))] + [clip]
+    found = (sides.get(hash_case(case_id)) for case_id in case_ids)
+    return next((side for side in found if side is not None), "")
 
 
 def count_cases(number: int) -> str:

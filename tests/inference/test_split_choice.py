@@ -1,11 +1,16 @@
 """Rows that are scored: the CSV's own split, that of the training, or a whole table."""
 
+import math
+from dataclasses import replace
+
 import pytest
 
+from ophnet_ray.config import Config
 from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cases import parse_case
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
-from ophnet_ray.inference.split_choice import choose_split
+from ophnet_ray.inference.split_choice import choose_split, warn_of_seen_cases
 from ophnet_ray.models.payload import TrainingSummary
 from tests.helpers.checkpoints import make_payload
 
@@ -74,6 +79,31 @@ def test_the_rows_of_a_split(table, split, found):
 def test_a_split_without_rows_is_refused(table, split, says):
     with pytest.raises(UserError, match=says):
         choose_split(table, split, payload("ab", "cd"))
+
+
+@pytest.mark.parametrize(
+    ("clips", "train", "val"),
+    [
+        # the phase is 3: what version 8e23bbc took for the case of each clip
+        pytest.param(["a-1-3-0-10.mp4", "b-1-3-0-10.mp4"], ["a-1"], ["b-1"], id="same"),
+        pytest.param(["p-3-3-0-10.mp4", "q-3-3-0-10.mp4"], ["p"], ["q"], id="ends like a phase"),
+        pytest.param(
+            ["x/a_3_0_10.mp4", "x/b_3_0_10.mp4"], ["x/a_3_0_10.mp4"], ["x/b_3_0_10.mp4"], id="clips"
+        ),
+    ],
+)
+def test_clips_of_a_checkpoint_that_read_other_cases_keep_their_sides(clips, train, val):
+    table = [Segment(clip, parse_case(clip, ["3"]), clip, 0.0, math.inf, "3", "") for clip in clips]
+    old = payload(train, val)
+    new = replace(old, config=Config().to_flat())
+    old = replace(old, config={k: v for k, v in new.config.items() if k != "case_from"})
+    choice = choose_split(table, "val", old)
+    assert [s.segment_id for s in choice.segments] == clips[1:]
+    assert [s.segment_id for s in choice.training] == clips[:1]
+    (warning,) = warn_of_seen_cases(choose_split(table, "all", old), old)
+    assert "trained on 1 case(s)" in warning
+    if parse_case(clips[0], ["3"]) not in train:
+        assert choose_split(table, "val", new).split == "all", "cases of this name are others"
 
 
 def test_checkpoints_without_a_record_of_their_split_make_one():
