@@ -51,7 +51,7 @@ class AuditCommand:
         check_checkpoint(self.checkpoint)
         case_from = self.case_from or trained_case_from(self.checkpoint)
         segments = read_annotations(self.csv_path, self.video_dir, case_from)
-        folder = create_output_folder(self.output)
+        folder = create_output_folder(self.output, "audit.json", "report.html")
         from ophnet_ray.inference.audit import AuditSettings, audit, write_audit
 
         settings = AuditSettings(

@@ -1,11 +1,11 @@
 """Checks of the flags that several sub-commands share, before anything heavy is loaded."""
 
-import os
 import zipfile
 from pathlib import Path
 
 from ophnet_ray.config import CaseFrom
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.files import check_no_folder, ensure_writable
 
 MAX_FRAME_RATE = 1000
 
@@ -46,19 +46,22 @@ def check_at_least_1(flag: str, value: int) -> None:
         raise UserError(f"{flag} {value}: must be at least 1")
 
 
-def create_output_folder(path: str) -> Path:
+def create_output_folder(path: str, *names: str) -> Path:
     """Create the folder of ``--output``, if it is missing, and return its absolute path.
 
+    Args:
+        path: The folder.
+        names: Names of the files that will be written.
+
     Raises:
-        UserError: It cannot be created, or not be written.
+        UserError: It cannot be created, or a file cannot be written.
     """
     folder = Path(path).absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        ensure_writable(folder)
     except OSError as error:
         raise UserError(f"--output {folder} cannot be written: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"--output {folder} cannot be written: permission denied")
+    check_no_folder("--output", *(folder / name for name in names))
     return folder
 
 

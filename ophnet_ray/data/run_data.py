@@ -43,6 +43,11 @@ class RunData:
         return cls(tuple(segments), tuple(missing), hash_segments(segments))
 
     @property
+    def num_train(self) -> int:
+        """Number of training rows whose videos exist."""
+        return sum(segment.split == "train" for segment in self.segments)
+
+    @property
     def phases(self) -> list[str]:
         """The vocabulary of all rows; index = label."""
         return phase_vocabulary([*self.segments, *(reject.segment for reject in self.missing)])

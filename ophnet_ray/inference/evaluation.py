@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ophnet_ray import __version__
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.video.container import VideoError
+from ophnet_ray.data.video.index import frames_between
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.annotated_videos import (
     AnnotatedVideo,
@@ -34,6 +35,7 @@ from ophnet_ray.inference.worst_frames import find_worst_frames
 from ophnet_ray.metrics.score_card import ScoreCard
 from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo, build_score_card, compare_scores
 from ophnet_ray.metrics.timelines import NOT_ANNOTATED, VideoTimeline, label_times
+from ophnet_ray.models.checkpoints import check_replaceable
 from ophnet_ray.models.dynamics import PhaseDynamics
 from ophnet_ray.models.payload import (
     CheckpointPayload,
@@ -51,6 +53,7 @@ from ophnet_ray.storage.files import write_atomically
 
 CHOSEN_BY = ("frame_accuracy", "macro_f1_present")
 """Scores whose mean decides between kinds of smoothing."""
+NO_FRAME_TIME = "no frame time lies in an annotated segment; raise --frame_rate"
 MAX_NAMED = 3
 """Videos or cases that a warning names."""
 
@@ -112,6 +115,10 @@ def evaluate(
     chosen = choose_split(segments, request.split, payload)
     videos = group_by_video(chosen.segments, payload.phases)
     warnings = warn_of_seen_cases(chosen, payload)
+    if request.keep_choice:
+        check_replaceable(Path(request.checkpoint))
+    if request.predictions is None:
+        _check_frame_rate(chosen.segments, request.frame_rate)
     with folder.locked():
         info, predictions, missing = _collect_predictions(folder, request, videos, payload, predict)
         if missing:
@@ -195,7 +202,7 @@ class SplitEvaluation:
             for video, aligned in zip(videos, self._aligned, strict=True)
         ]
         if not any((truth != NOT_ANNOTATED).any() for truth in self._truth):
-            raise UserError("no frame time lies in an annotated segment; raise --frame_rate")
+            raise UserError(NO_FRAME_TIME)
         kinds = SMOOTHERS if dynamics else SMOOTHERS[:1]
         self.scores: dict[Smooth, CaseScores] = {
             smooth: CaseScores(self._scored(smooth), len(info.phases)) for smooth in kinds
@@ -245,6 +252,15 @@ class SplitEvaluation:
         return decode_labels(aligned, self._info, smooth, self._dynamics)
 
 
+def _check_frame_rate(segments: Sequence[Segment], frame_rate: float) -> None:
+    """Refuse a rate at which no frame time lies in a segment, however long the videos are."""
+    for segment in segments:
+        times_s = frame_times(segment.start_s + 1 / frame_rate, frame_rate)
+        if len(frames_between(times_s, segment.start_s, segment.end_s)):
+            return
+    raise UserError(NO_FRAME_TIME)
+
+
 def _collect_predictions(
     folder: PredictionFolder,
     request: EvaluationRequest,
@@ -268,6 +284,8 @@ def _collect_predictions(
         return info, matched.found, matched.missing
     job = build_job(request.checkpoint, folder.parts, request.frame_rate, request.causal)
     result = predict(job, {video.video_id: video.video for video in videos})
+    if not result.parts:
+        raise UserError(f"none of the {len(videos)} videos can be read")
     found = [next(iter(read_predictions(part)))[0] for part in result.parts.values()]
     return job.info, {prediction.video_id: prediction for prediction in found}, result.broken
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray import __version__
+from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.predictions import (
     PredictionInfo,
@@ -17,7 +18,12 @@ from ophnet_ray.inference.predictions import (
     read_predictions,
     write_predictions,
 )
-from ophnet_ray.inference.predictor import PredictionResult, PredictVideos, build_job
+from ophnet_ray.inference.predictor import (
+    PredictionResult,
+    PredictVideos,
+    build_job,
+    read_frame_times,
+)
 from ophnet_ray.inference.smoothing import Smooth, decode_labels, require_dynamics
 from ophnet_ray.inference.submission import (
     Submission,
@@ -30,7 +36,7 @@ from ophnet_ray.metrics.timelines import VideoTimeline, cut_segments, format_seg
 from ophnet_ray.models.dynamics import PhaseDynamics
 from ophnet_ray.models.payload import CheckpointPayload, read_payload
 from ophnet_ray.reports.model_report import ModelReport, write_model_report
-from ophnet_ray.storage.files import ensure_writable, write_atomically
+from ophnet_ray.storage.files import check_no_folder, ensure_writable, write_atomically
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import name_of
 
@@ -79,7 +85,7 @@ class PredictionFolder:
         """Create the folder and keep other processes out of it; the lock ends with the process.
 
         Raises:
-            UserError: The folder cannot be written, or another process uses it.
+            UserError: The folder or a file in it cannot be written, or another process uses it.
         """
         busy = f"another process predicts into {self.path}; wait for it, or choose another --output"
         with ExitStack() as held:
@@ -90,6 +96,8 @@ class PredictionFolder:
                 raise UserError(
                     f"--output {self.path} cannot be written: {error.strerror}"
                 ) from error
+            files = (self.predictions, self.segments, self.submission, self.scores, self.report)
+            check_no_folder("--output", *files)
             for leftover in (*self.path.glob(".new.*"), *self.parts.glob(".new.*")):
                 leftover.unlink(missing_ok=True)
             yield
@@ -139,6 +147,8 @@ def predict_into(
     smooth = request.smooth or choose_smoothing(payload)
     if smooth != "none":
         require_dynamics(smooth, dynamics)
+    if request.template is not None:
+        _check_template(request.template, request)
     with folder.locked():
         job = build_job(request.checkpoint, folder.parts, request.frame_rate, request.causal)
         result = predict(job, request.videos)
@@ -146,9 +156,7 @@ def predict_into(
             raise UserError(f"none of the {len(request.videos)} videos can be read")
         num_rows = join_parts(result.parts, folder, job.info, smooth, dynamics)
         _write_page(folder, payload, smooth, result, request.videos)
-        submission = None
-        if request.template is not None:
-            submission = _write_submission(folder, request.template, request.first_frame, payload)
+        submission = _write_submission(folder, request, payload, result.broken)
     return PredictionSummary(len(result.parts), num_rows, smooth, submission)
 
 
@@ -219,11 +227,32 @@ def _write_page(
     write_model_report(folder.report, report)
 
 
+def _check_template(template: Template, request: PredictionRequest) -> None:
+    """Refuse another rate, or another number of the first frame, before hours of prediction.
+
+    The videos with the lowest and the highest frame number stand for all: to find the length of a
+    video, its whole file is read.
+    """
+    template.check_videos(request.videos)
+    for video_id in dict.fromkeys(template.outermost):
+        try:
+            times_s = read_frame_times(request.videos[video_id], request.frame_rate)
+        except VideoError:
+            continue  # it is reported with the other broken videos
+        template.check_frames(video_id, len(times_s), request.first_frame)
+
+
 def _write_submission(
-    folder: PredictionFolder, template: Template, first_frame: int, payload: CheckpointPayload
-) -> Submission:
+    folder: PredictionFolder,
+    request: PredictionRequest,
+    payload: CheckpointPayload,
+    broken: Mapping[str, str],
+) -> Submission | None:
+    template = request.template
+    if template is None:
+        return None
     labels = {p.video_id: final for p, final in read_predictions(folder.predictions)}
-    submission = fill_template(template, labels, payload.phases, first_frame)
+    submission = fill_template(template, labels, payload.phases, request.first_frame, broken)
     write_atomically(folder.submission, submission.text.encode())
     check_submission(folder.submission, template, payload.phases)
     return submission

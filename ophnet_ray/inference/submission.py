@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,16 +40,47 @@ class Template:
     frames: list[tuple[str, int]]
     column_index: int
 
-    def check_videos(self, video_ids: Collection[str]) -> None:
+    @property
+    def outermost(self) -> tuple[str, str]:
+        """Ids of the videos with the lowest and with the highest frame number."""
+        by_number = sorted(self.frames, key=lambda frame: frame[1])
+        return by_number[0][0], by_number[-1][0]
+
+    def check_videos(
+        self, video_ids: Collection[str], broken: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         """Make sure that the template names only these videos.
+
+        Args:
+            video_ids: Ids of the videos.
+            broken: Reasons of the videos that were given and could not be predicted, by id.
 
         Raises:
             UserError: With the first line that names another one.
         """
         for line, (video_id, _) in enumerate(self.frames, start=2):
+            if video_id in broken:
+                raise UserError(
+                    f"{self.path}:{line}: video {video_id} could not be predicted "
+                    f"({broken[video_id]}); mend the file, or delete its rows from the template"
+                )
             if video_id not in video_ids:
                 raise UserError(
                     f"{self.path}:{line}: video {video_id} is not predicted; add it to --videos"
+                )
+
+    def check_frames(self, video_id: str, num_frames: int, first_frame: int) -> None:
+        """Make sure that the rows of a video name frames that it has, or the one past its end.
+
+        Raises:
+            UserError: With the first line that names another one.
+        """
+        for line, (own, number) in enumerate(self.frames, start=2):
+            if own == video_id and not 0 <= number - first_frame <= num_frames:
+                raise UserError(
+                    f"{self.path}:{line}: frame {number} of {video_id} is none of its {num_frames} "
+                    f"frames ({first_frame} to {num_frames - 1 + first_frame}); see "
+                    "--submission_first_frame and --frame_rate"
                 )
 
 
@@ -104,6 +136,7 @@ def fill_template(
     labels: Mapping[str, NDArray[np.int64]],
     phases: Sequence[str],
     first_frame: int = 0,
+    broken: Mapping[str, str] = MappingProxyType({}),
 ) -> Submission:
     """Fill the column of a template with predicted phases.
 
@@ -113,25 +146,20 @@ def fill_template(
             one.
         phases: Phase of each label, as the training CSV spells it.
         first_frame: The template's number for the first frame of a video.
+        broken: Reasons of the videos that could not be predicted, by id.
 
     Raises:
         UserError: With the line of the template that names a frame or video without prediction.
     """
-    template.check_videos(labels)
+    template.check_videos(labels, broken)
+    for video_id in {video_id for video_id, _ in template.frames}:
+        template.check_frames(video_id, len(labels[video_id]), first_frame)
     complete = {video_id: _fill_gaps(known) for video_id, known in labels.items()}
     rows = []
     num_borrowed = 0
-    for line, (row, (video_id, number)) in enumerate(
-        zip(template.rows, template.frames, strict=True), start=2
-    ):
+    for row, (video_id, number) in zip(template.rows, template.frames, strict=True):
         index = number - first_frame
         last = len(complete[video_id]) - 1
-        if not 0 <= index <= last + 1:
-            raise UserError(
-                f"{template.path}:{line}: frame {number} of {video_id} is none of its {last + 1} "
-                f"frames ({first_frame} to {last + first_frame}); see --submission_first_frame and "
-                "--frame_rate"
-            )
         num_borrowed += index > last or labels[video_id][index] == NO_PREDICTION
         phase = phases[complete[video_id][min(index, last)]]
         rows.append([*row[: template.column_index], phase, *row[template.column_index + 1 :]])

@@ -201,6 +201,17 @@ def ensure_writable(folder: Path) -> None:
         pass
 
 
+def check_no_folder(flag: str, *files: Path) -> None:
+    """Make sure that no folder has the name of a file that will be written.
+
+    Raises:
+        UserError: One has; it names the flag.
+    """
+    for file in files:
+        if file.is_dir():
+            raise UserError(f"{flag}: {file} is a folder; a file of this name is to be written")
+
+
 def check_readable(flag: str, uri: str) -> None:
     """Check within seconds that a bucket answers; the folder itself need not exist yet.
 

@@ -171,6 +171,16 @@ def check_backbone(config: Config, on_notice: Callable[[str], None]) -> None:
             on_notice(f"backbone {config.model.backbone}: {network.weights_use}")
 
 
+def check_num_segments(num_workers: int, num_train: int) -> None:
+    """Make sure that each train worker gets a training segment.
+
+    Raises:
+        UserError: There are more workers than segments.
+    """
+    if num_train < num_workers:
+        raise UserError(f"--train_workers {num_workers}: only {num_train} training segments")
+
+
 def check_cluster(config: Config, segments: Sequence[Segment]) -> None:
     """Make sure that the nodes of the connected cluster are alike and see the files of the run.
 

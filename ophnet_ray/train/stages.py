@@ -13,7 +13,7 @@ from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.models.payload import carry_smoothing_choice, read_payload
 from ophnet_ray.storage.files import copy_file
 from ophnet_ray.storage.paths import is_remote
-from ophnet_ray.train.preflight import check_backbone, check_cluster
+from ophnet_ray.train.preflight import check_backbone, check_cluster, check_num_segments
 from ophnet_ray.train.prepare import prepare_data
 from ophnet_ray.train.protocol import TrainingWatch, TrainLoopConfig, start_status
 from ophnet_ray.train.report import write_run_report
@@ -56,6 +56,7 @@ def _train_on_cluster(run: Run) -> RunResult:
         run.console.say(where)
         planned = plan_resources(run.config, run.console.say)
         resources = keep_resources(planned, run)
+        check_num_segments(resources.train_workers, run.data.num_train)
         check_backbone(run.config, run.console.say)
         check_cluster(run.config, run.data.segments)
         manifest = prepare_data(run, cache, resources)
@@ -87,8 +88,7 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
     """
     num_workers, training = resources.train_workers, run.config.training
     num_train = len(manifest.of_split("train"))
-    if num_train < num_workers:
-        raise UserError(f"--train_workers {num_workers}: only {num_train} training segments")
+    check_num_segments(num_workers, num_train)  # those that could be decoded
     steps = plan_training_steps(num_train, training.batch_size, num_workers)
     run.console.say(
         f"training on {num_workers} {'GPU' if resources.use_gpu else 'CPU'} worker"

@@ -17,6 +17,7 @@ RangeKind = Literal["uniform", "loguniform", "randint"]
 _ITEM = re.compile(r"(\w+)=(choice|uniform|loguniform|randint)\((.*)\)", re.DOTALL)
 _FORM = "expected e.g. lr=loguniform(1e-5,1e-2) window_size=choice(8,16,32)"
 _DECODING = settings_that_affect("decoding")
+_NETWORK = ("backbone", "image_size", "pretrained", "backbone_weights")
 _NOT_SEARCHED: dict[Effect, str] = {
     "nothing": "it does not change a result",
     "data": "trials are compared on the same data",
@@ -108,10 +109,23 @@ def is_in_space(space: SearchSpace, settings: Mapping[str, Any]) -> bool:
 
 def decoding_variants(space: SearchSpace) -> Iterator[dict[str, Any]]:
     """Yield all combinations of the searched settings that affect decoding."""
-    names = [name for name in _DECODING if name in space]
-    domains = [domain.values for name in names if isinstance(domain := space[name], Choice)]
-    for values in itertools.product(*domains):
-        yield dict(zip(names, values, strict=True))
+    return _combine(space, _DECODING)
+
+
+def network_variants(space: SearchSpace) -> Iterator[dict[str, Any]]:
+    """Yield all combinations of the searched settings that affect which network is built."""
+    return _combine(space, _NETWORK)
+
+
+def _combine(space: SearchSpace, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield all combinations of the named settings that are searched, as lists of values."""
+    domains = {
+        name: domain.values
+        for name in names
+        if name in space and isinstance(domain := space[name], Choice)
+    }
+    for values in itertools.product(*domains.values()):
+        yield dict(zip(domains, values, strict=True))
 
 
 def cuts_windows(space: SearchSpace) -> bool:

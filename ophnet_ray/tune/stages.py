@@ -14,7 +14,7 @@ from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.errors import TrainingError, one_line
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.storage.files import copy_file, write_atomically
-from ophnet_ray.train.preflight import check_backbone, check_cluster
+from ophnet_ray.train.preflight import check_backbone, check_cluster, check_num_segments
 from ophnet_ray.train.prepare import prepare_data, prepare_variant
 from ophnet_ray.train.trainer import failures_in_one_line
 from ophnet_ray.tune.config import RankedMetric
@@ -33,7 +33,7 @@ from ophnet_ray.tune.resources import plan_trials
 from ophnet_ray.tune.scheduler import build_scheduler
 from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.searcher import Suggestions
-from ophnet_ray.tune.space import decoding_variants, select_base
+from ophnet_ray.tune.space import decoding_variants, network_variants, select_base
 from ophnet_ray.tune.trial import Trial, outcome_of, write_trial_end
 from ophnet_ray.tune.trial_task import TrialSetup, TrialTask
 from ophnet_ray.tune.tuner import TrialQueue, build_tuner
@@ -105,7 +105,9 @@ def _prepare(search: Search) -> TrialSetup:
     threads = run.directory.read_resources().get("threads_per_worker")
     plan = plan_trials(search.config, search.num_trials, threads, run.console.say)
     run = replace(run, config=plan.base)
-    check_backbone(run.config, run.console.say)
+    check_num_segments(plan.resources.train_workers, run.data.num_train)
+    for settings in network_variants(search.space):
+        check_backbone(run.config.replace_flat(**settings), run.console.say)
     check_cluster(run.config, run.data.segments)
     first = prepare_data(run, run.open_cache(), plan.resources)
     decoded = {sampling_of(run.config.windows): first}

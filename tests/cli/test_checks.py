@@ -2,8 +2,9 @@
 
 import pytest
 
-from ophnet_ray.cli.checks import trained_case_from
+from ophnet_ray.cli.checks import create_output_folder, trained_case_from
 from ophnet_ray.config import Config
+from ophnet_ray.errors import UserError
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 
 pytestmark = pytest.mark.unit
@@ -16,3 +17,14 @@ def test_the_cases_are_read_as_in_the_training(tmp_path):
     del settings["case_from"]
     save_checkpoint(tmp_path / "old.ckpt", make_payload(config=settings))
     assert trained_case_from(str(tmp_path / "old.ckpt")) == "auto"
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "out/audit.json").mkdir(parents=True)
+    for folder in ("file", "file/below"):
+        with pytest.raises(UserError, match=r"--output .* cannot be written"):
+            create_output_folder(str(tmp_path / folder))
+    with pytest.raises(UserError, match=r"--output: .*audit\.json is a folder"):
+        create_output_folder(str(tmp_path / "out"), "audit.json")
+    assert create_output_folder(str(tmp_path / "new/out"), "audit.json").is_dir()

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -203,6 +204,38 @@ def test_videos_are_predicted_where_no_predictions_are_given(checkpoint, dataset
     assert result.card.num_units == 18 * len(videos)
     assert result.smooth == "none"
     assert json.loads(folder.scores.read_text())["num_units"] == result.card.num_units
+
+
+@pytest.mark.unit
+def test_what_cannot_be_scored_or_kept_is_refused_before_prediction(checkpoint, dataset, tmp_path):
+    def never(job, videos):
+        pytest.fail("a wrong request must be refused before anything is predicted")
+
+    def refuse(says, segments, **changes):
+        values = {"frame_rate": 2.0, "keep_choice": False, "checkpoint": str(checkpoint)} | changes
+        request = EvaluationRequest(
+            source="segments.csv",
+            split="all",
+            causal=False,
+            smooth=None,
+            predictions=None,
+            **values,
+        )
+        with pytest.raises(UserError, match=says):
+            evaluate_split(PredictionFolder(tmp_path / "evaluation"), request, segments, never)
+
+    segments = read_annotations(dataset)
+    later = [replace(segment, start_s=0.5, end_s=3.0) for segment in segments]
+    refuse("no frame time lies in an annotated segment", later, frame_rate=0.3)
+    folder = tmp_path / "run/checkpoints"
+    own = temporary_file(folder, 0)
+    own.parent.mkdir(parents=True)
+    shutil.copy(checkpoint, own)
+    own = commit_checkpoint(folder, 0, {"val_loss": 1.0}).file
+    own.with_name("manifest.json").write_text('{"sha256": "of another file"}')
+    refuse("is damaged: it does not have its checksum", segments, checkpoint=own, keep_choice=True)
+    (tmp_path / "evaluation/scores.json").mkdir(parents=True)
+    refuse(r"--output: .*scores\.json is a folder", segments)
 
 
 def case_ids_of(rows, split):

@@ -113,6 +113,48 @@ def test_smoothing_without_dynamics_is_refused_before_prediction(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("frames", "first_frame", "says"),
+    [
+        pytest.param(["0", "17", "450"], 0, r":4: frame 450 of v0 is none of its 18", id="25/s"),
+        pytest.param(["0", "17"], 1, r":2: frame 0 of v0 is none of its 18", id="from 0"),
+    ],
+)
+def test_a_template_of_another_rate_is_refused_before_prediction(
+    checkpoint, dataset, tmp_path, frames, first_frame, says
+):
+    template = tmp_path / "template.csv"
+    template.write_text("Video_name,Frame_id\n" + "".join(f"v0,{frame}\n" for frame in frames))
+    request = request_of(
+        checkpoint,
+        find_videos([str(dataset.parent / "v0.mp4")]),
+        template=read_template(template, "phase"),
+        first_frame=first_frame,
+    )
+    with pytest.raises(UserError, match=says):
+        predict_into(PredictionFolder(tmp_path / "out"), request, never)
+
+
+def test_a_template_with_a_broken_video_names_the_reason(checkpoint, dataset, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    template = tmp_path / "template.csv"
+    template.write_text("Video_name,Frame_id\nv0,0\nbroken,0\n")
+    request = request_of(
+        checkpoint,
+        find_videos([str(dataset.parent / "v0.mp4"), str(tmp_path / "broken.mp4")]),
+        template=read_template(template, "phase"),
+    )
+    with pytest.raises(UserError, match=r"csv:3: video broken could not be predicted \(cannot be"):
+        predict_into(PredictionFolder(tmp_path / "out"), request, predict_here)
+
+
+def test_a_folder_with_the_name_of_an_output_is_refused_before_prediction(checkpoint, tmp_path):
+    (tmp_path / "out/predictions.parquet").mkdir(parents=True)
+    request = request_of(checkpoint, {"v": "v.mp4"})
+    with pytest.raises(UserError, match=r"--output: .*predictions\.parquet is a folder"):
+        predict_into(PredictionFolder(tmp_path / "out"), request, never)
+
+
 def test_a_prediction_without_a_readable_video_is_an_error(checkpoint, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     request = request_of(checkpoint, find_videos([str(tmp_path)]))

@@ -5,7 +5,13 @@ import pytest
 
 from ophnet_ray.console import Console
 from ophnet_ray.errors import UserError
-from ophnet_ray.train.preflight import check_input, check_loggers, check_output, resolve_paths
+from ophnet_ray.train.preflight import (
+    check_input,
+    check_loggers,
+    check_num_segments,
+    check_output,
+    resolve_paths,
+)
 from ophnet_ray.train.run import open_run
 from tests.helpers.runs import tiny_config
 from tests.helpers.videos import write_video
@@ -102,6 +108,14 @@ def test_weights_and_folders_are_resolved_where_the_user_stands(tmp_path, monkey
     resolved = resolve_paths(config).to_flat()
     assert resolved["backbone_weights"] == str(tmp_path / "w.pt")
     assert resolved["video_dir"] == str(tmp_path / "v")
+
+
+def test_more_workers_than_training_rows_are_refused_before_anything_is_decoded(csv_path):
+    data = check_input(tiny_config(csv_path, csv_path.parent), Console()).data
+    assert data.num_train == 4
+    check_num_segments(4, data.num_train)
+    with pytest.raises(UserError, match="--train_workers 5: only 4 training segments"):
+        check_num_segments(5, data.num_train)
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):

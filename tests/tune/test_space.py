@@ -9,6 +9,7 @@ from ophnet_ray.tune.space import (
     Range,
     decoding_variants,
     list_combinations,
+    network_variants,
     parse_search_space,
 )
 from tests.helpers.searches import ITEMS
@@ -72,6 +73,17 @@ def test_only_settings_that_affect_decoding_make_decoding_variants():
     assert len(variants) == 4
     assert {"max_frames": 128, "window_size": 8} in variants
     assert list(decoding_variants(parse_search_space(["lr=choice(0.1,0.2)"], Config()))) == [{}]
+
+
+def test_each_network_of_a_space_is_known_before_the_first_trial():
+    items = ["backbone=choice(resnet18,test_vit)", "image_size=choice(64,128)", "mask=choice(rg)"]
+    space = parse_search_space([*items, "lr=uniform(0.1,0.2)"], Config())
+    assert [tuple(settings.values()) for settings in network_variants(space)] == [
+        ("resnet18", 64),
+        ("resnet18", 128),
+        ("test_vit", 64),
+        ("test_vit", 128),
+    ]
 
 
 def test_all_combinations_of_a_grid_are_listed_once():
