@@ -27,10 +27,23 @@ Packets = Iterator["av.Packet[Any]"]
 VideoSource = str | Path | RangeReader
 """A video file, or an open object of a bucket (see ``open_video``)."""
 
+# fmt: off
+DECODERS = frozenset((
+    "av1", "dvvideo", "ffv1", "h263", "h264", "hevc", "huffyuv", "libaom-av1", "libdav1d", "libvpx",
+    "libvpx-vp9", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "msmpeg4v2", "prores",
+    "rawvideo", "utvideo", "vc1", "vp8", "vp9", "wmv1", "wmv2", "wmv3",
+))
+# fmt: on
+"""Decoders of surgical video. FFmpeg has hundreds of others, for formats that few people test."""
+MAX_PIXELS = 8192 * 8192
+"""Largest picture: 8K video with room. A small file may unpack to pictures of gigabytes."""
+
 # A playlist format would let a "video" read other files of the machine.
 _OPEN_OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi",
+    "codec_whitelist": ",".join(sorted(DECODERS)),
+    "max_pixels": str(MAX_PIXELS),
 }
 
 
@@ -72,23 +85,47 @@ def open_container(path: VideoSource) -> InputContainer:
     """Open a video for one pass on one thread.
 
     Raises:
-        VideoError: It cannot be opened, or holds no video stream.
+        VideoError: It cannot be opened, or holds no video stream that can be decoded.
     """
     try:
         if isinstance(path, RangeReader):
             path.seek(0)
         source = path if isinstance(path, RangeReader) else str(path)
-        container = av.open(source, mode="r", options=dict(_OPEN_OPTIONS))
+        # the title of an old AVI is in whatever encoding its writer had
+        container = av.open(
+            source, mode="r", options=dict(_OPEN_OPTIONS), metadata_errors="replace"
+        )
     except (av.FFmpegError, OSError) as error:
         raise reading_error("opened", error) from error
-    if not container.streams.video:
+    try:
+        stream = _usable_stream(container)
+    except VideoError:
         container.close()
-        raise VideoError("the file holds no video stream")
-    stream = video_stream(container)
+        raise
     # one thread per task: tasks run in parallel, and more threads cost more CPU per frame
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return container
+
+
+def _usable_stream(container: InputContainer) -> VideoStream:
+    """Return the stream that a player shows.
+
+    Raises:
+        VideoError: There is none, or it is not one that this program decodes.
+    """
+    if not container.streams.video:
+        raise VideoError("the file holds no video stream")
+    stream = video_stream(container)
+    codec = stream.codec_context
+    if codec is None:  # PyAV's hint forgets it
+        raise VideoError("the codec of its video stream is unknown")
+    if codec.name not in DECODERS:
+        raise VideoError(f"its codec {codec.name} is not one of surgical video")
+    if codec.width * codec.height > MAX_PIXELS:
+        raise VideoError(f"pictures of {codec.width} x {codec.height} pixels are too large")
+    codec.options = {"max_pixels": str(MAX_PIXELS)}  # for pictures larger than the header says
+    return stream
 
 
 def video_stream(container: InputContainer) -> VideoStream:
