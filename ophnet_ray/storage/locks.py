@@ -2,57 +2,131 @@
 
 The operating system frees a lock when the process that holds it ends, however it ends: nobody waits
 for a killed process. Processes on several machines exclude each other when the file system passes
-locks on.
+locks on. On one without locks (Lustre without ``-o flock``, some buckets mounted as folders), an
+exclusive lock is a file that its holder renews, see ``claims``.
+
+The file of an exclusive lock says who holds it: a process that waits, or is refused, can name it.
 """
 
+import errno
 import fcntl
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.claims import Holder, claimed
+
+FIRST_NOTICE_S, NOTICE_INTERVAL_S = 5.0, 60.0
+"""Seconds of waiting after which the holder is named, for the first time and from then on."""
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 
 logger = logging.getLogger(__name__)
 
+Tell = Callable[[str], None]
+
 
 @contextmanager
-def exclusive(path: Path, *, busy: str | None = None) -> Iterator[None]:
+def exclusive(
+    path: Path, *, busy: str | None = None, tell: Tell = logger.warning
+) -> Iterator[None]:
     """Hold a lock file alone for as long as the context lasts.
 
     Args:
         path: The lock file; created when it is missing, and kept.
         busy: Error message if another process holds the lock; without one, wait for that process.
+        tell: Receives a line that names the holder, after some seconds of waiting.
 
     Raises:
         UserError: Another process holds the lock, and ``busy`` is given.
-        OSError: The file cannot be opened, or its file system has no locks.
+        OSError: The file cannot be opened.
+    """
+    with ExitStack() as held:
+        descriptor = _open(path)
+        held.callback(os.close, descriptor)
+        try:
+            _acquire(descriptor, path, fcntl.LOCK_EX, busy, tell)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            held.enter_context(claimed(path, busy, tell, NOTICE_INTERVAL_S))
+        else:
+            _write_holder(descriptor)
+            held.callback(_clear_holder, descriptor)
+        yield
+
+
+@contextmanager
+def shared(path: Path, *, tell: Tell = logger.warning) -> Iterator[None]:
+    """Hold a lock file together with others, once nobody holds it alone.
+
+    On a file system without locks nobody is kept out.
+
+    Args:
+        path: The lock file; created when it is missing, and kept.
+        tell: Receives a line that names the holder, after some seconds of waiting.
+
+    Raises:
+        OSError: The file cannot be opened.
     """
     descriptor = _open(path)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-        except BlockingIOError as error:
-            raise UserError(busy) from error
+            _acquire(descriptor, path, fcntl.LOCK_SH, None, tell)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            logger.warning("%s has no locks (%s)", path, error)
         yield
     finally:
         os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path, kind: int, busy: str | None, tell: Tell) -> None:
+    """Take a lock, or wait for it.
+
+    Raises:
+        UserError: It is held, and ``busy`` is given.
+    """
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        if busy:
+            raise UserError(f"{busy} ({Holder.read(path)})") from error
+        with _noticed(path, tell):
+            fcntl.flock(descriptor, kind)
 
 
 @contextmanager
-def shared(path: Path) -> Iterator[None]:
-    """Hold a lock file together with others, once nobody holds it alone.
+def _noticed(path: Path, tell: Tell) -> Iterator[None]:
+    """Name the holder of a lock from time to time, while this thread waits for it."""
+    is_over = threading.Event()
 
-    Raises:
-        OSError: The file cannot be opened, or its file system has no locks.
-    """
-    descriptor = _open(path)
+    def name_holder() -> None:
+        pause_s = FIRST_NOTICE_S
+        while not is_over.wait(pause_s):
+            tell(f"waiting for {path}, held by {Holder.read(path)}")
+            pause_s = NOTICE_INTERVAL_S
+
+    threading.Thread(target=name_holder, name="lock notices", daemon=True).start()
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
     finally:
-        os.close(descriptor)
+        is_over.set()
+
+
+def _write_holder(descriptor: int) -> None:
+    with suppress(OSError):  # another user's file, opened for reading, or a full disk
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, Holder.of_this_process().to_bytes(), 0)
+
+
+def _clear_holder(descriptor: int) -> None:
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
 
 
 class NamedLocks:

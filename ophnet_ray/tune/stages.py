@@ -90,7 +90,10 @@ def complete_search(search: Search, output: str) -> SearchResult:
             run.console.say(f"already complete: {search.directory.path}")
         else:
             metadata, num_local = run.job_metadata(), search.num_local_trials
-            with run.open_cache().in_use(), connect(search.config, metadata, num_local) as where:
+            with (
+                run.open_cache().in_use(run.console.warn),
+                connect(search.config, metadata, num_local) as where,
+            ):
                 run.console.say(where)
                 setup = _prepare(search)
                 budget = TimeBudget(search.config.search.time_budget_s)

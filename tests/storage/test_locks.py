@@ -1,13 +1,18 @@
 """Locks between real processes: held, shared, refused, and freed by a kill."""
 
+import errno
+import os
+import re
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage import claims, locks
 from ophnet_ray.storage.locks import NamedLocks, exclusive, shared
 from tests.helpers.paths import ROOT
 from tests.helpers.waiting import is_waited_for, wait_until
@@ -54,7 +59,10 @@ def test_a_lock_that_another_process_holds_is_refused_with_the_given_message(tmp
     path = tmp_path / ".lock"
     with (
         holder(path, "exclusive(path)"),
-        pytest.raises(UserError, match=r"^the run is being trained$"),
+        pytest.raises(
+            UserError,
+            match=r"^the run is being trained \(process \d+ on \S+ since [-\d]+ [:\d]+\)$",
+        ),
         exclusive(path, busy="the run is being trained"),
     ):
         pytest.fail("two hold the lock")
@@ -91,6 +99,86 @@ def test_without_a_message_it_waits_for_the_process_that_holds_the_lock(tmp_path
             wait_until(lambda: is_waited_for(path), "a thread waits for the lock")
             assert not entered.done()
         assert entered.result(timeout=60) == "entered"
+
+
+def test_a_process_that_waits_names_the_one_it_waits_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "FIRST_NOTICE_S", 0.01)
+    path, told, is_told = tmp_path / ".lock", [], threading.Event()
+
+    def tell(line):
+        told.append(line)
+        is_told.set()
+
+    def enter():
+        with exclusive(path, tell=tell):
+            pass
+
+    with ThreadPoolExecutor(1) as pool:
+        with holder(path, "exclusive(path)") as process:
+            entered = pool.submit(enter)
+            assert is_told.wait(timeout=60)
+            assert re.match(rf"waiting for {path}, held by process {process.pid} on ", told[0])
+        entered.result(timeout=60)
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system without locks, as Lustre is mounted by default."""
+
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+
+
+CLAIM = """
+import fcntl, os, sys
+from pathlib import Path
+def flock(*_): raise OSError(38, "Function not implemented")
+fcntl.flock = flock
+from ophnet_ray.storage.locks import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_without_locks_of_the_file_system_one_process_holds_it_too(tmp_path, no_locks):
+    path = tmp_path / ".lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", CLAIM, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        refused = pytest.raises(UserError, match=rf"busy \(process {process.pid} on ")
+        with refused, exclusive(path, busy="busy"):
+            pytest.fail("two hold the lock")
+        process.kill()
+        process.wait()
+        assert not is_busy(path)  # the killed holder is taken over
+    assert {file.name for file in tmp_path.iterdir()} == {".lock"}
+    with shared(path):
+        pass
+
+
+def test_of_many_that_take_over_one_holds_it(tmp_path, no_locks, monkeypatch):
+    monkeypatch.setattr(claims, "POLL_S", 0.001)
+    path, inside = tmp_path / ".lock", []
+    (tmp_path / ".lock.held").write_text('{"host": "gone", "pid": 1}')
+    os.utime(tmp_path / ".lock.held", (0, 0))
+
+    def work(number):
+        with exclusive(path):
+            inside.append(number)
+            alone = inside == [number]
+            inside.clear()
+        return alone
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(40)))
 
 
 def test_an_error_inside_the_lock_is_not_taken_for_a_busy_one_and_frees_it(tmp_path):

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -247,11 +247,15 @@ class BlockCache:
                 logger.warning("%s belongs to another user, who may prune it: %s", path, error)
 
     @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Protect the cache from pruning; the lock ends with the process, even a killed one."""
+    def in_use(self, tell: Callable[[str], None] = logger.warning) -> Iterator[None]:
+        """Protect the cache from pruning; the lock ends with the process, even a killed one.
+
+        Args:
+            tell: Receives a line that names the process for which this one waits.
+        """
         with ExitStack() as held:
             try:
-                held.enter_context(shared(self.folder / LOCK_FILE))
+                held.enter_context(shared(self.folder / LOCK_FILE, tell=tell))
             except OSError as error:
                 logger.warning("%s has no locks (%s): do not prune it now", self.folder, error)
             yield

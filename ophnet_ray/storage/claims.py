@@ -1,0 +1,160 @@
+"""Exclusive locks for file systems that have none: a file that its holder renews.
+
+The file is created so that only one process can (``O_EXCL``), and names its holder. The holder
+renews its time. A file that was not renewed for ``STALE_S`` belongs to a process that is gone, and
+is taken over.
+"""
+
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from ophnet_ray.errors import UserError
+
+RENEW_S, STALE_S = 10.0, 60.0
+POLL_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The process that holds a lock.
+
+    Attributes:
+        host: Name of its machine.
+        pid: Its number there.
+        since: Time at which it took the lock, for people.
+        token: Random text, different for each lock that is taken.
+    """
+
+    host: str = ""
+    pid: int = 0
+    since: str = ""
+    token: str = ""
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        """Return a holder of now."""
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        return cls(socket.gethostname(), os.getpid(), since, secrets.token_hex(8))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the holder from a lock file; an unknown one where it says nothing."""
+        try:
+            return cls(**json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return cls()
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the lock file."""
+        return json.dumps(asdict(self)).encode()
+
+    def __str__(self) -> str:
+        """Return the holder as a part of a sentence."""
+        if not self.host:
+            return "a process that does not say its name"
+        return f"process {self.pid} on {self.host} since {self.since}"
+
+
+@contextmanager
+def claimed(
+    path: Path, busy: str | None, tell: Callable[[str], None], notice_interval_s: float
+) -> Iterator[None]:
+    """Hold ``<path>.held`` for as long as the context lasts.
+
+    Args:
+        path: The lock file.
+        busy: Error message if another process holds it; without one, wait for that process.
+        tell: Receives a line that names the holder while this process waits.
+        notice_interval_s: Seconds between these lines.
+
+    Raises:
+        UserError: Another process holds the lock, and ``busy`` is given.
+        OSError: The file cannot be written.
+    """
+    claim, holder = path.with_name(f"{path.name}.held"), Holder.of_this_process()
+    told_s = time.monotonic()
+    while not _create(claim, holder):
+        if _remove_stale(claim):
+            continue
+        if busy:
+            raise UserError(f"{busy} ({Holder.read(claim)})")
+        if time.monotonic() - told_s > notice_interval_s:
+            told_s = time.monotonic()
+            tell(f"waiting for {path}, held by {Holder.read(claim)}")
+        time.sleep(POLL_S)
+    is_over = threading.Event()
+    threading.Thread(target=_renew, args=(claim, is_over), name="lock renewal", daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        if Holder.read(claim) == holder:
+            claim.unlink(missing_ok=True)
+        else:
+            logger.error("another process has taken %s over: this one was silent too long", claim)
+
+
+def _create(claim: Path, holder: Holder) -> bool:
+    try:
+        descriptor = os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(holder.to_bytes())
+    return True
+
+
+def _renew(claim: Path, is_over: threading.Event) -> None:
+    while not is_over.wait(RENEW_S):
+        try:
+            os.utime(claim)
+        except OSError as error:
+            logger.warning("%s cannot be renewed: %s", claim, error)
+
+
+def _remove_stale(claim: Path) -> bool:
+    """Remove a claim whose holder is gone; return False if it is alive, as far as one can see."""
+    own = claim.with_name(f"{claim.name}.{secrets.token_hex(8)}")
+    try:
+        own.touch()
+        # by the clock of the storage: the machines' own may differ
+        age_s = own.stat().st_mtime - claim.stat().st_mtime
+        if age_s < STALE_S and not _is_dead_here(Holder.read(claim)):
+            return False
+        judged = claim.stat().st_ino
+        claim.replace(own)
+        if own.stat().st_ino != judged:
+            # another process has just taken it over: give it back
+            os.link(own, claim)
+            return False
+    except FileNotFoundError:
+        return True  # the holder has just left
+    else:
+        return True
+    finally:
+        own.unlink(missing_ok=True)
+
+
+def _is_dead_here(holder: Holder) -> bool:
+    """Return True if the holder ran on this machine and runs no more."""
+    if holder.host != socket.gethostname():
+        return False
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
