@@ -14,14 +14,17 @@ from ray.job_config import JobConfig
 
 from ophnet_ray.config import Config
 from ophnet_ray.distributed.cluster_check import check_dashboard
+from ophnet_ray.distributed.doors import GCS_QUESTION, RAYLET_QUESTION, check_grpc_doors
 from ophnet_ray.distributed.environment import (
     find_running_head,
     hidden_log_level_notice,
     is_listening,
     token_path,
 )
+from ophnet_ray.distributed.ownership import check_token_file, create_token, own_ray_folder
 from ophnet_ray.distributed.resources import local_cpus
 from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.signals import kept_handlers
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +51,19 @@ def connect(
     head = find_running_head()
     job = JobConfig(metadata=metadata or {})
     if head is None:
+        create_token(token_path())
+        check_token_file(token_path())
         where = f"local Ray, dashboard http://{_start_local(config, concurrent_runs, job)}"
     else:
+        check_token_file(token_path())
+        if "://" not in head:
+            check_grpc_doors([head], GCS_QUESTION, "the Ray cluster")  # before it gets our code
         dashboard = _join(head, job)
         check_dashboard(dashboard)
-        num_nodes = sum(node["Alive"] for node in ray.nodes())
-        where = f"Ray cluster {head}, {num_nodes} nodes"
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        raylets = [f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}" for node in nodes]
+        check_grpc_doors(raylets, RAYLET_QUESTION, "the node")
+        where = f"Ray cluster {head}, {len(nodes)} nodes"
         if dashboard:
             where += (
                 f", dashboard http://{dashboard} as seen from its head (`ray dashboard "
@@ -74,7 +84,7 @@ def _start_local(config: Config, concurrent_runs: int, job: JobConfig) -> str:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     os.environ["RAY_GCS_SERVER_PORT"] = str(port)
-    with hidden_log_level_notice():
+    with hidden_log_level_notice(), kept_handlers():
         context = ray.init(
             address="local",
             num_cpus=local_cpus(config, concurrent_runs),
@@ -84,9 +94,8 @@ def _start_local(config: Config, concurrent_runs: int, job: JobConfig) -> str:
             logging_level=logging.ERROR,
             job_config=job,
             runtime_env=_environment_of_workers(f"127.0.0.1:{port}"),
+            _temp_dir=own_ray_folder(),
         )
-    if token_path().is_file():
-        token_path().chmod(0o600)  # Ray writes it readable for everybody
     return str(context.dashboard_url)
 
 
@@ -97,7 +106,7 @@ def _join(head: str, job: JobConfig) -> str:
     if "://" not in head and not is_listening(head):
         raise UserError(f"nothing answers at the Ray cluster's address {head}; {cure}")
     try:
-        with hidden_log_level_notice():
+        with hidden_log_level_notice(), kept_handlers():
             context = ray.init(
                 address=head,
                 log_to_driver=False,

@@ -1,7 +1,6 @@
 """Checks of a cluster before a run: authentication, equal versions, shared paths."""
 
 import hashlib
-import ipaddress
 import os
 import platform
 import uuid
@@ -18,6 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ophnet_ray
+from ophnet_ray.distributed.doors import is_loopback
 from ophnet_ray.distributed.environment import find_running_head
 from ophnet_ray.errors import UserError, last_line
 
@@ -60,7 +60,7 @@ def check_dashboard(address: str) -> None:
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    if not address or host == "localhost" or ipaddress.ip_address(host).is_loopback:
+    if not address or is_loopback(host):
         return
     # without a proxy: the question is who can reach it from here
     dashboard = HTTPConnection(host, int(port), timeout=CONNECT_TIMEOUT_S)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ophnet_ray.distributed.ownership import is_trusted_file, is_trusted_listener
+
 # Ray's switch for "clusters, or this machine only", named after the systems where it matters most:
 # with 0 every service of a local Ray listens on 127.0.0.1 alone.
 _CLUSTERS_ALLOWED = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -17,8 +19,8 @@ def find_running_head() -> str | None:
     """Return the address of a running cluster: ``RAY_ADDRESS``, or a head of this machine.
 
     ``RAY_ADDRESS=local`` asks for a Ray of this run's own beside a running head. Ray writes the
-    head's address to a file and never removes it. An address that does not answer is ignored here;
-    Ray would wait for it.
+    head's address to a file and never removes it. An address that does not answer is ignored here,
+    for which Ray would wait; and so is one that another user wrote or listens at.
     """
     named = os.environ.get("RAY_ADDRESS", "")
     if named == "local":
@@ -26,11 +28,12 @@ def find_running_head() -> str | None:
     if named not in ("", "auto"):
         return named
     folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
-    try:
-        address = (folder / "ray" / "ray_current_cluster").read_text().strip()
-    except OSError:
+    file = folder / "ray" / "ray_current_cluster"
+    # the folder is open to all users of the machine, and whoever is believed gets our token
+    if not is_trusted_file(file):
         return None
-    return address if is_listening(address) else None
+    address = file.read_text().strip()
+    return address if is_listening(address) and is_trusted_listener(address) else None
 
 
 def token_path() -> Path:

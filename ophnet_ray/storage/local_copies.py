@@ -21,7 +21,15 @@ ORIGIN_FILE = ".origin"
 
 def default_local_dir() -> str:
     """Return a folder of the user in the system's temporary folder."""
-    return str(Path(tempfile.gettempdir()) / f"ophnet-ray-{getpass.getuser()}")
+    return str(Path(tempfile.gettempdir()) / f"ophnet-ray-{_user_name()}")
+
+
+def _user_name() -> str:
+    """Return the name of the user; the number where the system knows no name, as in OpenShift."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def local_folder(uri: str, local_dir: str | None) -> Path:

@@ -7,6 +7,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 
 from ophnet_ray.config import Config
 from ophnet_ray.hashing import hash_ids
+from ophnet_ray.models.payload import describe_settings
 from ophnet_ray.train.run_directory import RunDirectory
 
 PROJECT = "ophnet-ray"
@@ -38,7 +39,7 @@ def _build_mlflow(config: Config, run: RunDirectory) -> Logger:
         tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}",
         run_id=id_file.read_text() if id_file.exists() else None,
     )
-    logger.log_hyperparams(config.to_flat())
+    logger.log_hyperparams(describe_settings(config))
     # only the first worker has a run; the others log nothing
     if isinstance(logger.run_id, str):
         id_file.write_text(logger.run_id)
@@ -56,5 +57,5 @@ def _build_wandb(config: Config, run: RunDirectory) -> Logger:
         id=f"{int(hash_ids([run.location])[0]):016x}",
         resume="allow",
     )
-    logger.log_hyperparams(config.to_flat())
+    logger.log_hyperparams(describe_settings(config))
     return logger

@@ -2,12 +2,15 @@
 
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import grpc
 import pytest
 
 from ophnet_ray.distributed import cluster_check
 from ophnet_ray.distributed.cluster_check import check_dashboard
+from ophnet_ray.distributed.doors import GCS_QUESTION, check_grpc_doors
 from ophnet_ray.errors import UserError
 
 pytestmark = pytest.mark.unit
@@ -57,3 +60,39 @@ def test_a_dashboard_that_says_nothing_is_not_taken_for_a_locked_one(monkeypatch
             UserError, match=f"http://{address} accepts a connection but does not answer"
         ):
             check_dashboard(address)
+
+
+def test_a_dashboard_is_named_by_its_host_too(dashboard):
+    """KubeRay and people give names; a name of the loopback address is no door."""
+    dashboard.status = 200
+    check_dashboard(f"localhost:{dashboard.server_port}")
+    check_dashboard("no-such-host.invalid:8265")
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_service_that_answers_strangers_is_refused(is_open):
+    """The head of ``ray start --head`` without a token; its dashboard is on loopback."""
+
+    class Service(grpc.GenericRpcHandler):
+        def service(self, call):
+            assert call.method == GCS_QUESTION
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    def answer(_request, context):
+        if not is_open:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token")
+        return b""
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Service()])
+    port = server.add_insecure_port("0.0.0.0:0")
+    server.start()
+    try:
+        check_grpc_doors([f"127.0.0.1:{port}", "0.0.0.0:1"], GCS_QUESTION, "the Ray cluster")
+        address = f"0.0.0.0:{port}"
+        if is_open:
+            with pytest.raises(UserError, match=f"the Ray cluster {address} answers without a"):
+                check_grpc_doors([address], GCS_QUESTION, "the Ray cluster")
+        else:
+            check_grpc_doors([address], GCS_QUESTION, "the Ray cluster")
+    finally:
+        server.stop(None)

@@ -1,0 +1,98 @@
+"""Files, folders and sockets of Ray on a machine with other users: whom they belong to."""
+
+import os
+import secrets
+import stat
+import tempfile
+from pathlib import Path
+
+from ophnet_ray.errors import UserError
+
+MAX_FOLDER_CHARS = 30
+"""Longest folder for a Ray: the paths of its sockets below have at most 107 characters."""
+_LISTENING = "0A"
+
+
+def is_trusted_file(path: Path) -> bool:
+    """Return True if a file is ours or root's, and nobody else may write it."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    may_others_write = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return stat.S_ISREG(status.st_mode) and _is_trusted(status.st_uid) and not may_others_write
+
+
+def is_trusted_listener(address: str) -> bool:
+    """Return True unless another user of this machine listens at ``host:port``.
+
+    Of other machines, and where the system has no ``/proc/net``, nothing is known: True.
+    """
+    port = f"{int(address.rpartition(':')[2]):04X}"
+    owners = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            rows = Path(table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            fields = row.split()
+            if fields[3] == _LISTENING and fields[1].endswith(f":{port}"):
+                owners.add(int(fields[7]))
+    return all(map(_is_trusted, owners))
+
+
+def _is_trusted(uid: int) -> bool:
+    return uid in (0, os.getuid())
+
+
+def own_ray_folder() -> str:
+    """Return a folder for a Ray of this user, which nobody else may enter; create it.
+
+    Ray's own ``/tmp/ray`` is open to all users of a machine. Where the user names a folder with
+    ``RAY_TMPDIR``, that one is taken.
+
+    Raises:
+        UserError: The folder belongs to another user.
+    """
+    if named := os.environ.get("RAY_TMPDIR"):
+        return str(Path(named) / "ray")
+    system = tempfile.gettempdir()
+    parent = Path(system if len(system) <= MAX_FOLDER_CHARS else "/tmp")  # noqa: S108 - it is short
+    folder = parent / f"ray-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise UserError(f"{folder} belongs to another user; set RAY_TMPDIR to a folder of your own")
+    folder.chmod(0o700)
+    return str(folder)
+
+
+def create_token(path: Path) -> None:
+    """Write a token for Ray that only this user may read, unless there is one.
+
+    Ray itself would write it readable for everybody.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+
+
+def check_token_file(path: Path) -> None:
+    """Refuse a token that other users of this machine may read or have written.
+
+    Raises:
+        UserError: Naming the cure.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return
+    if not _is_trusted(status.st_uid):
+        raise UserError(f"the token {path} belongs to another user; set RAY_AUTH_TOKEN_PATH")
+    if status.st_mode & 0o077 and status.st_uid == os.getuid():
+        raise UserError(f"other users may read the token {path}; chmod 600 {path}")
