@@ -13,6 +13,17 @@ class DivergedError(TrainingError):
     """The loss is not finite. The same settings would diverge again."""
 
 
+class StoppedError(Exception):
+    """Training has stopped as asked, after a checkpoint.
+
+    ``str(error)`` says where; the same command resumes there.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class PredictionError(Exception):
     """Prediction cannot continue. ``str(error)`` is the cause in one line; exit code 1."""
 

@@ -11,12 +11,18 @@ from typing import TypeVar
 import tyro
 
 from ophnet_ray.config import AnyConfig, dump_config, read_config, with_demo_settings
-from ophnet_ray.errors import PredictionError, TrainingError, UserError
+from ophnet_ray.errors import PredictionError, StoppedError, TrainingError, UserError
+from ophnet_ray.signals import (
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    Terminated,
+    terminate_on_signals,
+)
 from ophnet_ray.storage.filesystems import StorageError
 
 Command = TypeVar("Command")
 
-EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USER_ERROR = 1, 2
 
 
 def parse_config(
@@ -100,7 +106,8 @@ def parse_command(commands: Mapping[str, type[Command]], argv: Sequence[str], pr
 def run_program(main: Callable[[], None]) -> None:
     """Run a program; an error that a user may cause becomes one line and an exit code."""
     try:
-        main()
+        with terminate_on_signals():
+            main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
@@ -113,9 +120,15 @@ def run_program(main: Callable[[], None]) -> None:
     except PredictionError as error:
         print(f"prediction failed: {error}", file=sys.stderr)
         raise SystemExit(EXIT_FAILED) from None
+    except StoppedError as error:
+        print(f"stopped {error}; the same command resumes there", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         print("interrupted; the same command resumes where it stopped", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
+    except Terminated as error:
+        print(f"ended by {error}; the same command resumes where it stopped", file=sys.stderr)
+        raise SystemExit(EXIT_TERMINATED) from None
 
 
 def read_boxed_error(text: str) -> str:

@@ -1,30 +1,41 @@
 """Folders of checkpoints: write, verify, choose and prune.
 
 A checkpoint is a folder ``epoch=0007`` with ``checkpoint.ckpt`` (tensors and plain values, see
-``payload``) and ``manifest.json`` (its sha256, size and metrics). The folder is written under a
-temporary name and renamed. A checkpoint that is incomplete or altered later fails its checksum and
-is skipped for the one before. Checkpoints inside an epoch are called
-``unfinished/epoch=0007-step=000500``; the end of the epoch deletes them.
+``payload``) and ``manifest.json`` (its sha256, size and metrics, and the manifest's own checksum).
+The folder is written under a temporary name and renamed. A checkpoint that is incomplete or altered
+later fails its checksum and is skipped for the one before; a resumed run moves it to ``damaged``.
+Checkpoints inside an epoch are called ``unfinished/epoch=0007-step=000500``; the end of the epoch
+deletes them.
 """
 
-import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.metrics.classification import rank_epoch
-from ophnet_ray.storage.files import check_writable, ensure_writable, write_atomically
+from ophnet_ray.storage.files import (
+    check_writable,
+    ensure_writable,
+    sync_folder,
+    write_atomically,
+)
 from ophnet_ray.storage.local_copies import find_origin, send_to_origin
 from ophnet_ray.storage.paths import parent_of
+from ophnet_ray.storage.records import DamagedFileError, dump_record, read_record
 
 CHECKPOINT_FILE = "checkpoint.ckpt"
 MANIFEST_FILE = "manifest.json"
 UNFINISHED = "unfinished"
+DAMAGED = "damaged"
+_FOLDER_NAME = re.compile(r"epoch=\d+(-step=\d+)?", re.ASCII)
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +70,11 @@ def temporary_file(checkpoints: Path, epoch: int, step: int = 0) -> Path:
 
 
 def commit_checkpoint(
-    checkpoints: Path, epoch: int, metrics: dict[str, float], step: int = 0
+    checkpoints: Path,
+    epoch: int,
+    metrics: dict[str, float],
+    step: int = 0,
+    sha256: str = "",
 ) -> Checkpoint:
     """Give the checkpoint in ``temporary_file`` its manifest and its final name.
 
@@ -68,23 +83,26 @@ def commit_checkpoint(
         epoch: The epoch, from 0.
         metrics: Metrics of the epoch.
         step: Finished steps of the epoch; 0 for the whole epoch.
+        sha256: Checksum of the file, if the writer knows it.
     """
     file = temporary_file(checkpoints, epoch, step)
     final = _folder_of(checkpoints, epoch, step)
     with file.open("rb+") as handle:
         os.fsync(handle.fileno())
     manifest = {
-        "sha256": hash_file(file),
+        "sha256": sha256 or hash_file(file),
         "size_bytes": file.stat().st_size,
         "epoch": epoch,
         "step": step,
         "metrics": metrics,
     }
-    write_atomically(file.parent / MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
+    write_atomically(file.parent / MANIFEST_FILE, dump_record(manifest))
     if final.exists():
         # only a damaged checkpoint is written again
-        shutil.rmtree(final)
+        _set_aside(checkpoints, final)
     file.parent.rename(final)
+    # before older checkpoints are deleted: a loss of power must not undo the one and keep the other
+    sync_folder(final.parent)
     return Checkpoint(final, epoch, metrics, step)
 
 
@@ -95,7 +113,7 @@ def check_replaceable(file: Path) -> None:
         UserError: The file does not have its checksum, or its folder, here or in the bucket of the
             run, cannot be written.
     """
-    if _is_listed(file) and _read_intact(file.parent) is None:
+    if _is_listed(file) and read_intact(file.parent) is None:
         raise UserError(f"checkpoint {file} is damaged: it does not have its checksum")
     try:
         ensure_writable(file.absolute().parent)
@@ -122,7 +140,7 @@ def replace_checkpoint_file(file: Path, write: Callable[[Path], None]) -> None:
     # hidden, so that no search for checkpoints finds it after a kill
     new, manifest_file = file.with_name(f".{file.name}.new"), file.with_name(MANIFEST_FILE)
     is_listed = _is_listed(file)
-    if is_listed and _read_intact(file.parent) is None:
+    if is_listed and read_intact(file.parent) is None:
         raise UserError(f"checkpoint {file} is damaged: it does not have its checksum")
     try:
         write(new)
@@ -131,7 +149,7 @@ def replace_checkpoint_file(file: Path, write: Callable[[Path], None]) -> None:
         if not is_listed:
             new.replace(file)
             return
-        manifest = json.loads(manifest_file.read_text())
+        manifest = read_record(manifest_file, dict, "choose another checkpoint")
         replaced = manifest | {"sha256": hash_file(new), "size_bytes": new.stat().st_size}
         manifest["next_sha256"] = replaced["sha256"]
         replaced.pop("next_sha256", None)
@@ -149,29 +167,53 @@ def _is_listed(file: Path) -> bool:
 
 
 def _write_manifest(path: Path, manifest: dict[str, object]) -> None:
-    write_atomically(path, json.dumps(manifest, indent=1).encode())
+    write_atomically(path, dump_record(manifest))
     send_to_origin(path)
 
 
 def find_checkpoints(checkpoints: Path) -> list[Checkpoint]:
     """Return the intact checkpoints of whole epochs, oldest first; log the damaged ones."""
-    folders = sorted(checkpoints.glob("epoch=*"))
-    return [found for folder in folders if (found := _read_intact(folder))]
+    found = (read_intact(folder) for folder in _folders_in(checkpoints))
+    return [each for each in found if each]
 
 
 def find_unfinished(checkpoints: Path, epoch: int) -> Checkpoint | None:
     """Return the last intact checkpoint inside the epoch."""
-    folders = sorted((checkpoints / UNFINISHED).glob(f"epoch={epoch:04d}-*"), reverse=True)
-    return next((found for folder in folders if (found := _read_intact(folder))), None)
+    folders = [
+        each for each in _folders_in(checkpoints / UNFINISHED) if _position_of(each)[0] == epoch
+    ]
+    return next((found for folder in reversed(folders) if (found := read_intact(folder))), None)
+
+
+def set_aside_damaged(checkpoints: Path) -> list[Path]:
+    """Move the damaged checkpoints to the folder ``damaged``; return where they are now.
+
+    Nothing is deleted: what a disk has spoilt may be what a person wants to look at.
+    """
+    folders = [*_folders_in(checkpoints), *_folders_in(checkpoints / UNFINISHED)]
+    return [_set_aside(checkpoints, each) for each in folders if read_intact(each) is None]
+
+
+def newest_position(checkpoints: Path) -> tuple[int, int]:
+    """Return (whole epochs, steps of the next one) of the newest checkpoint, intact or not."""
+    epochs = [_position_of(each)[0] + 1 for each in _folders_in(checkpoints)]
+    steps = [_position_of(each) for each in _folders_in(checkpoints / UNFINISHED)]
+    return max([(0, 0), *((epoch, 0) for epoch in epochs), *steps])
+
+
+def delete_leftovers(checkpoints: Path) -> None:
+    """Delete what a killed writer left: a folder without a final name holds no whole checkpoint."""
+    for folder in (checkpoints, checkpoints / UNFINISHED):
+        for leftover in folder.glob(".epoch=*.tmp"):
+            shutil.rmtree(leftover)
 
 
 def prune_unfinished(checkpoints: Path, keep: int) -> None:
-    """Delete all but the last ``keep`` checkpoints inside epochs, and leftovers of a killed run."""
+    """Delete all but the last ``keep`` checkpoints inside epochs."""
     # by time, not by name: after a damaged checkpoint a run trains an epoch again
     found = (checkpoints / UNFINISHED).glob("epoch=*")
     folders = sorted(found, key=lambda folder: folder.stat().st_mtime_ns)
-    leftovers = (checkpoints / UNFINISHED).glob(".epoch=*")
-    for folder in (*folders[: max(len(folders) - keep, 0)], *leftovers):
+    for folder in folders[: max(len(folders) - keep, 0)]:
         shutil.rmtree(folder)
 
 
@@ -180,18 +222,46 @@ def _folder_of(checkpoints: Path, epoch: int, step: int) -> Path:
     return checkpoints / UNFINISHED / f"{name}-step={step:06d}" if step else checkpoints / name
 
 
-def _read_intact(folder: Path) -> Checkpoint | None:
+def _folders_in(folder: Path) -> list[Path]:
+    """Return the folders with names of checkpoints, in the order of training."""
+    named = [each for each in folder.glob("epoch=*") if _FOLDER_NAME.fullmatch(each.name)]
+    return sorted(named, key=_position_of)
+
+
+def _position_of(folder: Path) -> tuple[int, int]:
+    """Return epoch and step in the name of a checkpoint's folder."""
+    epoch, _, step = folder.name.removeprefix("epoch=").partition("-step=")
+    return int(epoch), int(step or 0)
+
+
+def _set_aside(checkpoints: Path, folder: Path) -> Path:
+    (checkpoints / DAMAGED).mkdir(exist_ok=True)
+    for number in count(1):
+        target = checkpoints / DAMAGED / f"{folder.name}.{number}"
+        if not target.exists():
+            break
+    return folder.rename(target)
+
+
+def read_intact(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint in a folder; None, with a line in the log, if it is damaged."""
+
+    def verify(manifest: dict[str, Any]) -> Checkpoint:
+        epoch, metrics, step = manifest["epoch"], manifest["metrics"], manifest.get("step", 0)
+        if (epoch, step) != _position_of(folder):
+            raise ValueError(f"it names epoch {epoch}, step {step}")
+        if hash_file(folder / CHECKPOINT_FILE) not in (
+            manifest["sha256"],
+            manifest.get("next_sha256"),
+        ):
+            raise ValueError(f"{CHECKPOINT_FILE} has another checksum")
+        return Checkpoint(folder, epoch, dict(metrics), step)
+
     try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text())
-        known = (manifest["sha256"], manifest.get("next_sha256"))
-        intact = hash_file(folder / CHECKPOINT_FILE) in known
-    except (OSError, ValueError) as error:
-        logger.warning("checkpoint %s is skipped: %s", folder, error)
+        return read_record(folder / MANIFEST_FILE, verify, "it is skipped")
+    except (OSError, DamagedFileError) as error:
+        logger.warning("checkpoint %s: %s", folder.name, error)
         return None
-    if not intact:
-        logger.warning("checkpoint %s is damaged and skipped", folder)
-        return None
-    return Checkpoint(folder, manifest["epoch"], manifest["metrics"], manifest.get("step", 0))
 
 
 def best_checkpoint(checkpoints: Iterable[Checkpoint]) -> Checkpoint:

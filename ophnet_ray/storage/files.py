@@ -57,8 +57,18 @@ def open_atomically(folder: Path, name: Callable[[], str]) -> Iterator[BinaryIO]
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(folder / name())
+        sync_folder(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to disk: a loss of power then undoes no rename before it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """Lightning callback of a train worker: write checkpoints and scores, report them to the driver."""
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,12 @@ from ophnet_ray.models.payload import (
     describe_settings,
     summarise_training_segments,
 )
+from ophnet_ray.storage.records import DamagedFileError
+from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
 from ophnet_ray.train.protocol import TrainLoopConfig
+from ophnet_ray.train.stop_poll import StopPoll, StopTraining
+
+logger = logging.getLogger(__name__)
 
 
 class EpochCallback(CheckpointCallback):
@@ -55,6 +61,8 @@ class EpochCallback(CheckpointCallback):
         self._run_metrics = TrainingMetrics(loop.run.path.name)
         self._epoch_started_s = self._status_sent_s = 0.0
         self._is_inside_epoch = False
+        self._stop_poll = StopPoll(loop.status)
+        self._is_stop_wanted = self._is_checkpoint_wanted = False
         self._worker_state: WorkerState | None = None
         self.history: list[Mapping[str, float]] = []
         self._checkpoints = list(checkpoints)
@@ -76,31 +84,45 @@ class EpochCallback(CheckpointCallback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Report to the driver once per second; write a checkpoint when it is due."""
+        """Report to the driver once per second; write a checkpoint when it is due; stop if asked.
+
+        Raises:
+            StopTraining: The driver asked to stop; the checkpoint is written.
+        """
         step = batch_idx + 1
         is_last = step == trainer.num_training_batches
         self._run_metrics.end_step(self._loop.config.training.batch_size, is_last)
         if trainer.is_global_zero and time.monotonic() - self._status_sent_s > 1:
             self._status_sent_s = time.monotonic()
             self._report_progress(epoch=trainer.current_epoch, step=step)
-        every = self._loop.config.run.every_n_train_steps
+        answer = self._stop_poll.end_step(trainer)
+        self._is_stop_wanted |= answer.is_stop_wanted
+        self._is_checkpoint_wanted |= answer.is_stop_wanted or answer.is_node_leaving
         # no checkpoint holds the gradients that are accumulated between two optimiser steps
-        if every and step % (every * trainer.accumulate_grad_batches) == 0:
+        if is_last or step % trainer.accumulate_grad_batches:
+            return  # after the last step, the checkpoint of the epoch comes next
+        every = self._loop.config.run.every_n_train_steps
+        is_due = every and step % (every * trainer.accumulate_grad_batches) == 0
+        if is_due or self._is_checkpoint_wanted:
+            self._is_checkpoint_wanted = False
             self._write_unfinished(trainer, step)
+        if self._is_stop_wanted:
+            raise StopTraining(f"after step {step} of epoch {trainer.current_epoch + 1}")
 
     def _report_progress(self, **progress: Any) -> None:
         if self._loop.status is not None:
             self._loop.status.update.remote(**progress)
 
     def _write_unfinished(self, trainer: L.Trainer, step: int) -> None:
-        if step >= trainer.num_training_batches:
-            return  # the checkpoint of the epoch comes next
+        if not _are_weights_finite(trainer):
+            logger.warning("no checkpoint at step %d: a weight is not finite", step)
+            return  # the end of the epoch decides
         folder, epoch = self._loop.run.checkpoints, trainer.current_epoch
         self._is_inside_epoch = True
         trainer.save_checkpoint(temporary_file(folder, epoch, step))
         self._is_inside_epoch = False
         if trainer.is_global_zero:
-            commit_checkpoint(folder, epoch, {}, step)
+            commit_checkpoint(folder, epoch, {}, step, _checksum_of_last_file(trainer))
             # the one before stays in case this one is damaged
             prune_unfinished(folder, keep=2)
             self._loop.run.send_checkpoints()
@@ -115,10 +137,20 @@ class EpochCallback(CheckpointCallback):
         """
         payload = CheckpointPayload.from_dict(checkpoint[PAYLOAD_KEY], trainer.ckpt_path)
         self.history = list(payload.history)
-        if trainer.is_global_zero and self.history != self._loop.run.read_metrics():
-            self._loop.run.write_metrics(self.history)
+        if trainer.is_global_zero:
+            self._restore_metrics()
         if payload.workers:
             self._worker_state = payload.workers[trainer.global_rank]
+
+    def _restore_metrics(self) -> None:
+        run = self._loop.run
+        try:
+            is_same = self.history == run.read_metrics()
+        except DamagedFileError as error:
+            logger.warning("%s", error)
+            is_same = False
+        if not is_same:
+            run.write_metrics(self.history)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Move the loader to the position inside the epoch.
@@ -180,10 +212,10 @@ class EpochCallback(CheckpointCallback):
         module = _module_of(pl_module)
         metrics = dict(module.epoch_metrics)
         if not all(math.isfinite(value) for value in metrics.values()):
-            self.failure = (
-                f"the loss is not finite in epoch {trainer.current_epoch + 1}; try a lower --lr"
-            )
-            trainer.should_stop = True
+            self._fail(trainer, "the loss")
+            return
+        if not _are_weights_finite(trainer):
+            self._fail(trainer, "a weight")
             return
         record = {
             "epoch": trainer.current_epoch,
@@ -198,11 +230,34 @@ class EpochCallback(CheckpointCallback):
         run = self._loop.run
         # every worker takes part: a sharded model is gathered from all of them
         trainer.save_checkpoint(temporary_file(run.checkpoints, trainer.current_epoch))
+        self._commit_epoch(trainer, record)
+        self._is_stop_wanted |= self._stop_poll.ask(trainer).is_stop_wanted
+        if (
+            self._is_stop_wanted
+            and trainer.current_epoch + 1 < self._loop.config.training.max_epochs
+        ):
+            raise StopTraining(f"after epoch {trainer.current_epoch + 1}")
+
+    def _fail(self, trainer: L.Trainer, what: str) -> None:
+        self.failure = (
+            f"{what} is not finite in epoch {trainer.current_epoch + 1}; try a lower --lr"
+        )
+        trainer.should_stop = True
+
+    def _commit_epoch(self, trainer: L.Trainer, record: Mapping[str, float]) -> None:
+        """Give the checkpoint of the epoch its name, and report the epoch."""
+        run = self._loop.run
         if not trainer.is_global_zero:
             self.send_logs(trainer)
-            ray.train.report(record)
+            ray.train.report(dict(record))
             return
-        written = commit_checkpoint(run.checkpoints, trainer.current_epoch, metrics)
+        metrics = dict(_module_of(trainer.lightning_module).epoch_metrics)
+        written = commit_checkpoint(
+            run.checkpoints,
+            trainer.current_epoch,
+            metrics,
+            sha256=_checksum_of_last_file(trainer),
+        )
         self._checkpoints = prune_checkpoints([*self._checkpoints, written])
         prune_unfinished(run.checkpoints, keep=0)
         run.send_checkpoints()
@@ -211,10 +266,10 @@ class EpochCallback(CheckpointCallback):
         self._report_progress(epoch=trainer.current_epoch + 1, step=0, metrics=record)
         if run.is_in_bucket:
             # with a checkpoint Ray writes to the bucket, too, and fails after three attempts
-            ray.train.report(record)
+            ray.train.report(dict(record))
             return
         ray.train.report(
-            record,
+            dict(record),
             checkpoint=ray.train.Checkpoint.from_directory(str(written.folder)),
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
@@ -238,6 +293,18 @@ def _loader_of(trainer: L.Trainer) -> WindowLoader:
     if not isinstance(loader, WindowLoader):
         raise TypeError(f"expected a WindowLoader, not {type(loader).__name__}")
     return loader
+
+
+def _are_weights_finite(trainer: L.Trainer) -> bool:
+    """Return True on all workers if no worker holds a weight or statistic that is not finite."""
+    tensors = [*trainer.lightning_module.parameters(), *trainer.lightning_module.buffers()]
+    own = all(bool(torch.isfinite(each).all()) for each in tensors)
+    return bool(trainer.strategy.reduce_boolean_decision(own, all=True))
+
+
+def _checksum_of_last_file(trainer: L.Trainer) -> str:
+    writer = trainer.strategy.checkpoint_io
+    return writer.sha256 if isinstance(writer, SyncedCheckpointIO) else ""
 
 
 def _random_state() -> dict[str, torch.Tensor]:

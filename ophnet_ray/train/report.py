@@ -4,8 +4,6 @@ import csv
 import json
 from dataclasses import asdict
 
-import yaml
-
 from ophnet_ray.data.passport import describe_warnings
 from ophnet_ray.metrics.score_card import build_window_card
 from ophnet_ray.models.payload import read_payload
@@ -37,7 +35,9 @@ def write_run_report(run: RunDirectory, result: RunResult) -> None:
         passport.splits["val"].videos,
     )
     history = run.read_metrics()
-    content = card.to_dict() | asdict(result)
+    of_run = asdict(result)
+    del of_run["metrics_sha256"]
+    content = card.to_dict() | of_run
     write_atomically(run.scores, json.dumps(content, indent=1).encode())
     write_model_report(
         run.report,
@@ -49,7 +49,7 @@ def write_run_report(run: RunDirectory, result: RunResult) -> None:
             timelines=[],
             passport=passport,
             rejects=_read_rejects(run),
-            config=yaml.safe_load(run.config.read_text()),
+            config=run.read_config(),
             versions=passport.versions,
             notes=[OPTIMISM, *describe_warnings(passport)],
         ),

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 from ophnet_ray.models.checkpoints import (
     Checkpoint,
+    delete_leftovers,
     find_checkpoints,
     find_unfinished,
     locate_checkpoint,
+    set_aside_damaged,
 )
 
 TIMEOUT_S = 180.0
@@ -40,22 +42,29 @@ class ResumePoint:
     Attributes:
         last: The checkpoint, which may lie inside an epoch; None for a new run.
         finished: Intact checkpoints of whole epochs, oldest first; on rank 0, which prunes them.
+        damaged: Folders to which damaged checkpoints were moved; on rank 0.
     """
 
     last: Checkpoint | None = None
     finished: tuple[Checkpoint, ...] = ()
+    damaged: tuple[Path, ...] = ()
 
 
 def find_resume_point(checkpoints: Path) -> ResumePoint:
-    """Return the last checkpoint inside the unfinished epoch, else the last of a whole epoch."""
+    """Return the last checkpoint inside the unfinished epoch, else the last of a whole epoch.
+
+    Damaged checkpoints are moved out of the way, and leftovers of a killed writer deleted.
+    """
+    delete_leftovers(checkpoints)
+    damaged = tuple(set_aside_damaged(checkpoints))
     finished = find_checkpoints(checkpoints)
     epoch = finished[-1].epoch + 1 if finished else 0
     last = find_unfinished(checkpoints, epoch) or (finished[-1] if finished else None)
     if last is None:
-        return ResumePoint()
+        return ResumePoint(damaged=damaged)
     done = f"step {last.step} of epoch {epoch + 1}" if last.step else f"epoch {epoch}"
     logger.info("resuming after %s from %s", done, last.folder)
-    return ResumePoint(last, tuple(finished))
+    return ResumePoint(last, tuple(finished), damaged)
 
 
 def agree_on_resume_point(

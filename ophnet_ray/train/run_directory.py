@@ -1,6 +1,7 @@
 """The folder of a run: its settings, data, progress and result, on disk or in a bucket."""
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,8 +9,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from ophnet_ray.config import Config, dump_config
 from ophnet_ray.data.annotations import Reject
@@ -20,6 +19,13 @@ from ophnet_ray.storage.filesystems import filesystem_of
 from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import bucket_path, is_remote, join
+from ophnet_ray.storage.records import (
+    DamagedFileError,
+    dump_record,
+    dump_yaml_record,
+    read_record,
+    read_yaml_record,
+)
 from ophnet_ray.train.run_mirror import RunMirror
 from ophnet_ray.train.run_paths import RunPaths
 
@@ -32,11 +38,13 @@ class RunResult:
         checkpoint: Path below the run's folder.
         best_epoch: Counted from 1.
         scores: Validation scores of that epoch.
+        metrics_sha256: Checksum of ``metrics.jsonl``; empty in runs of earlier versions.
     """
 
     checkpoint: str
     best_epoch: int
     scores: dict[str, float]
+    metrics_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +163,7 @@ class RunDirectory(RunPaths):
         """
         if not self.config.exists():
             return
-        before = yaml.safe_load(self.config.read_text())
+        before = self.read_config()
         now = config.identity()
         if self.weights_hash.exists():
             before["backbone_weights"] = self.weights_hash.read_text().strip()
@@ -167,7 +175,7 @@ class RunDirectory(RunPaths):
             for name, value in now.items()
             if before.get(name) != value
         ]
-        if self.read_passport().data_hash != data_hash:
+        if self.passport.exists() and self.read_passport().data_hash != data_hash:
             changes.append("the rows of the CSV, their split or the videos")
         self._refuse(changes)
 
@@ -208,12 +216,17 @@ class RunDirectory(RunPaths):
             )
 
     def read_passport(self) -> Passport:
-        """Read the account of the data."""
-        return Passport.from_dict(json.loads(self.passport.read_text()))
+        """Read the account of the data.
+
+        Raises:
+            DamagedFileError: Its checksum is another one, or entries are missing.
+        """
+        cure = "delete it to accept the data as they are now, and give the same command again"
+        return read_record(self.passport, Passport.from_dict, cure)
 
     def write_passport(self, passport: Passport) -> None:
         """Write the account of the data."""
-        self._write(self.passport, json.dumps(passport.to_dict(), indent=1))
+        self._write(self.passport, dump_record(passport.to_dict()))
 
     def read_resources(self) -> dict[str, Any]:
         """Read what the run took of a cluster when it began; empty for a new run."""
@@ -225,8 +238,19 @@ class RunDirectory(RunPaths):
         """Write the settings."""
         if config.model.backbone_weights is not None:
             content = config.identity()["backbone_weights"]
-            self._write(self.weights_hash, f"{content}\n")
-        self._write(self.config, dump_config(config))
+            self._write(self.weights_hash, f"{content}\n".encode())
+        self._write(self.config, dump_yaml_record(dump_config(config)))
+
+    def read_config(self) -> dict[str, Any]:
+        """Read the settings that the run began with.
+
+        Raises:
+            DamagedFileError: They were changed since.
+        """
+        return read_yaml_record(
+            self.config,
+            "a run keeps the settings that it began with: put them back, or choose another --name",
+        )
 
     def write_rejects(self, rejects: Sequence[Reject]) -> None:
         """Write the rows that are not used."""
@@ -246,7 +270,7 @@ class RunDirectory(RunPaths):
                     reject.reason,
                 ]
             )
-        self._write(self.rejects, text.getvalue())
+        self._write(self.rejects, text.getvalue().encode())
 
     def read_rejects(self) -> dict[str, str]:
         """Read the reasons of the rows that are not used, by segment id."""
@@ -258,26 +282,48 @@ class RunDirectory(RunPaths):
     def write_metrics(self, history: Sequence[Mapping[str, float]]) -> None:
         """Write all epochs so far, whole: a restart neither loses nor repeats one."""
         lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
-        self._write(self.metrics, lines)
+        self._write(self.metrics, lines.encode())
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Read all epochs so far."""
+        """Read all epochs so far.
+
+        Raises:
+            DamagedFileError: A line is no JSON object.
+        """
         if not self.metrics.exists():
             return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        try:
+            history = [json.loads(line) for line in self.metrics.read_bytes().splitlines()]
+            if not all(isinstance(record, dict) for record in history):
+                raise ValueError("a line is no JSON object")
+        except ValueError as error:
+            cure = "delete it; the same command writes it again from the last checkpoint"
+            raise DamagedFileError(f"{self.metrics} is damaged ({error}); {cure}") from error
+        return history
+
+    def hash_metrics(self) -> str:
+        """Return the checksum of ``metrics.jsonl``; empty without such a file."""
+        if not self.metrics.exists():
+            return ""
+        return hashlib.sha256(self.metrics.read_bytes()).hexdigest()
 
     def write_result(self, result: RunResult) -> None:
         """Mark the run as complete."""
-        self._write(self.result, json.dumps(asdict(result), indent=1))
+        self._write(self.result, dump_record(asdict(result)))
 
     def read_result(self) -> RunResult | None:
-        """Read the result; None while the run is not complete."""
+        """Read the result; None while the run is not complete.
+
+        Raises:
+            DamagedFileError: Its checksum is another one, or entries are missing.
+        """
         if not self.result.exists():
             return None
-        return RunResult(**json.loads(self.result.read_text()))
+        cure = "delete it; the same command writes it again"
+        return read_record(self.result, lambda values: RunResult(**values), cure)
 
-    def _write(self, path: Path, text: str) -> None:
-        write_atomically(path, text.encode())
+    def _write(self, path: Path, content: bytes) -> None:
+        write_atomically(path, content)
         self.send(path)
 
 

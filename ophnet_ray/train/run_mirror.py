@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ophnet_ray.models.checkpoints import CHECKPOINT_FILE, MANIFEST_FILE
+from ophnet_ray.models.checkpoints import CHECKPOINT_FILE, DAMAGED, MANIFEST_FILE, read_intact
 from ophnet_ray.storage.files import (
     FileStatus,
     delete_object,
@@ -41,7 +41,7 @@ class RunMirror:
     def fetch(self) -> None:
         """Make the folder equal to the bucket.
 
-        A checkpoint whose manifest is the same on both sides is not fetched again.
+        A checkpoint that is intact here and has the same manifest there is not fetched again.
 
         Raises:
             StorageError: The bucket does not answer.
@@ -124,7 +124,8 @@ class RunMirror:
             if name.startswith(f"{CHECKPOINTS}/") and name.endswith(f"/{MANIFEST_FILE}"):
                 folder = name.removesuffix(MANIFEST_FILE)
                 data = f"{folder}{CHECKPOINT_FILE}"
-                if data in listed and not self._is_same(name, data, listed[data]):
+                is_damaged = name.startswith(f"{CHECKPOINTS}/{DAMAGED}/")
+                if data in listed and not (is_damaged or self._is_same(name, data, listed[data])):
                     self._fetch(data)
                     self._fetch(name)
 
@@ -134,6 +135,8 @@ class RunMirror:
             return False
         if here.read_bytes() != read_bytes(join(self.uri, manifest)):
             return False
+        if read_intact(here.parent) is None:
+            return False  # this machine's copy is damaged
         for name in (manifest, data):
             status = (self.folder / name).stat()
             self._sent[name] = FileStatus(status.st_size, status.st_mtime_ns)

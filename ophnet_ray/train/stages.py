@@ -8,17 +8,20 @@ from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.samplers import plan_training_steps
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.distributed.resources import Resources, plan_resources
-from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.errors import StoppedError, TrainingError, UserError
 from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.models.payload import carry_smoothing_choice, read_payload
+from ophnet_ray.signals import stop_on_signals
 from ophnet_ray.storage.files import copy_file
 from ophnet_ray.storage.paths import is_remote
+from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.preflight import check_backbone, check_cluster, check_num_segments
 from ophnet_ray.train.prepare import prepare_data
 from ophnet_ray.train.protocol import TrainingWatch, TrainLoopConfig, start_status
 from ophnet_ray.train.report import write_run_report
 from ophnet_ray.train.run import Run
 from ophnet_ray.train.run_directory import RunResult
+from ophnet_ray.train.stop_poll import StopTraining
 from ophnet_ray.train.trainer import failures_in_one_line, fit_run
 
 
@@ -35,7 +38,7 @@ def complete_run(run: Run, output: str) -> RunResult:
     """
     directory = run.directory
     with failures_in_one_line(directory, "run"):
-        result = directory.read_result()
+        result = _read_result(run)
         if result is None:
             result = _train_on_cluster(run)
         else:
@@ -50,9 +53,26 @@ def complete_run(run: Run, output: str) -> RunResult:
     return result
 
 
+def _read_result(run: Run) -> RunResult | None:
+    """Return the result of a complete run; mend its metrics if they are damaged."""
+    directory = run.directory
+    try:
+        result = directory.read_result()
+    except DamagedFileError as error:
+        run.console.warn(f"{error}: it is written again from the last checkpoint")
+        return None
+    if result and result.metrics_sha256 not in ("", directory.hash_metrics()):
+        run.console.warn(
+            f"{directory.metrics} is damaged: it is written again from the last checkpoint"
+        )
+        last = find_checkpoints(directory.checkpoints)[-1]
+        directory.write_metrics(read_payload(last.file).history)
+    return result
+
+
 def _train_on_cluster(run: Run) -> RunResult:
     cache = run.open_cache()
-    with cache.in_use(), connect(run.config, run.job_metadata()) as where:
+    with cache.in_use(run.console.warn), connect(run.config, run.job_metadata()) as where:
         run.console.say(where)
         planned = plan_resources(run.config, run.console.say)
         resources = keep_resources(planned, run)
@@ -85,6 +105,7 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
     Raises:
         UserError: More workers than training segments.
         TrainingError: The workers failed, or the loss became infinite.
+        StoppedError: A signal asked to stop.
     """
     num_workers, training = resources.train_workers, run.config.training
     num_train = len(manifest.of_split("train"))
@@ -100,8 +121,12 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
     loop = TrainLoopConfig(
         run.config, manifest, resources, run.directory, run.data.data_hash, status
     )
-    with run.console.stage("train", training.max_epochs) as stage:
-        return TrainingWatch(status, stage, steps.num_steps).run(lambda: fit_run(loop))
+    with run.console.stage("train", training.max_epochs) as stage, stop_on_signals() as request:
+        watch = TrainingWatch(status, stage, steps.num_steps, run.console.warn, request)
+        try:
+            return watch.run(lambda: fit_run(loop))
+        except StopTraining as stopped:
+            raise StoppedError(str(stopped), request.exit_code) from stopped
 
 
 def _copy_best_checkpoint(run: Run, result: RunResult, output: str) -> None:

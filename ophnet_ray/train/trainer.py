@@ -22,11 +22,13 @@ from ray.tune import TuneError
 from ophnet_ray.distributed.failures import find_cause
 from ophnet_ray.distributed.process_group import BoundTorchConfig
 from ophnet_ray.errors import DivergedError, TrainingError, UserError
-from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
+from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints, newest_position
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory, RunResult
+from ophnet_ray.train.stop_poll import StopTraining
 
 MAX_WORKER_FAILURES = 3
+"""Failures of workers after which training ends, if there was no new checkpoint."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,20 +39,41 @@ def fit_run(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> Ru
     Raises:
         DivergedError: The loss is not finite.
         TrainingError: The workers failed.
+        StopTraining: The workers have stopped as asked.
     """
     run = loop.run
-    try:
-        result: Any = build_trainer(loop, callbacks).fit()
-    except TrainingFailedError as error:
-        logger.exception("training failed")
-        raise TrainingError(f"{_root_cause(error)}; see {run.logs}") from error
+    result = _fit_while_it_advances(loop, callbacks)
+    if stopped := result.return_value["stopped"]:
+        raise StopTraining(stopped)
     if failure := result.return_value["failure"]:
         raise DivergedError(f"{failure}; see {run.logs}")
     run.enter()  # rank 0 may have worked on another machine
     best = best_checkpoint(find_checkpoints(run.checkpoints))
-    answer = RunResult(str(best.file.relative_to(run.path)), best.epoch + 1, best.metrics)
+    checkpoint = str(best.file.relative_to(run.path))
+    answer = RunResult(checkpoint, best.epoch + 1, best.metrics, run.hash_metrics())
     run.write_result(answer)
     return answer
+
+
+def _fit_while_it_advances(loop: TrainLoopConfig, callbacks: Sequence[UserCallback]) -> Any:
+    """Return Ray Train's result, after any number of failures with new checkpoints between them.
+
+    Ray counts the failures of a whole run. A run of days on machines that come and go would use
+    them up, though each time it advances.
+
+    Raises:
+        TrainingError: The workers failed again and again without a new checkpoint.
+    """
+    run = loop.run
+    while True:
+        before = newest_position(run.checkpoints)
+        try:
+            return build_trainer(loop, callbacks).fit()
+        except TrainingFailedError as error:
+            logger.exception("training failed")
+            run.enter()  # rank 0 may have worked on another machine
+            if newest_position(run.checkpoints) <= before:
+                raise TrainingError(f"{_root_cause(error)}; see {run.logs}") from error
 
 
 def build_trainer(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> TorchTrainer:
@@ -59,6 +82,8 @@ def build_trainer(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ())
     # verified checkpoints themselves decide where a run resumes.
     loop.run.delete_ray_snapshot()
     folder, filesystem = loop.run.shared_location()
+    # Ray's hint for callbacks is that of Train V1
+    watchers: list[Any] = [_WarnOfFailures(loop.status), *callbacks]
     return TorchTrainer(
         train_loop,  # type: ignore[arg-type] # Ray's hint forgets that it may return something
         train_loop_config={"loop": loop},
@@ -74,9 +99,30 @@ def build_trainer(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ())
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
             checkpoint_config=CheckpointConfig(),
-            callbacks=list(callbacks),  # type: ignore[arg-type] # its stub is that of Train V1
+            callbacks=watchers,
         ),
     )
+
+
+class _WarnOfFailures(UserCallback):
+    """Callback that names each failure of a worker on the user's console.
+
+    Args:
+        status: Handle of a ``TrainingStatus``; None where nobody watches.
+    """
+
+    def __init__(self, status: Any) -> None:
+        self._status = status
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Name ranks and causes."""
+        if self._status is None:
+            return
+        for rank, error in worker_exceptions.items():
+            self._status.warn.remote(
+                f"train worker {rank} failed ({_describe(_cause_of(error))}); training resumes "
+                "from the last checkpoint"
+            )
 
 
 def train_loop(loop_config: dict[str, TrainLoopConfig]) -> dict[str, str]:
@@ -111,9 +157,13 @@ def _root_cause(error: TrainingFailedError) -> str:
     cause: BaseException = error
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         cause = next(iter(error.worker_failures.values()))
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    return _describe(cause)
+    return _describe(_cause_of(cause))
+
+
+def _cause_of(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _describe(error: BaseException) -> str:

@@ -27,10 +27,12 @@ from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.losses import balance_phases
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.payload import read_payload
+from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
 from ophnet_ray.train.epoch_callback import EpochCallback
 from ophnet_ray.train.loggers import build_loggers
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.resume_point import agree_on_resume_point
+from ophnet_ray.train.stop_poll import StopTraining
 from ophnet_ray.train.tensorboard_callback import TensorBoardPictures
 
 FSDP_UNIT_PARAMETERS = 1_000_000
@@ -43,7 +45,8 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
     """Train, or resume where the run stopped.
 
     Returns:
-        ``failure``: why training stopped early, in one line; empty when it did not.
+        ``failure``: why training stopped early, in one line; empty when it did not. ``stopped``:
+        where training stopped because it was asked to; likewise.
     """
     config, run = loop.config, loop.run
     rank = ray.train.get_context().get_world_rank()
@@ -56,6 +59,8 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
     resume = agree_on_resume_point(
         run.checkpoints, rank, ray.train.collective.broadcast_from_rank_zero
     )
+    for folder in resume.damaged if loop.status is not None else ():
+        loop.status.warn.remote(f"a damaged checkpoint is not used, and was moved to {folder}")
     resume_from = str(resume.last.file) if resume.last else None
     # a run that an earlier version began keeps its pooling
     pooling = read_payload(resume_from).pooling if resume_from else None
@@ -70,9 +75,14 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
     fetch_shards([item.entry for item in loop.manifest.items], first=rank * FETCH_THREADS)
     callback = EpochCallback(loop, resume.finished)
     trainer = prepare_trainer(_build_lightning_trainer(loop, callback))
-    trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    stopped = ""
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    except StopTraining as stop:
+        stopped = str(stop)
+        logger.info("stopped as asked, %s", stopped)
     callback.send_logs(trainer)
-    return {"failure": callback.failure}
+    return {"failure": callback.failure, "stopped": stopped}
 
 
 def _build_module(loop: TrainLoopConfig, pooling: Pooling | None) -> SurgicalPhaseModule:
@@ -117,7 +127,7 @@ def _build_lightning_trainer(loop: TrainLoopConfig, callback: EpochCallback) -> 
         accelerator="gpu" if loop.resources.use_gpu else "cpu",
         devices="auto" if loop.resources.use_gpu else 1,
         strategy=_build_strategy(training.strategy),
-        plugins=[RayLightningEnvironment()],
+        plugins=[RayLightningEnvironment(), SyncedCheckpointIO()],
         precision=precision,
         accumulate_grad_batches=training.accumulate_grad_batches,
         logger=build_loggers(loop.config, loop.run),

@@ -9,6 +9,7 @@ import yaml
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import write_atomically
+from ophnet_ray.storage.records import dump_yaml_record, read_yaml_record
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.space import SearchSpace
@@ -65,9 +66,11 @@ class SearchDirectory:
         """
         now = search_identity(config, space, data_hash)
         if not self.identity.exists():
-            write_atomically(self.identity, yaml.safe_dump(now, sort_keys=False).encode())
+            text = yaml.safe_dump(now, sort_keys=False)
+            write_atomically(self.identity, dump_yaml_record(text))
             return
-        before = yaml.safe_load(self.identity.read_text())
+        cure = "put back what is searched, or choose another --name"
+        before = read_yaml_record(self.identity, cure)
         changes = [
             f"{name} {before.get(name)} -> {now.get(name)}"
             for name in dict.fromkeys([*before, *now])

@@ -4,14 +4,15 @@ A trial's folder is the only memory of it. ``trial.json`` is written before the 
 ``ended.json`` when it ends; a trial that has only the first is resumed by the next call.
 """
 
-import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.storage.files import write_atomically
+from ophnet_ray.storage.records import DamagedFileError, dump_record, read_record
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.config import RankedMetric
 
@@ -21,6 +22,8 @@ History = Sequence[Mapping[str, float]]
 
 LOWEST_SCORE = 0.0
 """Lowest value of every metric that is maximised."""
+logger = logging.getLogger(__name__)
+
 STARTED_FILE, ENDED_FILE = "trial.json", "ended.json"
 
 
@@ -96,25 +99,35 @@ def write_trial_start(
 ) -> None:
     """Record that a trial starts, or starts again."""
     record = {"number": number, "settings": dict(settings), "seed": seed}
-    write_atomically(run.path / STARTED_FILE, json.dumps(record).encode())
+    write_atomically(run.path / STARTED_FILE, dump_record(record))
     (run.path / ENDED_FILE).unlink(missing_ok=True)
 
 
 def write_trial_end(run: RunDirectory, state: TrialState, epochs: int, reason: str = "") -> None:
     """Record that a trial has ended, and after how many epochs."""
     record = {"state": state, "epochs": epochs, "reason": reason}
-    write_atomically(run.path / ENDED_FILE, json.dumps(record).encode())
+    write_atomically(run.path / ENDED_FILE, dump_record(record))
 
 
 def read_trial(folder: Path) -> Trial:
-    """Read a trial's folder."""
+    """Read a trial's folder.
+
+    A trial whose end cannot be read counts as unfinished: it is resumed, which costs no epoch.
+
+    Raises:
+        DamagedFileError: The record of its start is damaged.
+    """
     run = RunDirectory(folder)
-    started = json.loads((folder / STARTED_FILE).read_text())
+    cure = f"delete the folder {folder}, and the same command runs the trial again"
+    started = read_record(folder / STARTED_FILE, _check_start, cure)
+    history: tuple[Mapping[str, float], ...] = ()
+    ended: dict[str, Any] = {"state": "unfinished", "epochs": None, "reason": ""}
     try:
-        ended = json.loads((folder / ENDED_FILE).read_text())
-    except FileNotFoundError:
-        ended = {"state": "unfinished", "epochs": None, "reason": ""}
-    history = tuple(run.read_metrics())
+        history = tuple(run.read_metrics())
+        if (folder / ENDED_FILE).exists():
+            ended = read_record(folder / ENDED_FILE, _check_end, "the trial is resumed")
+    except DamagedFileError as error:
+        logger.warning("%s", error)
     return Trial(
         number=started["number"],
         settings=started["settings"],
@@ -124,3 +137,15 @@ def read_trial(folder: Path) -> Trial:
         reason=ended["reason"],
         seed=started["seed"],
     )
+
+
+def _check_start(values: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(values["number"], int) or not isinstance(values["settings"], dict):
+        raise TypeError("number or settings are of another type")
+    return {name: values[name] for name in ("number", "settings", "seed")}
+
+
+def _check_end(values: dict[str, Any]) -> dict[str, Any]:
+    if values["state"] not in get_args(TrialState):
+        raise ValueError(f"unknown state {values['state']}")
+    return {name: values[name] for name in ("state", "epochs", "reason")}

@@ -46,14 +46,22 @@ def history_of(result):
 @pytest.fixture(scope="module")
 def first_run(ray_session, color_csv, tmp_path_factory):
     storage = tmp_path_factory.mktemp("first")
-    config = tiny_config(color_csv, storage, max_epochs=4, class_weights="inverse_sqrt")
+    config = tiny_config(color_csv, storage, max_epochs=8, class_weights="inverse_sqrt")
     return config, run(config)
+
+
+def copy_of(first_run, storage):
+    """Settings and folder of a copy of a run, which a test may alter."""
+    config, result = first_run
+    shutil.copytree(result.run, storage / "runs" / result.run.name)
+    flags = {"storage_path": str(storage / "runs"), "output_pth": str(storage / "model.ckpt")}
+    return config.replace_flat(**flags), storage / "runs" / result.run.name
 
 
 def test_a_run_leaves_scores_settings_and_an_account_of_every_row(first_run):
     _, result = first_run
     history = history_of(result)
-    assert [line["epoch"] for line in history] == [0, 1, 2, 3]
+    assert [line["epoch"] for line in history] == list(range(8))
     names = {"epoch", "step", "train_loss", "val_loss", "val_acc", "val_macro_f1", "lr", "seconds"}
     assert names <= set(history[0])
     passport = json.loads((result.run / "passport.json").read_text())
@@ -109,35 +117,38 @@ def test_a_complete_run_is_not_run_again(first_run):
     again = run(config)
     assert again.scores == result.scores
     assert again.checkpoint.exists()
+    metrics = result.run / "metrics.jsonl"
+    written = metrics.read_bytes()
+    metrics.write_bytes(written.replace(b"1", b"7"))
+    run(config)
+    assert metrics.read_bytes() == written
     assert before == sorted(p.stat().st_mtime_ns for p in (result.run / "checkpoints").rglob("*"))
 
 
-def test_a_kept_smoothing_survives_the_same_command(ray_session, color_csv, tmp_path):
-    config = tiny_config(color_csv, tmp_path, max_epochs=1)
-    result = run(config)
-    best = result.run / "checkpoints/epoch=0000/checkpoint.ckpt"
+def test_a_kept_smoothing_survives_the_same_command(first_run, tmp_path):
+    config, folder = copy_of(first_run, tmp_path)
+    best = folder / json.loads((folder / "result.json").read_text())["checkpoint"]
+    output = run(config).checkpoint
     choice = SmoothingChoice("median", "val", ("frame_accuracy",))
-    write_smoothing_choice(result.checkpoint, choice)
+    write_smoothing_choice(output, choice)
     run(config)
-    assert read_payload(result.checkpoint).smoothing == choice
+    assert read_payload(output).smoothing == choice
     assert read_payload(best).smoothing is None
     # kept in the run itself: its checksum follows, and the run stays complete
     other = SmoothingChoice("viterbi", "val", ("frame_accuracy",))
     write_smoothing_choice(best, other)
     run(config)
-    assert read_payload(result.checkpoint).smoothing == other
+    assert read_payload(output).smoothing == other
 
 
-def test_an_epoch_whose_record_a_kill_took_is_recorded_again(ray_session, color_csv, tmp_path):
+def test_an_epoch_whose_record_a_kill_took_is_recorded_again(first_run, tmp_path):
     """The state after a kill between the last epoch's checkpoint and its line of metrics."""
-    config = tiny_config(color_csv, tmp_path)
-    result = run(config)
-    metrics, whole = result.run / "metrics.jsonl", history_of(result)
-    metrics.write_text(metrics.read_text().splitlines(keepends=True)[0])
-    (result.run / "result.json").unlink()
-    (result.run / "report.html").unlink()
-    assert history_of(run(config)) == whole
-    assert len(whole) == 2
+    config, folder = copy_of(first_run, tmp_path)
+    metrics, file = folder / "metrics.jsonl", folder / "result.json"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
+    file.write_bytes(file.read_bytes().replace(b"epoch=0", b"epoch=7"))
+    (folder / "report.html").unlink()
+    assert history_of(run(config)) == history_of(first_run[1])
 
 
 def test_the_same_name_with_other_settings_is_refused_with_the_difference(first_run):
@@ -190,42 +201,61 @@ def test_every_validation_window_is_counted_once_whatever_the_workers(
     assert [history_of(r)[0]["step"] for r in runs] == [15 // 4, 15 // 2, 15 // (3 * 4)]
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(ray_session, color_csv, tmp_path):
-    """kill -9 of the driver in the third epoch or later; then the newest checkpoint is torn."""
-    whole = run(tiny_config(color_csv, tmp_path / "whole", max_epochs=8))
-    config = tiny_config(color_csv, tmp_path / "killed", max_epochs=8)
+def start_until_third_epoch(config, folder):
+    """Start ``train.py`` and return it once two epochs and a step are trained."""
     process = subprocess.Popen(
         [sys.executable, str(TRAIN_PY), *flags_of(config)],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    runs = tmp_path / "killed/runs"
 
-    def is_in_fourth_epoch():
-        folders = runs.glob("*/checkpoints/epoch=*")
-        return any(folder.name >= "epoch=0002" for folder in folders)
+    def is_in_third_epoch():
+        return any(each.name >= "epoch=0001" for each in folder.glob("checkpoints/epoch=*"))
 
-    wait_until(
-        lambda: process.poll() is not None or is_in_fourth_epoch(), "three epochs are trained"
+    wait_until(lambda: process.poll() is not None or is_in_third_epoch(), "two epochs are trained")
+    assert process.poll() is None, "the run was over before it could be stopped"
+    return process
+
+
+def test_a_stopped_and_a_killed_run_go_on_to_the_same_weights(first_run, tmp_path, capfd):
+    """SIGTERM, then kill -9 of the driver; then the newest checkpoint is torn."""
+    config, whole = first_run
+    folder = tmp_path / "runs" / whole.run.name
+    config = config.replace_flat(
+        storage_path=str(folder.parent), output_pth=str(tmp_path / "model.ckpt")
     )
-    assert process.poll() is None, "the run was over before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    (log,) = runs.glob("*/logs/train-rank-0.log")
+    stopped = start_until_third_epoch(config, folder)
+    stopped.send_signal(signal.SIGTERM)
+    _, text = stopped.communicate()
+    assert stopped.returncode == 128 + signal.SIGTERM, text
+    line = text.splitlines()[-1]
+    match = re.fullmatch(
+        r"stopped after (step \d+ of )?epoch \d; the same command resumes there", line
+    )
+    assert match, text
+    assert bool(match[1]) == bool(list(folder.glob("checkpoints/unfinished/epoch=*")))
+
+    killed = start_until_third_epoch(config, folder)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    log = folder / "logs/train-rank-0.log"
     wait_until(
         lambda: not is_running(worker_pid(log)),
         "the worker has noticed that its driver is gone",
     )
-    checkpoints = sorted(runs.glob("*/checkpoints/epoch=*"))
-    newest = checkpoints[-1] / "checkpoint.ckpt"
+    assert "resuming after" in log.read_text()
+    newest = sorted(folder.glob("checkpoints/epoch=*"))[-1] / "checkpoint.ckpt"
     newest.write_bytes(newest.read_bytes()[:-1000])
+    torn = newest.read_bytes()
+
     result = run(config)
-    log = (result.run / "logs/train-rank-0.log").read_text()
-    assert "is damaged and skipped" in log
-    assert "resuming after epoch" in log
+    assert "a damaged checkpoint is not used, and was moved to" in capfd.readouterr().err
+    (set_aside,) = folder.glob("checkpoints/damaged/*/checkpoint.ckpt")
+    assert set_aside.read_bytes() == torn
     assert [line["epoch"] for line in history_of(result)] == list(range(8))
     last = "checkpoints/epoch=0007/checkpoint.ckpt"
-    ours, theirs = weights_of(result.run / last), weights_of(whole.run / last)
+    ours, theirs = weights_of(folder / last), weights_of(whole.run / last)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
@@ -287,49 +317,38 @@ def test_a_complete_run_does_not_answer_for_other_videos(first_run, color_csv, t
         run(moved.replace_flat(name=result.run.name))
 
 
-def test_a_broken_and_a_missing_video_are_named_counted_and_survived(
+def test_broken_and_missing_videos_are_counted_and_left_out_for_good(
     ray_session, color_csv, tmp_path
 ):
+    """A run is resumed with the rows that it began with, even if others can be read by then."""
     folder = tmp_path / "data"
     shutil.copytree(color_csv.parent, folder)
-    (folder / "v1.mp4").write_bytes(b"broken")
+    good, content = folder / "v1.mp4", (folder / "v1.mp4").read_bytes()
+    good.write_bytes(bytes(len(content)))
     (folder / "v2.mp4").unlink()
-    config = tiny_config(folder / "segments.csv", tmp_path, max_epochs=1)
+    config = tiny_config(folder / "segments.csv", tmp_path)
     with pytest.raises(UserError, match=r"1 of 6 videos are missing \(v2\)"):
         run(config)
     config = config.replace_flat(missing_videos="skip")
     with pytest.raises(UserError, match=r"3 of 15 rows cannot be read, more than --max_rejected"):
         run(config)
-    result = run(config.replace_flat(max_rejected=0.5))
-    rejects = (result.run / "rejects.csv").read_text().splitlines()[1:]
-    assert len(rejects) == 6
-    assert sum("the video is missing" in line for line in rejects) == 3
-    assert sum("cannot be opened" in line for line in rejects) == 3
-    passport = json.loads((result.run / "passport.json").read_text())
-    assert (passport["rows_used"], passport["rows_rejected"]) == (12, 6)
-
-
-def test_a_resumed_run_uses_the_rows_that_it_began_with(ray_session, color_csv, tmp_path):
-    """A file that cannot be read at the start is left out for good; one that the run uses stays."""
-    folder = tmp_path / "data"
-    shutil.copytree(color_csv.parent, folder)
-    good, broken = folder / "v1.mp4", bytes((folder / "v1.mp4").stat().st_size)
-    content = good.read_bytes()
-    good.write_bytes(broken)
-    config = tiny_config(folder / "segments.csv", tmp_path, max_epochs=2, max_rejected=0.5)
+    config = config.replace_flat(max_rejected=0.5)
     first = run(config)
+    rejects = (first.run / "rejects.csv").read_text()
+    assert len(rejects.splitlines()) == 1 + 6
+    assert rejects.count("the video is missing") == rejects.count("cannot be opened") == 3
+    passport = json.loads((first.run / "passport.json").read_text())
+    assert (passport["rows_used"], passport["rows_rejected"]) == (12, 6)
 
     def resume():
         (first.run / "result.json").unlink(missing_ok=True)
         shutil.rmtree(first.run / "checkpoints/epoch=0001", ignore_errors=True)
         return run(config)
 
-    before = json.loads((first.run / "passport.json").read_text())
-    rejects = (first.run / "rejects.csv").read_text()
     good.write_bytes(content)
     again = resume()
     assert (again.run, again.scores) == (first.run, first.scores)
-    assert json.loads((again.run / "passport.json").read_text()) == before
+    assert json.loads((again.run / "passport.json").read_text()) == passport
     assert (again.run / "rejects.csv").read_text() == rejects
     (folder / "v3.mp4").write_bytes(bytes((folder / "v3.mp4").stat().st_size))
     with pytest.raises(UserError, match=r"v3\.mp4: cannot be .* the same command resumes"):

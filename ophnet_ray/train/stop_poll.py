@@ -1,0 +1,77 @@
+"""Question of the train workers whether to stop, which all ask together and answer alike."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L  # noqa: N812 - Lightning's own convention
+import ray
+import ray.train
+from ray.exceptions import ActorUnavailableError
+
+INTERVAL_S = 2.0
+"""Time between two questions. All workers wait for each other at one, for milliseconds."""
+MAX_STEPS = 1000
+
+
+class StopTraining(Exception):  # noqa: N818 - no error: it leaves ``Trainer.fit`` as asked
+    """Training stops as asked, after a checkpoint; the message says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopAnswer:
+    """What the workers learn at a question.
+
+    Attributes:
+        is_stop_wanted: The driver asks to stop: the user pressed Ctrl-C, or a scheduler ends the
+            job.
+        is_node_leaving: The cluster announces that a node of the run goes away soon.
+    """
+
+    is_stop_wanted: bool = False
+    is_node_leaving: bool = False
+
+
+class StopPoll:
+    """Question to the driver and to the cluster: every ``INTERVAL_S`` seconds, and once an epoch.
+
+    Workers that stopped at different steps would wait for each other for ever. So the first worker
+    asks, and sends the answer and the number of steps until the next question to all.
+
+    Args:
+        status: Handle of a ``TrainingStatus``; None where nobody asks to stop.
+    """
+
+    def __init__(self, status: Any) -> None:
+        self._status = status
+        self._steps_left, self._num_steps = 1, 1
+        self._asked_s = time.monotonic()
+
+    def end_step(self, trainer: L.Trainer) -> StopAnswer:
+        """Count a step; ask, if a question is due. All workers call this after each step."""
+        self._steps_left -= 1
+        return StopAnswer() if self._steps_left else self.ask(trainer)
+
+    def ask(self, trainer: L.Trainer) -> StopAnswer:
+        """Ask now. All workers call this together."""
+        is_stop_wanted, self._num_steps = trainer.strategy.broadcast(
+            (self._is_stop_wanted(), self._plan()) if trainer.is_global_zero else (False, 1)
+        )
+        self._steps_left = self._num_steps
+        is_node_leaving = ray.train.get_preemption_info() is not None
+        return StopAnswer(is_stop_wanted, is_node_leaving)
+
+    def _is_stop_wanted(self) -> bool:
+        if self._status is None:
+            return False
+        try:
+            return bool(ray.get(self._status.get.remote())["stop"])
+        except ActorUnavailableError:
+            return False  # it restarts elsewhere; the next question comes soon
+
+    def _plan(self) -> int:
+        """Return the number of steps until the next question, from the pace since the last."""
+        now_s = time.monotonic()
+        step_s = (now_s - self._asked_s) / self._num_steps
+        self._asked_s = now_s
+        return min(max(int(INTERVAL_S / max(step_s, 1e-6)), 1), MAX_STEPS)
