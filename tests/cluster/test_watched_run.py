@@ -81,6 +81,8 @@ def watched_run(color_csv, tmp_path_factory):
         process.send_signal(signal.SIGINT)
         process.wait(timeout=300)
         shutil.rmtree(ray_tmp, ignore_errors=True)
+    assert process.returncode == 128 + signal.SIGINT, log.read_text()
+    assert "; the same command resumes there" in log.read_text().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +166,8 @@ def test_the_dashboard_names_run_stages_and_actors(watched_run):
         lambda: ask("/api/train/v2/runs/v1")["train_runs"], "Ray Train records the run"
     )
     assert runs[0]["name"] == "watched"
+    # neither cases nor files of the data
+    assert not re.search(r"\bv\d\b|\.mp4|segments\.csv|color", json.dumps(runs))
     tasks = ask("/api/v0/tasks?detail=false&limit=1000")["data"]["result"]["result"]
     assert "Map(decode_row)" in {task["name"] for task in tasks}
     actors = ask("/api/v0/actors?detail=false&limit=1000")["data"]["result"]["result"]
