@@ -33,6 +33,7 @@ from ophnet_ray.models.payload import (
 )
 from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
+from ophnet_ray.train.heartbeat import Heartbeat, Position
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.stop_poll import StopPoll, StopTraining
 
@@ -50,14 +51,21 @@ class EpochCallback(CheckpointCallback):
     Args:
         loop: What the driver sent to this worker.
         checkpoints: Checkpoints of the finished epochs, oldest first.
+        heartbeat: Sends the position of this worker.
 
     Attributes:
         history: Records of the finished epochs.
         failure: Why training stopped early, in one line; empty when it did not.
     """
 
-    def __init__(self, loop: TrainLoopConfig, checkpoints: Sequence[Checkpoint] = ()) -> None:
+    def __init__(
+        self,
+        loop: TrainLoopConfig,
+        checkpoints: Sequence[Checkpoint] = (),
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
         self._loop = loop
+        self._heartbeat = heartbeat or Heartbeat(None, 0)
         self._run_metrics = TrainingMetrics(loop.run.path.name)
         self._epoch_started_s = self._status_sent_s = 0.0
         self._is_inside_epoch = False
@@ -165,11 +173,23 @@ class EpochCallback(CheckpointCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Restore this worker's own state, which Lightning does not when an epoch is resumed."""
+        self._heartbeat.position = Position(trainer.current_epoch + 1, "training", batch_idx + 1)
         if self._worker_state is not None:
             _module_of(pl_module).load_worker_state(self._worker_state.module)
             _set_random_state(self._worker_state.random)
             self._epoch_started_s = time.monotonic() - self._worker_state.seconds
             self._worker_state = None
+
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Note the position."""
+        self._heartbeat.position = Position(trainer.current_epoch + 1, "validation", batch_idx + 1)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

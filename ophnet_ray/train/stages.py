@@ -17,12 +17,13 @@ from ophnet_ray.storage.paths import is_remote
 from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.preflight import check_backbone, check_cluster, check_num_segments
 from ophnet_ray.train.prepare import prepare_data
-from ophnet_ray.train.protocol import TrainingWatch, TrainLoopConfig, start_status
+from ophnet_ray.train.protocol import TrainLoopConfig, start_status
 from ophnet_ray.train.report import write_run_report
 from ophnet_ray.train.run import Run
 from ophnet_ray.train.run_directory import RunResult
 from ophnet_ray.train.stop_poll import StopTraining
 from ophnet_ray.train.trainer import failures_in_one_line, fit_run
+from ophnet_ray.train.watch import TrainingWatch
 
 
 def complete_run(run: Run, output: str) -> RunResult:
@@ -122,7 +123,14 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
         run.config, manifest, resources, run.directory, run.data.data_hash, status
     )
     with run.console.stage("train", training.max_epochs) as stage, stop_on_signals() as request:
-        watch = TrainingWatch(status, stage, steps.num_steps, run.console.warn, request)
+        watch = TrainingWatch(
+            status,
+            stage,
+            steps.num_steps,
+            warn=run.console.warn,
+            resources=resources,
+            request=request,
+        )
         try:
             return watch.run(lambda: fit_run(loop))
         except StopTraining as stopped:

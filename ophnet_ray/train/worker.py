@@ -29,6 +29,7 @@ from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.payload import read_payload
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
 from ophnet_ray.train.epoch_callback import EpochCallback
+from ophnet_ray.train.heartbeat import Heartbeat
 from ophnet_ray.train.loggers import build_loggers
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.resume_point import agree_on_resume_point
@@ -73,11 +74,13 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
         config.training.seed,
     )
     fetch_shards([item.entry for item in loop.manifest.items], first=rank * FETCH_THREADS)
-    callback = EpochCallback(loop, resume.finished)
+    heartbeat = Heartbeat(loop.status, rank)
+    callback = EpochCallback(loop, resume.finished, heartbeat)
     trainer = prepare_trainer(_build_lightning_trainer(loop, callback))
     stopped = ""
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+        with heartbeat:
+            trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
     except StopTraining as stop:
         stopped = str(stop)
         logger.info("stopped as asked, %s", stopped)

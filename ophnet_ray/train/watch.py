@@ -1,0 +1,111 @@
+"""Watch of the driver over its workers: progress, warnings, silence, and requests to stop."""
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import ActorUnavailableError
+
+from ophnet_ray.console import Stage, run_watched
+from ophnet_ray.distributed.resources import Resources
+from ophnet_ray.signals import StopRequest
+from ophnet_ray.train.heartbeat import name_silence
+
+T = TypeVar("T")
+
+REFRESH_S = 0.5
+SILENT_S = 45.0
+"""Seconds without a step, or before the workers start, after which the user learns why."""
+REPEAT_FACTOR = 4
+"""The next line about the same silence comes after so many times the seconds of the one before."""
+
+
+class TrainingWatch:
+    """Progress of the workers on a console stage.
+
+    Args:
+        status: Handle of a ``TrainingStatus``.
+        stage: Counts epochs.
+        steps_per_epoch: Steps of each worker.
+        warn: Prints a warning.
+        resources: What the run asks the cluster for.
+        request: Signals to this process; the first one asks the workers to stop.
+    """
+
+    def __init__(
+        self,
+        status: Any,
+        stage: Stage,
+        steps_per_epoch: int,
+        *,
+        warn: Callable[[str], None],
+        resources: Resources,
+        request: StopRequest,
+    ) -> None:
+        self._status, self._stage, self._steps_per_epoch = status, stage, steps_per_epoch
+        self._warn, self._num_warned = warn, 0
+        self._request, self._is_stopping = request, False
+        self._resources = resources
+        self._started_s = time.monotonic()
+        self._patience_s = SILENT_S
+
+    def run(self, fit: Callable[[], T]) -> T:
+        """Call ``fit`` and show the status until it returns."""
+        return run_watched(fit, self._show, REFRESH_S)
+
+    def _show(self) -> None:
+        self._pass_on_request()
+        try:
+            status = ray.get(self._status.get.remote())
+        except ActorUnavailableError:
+            return  # it restarts elsewhere; training does not depend on it
+        for warning in status["warnings"][self._num_warned :]:
+            self._warn(warning)
+        self._num_warned = len(status["warnings"])
+        self._name_silence(status)
+        text = "epochs"
+        detail = f", step {status['step']}/{self._steps_per_epoch}" if status["step"] else ""
+        if metrics := status["metrics"]:
+            text += (
+                f", loss {metrics['train_loss']:.3f}, val_acc {metrics['val_acc']:.3f}, "
+                f"val_macro_f1 {metrics['val_macro_f1']:.3f}"
+            )
+        self._stage.update(status["epoch"], text, detail)
+
+    def _pass_on_request(self) -> None:
+        if self._request.signal_name and not self._is_stopping:
+            self._is_stopping = True
+            self._warn(
+                f"{self._request.signal_name}: training writes a checkpoint and stops; a second "
+                "signal ends it at once"
+            )
+            self._status.stop.remote()
+
+    def _name_silence(self, status: dict[str, Any]) -> None:
+        """Say why nothing moves, at growing intervals."""
+        pulses = status["pulses"]
+        if pulses:
+            text = name_silence(pulses, self._patience_s)
+        elif time.monotonic() - self._started_s > self._patience_s:
+            text = self._name_missing_resources()
+        else:
+            text = ""
+        if text:
+            self._warn(text)
+            self._patience_s *= REPEAT_FACTOR
+        elif pulses and min(pulse.moved_s for pulse in pulses.values()) < SILENT_S:
+            self._patience_s = SILENT_S
+
+    def _name_missing_resources(self) -> str:
+        free = ray.available_resources()
+        wanted = self._resources
+        device = "GPU" if wanted.use_gpu else "CPU"
+        waited_s = time.monotonic() - self._started_s
+        text = f"no train worker has started for {waited_s:.0f} s: "
+        if free.get(device, 0) < wanted.train_workers:
+            return (
+                f"{text}{wanted.train_workers} {device}s are wanted, {free.get(device, 0):g} of "
+                f"{ray.cluster_resources().get(device, 0):g} are free"
+            )
+        return f"{text}the resources are free; the start may be slow, see the logs"
