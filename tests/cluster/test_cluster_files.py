@@ -125,11 +125,31 @@ def test_the_policies_give_the_bucket_and_no_more():
         resources = statement["Resource"]
         for resource in resources if isinstance(resources, list) else [resources]:
             assert resource.startswith("arn:aws:s3:::YOUR-BUCKET")
+
+
+def test_a_head_ends_only_machines_of_its_cluster_and_starts_only_the_types_of_its_workers():
+    """Whoever may tag any machine may end it: the right to end machines goes by a tag."""
+    (config,) = read_yaml("cluster.yaml")
+    worker = config["available_node_types"]["gpu"]["node_config"]["InstanceType"]
+    own = {"aws:ResourceTag/ray-cluster-name": config["cluster_name"]}
     head = json.loads((FOLDER / "head-policy.json").read_text())
     for statement in head["Statement"]:
-        changes = [a for a in statement["Action"] if not re.match(r"ec2:Describe|iam:Get", a)]
-        if isinstance(statement["Action"], list) and changes:
-            assert statement["Resource"] != "*"
+        actions = statement["Action"]
+        actions = actions if isinstance(actions, list) else [actions]
+        conditions = statement.get("Condition", {}).get("StringEquals", {})
+        looks = [each for each in actions if re.match(r"ec2:Describe|iam:Get", each)]
+        assert statement["Resource"] != "*" or looks == actions
+        if "ec2:TerminateInstances" in actions:
+            assert conditions == own
+        if "ec2:CreateTags" in actions:
+            assert conditions in (own, {"ec2:CreateAction": "RunInstances"})
+        if "ec2:RunInstances" in actions and "instance/*" in str(statement["Resource"]):
+            assert conditions["ec2:InstanceType"] == [worker]
+        if "iam:PassRole" in actions:
+            assert conditions == {"iam:PassedToService": "ec2.amazonaws.com"}
+            assert statement["Resource"].endswith("role/ophnet-worker")
+    machines = read_yaml("gcp.yaml")[0]["available_node_types"].values()
+    assert all(machine["node_config"].get("serviceAccounts") for machine in machines)
 
 
 @pytest.mark.parametrize("name", ["cluster/slurm.sbatch", "tests/cluster/node.sh"])
@@ -190,7 +210,9 @@ echo "a step of the job did not start" >&2; exit 4""",
     assert "--nodelist=n1" in head
     assert "--dashboard-host=127.0.0.1" in head
     assert "--nodelist=n2" in worker
-    assert "--address=10.0.0.1:20007" in worker
+    port = re.search(r"--port=(\d+)", head)[1]
+    assert f"--address=10.0.0.1:{port}" in worker
+    assert not Path(re.search(r"--temp-dir=(\S+)", head)[1]).exists()
     assert "--csv_path my segments.csv" in calls.read_text()
     assert not list(home.glob(".ophnet-7-*"))  # the token is gone
 
