@@ -141,11 +141,19 @@ class ManifestDataModule(L.LightningDataModule):
         manifest: The segments; a subclass may set it in ``setup``.
         batch_size: Windows per step and worker.
         seed: Of the order and the windows.
+        begun_with: See ``plan_training_steps``.
     """
 
-    def __init__(self, manifest: Manifest | None, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        manifest: Manifest | None,
+        batch_size: int,
+        seed: int,
+        begun_with: int | None = None,
+    ) -> None:
         super().__init__()
         self.manifest, self.batch_size, self.seed = manifest, batch_size, seed
+        self.begun_with = begun_with
 
     def train_dataloader(self) -> WindowLoader:
         """Build the loader of this worker's share: one window per training segment and epoch."""
@@ -159,6 +167,7 @@ class ManifestDataModule(L.LightningDataModule):
             self.seed,
             rank=self._rank,
             num_replicas=self._num_replicas,
+            begun_with=self.begun_with,
         )
         return WindowLoader(items, sampler, manifest.windows.image_size)
 

@@ -14,11 +14,16 @@ _ORDER, _PICK, _DRAWS = range(3)
 
 
 class StepPlan(NamedTuple):
-    """Steps of an epoch: every worker takes ``num_steps`` batches of ``batch_size`` windows."""
+    """Steps of an epoch: every worker takes ``num_steps`` batches of ``batch_size`` windows.
+
+    ``num_accumulated``: batches whose gradients are summed where one would do with the workers that
+    the run began with.
+    """
 
     num_steps: int
     batch_size: int
     num_left_out: int
+    num_accumulated: int = 1
 
 
 class Step(NamedTuple):
@@ -33,19 +38,47 @@ class Step(NamedTuple):
     draws: NDArray[np.float32]
 
 
-def plan_training_steps(num_windows: int, batch_size: int, num_replicas: int) -> StepPlan:
+def plan_training_steps(
+    num_windows: int, batch_size: int, num_replicas: int, begun_with: int | None = None
+) -> StepPlan:
     """Plan whole steps; fewer than ``num_replicas * batch_size`` windows are left out.
 
     A training set smaller than one step is taken in one smaller step.
 
+    Args:
+        num_windows: Training segments.
+        batch_size: Windows per step and worker.
+        num_replicas: Workers.
+        begun_with: Workers that the run began with. The windows of each gradient stay those of the
+            beginning, and so does their number: the learning rate needs no change. With fewer
+            workers, each sums the gradients of several batches.
+
     Raises:
-        ValueError: Fewer windows than workers.
+        ValueError: Fewer windows than workers, or the windows of a step cannot be divided among
+            the workers.
     """
+    if begun_with is not None and begun_with != num_replicas:
+        before = plan_training_steps(num_windows, batch_size, begun_with)
+        return _divide_again(before, before.batch_size * begun_with, num_replicas)
     if num_windows < num_replicas:
         raise ValueError(f"{num_windows} training segments for {num_replicas} train workers")
     batch_size = min(batch_size, num_windows // num_replicas)
     num_steps = num_windows // (batch_size * num_replicas)
     return StepPlan(num_steps, batch_size, num_windows - num_steps * batch_size * num_replicas)
+
+
+def _divide_again(before: StepPlan, step_size: int, num_replicas: int) -> StepPlan:
+    """Divide the same steps among another number of workers, in batches that are no larger."""
+    for num_accumulated in range(1, step_size + 1):
+        batch_size, rest = divmod(step_size, num_replicas * num_accumulated)
+        if not rest and 0 < batch_size <= before.batch_size:
+            num_steps = before.num_steps * num_accumulated
+            return StepPlan(num_steps, batch_size, before.num_left_out, num_accumulated)
+    fitting = [n for n in range(1, step_size + 1) if step_size % n == 0]
+    raise ValueError(
+        f"each step has {step_size} windows, which {num_replicas} workers cannot share equally; "
+        f"{', '.join(map(str, fitting))} can"
+    )
 
 
 def pick_windows(
@@ -79,6 +112,7 @@ class TrainingSampler:
         seed: Of order, picked windows and augmentation.
         rank: This worker, in [0, num_replicas).
         num_replicas: Workers.
+        begun_with: See ``plan_training_steps``.
     """
 
     def __init__(
@@ -91,11 +125,12 @@ class TrainingSampler:
         *,
         rank: int = 0,
         num_replicas: int = 1,
+        begun_with: int | None = None,
     ) -> None:
         self._ids = hash_ids(segment_ids)
         self._windows = [cut_windows(lengths, blocks_per_window) for lengths in snippet_lengths]
         self.windows_per_segment = np.asarray([len(w) for w in self._windows], dtype=np.int64)
-        self.plan = plan_training_steps(len(self._ids), batch_size, num_replicas)
+        self.plan = plan_training_steps(len(self._ids), batch_size, num_replicas, begun_with)
         self._seed, self._rank, self._num_replicas = seed, rank, num_replicas
         self._epoch = 0
 

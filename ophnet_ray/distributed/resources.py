@@ -24,17 +24,21 @@ _WAIT = "or give --wait_for_nodes_s if an autoscaler adds nodes"
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Workers and threads of a run."""
+    """Workers and threads of a run.
+
+    ``begun_with``: train workers that the run began with; None for a new run.
+    """
 
     train_workers: int
     use_gpu: bool
     decode_workers: int
     threads_per_worker: int
+    begun_with: int | None = None
 
     def describe(self) -> dict[str, int | str]:
         """Return the values that affect the numbers of a run; a resumed run must match them."""
         return {
-            "train_workers": self.train_workers,
+            "train_workers": self.begun_with or self.train_workers,
             "device": "GPU" if self.use_gpu else "CPU",
             "threads_per_worker": self.threads_per_worker,
         }

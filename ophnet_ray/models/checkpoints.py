@@ -51,6 +51,8 @@ class Checkpoint:
     """Metrics of the epoch; empty inside an epoch."""
     step: int = 0
     """Finished steps of the epoch; 0 after the whole epoch."""
+    num_workers: int = 0
+    """Workers whose states it holds, inside an epoch; 0 where that is not known."""
 
     @property
     def file(self) -> Path:
@@ -74,7 +76,9 @@ def commit_checkpoint(
     epoch: int,
     metrics: dict[str, float],
     step: int = 0,
+    *,
     sha256: str = "",
+    num_workers: int = 0,
 ) -> Checkpoint:
     """Give the checkpoint in ``temporary_file`` its manifest and its final name.
 
@@ -84,6 +88,7 @@ def commit_checkpoint(
         metrics: Metrics of the epoch.
         step: Finished steps of the epoch; 0 for the whole epoch.
         sha256: Checksum of the file, if the writer knows it.
+        num_workers: Workers whose states it holds, inside an epoch.
     """
     file = temporary_file(checkpoints, epoch, step)
     final = _folder_of(checkpoints, epoch, step)
@@ -95,6 +100,7 @@ def commit_checkpoint(
         "epoch": epoch,
         "step": step,
         "metrics": metrics,
+        "num_workers": num_workers,
     }
     write_atomically(file.parent / MANIFEST_FILE, dump_record(manifest))
     if final.exists():
@@ -103,7 +109,7 @@ def commit_checkpoint(
     file.parent.rename(final)
     # before older checkpoints are deleted: a loss of power must not undo the one and keep the other
     sync_folder(final.parent)
-    return Checkpoint(final, epoch, metrics, step)
+    return Checkpoint(final, epoch, metrics, step, num_workers)
 
 
 def check_replaceable(file: Path) -> None:
@@ -255,7 +261,7 @@ def read_intact(folder: Path) -> Checkpoint | None:
             manifest.get("next_sha256"),
         ):
             raise ValueError(f"{CHECKPOINT_FILE} has another checksum")
-        return Checkpoint(folder, epoch, dict(metrics), step)
+        return Checkpoint(folder, epoch, dict(metrics), step, manifest.get("num_workers", 0))
 
     try:
         return read_record(folder / MANIFEST_FILE, verify, "it is skipped")

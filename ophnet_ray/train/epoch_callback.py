@@ -130,7 +130,14 @@ class EpochCallback(CheckpointCallback):
         trainer.save_checkpoint(temporary_file(folder, epoch, step))
         self._is_inside_epoch = False
         if trainer.is_global_zero:
-            commit_checkpoint(folder, epoch, {}, step, _checksum_of_last_file(trainer))
+            commit_checkpoint(
+                folder,
+                epoch,
+                {},
+                step,
+                sha256=_checksum_of_last_file(trainer),
+                num_workers=trainer.world_size,
+            )
             # the one before stays in case this one is damaged
             prune_unfinished(folder, keep=2)
             self._loop.run.send_checkpoints()

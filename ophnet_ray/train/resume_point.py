@@ -50,8 +50,10 @@ class ResumePoint:
     damaged: tuple[Path, ...] = ()
 
 
-def find_resume_point(checkpoints: Path) -> ResumePoint:
+def find_resume_point(checkpoints: Path, num_workers: int) -> ResumePoint:
     """Return the last checkpoint inside the unfinished epoch, else the last of a whole epoch.
+
+    One inside an epoch holds the state of each worker: another number of workers cannot use it.
 
     Damaged checkpoints are moved out of the way, and leftovers of a killed writer deleted.
     """
@@ -59,7 +61,11 @@ def find_resume_point(checkpoints: Path) -> ResumePoint:
     damaged = tuple(set_aside_damaged(checkpoints))
     finished = find_checkpoints(checkpoints)
     epoch = finished[-1].epoch + 1 if finished else 0
-    last = find_unfinished(checkpoints, epoch) or (finished[-1] if finished else None)
+    last = find_unfinished(checkpoints, epoch)
+    if last is not None and last.num_workers not in (0, num_workers):
+        logger.info("%s is of another number of workers and not used", last.folder)
+        last = None
+    last = last or (finished[-1] if finished else None)
     if last is None:
         return ResumePoint(damaged=damaged)
     done = f"step {last.step} of epoch {epoch + 1}" if last.step else f"epoch {epoch}"
@@ -71,6 +77,7 @@ def agree_on_resume_point(
     checkpoints: Path,
     rank: int,
     broadcast: Callable[[Position | None], Position | None],
+    num_workers: int = 1,
     timeout_s: float = TIMEOUT_S,
 ) -> ResumePoint:
     """Return the choice of rank 0, once this worker sees its file.
@@ -82,13 +89,14 @@ def agree_on_resume_point(
         checkpoints: Folder of the run's checkpoints.
         rank: This worker.
         broadcast: Returns on all workers what rank 0 gives.
+        num_workers: Workers of the run.
         timeout_s: Seconds to wait for the file.
 
     Raises:
         OSError: The file does not appear.
     """
     if rank == 0:
-        own = find_resume_point(checkpoints)
+        own = find_resume_point(checkpoints, num_workers)
         broadcast(_position_of(own.last))
         return own
     chosen = broadcast(None)

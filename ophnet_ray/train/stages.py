@@ -85,7 +85,7 @@ def _train_on_cluster(run: Run) -> RunResult:
 
 
 def keep_resources(planned: Resources, run: Run) -> Resources:
-    """Give a resumed run the threads, and if possible the workers, that it began with.
+    """Give a resumed run the threads, and the steps of the workers, that it began with.
 
     The defaults follow the machine; on a CPU the number of threads changes the order of sums, and
     with it the weights. Flags that are given count.
@@ -94,8 +94,9 @@ def keep_resources(planned: Resources, run: Run) -> Resources:
     threads, workers = before.get("threads_per_worker"), before.get("train_workers")
     if threads is not None and training.threads_per_worker is None:
         planned = replace(planned, threads_per_worker=threads)
+    if workers is not None:
+        planned = replace(planned, begun_with=workers)
     if workers is not None and training.train_workers is None:
-        # more than there are here is refused later, with the flag
         planned = replace(planned, train_workers=min(workers, planned.train_workers))
     return planned
 
@@ -111,11 +112,24 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
     num_workers, training = resources.train_workers, run.config.training
     num_train = len(manifest.of_split("train"))
     check_num_segments(num_workers, num_train)  # those that could be decoded
-    steps = plan_training_steps(num_train, training.batch_size, num_workers)
+    begun_with = resources.begun_with or num_workers
+    try:
+        steps = plan_training_steps(num_train, training.batch_size, num_workers, begun_with)
+    except ValueError as error:
+        raise UserError(
+            f"--train_workers {num_workers}: the run {run.directory.location} began with "
+            f"{begun_with}; {error}"
+        ) from error
+    if begun_with != num_workers:
+        run.console.say(
+            f"resuming on {num_workers} train workers instead of {begun_with}: steps keep their "
+            "windows and the learning rate; sums are rounded otherwise"
+        )
     run.console.say(
         f"training on {num_workers} {'GPU' if resources.use_gpu else 'CPU'} worker"
-        f"{'s' if num_workers > 1 else ''}: {num_train} segments, {steps.num_steps} "
-        f"steps of {steps.batch_size * num_workers} per epoch"
+        f"{'s' if num_workers > 1 else ''}: {num_train} segments, "
+        f"{steps.num_steps // steps.num_accumulated} "
+        f"steps of {steps.batch_size * num_workers * steps.num_accumulated} per epoch"
         + (f", {steps.num_left_out} left out each" if steps.num_left_out else "")
     )
     status = start_status(run.directory.name)

@@ -23,6 +23,7 @@ from ophnet_ray.config import Pooling, Strategy
 from ophnet_ray.console import log_to
 from ophnet_ray.data.cache.shards import FETCH_THREADS, fetch_shards
 from ophnet_ray.data.datasets import ManifestDataModule
+from ophnet_ray.data.samplers import plan_training_steps
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.losses import balance_phases
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
@@ -58,7 +59,10 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
     warnings.filterwarnings("ignore", module="lightning")
     torch.set_num_threads(loop.resources.threads_per_worker)
     resume = agree_on_resume_point(
-        run.checkpoints, rank, ray.train.collective.broadcast_from_rank_zero
+        run.checkpoints,
+        rank,
+        ray.train.collective.broadcast_from_rank_zero,
+        loop.resources.train_workers,
     )
     for folder in resume.damaged if loop.status is not None else ():
         loop.status.warn.remote(f"a damaged checkpoint is not used, and was moved to {folder}")
@@ -72,6 +76,7 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
         loop.manifest,
         config.training.batch_size,
         config.training.seed,
+        loop.resources.begun_with,
     )
     fetch_shards([item.entry for item in loop.manifest.items], first=rank * FETCH_THREADS)
     heartbeat = Heartbeat(loop.status, rank)
@@ -118,6 +123,12 @@ def _build_strategy(name: Strategy) -> RayDDPStrategy | RayFSDPStrategy:
 def _build_lightning_trainer(loop: TrainLoopConfig, callback: EpochCallback) -> L.Trainer:
     training = loop.config.training
     manifest = loop.manifest
+    steps = plan_training_steps(
+        len(manifest.of_split("train")),
+        training.batch_size,
+        loop.resources.train_workers,
+        loop.resources.begun_with,
+    )
     pictures = TensorBoardPictures(manifest.phases, manifest.cases_of("val"))
     precision = training.precision
     if precision == "auto" and loop.resources.use_gpu:
@@ -132,7 +143,7 @@ def _build_lightning_trainer(loop: TrainLoopConfig, callback: EpochCallback) -> 
         strategy=_build_strategy(training.strategy),
         plugins=[RayLightningEnvironment(), SyncedCheckpointIO()],
         precision=precision,
-        accumulate_grad_batches=training.accumulate_grad_batches,
+        accumulate_grad_batches=training.accumulate_grad_batches * steps.num_accumulated,
         logger=build_loggers(loop.config, loop.run),
         log_every_n_steps=10,
         callbacks=[callback, pictures],

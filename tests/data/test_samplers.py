@@ -87,8 +87,35 @@ def test_every_window_of_a_segment_is_picked_equally_often():
     [(100, 8, 1, (12, 8, 4)), (100, 8, 3, (4, 8, 4)), (2, 8, 1, (1, 2, 0)), (5, 8, 2, (1, 2, 1))],
 )
 def test_fewer_windows_than_a_step_are_left_out(num_windows, batch_size, replicas, plan):
-    assert tuple(plan_training_steps(num_windows, batch_size, replicas)) == plan
+    assert plan_training_steps(num_windows, batch_size, replicas) == (*plan, 1)
     assert plan[2] < batch_size * replicas
+
+
+@pytest.mark.parametrize(
+    ("begun_with", "workers"), [(2, 1), (1, 2), (2, 4), (4, 2), (3, 1), (2, 3)]
+)
+def test_other_workers_take_the_windows_of_each_step_that_the_run_began_with(begun_with, workers):
+    def steps_of(num_replicas):
+        parts = [
+            TrainingSampler(
+                IDS, SNIPPETS, 2, 6, 7, rank=rank, num_replicas=num_replicas, begun_with=begun_with
+            )
+            for rank in range(num_replicas)
+        ]
+        plan = parts[0].plan
+        assert plan.batch_size <= 6
+        batches = [step.windows for together in zip(*parts, strict=True) for step in together]
+        size = plan.num_accumulated * num_replicas
+        return [
+            np.concatenate(batches[i : i + size]).tolist() for i in range(0, len(batches), size)
+        ]
+
+    assert steps_of(workers) == steps_of(begun_with)
+
+
+def test_workers_that_cannot_share_a_step_equally_are_refused():
+    with pytest.raises(ValueError, match=r"8 windows, which 3 workers cannot .*; 1, 2, 4, 8 can"):
+        plan_training_steps(100, 4, 3, begun_with=2)
 
 
 @pytest.mark.parametrize("num_replicas", [1, 2, 3])

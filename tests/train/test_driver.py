@@ -277,6 +277,23 @@ def test_two_workers_go_on_to_the_same_weights_too(two_workers, tmp_path):
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+def test_one_worker_takes_the_steps_of_two(two_workers, tmp_path, capfd):
+    """The last epoch again: as many steps, of the same windows, with as good as the same loss."""
+    config, whole = two_workers
+    resumed = tmp_path / "resumed" / whole.run.name
+    shutil.copytree(whole.run, resumed)
+    (resumed / "result.json").unlink()
+    shutil.rmtree(resumed / "checkpoints/epoch=0005")
+    fewer = config.replace_flat(storage_path=str(resumed.parent), train_workers=1)
+    last, before = history_of(run(fewer))[-1], history_of(whole)[-1]
+    assert "resuming on 1 train workers instead of 2" in capfd.readouterr().err
+    assert (last["epoch"], last["step"]) == (before["epoch"], before["step"])
+    assert last["train_loss"] == pytest.approx(before["train_loss"], rel=0.05)
+    (resumed / "result.json").unlink()
+    with pytest.raises(UserError, match=r"began with 2; each step has 2 windows, which 3 workers"):
+        run(fewer.replace_flat(train_workers=3))
+
+
 def test_a_worker_killed_inside_an_epoch_costs_no_weight(two_workers, tmp_path):
     """kill -9 of the second of two workers: Ray Train starts both again, in mid-epoch."""
     config, whole = two_workers

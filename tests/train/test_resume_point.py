@@ -19,15 +19,15 @@ def write_checkpoint(folder, epoch, step=0):
 
 
 def test_a_new_run_starts_from_nothing(tmp_path):
-    assert find_resume_point(tmp_path) == ResumePoint()
+    assert find_resume_point(tmp_path, 1) == ResumePoint()
     assert agree_on_resume_point(tmp_path, 1, lambda _: None) == ResumePoint()
 
 
 def test_the_last_checkpoint_inside_the_unfinished_epoch_comes_first(tmp_path):
     whole = write_checkpoint(tmp_path, 0)
-    assert find_resume_point(tmp_path).last == whole
+    assert find_resume_point(tmp_path, 1).last == whole
     inside = write_checkpoint(tmp_path, 1, step=5)
-    point = find_resume_point(tmp_path)
+    point = find_resume_point(tmp_path, 1)
     assert (point.last, point.finished) == (inside, (whole,))
 
 
@@ -58,3 +58,13 @@ def test_a_folder_that_is_not_shared_is_named_with_its_flag(tmp_path):
     agree_on_resume_point(tmp_path / "here", 0, sent.append)
     with pytest.raises(OSError, match=r"worker 1 does not see .*--storage_path"):
         agree_on_resume_point(tmp_path / "there", 1, lambda _: sent[0], timeout_s=0)
+
+
+def test_a_checkpoint_inside_an_epoch_serves_the_workers_whose_states_it_holds(tmp_path):
+    whole = write_checkpoint(tmp_path, 0)
+    file = temporary_file(tmp_path, 1, 5)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"two states")
+    inside = commit_checkpoint(tmp_path, 1, {}, 5, num_workers=2)
+    assert find_resume_point(tmp_path, 2).last == inside
+    assert find_resume_point(tmp_path, 1).last == whole
