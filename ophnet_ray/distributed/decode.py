@@ -13,6 +13,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from ophnet_ray.data.cache.fill import DecodeAll, DecodeTask, decode_task, divide_by_video
 from ophnet_ray.data.cache.store import BlockCache, DecodeResult
+from ophnet_ray.data.video.hang_guard import end_hanging_process
 from ophnet_ray.distributed.prometheus import count_decoded
 from ophnet_ray.errors import TrainingError, UserError, last_line
 from ophnet_ray.storage.filesystems import StorageError
@@ -26,8 +27,9 @@ def decode_on_ray(num_workers: int) -> DecodeAll:
     """Return a function that runs decode tasks as Ray Data tasks, one CPU each.
 
     A broken video is an entry with a reason, not an error: Ray Data would drop or repeat the good
-    rows of its block together with it. A video whose decoder crashes three times (with its task,
-    with no other video in the task, and with nothing beside it) is rejected and costs no other.
+    rows of its block together with it. A video whose decoder crashes, or does not return (see
+    ``hang_guard``), three times (with its task, with no other video in the task, and with nothing
+    beside it) is rejected and costs no other.
     """
 
     def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[DecodeResult]:
@@ -103,7 +105,8 @@ def decode_row(row: dict[str, Any], cache: BlockCache) -> dict[str, Any]:
     """
     answer: DecodeResult | Exception
     try:
-        answer = decode_task(cache, pickle.loads(row["task"]))  # noqa: S301 - our own bytes
+        with end_hanging_process():
+            answer = decode_task(cache, pickle.loads(row["task"]))  # noqa: S301 - our own bytes
         count_decoded(answer.num_blocks // cache.windows.blocks_per_window)
     except (UserError, StorageError) as error:  # e.g. the disk is full: another attempt is in vain
         answer = error

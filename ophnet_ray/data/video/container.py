@@ -13,6 +13,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from ophnet_ray.data.annotations import RejectKind
+from ophnet_ray.data.video.hang_guard import codec_at_work, note_progress
 from ophnet_ray.data.video.index import VideoIndex
 from ophnet_ray.storage.range_reader import RangeReader, open_source
 
@@ -92,9 +93,10 @@ def open_container(path: VideoSource) -> InputContainer:
             path.seek(0)
         source = path if isinstance(path, RangeReader) else str(path)
         # the title of an old AVI is in whatever encoding its writer had
-        container = av.open(
-            source, mode="r", options=dict(_OPEN_OPTIONS), metadata_errors="replace"
-        )
+        with codec_at_work():
+            container = av.open(
+                source, mode="r", options=dict(_OPEN_OPTIONS), metadata_errors="replace"
+            )
     except (av.FFmpegError, OSError) as error:
         raise reading_error("opened", error) from error
     try:
@@ -171,14 +173,16 @@ def read_packets(container: InputContainer) -> Packets:
         VideoError: Storage fails.
     """
     packets = iter(container.demux(video_stream(container)))
-    while True:
-        try:
-            packet = next(packets, None)
-        except (av.FFmpegError, OSError) as error:
-            raise reading_error("read", error) from error
-        if packet is None:
-            return
-        yield packet
+    with codec_at_work():
+        while True:
+            try:
+                packet = next(packets, None)
+            except (av.FFmpegError, OSError) as error:
+                raise reading_error("read", error) from error
+            if packet is None:
+                return
+            note_progress()
+            yield packet
 
 
 def reading_error(what: str, error: av.FFmpegError | OSError) -> VideoError:

@@ -1,0 +1,51 @@
+"""A codec that does not return: the process ends, and only where it was asked for."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.paths import ROOT
+from tests.helpers.videos import grey_frames, write_video
+
+pytestmark = pytest.mark.unit
+
+# sum over a huge range: compiled code that lets no other Python code run
+DECODE = """
+import sys
+from ophnet_ray.data.video.container import open_container, read_packets
+from ophnet_ray.data.video.hang_guard import codec_at_work, end_hanging_process
+with end_hanging_process(float(sys.argv[2])):
+    with open_container(sys.argv[1]) as video:
+        print(len([p for p in read_packets(video) if p.size]), flush=True)
+    if sys.argv[3] == "hang":
+        with codec_at_work():
+            sum(range(10 ** 11))
+print("left", flush=True)
+sys.stdin.read()
+"""
+
+
+def run(path, limit_s, what):
+    return subprocess.run(
+        [sys.executable, "-c", DECODE, str(path), str(limit_s), what],
+        input="",
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=120,
+    )
+
+
+def test_a_codec_that_does_not_return_ends_its_process(tmp_path):
+    path = write_video(tmp_path / "v.mp4", grey_frames(20))
+    done = run(path, 1.0, "hang")
+    assert (done.returncode, done.stdout) == (1, "20\n")
+    assert "Timeout" in done.stderr
+
+
+def test_one_that_returns_does_not(tmp_path):
+    path = write_video(tmp_path / "v.mp4", grey_frames(20))
+    done = run(path, 60.0, "return")
+    assert (done.returncode, done.stdout) == (0, "20\nleft\n")
