@@ -65,6 +65,9 @@ def prepare_environment() -> None:
         # relative paths keep their meaning; Ray would change to the folder of the run
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # our own message names the video at which a process ended; Ray's would stand on stdout,
+        # between the lines of the answer
+        "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task",
         # a search has its own table and files
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

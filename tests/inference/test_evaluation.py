@@ -366,3 +366,22 @@ def test_prediction_that_is_killed_goes_on_and_survives_a_broken_video(
     assert rows == dict.fromkeys(sorted(f"v{i}" for i in range(12)), 18)
     segments = read_annotations(output / "segments.csv", videos)
     assert {s.case_id for s in segments} == set(rows)
+
+
+@pytest.mark.integration
+def test_a_video_that_crashes_the_codec_is_left_out_by_name_and_costs_no_other(
+    ray_session, checkpoint, dataset, tmp_path
+):
+    """Each process that opens it dies of a segmentation fault: see tests/helpers/worker_site."""
+    videos = tmp_path / "videos"
+    shutil.copytree(dataset.parent, videos)
+    (videos / "v1.mp4").rename(videos / "crashes-the-codec.mp4")
+    for _ in range(2):  # the second time, nothing but that video is left to predict
+        out, err = predict(checkpoint, videos, tmp_path / "out").communicate(timeout=300)
+        assert "3 of 4" in out, err
+        assert "(raylet)" not in out
+        assert "Warning" not in err
+        assert "crashes-the-codec.mp4 is left out: the decoder crashed" in " ".join(err.split())
+        rows = read_predictions(tmp_path / "out/predictions.parquet")
+        assert {p.video_id: len(p.times_s) for p, _ in rows} == {"v0": 18, "v2": 18, "v3": 18}
+        assert "the decoder crashed" in (tmp_path / "out/report.html").read_text()
