@@ -3,20 +3,18 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from ophnet_ray.config import DEFAULT_CACHE_DIR
-from ophnet_ray.data.cache.inventory import (
-    SECONDS_PER_DAY,
-    Inventory,
-    Shard,
-    prune,
-    read_inventory,
-)
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.paths import absolute, check_location
+
+if TYPE_CHECKING:
+    # loads the codec, which no other sub-command's --help needs
+    from ophnet_ray.data.cache.inventory import Inventory, Shard
 
 TABLE_WIDTH = 100
 
@@ -45,6 +43,8 @@ class CacheCommand:
         if self.days < 0:
             raise UserError(f"--days {self.days:g}: must not be negative")
         check_location("--cache_dir", self.cache_dir)
+        from ophnet_ray.data.cache.inventory import prune, read_inventory
+
         folder = absolute(self.cache_dir)
         console = Console(highlight=False, soft_wrap=True)
         console.width = max(console.width, TABLE_WIDTH)  # a file or a pipe claims to have 80
@@ -60,7 +60,7 @@ class CacheCommand:
         console.print(_describe_total(inventory), markup=False)
 
 
-def build_table(shards: Sequence[Shard]) -> Table:
+def build_table(shards: "Sequence[Shard]") -> Table:
     """Build a table with one row per setting of the windows that runs have used."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("image", "stride", "frames", "coverage"):
@@ -85,7 +85,7 @@ def build_table(shards: Sequence[Shard]) -> Table:
     return table
 
 
-def _describe_total(inventory: Inventory) -> str:
+def _describe_total(inventory: "Inventory") -> str:
     shards, leftovers = inventory.shards, inventory.leftovers
     total = _size(sum(shard.size_bytes for shard in shards))
     left = _size(sum(leftover.size_bytes for leftover in leftovers))
@@ -98,5 +98,5 @@ def _size(size_bytes: int) -> str:
 
 
 def _ago(time_s: float) -> str:
-    days = (time.time() - time_s) / SECONDS_PER_DAY
+    days = (time.time() - time_s) / 86_400
     return "today" if days < 1 else f"{days:.0f} days ago"
