@@ -2,6 +2,17 @@
 
 import shutil
 import signal
+import subprocess
+import sys
+
+from tests.helpers.paths import ROOT
+
+READY = """
+import sys
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+"""Line of a program of ``start_ready``, after its imports: wait for the word to begin."""
 
 
 def tied(command: list[str], signal_number: signal.Signals = signal.SIGKILL) -> list[str]:
@@ -13,3 +24,23 @@ def tied(command: list[str], signal_number: signal.Signals = signal.SIGKILL) -> 
     if setpriv := shutil.which("setpriv"):
         return [setpriv, "--pdeathsig", signal_number.name.removeprefix("SIG"), *command]
     return command
+
+
+def start_ready(*programs: tuple[str, ...]) -> list[subprocess.Popen]:
+    """Start Python programs that hold ``READY``, each with its arguments; return once all wait.
+
+    A line on its standard input lets each of them begin.
+    """
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", *program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for program in programs
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    return processes

@@ -1,8 +1,6 @@
 """Copies of bucket objects on one machine: private, fetched once, by version."""
 
 import stat
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,16 +8,14 @@ import pytest
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import delete_object, write_object
 from ophnet_ray.storage.local_copies import fetch_once, fetch_version, local_folder
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import READY, start_ready
 
 pytestmark = pytest.mark.unit
 
-FETCH = """
-import sys
+FETCH = f"""
 from pathlib import Path
 from ophnet_ray.storage.local_copies import fetch_once
-print("ready", flush=True)
-sys.stdin.readline()
+{READY}
 fetch_once(sys.argv[1], Path(sys.argv[2]))
 """
 
@@ -44,18 +40,7 @@ def test_processes_of_a_machine_fetch_an_object_once(bucket, tmp_path):
     content = bytes(2_000_000)
     uri, target = bucket.uri("copies/shard"), tmp_path / "here" / "shard"
     write_object(uri, content)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", FETCH, uri, str(target)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for _ in range(3)
-    ]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
+    processes = start_ready(*[(FETCH, uri, str(target))] * 3)
     bucket.count()
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda process: process.communicate("\n", timeout=120), processes))

@@ -28,7 +28,7 @@ from ophnet_ray.storage.files import (
     write_object,
 )
 from ophnet_ray.storage.paths import join
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import READY, start_ready
 from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
@@ -171,11 +171,9 @@ def test_a_shard_that_is_not_whole_in_the_bucket_is_decoded_anew(bucket, videos,
     assert_right(again.entries)
 
 
-FILL = """
-import sys
+FILL = f"""
 from tests.data.cache.test_bucket import WINDOWS, BlockCache, fill, segments_of
-print("ready", flush=True)
-sys.stdin.readline()
+{READY}
 filled = fill(BlockCache(sys.argv[1], WINDOWS, sys.argv[2]), segments_of(sys.argv[3]))
 print(filled.decoded_videos, len(filled.entries))
 """
@@ -185,18 +183,8 @@ print(filled.decoded_videos, len(filled.entries))
 def test_two_first_runs_at_once_share_the_work(bucket, videos, tmp_path, machines):
     """On one machine by claims: each video once. On two, who meets what is done leaves it."""
     cache = bucket.uri(f"together-{machines}")
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", FILL, cache, str(tmp_path / str(i % machines)), videos[1]],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for i in range(2)
-    ]
-    for process in runs:
-        assert process.stdout.readline() == "ready\n"
+    programs = [(FILL, cache, str(tmp_path / str(i % machines)), videos[1]) for i in range(2)]
+    runs = start_ready(*programs)
     for process in runs:
         process.stdin.write("\n")
         process.stdin.flush()
