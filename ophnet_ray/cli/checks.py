@@ -72,6 +72,6 @@ def trained_case_from(checkpoint: str) -> CaseFrom:
         UserError: The checkpoint cannot be read.
     """
     # loads torch
-    from ophnet_ray.models.payload import read_payload
+    from ophnet_ray.models.checkpoint_file import read_payload
 
     return read_payload(checkpoint).settings.data.case_from

@@ -35,13 +35,12 @@ from ophnet_ray.inference.worst_frames import find_worst_frames
 from ophnet_ray.metrics.score_card import ScoreCard
 from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo, build_score_card, compare_scores
 from ophnet_ray.metrics.timelines import NOT_ANNOTATED, VideoTimeline, label_times
+from ophnet_ray.models.checkpoint_file import read_payload, write_smoothing_choice
 from ophnet_ray.models.checkpoints import check_replaceable
 from ophnet_ray.models.dynamics import PhaseDynamics
 from ophnet_ray.models.payload import (
     CheckpointPayload,
     SmoothingChoice,
-    read_payload,
-    write_smoothing_choice,
 )
 from ophnet_ray.reports.model_report import (
     ModelReport,

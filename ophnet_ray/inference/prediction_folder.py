@@ -33,8 +33,9 @@ from ophnet_ray.inference.submission import (
 )
 from ophnet_ray.inference.trained_model import choose_smoothing
 from ophnet_ray.metrics.timelines import VideoTimeline, cut_segments, format_segments
+from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.dynamics import PhaseDynamics
-from ophnet_ray.models.payload import CheckpointPayload, read_payload
+from ophnet_ray.models.payload import CheckpointPayload
 from ophnet_ray.reports.model_report import ModelReport, write_model_report
 from ophnet_ray.storage.files import check_no_folder, ensure_writable, write_atomically
 from ophnet_ray.storage.locks import exclusive

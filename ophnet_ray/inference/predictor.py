@@ -30,7 +30,7 @@ from ophnet_ray.data.windows import mean_of_blocks
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction, write_predictions
 from ophnet_ray.inference.trained_model import TrainedModel, load_model
-from ophnet_ray.models.payload import read_payload
+from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.storage.files import download, stat_files
 from ophnet_ray.storage.paths import absolute, is_remote, name_of, plain_uri
 

@@ -12,8 +12,12 @@ from ophnet_ray.config import Config
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.inference.smoothing import SMOOTHERS, Smooth
+from ophnet_ray.models.checkpoint_file import load_checkpoint
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
-from ophnet_ray.models.payload import CheckpointPayload, Preprocessing, load_checkpoint
+from ophnet_ray.models.payload import (
+    CheckpointPayload,
+    Preprocessing,
+)
 
 _MODEL_PREFIX = "model."
 

@@ -1,12 +1,11 @@
 """Content of a checkpoint beside its weights: phases, preprocessing, settings, scores.
 
 Everything that reads a checkpoint comes through ``CheckpointPayload.from_dict``, which checks the
-format version. No other module knows the keys on disk.
+format version. Only this module and ``checkpoint_file`` know the keys on disk.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -16,12 +15,11 @@ from ophnet_ray.config import Config, MaskKind, Pooling, WindowConfig, path_sett
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.hashing import hash_case
-from ophnet_ray.models.checkpoints import replace_checkpoint_file
 from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
 from ophnet_ray.storage.paths import name_of
 
 if TYPE_CHECKING:
-    # loaded by the functions that open a file: commands refuse wrong flags before torch loads
+    # loaded by the functions that need it: commands refuse wrong flags before torch loads
     import torch
 
     from ophnet_ray.models.network import SurgicalPhaseClassificationModel
@@ -30,7 +28,8 @@ FORMAT_VERSION = 2
 """2: the checkpoint pools other tokens than all; versions that average all must not read it."""
 PAYLOAD_KEY = "ophnet_ray"
 """Key of the payload in a checkpoint, beside Lightning's own keys."""
-_SMOOTHING_KEY = "smoothing_choice"
+SMOOTHING_KEY = "smoothing_choice"
+"""Key of the kept choice of a smoothing, in the payload."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +244,7 @@ class CheckpointPayload:
             if values["format_version"] > FORMAT_VERSION:
                 raise UserError(f"checkpoint {source} is of a newer ophnet-ray; install that one")
             segments = values.get("segments_by_case")
-            counts, smoothing = values.get("confusion_by_case"), values.get(_SMOOTHING_KEY)
+            counts, smoothing = values.get("confusion_by_case"), values.get(SMOOTHING_KEY)
             return cls(
                 phases=tuple(values["phases"]),
                 preprocessing=Preprocessing.from_dict(values["preprocessing"]),
@@ -287,7 +286,7 @@ class CheckpointPayload:
         if self.pooling != "all":
             values["pooling"] = self.pooling
         if self.smoothing is not None:
-            values[_SMOOTHING_KEY] = self.smoothing.to_dict()
+            values[SMOOTHING_KEY] = self.smoothing.to_dict()
         return values
 
     @property
@@ -309,69 +308,3 @@ class CheckpointPayload:
                 "ophnet-ray before they were recorded wrote it; train again"
             )
         return self.confusion_by_case
-
-
-def load_checkpoint(path: str | Path) -> "tuple[dict[str, torch.Tensor], CheckpointPayload]":
-    """Load weights and payload on the CPU; nothing in the file is executed.
-
-    Raises:
-        UserError: The file is missing or damaged, or another program or a newer version wrote it.
-    """
-    content = _load_content(path)
-    if "state_dict" not in content:
-        raise UserError(f"checkpoint {path} is damaged: it holds no weights")
-    return content["state_dict"], CheckpointPayload.from_dict(content[PAYLOAD_KEY], path)
-
-
-def read_payload(path: str | Path) -> CheckpointPayload:
-    """Read the payload of a checkpoint without its weights.
-
-    Raises:
-        UserError: See ``load_checkpoint``.
-    """
-    return CheckpointPayload.from_dict(_load_content(path, is_mapped=True)[PAYLOAD_KEY], path)
-
-
-def write_smoothing_choice(path: str | Path, choice: SmoothingChoice) -> None:
-    """Write a choice of smoothing into a checkpoint; everything else in it stays as it is.
-
-    Inside a run the manifest beside it gets the new checksum.
-
-    Raises:
-        UserError: See ``load_checkpoint``.
-    """
-    content = _load_content(path)
-    content[PAYLOAD_KEY][_SMOOTHING_KEY] = choice.to_dict()
-    import torch
-
-    replace_checkpoint_file(Path(path), lambda target: torch.save(content, target))
-
-
-def carry_smoothing_choice(before: CheckpointPayload, target: Path) -> SmoothingChoice | None:
-    """Write the choice of a replaced checkpoint into its successor, if both are of one training.
-
-    Returns:
-        The choice that ``target`` lacks because it is of another training; None if there is none.
-    """
-    after = read_payload(target)
-    if before.smoothing is None or after.smoothing is not None:
-        return None
-    if (before.data_hash, before.history) != (after.data_hash, after.history):
-        return before.smoothing
-    write_smoothing_choice(target, before.smoothing)
-    return None
-
-
-def _load_content(path: str | Path, *, is_mapped: bool = False) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise UserError(f"checkpoint {path} does not exist")
-    import torch
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
-    except Exception as error:
-        reason = one_line(error, max_chars=160)
-        raise UserError(f"checkpoint {path} cannot be read ({reason})") from error
-    if not isinstance(content, dict) or PAYLOAD_KEY not in content:
-        raise UserError(f"checkpoint {path} was not written by ophnet-ray")
-    return content

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from ophnet_ray.data.passport import describe_warnings
 from ophnet_ray.metrics.score_card import build_window_card
-from ophnet_ray.models.payload import read_payload
+from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.reports.model_report import ModelReport, write_model_report
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.run_directory import RunDirectory, RunResult

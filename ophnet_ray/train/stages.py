@@ -9,8 +9,8 @@ from ophnet_ray.data.samplers import plan_training_steps
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.distributed.resources import Resources, plan_resources
 from ophnet_ray.errors import StoppedError, TrainingError, UserError
+from ophnet_ray.models.checkpoint_file import carry_smoothing_choice, read_payload
 from ophnet_ray.models.checkpoints import find_checkpoints
-from ophnet_ray.models.payload import carry_smoothing_choice, read_payload
 from ophnet_ray.signals import stop_on_signals
 from ophnet_ray.storage.files import copy_file
 from ophnet_ray.storage.paths import is_remote

@@ -24,10 +24,10 @@ from ophnet_ray.console import log_to
 from ophnet_ray.data.cache.shards import FETCH_THREADS, fetch_shards
 from ophnet_ray.data.datasets import ManifestDataModule
 from ophnet_ray.data.samplers import plan_training_steps
+from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.losses import balance_phases
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
-from ophnet_ray.models.payload import read_payload
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
 from ophnet_ray.train.epoch_callback import EpochCallback
 from ophnet_ray.train.heartbeat import Heartbeat

@@ -20,8 +20,9 @@ from ophnet_ray.metrics.bootstrap import (
     score_interval,
 )
 from ophnet_ray.metrics.classification import accuracy, f1_per_class, macro_f1_present
+from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
-from ophnet_ray.models.payload import CheckpointPayload, read_payload
+from ophnet_ray.models.payload import CheckpointPayload
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.trial import LOWEST_SCORE, Trial, best_record
 

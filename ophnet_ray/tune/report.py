@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from ophnet_ray.metrics.gain import Gain, estimate_gain
 from ophnet_ray.reports.search_report import SearchReport, write_search_report
 from ophnet_ray.reports.trial_record import TrialRecord
 from ophnet_ray.tune.config import RankedMetric
-from ophnet_ray.tune.gain import Gain, estimate_gain
 from ophnet_ray.tune.ranking import SCORE_FUNCTIONS, RankedTrial, f1_by_phase, scores_by_seed
 from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.searcher import rate_importance

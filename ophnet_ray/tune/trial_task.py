@@ -15,8 +15,8 @@ from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.console import log_to
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.errors import DivergedError, TrainingError, UserError
+from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.checkpoints import find_checkpoints
-from ophnet_ray.models.payload import read_payload
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.trainer import fit_run

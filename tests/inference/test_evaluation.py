@@ -30,8 +30,9 @@ from ophnet_ray.inference.predictions import (
 )
 from ophnet_ray.inference.predictor import PredictionResult, VideoPredictor
 from ophnet_ray.inference.trained_model import choose_smoothing, load_model
+from ophnet_ray.models.checkpoint_file import read_payload, write_smoothing_choice
 from ophnet_ray.models.checkpoints import commit_checkpoint, find_checkpoints, temporary_file
-from ophnet_ray.models.payload import SmoothingChoice, read_payload, write_smoothing_choice
+from ophnet_ray.models.payload import SmoothingChoice
 from ophnet_ray.train.run_mirror import RunMirror
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 from tests.helpers.paths import ROOT

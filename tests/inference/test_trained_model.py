@@ -6,7 +6,10 @@ import torch
 from ophnet_ray.config import Config
 from ophnet_ray.inference.trained_model import load_model
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
-from ophnet_ray.models.payload import PAYLOAD_KEY, Preprocessing
+from ophnet_ray.models.payload import (
+    PAYLOAD_KEY,
+    Preprocessing,
+)
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 
 pytestmark = pytest.mark.unit

@@ -16,12 +16,11 @@ from ophnet_ray.console import Console
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.models.backbone import create_encoder
+from ophnet_ray.models.checkpoint_file import read_payload, write_smoothing_choice
 from ophnet_ray.models.checkpoints import newest_position
 from ophnet_ray.models.payload import (
     PAYLOAD_KEY,
     SmoothingChoice,
-    read_payload,
-    write_smoothing_choice,
 )
 from ophnet_ray.train.driver import train
 from tests.helpers.paths import TRAIN_PY

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 
 from ophnet_ray.metrics.classification import macro_f1_present
-from ophnet_ray.tune.gain import estimate_gain
+from ophnet_ray.metrics.gain import estimate_gain
 
 pytestmark = pytest.mark.unit
 

@@ -1,0 +1,83 @@
+"""File of a checkpoint: weights and payload read, a choice of smoothing written into it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.models.checkpoints import replace_checkpoint_file
+from ophnet_ray.models.payload import (
+    PAYLOAD_KEY,
+    SMOOTHING_KEY,
+    CheckpointPayload,
+    SmoothingChoice,
+)
+
+if TYPE_CHECKING:
+    # loaded by the functions that open a file: commands refuse wrong flags before torch loads
+    import torch
+
+
+def load_checkpoint(path: str | Path) -> "tuple[dict[str, torch.Tensor], CheckpointPayload]":
+    """Load weights and payload on the CPU; nothing in the file is executed.
+
+    Raises:
+        UserError: The file is missing or damaged, or another program or a newer version wrote it.
+    """
+    content = _load_content(path)
+    if "state_dict" not in content:
+        raise UserError(f"checkpoint {path} is damaged: it holds no weights")
+    return content["state_dict"], CheckpointPayload.from_dict(content[PAYLOAD_KEY], path)
+
+
+def read_payload(path: str | Path) -> CheckpointPayload:
+    """Read the payload of a checkpoint without its weights.
+
+    Raises:
+        UserError: See ``load_checkpoint``.
+    """
+    return CheckpointPayload.from_dict(_load_content(path, is_mapped=True)[PAYLOAD_KEY], path)
+
+
+def write_smoothing_choice(path: str | Path, choice: SmoothingChoice) -> None:
+    """Write a choice of smoothing into a checkpoint; everything else in it stays as it is.
+
+    Inside a run the manifest beside it gets the new checksum.
+
+    Raises:
+        UserError: See ``load_checkpoint``.
+    """
+    content = _load_content(path)
+    content[PAYLOAD_KEY][SMOOTHING_KEY] = choice.to_dict()
+    import torch
+
+    replace_checkpoint_file(Path(path), lambda target: torch.save(content, target))
+
+
+def carry_smoothing_choice(before: CheckpointPayload, target: Path) -> SmoothingChoice | None:
+    """Write the choice of a replaced checkpoint into its successor, if both are of one training.
+
+    Returns:
+        The choice that ``target`` lacks because it is of another training; None if there is none.
+    """
+    after = read_payload(target)
+    if before.smoothing is None or after.smoothing is not None:
+        return None
+    if (before.data_hash, before.history) != (after.data_hash, after.history):
+        return before.smoothing
+    write_smoothing_choice(target, before.smoothing)
+    return None
+
+
+def _load_content(path: str | Path, *, is_mapped: bool = False) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise UserError(f"checkpoint {path} does not exist")
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
+    except Exception as error:
+        reason = one_line(error, max_chars=160)
+        raise UserError(f"checkpoint {path} cannot be read ({reason})") from error
+    if not isinstance(content, dict) or PAYLOAD_KEY not in content:
+        raise UserError(f"checkpoint {path} was not written by ophnet-ray")
+    return content
