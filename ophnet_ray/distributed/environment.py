@@ -1,14 +1,18 @@
 """Environment variables that must be set before Ray is imported. Imports no Ray."""
 
+import logging
 import os
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from ophnet_ray.distributed.ownership import is_trusted_file, is_trusted_listener
+
+logger = logging.getLogger(__name__)
 
 # Ray's switch for "clusters, or this machine only", named after the systems where it matters most:
 # with 0 every service of a local Ray listens on 127.0.0.1 alone.
@@ -27,13 +31,32 @@ def find_running_head() -> str | None:
         return None
     if named not in ("", "auto"):
         return named
+    return _head_of_this_machine()
+
+
+def _head_of_this_machine() -> str | None:
+    """Return the address that Ray wrote to its file, if it answers and belongs to us or root."""
     folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     file = folder / "ray" / "ray_current_cluster"
+    if not file.exists():
+        return None
     # the folder is open to all users of the machine, and whoever is believed gets our token
     if not is_trusted_file(file):
+        _say_once(f"{file} belongs to another user: the Ray that it names is not joined")
         return None
     address = file.read_text().strip()
-    return address if is_listening(address) and is_trusted_listener(address) else None
+    if not is_listening(address):
+        return None
+    if not is_trusted_listener(address):
+        _say_once(f"the Ray at {address} belongs to another user: it is not joined")
+        return None
+    return address
+
+
+@cache
+def _say_once(notice: str) -> None:
+    # before the run has a log, this goes to the console
+    logger.warning("warning: %s; RAY_ADDRESS joins it all the same", notice)
 
 
 def token_path() -> Path:

@@ -14,13 +14,18 @@ _LISTENING = "0A"
 
 
 def is_trusted_file(path: Path) -> bool:
-    """Return True if a file is ours or root's, and nobody else may write it."""
+    """Return True if a file is ours or root's, and nobody else may write it.
+
+    On many systems users have a group of their own, which may write their files: that one counts as
+    the user.
+    """
     try:
         status = path.lstat()
     except OSError:
         return False
-    may_others_write = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return stat.S_ISREG(status.st_mode) and _is_trusted(status.st_uid) and not may_others_write
+    is_open = status.st_mode & stat.S_IWOTH
+    is_open |= status.st_mode & stat.S_IWGRP and status.st_gid not in (0, os.getgid())
+    return stat.S_ISREG(status.st_mode) and _is_trusted(status.st_uid) and not is_open
 
 
 def is_trusted_listener(address: str) -> bool:

@@ -258,6 +258,7 @@ class EpochCallback(CheckpointCallback):
         # every worker takes part: a sharded model is gathered from all of them
         trainer.save_checkpoint(temporary_file(run.checkpoints, trainer.current_epoch))
         self._commit_epoch(trainer, record)
+        self._is_checkpoint_wanted = False
         self._is_stop_wanted |= self._stop_poll.ask(trainer).is_stop_wanted
         if (
             self._is_stop_wanted

@@ -25,7 +25,7 @@ class StopAnswer:
     Attributes:
         is_stop_wanted: The driver asks to stop: the user pressed Ctrl-C, or a scheduler ends the
             job.
-        is_node_leaving: The cluster announces that a node of the run goes away soon.
+        is_node_leaving: The cluster has just announced that a node of the run goes away soon.
     """
 
     is_stop_wanted: bool = False
@@ -46,6 +46,7 @@ class StopPoll:
         self._status = status
         self._steps_left, self._num_steps = 1, 1
         self._asked_s = time.monotonic()
+        self._notice: Any = None
 
     def end_step(self, trainer: L.Trainer) -> StopAnswer:
         """Count a step; ask, if a question is due. All workers call this after each step."""
@@ -58,8 +59,10 @@ class StopPoll:
             (self._is_stop_wanted(), self._plan()) if trainer.is_global_zero else (False, 1)
         )
         self._steps_left = self._num_steps
-        is_node_leaving = ray.train.get_preemption_info() is not None
-        return StopAnswer(is_stop_wanted, is_node_leaving)
+        notice = ray.train.get_preemption_info()
+        is_new = notice is not None and notice != self._notice
+        self._notice = notice
+        return StopAnswer(is_stop_wanted, is_new)
 
     def _is_stop_wanted(self) -> bool:
         if self._status is None:
