@@ -1,5 +1,7 @@
 """File of a checkpoint: weights and payload read, a choice of smoothing written into it."""
 
+import struct
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,11 +70,41 @@ def carry_smoothing_choice(before: CheckpointPayload, target: Path) -> Smoothing
     return None
 
 
+def _check_content(path: str | Path, *, only_values: bool) -> None:
+    """Compare a file with the checksums in it (CRC-32), which torch writes and does not read.
+
+    Args:
+        path: The file.
+        only_values: Leave out the tensors, which are not read.
+
+    Raises:
+        UserError: The file is no checkpoint, or a bit of it has changed.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if not only_values:
+                damaged = archive.testzip()
+            else:
+                damaged = None
+                for name in archive.namelist():
+                    if name.endswith("/data.pkl"):
+                        archive.read(name)  # raises if it is damaged
+    # a changed header names other encodings, algorithms, positions and passwords
+    except (ValueError, EOFError, OSError, RuntimeError, struct.error, zipfile.BadZipFile) as error:
+        reason = one_line(error, max_chars=160)
+        raise UserError(f"checkpoint {path} cannot be read ({reason})") from error
+    if damaged is not None:
+        raise UserError(
+            f"checkpoint {path} is damaged ({damaged} has changed since it was written)"
+        )
+
+
 def _load_content(path: str | Path, *, is_mapped: bool = False) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path} does not exist")
     import torch
 
+    _check_content(path, only_values=is_mapped)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except Exception as error:
