@@ -1,10 +1,11 @@
-"""Sub-commands beside training: predict, evaluate, audit, export, cache."""
+"""Sub-commands beside training: check, predict, evaluate, audit, export, cache."""
 
 import sys
 
 from ophnet_ray.cli.arguments import parse_command, run_program
 from ophnet_ray.cli.audit import AuditCommand
 from ophnet_ray.cli.cache import CacheCommand
+from ophnet_ray.cli.check import CheckCommand
 from ophnet_ray.cli.evaluate import EvaluateCommand
 from ophnet_ray.cli.export import ExportCommand
 from ophnet_ray.cli.predict import PredictCommand
@@ -13,6 +14,7 @@ from ophnet_ray.cli.predict import PredictCommand
 def main() -> None:
     """Run a sub-command."""
     commands = {
+        "check": CheckCommand,
         "predict": PredictCommand,
         "evaluate": EvaluateCommand,
         "audit": AuditCommand,

@@ -74,6 +74,7 @@ def test_help_loads_nothing_heavy(tmp_path, program):
         "ophnet_ray.cli.arguments",
         "ophnet_ray.data.cache.fill",
         "ophnet_ray.data.cache.store",
+        "ophnet_ray.inspection.pool",
         "ophnet_ray.train.run",
     ],
 )

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import tyro
 
-from ophnet_ray.config import AnyConfig, dump_config, read_config, with_demo_settings
+from ophnet_ray.config import AnyConfig, Config, dump_config, read_config, with_demo_settings
 from ophnet_ray.errors import PredictionError, StoppedError, TrainingError, UserError
 from ophnet_ray.signals import (
     EXIT_INTERRUPTED,
@@ -71,7 +71,8 @@ def parse_command(commands: Mapping[str, type[Command]], argv: Sequence[str], pr
     """Read a sub-command and its flags.
 
     Args:
-        commands: Dataclasses by name; their docstrings are the help.
+        commands: Dataclasses by name; their docstrings are the help. One with the attribute
+            ``defaults``, a ``Config``, takes the flags of those settings, and is called with them.
         argv: Arguments, the sub-command first.
         prog: Name of the program, for the help.
 
@@ -90,6 +91,10 @@ def parse_command(commands: Mapping[str, type[Command]], argv: Sequence[str], pr
             + (f"near: {near[0]}" if near else f"choose from {', '.join(commands)}")
         )
     command = commands[name]
+    if isinstance(defaults := getattr(command, "defaults", None), Config):
+        # it takes every flag of a training run
+        hint = _first_line(command)
+        return command(parse_config(rest, f"{prog} {name}", hint, defaults))  # type: ignore[call-arg]
     # bool fields default to False: they have no --no_ form
     _check_flags(rest, {each.name: False for each in fields(command)})  # type: ignore[arg-type] # dataclasses
     _check_required(rest, command, name)
@@ -194,13 +199,14 @@ def _flag_of(argument: str) -> str:
 
 def _describe_commands(commands: Mapping[str, type[object]], prog: str) -> str:
     width = max(map(len, commands)) + 2
-    lines = [
-        f"  {name:<{width}}{(command.__doc__ or '').strip().splitlines()[0]}"
-        for name, command in commands.items()
-    ]
+    lines = [f"  {name:<{width}}{_first_line(command)}" for name, command in commands.items()]
     usage = f"usage: {prog} {{{','.join(commands)}}} [OPTIONS]"
     hint = f"{prog} COMMAND --help lists the options of a sub-command."
     return "\n".join([usage, "", *lines, "", hint, ""])
+
+
+def _first_line(command: type[object]) -> str:
+    return (command.__doc__ or "").strip().splitlines()[0]
 
 
 def _take_option(argv: list[str], name: str) -> tuple[list[str], str | None]:

@@ -144,18 +144,23 @@ def find_missing_videos(segments: Iterable[Segment]) -> list[str]:
     return sorted(videos - stat_files(videos).keys())
 
 
-def count_quirks(segments: Sequence[Segment]) -> dict[str, int]:
-    """Count overlapping neighbours, gaps between neighbours, and segments under a second."""
-    counts = Counter(overlaps=0, gaps=0, shorter_than_1_s=0)
+def pair_neighbours(segments: Iterable[Segment]) -> Iterator[tuple[Segment, Segment]]:
+    """Yield each segment of a video with the next one, in the order of their starts."""
     by_video: dict[str, list[Segment]] = {}
     for segment in segments:
         by_video.setdefault(segment.video, []).append(segment)
-        counts["shorter_than_1_s"] += segment.end_s - segment.start_s < 1
     for rows in by_video.values():
-        rows.sort(key=lambda s: (s.start_s, s.end_s))
-        for before, after in itertools.pairwise(rows):
-            counts["overlaps"] += after.start_s < before.end_s
-            counts["gaps"] += after.start_s > before.end_s
+        yield from itertools.pairwise(sorted(rows, key=lambda s: (s.start_s, s.end_s)))
+
+
+def count_quirks(segments: Sequence[Segment]) -> dict[str, int]:
+    """Count overlapping neighbours, gaps between neighbours, and segments under a second."""
+    counts = Counter(overlaps=0, gaps=0, shorter_than_1_s=0)
+    for segment in segments:
+        counts["shorter_than_1_s"] += segment.end_s - segment.start_s < 1
+    for before, after in pair_neighbours(segments):
+        counts["overlaps"] += after.start_s < before.end_s
+        counts["gaps"] += after.start_s > before.end_s
     return dict(counts)
 
 

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 from ophnet_ray.config import DataConfig
 from ophnet_ray.data.annotations import (
+    AnnotationTable,
     Reject,
     Segment,
     find_missing_videos,
@@ -75,13 +76,30 @@ def read_run_data(
         "phases"
     )
     absent = set(find_missing_videos(rows))
-    present = [row for row in rows if row.video not in absent]
-    if absent and (data.missing_videos == "error" or not present):
-        raise UserError(_describe_missing(sorted(absent), num_videos, len(present), len(rows)))
-    # only cases that exist are split
+    num_present = sum(row.video not in absent for row in rows)
+    if absent and (data.missing_videos == "error" or not num_present):
+        raise UserError(_describe_missing(sorted(absent), num_videos, num_present, len(rows)))
+    return split_rows(table, absent, data, seed)
+
+
+def split_rows(
+    table: AnnotationTable, absent: Collection[str], data: DataConfig, seed: int
+) -> RunData:
+    """Split the cases of the rows whose videos exist.
+
+    Args:
+        table: All rows.
+        absent: Videos that do not exist; only cases that exist are split.
+        data: Settings of the rows.
+        seed: Seed of the split.
+
+    Raises:
+        AnnotationError: The rows cannot be split, see ``assign_splits``.
+    """
+    present = [row for row in table.segments if row.video not in absent]
     same_videos = tuple(find_same_videos(row.video for row in present))
     segments = assign_splits(present, data.val_fraction, seed, same_videos)
-    missing = [row for row in rows if row.video in absent]
+    missing = [row for row in table.segments if row.video in absent]
     rejects = [Reject(row, "the video is missing", "missing") for row in missing]
     hashed = RunData.of_rows(segments, rejects)
     return replace(hashed, case_rule=table.case_rule, same_videos=same_videos)

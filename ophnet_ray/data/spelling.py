@@ -1,7 +1,13 @@
 """Spellings of phases and cases that people write for the same thing."""
 
+import difflib
+import itertools
 import re
+import unicodedata
 from collections.abc import Iterable
+
+NEAR_RATIO = 0.9
+"""Similarity (of ``difflib``) from which two names may be one: a letter of ten, or an ``s``."""
 
 
 def fold_phase(phase: str) -> str:
@@ -24,3 +30,33 @@ def unite_spellings(case_ids: Iterable[str]) -> dict[str, str]:
 
 def _fold(case_id: str) -> str:
     return re.sub(r"[-_\s]+", "-", case_id).casefold()
+
+
+def find_near_phases(phases: Iterable[str]) -> list[tuple[str, str]]:
+    """Return pairs of phases that a person may have meant as one; numbers are never near."""
+    names = {phase: _compare_form(phase) for phase in sorted(set(phases))}
+    return [
+        (one, other)
+        for one, other in itertools.combinations(names, 2)
+        if _are_near(names[one], names[other])
+    ]
+
+
+def find_equal_cases(case_ids: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return groups of case ids that differ only in separators, capitals, zeros or Unicode form."""
+    groups: dict[str, list[str]] = {}
+    for case_id in sorted(set(case_ids)):
+        form = re.sub(r"0+(?=\d)", "", _fold(_compare_form(case_id)))
+        groups.setdefault(form, []).append(case_id)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def _compare_form(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).strip().casefold()
+
+
+def _are_near(one: str, other: str) -> bool:
+    if re.findall(r"\d+", one) != re.findall(r"\d+", other) or not re.search(r"[^\W\d]", one):
+        return False
+    a, b = (re.sub(r"[\W_]+", "", name) for name in (one, other))
+    return a == b or difflib.SequenceMatcher(a=a, b=b, autojunk=False).ratio() >= NEAR_RATIO

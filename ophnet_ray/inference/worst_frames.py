@@ -48,7 +48,7 @@ def find_worst_frames(
             int(truth[i]),
             int(labels[i]),
             float(confidence[i]),
-            _to_jpeg(np.rot90(images[frame].pixels, images[frame].quarter_turns)),
+            to_jpeg(np.rot90(images[frame].pixels, images[frame].quarter_turns)),
         )
         for i, frame in zip(chosen, shown.tolist(), strict=True)
         if frame in images
@@ -66,7 +66,8 @@ def _choose_apart(times_s: NDArray[np.float64], rank: NDArray[np.float32]) -> li
     return sorted(chosen)
 
 
-def _to_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+def to_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    """Return RGB pixels, uint8 (H, W, 3), as a JPEG of ``JPEG_WIDTH`` pixels."""
     height, width = pixels.shape[:2]
     size = (JPEG_WIDTH, max(round(height * JPEG_WIDTH / width), 1))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

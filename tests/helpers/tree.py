@@ -19,6 +19,7 @@ PACKAGES = (
     "models",
     "reports",
     "inference",
+    "inspection",
     "distributed",
     "train",
     "tune",

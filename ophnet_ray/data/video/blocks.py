@@ -83,7 +83,7 @@ def _decode(
     video: VideoSource, segments: Sequence[Segment], windows: WindowConfig
 ) -> Iterator[tuple[int, SegmentBlocks]]:
     index = read_video_index(video)
-    plans = [_plan_segment(segment, index, windows) for segment in segments]
+    plans = [plan_segment(segment, index, windows) for segment in segments]
     sums = _BlockSums([block for plan in plans for block in plan.blocks], windows)
     waiting = deque(sorted(range(len(plans)), key=lambda number: plans[number].stop))
     for frame in decode_frames(video, index, sums.wanted_frames()):
@@ -96,7 +96,7 @@ def _decode(
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class SegmentPlan:
     """The frames of each block of a segment, or why there are none."""
 
     blocks: tuple[range, ...] = ()
@@ -110,7 +110,7 @@ class _Plan:
         return self.blocks[-1].stop if self.blocks else 0
 
 
-def _collect(plan: _Plan, sums: "_BlockSums", index: VideoIndex) -> SegmentBlocks:
+def _collect(plan: SegmentPlan, sums: "_BlockSums", index: VideoIndex) -> SegmentBlocks:
     """Take the blocks of one segment; a segment with a damaged frame is rejected whole."""
     if plan.reason:
         return SegmentBlocks(reason=plan.reason, kind="outside the video")
@@ -125,20 +125,23 @@ def _collect(plan: _Plan, sums: "_BlockSums", index: VideoIndex) -> SegmentBlock
     return SegmentBlocks(pixels, plan.snippet_lengths, is_truncated=plan.is_truncated)
 
 
-def _plan_segment(segment: Segment, index: VideoIndex, windows: WindowConfig) -> _Plan:
+def plan_segment(segment: Segment, index: VideoIndex, windows: WindowConfig) -> SegmentPlan:
+    """Choose the frames of a segment's blocks from the index of its video; nothing is decoded."""
     inside = index.frames_between(segment.start_s, segment.end_s)
     last_s = float(index.times_s[-1])
     if not len(inside):
         if segment.start_s > last_s:
-            return _Plan(
+            return SegmentPlan(
                 reason=f"starts at {segment.start_s:g} s; the video ends at {last_s:.2f} s"
             )
-        return _Plan(reason=f"no frame is shown in {segment.start_s:g} to {segment.end_s:g} s")
+        return SegmentPlan(
+            reason=f"no frame is shown in {segment.start_s:g} to {segment.end_s:g} s"
+        )
     snippets = [
         range(inside.start + snippet.start, inside.start + snippet.stop)
         for snippet in plan_snippets(len(inside), windows)
     ]
-    return _Plan(
+    return SegmentPlan(
         tuple(plan_blocks(snippets, windows.stride)),
         tuple(max(len(snippet) // windows.stride, 1) for snippet in snippets),
         # the last frame is shown for an unknown time: allow it 0.1 s

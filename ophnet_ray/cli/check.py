@@ -1,0 +1,169 @@
+"""``python -m ophnet_ray check``: what is wrong with the data, before a GPU hour is spent."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.console import Console as RichConsole
+from rich.table import Table
+from rich.text import Text
+
+from ophnet_ray.cli.arguments import EXIT_USER_ERROR
+from ophnet_ray.cli.checks import create_output_folder
+from ophnet_ray.config import Config
+from ophnet_ray.console import Console, print_answer
+from ophnet_ray.errors import UserError
+from ophnet_ray.inspection.findings import Finding, group_by_kind, would_start
+from ophnet_ray.settings import setting
+from ophnet_ray.train.preflight import (
+    check_backbone,
+    check_loggers,
+    check_output,
+    resolve_paths,
+)
+
+if TYPE_CHECKING:
+    from ophnet_ray.inspection.inspection import Inspection
+
+FINGERPRINT, REJECTS, REPORT = "fingerprint.json", "rejects.csv", "report.html"
+TABLE_WIDTH = 140
+STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings:
+    """The check."""
+
+    output: str = setting("check", affects="nothing", is_path=True)
+    """Folder of report.html, rejects.csv and fingerprint.json."""
+    full: bool = setting(False, affects="nothing")
+    """Decode every segment, as a run would; else the container, the packets and a few frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(Config):
+    """A training run that is checked, not started."""
+
+    check: CheckSettings = field(default_factory=CheckSettings)
+
+    def base(self) -> Config:
+        """Return the settings of the training run."""
+        return Config(**{part.name: getattr(self, part.name) for part in fields(Config)})
+
+
+@dataclass(frozen=True)
+class CheckCommand:
+    """Find what is wrong with table, videos and set-up, before a GPU hour is spent."""
+
+    config: CheckConfig
+    defaults: ClassVar[CheckConfig] = CheckConfig()
+
+    def run(self) -> None:
+        """Check, print the findings, and write the page, the rejects and the fingerprint.
+
+        Raises:
+            UserError: A flag is wrong.
+            SystemExit: Code 2: a training run with these flags would not start.
+        """
+        settings, config = self.config.check, self.config.base()
+        if config.uses_demo:
+            raise UserError("check needs --csv_path; see --help")
+        config.validate()
+        # the codec takes a moment to load: not for --help
+        from ophnet_ray.inspection.fingerprint import compare_with, write_fingerprint
+        from ophnet_ray.inspection.repairs import write_rejects
+
+        folder = create_output_folder(settings.output, FINGERPRINT, REJECTS, REPORT)
+        console = Console()
+        resolved = resolve_paths(config)
+        inspection = _inspect(resolved, settings, console)
+        findings = [*_check_setup(resolved, console), *inspection.findings]
+        if inspection.fingerprint is not None:
+            findings += compare_with(folder / FINGERPRINT, inspection.fingerprint)
+            write_fingerprint(folder / FINGERPRINT, inspection.fingerprint)
+        num_rejected = write_rejects(folder / REJECTS, findings)
+        _print_findings(findings)
+        print_answer(_answer(inspection, findings, num_rejected, folder))
+        if not would_start(findings):
+            raise SystemExit(EXIT_USER_ERROR)
+
+
+def _inspect(config: Config, settings: CheckSettings, console: Console) -> "Inspection":
+    """Look at table and videos."""
+    from ophnet_ray.inspection.inspection import inspect_data
+    from ophnet_ray.inspection.pool import inspect_in_processes
+
+    workers = min(config.run.num_workers, os.cpu_count() or 1)
+    with console.stage("check", 1) as stage:
+
+        def show(num_done: int, total: int) -> None:
+            stage.set_total(total)
+            stage.update(num_done, "videos")
+
+        return inspect_data(config, inspect_in_processes(workers), show, full=settings.full)
+
+
+def _check_setup(config: Config, console: Console) -> list[Finding]:
+    """Run what a training run checks of its set-up before it starts."""
+    from ophnet_ray.inspection.setup_checks import collect
+
+    return [
+        *collect("set-up", "--logger", lambda: check_loggers(config)),
+        *collect("set-up", "--output_pth", lambda: check_output(config.run.output_pth)),
+        *collect("set-up", "--backbone", lambda: check_backbone(config, console.say)),
+    ]
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    """Print one line per kind of finding: the first of them, and how many there are."""
+    console = RichConsole(highlight=False)
+    console.width = max(console.width, TABLE_WIDTH)  # a file or a pipe claims to have 80
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("level", "finding"):
+        table.add_column(name, no_wrap=True)
+    for name in ("number", "rows"):
+        table.add_column(name, justify="right")
+    for name in ("the first", "repair"):
+        table.add_column(name, overflow="fold")
+    for first, number, num_rows in group_by_kind(findings):
+        table.add_row(
+            first.level,
+            first.kind,
+            str(number),
+            str(num_rows or ""),
+            Text(first.text),
+            Text(first.repair),
+            style=STYLES[first.level],
+        )
+    if findings:
+        console.print(table)
+
+
+def _answer(
+    inspection: "Inspection", findings: Sequence[Finding], num_rejected: int, folder: Path
+) -> dict[str, object]:
+    rows, costs = inspection.rows, inspection.costs
+    num_videos = len({row.video for row in rows})
+    answer: dict[str, object] = {
+        "rows": f"{len(rows)}, {num_rejected} of them unusable",
+        "videos": f"{len(inspection.facts)} of {num_videos}",
+        "findings": ", ".join(
+            f"{sum(finding.level == level for finding in findings)} {level}s" for level in STYLES
+        ),
+    }
+    if costs is not None:
+        answer["cache"] = (
+            f"{costs.cache_bytes / 1e9:.3f} GB, {costs.missing_bytes / 1e9:.3f} GB of it to "
+            f"decode, {costs.free_bytes / 1e9:.0f} GB free"
+        )
+        answer["decoding"] = (
+            f"{costs.decode_s / 3600:.2g} CPU hours in all; {costs.decode_hours:.2g} hours with "
+            f"{costs.workers} workers for what the cache lacks"
+        )
+    answer["rejects"] = folder / REJECTS
+    if inspection.fingerprint is not None:
+        answer["fingerprint"] = folder / FINGERPRINT
+    answer["would_start"] = "yes" if would_start(findings) else "no"
+    return answer
