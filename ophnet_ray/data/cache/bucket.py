@@ -7,7 +7,7 @@ machines use the shards that the bucket lists; a shard on one machine's disk alo
 import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 
 from ophnet_ray.data.cache.shards import ShardIndex, parse_shard_index
@@ -51,22 +51,33 @@ class CacheBucket:
         write_object(join(self.uri, CLOCK), b"")
         return list_objects(self.uri)[CLOCK].mtime_ns
 
-    def read_indexes(self, written_since_ns: int = 0) -> Iterator[ShardIndex]:
+    def read_indexes(
+        self, written_since_ns: int = 0, known: set[str] | None = None
+    ) -> Iterator[ShardIndex]:
         """Read the indexes of the whole shards.
+
+        Args:
+            written_since_ns: Leave out older indexes, by the bucket's clock.
+            known: Names of indexes to leave out; those that are read are added.
 
         Raises:
             StorageError: The bucket does not answer.
         """
+        known = set() if known is None else known
         listed = list_objects(self.uri)
         names = [
             name
             for name, status in listed.items()
-            if name.endswith(".json") and status.mtime_ns >= written_since_ns
+            if name.endswith(".json")
+            and status.mtime_ns >= written_since_ns
+            and name not in known
+            and f"{name.removesuffix('.json')}.arrow" in listed
         ]
         with ThreadPoolExecutor(INDEX_THREADS, thread_name_prefix="read-indexes") as pool:
             for name, text in zip(names, pool.map(self._read_index, names), strict=True):
+                known.add(name)
                 shard = f"{name.removesuffix('.json')}.arrow"
-                if text is None or shard not in listed:
+                if text is None:
                     continue
                 source = join(self.uri, shard)
                 index = parse_shard_index(
@@ -75,11 +86,17 @@ class CacheBucket:
                 if index is not None:
                     yield index
 
+    def shared(self, index: ShardIndex) -> ShardIndex:
+        """Return the index of a shard on this machine with the shard's URI in its entries."""
+        source = join(self.uri, index.shard.name)
+        entries = tuple(replace(entry, source=source) for entry in index.entries)
+        return replace(index, entries=entries)
+
     def _read_index(self, name: str) -> bytes | None:
         try:
             # equal names mean equal contents: a local copy serves as well
             copy = self.folder / name
-            return copy.read_bytes() if copy.exists() else _remembered(join(self.uri, name))
+            return copy.read_bytes() if copy.exists() else read_bytes(join(self.uri, name))
         except FileNotFoundError:
             return None  # pruned a moment ago
 
@@ -111,8 +128,3 @@ class CacheBucket:
                 text = self._read_index(name)
                 if text is not None:
                     write_object(join(self.uri, name), text)
-
-
-@lru_cache(maxsize=4096)
-def _remembered(uri: str) -> bytes:
-    return read_bytes(uri)

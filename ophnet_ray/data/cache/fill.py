@@ -75,7 +75,11 @@ def fill_cache(
     decoded: set[str] = set()
     for done in decode_all(cache, tasks) if tasks else ():
         entries |= {entry.key: entry for entry in done.entries}
-        left -= Counter(pending[entry.key].video for entry in done.entries)
+        for entry in done.entries:
+            video = pending[entry.key].video
+            left[video] -= 1
+            if left[video] <= 0:
+                del left[video]
         decoded |= done.videos
         num_blocks += done.num_blocks
         if on_progress:

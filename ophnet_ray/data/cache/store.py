@@ -6,16 +6,17 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.bucket import CacheBucket
+from ophnet_ray.data.cache.journals import OtherRuns, RunJournals, other_runs_of
 from ophnet_ray.data.cache.shards import (
     CacheEntry,
     DecodedSegment,
@@ -42,6 +43,9 @@ LOCK_FILE = ".in-use"
 """Lock file that runs share and a process that prunes holds alone."""
 SHARD_BYTES = 32_000_000
 """Bytes of pixels after which a shard is full."""
+LISTING_PAUSE = 20
+"""Pause before a process lists the bucket again, in durations of its last listing: listings take at
+most a twentieth of the time, however large the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,8 @@ class BlockCache:
         except OSError as error:
             raise UserError(f"--cache_dir {folder} cannot be written: {error.strerror}") from error
         self.claims = NamedLocks(self.folder / "claims")
+        self._journals = RunJournals(self.folder / "journals", self.claims)
+        self._journals.remove_old()
         self._bucket = (
             CacheBucket(join(self.location, CACHE_VERSION), self.folder) if is_shared else None
         )
@@ -126,38 +132,49 @@ class BlockCache:
 
     def find(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
         """Return the entries that the cache holds, by key."""
-        return self._find(keys, written_since_ns=0)
-
-    def find_new(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
-        """Return the entries that any run wrote since a minute before this object was created."""
-        # an index appears a moment after its time stamp
-        return self._find(keys, written_since_ns=self._opened_ns - 60 * 10**9)
-
-    def _find(self, keys: Iterable[str], written_since_ns: int) -> dict[str, CacheEntry]:
         wanted = set(keys)
         found: dict[str, CacheEntry] = {}
-        for index in self._read_indexes(written_since_ns):
+        for index in self._read_indexes():
             found |= {entry.key: entry for entry in index.valid_entries if entry.key in wanted}
         return found
 
-    def _read_indexes(self, written_since_ns: int) -> Iterator[ShardIndex]:
-        if self._bucket is not None:
-            yield from self._bucket.read_indexes(written_since_ns)
-            return
-        with os.scandir(self.folder) as files:
-            names = [
-                (file.name, file.stat().st_mtime_ns)
-                for file in files
-                if file.name.endswith(".json") and not file.name.startswith(".")
-            ]
-        for name, written_ns in names:
-            if written_ns < written_since_ns:
-                continue
-            path = self.folder / name
-            # a task looks for entries of other runs: each process reads an index once
-            index = _remembered(path, written_ns) if written_since_ns else read_shard_index(path)
+    def find_new(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
+        """Return the entries that other runs have written since this object was created.
+
+        The cost depends on what is new, not on the size of the cache. In a bucket, shards of other
+        machines are found some seconds late.
+        """
+        others = other_runs_of(self._journals.name)
+        with others.lock:
+            for index in self._read_new_indexes(others):
+                others.entries |= {entry.key: entry for entry in index.valid_entries}
+            return {key: others.entries[key] for key in keys if key in others.entries}
+
+    def _read_new_indexes(self, others: OtherRuns) -> Iterator[ShardIndex]:
+        for name in self._journals.read_new(others.positions):
+            index = read_shard_index(self.folder / name)
+            if index is not None and self._bucket is not None:
+                index = self._bucket.shared(index)
             if index is not None:
                 yield index
+        if self._bucket is not None and time.monotonic() >= others.next_listing_s:
+            started_s = time.monotonic()
+            # an index appears a moment after its time stamp
+            yield from self._bucket.read_indexes(self._opened_ns - 60 * 10**9, others.listed)
+            took_s = time.monotonic() - started_s
+            others.next_listing_s = started_s + LISTING_PAUSE * took_s
+
+    def _read_indexes(self) -> Iterator[ShardIndex]:
+        if self._bucket is not None:
+            yield from self._bucket.read_indexes()
+            return
+        with os.scandir(self.folder) as files:
+            names = [file.name for file in files]
+        for name in names:
+            if name.endswith(".json") and not name.startswith("."):
+                index = read_shard_index(self.folder / name)
+                if index is not None:
+                    yield index
 
     def decode(self, segments: Sequence[Segment], keys: Sequence[str]) -> DecodeResult:
         """Decode segments, each video in one pass, and write them as shards.
@@ -222,14 +239,15 @@ class BlockCache:
 
         try:
             entries = write_shard(self.folder, fill(), self.windows)
+            shard = Path(entries[0].path)
+            source = self._bucket.upload(shard) if self._bucket is not None else ""
+            self._journals.append(shard.with_suffix(".json").name)
         except OSError as error:
             raise UserError(
                 f"the cache {self.folder} cannot be written: {error.strerror or error}; "
                 f"free some space or choose another --{'local_' if self._bucket else ''}cache_dir"
             ) from error
-        if self._bucket is not None:
-            source = self._bucket.upload(Path(entries[0].path))
-            entries = tuple(replace(entry, source=source) for entry in entries)
+        entries = tuple(replace(entry, source=source) for entry in entries)
         return DecodeResult(entries, frozenset(videos), num_blocks)
 
     def mark_used(self, entries: Iterable[CacheEntry]) -> None:
@@ -259,8 +277,3 @@ class BlockCache:
             except OSError as error:
                 logger.warning("%s has no locks (%s): do not prune it now", self.folder, error)
             yield
-
-
-@lru_cache(maxsize=4096)
-def _remembered(path: Path, _written_ns: int) -> ShardIndex | None:
-    return read_shard_index(path)

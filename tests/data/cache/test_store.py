@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import av
 import cv2
@@ -142,6 +145,57 @@ def test_a_reject_is_tried_again_once_by_another_codec(tmp_path, video):
     assert again.decoded_videos == 1
     assert "cannot be opened" in again.entries[segment(broken).segment_id].reason
     assert fill(tmp_path / "cache", rows).decoded_videos == 0
+
+
+@contextmanager
+def recorded_reads(folder):
+    """Yield a list that receives each file that is opened, and each folder that is listed."""
+    reads = []
+    is_recording = True
+
+    def record(event, args):
+        if is_recording and event in ("open", "os.scandir", "os.listdir"):
+            path = str(args[0])
+            if path.startswith(str(folder)):
+                reads.append(Path(path))
+
+    sys.addaudithook(record)  # stays until the process ends
+    try:
+        yield reads
+    finally:
+        is_recording = False
+
+
+def test_what_another_run_wrote_is_read_once_and_the_rest_of_the_cache_never(tmp_path):
+    """Else the tasks of a run would read the square of its shards."""
+    ours, theirs = (BlockCache(tmp_path, WINDOWS) for _ in range(2))
+    num_reads = []
+    for first in (0, 40):
+        keys = [f"{i:032x}" for i in range(first, first + 40)]
+        for key in keys:
+            theirs.reject([key], "v.mp4", "damaged", is_permanent=True)
+        with recorded_reads(tmp_path) as reads:
+            assert list(ours.find_new(keys)) == keys
+        assert len([path for path in reads if path.suffix == ".json"]) == 40
+        with recorded_reads(tmp_path) as reads:
+            assert list(ours.find_new(keys)) == keys
+            assert theirs.find_new(keys) == {}, "no two tasks of a run decode the same segment"
+        num_reads.append(len(reads))
+        assert ours.folder not in reads
+    assert num_reads[0] == num_reads[1] < 10
+
+
+def test_a_run_finds_what_others_wrote_before_and_after_it_began(tmp_path, video):
+    rows = [segment(video, i, i + 1) for i in range(3)]
+    early = BlockCache(tmp_path / "cache", WINDOWS)
+    keys = early.keys_of(rows)
+    early.decode(rows[:1], keys[:1])
+    late = BlockCache(tmp_path / "cache", WINDOWS)
+    early.decode(rows[1:2], keys[1:2])
+    assert set(late.find(keys)) == set(keys[:2])
+    assert list(late.find_new(keys)) == [keys[1]]
+    late.decode(rows[2:], keys[2:])
+    assert list(early.find_new(keys)) == [keys[2]]
 
 
 class FlakyStorage:
