@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from ophnet_ray.config import (
     with_demo_settings,
 )
 from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.store import BlockCache, sampling_of
 from ophnet_ray.errors import UserError
 from ophnet_ray.tune.config import TuneConfig
@@ -67,9 +69,19 @@ def video(monkeypatch, tmp_path):
     ],
 )
 def test_a_cache_filled_by_earlier_versions_is_found(video, windows, start_s, end_s, key):
-    """Values computed by commit 8e23bbc: another key would decode every video again."""
+    """Values computed by commit 8e23bbc, which knew a video by its path, size and time."""
+    cache = BlockCache("cache", windows)
+    cache.reject([key], video, "a mark", is_permanent=True)
     segment = Segment("s", "c", video, start_s, end_s, "a")
-    assert BlockCache("cache", windows).keys_of([segment]) == [key]
+
+    def find(segment):
+        filled = fill_cache(BlockCache("cache", windows), [segment], 1, decode_in_threads(1))
+        return filled.missing_videos, filled.entries["s"].reason
+
+    assert find(segment) == (0, "a mark")
+    # once the content of the file is known, it may move
+    Path(video).rename("moved.mp4")
+    assert find(replace(segment, video="moved.mp4")) == (0, "a mark")
 
 
 def test_a_search_of_earlier_versions_is_resumed():

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ophnet_ray.data.duplicates import END_BYTES, find_same_videos
+from ophnet_ray.data.duplicates import find_same_videos
+from ophnet_ray.storage.contents import END_BYTES
 
 pytestmark = pytest.mark.unit
 

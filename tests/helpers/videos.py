@@ -23,6 +23,13 @@ def write_video(path: Path, frames, frame_rate: int = 10, codec="libx264", gop=1
     return path
 
 
+def write_variant(source: Path, target: Path, number: int) -> Path:
+    """Write an MP4 with the frames of another one and other content: a box that players skip."""
+    box = number.to_bytes(4, "big")
+    target.write_bytes(source.read_bytes() + (8 + len(box)).to_bytes(4, "big") + b"free" + box)
+    return target
+
+
 def grey_frames(num_frames: int, size: int = 32):
     """Yield frames; frame k is a flat grey 2k, so that a frame names its own index."""
     return (np.full((size, size, 3), 2 * k, dtype=np.uint8) for k in range(num_frames))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ophnet_ray.data.cache.bucket import CacheBucket
 from ophnet_ray.data.cache.shards import ShardIndex, read_shard_index
-from ophnet_ray.data.cache.store import CACHE_VERSION, FORMAT_VERSION, LOCK_FILE
+from ophnet_ray.data.cache.store import CACHE_VERSION, FORMAT_VERSION, LOCK_FILE, VIDEO_IDS
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import check_readable, delete_object, list_objects
 from ophnet_ray.storage.local_copies import local_folder
@@ -97,7 +97,8 @@ def _read_folder(cache_dir: Path) -> Inventory:
             status = index.shard.stat()
             shards.append(Shard(index, status.st_size + path.stat().st_size, status.st_mtime))
     known = {shard.index.shard for shard in shards}
-    known |= {path.with_suffix(".json") for path in known} | {folder / LOCK_FILE}
+    known |= {path.with_suffix(".json") for path in known}
+    known |= {folder / LOCK_FILE, folder / VIDEO_IDS}
     older = [cache_dir / f"blocks-v{version}" for version in range(1, FORMAT_VERSION)]
     leftovers = [
         leftover

@@ -25,6 +25,7 @@ from ophnet_ray.data.cache.shards import (
     read_shard_index,
     write_shard,
 )
+from ophnet_ray.data.cache.video_ids import VideoIds, version_of
 from ophnet_ray.data.video.blocks import RESIZE_FILTER, SegmentBlocks, decode_segments
 from ophnet_ray.data.windows import snippet_frames
 from ophnet_ray.errors import UserError
@@ -32,7 +33,7 @@ from ophnet_ray.storage.files import stat_files
 from ophnet_ray.storage.filesystems import StorageError
 from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.locks import NamedLocks, shared
-from ophnet_ray.storage.paths import absolute, is_remote, join, plain_uri
+from ophnet_ray.storage.paths import absolute, is_remote, join
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ CACHE_VERSION = f"blocks-v{FORMAT_VERSION}"
 """Folder of the shards of this version in a cache, on disk and in a bucket."""
 LOCK_FILE = ".in-use"
 """Lock file that runs share and a process that prunes holds alone."""
+VIDEO_IDS = ".video-ids"
+"""Memo of the content ids of videos."""
 SHARD_BYTES = 32_000_000
 """Bytes of pixels after which a shard is full."""
 LISTING_PAUSE = 20
@@ -102,6 +105,7 @@ class BlockCache:
         self.claims = NamedLocks(self.folder / "claims")
         self._journals = RunJournals(self.folder / "journals", self.claims)
         self._journals.remove_old()
+        self._video_ids = VideoIds(self.folder / VIDEO_IDS)
         self._bucket = (
             CacheBucket(join(self.location, CACHE_VERSION), self.folder) if is_shared else None
         )
@@ -114,21 +118,51 @@ class BlockCache:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def keys_of(self, segments: Sequence[Segment]) -> list[str]:
-        """Return the key of each segment; it changes with the file, the interval and the sampling.
+        """Return the key of each segment; it changes with the content, the interval, the sampling.
 
-        Every video file must exist.
+        Equal content has equal keys wherever the video lies; see ``identify_content``. A video that
+        cannot be read now is known by its path. Every video file must exist.
         """
-        sampling = list(sampling_of(self.windows))
         files = stat_files({segment.video for segment in segments})
+        ids = self._video_ids.identify(files)
         keys = []
         for segment in segments:
-            file = files[segment.video]
-            # an object of a bucket has the same key under every endpoint
-            name = plain_uri(segment.video) if is_remote(segment.video) else segment.video
-            identity = [name, file.size_bytes, file.mtime_ns]
-            text = json.dumps([FORMAT_VERSION, identity, segment.start_s, segment.end_s, sampling])
-            keys.append(hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
+            video = segment.video
+            content = ids.get(video)
+            identity = [content] if content else version_of(video, files[video])
+            keys.append(self._key(identity, segment))
         return keys
+
+    def _key(self, identity: Sequence[object], segment: Segment) -> str:
+        sampling = list(sampling_of(self.windows))
+        text = json.dumps([FORMAT_VERSION, identity, segment.start_s, segment.end_s, sampling])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def find_by_path(
+        self, segments: Sequence[Segment], keys: Sequence[str]
+    ) -> dict[str, CacheEntry]:
+        """Return entries that earlier versions wrote, which knew a video by path, size and time.
+
+        A video is looked for under each path that its content is known to have had. This reads the
+        whole cache once more: call it only when something is missing.
+
+        Args:
+            segments: Segments that ``find`` did not find.
+            keys: Their keys; those of the result.
+        """
+        files = stat_files({segment.video for segment in segments})
+        ids = self._video_ids.identify(files)
+        versions = self._video_ids.versions_by_id()
+        key_of = {
+            self._key(version, segment): key
+            for segment, key in zip(segments, keys, strict=True)
+            for version in (
+                version_of(segment.video, files[segment.video]),
+                *versions.get(ids.get(segment.video, ""), ()),
+            )
+        }
+        found = self.find(key_of)
+        return {key_of[old]: replace(entry, key=key_of[old]) for old, entry in found.items()}
 
     def find(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
         """Return the entries that the cache holds, by key."""

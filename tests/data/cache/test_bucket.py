@@ -29,7 +29,7 @@ from ophnet_ray.storage.files import (
 )
 from ophnet_ray.storage.paths import join
 from tests.helpers.processes import READY, start_ready
-from tests.helpers.videos import grey_frames, write_video
+from tests.helpers.videos import grey_frames, write_variant, write_video
 
 pytestmark = pytest.mark.unit
 
@@ -42,7 +42,8 @@ def videos(tmp_path_factory, bucket):
     """Local file of a video of flat greys, and the URI of a folder with eight of it."""
     file = write_video(tmp_path_factory.mktemp("grey") / "v.mp4", grey_frames(60, 320), gop=10)
     for i in range(NUM_VIDEOS):
-        upload(file, bucket.uri(f"videos/v{i}.mp4"))
+        variant = write_variant(file, file.with_name(f"v{i}.mp4"), i)
+        upload(variant, bucket.uri(f"videos/v{i}.mp4"))
     return file, bucket.uri("videos")
 
 
@@ -151,6 +152,21 @@ def test_a_cache_in_a_bucket_is_decoded_once_and_fetched_once_a_machine(bucket, 
     assert_right(again.entries)
     fetch_shards(again.entries.values())
     assert bucket.count()["sent_bytes"] == 0
+
+
+def test_a_copy_of_a_video_in_another_folder_of_the_bucket_is_not_decoded_again(
+    bucket, videos, tmp_path
+):
+    for i in range(NUM_VIDEOS):
+        upload(videos[0].with_name(f"v{i}.mp4"), bucket.uri(f"copies/v{i}.mp4"))
+    cache = bucket.uri("copied")
+    assert fill(BlockCache(cache, WINDOWS, str(tmp_path)), segments_of(videos[1])).decoded_videos
+    bucket.count()
+    copies = BlockCache(cache, WINDOWS, str(tmp_path))
+    assert fill(copies, segments_of(bucket.uri("copies"))).missing_videos == 0
+    first = bucket.count()["requests"]
+    assert fill(copies, segments_of(bucket.uri("copies"))).missing_videos == 0
+    assert bucket.count()["requests"] <= first - NUM_VIDEOS, "an unchanged object is asked again"
 
 
 def test_a_reader_fetches_what_its_machine_lacks(bucket, videos, tmp_path):

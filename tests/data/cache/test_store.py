@@ -85,9 +85,46 @@ def test_another_window_size_decodes_nothing_and_another_image_size_does(tmp_pat
 
 def test_a_changed_video_is_decoded_anew(tmp_path, video):
     fill(tmp_path / "cache", [segment(video)])
-    status = video.stat()
-    os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    content = video.read_bytes()
+    at = content.index(b"mdat") + 100
+    video.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     assert fill(tmp_path / "cache", [segment(video)]).decoded_videos == 1
+
+
+def test_a_video_with_another_time_is_the_same_video(tmp_path, video):
+    """E.g. after a copy, a restored backup or a checkout."""
+    fill(tmp_path / "cache", [segment(video)])
+    os.utime(video, ns=(0, 1_700_000_000_000_000_000))
+    assert fill(tmp_path / "cache", [segment(video)]).decoded_videos == 0
+
+
+@pytest.mark.parametrize("way", ["moved", "copied", "linked", "through ..", "another name"])
+def test_a_video_in_another_place_is_not_decoded_again(tmp_path, monkeypatch, way):
+    old = write_video(tmp_path / "old/v.mp4", grey_frames(100))
+    first = fill(tmp_path / "cache", [segment(old, i, i + 1) for i in range(3)])
+    new = tmp_path / "new/v.mp4"
+    match way:
+        case "moved":
+            old.parent.rename(new.parent)
+        case "copied":
+            shutil.copytree(old.parent, new.parent, copy_function=shutil.copyfile)
+        case "linked":
+            new.parent.symlink_to(old.parent)
+        case "through ..":
+            new = tmp_path / "old/../old/v.mp4"
+        case "another name":
+            new = old.rename(tmp_path / "w.mp4")
+    again = fill(tmp_path / "cache", [segment(new, i, i + 1) for i in range(3)])
+    assert again.decoded_videos == again.missing_videos == 0
+    for ours, theirs in zip(again.entries.values(), first.entries.values(), strict=True):
+        np.testing.assert_array_equal(read(ours), read(theirs))
+
+
+def test_an_unchanged_video_is_not_opened_to_find_its_blocks(tmp_path, video):
+    fill(tmp_path / "cache", [segment(video)])
+    with recorded_reads(video) as reads:
+        assert fill(tmp_path / "cache", [segment(video)]).decoded_videos == 0
+    assert reads == []
 
 
 @pytest.mark.parametrize("damage", ["truncated", "gone", "no index", "index torn"])

@@ -1,7 +1,6 @@
 """Real processes at work on one cache: together, killed, on a full disk; and pruning it."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from ophnet_ray.data.cache.shards import read_blocks
 from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
 from ophnet_ray.errors import UserError
 from tests.helpers.paths import ROOT
-from tests.helpers.videos import grey_frames, write_video
+from tests.helpers.videos import grey_frames, write_variant, write_video
 from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.unit
@@ -43,7 +42,7 @@ def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     first = write_video(folder / "v00.mp4", grey_frames(120, size=320), gop=10)
     for i in range(1, NUM_VIDEOS):
-        shutil.copyfile(first, folder / f"v{i:02d}.mp4")
+        write_variant(first, folder / f"v{i:02d}.mp4", i)
     return folder
 
 

@@ -1,0 +1,73 @@
+"""Identity of files by their content, whatever they are called and wherever they lie."""
+
+import hashlib
+from pathlib import Path
+from typing import BinaryIO
+
+from ophnet_ray.storage.files import FileStatus
+from ophnet_ray.storage.filesystems import filesystem_of, in_one_line
+from ophnet_ray.storage.paths import bucket_path, is_remote
+
+END_BYTES = 1 << 18
+"""Bytes at the start and at the end of a file that stand for its content, beside its size."""
+PROBE_BYTES, NUM_PROBES = 1 << 12, 64
+"""Samples of a file between its ends, at equal distances."""
+
+
+def identify_content(path: str, status: FileStatus) -> str | None:
+    """Return a text that is equal for equal contents; None for an object without an ETag.
+
+    On disk it is the size and a hash of samples: both ends, where containers keep the size of every
+    frame, and ``NUM_PROBES`` parts between them. A video that is encoded again differs in nearly
+    all of them. A change that keeps the size, the ends and every probe is not noticed, whatever
+    the time of the file; it is shorter than a 65th of the file, e.g. one frame overwritten in
+    place. To notice it, each file would have to be read whole wherever it moves.
+
+    In a bucket it is the size and the ETag, for which nothing is read.
+
+    Args:
+        path: Path or URI.
+        status: Size and time of the file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    if is_remote(path):
+        with in_one_line(path), filesystem_of(path).open_input_file(bucket_path(path)) as file:
+            metadata = {name.lower(): text.decode() for name, text in file.metadata().items()}
+        etag = metadata.get("etag", "").strip('"')
+        return f"{status.size_bytes}-etag-{etag}" if etag else None
+    with Path(path).open("rb") as file:
+        samples = _read_ends(file, status.size_bytes) + _read_probes(file, status.size_bytes)
+    return f"{status.size_bytes}-{_digest(samples)}"
+
+
+def hash_ends(path: str, size_bytes: int) -> str:
+    """Return a hash of both ends of a file, the same for an object of a bucket and its copy.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    if not is_remote(path):
+        with Path(path).open("rb") as file:
+            return _digest(_read_ends(file, size_bytes))
+    with in_one_line(path), filesystem_of(path).open_input_file(bucket_path(path)) as file:
+        return _digest(_read_ends(file, size_bytes))
+
+
+def _read_ends(file: BinaryIO, size_bytes: int) -> bytes:
+    start = file.read(END_BYTES)
+    file.seek(max(size_bytes - END_BYTES, 0))
+    return bytes(start) + bytes(file.read())
+
+
+def _read_probes(file: BinaryIO, size_bytes: int) -> bytes:
+    probes = []
+    for i in range(1, NUM_PROBES + 1):
+        file.seek(size_bytes * i // (NUM_PROBES + 1))
+        probes.append(file.read(PROBE_BYTES))
+    return b"".join(probes)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
