@@ -8,13 +8,10 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_type_hints
 
-import yaml
-
-from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.errors import UserError
 from ophnet_ray.settings import Effect, Rule, check_rules, coerce, setting
-from ophnet_ray.storage.files import read_bytes
 from ophnet_ray.storage.local_copies import hash_content
-from ophnet_ray.storage.paths import absolute, check_location, is_remote
+from ophnet_ray.storage.paths import check_location, is_remote
 
 Coverage = Literal["spread", "head"]
 MaskKind = Literal["rg", "chroma", "none"]
@@ -144,6 +141,9 @@ class TrainingConfig:
     """CPU threads per train worker (default: the machine's cores divided by the workers)."""
     use_gpu: UseGpu = setting("auto", affects="resources")
     """Train on GPUs; auto: if the cluster has one."""
+    deterministic: bool = setting(False, is_late=True)
+    """Use only algorithms of torch whose results repeat, so that runs on GPUs give the same weights
+    each time; slower. A run that began without it cannot promise that: it is another run."""
     seed: int = 42
     """Seed of the split, the order, the windows and the weights."""
 
@@ -255,13 +255,17 @@ class Config:
         """Return the settings that determine the result.
 
         The location of the data is left out: the hash of the segments stands for their content. So
-        does the hash of a file of weights.
+        does the hash of a file of weights. Settings that came late are left out at their defaults.
 
         Raises:
             UserError: The file of weights is missing or cannot be read.
         """
-        left_out = settings_that_affect("location", "nothing")
-        values = {name: value for name, value in self.to_flat().items() if name not in left_out}
+        left_out, late = settings_that_affect("location", "nothing"), late_settings()
+        values = {
+            name: value
+            for name, value in self.to_flat().items()
+            if name not in left_out and (name not in late or value != late[name])
+        }
         if self.model.backbone_weights is not None:
             values["backbone_weights"] = hash_content(
                 "--backbone_weights", self.model.backbone_weights
@@ -309,6 +313,11 @@ def path_settings() -> tuple[str, ...]:
     return tuple(part.name for part in _settings() if part.metadata.get("is_path"))
 
 
+def late_settings() -> dict[str, Any]:
+    """Return the settings that runs of earlier versions do not name, with their defaults."""
+    return {part.name: part.default for part in _settings() if part.metadata.get("is_late")}
+
+
 def _settings() -> list[Field[Any]]:
     parts = get_type_hints(Config).values()
     return [each for part in parts for each in fields(part)]
@@ -327,34 +336,3 @@ def with_demo_settings(config: AnyConfig) -> AnyConfig:
         lr_schedule="one_cycle",
         max_epochs=24,
     )
-
-
-def read_config(path: str, base: AnyConfig) -> AnyConfig:
-    """Read settings, by flag name, from a YAML file over ``base``.
-
-    Raises:
-        UserError: The file is missing, is no YAML mapping, or holds an unknown setting.
-    """
-    check_location("--config", path)
-    try:
-        values = yaml.safe_load(read_bytes(absolute(path)).decode())
-    except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = one_line(error)
-        raise UserError(f"--config {path}: not a YAML file ({reason})") from error
-    if not isinstance(values, dict):
-        raise UserError(f"--config {path}: expected lines of `flag: value`")
-    try:
-        return base.replace_flat(**{str(name): value for name, value in values.items()})
-    except UserError as error:
-        raise UserError(f"--config {path}: {error}") from error
-
-
-def dump_config(config: Config) -> str:
-    """Return the settings as YAML that ``read_config`` reads back."""
-    flat = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in config.to_flat().items()
-    }
-    return yaml.safe_dump(flat, sort_keys=False)

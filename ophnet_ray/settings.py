@@ -22,9 +22,20 @@ Rule = tuple[bool, str]
 """True if a limit holds, and the error message for the case that it does not."""
 
 
-def setting(default: T, *, affects: Effect = "result", is_path: bool = False) -> T:
-    """Declare a setting; a field that is declared without this function affects the result."""
-    return field(default=default, metadata={"affects": affects, "is_path": is_path})
+def setting(
+    default: T, *, affects: Effect = "result", is_path: bool = False, is_late: bool = False
+) -> T:
+    """Declare a setting; a field that is declared without this function affects the result.
+
+    Args:
+        default: Its value without a flag.
+        affects: See ``Effect``.
+        is_path: True if the value is a path or a URI.
+        is_late: True if versions whose runs must keep their names lack the setting. At its default,
+            which must be what those versions did, it is then no part of a run's identity.
+    """
+    metadata = {"affects": affects, "is_path": is_path, "is_late": is_late}
+    return field(default=default, metadata=metadata)
 
 
 def check_rules(rules: Iterable[Rule]) -> None:

@@ -11,9 +11,8 @@ from ophnet_ray.config import (
     DataConfig,
     RunConfig,
     WindowConfig,
-    dump_config,
+    late_settings,
     path_settings,
-    read_config,
     settings_that_affect,
     with_demo_settings,
 )
@@ -21,6 +20,7 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.store import BlockCache, sampling_of
 from ophnet_ray.errors import UserError
+from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.directory import search_identity
 from ophnet_ray.tune.space import parse_search_space
@@ -156,7 +156,10 @@ def test_no_setting_of_the_run_affects_a_result():
 
 def test_the_identity_holds_all_settings_that_affect_a_result():
     left_out = {"csv_path", "video_dir", "case_from", *(field.name for field in fields(RunConfig))}
-    assert set(Config().identity()) == set(Config().to_flat()) - left_out
+    assert set(Config().identity()) == set(Config().to_flat()) - left_out - {"deterministic"}
+    assert late_settings() == {"deterministic": False}
+    repeatable = Config().replace_flat(deterministic=True)
+    assert repeatable.identity() == Config().identity() | {"deterministic": True}
     data = {field.name for field in fields(DataConfig)}
     assert set(settings_that_affect("data", "location")) == data
 

@@ -10,8 +10,9 @@ from typing import TypeVar
 
 import tyro
 
-from ophnet_ray.config import AnyConfig, Config, dump_config, read_config, with_demo_settings
+from ophnet_ray.config import AnyConfig, Config, with_demo_settings
 from ophnet_ray.errors import PredictionError, StoppedError, TrainingError, UserError
+from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.signals import (
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,

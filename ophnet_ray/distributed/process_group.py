@@ -9,6 +9,7 @@ is updated.
 
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +23,22 @@ from ray.train.torch.config import (
 )
 from torch.distributed import TCPStore  # type: ignore[attr-defined] # public, but not listed
 
+CUBLAS_ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+"""Variables without which cuBLAS need not repeat its results. They must be set before a process
+starts CUDA; see ``torch.use_deterministic_algorithms``."""
+
 _stores: list[TCPStore] = []
 """Stores of this process: a store ends with the worker of rank 0."""
 
 
 @dataclass
 class BoundTorchConfig(TorchConfig):
-    """Ray Train's set-up of torch, with the store at the node's address in the cluster."""
+    """Ray Train's set-up of torch, with the store at the node's address in the cluster.
+
+    ``deterministic``: True for workers whose cuBLAS must repeat its results.
+    """
+
+    deterministic: bool = False
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
@@ -38,7 +48,9 @@ class BoundTorchConfig(TorchConfig):
 
 class _BoundTorchBackend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Open the store on the first worker, then let all workers join it."""
+        """Set the environment, open the store on the first worker, then let all workers join it."""
+        if isinstance(backend_config, BoundTorchConfig) and backend_config.deterministic:
+            worker_group.execute(_set_environment, CUBLAS_ENVIRONMENT)
         backend = "nccl" if worker_group.get_resources_per_worker().get("GPU") else "gloo"
         address, port = worker_group.execute_single(0, _open_store)
         worker_group.execute(_set_torch_distributed_env_vars)
@@ -56,6 +68,10 @@ class _BoundTorchBackend(_TorchBackend):
             for rank in range(len(worker_group))
         ]
         ray.get(joining)
+
+
+def _set_environment(variables: Mapping[str, str]) -> None:
+    os.environ |= variables
 
 
 def _open_store() -> tuple[str, int]:

@@ -9,12 +9,9 @@ from typing import Any
 import lightning as L  # noqa: N812 - Lightning's own convention
 import ray.train
 import torch
-from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from ray.train import CheckpointUploadMode
 
-from ophnet_ray.data.loader import WindowLoader
 from ophnet_ray.distributed.prometheus import TrainingMetrics
-from ophnet_ray.hashing import hash_ids
 from ophnet_ray.models.checkpoints import (
     Checkpoint,
     commit_checkpoint,
@@ -22,12 +19,11 @@ from ophnet_ray.models.checkpoints import (
     prune_unfinished,
     temporary_file,
 )
-from ophnet_ray.models.lightning_module import SurgicalPhaseModule
+from ophnet_ray.models.exact_resume import ExactResume, loader_of, module_of
 from ophnet_ray.models.payload import (
     PAYLOAD_KEY,
     CheckpointPayload,
     Preprocessing,
-    WorkerState,
     describe_settings,
     summarise_training_segments,
 )
@@ -40,13 +36,11 @@ from ophnet_ray.train.stop_poll import StopPoll, StopTraining
 logger = logging.getLogger(__name__)
 
 
-class EpochCallback(CheckpointCallback):
+class EpochCallback(ExactResume):
     """Checkpoints, ``metrics.jsonl`` and reports to Ray Train and the driver after each epoch.
 
     With ``--every_n_train_steps`` there are checkpoints inside epochs, too. They hold the state of
     each worker beside the model's, so that a resumed epoch ends with the same weights.
-
-    Lightning calls subclasses of its ``Checkpoint`` after the module's own hooks.
 
     Args:
         loop: What the driver sent to this worker.
@@ -64,24 +58,20 @@ class EpochCallback(CheckpointCallback):
         checkpoints: Sequence[Checkpoint] = (),
         heartbeat: Heartbeat | None = None,
     ) -> None:
+        super().__init__(loop.config.training.seed)
         self._loop = loop
         self._heartbeat = heartbeat or Heartbeat(None, 0)
         self._run_metrics = TrainingMetrics(loop.run.path.name)
-        self._epoch_started_s = self._status_sent_s = 0.0
-        self._is_inside_epoch = False
+        self._status_sent_s = 0.0
         self._stop_poll = StopPoll(loop.status)
         self._is_stop_wanted = self._is_checkpoint_wanted = False
-        self._worker_state: WorkerState | None = None
         self.history: list[Mapping[str, float]] = []
         self._checkpoints = list(checkpoints)
         self.failure = ""
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Seed the randomness of the epoch (dropout), so that a restarted epoch draws the same."""
-        seed = self._loop.config.training.seed
-        state = hash_ids(["dropout"], seed, trainer.current_epoch, trainer.global_rank)
-        torch.manual_seed(int(state[0] >> 1))
-        self._epoch_started_s = time.monotonic()
+        """Count the steps and the time of the epoch from here, besides what the base class does."""
+        super().on_train_epoch_start(trainer, pl_module)
         self._run_metrics.start_epoch(trainer.global_rank)
 
     def on_train_batch_end(
@@ -126,9 +116,7 @@ class EpochCallback(CheckpointCallback):
             logger.warning("no checkpoint at step %d: a weight is not finite", step)
             return  # the end of the epoch decides
         folder, epoch = self._loop.run.checkpoints, trainer.current_epoch
-        self._is_inside_epoch = True
-        trainer.save_checkpoint(temporary_file(folder, epoch, step))
-        self._is_inside_epoch = False
+        self.save_inside_epoch(trainer, temporary_file(folder, epoch, step))
         if trainer.is_global_zero:
             commit_checkpoint(
                 folder,
@@ -154,8 +142,7 @@ class EpochCallback(CheckpointCallback):
         self.history = list(payload.history)
         if trainer.is_global_zero:
             self._restore_metrics()
-        if payload.workers:
-            self._worker_state = payload.workers[trainer.global_rank]
+        self.restore(payload.workers, trainer.global_rank)
 
     def _restore_metrics(self) -> None:
         run = self._loop.run
@@ -167,25 +154,12 @@ class EpochCallback(CheckpointCallback):
         if not is_same:
             run.write_metrics(self.history)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Move the loader to the position inside the epoch.
-
-        Lightning does so itself, except for modules that ask for the total number of steps: for
-        those it creates the loader before it knows the position.
-        """
-        if self._worker_state is not None:
-            _loader_of(trainer).load_state_dict(self._worker_state.loader)
-
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Restore this worker's own state, which Lightning does not when an epoch is resumed."""
+        """Note the position, besides what the base class does."""
         self._heartbeat.position = Position(trainer.current_epoch + 1, "training", batch_idx + 1)
-        if self._worker_state is not None:
-            _module_of(pl_module).load_worker_state(self._worker_state.module)
-            _set_random_state(self._worker_state.random)
-            self._epoch_started_s = time.monotonic() - self._worker_state.seconds
-            self._worker_state = None
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def on_validation_batch_start(
         self,
@@ -202,7 +176,7 @@ class EpochCallback(CheckpointCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the payload, with which the checkpoint needs no other file."""
-        loop, module = self._loop, _module_of(pl_module)
+        loop, module = self._loop, module_of(pl_module)
         payload = CheckpointPayload(
             phases=tuple(loop.manifest.phases),
             preprocessing=Preprocessing.of_network(module.model, loop.config.windows),
@@ -212,31 +186,14 @@ class EpochCallback(CheckpointCallback):
             training=summarise_training_segments(loop.manifest),
             confusion_by_case=module.confusion_by_case,
             segments_by_case=module.segments_by_case,
-            workers=self._gather_worker_states(trainer, module),
+            workers=self.gather_worker_states(trainer),
             pooling=module.model.pooling,
         )
         checkpoint[PAYLOAD_KEY] = payload.to_dict()
 
-    def _gather_worker_states(
-        self, trainer: L.Trainer, module: SurgicalPhaseModule
-    ) -> tuple[WorkerState, ...]:
-        """Gather the states of all workers, by rank; none at the end of an epoch: all are equal."""
-        if not self._is_inside_epoch:
-            return ()
-        state = WorkerState(
-            module=module.worker_state(),
-            loader=_loader_of(trainer).state_dict(),
-            random=_random_state(),
-            seconds=time.monotonic() - self._epoch_started_s,
-        )
-        states: list[Any] = [state] * trainer.world_size
-        if trainer.world_size > 1:
-            torch.distributed.all_gather_object(states, state)
-        return tuple(states)
-
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the checkpoint and the record of the epoch; only the first worker writes files."""
-        module = _module_of(pl_module)
+        module = module_of(pl_module)
         metrics = dict(module.epoch_metrics)
         if not all(math.isfinite(value) for value in metrics.values()):
             self._fail(trainer, "the loss")
@@ -250,7 +207,7 @@ class EpochCallback(CheckpointCallback):
             **metrics,
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "seconds": round(time.monotonic() - self._epoch_started_s, 3),
-            "data_wait_share": round(_loader_of(trainer).wait_share, 4),
+            "data_wait_share": round(loader_of(trainer).wait_share, 4),
         }
         self.history = [*self.history, record]
         self._run_metrics.end_epoch(record)
@@ -279,7 +236,7 @@ class EpochCallback(CheckpointCallback):
             self.send_logs(trainer)
             ray.train.report(dict(record))
             return
-        metrics = dict(_module_of(trainer.lightning_module).epoch_metrics)
+        metrics = dict(module_of(trainer.lightning_module).epoch_metrics)
         written = commit_checkpoint(
             run.checkpoints,
             trainer.current_epoch,
@@ -310,19 +267,6 @@ class EpochCallback(CheckpointCallback):
             run.send(run.tensorboard)
 
 
-def _module_of(pl_module: L.LightningModule) -> SurgicalPhaseModule:
-    if not isinstance(pl_module, SurgicalPhaseModule):
-        raise TypeError(f"expected a SurgicalPhaseModule, not {type(pl_module).__name__}")
-    return pl_module
-
-
-def _loader_of(trainer: L.Trainer) -> WindowLoader:
-    loader = trainer.train_dataloader
-    if not isinstance(loader, WindowLoader):
-        raise TypeError(f"expected a WindowLoader, not {type(loader).__name__}")
-    return loader
-
-
 def _are_weights_finite(trainer: L.Trainer) -> bool:
     """Return True on all workers if no worker holds a weight or statistic that is not finite."""
     tensors = [*trainer.lightning_module.parameters(), *trainer.lightning_module.buffers()]
@@ -333,16 +277,3 @@ def _are_weights_finite(trainer: L.Trainer) -> bool:
 def _checksum_of_last_file(trainer: L.Trainer) -> str:
     writer = trainer.strategy.checkpoint_io
     return writer.sha256 if isinstance(writer, SyncedCheckpointIO) else ""
-
-
-def _random_state() -> dict[str, torch.Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_random_state(state: Mapping[str, torch.Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

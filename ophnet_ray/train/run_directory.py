@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ophnet_ray.config import Config, dump_config
+from ophnet_ray.config import Config, late_settings
 from ophnet_ray.data.annotations import Reject
 from ophnet_ray.data.passport import Passport
 from ophnet_ray.errors import UserError
+from ophnet_ray.settings_file import dump_config
 from ophnet_ray.storage.files import delete_object, ensure_writable, write_atomically
 from ophnet_ray.storage.filesystems import filesystem_of
 from ophnet_ray.storage.local_copies import local_folder
@@ -163,8 +164,8 @@ class RunDirectory(RunPaths):
         """
         if not self.config.exists():
             return
-        before = self.read_config()
-        now = config.identity()
+        before = late_settings() | self.read_config()
+        now = late_settings() | config.identity()
         if self.weights_hash.exists():
             before["backbone_weights"] = self.weights_hash.read_text().strip()
         elif before.get("backbone_weights") is not None:

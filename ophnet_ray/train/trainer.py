@@ -87,7 +87,7 @@ def build_trainer(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ())
     return TorchTrainer(
         train_loop,  # type: ignore[arg-type] # Ray's hint forgets that it may return something
         train_loop_config={"loop": loop},
-        torch_config=BoundTorchConfig(),
+        torch_config=BoundTorchConfig(deterministic=loop.config.training.deterministic),
         scaling_config=ScalingConfig(
             num_workers=loop.resources.train_workers,
             use_gpu=loop.resources.use_gpu,

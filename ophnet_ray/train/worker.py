@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import lightning as L  # noqa: N812 - Lightning's own convention
@@ -26,6 +27,7 @@ from ophnet_ray.data.datasets import ManifestDataModule
 from ophnet_ray.data.samplers import plan_training_steps
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
+from ophnet_ray.models.lightning_trainer import build_lightning_trainer
 from ophnet_ray.models.losses import balance_phases
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
@@ -81,7 +83,7 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
     fetch_shards([item.entry for item in loop.manifest.items], first=rank * FETCH_THREADS)
     heartbeat = Heartbeat(loop.status, rank)
     callback = EpochCallback(loop, resume.finished, heartbeat)
-    trainer = prepare_trainer(_build_lightning_trainer(loop, callback))
+    trainer = prepare_trainer(_build_trainer(loop, callback))
     stopped = ""
     try:
         with heartbeat:
@@ -120,36 +122,25 @@ def _build_strategy(name: Strategy) -> RayDDPStrategy | RayFSDPStrategy:
     return RayDDPStrategy(broadcast_buffers=False)
 
 
-def _build_lightning_trainer(loop: TrainLoopConfig, callback: EpochCallback) -> L.Trainer:
-    training = loop.config.training
-    manifest = loop.manifest
+def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback) -> L.Trainer:
+    training, manifest = loop.config.training, loop.manifest
+    if training.deterministic:
+        # written before Lightning sets the variable, too
+        cublas = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+        logger.info("only algorithms whose results repeat; CUBLAS_WORKSPACE_CONFIG=%s", cublas)
     steps = plan_training_steps(
         len(manifest.of_split("train")),
         training.batch_size,
         loop.resources.train_workers,
         loop.resources.begun_with,
     )
-    pictures = TensorBoardPictures(manifest.phases, manifest.cases_of("val"))
-    precision = training.precision
-    if precision == "auto" and loop.resources.use_gpu:
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16-mixed" if has_bf16 else "16-mixed"
-    elif precision == "auto":
-        precision = "32-true"
-    return L.Trainer(
-        max_epochs=training.max_epochs,
-        accelerator="gpu" if loop.resources.use_gpu else "cpu",
-        devices="auto" if loop.resources.use_gpu else 1,
+    num_accumulated = training.accumulate_grad_batches * steps.num_accumulated
+    return build_lightning_trainer(
+        replace(training, accumulate_grad_batches=num_accumulated),
+        loop.resources.use_gpu,
+        [callback, TensorBoardPictures(manifest.phases, manifest.cases_of("val"))],
+        loop.run.path,
         strategy=_build_strategy(training.strategy),
         plugins=[RayLightningEnvironment(), SyncedCheckpointIO()],
-        precision=precision,
-        accumulate_grad_batches=training.accumulate_grad_batches * steps.num_accumulated,
         logger=build_loggers(loop.config, loop.run),
-        log_every_n_steps=10,
-        callbacks=[callback, pictures],
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=str(loop.run.path),
     )

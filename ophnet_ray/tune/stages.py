@@ -7,12 +7,13 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler
 
-from ophnet_ray.config import Config, WindowConfig, dump_config, read_config
+from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.data.cache.store import sampling_of
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.errors import TrainingError, one_line
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
+from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.storage.files import copy_file, write_atomically
 from ophnet_ray.train.preflight import check_backbone, check_cluster, check_num_segments
 from ophnet_ray.train.prepare import prepare_data, prepare_variant

@@ -8,12 +8,12 @@ def clocked_train_loop(loop_config: dict[str, Any]) -> dict[str, str]:
     from ophnet_ray.train import worker as train_worker
     from tests.benchmarks.step_clock import StepClock
 
-    build = train_worker._build_lightning_trainer
+    build = train_worker._build_trainer
 
     def build_with_clock(loop: Any, report: Any) -> Any:
         trainer = build(loop, report)
         trainer.callbacks.insert(0, StepClock(loop.run.path / "steps.json"))
         return trainer
 
-    train_worker._build_lightning_trainer = build_with_clock
+    train_worker._build_trainer = build_with_clock
     return train_worker.run_worker(loop_config["loop"])

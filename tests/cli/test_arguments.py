@@ -14,8 +14,9 @@ from ophnet_ray.cli.arguments import (
     read_boxed_error,
     run_program,
 )
-from ophnet_ray.config import Config, dump_config
+from ophnet_ray.config import Config
 from ophnet_ray.errors import PredictionError, TrainingError, UserError
+from ophnet_ray.settings_file import dump_config
 from ophnet_ray.storage.filesystems import StorageError
 
 pytestmark = pytest.mark.unit

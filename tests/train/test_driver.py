@@ -185,8 +185,15 @@ def two_workers(ray_session, color_csv, tmp_path_factory):
         batch_size=1,
         image_size=64,
         cache_dir=str(storage / "cache"),
+        deterministic=True,
     )
     return config, run(config)
+
+
+def test_deterministic_workers_set_up_cublas_before_they_start(first_run, two_workers):
+    logs = [(run.run / "logs/train-rank-0.log").read_text() for _, run in (first_run, two_workers)]
+    says = "only algorithms whose results repeat; CUBLAS_WORKSPACE_CONFIG=:4096:8"
+    assert [says in log for log in logs] == [False, True]
 
 
 def test_every_validation_window_is_counted_once_whatever_the_workers(

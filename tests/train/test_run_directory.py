@@ -10,6 +10,7 @@ from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.passport import build_passport
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.errors import UserError
+from ophnet_ray.settings_file import dump_config
 from ophnet_ray.train.run_directory import RunDirectory, RunResult, locate_run
 
 pytestmark = pytest.mark.unit
@@ -112,6 +113,23 @@ def test_a_file_of_weights_is_known_by_its_content(run, tmp_path):
     copy.unlink()
     with pytest.raises(UserError, match=r"--backbone_weights .* does not exist"):
         moved.identity()
+
+
+def test_a_run_that_began_without_a_late_setting_is_found_at_its_default_only(run):
+    """Versions without ``deterministic`` wrote no such line."""
+    config = Config()
+    run.write_config(config)
+    run.write_passport(passport("d"))
+    lines = dump_config(config).splitlines(keepends=True)
+    run.config.write_text("".join(line for line in lines if "deterministic" not in line))
+    run.check_same(config, "d")
+    repeatable = config.replace_flat(deterministic=True)
+    with pytest.raises(UserError, match="deterministic False -> True"):
+        run.check_same(repeatable, "d")
+    run.write_config(repeatable)
+    run.check_same(repeatable, "d")
+    with pytest.raises(UserError, match="deterministic True -> False"):
+        run.check_same(config, "d")
 
 
 def test_a_resumed_run_needs_the_devices_it_began_with(run):

@@ -10,10 +10,11 @@ from dataclasses import replace
 import pytest
 import ray
 
-from ophnet_ray.config import Config, read_config
+from ophnet_ray.config import Config
 from ophnet_ray.console import Console
 from ophnet_ray.data.cache.inventory import read_inventory
 from ophnet_ray.errors import TrainingError
+from ophnet_ray.settings_file import read_config
 from ophnet_ray.train.driver import train
 from ophnet_ray.tune.config import SearchConfig, TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory

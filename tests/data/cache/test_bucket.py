@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ophnet_ray.config import Config, WindowConfig, read_config
+from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.data.annotations import Segment, find_missing_videos, read_annotations
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.inventory import prune, read_inventory
@@ -22,6 +22,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.inference.predictor import local_copy
 from ophnet_ray.inference.video_names import find_videos
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.settings_file import read_config
 from ophnet_ray.storage.files import (
     list_objects,
     upload,
