@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ophnet_ray.data.cache.shards import read_blocks
+from ophnet_ray.data.cache.shards import check_blocks, read_blocks
 from ophnet_ray.data.manifest import ManifestItem
 from ophnet_ray.data.samplers import Step, TrainingSampler, ValidationSampler
 from ophnet_ray.data.windows import mean_of_blocks
@@ -69,6 +69,9 @@ class WindowLoader:
         self._cases = np.unique(np.asarray(case_ids, dtype=object), return_inverse=True)[1]
         shares = SEGMENT_WEIGHT / np.maximum(sampler.windows_per_segment, 1)
         self._weights = np.rint(shares).astype(np.int64)
+        num_blocks = [sum(item.entry.snippet_lengths) for item in items]
+        self._first_blocks = np.cumsum([0, *num_blocks])
+        self._is_checked = np.zeros(self._first_blocks[-1], dtype=bool)
         self._image_size = image_size
         self._position = self._resume_at = 0
         self._wait_s = self._use_s = self._blocked_s = 0.0
@@ -127,7 +130,11 @@ class WindowLoader:
             if segment < 0:
                 target[:] = 0
             else:
-                read_window(self._items[segment], first, count, target, scratch)
+                position = self._first_blocks[segment] + first
+                is_checked = self._is_checked[position : position + count]
+                is_known = bool(is_checked.all())
+                read_window(self._items[segment], first, count, target, scratch, check=not is_known)
+                is_checked[:] = True
         segments = step.windows[:, 0]
         labels = np.where(segments >= 0, self._labels[segments], 0)
         batch = {
@@ -149,6 +156,8 @@ def read_window(
     count: int,
     out: NDArray[np.uint8],
     scratch: NDArray[np.uint8] | None = None,
+    *,
+    check: bool = True,
 ) -> None:
     """Read the mean image of a window.
 
@@ -158,9 +167,18 @@ def read_window(
         count: Number of its blocks.
         out: Receives the mean, RGB, uint8 (S, S, 3).
         scratch: Memory of at least ``count`` blocks that may be overwritten.
+        check: Compare the blocks with their checksums.
+
+    Raises:
+        OSError: The blocks cannot be read, or are damaged.
     """
     if count == 1:
-        read_blocks(item.entry, first, out[None])
+        blocks = out[None]
     else:
-        blocks = np.empty((count, *out.shape), dtype=np.uint8) if scratch is None else scratch
-        mean_of_blocks(read_blocks(item.entry, first, blocks[:count]), out)
+        memory = np.empty((count, *out.shape), dtype=np.uint8) if scratch is None else scratch
+        blocks = memory[:count]
+    read_blocks(item.entry, first, blocks)
+    if check:
+        check_blocks(item.entry, first, blocks)
+    if count > 1:
+        mean_of_blocks(blocks, out)

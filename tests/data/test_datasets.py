@@ -1,6 +1,7 @@
 """The public classes of the seed, over the same cache, without Ray."""
 
 import threading
+from pathlib import Path
 
 import lightning as L  # noqa: N812
 import numpy as np
@@ -164,6 +165,31 @@ def test_the_loader_goes_on_from_a_position_inside_the_epoch(color_csv, tmp_path
     for ours, theirs in zip(rest, whole[3:], strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert len(list(resumed)) == len(whole), "the next epoch is a whole one"
+
+
+def test_a_bit_that_flipped_on_disk_stops_the_first_epoch(color_csv, tmp_path):
+    data = ophnet_ray.OphNetDataModule(
+        color_csv, batch_size=2, image_size=32, window_size=8, cache_dir=tmp_path / "cache"
+    )
+    data.setup()
+    loader = data.train_dataloader()
+    assert len(list(loader)) == len(loader)
+    entry = data.manifest.of_split("train")[0].entry
+    shard = Path(entry.path)
+    content = bytearray(shard.read_bytes())
+    for block in range(sum(entry.snippet_lengths)):
+        content[entry.offset + block * 32 * 32 * 3 + 5] ^= 8
+    shard.write_bytes(content)
+    with pytest.raises(
+        OSError, match=rf"{shard.name} is damaged: .* the next run decodes it again"
+    ):
+        list(data.train_dataloader())
+    shard.unlink()
+    again = ophnet_ray.OphNetDataModule(
+        color_csv, batch_size=2, image_size=32, window_size=8, cache_dir=tmp_path / "cache"
+    )
+    again.setup()
+    assert len(list(again.train_dataloader())) == len(loader)
 
 
 def test_slow_storage_is_read_by_more_threads_from_the_next_epoch_on(

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -29,9 +30,10 @@ from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.data.video.container import CODEC_VERSIONS
 from ophnet_ray.storage.files import open_atomically, write_atomically
 from ophnet_ray.storage.local_copies import fetch_once
-from ophnet_ray.storage.paths import join, name_of, parent_of
+from ophnet_ray.storage.paths import join, name_of, parent_of, plain_uri
 
 FETCH_THREADS = 8
+CHECKSUM_BYTES = 4
 UNRECORDED_KIND: RejectKind = "other"
 """Kind of the rejects in an index that an older version wrote."""
 
@@ -45,7 +47,8 @@ class CacheEntry:
     ``path`` is the shard on this machine; ``source`` is its URI when it is shared in a bucket. The
     blocks begin at byte ``offset``, one after the other; ``snippet_lengths`` is the number of
     blocks of each snippet. A segment that cannot be read has a ``reason`` with its ``kind``, and no
-    blocks. ``is_truncated``: the annotation ends after the video.
+    blocks. ``is_truncated``: the annotation ends after the video. ``checksums``: CRC-32, 4 bytes
+    per block; empty where an older version wrote the shard.
     """
 
     key: str
@@ -56,6 +59,7 @@ class CacheEntry:
     kind: RejectKind | None = None
     is_truncated: bool = False
     source: str = ""
+    checksums: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,7 @@ def write_shard(
                     reason=blocks.reason,
                     kind=blocks.kind,
                     is_truncated=blocks.is_truncated,
+                    checksums=b"".join(map(_checksum, blocks.pixels)),
                 )
             )
             is_permanent.append(blocks.is_permanent)
@@ -150,6 +155,7 @@ def write_shard(
         # beside the entries: a reader of an older version refuses an entry with a key it lacks
         "codec": CODEC_VERSIONS,
         "reject_kinds": {entry.key: entry.kind for entry in kept if entry.kind is not None},
+        "checksums": {entry.key: entry.checksums.hex() for entry in kept if entry.checksums},
     }
     write_atomically(shard.with_suffix(".json"), json.dumps(index).encode())
     return entries
@@ -181,9 +187,12 @@ def parse_shard_index(
         if size_bytes != index["size_bytes"]:
             logger.warning("%s is not whole; its segments are decoded again", source or shard)
             return None
-        kinds = index.get("reject_kinds", {})
+        kinds, checksums = index.get("reject_kinds", {}), index.get("checksums", {})
         entries = [
-            _entry_from_json(fields, kinds.get(fields["key"]), shard, source)
+            replace(
+                _entry_from_json(fields, kinds.get(fields["key"]), shard, source),
+                checksums=bytes.fromhex(checksums.get(fields["key"], "")),
+            )
             for fields in index["entries"]
         ]
         codec = dict(index.get("codec", {}))
@@ -286,6 +295,27 @@ def read_blocks(entry: CacheEntry, first: int, out: NDArray[np.uint8]) -> NDArra
     finally:
         os.close(descriptor)
     return out
+
+
+def check_blocks(entry: CacheEntry, first: int, blocks: NDArray[np.uint8]) -> None:
+    """Compare blocks ``[first, first + len(blocks))`` of a segment with their checksums, if any.
+
+    Raises:
+        OSError: They differ: a bit of the shard has flipped on its way to the disk or on it.
+    """
+    for i, block in enumerate(blocks, start=first):
+        expected = entry.checksums[i * CHECKSUM_BYTES : (i + 1) * CHECKSUM_BYTES]
+        if expected and _checksum(block) != expected:
+            again = "fetches" if entry.source else "decodes"
+            there = f"; if that one is damaged too, delete {plain_uri(entry.source)}"
+            raise OSError(
+                f"{entry.path} is damaged: a block differs from its checksum; delete the file, and "
+                f"the next run {again} it again{there if entry.source else ''}"
+            )
+
+
+def _checksum(block: NDArray[np.uint8]) -> bytes:
+    return zlib.crc32(np.ascontiguousarray(block).data).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def _open_shard(entry: CacheEntry) -> int:

@@ -1,6 +1,7 @@
 """A shard and its index on disk."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.cache.shards import (
     UNRECORDED_KIND,
     DecodedSegment,
+    check_blocks,
+    read_blocks,
     read_shard_index,
     write_shard,
 )
@@ -60,3 +63,32 @@ def test_rejects_of_another_codec_are_not_valid_and_good_segments_are(index_path
     del index["codec"]
     index_path.write_text(json.dumps(index | ({"codec": codec} if codec else {})))
     assert [entry.key for entry in read_shard_index(index_path).valid_entries] == ["a"]
+
+
+def flip_a_bit(entry, block):
+    with Path(entry.path).open("r+b") as file:
+        file.seek(entry.offset + block * 32 * 32 * 3 + 100)
+        (value,) = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([value ^ 4]))
+
+
+def test_a_flipped_bit_is_found_in_its_block_alone(index_path):
+    entry, _ = read_shard_index(index_path).entries
+    flip_a_bit(entry, 1)
+    for block in range(3):
+        pixels = read_blocks(entry, block, np.empty((1, 32, 32, 3), np.uint8))
+        if block == 1:
+            with pytest.raises(OSError, match=r"\.arrow is damaged: .* delete the file"):
+                check_blocks(entry, block, pixels)
+        else:
+            check_blocks(entry, block, pixels)
+
+
+def test_blocks_of_an_older_version_are_read_without_checksums(index_path):
+    index = json.loads(index_path.read_text())
+    del index["checksums"]
+    index_path.write_text(json.dumps(index))
+    entry, _ = read_shard_index(index_path).entries
+    flip_a_bit(entry, 1)
+    check_blocks(entry, 0, read_blocks(entry, 0, np.empty((3, 32, 32, 3), np.uint8)))
