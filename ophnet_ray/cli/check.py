@@ -73,7 +73,9 @@ class CheckCommand:
         config.validate()
         # the codec takes a moment to load: not for --help
         from ophnet_ray.inspection.fingerprint import compare_with, write_fingerprint
+        from ophnet_ray.inspection.page import build_report
         from ophnet_ray.inspection.repairs import write_rejects
+        from ophnet_ray.reports.inspection_report import write_inspection_report
 
         folder = create_output_folder(settings.output, FINGERPRINT, REJECTS, REPORT)
         console = Console()
@@ -83,6 +85,7 @@ class CheckCommand:
         if inspection.fingerprint is not None:
             findings += compare_with(folder / FINGERPRINT, inspection.fingerprint)
             write_fingerprint(folder / FINGERPRINT, inspection.fingerprint)
+        write_inspection_report(folder / REPORT, build_report(resolved, inspection, findings))
         num_rejected = write_rejects(folder / REJECTS, findings)
         _print_findings(findings)
         print_answer(_answer(inspection, findings, num_rejected, folder))
@@ -162,6 +165,7 @@ def _answer(
             f"{costs.decode_s / 3600:.2g} CPU hours in all; {costs.decode_hours:.2g} hours with "
             f"{costs.workers} workers for what the cache lacks"
         )
+    answer["report"] = folder / REPORT
     answer["rejects"] = folder / REJECTS
     if inspection.fingerprint is not None:
         answer["fingerprint"] = folder / FINGERPRINT

@@ -46,7 +46,7 @@ def find_equal_cases(case_ids: Iterable[str]) -> list[tuple[str, ...]]:
     """Return groups of case ids that differ only in separators, capitals, zeros or Unicode form."""
     groups: dict[str, list[str]] = {}
     for case_id in sorted(set(case_ids)):
-        form = re.sub(r"0+(?=\d)", "", _fold(_compare_form(case_id)))
+        form = re.sub(r"(?<!\d)0+(?=\d)", "", _fold(_compare_form(case_id)))
         groups.setdefault(form, []).append(case_id)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 

@@ -43,7 +43,7 @@ class Inspection:
         data: The rows, split; None if the table cannot be read.
         facts: Facts of the videos that exist, by path.
         findings: What is wrong, in the order of the checks.
-        pictures: For each phase, the row and the JPEG of a few frames.
+        pictures: For each phase, the row, the time and the JPEG of a few frames.
         costs: Cost of preparing the data; None without videos.
         fingerprint: See ``take_fingerprint``; None if the table cannot be read.
     """
@@ -51,7 +51,7 @@ class Inspection:
     data: RunData | None
     facts: Mapping[str, VideoFacts]
     findings: Sequence[Finding]
-    pictures: Mapping[str, Sequence[tuple[Segment, bytes]]]
+    pictures: Mapping[str, Sequence[tuple[Segment, float, bytes]]]
     costs: Costs | None
     fingerprint: Mapping[str, Any] | None
 
@@ -178,11 +178,11 @@ def _unsplit(table: AnnotationTable, absent: set[str]) -> RunData:
 
 def _collect_pictures(
     wanted: Mapping[str, Sequence[tuple[Segment, float]]], facts: Mapping[str, VideoFacts]
-) -> dict[str, list[tuple[Segment, bytes]]]:
-    pictures: dict[str, list[tuple[Segment, bytes]]] = defaultdict(list)
+) -> dict[str, list[tuple[Segment, float, bytes]]]:
+    pictures: dict[str, list[tuple[Segment, float, bytes]]] = defaultdict(list)
     for video, chosen in wanted.items():
         by_time = dict(facts[video].pictures)
         for row, time_s in chosen:
             if time_s in by_time:
-                pictures[row.phase].append((row, by_time[time_s]))
+                pictures[row.phase].append((row, time_s, by_time[time_s]))
     return dict(pictures)

@@ -104,13 +104,14 @@ def check_all_videos(all_facts: Sequence[VideoFacts], config: Config) -> Iterato
     if len(rates) > 1:
         size = config.windows.window_size
         low, high = size / max(rates), size / min(rates)
+        frequent = rates.most_common(1)[0][0]
         yield Finding(
             "frame rates",
             "note" if high < 1.5 * low else "warning",
             "videos",
             f"frame rates differ ({_list_counts(rates, ' fps')}): a window of {size} frames lasts "
             f"{low:.2f} to {high:.2f} s",
-            f"bring all to one rate, e.g. ffmpeg -i IN -r {min(rates)} -c:v libx264 -crf 18 OUT",
+            f"bring all to one rate, e.g. ffmpeg -i IN -r {frequent} -c:v libx264 -crf 18 OUT",
         )
     sizes = Counter(f"{stream.width}x{stream.height}" for stream in streams)
     if len(sizes) > 1:
@@ -130,7 +131,7 @@ def check_all_videos(all_facts: Sequence[VideoFacts], config: Config) -> Iterato
             "videos",
             f"{len(small)} of {len(streams)} videos are smaller than --image_size "
             f"{config.windows.image_size} and are scaled up",
-            f"--image_size {max(min(min(s.width, s.height) for s in small) // 32 * 32, 32)}",
+            "none needed: a smaller --image_size loses nothing of them, and saves space",
         )
 
 
