@@ -8,8 +8,16 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_type_hints
 
-from ophnet_ray.errors import UserError
-from ophnet_ray.settings import Effect, Rule, check_rules, coerce, setting
+from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.settings import (
+    MAX_REASON_CHARS,
+    Effect,
+    Rule,
+    check_rules,
+    coerce,
+    count_rule,
+    setting,
+)
 from ophnet_ray.storage.local_copies import hash_content
 from ophnet_ray.storage.paths import check_location, is_remote
 
@@ -25,6 +33,7 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 LOGGERS = ("tensorboard", "mlflow", "wandb")
 Strategy = Literal["ddp", "fsdp"]
 UseGpu = Literal["auto", "true", "false"]
+MAX_IMAGE_SIZE = 8192
 Placement = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 
@@ -37,6 +46,8 @@ class DataConfig:
     (segments of long videos, in seconds). Without it, the built-in demo data set."""
     video_dir: str | None = setting(None, affects="location", is_path=True)
     """Folder of the videos (default: the CSV's folder)."""
+    allow_outside: bool = setting(False, affects="location")
+    """Read videos that lie outside of video_dir (default: the CSV's folder or bucket), too."""
     case_from: CaseFrom = setting("auto", affects="location")
     """Source of the cases: the case_id column, the folder of a video, the name of a clip
     (<case>-<phase>-<start>-<end>), or clip: each video is a case of its own; auto: the column, else
@@ -89,8 +100,9 @@ class WindowConfig:
             self.max_frames >= self.window_size,
             f"--max_frames {self.max_frames} is less than --window_size {self.window_size}",
         )
+        yield count_rule("max_frames", self.max_frames)
         yield (
-            self.image_size >= 32 and self.image_size % 32 == 0,
+            self.image_size in range(32, MAX_IMAGE_SIZE + 1, 32),
             f"--image_size {self.image_size} is not a multiple of 32; try 128 or 224",
         )
 
@@ -150,15 +162,13 @@ class TrainingConfig:
     def rules(self) -> Iterator[Rule]:
         """Yield the limits of these settings."""
         for name in ("batch_size", "max_epochs", "accumulate_grad_batches"):
-            value = getattr(self, name)
-            yield value >= 1, f"--{name} {value}: must be at least 1"
+            yield count_rule(name, getattr(self, name))
         yield 0 < self.lr < math.inf, f"--lr {self.lr}: must be more than 0, and finite"
         for name, end in (("random_shift", 0.5), ("color_jitter", 1)):
             value = getattr(self, name)
             yield 0 <= value < end, f"--{name} {value}: must be 0 or more, and less than {end}"
         for name in ("train_workers", "threads_per_worker"):
-            value = getattr(self, name)
-            yield value is None or value >= 1, f"--{name} {value}: must be at least 1"
+            yield count_rule(name, getattr(self, name))
         yield 0 <= self.seed < 2**63, f"--seed {self.seed}: must be 0 or more, and less than 2^63"
 
 
@@ -197,13 +207,13 @@ class RunConfig:
     def rules(self) -> Iterator[Rule]:
         """Yield the limits of these settings."""
         steps, wait_s, name = self.every_n_train_steps, self.wait_for_nodes_s, self.name
-        yield steps is None or steps >= 1, f"--every_n_train_steps {steps}: must be at least 1"
+        yield count_rule("every_n_train_steps", steps)
         yield (
             bool(self.loggers) and set(self.loggers) <= set(LOGGERS),
             f"--logger {self.logger}: choose from {', '.join(LOGGERS)}",
         )
         yield wait_s >= 0, f"--wait_for_nodes_s {wait_s}: must not be negative"
-        yield self.num_workers >= 1, f"--num_workers {self.num_workers}: at least 1"
+        yield count_rule("num_workers", self.num_workers)
         yield (
             name is None or (Path(name).name == name and name not in _RESERVED),
             f"--name {name}: must be a plain folder name, without a path",
@@ -232,7 +242,7 @@ class Config:
         """Return all settings by flag name, in the order of ``--help``."""
         return {name: value for part in asdict(self).values() for name, value in part.items()}
 
-    def replace_flat(self, **values: Any) -> Self:
+    def replace_flat(self, /, **values: Any) -> Self:
         """Return a copy with other values of settings, given by flag name.
 
         Raises:
@@ -247,7 +257,8 @@ class Config:
             parts[part.name] = replace(current, **coerced)
         if values:
             raise UserError(
-                f"unknown setting {', '.join(sorted(values))}; see --help for the names"
+                f"unknown setting {one_line(', '.join(sorted(values)), MAX_REASON_CHARS)}; see "
+                "--help for the names"
             )
         return replace(self, **parts)
 

@@ -16,6 +16,8 @@ from typing import TypeVar
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ophnet_ray.characters import escape_unfit
+
 T = TypeVar("T")
 
 LINES_PER_STAGE = 8
@@ -83,11 +85,11 @@ class Console:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self.rich.print(text, markup=False)
+        self.rich.print(escape_unfit(text), markup=False)
 
     def warn(self, text: str) -> None:
         """Print one line as a warning."""
-        self.rich.print(f"warning: {text}", markup=False, style="yellow")
+        self.rich.print(f"warning: {escape_unfit(text)}", markup=False, style="yellow")
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:

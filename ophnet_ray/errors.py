@@ -1,11 +1,21 @@
 """Exceptions that end the program with one line to print, and messages cut to one line."""
 
+from ophnet_ray.characters import escape_unfit
 
-class UserError(Exception):
+
+class ReportedError(Exception):
+    """An error whose text is for the user: ``str(error)`` has no control characters."""
+
+    def __str__(self) -> str:
+        """Return the message; a name in it may hold anything."""
+        return escape_unfit(super().__str__())
+
+
+class UserError(ReportedError):
     """Wrong input. ``str(error)`` says what, where and the cure; the program ends with code 2."""
 
 
-class TrainingError(Exception):
+class TrainingError(ReportedError):
     """Training cannot continue. ``str(error)`` is the cause in one line; exit code 1."""
 
 
@@ -13,7 +23,7 @@ class DivergedError(TrainingError):
     """The loss is not finite. The same settings would diverge again."""
 
 
-class StoppedError(Exception):
+class StoppedError(ReportedError):
     """Training has stopped as asked, after a checkpoint.
 
     ``str(error)`` says where; the same command resumes there.
@@ -24,7 +34,7 @@ class StoppedError(Exception):
         self.exit_code = exit_code
 
 
-class PredictionError(Exception):
+class PredictionError(ReportedError):
     """Prediction cannot continue. ``str(error)`` is the cause in one line; exit code 1."""
 
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import field
+from reprlib import Repr
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from ophnet_ray.errors import UserError
+import yaml
+
+from ophnet_ray.errors import UserError, one_line
 
 T = TypeVar("T")
 
@@ -20,6 +23,46 @@ Effect = Literal["result", "decoding", "data", "location", "resources", "nothing
 """
 Rule = tuple[bool, str]
 """True if a limit holds, and the error message for the case that it does not."""
+
+MAX_REASON_CHARS = 200
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+MAX_COUNT = 10**6
+"""No run needs a larger number of anything; it is a slip of the pen."""
+MAX_YAML_CHARS = 1_000_000
+"""A file of settings has a few thousand."""
+_LARGEST_INTEGER = 10**100
+# PyYAML's own constructors raise more than YAMLError: ValueError for 0x_, AttributeError for
+# `!!timestamp x`, OverflowError for a day 10**9, LookupError for `!!int ''`
+_YAML_ERRORS = (
+    yaml.YAMLError, ValueError, TypeError, AttributeError, OverflowError, LookupError,
+    RecursionError,
+)  # fmt: skip
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """Return the plain value of a YAML text.
+
+    Raises:
+        UserError: It is no YAML, or holds more than plain values; one line.
+    """
+    if len(text) > MAX_YAML_CHARS:
+        raise UserError(f"not a YAML file of settings (more than {MAX_YAML_CHARS:,} characters)")
+    try:
+        return yaml.safe_load(text.decode() if isinstance(text, bytes) else text)
+    except _YAML_ERRORS as error:
+        reason = one_line(error, MAX_REASON_CHARS)
+        raise UserError(f"not a YAML file ({reason})") from error
+
+
+def show(value: Any) -> str:
+    """Return a value for a message: short, on one line, whatever it is."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:
+        return "a number with thousands of digits"  # Python refuses to write them
 
 
 def setting(
@@ -38,11 +81,27 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+def count_rule(name: str, value: int | None) -> Rule:
+    """Return the rule of a count: at least 1; None is the default."""
+    message = f"--{name} {value}: must be at least 1, and at most {MAX_COUNT}"
+    return value is None or 1 <= value <= MAX_COUNT, message
+
+
 def check_rules(rules: Iterable[Rule]) -> None:
     """Raise a ``UserError`` with the message of the first rule that does not hold."""
     for holds, message in rules:
         if not holds:
             raise UserError(message)
+
+
+def _to_float(value: Any) -> float | None:
+    """Return an integer or a text as a number; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
 
 
 def coerce(name: str, hint: Any, value: Any) -> Any:
@@ -53,21 +112,22 @@ def coerce(name: str, hint: Any, value: Any) -> Any:
     """
     if get_origin(hint) is Literal:
         text = str(value).lower() if isinstance(value, bool) else value
-        if text in get_args(hint):
+        if isinstance(text, str) and text in get_args(hint):
             return text
-        raise UserError(f"{name}: {value!r} is not one of {', '.join(map(str, get_args(hint)))}")
+        raise UserError(
+            f"{name}: {show(value)} is not one of {', '.join(map(str, get_args(hint)))}"
+        )
     if get_origin(hint) is tuple:
         values = value if isinstance(value, list | tuple) else [value]
         return tuple(coerce(name, get_args(hint)[0], item) for item in values)
     accepted = get_args(hint) or (hint,)
+    if type(value) is int and abs(value) > _LARGEST_INTEGER:
+        raise UserError(f"{name}: {show(value)} is too large")
     if type(value) in accepted:
         return value
-    if float in accepted and isinstance(value, int | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
+    if float in accepted and (number := _to_float(value)) is not None:
+        return number
     if str in accepted and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     names = " or ".join("empty" if kind is type(None) else kind.__name__ for kind in accepted)
-    raise UserError(f"{name}: {value!r} is not {names}")
+    raise UserError(f"{name}: {show(value)} is not {names}")

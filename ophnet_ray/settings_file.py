@@ -1,9 +1,12 @@
 """Settings as a YAML file: one line ``flag: value`` each."""
 
+from typing import Any
+
 import yaml
 
 from ophnet_ray.config import AnyConfig, Config
-from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.errors import UserError
+from ophnet_ray.settings import parse_yaml, show
 from ophnet_ray.storage.files import read_bytes
 from ophnet_ray.storage.paths import absolute, check_location
 
@@ -16,18 +19,19 @@ def read_config(path: str, base: AnyConfig) -> AnyConfig:
     """
     check_location("--config", path)
     try:
-        values = yaml.safe_load(read_bytes(absolute(path)).decode())
+        values = parse_yaml(read_bytes(absolute(path)))
+        if not isinstance(values, dict):
+            raise UserError("expected lines of `flag: value`")
+        return base.replace_flat(**{_flag_name(name): value for name, value in values.items()})
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = one_line(error)
-        raise UserError(f"--config {path}: not a YAML file ({reason})") from error
-    if not isinstance(values, dict):
-        raise UserError(f"--config {path}: expected lines of `flag: value`")
-    try:
-        return base.replace_flat(**{str(name): value for name, value in values.items()})
     except UserError as error:
         raise UserError(f"--config {path}: {error}") from error
+
+
+def _flag_name(key: Any) -> str:
+    """Return the key of a YAML mapping as text; one that is none names no setting."""
+    return key if isinstance(key, str) else show(key)
 
 
 def dump_config(config: Config) -> str:

@@ -155,7 +155,8 @@ def test_no_setting_of_the_run_affects_a_result():
 
 
 def test_the_identity_holds_all_settings_that_affect_a_result():
-    left_out = {"csv_path", "video_dir", "case_from", *(field.name for field in fields(RunConfig))}
+    rows = {"csv_path", "video_dir", "allow_outside", "case_from"}
+    left_out = {*rows, *(field.name for field in fields(RunConfig))}
     assert set(Config().identity()) == set(Config().to_flat()) - left_out - {"deterministic"}
     assert late_settings() == {"deterministic": False}
     repeatable = Config().replace_flat(deterministic=True)
@@ -205,7 +206,7 @@ def test_every_path_is_checked_for_credentials():
         ({"every_n_train_steps": 0}, "--every_n_train_steps 0: must be at least 1"),
         ({"logger": "paper"}, "--logger paper: choose from tensorboard, mlflow, wandb"),
         ({"wait_for_nodes_s": -1}, "--wait_for_nodes_s -1: must not be negative"),
-        ({"num_workers": 0}, "--num_workers 0: at least 1"),
+        ({"num_workers": 0}, "--num_workers 0: must be at least 1"),
         ({"name": "a/b"}, "--name a/b: must be a plain folder name"),
         ({"name": ".."}, "--name ..: must be a plain folder name"),
         ({"name": "cache"}, "--name cache: must be a plain folder name"),
@@ -260,3 +261,35 @@ def test_a_wrong_settings_file_is_refused_with_its_name(tmp_path, text, says):
     assert str(refused.value).startswith(f"--config {tmp_path}/run.yaml: ")
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("lr: 0x_", "not a YAML file"),
+        ("lr: " + "9" * 5000, "not a YAML file"),
+        ("seed: 2020-13-45", "not a YAML file"),
+        ("name: !!timestamp x", "not a YAML file"),
+        ("self: 1", "unknown setting self"),
+        ("lr: 1" + "0" * 400, "lr: .* is too large"),
+        ("lr: 0x" + "f" * 5000, "lr: .*thousands of digits is too large"),
+        ("? 0x" + "f" * 5000 + "\n: 1", "unknown setting a number with thousands of digits"),
+        ("lr: " + "[" * 1000, "not a YAML file"),
+        ("lr: [" + "x, " * 10**5 + "x]", r"lr: \['x', .*\.\.\.\] is not float"),
+        ("lr: .inf", "--lr inf: must be more than 0, and finite"),
+        (
+            "batch_size: 1000000000000",
+            "--batch_size 1000000000000: must be at least 1, and at most",
+        ),
+        ("image_size: 32000000", "--image_size 32000000 is not a multiple of 32; try"),
+        ("max_frames: 1000000000000", "--max_frames 1000000000000: must be .* at most 1000000"),
+        ("max_epochs: 1000000000000", "--max_epochs 1000000000000: must be .* at most 1000000"),
+    ],
+)
+def test_a_file_of_settings_that_cannot_be_is_refused_in_one_line(tmp_path, text, says):
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=says) as refused:
+        read_config(str(path), Config()).validate()
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 600

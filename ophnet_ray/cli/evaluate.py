@@ -36,6 +36,8 @@ class EvaluateCommand:
     """Annotation CSV, in the format of train.py."""
     video_dir: str | None = None
     """Folder of the videos (default: the CSV's folder)."""
+    allow_outside: bool = False
+    """Read videos that lie outside of it, too."""
     case_from: CaseFrom | None = None
     """Source of the cases, as in train.py (default: that of the training)."""
     split: Literal["train", "val", "test", "all"] = "val"
@@ -67,7 +69,9 @@ class EvaluateCommand:
         check_at_least_1("--num_workers", self.num_workers)
         check_checkpoint(self.checkpoint)
         case_from = self.case_from or trained_case_from(self.checkpoint)
-        segments = read_annotations(self.csv_path, self.video_dir, case_from)
+        segments = read_annotations(
+            self.csv_path, self.video_dir, case_from, allow_outside=self.allow_outside
+        )
         if self.predictions is not None:
             read_info(Path(self.predictions))
         prepare_environment()

@@ -6,8 +6,6 @@ all kept, each under its own label. Frames between segments are not used. Short 
 down to a single frame. The data passport counts each of these.
 """
 
-import csv
-import io
 import itertools
 import math
 from collections import Counter
@@ -19,21 +17,15 @@ from typing import Literal
 from ophnet_ray.config import CaseFrom
 from ophnet_ray.data.cases import CaseRule, choose_case_rule, describe_untold, find_case
 from ophnet_ray.data.spelling import fold_phase, unite_spellings
-from ophnet_ray.data.video_files import VideoFinder
+from ophnet_ray.data.table_file import AnnotationError, check_columns, read_rows
+from ophnet_ray.data.video_files import VideoFinder, root_of
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.files import read_bytes, stat_files
-from ophnet_ray.storage.paths import (
-    absolute,
-    check_location,
-    parent_of,
-)
+from ophnet_ray.storage.files import stat_files
+from ophnet_ray.storage.paths import absolute, check_location, check_text, parent_of
 
 SPLITS = ("train", "val", "test")
 MAX_ERRORS_SHOWN = 10
-
-
-class AnnotationError(UserError):
-    """Error in a row, in a column or in the file itself."""
+_TEXTS = {"video_id", "case_id", "phase", "phase_id"}
 
 
 RejectKind = Literal["missing", "unreadable", "damaged", "outside the video", "other"]
@@ -75,14 +67,23 @@ class AnnotationTable:
 
 
 def read_annotations(
-    csv_path: str | Path, video_dir: str | Path | None = None, case_from: CaseFrom = "auto"
+    csv_path: str | Path,
+    video_dir: str | Path | None = None,
+    case_from: CaseFrom = "auto",
+    *,
+    allow_outside: bool = False,
 ) -> list[Segment]:
     """Read the segments of an annotation CSV; see ``read_table``."""
-    return list(read_table(csv_path, video_dir, case_from).segments)
+    table = read_table(csv_path, video_dir, case_from, allow_outside=allow_outside)
+    return list(table.segments)
 
 
 def read_table(
-    csv_path: str | Path, video_dir: str | Path | None = None, case_from: CaseFrom = "auto"
+    csv_path: str | Path,
+    video_dir: str | Path | None = None,
+    case_from: CaseFrom = "auto",
+    *,
+    allow_outside: bool = False,
 ) -> AnnotationTable:
     """Read an annotation CSV of either kind.
 
@@ -90,6 +91,7 @@ def read_table(
         csv_path: UTF-8 text with or without a byte-order mark, on disk or in a bucket.
         video_dir: Folder of the videos; the CSV's folder when None.
         case_from: See ``DataConfig``.
+        allow_outside: See ``DataConfig``.
 
     Returns:
         One segment per row, in the file's order. ``video`` is an absolute path or a bucket's URI;
@@ -99,12 +101,12 @@ def read_table(
         AnnotationError: Naming file and line of up to ten errors, or rows without a case.
     """
     path = str(csv_path)
-    lines = _read_rows(path)
+    lines = read_rows(path)
     _, header = next(lines, (0, []))
     columns = [name.strip() for name in header]
     if not any(columns):
         raise AnnotationError(f"{path} is empty; expected a header line and one row per segment")
-    _check_columns(columns, path)
+    check_columns(columns, path)
     rows: list[tuple[int, dict[str, str]]] = []
     errors = []
     for line, values in lines:
@@ -114,18 +116,26 @@ def read_table(
             errors.append(f"{path}:{line}: {len(values)} values for {len(columns)} columns")
         else:
             rows.append((line, dict(zip(columns, values, strict=True))))
-    folder = video_dir if video_dir is not None else parent_of(absolute(path))
-    return _parse_rows(rows, absolute(folder), case_from, path, errors)
+    given = None if video_dir is None else absolute(video_dir)
+    root = None if allow_outside else root_of(absolute(path), given)
+    find_video = VideoFinder(given or parent_of(absolute(path)), root)
+    return _parse_rows(rows, find_video, case_from, path, errors)
 
 
 def parse_annotations(
-    rows: Iterable[Mapping[str, str]], video_dir: str | Path, case_from: CaseFrom = "auto"
+    rows: Iterable[Mapping[str, str]],
+    video_dir: str | Path,
+    case_from: CaseFrom = "auto",
+    *,
+    allow_outside: bool = False,
 ) -> list[Segment]:
     """Validate rows in memory, e.g. of a data frame; see ``read_table``."""
     numbered = [(line, dict(row)) for line, row in enumerate(rows, start=1)]
     if numbered:
-        _check_columns(list(numbered[0][1]), "the table")
-    return list(_parse_rows(numbered, absolute(video_dir), case_from, "row", []).segments)
+        check_columns(list(numbered[0][1]), "the table")
+    folder = absolute(video_dir)
+    find_video = VideoFinder(folder, None if allow_outside else folder)
+    return list(_parse_rows(numbered, find_video, case_from, "row", []).segments)
 
 
 def phase_vocabulary(segments: Iterable[Segment]) -> list[str]:
@@ -164,76 +174,13 @@ def count_quirks(segments: Sequence[Segment]) -> dict[str, int]:
     return dict(counts)
 
 
-def _read_rows(path: str) -> Iterator[tuple[int, list[str]]]:
-    try:
-        # the published CSVs begin with a byte-order mark
-        text = read_bytes(absolute(path)).decode("utf-8-sig")
-    except IsADirectoryError as error:
-        raise AnnotationError(f"{path} is a folder; --csv_path takes a CSV file") from error
-    except FileNotFoundError as error:
-        raise AnnotationError(f"{path} does not exist; check --csv_path") from error
-    except OSError as error:
-        raise AnnotationError(f"{path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-
-    def numbered() -> Iterator[tuple[int, list[str]]]:
-        try:
-            for values in reader:
-                yield reader.line_num, values
-        except csv.Error as error:
-            raise AnnotationError(f"{path}:{reader.line_num}: {error}") from error
-
-    return numbered()
-
-
-def _check_columns(columns: list[str], where: str) -> None:
-    repeated = [name for name, count in Counter(columns).items() if count > 1]
-    if repeated:
-        raise AnnotationError(
-            f"{where}: column {repeated[0]!r} occurs twice in the header; rename or delete one"
-        )
-    if len(columns) == 1 and (separator := _other_separator(columns[0])):
-        raise AnnotationError(
-            f"{where}: the columns are separated by {separator}; save the table with commas"
-        )
-    times = [name for name in ("start", "end") if name in columns]
-    if "video_path" in columns:
-        missing = [] if {"phase", "phase_id"} & set(columns) else ["phase"]
-        if len(times) == 1:
-            missing.append("end" if times == ["start"] else "start")
-    else:
-        missing = [name for name in ("video_id", "start", "end") if name not in columns]
-        if len(missing) == 3:
-            missing = ["video_path (clips) or video_id, start, end (segments)"]
-        if not {"phase", "phase_id"} & set(columns):
-            missing.append("phase_id (or phase)")
-    if missing:
-        cure = (
-            "; video_id is the name of the video file without its suffix"
-            if missing[0] == "video_id"
-            else ""
-        )
-        raise AnnotationError(
-            f"{where}: column {', '.join(missing)} is missing; found: {', '.join(columns)}{cure}"
-        )
-
-
-def _other_separator(header: str) -> str | None:
-    """Return the name of the separator of a header that is not separated by commas."""
-    names = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-    return next((name for character, name in names.items() if character in header), None)
-
-
 def _parse_rows(
     rows: list[tuple[int, dict[str, str]]],
-    video_dir: str,
+    find_video: VideoFinder,
     case_from: CaseFrom,
     where: str,
     errors: list[str],
 ) -> AnnotationTable:
-    find_video = VideoFinder(video_dir)
     rule = choose_case_rule((row for _, row in rows), case_from)
     segments: list[Segment] = []
     first_line: dict[str, int] = {}
@@ -296,6 +243,8 @@ def _parse_row(row: Mapping[str, str], find_video: VideoFinder, rule: CaseRule) 
 
     ``case_id`` is empty if the name or the folder of the video does not tell it.
     """
+    for name in _TEXTS & row.keys():
+        check_text(name, row[name])
     phase, split = _read_phase(row), row.get("split", "")
     if "split" in row and split not in SPLITS:
         raise AnnotationError(f"split {split!r} is not one of {', '.join(SPLITS)}")
@@ -331,8 +280,7 @@ def _read_phase(row: Mapping[str, str]) -> str:
 
 def _read_name(row: Mapping[str, str], column: str) -> str:
     """Return the path or the id of the row's video; an empty id would be a case of its own."""
-    if column == "video_path":
-        check_location(column, row[column])
+    check_location(column, row[column])
     is_segment = "start" in row
     for each in (column, "video_id") if is_segment else (column,):
         if each in row and not row[each].strip():

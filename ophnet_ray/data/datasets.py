@@ -54,6 +54,7 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         stride: Frames between the starts of neighbouring windows.
         max_frames: Maximum number of frames read per segment.
         video_dir: Folder that relative paths start from.
+        allow_outside: See ``DataConfig``; the folder is ``video_dir``.
         coverage: See ``WindowConfig``.
         image_size: Height and width, pixels.
         mask: Kind of masks, see ``preprocessing.extract_masks``.
@@ -72,6 +73,7 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         max_frames: int = _WINDOWS.max_frames,
         *,
         video_dir: str | Path = ".",
+        allow_outside: bool = DataConfig.allow_outside,
         coverage: Coverage = _WINDOWS.coverage,
         image_size: int = _WINDOWS.image_size,
         mask: MaskKind = ModelConfig.mask,
@@ -90,7 +92,7 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         rows = [{str(k): str(v) for k, v in row.items()} for row in df.to_dict("records")]
         # nothing is split here, so a clip table need not tell its cases
         case_from: CaseFrom = "clip" if "video_path" in df.columns else "auto"
-        segments = parse_annotations(rows, video_dir, case_from)
+        segments = parse_annotations(rows, video_dir, case_from, allow_outside=allow_outside)
         phases = phases_by_label(phase2idx)
         manifest, self.rejects = prepare_manifest(
             segments, phases, windows, cache_dir, num_workers=1
@@ -216,6 +218,7 @@ class OphNetDataModule(ManifestDataModule):
         coverage: See ``WindowConfig``.
         image_size: Height and width, pixels.
         case_from: See ``DataConfig``.
+        allow_outside: See ``DataConfig``.
         val_fraction: Share of the cases for validation, without a split column.
         cache_dir: Folder of the cache.
         seed: Of the split, the order and the windows.
@@ -235,6 +238,7 @@ class OphNetDataModule(ManifestDataModule):
         coverage: Coverage = _WINDOWS.coverage,
         image_size: int = _WINDOWS.image_size,
         case_from: CaseFrom = DataConfig.case_from,
+        allow_outside: bool = DataConfig.allow_outside,
         val_fraction: float = DataConfig.val_fraction,
         cache_dir: str | Path = DEFAULT_CACHE_DIR,
         seed: int = _TRAINING.seed,
@@ -250,13 +254,16 @@ class OphNetDataModule(ManifestDataModule):
             image_size=image_size,
         )
         self.case_from, self.val_fraction = case_from, val_fraction
+        self.allow_outside = allow_outside
         self.rejects: list[Reject] = []
 
     def setup(self, stage: str | None = None) -> None:
         """Read the CSV, split it and decode what the cache lacks, unless that is done."""
         if self.manifest is not None:
             return
-        segments = read_annotations(self.csv_path, self.video_dir, self.case_from)
+        segments = read_annotations(
+            self.csv_path, self.video_dir, self.case_from, allow_outside=self.allow_outside
+        )
         same_videos = find_same_videos(segment.video for segment in segments)
         segments = assign_splits(segments, self.val_fraction, self.seed, same_videos)
         known = self.phase2idx

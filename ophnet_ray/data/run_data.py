@@ -68,7 +68,7 @@ def read_run_data(
     Raises:
         UserError: The CSV is wrong, or videos are missing and ``missing_videos`` forbids it.
     """
-    table = read_table(csv_path, data.video_dir, data.case_from)
+    table = read_table(csv_path, data.video_dir, data.case_from, allow_outside=data.allow_outside)
     rows = table.segments
     num_videos = len({row.video for row in rows})
     on_notice(

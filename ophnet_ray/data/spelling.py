@@ -13,7 +13,7 @@ NEAR_RATIO = 0.9
 def fold_phase(phase: str) -> str:
     """Return what is left of a phase without its spelling: blanks, zeros, ``.0``, capitals."""
     words = [
-        str(int(float(word))) if re.fullmatch(r"\d+(\.0*)?", word) else word
+        str(int(word.partition(".")[0])) if re.fullmatch(r"\d+(\.0*)?", word) else word
         for word in re.split(r"[_\s]+", phase.strip().casefold())
     ]
     return " ".join(words)

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.annotations import AnnotationError, Segment, phase_vocabulary
+from ophnet_ray.data.annotations import Segment, phase_vocabulary
+from ophnet_ray.data.table_file import AnnotationError
 from ophnet_ray.hashing import hash_ids
 
 NUM_CANDIDATES = 128

@@ -24,7 +24,7 @@ from ophnet_ray.metrics.classification import NO_PREDICTION
 
 VIDEO_COLUMNS = ("video_name", "video_id", "video")
 FRAME_COLUMNS = ("frame_id", "frame_name", "frame")
-_FRAME = re.compile(r"(?:(?P<video>.+?)[_\-/])?(?P<number>\d+)(?:\.[A-Za-z]{1,5})?")
+_FRAME = re.compile(r"(?:(?P<video>.+?)[_\-/])?(?P<number>\d{1,18})(?:\.[A-Za-z]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,8 +142,11 @@ def choose_pictures(
 
 def _read_rows(csv_path: str, config: Config) -> tuple[RunData | None, set[str], list[Finding]]:
     """Return the rows, split if they can be, the missing videos, and what the table refuses."""
+    data = config.data
     try:
-        table = read_table(csv_path, config.data.video_dir, config.data.case_from)
+        table = read_table(
+            csv_path, data.video_dir, data.case_from, allow_outside=data.allow_outside
+        )
     except UserError as error:
         return None, set(), describe_error("table", "--csv_path", error)
     absent = set(find_missing_videos(table.segments))

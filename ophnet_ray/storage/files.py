@@ -3,9 +3,11 @@
 A file appears whole or not at all: a killed writer leaves nothing under the file's name.
 """
 
+import errno
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +30,7 @@ from ophnet_ray.storage.paths import (
 )
 
 COPY_BYTES = 8_000_000
+_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +194,37 @@ def stat_files(paths: Iterable[str]) -> dict[str, FileStatus]:
     for path in paths:
         if is_remote(path):
             remote[parent_of(path)].append(path)
-        elif Path(path).is_file():
-            status = Path(path).stat()
+        elif (status := _stat(path)) and stat.S_ISREG(status.st_mode):
             found[path] = FileStatus(status.st_size, status.st_mtime_ns)
     for folder, members in remote.items():
         listed = list_objects(folder)
         found |= {path: listed[name_of(path)] for path in members if name_of(path) in listed}
     return found
+
+
+def exists(path: str) -> bool:
+    """Return True if there is a file or folder of this machine under the path.
+
+    Raises:
+        UserError: A folder on the way may not be entered.
+    """
+    return _stat(path) is not None
+
+
+def _stat(path: str) -> os.stat_result | None:
+    """Stat a path; None if there can be no such file.
+
+    Raises:
+        UserError: A folder on the way may not be entered.
+    """
+    try:
+        return os.stat(path)  # noqa: PTH116 - a Path costs more than the call
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: permission denied") from error
+    except OSError as error:
+        if error.errno in _NO_SUCH_FILE:
+            return None
+        raise
 
 
 def ensure_writable(folder: Path) -> None:

@@ -8,10 +8,13 @@ environment (see ``filesystems``). These options stay at the end when a path is 
 from pathlib import Path, PurePosixPath
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from ophnet_ray.characters import describe_unfit
 from ophnet_ray.errors import UserError
 
 SCHEMES = ("s3", "gs")
 OPTIONS = ("endpoint_override", "region", "scheme")
+MAX_PATH_CHARS = 4096
+"""Linux has no longer paths."""
 _SECRETS = ("key", "token", "credential", "signature", "password")
 
 
@@ -21,7 +24,7 @@ def is_remote(path: str | Path) -> bool:
 
 
 def check_location(flag: str, path: str) -> None:
-    """Refuse a URI that cannot be used or that contains a secret; accept every local path.
+    """Refuse a URI that cannot be used or that contains a secret, and names that nobody can read.
 
     The message does not repeat the secret.
 
@@ -30,15 +33,21 @@ def check_location(flag: str, path: str) -> None:
     """
     scheme, separator, _ = path.partition("://")
     if not separator:
+        check_text(flag, path)
         return
     if scheme not in (*SCHEMES, "file"):
         raise UserError(f"{flag}: {scheme}:// is not one of s3://, gs:// and file://")
-    parts = urlsplit(path)
-    unknown = [name for name in _option_names(parts.query) if name not in OPTIONS]
-    _refuse_secrets(flag, parts.netloc, unknown)
+    try:
+        parts = urlsplit(path)
+    except ValueError as error:
+        # the path is not repeated: it may hold a secret
+        raise UserError(f"{flag}: no valid URI; expected {scheme}://bucket/path") from error
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    unknown = [name for name, _ in options if name not in OPTIONS]
+    _refuse_secrets(flag, [parts.netloc, *(value for _, value in options)], unknown)
+    check_text(flag, path)
     if scheme == "file":
-        if parts.netloc not in ("", "localhost") or parts.query:
-            raise UserError(f"{flag} {path}: a file URI is file:///absolute/path")
+        _check_file_uri(flag, parts)
     elif not parts.netloc:
         raise UserError(f"{flag} {path}: names no bucket; expected {scheme}://bucket/path")
     elif unknown:
@@ -47,12 +56,31 @@ def check_location(flag: str, path: str) -> None:
         raise UserError(f"{flag} {path}: # must be written %23 in a URI")
 
 
-def _option_names(query: str) -> list[str]:
-    return [name for name, _ in parse_qsl(query, keep_blank_values=True)]
+def _check_file_uri(flag: str, parts: SplitResult) -> None:
+    if parts.netloc not in ("", "localhost") or parts.query:
+        raise UserError(f"{flag} {parts.geturl()}: a file URI is file:///absolute/path")
+    # %00 and its like become characters
+    check_text(flag, unquote(parts.path))
 
 
-def _refuse_secrets(flag: str, netloc: str, options: list[str]) -> None:
-    if "@" in netloc or any(word in name.lower() for name in options for word in _SECRETS):
+def check_text(where: str, text: str) -> None:
+    """Refuse a name, an id or a path that holds control characters, is not UTF-8, or is endless.
+
+    Raises:
+        UserError: Naming the place.
+    """
+    if unfit := describe_unfit(text):
+        raise UserError(f"{where} {text[:MAX_PATH_CHARS]!a}: it {unfit}; rename it")
+    if len(text) > MAX_PATH_CHARS:
+        raise UserError(
+            f"{where} {text[:40]}…: it has {len(text):,} characters, more than {MAX_PATH_CHARS:,}"
+        )
+
+
+def _refuse_secrets(flag: str, addresses: list[str], options: list[str]) -> None:
+    """Refuse ``user:password@host`` in an address, and options that are named like secrets."""
+    has_user = any("@" in address for address in addresses)
+    if has_user or any(word in name.lower() for name in options for word in _SECRETS):
         raise UserError(
             f"{flag}: credentials do not belong in a path, which logs and reports show; "
             "remove them and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use the "
@@ -80,6 +108,16 @@ def bucket_path(uri: str) -> str:
 def options_of(uri: str) -> dict[str, str]:
     """Return the options after the question mark of a URI."""
     return dict(parse_qsl(urlsplit(uri).query))
+
+
+def with_options_of(uri: str, other: str) -> str:
+    """Return a URI, extended by the options of another one."""
+    return urlsplit(uri)._replace(query=urlsplit(other).query).geturl()
+
+
+def bucket_of(uri: str) -> str:
+    """Return the URI of the whole bucket, with the options."""
+    return urlsplit(uri)._replace(path="").geturl()
 
 
 def plain_uri(uri: str) -> str:

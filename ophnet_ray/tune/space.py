@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import yaml
-
 from ophnet_ray.config import Config, settings_that_affect
 from ophnet_ray.errors import UserError, one_line
-from ophnet_ray.settings import Effect
+from ophnet_ray.settings import MAX_REASON_CHARS, Effect, parse_yaml
 
 RangeKind = Literal["uniform", "loguniform", "randint"]
 _ITEM = re.compile(r"(\w+)=(choice|uniform|loguniform|randint)\((.*)\)", re.DOTALL)
@@ -151,6 +149,7 @@ def list_combinations(space: SearchSpace) -> list[dict[str, Any]]:
 
 def _parse_item(item: str, base: Config) -> tuple[str, Choice | Range]:
     match = _ITEM.fullmatch(item.strip())
+    item = one_line(item, MAX_REASON_CHARS)  # for messages
     if match is None:
         raise UserError(f"--search {item}: {_FORM}")
     name, kind, listed = match.groups()
@@ -185,10 +184,10 @@ def _make_range(item: str, kind: Any, values: list[Any]) -> Range:
 def _typed(item: str, name: str, text: str, base: Config) -> Any:
     """Convert the text of a value to the type of its setting, and check it."""
     try:
-        changed = base.replace_flat(**{name: yaml.safe_load(text)})
+        changed = base.replace_flat(**{name: parse_yaml(text)})
         if name not in _DECODING:  # these depend on each other: combinations are checked later
             changed.validate()
-    except (UserError, yaml.YAMLError) as error:
+    except UserError as error:
         raise UserError(f"--search {item}: {one_line(error)}") from error
     return changed.to_flat()[name]
 

@@ -1,6 +1,10 @@
 """What the annotation reader takes, refuses and says."""
 
 import math
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -239,3 +243,126 @@ def test_the_published_table_of_ophnet_is_read_whole(shared_data):
     assert len(find_missing_videos(segments)) == 743
     assert count_quirks(segments)["overlaps"] == 186
     assert count_quirks(segments)["gaps"] == 407
+
+
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        ("video_path", "../other/w.mp4"),
+        ("video_path", "{outside}/w.mp4"),
+        ("video_path", "file://{outside}/w.mp4"),
+        ("video_path", "link.mp4"),
+        ("video_path", "s3://bucket/w.mp4"),
+        ("video_path", "folder/../../other/w.mp4"),
+        ("video_id", "../other/w"),
+        ("video_id", "{outside}/w"),
+        ("video_id", "link"),
+    ],
+)
+def test_a_row_outside_the_folder_of_the_videos_is_refused_and_allowed_on_request(
+    tmp_path, columns, row
+):
+    outside, videos = tmp_path / "other", tmp_path / "videos"
+    for folder in (outside, videos):
+        folder.mkdir()
+        (folder / "w.mp4").touch()
+    (videos / "link.mp4").symlink_to(outside / "w.mp4")
+    row = row.format(outside=outside)
+    path = write(
+        tmp_path,
+        f"{columns},start,end,phase\nw{'.mp4' * (columns[-1] == 'h')},0,1,a\n{row},0,1,b\n",
+    )
+    with pytest.raises(AnnotationError, match=r"a.csv:3: .* lies outside of .*--allow_outside"):
+        read_annotations(path, videos)
+    assert len(read_annotations(path, videos, allow_outside=True)) == 2
+
+
+def test_a_folder_of_links_is_read_through_a_link_to_it(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/v.mp4").touch()
+    (tmp_path / "videos").symlink_to(tmp_path / "disk")
+    path = write(tmp_path, f"video_path,phase\n{tmp_path}/disk/v.mp4,a\n")
+    for folder in ("disk", "videos"):
+        (segment,) = read_annotations(path, tmp_path / folder, "clip")
+        assert find_missing_videos([segment]) == []
+
+
+def test_rows_of_a_bucket_stay_in_it_and_are_asked_at_its_own_endpoint(tmp_path):
+    path = write(tmp_path, "video_path,phase\ns3://b/videos/v.mp4,a\n")
+    (segment,) = read_annotations(path, "s3://b/videos?region=x", "clip")
+    assert segment.video == "s3://b/videos/v.mp4?region=x"
+    for other in ("s3://b/other", "s3://c/videos", "gs://b/videos", "s3://b/video"):
+        with pytest.raises(AnnotationError, match="lies outside of"):
+            read_annotations(path, other, "clip")
+
+
+@pytest.mark.parametrize("allow_outside", [False, True])
+def test_no_row_names_the_endpoint_that_gets_this_machines_signed_requests(tmp_path, allow_outside):
+    row = "s3://b/v.mp4?endpoint_override=http%3A%2F%2Fevil&region=x"
+    path = write(tmp_path, f"video_path,phase\n{row},a\n")
+    with pytest.raises(AnnotationError, match="a URI in a table takes no options"):
+        read_annotations(path, "s3://b", "clip", allow_outside=allow_outside)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            'video_id,start,end,phase\n"v\nerror: forged",0,1,a\n',
+            r"holds the control character '\\n'",
+        ),
+        ("video_id,start,end,phase\nv,0,1,\x1b[31mcut\n", r"holds the control character '\\x1b'"),
+        ("video_path,phase\nv\0.mp4,a\n", r"holds the control character '\\x00'"),
+        ("video_id,start,end,phase,case_id\nv,0,1,a,\u202ec\n", r"character '\\u202e'"),
+        (f"video_id,start,end,phase\nv,0,1,{'1' * 5000}\n", "it has 5,000 characters"),
+        ("video_path,phase\ns3://[::1,a\n", "video_path: no valid URI"),
+        ("video_path,phase\nfile://[,a\n", "video_path: no valid URI"),
+        ("video_path,phase\ns3://b\u2100/x,a\n", "video_path: no valid URI"),
+        ("video_id,start,\x1b]0;owned\x07end,phase\nv,0,1,a\n", r"found: .*\\x1b\]0;owned\\x07end"),
+    ],
+)
+def test_what_no_name_may_hold_is_refused_without_a_control_character(tmp_path, text, says):
+    with pytest.raises(AnnotationError, match=says) as refused:
+        read_annotations(write(tmp_path, text))
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "row", ["video_path,phase\n{},a\n", "video_id,start,end,phase\n{},0,1,a\n"]
+)
+def test_a_name_that_no_file_can_have_is_a_missing_video(tmp_path, row):
+    segments = read_annotations(write(tmp_path, row.format("a" * 256)), case_from="clip")
+    assert find_missing_videos(segments) == [segments[0].video]
+
+
+def test_long_numbers_are_phases_of_their_own(tmp_path):
+    phases = ["9" * 400, "12345678901234567890", "12345678901234567891"]
+    rows = "".join(f"v,{i},{i + 1},{phase}\n" for i, phase in enumerate(phases))
+    segments = read_annotations(write(tmp_path, f"video_id,start,end,phase\n{rows}"))
+    assert phase_vocabulary(segments) == [*phases[1:], phases[0]]
+
+
+@contextmanager
+def as_another_user():
+    """Act as a user to whom the folders of this one are closed; one user stays who he is."""
+    if os.getuid() == 0:
+        os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        if os.getresuid()[2] == 0:
+            os.setresuid(0, 0, 0)
+
+
+@pytest.mark.parametrize("row", ["video_id,start,end,phase\nv,0,1,a", "video_path,phase\nv.mp4,a"])
+def test_a_folder_of_videos_that_may_not_be_read_is_named(row):
+    with tempfile.TemporaryDirectory() as public:
+        Path(public).chmod(0o755)
+        (Path(public) / "a.csv").write_text(row)
+        (videos := Path(public) / "videos").mkdir()
+        # also loads what the reader imports: another user may not read this environment
+        assert len(read_annotations(f"{public}/a.csv", videos, "clip")) == 1
+        videos.chmod(0)
+        says = f"folder {videos} cannot be read: permission denied; check --video_dir"
+        with as_another_user(), pytest.raises(UserError, match=says):
+            read_annotations(f"{public}/a.csv", videos, "clip")

@@ -98,3 +98,10 @@ def test_all_combinations_of_a_grid_are_listed_once():
     assert len(combinations) == 4
     with pytest.raises(UserError, match=r"give lr=choice\(\.\.\.\)"):
         list_combinations(parse_search_space(ITEMS, Config()))
+
+
+@pytest.mark.parametrize("value", ["0x_", "9" * 5000, "2020-13-45", "!!timestamp x", "1\n\n2"])
+def test_a_value_that_yaml_cannot_read_is_refused_in_one_line(value):
+    with pytest.raises(UserError, match=r"^--search lr=choice") as refused:
+        parse_search_space([f"lr=choice({value})"], Config())
+    assert str(refused.value).isprintable()

@@ -1,0 +1,25 @@
+"""Cases of the harness by name, with their full sizes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.reliability import csv_tables, settings_files, templates
+from tests.reliability.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case: ``run(n, seed, folder)``; ``full_n`` inputs are its full size."""
+
+    run: Callable[[int, int, Path], Outcome]
+    full_n: int
+    is_fuzz: bool = True
+
+
+CASES: dict[str, Case] = {
+    "csv": Case(csv_tables.run, 10_000),
+    "yaml": Case(settings_files.run_yaml, 10_000),
+    "search": Case(settings_files.run_search, 10_000),
+    "template": Case(templates.run, 10_000),
+}
