@@ -2,6 +2,8 @@
 
 import struct
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ from ophnet_ray.models.payload import (
     CheckpointPayload,
     SmoothingChoice,
 )
+from ophnet_ray.storage.files import copy_file
+from ophnet_ray.storage.paths import is_remote
 
 if TYPE_CHECKING:
     # loaded by the functions that open a file: commands refuse wrong flags before torch loads
@@ -55,7 +59,30 @@ def write_smoothing_choice(path: str | Path, choice: SmoothingChoice) -> None:
     replace_checkpoint_file(Path(path), lambda target: torch.save(content, target))
 
 
-def carry_smoothing_choice(before: CheckpointPayload, target: Path) -> SmoothingChoice | None:
+def copy_checkpoint(source: Path, target: str, on_notice: Callable[[str], None]) -> None:
+    """Copy the checkpoint of a training to the place that the user has named.
+
+    A smoothing that ``evaluate --keep_choice`` wrote into the file there stays with the same model.
+
+    Args:
+        source: A checkpoint.
+        target: Path or URI; it may hold a checkpoint, or another file.
+        on_notice: Receives a line about a choice that is lost, because it is of another training.
+    """
+    before = None
+    if not is_remote(target):
+        with suppress(UserError):  # there is none, or another file, which holds no choice
+            before = read_payload(target)
+    copy_file(source, target)
+    lost = _carry_choice(before, Path(target)) if before else None
+    if lost is not None:
+        on_notice(
+            f"{target}: the checkpoint of another training was there, with the smoothing "
+            f"{lost.smooth} that `evaluate --keep_choice` kept; evaluate the new one"
+        )
+
+
+def _carry_choice(before: CheckpointPayload, target: Path) -> SmoothingChoice | None:
     """Write the choice of a replaced checkpoint into its successor, if both are of one training.
 
     Returns:

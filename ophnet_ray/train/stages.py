@@ -1,19 +1,15 @@
 """Stages of a run on the cluster: prepare the data, train, copy the checkpoint, report."""
 
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.samplers import plan_training_steps
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.distributed.resources import Resources, plan_resources
 from ophnet_ray.errors import StoppedError, TrainingError, UserError
-from ophnet_ray.models.checkpoint_file import carry_smoothing_choice, read_payload
+from ophnet_ray.models.checkpoint_file import copy_checkpoint, read_payload
 from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.signals import stop_on_signals
-from ophnet_ray.storage.files import copy_file
-from ophnet_ray.storage.paths import is_remote
 from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.preflight import check_backbone, check_cluster, check_num_segments
 from ophnet_ray.train.prepare import prepare_data
@@ -152,24 +148,11 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
 
 
 def _copy_best_checkpoint(run: Run, result: RunResult, output: str) -> None:
-    """Copy the best checkpoint to where the user wants it, after its checksum was found right.
-
-    A smoothing that ``evaluate --keep_choice`` wrote there stays with the same model.
-    """
+    """Copy the best checkpoint to where the user wants it, after its checksum was found right."""
     directory = run.directory
     best = directory.path / result.checkpoint
     if best not in [checkpoint.file for checkpoint in find_checkpoints(directory.checkpoints)]:
         raise TrainingError(
             f"the best checkpoint {best} is gone or damaged; delete {directory.result}"
         )
-    before = None
-    if not is_remote(output):
-        with suppress(UserError):  # there is none, or another file, which holds no choice
-            before = read_payload(output)
-    copy_file(best, output)
-    lost = carry_smoothing_choice(before, Path(output)) if before else None
-    if lost is not None:
-        run.console.warn(
-            f"--output_pth {output}: the checkpoint of another training was there, with the "
-            f"smoothing {lost.smooth} that `evaluate --keep_choice` kept; evaluate the new one"
-        )
+    copy_checkpoint(best, output, run.console.warn)

@@ -12,9 +12,10 @@ from ophnet_ray.data.cache.store import sampling_of
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.errors import TrainingError, one_line
+from ophnet_ray.models.checkpoint_file import copy_checkpoint
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.settings_file import dump_config, read_config
-from ophnet_ray.storage.files import copy_file, write_atomically
+from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.preflight import check_backbone, check_cluster, check_num_segments
 from ophnet_ray.train.prepare import prepare_data, prepare_variant
 from ophnet_ray.train.trainer import failures_in_one_line
@@ -248,8 +249,8 @@ def _conclude(search: Search, output: str) -> SearchResult:
     best = read_trial_config(winner.trial)
     write_atomically(directory.best_config, dump_config(best).encode())
     checkpoint = best_checkpoint(find_checkpoints(winner.trial.run.checkpoints)).file
-    copy_file(checkpoint, directory.best_checkpoint)
-    copy_file(checkpoint, output)
+    for target in (str(directory.best_checkpoint), output):
+        copy_checkpoint(checkpoint, target, search.run.console.warn)
     gain = describe_gain(ranked, winner, select_base(search.space, search.config.base()), metric)
     write_search_page(search, ranked, repeats, winner, gain)
     return SearchResult(ranked, metric, winner, gain, directory, output)

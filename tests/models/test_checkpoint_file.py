@@ -8,7 +8,7 @@ import torch
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.models.checkpoint_file import (
-    carry_smoothing_choice,
+    copy_checkpoint,
     load_checkpoint,
     read_payload,
     write_smoothing_choice,
@@ -111,14 +111,21 @@ def test_a_kill_while_a_file_is_replaced_leaves_an_intact_checkpoint(tmp_path, m
 
 
 def test_a_kept_smoothing_is_carried_over_to_the_same_training_only(tmp_path):
-    same, other = tmp_path / "same", tmp_path / "other"
-    old = make_payload(smoothing=CHOICE)
+    """As when train.py or tune.py, run again, copies its best checkpoint over the answer."""
+    same, other, output = tmp_path / "same", tmp_path / "other", tmp_path / "output"
     save_checkpoint(same, make_payload())
     save_checkpoint(other, make_payload(data_hash="1" * 64))
-    assert carry_smoothing_choice(old, same) is None
-    assert read_payload(same).smoothing == CHOICE
-    assert carry_smoothing_choice(old, other) == CHOICE
-    assert read_payload(other).smoothing is None
+    notices = []
+    output.write_text("another file, which holds no choice")
+    copy_checkpoint(same, str(output), notices.append)
+    write_smoothing_choice(output, CHOICE)
+    copy_checkpoint(same, str(output), notices.append)
+    assert read_payload(output).smoothing == CHOICE
+    assert notices == []
+    copy_checkpoint(other, str(output), notices.append)
+    assert read_payload(output).smoothing is None
+    (notice,) = notices
+    assert "with the smoothing median" in notice
 
 
 def test_no_damaged_checkpoint_is_loaded_with_other_weights(tmp_path):

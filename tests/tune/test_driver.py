@@ -14,6 +14,8 @@ from ophnet_ray.config import Config
 from ophnet_ray.console import Console
 from ophnet_ray.data.cache.inventory import read_inventory
 from ophnet_ray.errors import TrainingError
+from ophnet_ray.models.checkpoint_file import read_payload, write_smoothing_choice
+from ophnet_ray.models.payload import SmoothingChoice
 from ophnet_ray.settings_file import read_config
 from ophnet_ray.train.driver import train
 from ophnet_ray.tune.config import SearchConfig, TuneConfig
@@ -101,8 +103,11 @@ def test_a_complete_search_repeats_its_answer_without_a_cluster(searched, monkey
     storage, config, result = searched
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # nothing answers there
     times = {path: path.stat().st_mtime_ns for path in storage.glob("runs/search/trials/*/*.json*")}
+    choice = SmoothingChoice("median", "val", ("frame_accuracy",))
+    write_smoothing_choice(result.output, choice)
     again = tune(config, Console())
     assert again.winner.trial == result.winner.trial
+    assert read_payload(result.output).smoothing == choice
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert (storage / "runs" / "search" / "search.html").stat().st_size > 10_000
 
