@@ -21,6 +21,7 @@ from ray.util.annotations import RayDeprecationWarning
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
 from ophnet_ray.data.video.container import VideoError
+from ophnet_ray.data.video.hang_guard import end_hanging_process
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.distributed.decode import DECODER_CRASHED
 from ophnet_ray.distributed.failures import find_cause
@@ -48,7 +49,8 @@ class PredictionActor:
             if self._predictor is None:
                 device = "cuda" if ray.get_gpu_ids() else "cpu"
                 self._predictor = VideoPredictor(self._job, device, self._num_threads)
-            self._predictor.write_part(row["video_id"], row["video"])
+            with end_hanging_process():
+                self._predictor.write_part(row["video_id"], row["video"])
         except VideoError as error:
             answer["reason"] = str(error)
         except Exception as error:  # returned as a value: Ray Data would add its own advice
@@ -148,7 +150,10 @@ def _predict_rows(
 def _predict_each(
     job: PredictionJob, rows: Sequence[dict[str, str]], share: ActorShare
 ) -> Iterator[dict[str, Any]]:
-    """Yield one answer per row; a video at which three processes end is broken."""
+    """Yield one answer per row; a video at which three processes end is broken.
+
+    A process also ends when the codec does not return, see ``hang_guard``.
+    """
     for _ in range(2):
         crashed: list[dict[str, str]] = []
         yield from _predict_in_parallel(job, rows, share, crashed)

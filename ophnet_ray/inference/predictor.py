@@ -25,6 +25,7 @@ from ophnet_ray.data.duplicates import read_content_id
 from ophnet_ray.data.video.blocks import decode_segments
 from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.data.video.decoder import read_video_index
+from ophnet_ray.data.video.hang_guard import codec_at_rest
 from ophnet_ray.data.video.index import VideoIndex, frames_shown_at
 from ophnet_ray.data.windows import mean_of_blocks
 from ophnet_ray.hashing import hash_file
@@ -165,7 +166,8 @@ def predict_video(
         images[len(indices)] = window.image
         indices.append(window.index)
         if len(indices) == BATCH_SIZE:
-            probabilities[indices] = model.predict(images)
+            with codec_at_rest():  # a large model takes minutes on a CPU
+                probabilities[indices] = model.predict(images)
             indices = []
     if indices:
         probabilities[indices] = model.predict(images[: len(indices)])

@@ -16,10 +16,10 @@ _STDERR = 2
 
 
 class _Guard:
-    """State of this process: the limit, and when the timer was started."""
+    """State of this process: the limit, and when the timer was started, if it runs."""
 
     limit_s: float | None = None
-    started_s = 0.0
+    started_s: float | None = None
 
 
 @contextmanager
@@ -32,8 +32,8 @@ def end_hanging_process(limit_s: float = MAX_SILENCE_S) -> Iterator[None]:
     try:
         yield
     finally:
+        _stop()
         _Guard.limit_s = None
-        faulthandler.cancel_dump_traceback_later()
 
 
 @contextmanager
@@ -43,13 +43,24 @@ def codec_at_work() -> Iterator[None]:
     try:
         yield
     finally:
-        if _Guard.limit_s is not None:
-            faulthandler.cancel_dump_traceback_later()
+        _stop()
+
+
+@contextmanager
+def codec_at_rest() -> Iterator[None]:
+    """Stop the watch for as long as the context lasts: other work is done between two packets."""
+    was_watched = _Guard.started_s is not None
+    _stop()
+    try:
+        yield
+    finally:
+        if was_watched:
+            _start()
 
 
 def note_progress() -> None:
     """Start the time again; costs nothing worth a thought per packet."""
-    if _Guard.limit_s is not None and time.monotonic() - _Guard.started_s > _RENEW_S:
+    if _Guard.started_s is None or time.monotonic() - _Guard.started_s > _RENEW_S:
         _start()
 
 
@@ -57,3 +68,9 @@ def _start() -> None:
     if _Guard.limit_s is not None:
         _Guard.started_s = time.monotonic()
         faulthandler.dump_traceback_later(_Guard.limit_s, exit=True, file=_STDERR)
+
+
+def _stop() -> None:
+    if _Guard.started_s is not None:
+        _Guard.started_s = None
+        faulthandler.cancel_dump_traceback_later()

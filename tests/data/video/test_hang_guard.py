@@ -14,13 +14,16 @@ pytestmark = pytest.mark.unit
 DECODE = """
 import sys
 from ophnet_ray.data.video.container import open_container, read_packets
-from ophnet_ray.data.video.hang_guard import codec_at_work, end_hanging_process
+from ophnet_ray.data.video.hang_guard import codec_at_rest, codec_at_work, end_hanging_process
 with end_hanging_process(float(sys.argv[2])):
     with open_container(sys.argv[1]) as video:
         print(len([p for p in read_packets(video) if p.size]), flush=True)
     if sys.argv[3] == "hang":
         with codec_at_work():
             sum(range(10 ** 11))
+    if sys.argv[3] == "rest":
+        with codec_at_work(), codec_at_rest():
+            sum(range(2 * 10 ** 8))
 print("left", flush=True)
 sys.stdin.read()
 """
@@ -48,4 +51,11 @@ def test_a_codec_that_does_not_return_ends_its_process(tmp_path):
 def test_one_that_returns_does_not(tmp_path):
     path = write_video(tmp_path / "v.mp4", grey_frames(20))
     done = run(path, 60.0, "return")
+    assert (done.returncode, done.stdout) == (0, "20\nleft\n")
+
+
+def test_other_work_between_two_packets_does_not_count(tmp_path):
+    """A model on a slow machine computes for longer than a codec may be silent."""
+    path = write_video(tmp_path / "v.mp4", grey_frames(20))
+    done = run(path, 1.0, "rest")
     assert (done.returncode, done.stdout) == (0, "20\nleft\n")
