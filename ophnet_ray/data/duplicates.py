@@ -1,7 +1,7 @@
 """Videos of equal content under several names: one operation, whatever its files are called."""
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from ophnet_ray.storage.contents import hash_ends
@@ -15,35 +15,37 @@ def find_same_videos(videos: Iterable[str]) -> list[tuple[str, ...]]:
 
     Empty files, and files that cannot be read, are in no group.
     """
-    by_size: dict[int, list[str]] = defaultdict(list)
-    for video, status in stat_files(set(videos)).items():
-        by_size[status.size_bytes].append(video)
-    twins = [
-        (size_bytes, video)
-        for size_bytes, found in by_size.items()
-        if size_bytes and len(found) > 1
-        for video in found
-    ]
-    groups: dict[tuple[int, str], list[str]] = defaultdict(list)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        ends = pool.map(lambda twin: _hash_or_none(twin[1], twin[0]), twins)
-        for (size_bytes, video), digest in zip(twins, ends, strict=True):
-            if digest is not None:
-                groups[size_bytes, digest].append(video)
+    sizes = _read_sizes(videos)
+    num_of_size = Counter(sizes.values())
+    twins = {video: size for video, size in sizes.items() if num_of_size[size] > 1}
+    groups: dict[str, list[str]] = defaultdict(list)
+    for video, content_id in _identify(twins).items():
+        groups[content_id].append(video)
     return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
 
 
-def read_content_id(video: str) -> str | None:
-    """Return a text that two files have in common only if their content is equal.
+def read_content_ids(videos: Iterable[str]) -> dict[str, str]:
+    """Return the size and a hash of both ends of each file, as text, by its path.
 
-    It is the same for a file in a bucket and its copy on disk. None for a file that is empty or
-    cannot be read.
+    It is the same for a file in a bucket and its copy on disk. Files that are empty or cannot be
+    read are left out.
     """
-    status = stat_files([video]).get(video)
-    if status is None or not status.size_bytes:
-        return None
-    digest = _hash_or_none(video, status.size_bytes)
-    return None if digest is None else f"{status.size_bytes}-{digest}"
+    return _identify(_read_sizes(videos))
+
+
+def _read_sizes(videos: Iterable[str]) -> dict[str, int]:
+    found = stat_files(set(videos))
+    return {video: status.size_bytes for video, status in found.items() if status.size_bytes}
+
+
+def _identify(sizes: Mapping[str, int]) -> dict[str, str]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        hashes = pool.map(_hash_or_none, sizes, sizes.values())
+        return {
+            video: f"{sizes[video]}-{digest}"
+            for video, digest in zip(sizes, hashes, strict=True)
+            if digest is not None
+        }
 
 
 def _hash_or_none(video: str, size_bytes: int) -> str | None:

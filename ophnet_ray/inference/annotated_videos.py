@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.duplicates import read_content_id
+from ophnet_ray.data.duplicates import read_content_ids
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.predictions import VideoPrediction
 from ophnet_ray.inference.video_names import name_videos, path_parts
@@ -79,9 +79,10 @@ def match_predictions(
     for prediction in predictions:
         if prediction.content_id:
             by_content[prediction.content_id].append(prediction)
+    content_ids = read_content_ids(video.video for video in videos) if by_content else {}
     matched = MatchedPredictions({}, {})
     for video in videos:
-        content_id = read_content_id(video.video) if by_content else None
+        content_id = content_ids.get(video.video, "")
         if content_id in by_content:
             # equal files have equal predictions; the one of the same name is the first choice
             same = by_content[content_id]

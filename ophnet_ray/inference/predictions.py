@@ -27,8 +27,8 @@ class VideoPrediction:
     """Probabilities of the phases of one video at its frame times.
 
     ``times_s``: float64 (N,), ascending; ``probabilities``: float32 (N, K), with a row of NaN where
-    the frames are damaged: no prediction is made up. ``content_id``: see ``read_content_id``; empty
-    in files that are older than it.
+    the frames are damaged: no prediction is made up. ``content_id``: see ``read_content_ids``; it
+    is empty in files that are older than it.
     """
 
     video_id: str

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.duplicates import read_content_id
+from ophnet_ray.data.duplicates import read_content_ids
 from ophnet_ray.data.video.blocks import decode_segments
 from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.data.video.decoder import read_video_index
@@ -114,7 +114,8 @@ class VideoPredictor:
         part = self._job.part_of(video_id, video)
         with local_copy(video) as path:
             prediction = predict_video(self._model, video_id, path, self._job.info)
-            prediction = replace(prediction, content_id=read_content_id(path) or "")
+            content_id = read_content_ids([path]).get(path, "")
+            prediction = replace(prediction, content_id=content_id)
         write_predictions(part, [(prediction, prediction.labels)], self._job.info)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import RejectKind, Segment
-from ophnet_ray.data.duplicates import read_content_id
+from ophnet_ray.data.duplicates import read_content_ids
 from ophnet_ray.data.video.blocks import decode_segments, plan_segment
 from ophnet_ray.data.video.container import (
     VideoError,
@@ -123,7 +123,7 @@ def inspect_video(task: VideoTask) -> VideoFacts:
     status = stat_files([task.video]).get(task.video)
     if status is None:
         return VideoFacts(video=task.video, reason="does not exist", kind="missing")
-    size_bytes, content_id = status.size_bytes, read_content_id(task.video) or ""
+    size_bytes, content_id = status.size_bytes, read_content_ids([task.video]).get(task.video, "")
     try:
         with open_video(task.video) as source:
             facts = _read_source(task, source)
