@@ -33,7 +33,7 @@ from ophnet_ray.data.loader import WindowLoader, read_window
 from ophnet_ray.data.manifest import Manifest, prepare_manifest
 from ophnet_ray.data.preprocessing import one_hot, prepare_batch, to_unit
 from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler, pick_windows
-from ophnet_ray.data.splits import assign_splits
+from ophnet_ray.data.splits import FITTED_SPLITS, assign_splits
 from ophnet_ray.data.windows import cut_windows
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_ids
@@ -268,8 +268,9 @@ class OphNetDataModule(ManifestDataModule):
         segments = assign_splits(segments, self.val_fraction, self.seed, same_videos)
         known = self.phase2idx
         phases = phase_vocabulary(segments) if known is None else phases_by_label(known)
+        fitted = [segment for segment in segments if segment.split in FITTED_SPLITS]
         self.manifest, self.rejects = prepare_manifest(
-            segments, phases, self.windows, self.cache_dir, self.num_workers
+            fitted, phases, self.windows, self.cache_dir, self.num_workers
         )
 
 

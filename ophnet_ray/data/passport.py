@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from typing import Any, Self
 
-from ophnet_ray.data.annotations import SPLITS, Reject, count_quirks
+from ophnet_ray.data.annotations import SPLITS, Reject, Segment, count_quirks
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.data.splits import cases_on_both_sides, phases_without_rows
@@ -20,7 +20,7 @@ MAX_NAMES = 5
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """The usable rows of one split."""
+    """The used rows of one split."""
 
     segments: int
     cases: int
@@ -32,7 +32,8 @@ class SplitCounts:
 class Passport:
     """Content of ``passport.json``; the names and the order of the fields are those of the file.
 
-    ``data_hash`` stands for the rows whose videos exist, ``used_hash`` for those that are usable.
+    ``data_hash`` stands for the rows whose videos exist, ``used_hash`` for those that are used:
+    usable ones of training and validation, and those of the test split, which no training reads.
     ``overlaps``, ``gaps`` and ``shorter_than_1_s``: see ``count_quirks``. ``cases_on_both_sides``:
     cases that the CSV puts into more than one split. ``phases``: the vocabulary, by label.
     ``resources``: what the run takes of the cluster, by name; a resumed run must take the same.
@@ -88,12 +89,13 @@ def build_passport(
 
     Args:
         data: All rows.
-        manifest: The usable ones.
+        manifest: The usable ones of training and validation.
         unreadable: The rows whose videos exist but that cannot be read.
         resources: See ``Passport``.
     """
     segments, phases = data.segments, list(manifest.phases)
-    used = [item.segment for item in manifest.items]
+    rejected = {reject.segment.segment_id for reject in unreadable}
+    used = [segment for segment in segments if segment.segment_id not in rejected]
     rejects = [*unreadable, *data.missing]
     return Passport(
         data_hash=data.data_hash,
@@ -107,7 +109,7 @@ def build_passport(
         rows_cut_at_video_end=sum(item.entry.is_truncated for item in manifest.items),
         **count_quirks(segments),
         splits={
-            name: _count_split(manifest, name)
+            name: _count_split([segment for segment in used if segment.split == name], phases)
             for name in SPLITS
             if any(segment.split == name for segment in segments)
         },
@@ -164,14 +166,13 @@ def _has_one_clip_per_case(passport: Passport) -> bool:
     return passport.case_from == "name" and all(each.cases == each.videos for each in splits)
 
 
-def _count_split(manifest: Manifest, split: str) -> SplitCounts:
-    items = manifest.of_split(split)
-    counts = manifest.label_counts(split).tolist()
+def _count_split(segments: Sequence[Segment], phases: Sequence[str]) -> SplitCounts:
+    counts = Counter(segment.phase for segment in segments)
     return SplitCounts(
-        segments=len(items),
-        cases=len({item.segment.case_id for item in items}),
-        videos=len({item.segment.video for item in items}),
-        segments_by_phase=dict(zip(manifest.phases, counts, strict=True)),
+        segments=len(segments),
+        cases=len({segment.case_id for segment in segments}),
+        videos=len({segment.video for segment in segments}),
+        segments_by_phase={phase: counts[phase] for phase in phases},
     )
 
 

@@ -13,6 +13,8 @@ from ophnet_ray.data.table_file import AnnotationError
 from ophnet_ray.hashing import hash_ids
 
 NUM_CANDIDATES = 128
+FITTED_SPLITS = ("train", "val")
+"""Splits that a training reads; rows of the test split wait for ``evaluate`` and ``audit``."""
 
 
 def assign_splits(

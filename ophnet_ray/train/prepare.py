@@ -5,50 +5,42 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ophnet_ray.data.annotations import Reject
-from ophnet_ray.data.cache.fill import FillProgress, FillResult, fill_cache
+from ophnet_ray.data.annotations import Reject, Segment
+from ophnet_ray.data.cache.fill import FillProgress, fill_cache
 from ophnet_ray.data.cache.shards import UNRECORDED_KIND
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.manifest import Manifest, build_manifest
 from ophnet_ray.data.passport import build_passport, describe_warnings
+from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.distributed.decode import decode_on_ray
 from ophnet_ray.distributed.prometheus import count_rejects
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.errors import UserError
 from ophnet_ray.train.run import Run
-from ophnet_ray.train.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
 
 
 def prepare_data(run: Run, cache: BlockCache, resources: Resources) -> Manifest:
-    """Decode what the cache lacks, and account for every row.
+    """Decode what the cache lacks of training and validation, and account for every row.
 
-    A resumed run uses the rows that it began with.
+    Rows of the test split are left to ``evaluate`` and ``audit``, which decode them when they are
+    asked for. A resumed run uses the rows that it began with.
 
     Raises:
         UserError: Too many rows cannot be read, or too few are left.
         StorageError: A video cannot be read now.
     """
     data, directory = run.data, run.directory
-    filled = _fill(run, cache, resources)
-    manifest, unreadable = build_manifest(
-        data.segments, filled.entries, data.phases, run.config.windows
-    )
-    manifest, unreadable = _keep_rows(directory, manifest, unreadable)
+    manifest, unreadable = _fill(run, cache, resources, data.phases)
+    manifest, unreadable = _keep_rows(run, manifest, unreadable)
     rejects = [*unreadable, *data.missing]
     passport = build_passport(data, manifest, unreadable, resources.describe())
     directory.write_rejects(rejects)
     count_rejects(directory.name, rejects)
-    max_rejected = run.config.data.max_rejected
-    if len(unreadable) > max_rejected * len(data.segments):
-        first = unreadable[0]
-        raise UserError(
-            f"{len(unreadable)} of {len(data.segments)} rows cannot be read, more than "
-            f"--max_rejected {max_rejected} allows; the first: {first.segment.video}: "
-            f"{first.reason} (all: {directory.rejects})"
-        )
-    for split in ("train", "val"):
+    if not directory.passport.exists():
+        _check_rejects(run, unreadable)
+    for split in FITTED_SPLITS:
         if not manifest.of_split(split):
             raise UserError(
                 f"no usable segment is left for split {split}; see {directory.rejects}, mend the "
@@ -62,14 +54,26 @@ def prepare_data(run: Run, cache: BlockCache, resources: Resources) -> Manifest:
     return manifest
 
 
+def _check_rejects(run: Run, unreadable: Sequence[Reject]) -> None:
+    num_rows, max_rejected = len(_fitted_rows(run)), run.config.data.max_rejected
+    if len(unreadable) > max_rejected * num_rows:
+        first = unreadable[0]
+        raise UserError(
+            f"{len(unreadable)} of {num_rows} rows cannot be read, more than "
+            f"--max_rejected {max_rejected} allows; the first: {first.segment.video}: "
+            f"{first.reason} (all: {run.directory.rejects})"
+        )
+
+
 def _keep_rows(
-    directory: RunDirectory, manifest: Manifest, unreadable: list[Reject]
+    run: Run, manifest: Manifest, unreadable: list[Reject]
 ) -> tuple[Manifest, list[Reject]]:
     """Leave out what a resumed run left out when it began, even if it can be read now.
 
     Raises:
         UserError: A row that the run uses cannot be read any more.
     """
+    directory = run.directory
     if not directory.passport.exists() or not directory.rejects.exists():
         return manifest, unreadable
     before = directory.read_rejects()
@@ -79,9 +83,13 @@ def _keep_rows(
                 f"{reject.segment.video}: {reject.reason}; the run {directory.location} could read "
                 "it when it began: restore the file, and the same command resumes"
             )
-    recovered = [item.segment for item in manifest.items if item.segment.segment_id in before]
     kept = [item for item in manifest.items if item.segment.segment_id not in before]
-    rejects = [Reject(row, before[row.segment_id], UNRECORDED_KIND) for row in recovered]
+    left = set(before) - {reject.segment.segment_id for reject in unreadable}
+    rejects = [
+        Reject(row, before[row.segment_id], UNRECORDED_KIND)
+        for row in run.data.segments
+        if row.segment_id in left
+    ]
     return replace(manifest, items=tuple(kept)), [*unreadable, *rejects]
 
 
@@ -99,17 +107,22 @@ def prepare_variant(
     Raises:
         UserError: No segment is left for a split.
     """
-    filled = _fill(run, cache, resources)
-    manifest, rejects = build_manifest(run.data.segments, filled.entries, phases, cache.windows)
-    for split in ("train", "val"):
+    manifest, rejects = _fill(run, cache, resources, phases)
+    for split in FITTED_SPLITS:
         if not manifest.of_split(split):
             raise UserError(f"no usable segment for split {split}: {rejects[0].reason}")
     return manifest
 
 
-def _fill(run: Run, cache: BlockCache, resources: Resources) -> FillResult:
-    """Decode what the cache lacks, and show the progress."""
-    segments, console, workers = run.data.segments, run.console, resources.decode_workers
+def _fitted_rows(run: Run) -> list[Segment]:
+    return [segment for segment in run.data.segments if segment.split in FITTED_SPLITS]
+
+
+def _fill(
+    run: Run, cache: BlockCache, resources: Resources, phases: Sequence[str]
+) -> tuple[Manifest, list[Reject]]:
+    """Decode what the cache lacks, show the progress, and build the manifest."""
+    segments, console, workers = _fitted_rows(run), run.console, resources.decode_workers
     started_s = time.monotonic()
     with console.stage("decode", len({segment.video for segment in segments})) as stage:
 
@@ -128,4 +141,4 @@ def _fill(run: Run, cache: BlockCache, resources: Resources) -> FillResult:
         console.say(f"decode   nothing: all videos are in the cache {cache.location}")
     elif num_here < num_missing:
         console.say(f"decode   another run decoded {num_missing - num_here} of them")
-    return filled
+    return build_manifest(segments, filled.entries, phases, cache.windows)

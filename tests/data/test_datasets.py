@@ -12,6 +12,7 @@ import torch
 import ophnet_ray
 from ophnet_ray.data import loader as loading
 from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.data.cache.inventory import read_inventory
 from ophnet_ray.data.cache.shards import read_blocks
 from ophnet_ray.errors import UserError
 from tests.helpers.videos import write_color_dataset
@@ -165,6 +166,21 @@ def test_the_loader_goes_on_from_a_position_inside_the_epoch(color_csv, tmp_path
     for ours, theirs in zip(rest, whole[3:], strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert len(list(resumed)) == len(whole), "the next epoch is a whole one"
+
+
+def test_the_test_split_is_not_decoded_for_training(color_csv, tmp_path):
+    header, *rows = color_csv.read_text().split()
+    marked = [f"{row},{'test' if row.startswith('v5,') else 'train'}" for row in rows]
+    csv_path = tmp_path / "marked.csv"
+    csv_path.write_text("\n".join([f"{header},split", *marked]))
+    data = ophnet_ray.OphNetDataModule(
+        csv_path, image_size=32, video_dir=color_csv.parent, cache_dir=tmp_path / "cache"
+    )
+    data.setup()
+    assert {item.segment.split for item in data.manifest.items} == {"train", "val"}
+    shards = read_inventory(tmp_path / "cache").shards
+    decoded = {Path(video).stem for shard in shards for video in shard.index.videos}
+    assert decoded == {"v0", "v1", "v2", "v3", "v4"}
 
 
 def test_a_bit_that_flipped_on_disk_stops_the_first_epoch(color_csv, tmp_path):

@@ -138,3 +138,17 @@ def test_the_hash_of_the_data_ignores_order_and_folder_but_not_content(tmp_path)
     assert hash_segments(here) != hash_segments(there)
     moved = [dataclasses.replace(s, split="val") for s in here]
     assert hash_segments(here) != hash_segments(moved)
+
+
+def test_rows_of_the_test_split_count_as_used_though_training_decodes_none(tmp_path):
+    rows = [("a", "x", "train"), ("b", "y", "val"), ("c", "z", "test"), ("c", "z", "test")]
+    segments = make_rows(tmp_path, rows)
+    before = make_passport(segments)
+    fitted = [segment for segment in segments if segment.split != "test"]
+    entries = {s.segment_id: CacheEntry(s.segment_id, snippet_lengths=(2,)) for s in fitted}
+    manifest, rejects = build_manifest(fitted, entries, ["x", "y", "z"], WindowConfig())
+    passport = build_passport(RunData.of_rows(segments), manifest, rejects, RESOURCES)
+    assert passport.splits["test"].segments_by_phase == {"x": 0, "y": 0, "z": 2}
+    assert passport.rows_used == 4
+    # a run that an earlier version began, which decoded them, can be resumed
+    assert passport.used_hash == before.used_hash

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -344,17 +345,23 @@ def test_a_complete_run_does_not_answer_for_other_videos(first_run, color_csv, t
 def test_broken_and_missing_videos_are_counted_and_left_out_for_good(
     ray_session, color_csv, tmp_path
 ):
-    """A run is resumed with the rows that it began with, even if others can be read by then."""
+    """A run is resumed with the rows that it began with, even if others can be read by then.
+
+    v5 is the test split: its rows are accounted for, and not decoded.
+    """
     folder = tmp_path / "data"
     shutil.copytree(color_csv.parent, folder)
     good, content = folder / "v1.mp4", (folder / "v1.mp4").read_bytes()
+    header, *rows = (folder / "segments.csv").read_text().split()
+    marked = [f"{row},{'test' if row.startswith('v5,') else 'train'}" for row in rows]
+    (folder / "segments.csv").write_text("\n".join([f"{header},split", *marked]))
     good.write_bytes(bytes(len(content)))
     (folder / "v2.mp4").unlink()
     config = tiny_config(folder / "segments.csv", tmp_path)
     with pytest.raises(UserError, match=r"1 of 6 videos are missing \(v2\)"):
         run(config)
     config = config.replace_flat(missing_videos="skip")
-    with pytest.raises(UserError, match=r"3 of 15 rows cannot be read, more than --max_rejected"):
+    with pytest.raises(UserError, match=r"3 of 12 rows cannot be read, more than --max_rejected"):
         run(config)
     config = config.replace_flat(max_rejected=0.5)
     first = run(config)
@@ -363,6 +370,10 @@ def test_broken_and_missing_videos_are_counted_and_left_out_for_good(
     assert rejects.count("the video is missing") == rejects.count("cannot be opened") == 3
     passport = json.loads((first.run / "passport.json").read_text())
     assert (passport["rows_used"], passport["rows_rejected"]) == (12, 6)
+    assert passport["splits"]["test"]["segments"] == 3
+    indexes = [json.loads(index.read_text()) for index in tmp_path.rglob("blocks-v*/*.json")]
+    decoded = {Path(video).stem for index in indexes for video in index["videos"]}
+    assert decoded == {"v0", "v1", "v3", "v4"}
 
     def resume():
         (first.run / "result.json").unlink(missing_ok=True)
