@@ -1,6 +1,5 @@
 """``python -m ophnet_ray check``: what is wrong with the data, before a GPU hour is spent."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -95,10 +94,12 @@ class CheckCommand:
 
 def _inspect(config: Config, settings: CheckSettings, console: Console) -> "Inspection":
     """Look at table and videos."""
+    from joblib import cpu_count
+
     from ophnet_ray.inspection.inspection import inspect_data
     from ophnet_ray.inspection.pool import inspect_in_processes
 
-    workers = min(config.run.num_workers, os.cpu_count() or 1)
+    workers = min(config.run.num_workers, cpu_count())
     with console.stage("check", 1) as stage:
 
         def show(num_done: int, total: int) -> None:

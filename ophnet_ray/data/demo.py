@@ -53,7 +53,7 @@ def make_demo(folder: Path, on_progress: Callable[[int], None] | None = None) ->
     temporary = folder / f".{target.name}.{os.getpid()}.tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, float, float, int]] = []
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor() as pool:
         drawn = pool.map(lambda number: draw_case(temporary, number), range(NUM_CASES))
         for num_cases, case_rows in enumerate(drawn, start=1):
             rows += case_rows

@@ -76,6 +76,8 @@ def is_listening(address: str) -> bool:
 
 def prepare_environment() -> None:
     """Set variables for this process and those it starts; values that the user set stay."""
+    from joblib import cpu_count
+
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -101,7 +103,7 @@ def prepare_environment() -> None:
         defaults |= {_CLUSTERS_ALLOWED: "0", "RAY_AUTH_MODE": "token"}
         # a trial has processes that only wait; a small machine soon has four times as many as
         # cores, and Ray would warn of that on stdout, between the lines of the answer
-        defaults["RAY_worker_maximum_startup_concurrency"] = str(max(os.cpu_count() or 1, 8))
+        defaults["RAY_worker_maximum_startup_concurrency"] = str(max(cpu_count(), 8))
         # Ray would start a process per CPU that no run can use: it lacks the environment of the job
         defaults["RAY_prestart_worker_first_driver"] = "0"
         # nobody takes this machine away; the start of the workers would wait for the watcher

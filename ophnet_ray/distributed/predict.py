@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from joblib import cpu_count
 from ray.data import ActorPoolStrategy
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
 from ray.util.annotations import RayDeprecationWarning
@@ -118,7 +119,7 @@ class ActorShare:
             num_actors=num_actors,
             # several actors share a GPU: each decodes on a CPU of its own meanwhile
             num_gpus=1 / -(-num_actors // gpus) if gpus else 0,
-            num_threads=max((os.cpu_count() or 1) // num_actors, 1),
+            num_threads=max(cpu_count() // num_actors, 1),
         )
 
 
@@ -129,7 +130,7 @@ def _predict_rows(
     # else the driver prints an error per actor, about a restart after its arguments are gone: that
     # cannot happen here, because the driver holds them
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    cores = os.cpu_count() or 1
+    cores = cpu_count()
     wanted = min(num_workers, len(rows))
     broken = {}
     with (

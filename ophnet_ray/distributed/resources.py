@@ -1,12 +1,12 @@
 """Resources of a run: what it takes of a cluster, and nodes that it waits for."""
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import ray
+from joblib import cpu_count
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from ophnet_ray.config import Config, Placement
@@ -107,7 +107,7 @@ def read_cluster_size() -> ClusterSize:
         cpus_by_node=tuple(int(node.get("CPU", 0)) for node in nodes),
         gpus_by_node=tuple(int(node.get("GPU", 0)) for node in nodes),
         is_joined=find_running_head() is not None,
-        num_cores=os.cpu_count() or 1,
+        num_cores=cpu_count(),
     )
 
 
@@ -186,7 +186,7 @@ def wait_for_nodes(config: Config, on_notice: OnNotice) -> None:
 
 def local_cpus(config: Config, concurrent_runs: int = 1) -> int:
     """Return the logical CPUs of a local Ray: enough for the run on a machine of any size."""
-    cores = os.cpu_count() or 1
+    cores: int = cpu_count()
     wanted = min((config.training.train_workers or 1) * concurrent_runs, max_local_workers(cores))
     return max(cores, wanted + config.run.num_workers + 1)
 

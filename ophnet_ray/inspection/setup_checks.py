@@ -1,10 +1,11 @@
 """Findings of the set-up: settings, space on disk, and what preparing the data will cost."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from joblib import cpu_count
 
 from ophnet_ray.config import Config
 from ophnet_ray.data.annotations import Segment
@@ -83,7 +84,7 @@ def estimate_costs(
         free_bytes=shutil.disk_usage(folder).free,
         decode_s=sum(each.decode_s for each in facts),
         missing_decode_s=sum(each.decode_s for each in facts if each.video in lacking),
-        workers=min(config.run.num_workers, os.cpu_count() or 1),
+        workers=min(config.run.num_workers, cpu_count()),
     )
 
 

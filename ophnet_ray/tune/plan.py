@@ -1,7 +1,8 @@
 """Checks of a search before anything heavy is loaded: no Ray, no torch, no Optuna."""
 
-import os
 from dataclasses import dataclass, replace
+
+from joblib import cpu_count
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.tune.config import TuneConfig
@@ -70,7 +71,7 @@ def trials_on_this_machine(config: TuneConfig, num_trials: int) -> int:
     Raises:
         UserError: ``--max_concurrent`` is more than twice that.
     """
-    cores = os.cpu_count() or 1
+    cores = cpu_count()
     workers = config.training.train_workers or 1
     wanted = config.search.max_concurrent
     maximum = max(2 * max(cores, 2) // workers, 1)

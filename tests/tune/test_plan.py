@@ -8,7 +8,7 @@ import pytest
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.tune.config import TuneConfig
-from ophnet_ray.tune.plan import plan_search
+from ophnet_ray.tune.plan import plan_search, trials_on_this_machine
 from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.unit
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 def eight_cores(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("ophnet_ray.tune.plan.cpu_count", lambda: 8)
 
 
 def test_a_search_has_its_samples_and_a_grid_its_combinations():
@@ -107,3 +107,13 @@ def test_wrong_input_is_refused_before_anything_heavy_is_loaded(
     *answer, loaded = done.stdout.split("\n")[:-1]
     assert complaint in "".join(answer), done
     assert loaded == ""
+
+
+def test_cores_that_the_process_may_not_use_do_not_count():
+    """As under ``taskset``, Slurm or in a container."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert trials_on_this_machine(TuneConfig(), num_trials=8) == 1
+    finally:
+        os.sched_setaffinity(0, allowed)

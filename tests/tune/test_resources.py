@@ -52,7 +52,7 @@ def test_more_trials_than_the_cluster_holds_are_refused():
 
 
 def test_on_a_ray_of_its_own_the_trials_share_the_cores(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("ophnet_ray.tune.plan.cpu_count", lambda: 8)
     own = cluster_of(16, is_joined=False, num_cores=8)
     assert plan_on(own).max_concurrent == 8
     plan = plan_on(own, max_concurrent=2)
