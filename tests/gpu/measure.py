@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from ophnet_ray.errors import one_line
+from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from tests.gpu.prediction import time_predict, write_checkpoint
 from tests.gpu.scale import GPU, TOY, Scale
 from tests.gpu.training import (
@@ -61,21 +63,21 @@ def measure(backbone: str, batch_size: int, scale: Scale, place: Place) -> None:
     def clock() -> Clock:
         return Clock(scale.warmup_steps, scale.max_steps, scale.seconds)
 
+    @cache
+    def module() -> SurgicalPhaseModule:
+        return build_module(backbone, scale.image_size)
+
     def ours() -> dict[str, float | None]:
         steps = scale.warmup_steps + scale.max_steps + 1
         manifest = write_windows(folder / "windows", scale.image_size, steps * batch_size)
-        module = build_module(backbone, scale.image_size, device)
-        return time_ours(module, manifest, batch_size, clock(), folder, device)
+        return time_ours(module(), manifest, batch_size, clock(), folder, device)
 
     def deterministic() -> bool:
         manifest = write_windows(folder / "few", scale.image_size, 16)
-        module = build_module(backbone, scale.image_size, device)
-        return repeats(module, manifest, folder, device)
+        return repeats(module(), manifest, folder, device)
 
     def predict() -> dict[str, float]:
-        module = build_module(backbone, scale.image_size, device)
-        file = write_checkpoint(folder / "m.ckpt", module.model, backbone, scale.image_size)
-        del module
+        file = write_checkpoint(folder / "m.ckpt", module().model, backbone, scale.image_size)
         return time_predict(file, draw_video(place.work / "v.mp4", *scale.video), device)
 
     parts: dict[str, Callable[[], Any]] = {

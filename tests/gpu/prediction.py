@@ -35,8 +35,7 @@ def time_predict(checkpoint: Path, video: Path, device: torch.device) -> dict[st
     parts = checkpoint.parent / "parts"
     parts.mkdir()
     job = build_job(str(checkpoint), parts, frame_rate=1.0, causal=False)
-    with device:
-        predictor = VideoPredictor(job, str(device), torch.get_num_threads())
+    predictor = VideoPredictor(job, str(device), torch.get_num_threads())
     predictor.write_part("warm-up", str(video))
     started_s = time.perf_counter()
     predictor.write_part("v", str(video))

@@ -13,7 +13,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 def test_the_check_measures_what_runs_and_names_what_does_not(tmp_path):
     (tmp_path / "blocked").mkdir()
-    (tmp_path / "blocked/ray.py").write_text("raise ImportError('there is no Ray here')")
+    for name in ("ray", "boto3", "optuna", "tyro"):
+        (tmp_path / f"blocked/{name}.py").write_text(
+            f"raise ImportError('there is no {name} here')"
+        )
     (tmp_path / "out").mkdir()
     done = subprocess.run(
         [ROOT / "tests/gpu/run.sh", "--toy", "--models", "test_vit", "no_such_net"],

@@ -18,7 +18,7 @@ SIZE = 32
 
 @pytest.mark.parametrize("backbone", ["test_maxvit", "test_vit", "test_efficientnet"])
 def test_a_checkpoint_predicts_on_the_gpu_what_it_predicts_on_the_cpu(device, tmp_path, backbone):
-    network = build_module(backbone, SIZE, torch.device("cpu")).model
+    network = build_module(backbone, SIZE).model
     file = write_checkpoint(tmp_path / "m.ckpt", network, backbone, SIZE)
     images = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8)
     here, there = (load_model(file, name).predict(images) for name in ("cpu", str(device)))

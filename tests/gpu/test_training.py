@@ -43,7 +43,7 @@ class InsideEpoch(ExactResume):
 
 def train(device, backbone, manifest, folder, callback, ckpt_path=None):
     """Fit from the same first weights; return the last weights."""
-    module = build_module(backbone, SIZE, device)
+    module = build_module(backbone, SIZE)
     fit(module, manifest, TRAINING, callback, folder, device, ckpt_path)
     return {name: tensor.cpu() for name, tensor in module.state_dict().items()}
 
@@ -77,11 +77,11 @@ def test_fit_moves_no_statistic_of_a_frozen_batch_norm(device, manifest, tmp_pat
     network = SurgicalPhaseClassificationModel(
         len(manifest.phases), backbone, image_size=SIZE, backbone_weights=str(weights)
     )
-    module = SurgicalPhaseModule(len(manifest.phases), model=network).to(device)
+    module = SurgicalPhaseModule(len(manifest.phases), model=network)
     before = {name: buffer.clone() for name, buffer in network.named_buffers() if "running" in name}
     training = TrainingConfig(batch_size=4, max_epochs=2)
     fit(module, manifest, training, InsideEpoch(), tmp_path, device)
     after = dict(network.named_buffers())
     assert before
-    moved = [name for name, old in before.items() if not torch.equal(old.cpu(), after[name].cpu())]
+    moved = [name for name, old in before.items() if not torch.equal(old, after[name])]
     assert moved == []

@@ -23,12 +23,11 @@ from tests.gpu.workload import PHASES
 GIB = 2**30
 
 
-def build_module(backbone: str, image_size: int, device: torch.device) -> SurgicalPhaseModule:
-    """Build the product's module with random weights, the same each time, on the device."""
+def build_module(backbone: str, image_size: int) -> SurgicalPhaseModule:
+    """Build the product's module with random weights, the same each time."""
     torch.manual_seed(0)
-    with device:
-        model = SurgicalPhaseClassificationModel(len(PHASES), backbone, False, image_size)
-        return SurgicalPhaseModule(len(PHASES), model=model)
+    model = SurgicalPhaseClassificationModel(len(PHASES), backbone, False, image_size)
+    return SurgicalPhaseModule(len(PHASES), model=model)
 
 
 def fit(
@@ -123,14 +122,12 @@ def time_bare(
 ) -> dict[str, float | None]:
     """Measure a plain loop over a timm model, with one batch that lies on the device."""
     _reset_peak()
-    with device:
-        model = timm.create_model(
-            backbone, num_classes=len(PHASES), **input_options(backbone, image_size)
-        )
-        images = torch.rand(batch_size, 3, image_size, image_size)
-        labels = torch.arange(batch_size) % len(PHASES)
-    model = model.to(memory_format=torch.channels_last).train()
+    options = input_options(backbone, image_size)
+    model = timm.create_model(backbone, num_classes=len(PHASES), **options)
+    model = model.to(device, memory_format=torch.channels_last).train()
+    images = torch.rand(batch_size, 3, image_size, image_size, device=device)
     images = images.to(memory_format=torch.channels_last)
+    labels = torch.arange(batch_size, device=device) % len(PHASES)
     optimizer = torch.optim.Adam(model.parameters(), lr=TrainingConfig.lr)
     while True:
         with autocast(device):
