@@ -32,6 +32,7 @@ LRSchedule = Literal["constant", "one_cycle"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 LOGGERS = ("tensorboard", "mlflow", "wandb")
 Strategy = Literal["ddp", "fsdp"]
+OnNan = Literal["stop", "skip"]
 UseGpu = Literal["auto", "true", "false"]
 MAX_IMAGE_SIZE = 8192
 Placement = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
@@ -156,6 +157,8 @@ class TrainingConfig:
     deterministic: bool = setting(False, is_late=True)
     """Use only algorithms of torch whose results repeat, so that runs on GPUs give the same weights
     each time; slower. A run that began without it cannot promise that: it is another run."""
+    on_nan: OnNan = setting("stop", is_late=True)
+    """Loss or gradient that is not finite: stop the run, or skip such steps and report them."""
     seed: int = 42
     """Seed of the split, the order, the windows and the weights."""
 

@@ -157,8 +157,8 @@ def test_no_setting_of_the_run_affects_a_result():
 def test_the_identity_holds_all_settings_that_affect_a_result():
     rows = {"csv_path", "video_dir", "allow_outside", "case_from"}
     left_out = {*rows, *(field.name for field in fields(RunConfig))}
-    assert set(Config().identity()) == set(Config().to_flat()) - left_out - {"deterministic"}
-    assert late_settings() == {"deterministic": False}
+    assert set(Config().identity()) == set(Config().to_flat()) - left_out - set(late_settings())
+    assert late_settings() == {"deterministic": False, "on_nan": "stop"}
     repeatable = Config().replace_flat(deterministic=True)
     assert repeatable.identity() == Config().identity() | {"deterministic": True}
     data = {field.name for field in fields(DataConfig)}

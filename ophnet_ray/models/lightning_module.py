@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
-from ophnet_ray.config import LRSchedule, TrainingConfig
+from ophnet_ray.config import LRSchedule, OnNan, TrainingConfig
 from ophnet_ray.data.loader import SEGMENT_WEIGHT
 from ophnet_ray.data.preprocessing import augment_images, prepare_batch, to_unit
 from ophnet_ray.metrics.classification import accuracy, macro_f1_present
@@ -39,6 +39,7 @@ class SurgicalPhaseModule(L.LightningModule):
         balance: Adjustments of the training loss; takes precedence over ``class_weights``.
         num_val_cases: Number of validation cases, C. With more than one, batches name the case of
             each window (``case``, int64 (B,) in [0, C)), and counts are kept per case.
+        on_nan: With ``skip``, batches whose loss is not finite do not count in ``train_loss``.
 
     Attributes:
         epoch_metrics: ``train_loss``, ``val_loss``, ``val_acc`` and ``val_macro_f1`` of the last
@@ -61,6 +62,7 @@ class SurgicalPhaseModule(L.LightningModule):
         color_jitter: float = TrainingConfig.color_jitter,
         balance: PhaseBalance | None = None,
         num_val_cases: int = 1,
+        on_nan: OnNan = TrainingConfig.on_nan,
     ) -> None:
         super().__init__()
         self.random_shift, self.color_jitter = random_shift, color_jitter
@@ -69,7 +71,7 @@ class SurgicalPhaseModule(L.LightningModule):
         self.num_classes, self.lr = num_classes, lr
         self.loss = PhaseLoss(num_classes, balance or PhaseBalance(class_weights))
         self.epoch_metrics: dict[str, float] = {}
-        self.num_val_cases = num_val_cases
+        self.num_val_cases, self.on_nan = num_val_cases, on_nan
         self.confusion_by_case = np.zeros((num_val_cases, num_classes, num_classes), np.int64)
         self.segments_by_case = np.zeros(self.confusion_by_case.shape)
 
@@ -101,17 +103,18 @@ class SurgicalPhaseModule(L.LightningModule):
 
     def worker_state(self) -> dict[str, Tensor]:
         """Return this worker's own state inside an epoch: batch-norm statistics and sums."""
-        return {name: buffer.cpu() for name, buffer in self._statistics()} | {
+        return {name: buffer.cpu() for name, buffer in self.statistics()} | {
             "train_sums": self._train_sums.cpu()
         }
 
     def load_worker_state(self, state: dict[str, Tensor]) -> None:
         """Resume from the state that ``worker_state`` returned."""
-        for name, buffer in self._statistics():
+        for name, buffer in self.statistics():
             buffer.copy_(state[name])
         self._train_sums = state["train_sums"].to(self.device)
 
-    def _statistics(self) -> Iterator[tuple[str, Tensor]]:
+    def statistics(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield names and tensors of the batch-norm statistics."""
         for name, buffer in self.model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
                 yield name, buffer
@@ -121,9 +124,16 @@ class SurgicalPhaseModule(L.LightningModule):
         labels = _as_indices(batch["label"])
         loss: Tensor = self.loss(self(batch["image"], batch["mask"]), labels)
         # stays on the device: reading a number back would wait for the step to end
-        self._train_sums += torch.stack([loss.detach().float(), loss.new_ones(())]) * len(labels)
+        self._train_sums += self._count(loss.detach().float(), len(labels))
         self.log("train_loss_step", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
         return loss * self._scale_of_group(batch_idx)
+
+    def _count(self, loss: Tensor, num_windows: int) -> Tensor:
+        """Return (sum of losses, windows) of a batch, (2,)."""
+        counted = torch.stack([loss, torch.ones_like(loss)]) * num_windows
+        if self.on_nan == "skip":
+            counted = torch.where(torch.isfinite(loss), counted, torch.zeros_like(counted))
+        return counted
 
     def _scale_of_group(self, batch_idx: int) -> float:
         """Return the factor with which the gradients of each optimiser step add up to a mean.
@@ -144,7 +154,7 @@ class SurgicalPhaseModule(L.LightningModule):
         """
         if self.trainer.world_size == 1:
             return
-        for _, buffer in self._statistics():
+        for _, buffer in self.statistics():
             mean: Any = self.trainer.strategy.reduce(buffer.clone(), reduce_op="mean")
             buffer.copy_(mean)
 

@@ -27,6 +27,7 @@ from ophnet_ray.models.payload import (
     describe_settings,
     summarise_training_segments,
 )
+from ophnet_ray.models.step_skipper import StepSkipper
 from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
 from ophnet_ray.train.heartbeat import Heartbeat, Position
@@ -49,6 +50,7 @@ class EpochCallback(ExactResume):
 
     Attributes:
         history: Records of the finished epochs.
+        skipper: Callback of ``--on_nan skip``; None otherwise.
         failure: Why training stopped early, in one line; empty when it did not.
     """
 
@@ -63,6 +65,8 @@ class EpochCallback(ExactResume):
         self._heartbeat = heartbeat or Heartbeat(None, 0)
         self._run_metrics = TrainingMetrics(loop.run.path.name)
         self._status_sent_s = 0.0
+        on_nan = loop.config.training.on_nan
+        self.skipper = StepSkipper() if on_nan == "skip" else None
         self._stop_poll = StopPoll(loop.status)
         self._is_stop_wanted = self._is_checkpoint_wanted = False
         self.history: list[Mapping[str, float]] = []
@@ -201,6 +205,8 @@ class EpochCallback(ExactResume):
         if not _are_weights_finite(trainer):
             self._fail(trainer, "a weight")
             return
+        if self.skipper and not self._accept_skipped(trainer, self.skipper):
+            return
         record = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
@@ -222,6 +228,18 @@ class EpochCallback(ExactResume):
             and trainer.current_epoch + 1 < self._loop.config.training.max_epochs
         ):
             raise StopTraining(f"after epoch {trainer.current_epoch + 1}")
+
+    def _accept_skipped(self, trainer: L.Trainer, skipper: StepSkipper) -> bool:
+        """Name skipped steps on the console; fail, and return False, if there was no other."""
+        epoch, skipped, steps = trainer.current_epoch + 1, skipper.num_skipped, skipper.num_steps
+        if skipped and trainer.is_global_zero and self._loop.status is not None:
+            self._loop.status.warn.remote(
+                f"{skipped} of {steps} steps of epoch {epoch} were skipped: their loss or gradient "
+                "was not finite"
+            )
+        if skipped == steps:
+            self._fail(trainer, "every gradient")
+        return skipped < steps
 
     def _fail(self, trainer: L.Trainer, what: str) -> None:
         self.failure = (

@@ -109,6 +109,7 @@ def _build_module(loop: TrainLoopConfig, pooling: Pooling | None) -> SurgicalPha
         color_jitter=config.training.color_jitter,
         balance=balance_phases(manifest.label_counts("train"), config.training.class_weights),
         num_val_cases=len(manifest.cases_of("val")),
+        on_nan=config.training.on_nan,
     )
 
 
@@ -138,7 +139,11 @@ def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback) -> L.Trainer:
     return build_lightning_trainer(
         replace(training, accumulate_grad_batches=num_accumulated),
         loop.resources.use_gpu,
-        [callback, TensorBoardPictures(manifest.phases, manifest.cases_of("val"))],
+        [
+            callback,
+            TensorBoardPictures(manifest.phases, manifest.cases_of("val")),
+            *([callback.skipper] if callback.skipper else []),
+        ],
         loop.run.path,
         strategy=_build_strategy(training.strategy),
         plugins=[RayLightningEnvironment(), SyncedCheckpointIO()],
