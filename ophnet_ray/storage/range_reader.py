@@ -26,13 +26,21 @@ class RangeReader(io.RawIOBase):
     Args:
         read_at: Maps size and offset to bytes; called from several threads.
         size_bytes: Size of the object.
+        spool_dir: Folder of the temporary file; the system's when None.
     """
 
-    def __init__(self, read_at: Callable[[int, int], bytes], size_bytes: int) -> None:
+    def __init__(
+        self,
+        read_at: Callable[[int, int], bytes],
+        size_bytes: int,
+        spool_dir: str | None = None,
+    ) -> None:
         super().__init__()
         self._read_at, self._size_bytes = read_at, size_bytes
         self._position = 0
-        self._spool: Any = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
+        self._spool: Any = tempfile.TemporaryFile(  # noqa: SIM115 - closed with this object
+            dir=spool_dir
+        )
         self._parts: dict[int, Future[None]] = {}
         self._pool = ThreadPoolExecutor(PARTS_AHEAD + 1, thread_name_prefix="read-ahead")
 
@@ -94,8 +102,13 @@ class RangeReader(io.RawIOBase):
 
 
 @contextmanager
-def open_source(path: str | Path) -> Iterator[str | RangeReader]:
+def open_source(path: str | Path, spool_dir: str | None = None) -> Iterator[str | RangeReader]:
     """Open a file for the codec: yield its path, or a file object for one in a bucket.
+
+    Args:
+        path: Path or URI.
+        spool_dir: Folder of this machine for the parts that are fetched; created when it is
+            missing. The system's temporary folder, which often lies in memory, when None.
 
     Raises:
         OSError: The bucket does not answer, or has no such object.
@@ -104,7 +117,9 @@ def open_source(path: str | Path) -> Iterator[str | RangeReader]:
         yield str(path)
         return
     uri = str(path)
+    if spool_dir is not None:
+        Path(spool_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     with filesystem_of(uri).open_input_file(bucket_path(uri)) as file:
         size_bytes = file.size()
-        with RangeReader(file.read_at, size_bytes) as reader:
+        with RangeReader(file.read_at, size_bytes, spool_dir) as reader:
             yield reader

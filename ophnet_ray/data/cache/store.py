@@ -102,6 +102,8 @@ class BlockCache:
                 self._opened_ns = os.fstat(probe.fileno()).st_mtime_ns
         except OSError as error:
             raise UserError(f"--cache_dir {folder} cannot be written: {error.strerror}") from error
+        # a shared folder is no place for what one machine fetches
+        self._spool_dir = str(self.folder) if is_shared else local_dir
         self.claims = NamedLocks(self.folder / "claims")
         self._journals = RunJournals(self.folder / "journals", self.claims)
         self._journals.remove_old()
@@ -248,7 +250,8 @@ class BlockCache:
         for video in dict.fromkeys(segment.video for segment in segments):
             chosen = [(s, k) for s, k in zip(segments, keys, strict=True) if s.video == video]
             try:
-                for index, blocks in decode_segments(video, [s for s, _ in chosen], self.windows):
+                rows = [segment for segment, _ in chosen]
+                for index, blocks in decode_segments(video, rows, self.windows, self._spool_dir):
                     if blocks.is_permanent:
                         yield DecodedSegment(chosen[index][1], video, blocks)
                     else:

@@ -44,14 +44,18 @@ class SegmentBlocks:
 
 
 def decode_segments(
-    video: str, segments: Sequence[Segment], windows: WindowConfig
+    video: str,
+    segments: Sequence[Segment],
+    windows: WindowConfig,
+    spool_dir: str | None = None,
 ) -> Iterator[tuple[int, SegmentBlocks]]:
     """Decode all segments of one video in one pass, each as soon as its last frame has come.
 
     Memory: the blocks of the segments that overlap at one moment, a sum for each of them and two
     frames, whatever the length of the video.
 
-    A failure of storage is tried again a few times, with growing pauses.
+    A failure of storage is tried again a few times, with growing pauses. ``spool_dir``: see
+    ``open_source``.
 
     Yields:
         The index of a segment and its blocks, in the order in which segments end; never raises
@@ -61,7 +65,7 @@ def decode_segments(
     for pause_s in (*RETRY_PAUSES_S, None):
         numbers = list(left)
         try:
-            with open_video(video) as source:
+            with open_video(video, spool_dir) as source:
                 for i, blocks in _decode(source, [left[number] for number in numbers], windows):
                     del left[numbers[i]]
                     yield numbers[i], blocks

@@ -63,7 +63,7 @@ class VideoError(Exception):
 
 
 @contextmanager
-def open_video(path: str | Path) -> Iterator[VideoSource]:
+def open_video(path: str | Path, spool_dir: str | None = None) -> Iterator[VideoSource]:
     """Open a video once for several passes over it; a local file stays a path.
 
     Raises:
@@ -71,7 +71,7 @@ def open_video(path: str | Path) -> Iterator[VideoSource]:
     """
     with ExitStack() as opened:
         try:
-            source = opened.enter_context(open_source(path))
+            source = opened.enter_context(open_source(path, spool_dir))
         except OSError as error:
             is_missing = isinstance(error, FileNotFoundError)
             raise VideoError(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -81,6 +82,16 @@ def test_a_video_in_a_bucket_is_read_as_from_disk_and_travels_once(bucket, video
     for (_, ours), (_, theirs) in zip(there, here, strict=True):
         assert not ours.reason
         np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+
+
+def test_a_video_in_a_bucket_is_fetched_into_the_local_cache_folder(
+    bucket, videos, tmp_path, monkeypatch
+):
+    """The system's temporary folder is often memory, and smaller than a video."""
+    cache = BlockCache(tmp_path / "cache", WINDOWS, str(tmp_path / "local"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    filled = fill(cache, segments_of(videos[1])[:SEGMENTS_A_VIDEO])
+    assert [entry.reason for entry in filled.entries.values()] == [""] * SEGMENTS_A_VIDEO
 
 
 def test_a_bucket_that_refuses_for_a_moment_costs_no_row(bucket, videos, monkeypatch):
