@@ -181,8 +181,8 @@ class RunConfig:
 
     output_pth: str = setting("model.ckpt", affects="nothing", is_path=True)
     """The best checkpoint is copied here."""
-    num_workers: int = setting(4, affects="nothing")
-    """Parallel decode workers."""
+    num_workers: int | None = setting(None, affects="nothing")
+    """Parallel decode workers (default: one per CPU of the cluster, or per core of the machine)."""
     storage_path: str = setting("runs", affects="nothing", is_path=True)
     """Folder of the runs."""
     name: str | None = setting(None, affects="nothing")

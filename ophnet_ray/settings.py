@@ -11,6 +11,9 @@ from ophnet_ray.errors import UserError, one_line
 
 T = TypeVar("T")
 
+NUM_WORKERS = 4
+"""Default number of parallel workers outside a run, where each may hold a model."""
+
 Effect = Literal["result", "decoding", "data", "location", "resources", "nothing"]
 """What a setting affects:
 

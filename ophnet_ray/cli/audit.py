@@ -10,9 +10,10 @@ from ophnet_ray.cli.checks import (
     create_output_folder,
     trained_case_from,
 )
-from ophnet_ray.config import DEFAULT_CACHE_DIR, CaseFrom, RunConfig
+from ophnet_ray.config import DEFAULT_CACHE_DIR, CaseFrom
 from ophnet_ray.console import Console, print_answer
 from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.settings import NUM_WORKERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class AuditCommand:
     """Rows to score, chosen as in `evaluate`; the simple models learn from the train rows."""
     cache_dir: str = DEFAULT_CACHE_DIR
     """Folder of the decoded windows, shared with train.py; missing windows are decoded."""
-    num_workers: int = RunConfig.num_workers
+    num_workers: int = NUM_WORKERS
     """Number of parallel decode workers."""
     max_windows: int = 4000
     """Maximum number of windows per split, evenly spread over it."""

@@ -99,7 +99,8 @@ def _inspect(config: Config, settings: CheckSettings, console: Console) -> "Insp
     from ophnet_ray.inspection.inspection import inspect_data
     from ophnet_ray.inspection.pool import inspect_in_processes
 
-    workers = min(config.run.num_workers, cpu_count())
+    cores: int = cpu_count()
+    workers = min(config.run.num_workers or cores, cores)
     with console.stage("check", 1) as stage:
 
         def show(num_done: int, total: int) -> None:

@@ -11,13 +11,14 @@ from ophnet_ray.cli.checks import (
     check_frame_rate,
     trained_case_from,
 )
-from ophnet_ray.config import CaseFrom, RunConfig
+from ophnet_ray.config import CaseFrom
 from ophnet_ray.console import Console, print_answer
 from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.distributed.environment import prepare_environment
 from ophnet_ray.inference.predictions import DEFAULT_FRAME_RATE, read_info
 from ophnet_ray.inference.smoothing import Smooth
 from ophnet_ray.metrics.score_card import format_score
+from ophnet_ray.settings import NUM_WORKERS
 
 if TYPE_CHECKING:
     from ophnet_ray.inference.predictor import PredictionJob, PredictionResult
@@ -55,7 +56,7 @@ class EvaluateCommand:
     """Keep the best smoothing of this split in the checkpoint, for `predict`."""
     causal: bool = False
     """Use only frames up to each prediction's time."""
-    num_workers: int = RunConfig.num_workers
+    num_workers: int = NUM_WORKERS
     """Number of parallel actors when predicting."""
 
     def run(self) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ophnet_ray.cli.checks import check_at_least_1, check_checkpoint, check_frame_rate
-from ophnet_ray.config import RunConfig
 from ophnet_ray.console import Console, print_answer
 from ophnet_ray.distributed.environment import prepare_environment
 from ophnet_ray.inference.predictions import DEFAULT_FRAME_RATE
@@ -16,6 +15,7 @@ from ophnet_ray.inference.video_names import find_videos
 
 if TYPE_CHECKING:
     from ophnet_ray.inference.predictor import PredictionJob, PredictionResult
+from ophnet_ray.settings import NUM_WORKERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class PredictCommand:
     """Smoothing over time (default: the choice of `evaluate --keep_choice`, else none)."""
     causal: bool = False
     """Use only frames up to each prediction's time, as in live use."""
-    num_workers: int = RunConfig.num_workers
+    num_workers: int = NUM_WORKERS
     """Number of parallel actors. Each decodes on one CPU and holds the model, on a GPU if there is
     one."""
     submission: str | None = None

@@ -18,7 +18,6 @@ from ophnet_ray.config import (
     DataConfig,
     MaskKind,
     ModelConfig,
-    RunConfig,
     TrainingConfig,
     WindowConfig,
 )
@@ -37,6 +36,7 @@ from ophnet_ray.data.splits import FITTED_SPLITS, assign_splits
 from ophnet_ray.data.windows import cut_windows
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_ids
+from ophnet_ray.settings import NUM_WORKERS
 
 _WINDOWS, _TRAINING = WindowConfig(), TrainingConfig()
 
@@ -229,7 +229,7 @@ class OphNetDataModule(ManifestDataModule):
         csv_path: str | Path,
         phase2idx: Mapping[str, int] | None = None,
         batch_size: int = _TRAINING.batch_size,
-        num_workers: int = RunConfig.num_workers,
+        num_workers: int = NUM_WORKERS,
         window_size: int = _WINDOWS.window_size,
         stride: int = _WINDOWS.stride,
         max_frames: int = _WINDOWS.max_frames,

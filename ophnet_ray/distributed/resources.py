@@ -133,8 +133,9 @@ def choose_resources(config: Config, cluster: ClusterSize) -> Resources:
         )
     # a Ray of our own has more CPUs than there are cores: further decoders would only take memory
     max_decoders = cluster.num_cpus if cluster.is_joined else cluster.num_cores
-    decode_workers = min(run.num_workers, max_decoders)
-    if decode_workers < run.num_workers:
+    wanted = run.num_workers or max_decoders
+    decode_workers = min(wanted, max_decoders)
+    if decode_workers < wanted:
         logger.info("%d decode workers, as many as there are CPUs", decode_workers)
     # on a Ray of our own the train workers share the cores; on a cluster each has its CPU
     threads = 1 if cluster.is_joined else max(cluster.num_cores // workers, 1)
@@ -188,7 +189,7 @@ def local_cpus(config: Config, concurrent_runs: int = 1) -> int:
     """Return the logical CPUs of a local Ray: enough for the run on a machine of any size."""
     cores: int = cpu_count()
     wanted = min((config.training.train_workers or 1) * concurrent_runs, max_local_workers(cores))
-    return max(cores, wanted + config.run.num_workers + 1)
+    return max(cores, wanted + (config.run.num_workers or cores) + 1)
 
 
 def max_local_workers(num_cores: int) -> int:

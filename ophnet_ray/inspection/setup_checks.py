@@ -84,7 +84,7 @@ def estimate_costs(
         free_bytes=shutil.disk_usage(folder).free,
         decode_s=sum(each.decode_s for each in facts),
         missing_decode_s=sum(each.decode_s for each in facts if each.video in lacking),
-        workers=min(config.run.num_workers, cpu_count()),
+        workers=min(config.run.num_workers or cpu_count(), cpu_count()),
     )
 
 

@@ -56,12 +56,17 @@ def test_on_a_ray_of_its_own_the_workers_share_the_cores():
     assert choose(own).threads_per_worker == 4
     assert choose(own, train_workers=2).threads_per_worker == 2
     assert choose(own, num_workers=6).decode_workers == 4
+    assert choose(own).decode_workers == 4
     assert choose(own, threads_per_worker=3).threads_per_worker == 3
 
 
 def test_on_a_cluster_each_worker_has_its_cpu():
     assert choose(cluster()).threads_per_worker == 1
     assert choose(cluster(), num_workers=6).decode_workers == 6
+
+
+def test_as_many_videos_are_decoded_at_a_time_as_the_cluster_has_cpus():
+    assert choose(cluster(cpus=(64, 64))).decode_workers == 128
 
 
 def test_a_ray_of_its_own_takes_two_workers_per_core_at_most():
@@ -73,4 +78,4 @@ def test_a_ray_of_its_own_takes_two_workers_per_core_at_most():
 
 def test_a_local_ray_has_logical_cpus_for_workers_decoders_and_the_driver():
     assert local_cpus(Config().replace_flat(train_workers=2, num_workers=50)) >= 2 + 50 + 1
-    assert local_cpus(Config(), concurrent_runs=2) >= 2 + Config().run.num_workers + 1
+    assert local_cpus(Config(), concurrent_runs=2) >= 2 + 1 + 1
