@@ -60,6 +60,12 @@ def color_csv(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def color_cache(tmp_path_factory) -> str:
+    """Cache of ``color_csv`` for tests that are not about decoding: they decode it once in all."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
 def ray_session(tmp_path_factory) -> Iterator[str]:
     """The address of the one Ray of the test session; every run of these tests joins it."""
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -45,9 +45,10 @@ def history_of(result):
 
 
 @pytest.fixture(scope="module")
-def first_run(ray_session, color_csv, tmp_path_factory):
+def first_run(ray_session, color_csv, color_cache, tmp_path_factory):
     storage = tmp_path_factory.mktemp("first")
-    config = tiny_config(color_csv, storage, max_epochs=8, class_weights="inverse_sqrt")
+    settings = {"max_epochs": 8, "class_weights": "inverse_sqrt", "cache_dir": color_cache}
+    config = tiny_config(color_csv, storage, **settings)
     return config, run(config)
 
 
@@ -160,13 +161,14 @@ def test_the_same_name_with_other_settings_is_refused_with_the_difference(first_
 
 
 def test_a_run_from_weights_keeps_the_statistics_of_its_batch_norms(
-    ray_session, color_csv, tmp_path
+    ray_session, color_csv, color_cache, tmp_path
 ):
     weights = tmp_path / "weights.pt"
     torch.manual_seed(0)
     encoder = create_encoder("test_resnet", image_size=32, pretrained=False)
     torch.save(encoder.state_dict(), weights)
-    result = run(tiny_config(color_csv, tmp_path, backbone_weights=str(weights)))
+    settings = {"backbone_weights": str(weights), "cache_dir": color_cache}
+    result = run(tiny_config(color_csv, tmp_path, **settings))
     trained, given = weights_of(result.checkpoint), encoder.state_dict()
     own = {name: trained[f"model.image_encoder.{name}"] for name in given}
     statistics = [name for name in given if "running" in name]
@@ -198,9 +200,10 @@ def test_deterministic_workers_set_up_cublas_before_they_start(first_run, two_wo
 
 
 def test_every_validation_window_is_counted_once_whatever_the_workers(
-    first_run, two_workers, color_csv, tmp_path
+    first_run, two_workers, color_csv, color_cache, tmp_path
 ):
-    three = run(tiny_config(color_csv, tmp_path, train_workers=3, max_epochs=1))
+    settings = {"train_workers": 3, "max_epochs": 1, "cache_dir": color_cache}
+    three = run(tiny_config(color_csv, tmp_path, **settings))
     runs = [first_run[1], two_workers[1], three]
     counts = [read_payload(r.checkpoint).validation_counts().sum(axis=0) for r in runs]
     # 3 segments of 30 frames, 3 blocks each: 2 windows of 2 blocks
@@ -390,9 +393,11 @@ def test_broken_and_missing_videos_are_counted_and_left_out_for_good(
         resume()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_the_cure(ray_session, color_csv, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_cure(
+    ray_session, color_csv, color_cache, tmp_path
+):
     with pytest.raises(TrainingError, match="not finite in epoch 1; try a lower --lr"):
-        run(tiny_config(color_csv, tmp_path, lr=1e30))
+        run(tiny_config(color_csv, tmp_path, lr=1e30, cache_dir=color_cache))
 
 
 def test_more_workers_than_the_cluster_holds_are_refused_with_numbers(

@@ -40,7 +40,7 @@ def rows_of(storage):
 
 
 @pytest.fixture(scope="module")
-def searched(ray_session, color_csv, tmp_path_factory):
+def searched(ray_session, color_csv, color_cache, tmp_path_factory):
     storage = tmp_path_factory.mktemp("search")
     search = SearchConfig(
         search=("window_size=choice(8,16)", "lr=choice(2e-3,1e-6)"),
@@ -112,7 +112,9 @@ def test_a_complete_search_repeats_its_answer_without_a_cluster(searched, monkey
     assert (storage / "runs" / "search" / "search.html").stat().st_size > 10_000
 
 
-def test_a_search_killed_in_the_middle_ends_with_the_same_winner(ray_session, color_csv, tmp_path):
+def test_a_search_killed_in_the_middle_ends_with_the_same_winner(
+    ray_session, color_csv, color_cache, tmp_path
+):
     """Kill the driver while its second trial trains; one trial at a time."""
     search = SearchConfig(
         search=("lr=loguniform(1e-4,1e-2)", "class_weights=choice(none,focal)"),
@@ -121,8 +123,9 @@ def test_a_search_killed_in_the_middle_ends_with_the_same_winner(ray_session, co
         max_concurrent=1,
     )
     storages = [tmp_path / "whole", tmp_path / "killed"]
-    tune(search_config(color_csv, storages[0], search, max_epochs=3), Console())
-    config = search_config(color_csv, storages[1], search, max_epochs=3)
+    settings = {"max_epochs": 3, "cache_dir": color_cache}
+    tune(search_config(color_csv, storages[0], search, **settings), Console())
+    config = search_config(color_csv, storages[1], search, **settings)
     command = [sys.executable, str(TUNE_PY), *flags_of(config)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     directory = SearchDirectory(storages[1] / "runs" / "search")
@@ -144,10 +147,10 @@ def test_a_search_killed_in_the_middle_ends_with_the_same_winner(ray_session, co
 
 
 def test_a_trial_whose_loss_is_not_finite_ends_as_diverged_and_is_not_tried_again(
-    ray_session, color_csv, tmp_path, monkeypatch
+    ray_session, color_csv, color_cache, tmp_path, monkeypatch
 ):
     search = SearchConfig(search=("lr=choice(2e-3,1e30)",), searcher="grid", max_concurrent=1)
-    config = search_config(color_csv, tmp_path, search, max_epochs=1)
+    config = search_config(color_csv, tmp_path, search, max_epochs=1, cache_dir=color_cache)
     result = tune(config, Console())
     assert result.winner.trial.number == 0
     states = {row["trial"]: row["state"] for row in rows_of(tmp_path)}
@@ -156,7 +159,9 @@ def test_a_trial_whose_loss_is_not_finite_ends_as_diverged_and_is_not_tried_agai
     assert tune(config, Console()).winner.trial.number == 0
 
 
-def test_no_finalist_is_repeated_once_the_time_is_over(ray_session, color_csv, tmp_path):
+def test_no_finalist_is_repeated_once_the_time_is_over(
+    ray_session, color_csv, color_cache, tmp_path
+):
     search = SearchConfig(
         search=("lr=choice(2e-3,1e-3)",),
         searcher="grid",
@@ -164,7 +169,7 @@ def test_no_finalist_is_repeated_once_the_time_is_over(ray_session, color_csv, t
         time_budget_s=1.0,
         repeats=2,
     )
-    config = search_config(color_csv, tmp_path, search, max_epochs=50)
+    config = search_config(color_csv, tmp_path, search, max_epochs=50, cache_dir=color_cache)
     with pytest.raises(TrainingError, match="larger --time_budget_s"):
         tune(config, Console())
     assert not (tmp_path / "runs" / "search" / "repeats").exists()
