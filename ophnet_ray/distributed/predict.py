@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from joblib import cpu_count
 from ray.data import ActorPoolStrategy
@@ -27,6 +25,7 @@ from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.distributed.decode import DECODER_CRASHED
 from ophnet_ray.distributed.failures import find_cause
 from ophnet_ray.errors import PredictionError
+from ophnet_ray.inference.predictions import is_whole
 from ophnet_ray.inference.predictor import PredictionJob, PredictionResult, VideoPredictor
 
 logger = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ def predict_videos(
         except VideoError as error:
             broken[video_id] = str(error)
             console.warn(f"{video} is left out: {error}")
-    todo = [video_id for video_id, part in parts.items() if not _is_whole(part)]
+    todo = [video_id for video_id, part in parts.items() if not is_whole(part)]
     if done := len(parts) - len(todo):
         console.say(f"predict  {done} of {len(videos)} videos are predicted already")
     if todo:
@@ -220,12 +219,3 @@ def _predict_alone(job: PredictionJob, row: dict[str, str], share: ActorShare) -
 def predict_row(job: PredictionJob, num_threads: int, row: dict[str, str]) -> dict[str, Any]:
     """Predict one video in a process of its own, see ``PredictionActor``."""
     return PredictionActor(job, num_threads)(row)
-
-
-def _is_whole(part: Path) -> bool:
-    """Return False for a part that is missing, or was damaged after it was written."""
-    try:
-        pq.read_metadata(part)
-    except (OSError, pa.ArrowInvalid):
-        return False
-    return True

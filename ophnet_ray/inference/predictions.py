@@ -1,9 +1,12 @@
 """Predictions of whole videos as Parquet, one row per frame time, written atomically."""
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +23,7 @@ DEFAULT_FRAME_RATE = 1.0
 _PROBABILITY = "p_"
 _CONTENT_ID = "content_id"
 _METADATA = b"ophnet_ray"
+_CHECKSUMS = b"ophnet_ray.sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,8 @@ def write_predictions(
 
     ``frame_id`` is ``<video_id>_<k>``, k counting the frame times from 0; ``confidence`` is the
     probability of ``phase``; both phases are null where frames are damaged. A last column,
-    ``content_id``, tells files of one name apart. Each video is a row group.
+    ``content_id``, tells files of one name apart. Each video is a row group; the metadata holds a
+    checksum of each.
 
     Args:
         path: File to write.
@@ -98,14 +103,17 @@ def write_predictions(
     }
     schema = pa.schema(columns, metadata={_METADATA: json.dumps(note).encode()})
     num_rows = 0
+    checksums = [_hash_note(note)]
     with (
         open_atomically(path.parent, lambda: path.name) as file,
-        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+        pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
         for prediction, labels in predictions:
             table = _to_table(prediction, labels, info.phases, schema)
             writer.write_table(table, row_group_size=max(len(labels), 1))
+            checksums.append(_hash_rows(prediction, labels))
             num_rows += len(labels)
+        writer.add_key_value_metadata({_CHECKSUMS: json.dumps(checksums)})
     return num_rows
 
 
@@ -113,26 +121,24 @@ def read_info(path: Path) -> PredictionInfo:
     """Read the settings of a file of predictions.
 
     Raises:
-        UserError: The file is missing, or ``predict`` did not write it.
+        UserError: The file is missing or damaged, or ``predict`` did not write it.
     """
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        note = json.loads(metadata[_METADATA])
-        return PredictionInfo(**note | {"phases": tuple(note["phases"])})
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} holds no predictions of `ophnet_ray predict`") from error
+    with _errors_in_one_line(path), pq.ParquetFile(path) as file:
+        return _read_header(path, file)[0]
 
 
 def read_predictions(path: Path) -> Iterator[tuple[VideoPrediction, NDArray[np.int64]]]:
     """Read predictions and their final labels, one video at a time.
 
     Raises:
-        UserError: The file is missing, or ``predict`` did not write it.
+        UserError: The file is missing or damaged, or ``predict`` did not write it.
     """
-    phases = read_info(path).phases
-    with pq.ParquetFile(path) as file:
+    with (
+        _errors_in_one_line(path),
+        pq.ParquetFile(path, page_checksum_verification=True) as file,
+    ):
+        info, checksums = _read_header(path, file)
+        phases = info.phases
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             columns = [table[_PROBABILITY + phase].to_numpy() for phase in phases]
@@ -145,7 +151,66 @@ def read_predictions(path: Path) -> Iterator[tuple[VideoPrediction, NDArray[np.i
             )
             known = pa.array(phases, type=pa.string())
             labels = pc.fill_null(pc.index_in(table["phase"], value_set=known), NO_PREDICTION)
-            yield prediction, labels.to_numpy().astype(np.int64)
+            final = labels.to_numpy().astype(np.int64)
+            if checksums and checksums[group] != _hash_rows(prediction, final):
+                raise _damaged(path)
+            yield prediction, final
+
+
+def is_whole(path: Path) -> bool:
+    """Return False for a file that is missing, or was damaged after it was written."""
+    try:
+        for _ in read_predictions(path):
+            pass
+    except UserError:
+        return False
+    return True
+
+
+@contextmanager
+def _errors_in_one_line(path: Path) -> Iterator[None]:
+    """Raise what a damaged file makes Arrow raise as one line for the user."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    # Arrow reports a file that it cannot read as any of these
+    except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(
+        f"{path} holds no predictions of `ophnet_ray predict`, or is damaged; delete it and "
+        "predict again"
+    )
+
+
+def _read_header(path: Path, file: pq.ParquetFile) -> tuple[PredictionInfo, list[str]]:
+    """Return the settings and the checksum of each video; no checksums in an older file."""
+    metadata = file.metadata.metadata or {}
+    note = json.loads(metadata[_METADATA])
+    own, *checksums = json.loads(metadata.get(_CHECKSUMS, b'[""]'))
+    if own and (own != _hash_note(note) or len(checksums) != file.num_row_groups):
+        raise _damaged(path)
+    return PredictionInfo(**note | {"phases": tuple(note["phases"])}), checksums
+
+
+def _hash_note(note: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()
+
+
+def _hash_rows(prediction: VideoPrediction, labels: NDArray[np.int64]) -> str:
+    """Return the checksum of the values that ``read_predictions`` returns for a video."""
+    names = json.dumps([prediction.video_id, prediction.content_id])
+    digest = hashlib.sha256(names.encode())
+    for values, kind in (
+        (prediction.times_s, np.float64),
+        (prediction.probabilities, np.float32),
+        (labels, np.int64),
+    ):
+        digest.update(np.ascontiguousarray(values, dtype=kind).data)
+    return digest.hexdigest()
 
 
 def _to_table(

@@ -1,7 +1,9 @@
 """File of a checkpoint: weights and payload read, a choice of smoothing written into it."""
 
+import lzma
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +23,11 @@ from ophnet_ray.storage.paths import is_remote
 if TYPE_CHECKING:
     # loaded by the functions that open a file: commands refuse wrong flags before torch loads
     import torch
+
+_ZIP_ERRORS = (
+    ValueError, EOFError, OSError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
+    lzma.LZMAError,
+)  # fmt: skip
 
 
 def load_checkpoint(path: str | Path) -> "tuple[dict[str, torch.Tensor], CheckpointPayload]":
@@ -117,7 +124,7 @@ def _check_content(path: str | Path, *, only_values: bool) -> None:
                     if name.endswith("/data.pkl"):
                         archive.read(name)  # raises if it is damaged
     # a changed header names other encodings, algorithms, positions and passwords
-    except (ValueError, EOFError, OSError, RuntimeError, struct.error, zipfile.BadZipFile) as error:
+    except _ZIP_ERRORS as error:
         reason = one_line(error, max_chars=160)
         raise UserError(f"checkpoint {path} cannot be read ({reason})") from error
     if damaged is not None:

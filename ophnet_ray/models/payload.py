@@ -260,7 +260,7 @@ class CheckpointPayload:
             )
         except KeyError as error:
             raise UserError(f"checkpoint {source} is damaged: it lacks {error}") from error
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
             reason = one_line(error, max_chars=160)
             raise UserError(f"checkpoint {source} is damaged: {reason}") from error
 

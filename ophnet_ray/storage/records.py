@@ -37,6 +37,22 @@ def dump_record(values: Mapping[str, Any]) -> bytes:
     return json.dumps({**values, CHECKSUM: _hash_values(values)}, indent=1).encode()
 
 
+def parse_record(content: bytes) -> dict[str, Any]:
+    """Return the entries of a JSON file that ``dump_record`` made, without the checksum.
+
+    Raises:
+        ValueError: It is no JSON, or its checksum is another one.
+        TypeError: It is no JSON object.
+    """
+    values = json.loads(content)
+    if not isinstance(values, dict):
+        raise TypeError("no JSON object")
+    checksum = values.pop(CHECKSUM, None)
+    if checksum is not None and checksum != _hash_values(values):
+        raise ValueError("its checksum is another one")
+    return values
+
+
 def read_record(path: Path, build: Callable[[dict[str, Any]], T], cure: str) -> T:
     """Read a JSON file that ``dump_record`` made.
 
@@ -51,11 +67,7 @@ def read_record(path: Path, build: Callable[[dict[str, Any]], T], cure: str) -> 
         OSError: The file cannot be read.
     """
     try:
-        values = json.loads(path.read_bytes())
-        checksum = values.pop(CHECKSUM, None)
-        if checksum is not None and checksum != _hash_values(values):
-            raise ValueError("its checksum is another one")
-        return build(values)
+        return build(parse_record(path.read_bytes()))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise _damaged(path, error, cure) from error
 

@@ -302,11 +302,16 @@ class RunDirectory(RunPaths):
             raise DamagedFileError(f"{self.metrics} is damaged ({error}); {cure}") from error
         return history
 
-    def hash_metrics(self) -> str:
-        """Return the checksum of ``metrics.jsonl``; empty without such a file."""
+    def hash_metrics(self, num_epochs: int | None = None) -> str:
+        """Return the checksum of ``metrics.jsonl``; empty without such a file.
+
+        Args:
+            num_epochs: Lines that count, from the first; None for all.
+        """
         if not self.metrics.exists():
             return ""
-        return hashlib.sha256(self.metrics.read_bytes()).hexdigest()
+        lines = self.metrics.read_bytes().splitlines(keepends=True)
+        return hashlib.sha256(b"".join(lines[:num_epochs])).hexdigest()
 
     def write_result(self, result: RunResult) -> None:
         """Mark the run as complete."""

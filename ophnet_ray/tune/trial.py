@@ -105,7 +105,8 @@ def write_trial_start(
 
 def write_trial_end(run: RunDirectory, state: TrialState, epochs: int, reason: str = "") -> None:
     """Record that a trial has ended, and after how many epochs."""
-    record = {"state": state, "epochs": epochs, "reason": reason}
+    checksum = run.hash_metrics(epochs)
+    record = {"state": state, "epochs": epochs, "reason": reason, "metrics_sha256": checksum}
     write_atomically(run.path / ENDED_FILE, dump_record(record))
 
 
@@ -125,7 +126,11 @@ def read_trial(folder: Path) -> Trial:
     try:
         history = tuple(run.read_metrics())
         if (folder / ENDED_FILE).exists():
-            ended = read_record(folder / ENDED_FILE, _check_end, "the trial is resumed")
+            found = read_record(folder / ENDED_FILE, _check_end, "the trial is resumed")
+            # earlier versions wrote no checksum of the scores
+            if found.pop("metrics_sha256", None) not in (None, run.hash_metrics(found["epochs"])):
+                raise DamagedFileError(f"{run.metrics} is damaged; the trial is resumed")
+            ended = found
     except DamagedFileError as error:
         logger.warning("%s", error)
     return Trial(
@@ -148,4 +153,5 @@ def _check_start(values: dict[str, Any]) -> dict[str, Any]:
 def _check_end(values: dict[str, Any]) -> dict[str, Any]:
     if values["state"] not in get_args(TrialState):
         raise ValueError(f"unknown state {values['state']}")
-    return {name: values[name] for name in ("state", "epochs", "reason")}
+    checksum = {name: values[name] for name in ("metrics_sha256",) if name in values}
+    return {name: values[name] for name in ("state", "epochs", "reason")} | checksum

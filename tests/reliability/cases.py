@@ -2,9 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tests.reliability import csv_tables, settings_files, templates
+from tests.reliability import (
+    csv_tables,
+    kill_points,
+    parquet_files,
+    payloads,
+    settings_files,
+    small_files,
+    templates,
+)
 from tests.reliability.outcome import Outcome
 
 
@@ -22,4 +31,13 @@ CASES: dict[str, Case] = {
     "yaml": Case(settings_files.run_yaml, 10_000),
     "search": Case(settings_files.run_search, 10_000),
     "template": Case(templates.run, 10_000),
+    "checkpoint": Case(payloads.run_bytes, 10_000),
+    "payload": Case(payloads.run_structure, 10_000),
+    "parquet": Case(parquet_files.run, 10_000),
+    "small_files": Case(small_files.run, 6_000, is_fuzz=False),
+    # all calls of each, three faults
+    **{
+        name: Case(partial(kill_points.run, name), 10_000, is_fuzz=False)
+        for name in kill_points.NAMES
+    },
 }

@@ -31,6 +31,7 @@ from ophnet_ray.data.video.container import CODEC_VERSIONS
 from ophnet_ray.storage.files import open_atomically, write_atomically
 from ophnet_ray.storage.local_copies import fetch_once
 from ophnet_ray.storage.paths import join, name_of, parent_of, plain_uri
+from ophnet_ray.storage.records import dump_record, parse_record
 
 FETCH_THREADS = 8
 CHECKSUM_BYTES = 4
@@ -157,7 +158,7 @@ def write_shard(
         "reject_kinds": {entry.key: entry.kind for entry in kept if entry.kind is not None},
         "checksums": {entry.key: entry.checksums.hex() for entry in kept if entry.checksums},
     }
-    write_atomically(shard.with_suffix(".json"), json.dumps(index).encode())
+    write_atomically(shard.with_suffix(".json"), dump_record(index))
     return entries
 
 
@@ -183,7 +184,7 @@ def parse_shard_index(
         source: URI of the shard in a bucket.
     """
     try:
-        index = json.loads(text)
+        index = parse_record(text)
         if size_bytes != index["size_bytes"]:
             logger.warning("%s is not whole; its segments are decoded again", source or shard)
             return None
@@ -197,7 +198,7 @@ def parse_shard_index(
         ]
         codec = dict(index.get("codec", {}))
         return ShardIndex(shard, index["windows"], tuple(index["videos"]), tuple(entries), codec)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         logger.warning("%s cannot be used (%r); its segments are decoded again", shard, error)
         return None
 
