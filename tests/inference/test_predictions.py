@@ -47,12 +47,16 @@ def test_a_flipped_bit_is_found_before_the_values_are_used(tmp_path):
     write_predictions(path, [(video, video.labels)], PredictionInfo(("a", "b"), 1.0, "f" * 64))
     whole = path.read_bytes()
     assert is_whole(path)
+    num_found = 0
     for position in range(4, len(whole) // 2, 11):
         damaged = bytearray(whole)
         damaged[position] ^= 4
         path.write_bytes(damaged)
-        assert not is_whole(path)
-        with pytest.raises(
-            UserError, match=r"p\.parquet .* is damaged; delete it and predict again"
-        ):
+        if is_whole(path):  # a byte that is not read
+            ((read, _),) = read_predictions(path)
+            np.testing.assert_array_equal(read.probabilities, values)
+            continue
+        num_found += 1
+        with pytest.raises(UserError, match="or is damaged; delete it and predict again"):
             list(read_predictions(path))
+    assert num_found > 30
