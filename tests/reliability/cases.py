@@ -13,6 +13,7 @@ from tests.reliability import (
     settings_files,
     small_files,
     templates,
+    video_files,
 )
 from tests.reliability.outcome import Outcome
 
@@ -35,6 +36,7 @@ CASES: dict[str, Case] = {
     "payload": Case(payloads.run_structure, 10_000),
     "parquet": Case(parquet_files.run, 10_000),
     "small_files": Case(small_files.run, 6_000, is_fuzz=False),
+    "videos": Case(video_files.run, 2_000, is_fuzz=False),
     # all calls of each, three faults
     **{
         name: Case(partial(kill_points.run, name), 10_000, is_fuzz=False)
