@@ -101,6 +101,9 @@ def read_table(
         AnnotationError: Naming file and line of up to ten errors, or rows without a case.
     """
     path = str(csv_path)
+    check_location("--csv_path", path)
+    if video_dir is not None:
+        check_location("--video_dir", str(video_dir))
     lines = read_rows(path)
     _, header = next(lines, (0, []))
     columns = [name.strip() for name in header]

@@ -35,7 +35,7 @@ class VideoFinder:
         self.folder, self.root = folder, root
         self._by_stem: dict[str, str] | None = None
         self._admitted: set[str] = set()
-        if Path(folder).is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        if exists(folder) and not os.access(folder, os.R_OK | os.X_OK):
             raise UserError(f"folder {folder} cannot be read: permission denied; check --video_dir")
 
     def by_id(self, video_id: str) -> str:

@@ -1,15 +1,16 @@
 """Videos of folders and files, each under an id: its file name without the suffix."""
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from ophnet_ray.data.video_files import VIDEO_SUFFIXES
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.files import list_names, stat_files
+from ophnet_ray.storage.files import exists, list_names, stat_files
 from ophnet_ray.storage.paths import (
     absolute,
     bucket_path,
     check_location,
+    check_text,
     is_remote,
     join,
     name_of,
@@ -32,8 +33,10 @@ def find_videos(given: Sequence[str]) -> dict[str, str]:
         path = absolute(name)
         if stat_files([path]):
             paths.append(path)
-        elif is_remote(path) or Path(path).is_dir():
+        elif is_remote(path) or exists(path):
             inside = [n for n in list_names(path) if n.lower().endswith(VIDEO_SUFFIXES)]
+            for each in inside:
+                check_text("--videos", each)  # ids are written and shown
             paths += stat_files([join(path, n) for n in sorted(inside)])
         else:
             raise UserError(f"--videos {name} does not exist")

@@ -181,10 +181,20 @@ def list_objects(folder: str, *, recursive: bool = False) -> dict[str, FileStatu
 
 
 def list_names(folder: str) -> list[str]:
-    """List the names in a folder, on disk or in a bucket; one that does not exist is empty."""
+    """List the names in a folder, on disk or in a bucket; one that does not exist is empty.
+
+    Raises:
+        UserError: The folder may not be read.
+    """
     if is_remote(folder):
         return list(list_objects(folder))
-    return [path.name for path in Path(folder).iterdir()] if Path(folder).is_dir() else []
+    status = _stat(folder)
+    if status is None or not stat.S_ISDIR(status.st_mode):
+        return []
+    try:
+        return [path.name for path in Path(folder).iterdir()]
+    except PermissionError as error:
+        raise UserError(f"{folder} cannot be read: permission denied") from error
 
 
 def stat_files(paths: Iterable[str]) -> dict[str, FileStatus]:

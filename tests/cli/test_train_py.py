@@ -78,6 +78,7 @@ def mistake(name, says, *flags, text=None):
         mistake("missing file", "none.csv does not exist", "--csv_path", "none.csv"),
         mistake("a folder", "is a folder; --csv_path takes a CSV file", "--csv_path", "."),
         mistake("empty CSV", "is empty", text=""),
+        mistake("row outside", "--allow_outside if you trust", text=but("\nw,1", "\n../w,1")),
         mistake("missing column", "column end is missing", text="video_id,start,phase\nv,0,a\n"),
         mistake("unknown split", ":2: split 'dev' is not one of", text=SPLIT_DEV),
         mistake("end before start", ":2: start 2 s is not before", text=but("v,0,1", "v,2,1")),

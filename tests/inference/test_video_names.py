@@ -1,5 +1,7 @@
 """Ids of videos: file names without suffix, after their folders where two share a name."""
 
+import os
+
 import pytest
 
 from ophnet_ray.errors import UserError
@@ -40,3 +42,19 @@ def test_a_folder_without_videos_is_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UserError, match=r"--videos: no \.mp4, .* file in"):
         find_videos([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [(b"\xe9l\xe8ve.mp4", "is not UTF-8; rename it"), (b"a\x1b[2J.mp4", "control character")],
+)
+def test_a_name_that_cannot_be_written_is_refused_before_hours_of_prediction(tmp_path, name, says):
+    (tmp_path / os.fsdecode(name)).touch()
+    with pytest.raises(UserError, match=f"^--videos .*{says}") as refused:
+        find_videos([str(tmp_path)])
+    assert str(refused.value).isprintable()
+
+
+def test_a_path_that_no_file_can_have_does_not_exist():
+    with pytest.raises(UserError, match="does not exist"):
+        find_videos(["a" * 300])
