@@ -338,15 +338,3 @@ def _settings() -> list[Field[Any]]:
 
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
-
-
-def with_demo_settings(config: AnyConfig) -> AnyConfig:
-    """Return settings for the demo data set: a small backbone that a laptop trains in a minute."""
-    return config.replace_flat(
-        image_size=128,
-        backbone="test_efficientnet",
-        pretrained=False,
-        lr=2e-3,
-        lr_schedule="one_cycle",
-        max_epochs=24,
-    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ophnet_ray.cli.arguments import with_demo_settings
 from ophnet_ray.config import (
     Config,
     DataConfig,
@@ -14,7 +15,6 @@ from ophnet_ray.config import (
     late_settings,
     path_settings,
     settings_that_affect,
-    with_demo_settings,
 )
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import tyro
 
-from ophnet_ray.config import AnyConfig, Config, with_demo_settings
+from ophnet_ray.config import AnyConfig, Config
 from ophnet_ray.errors import PredictionError, StoppedError, TrainingError, UserError
 from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.signals import (
@@ -107,6 +107,18 @@ def parse_command(commands: Mapping[str, type[Command]], argv: Sequence[str], pr
             use_underscores=True,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+
+
+def with_demo_settings(config: AnyConfig) -> AnyConfig:
+    """Return settings for the demo data set: a small backbone that a laptop trains in a minute."""
+    return config.replace_flat(
+        image_size=128,
+        backbone="test_efficientnet",
+        pretrained=False,
+        lr=2e-3,
+        lr_schedule="one_cycle",
+        max_epochs=24,
+    )
 
 
 def run_program(main: Callable[[], None]) -> None:
