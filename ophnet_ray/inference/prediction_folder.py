@@ -37,7 +37,12 @@ from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.dynamics import PhaseDynamics
 from ophnet_ray.models.payload import CheckpointPayload
 from ophnet_ray.reports.model_report import ModelReport, write_model_report
-from ophnet_ray.storage.files import check_no_folder, ensure_writable, write_atomically
+from ophnet_ray.storage.files import (
+    check_no_folder,
+    delete_unnamed,
+    ensure_writable,
+    write_atomically,
+)
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import name_of
 
@@ -99,8 +104,7 @@ class PredictionFolder:
                 ) from error
             files = (self.predictions, self.segments, self.submission, self.scores, self.report)
             check_no_folder("--output", *files)
-            for leftover in (*self.path.glob(".new.*"), *self.parts.glob(".new.*")):
-                leftover.unlink(missing_ok=True)
+            delete_unnamed(self.path, self.parts)
             yield
 
 

@@ -65,6 +65,13 @@ def open_atomically(folder: Path, name: Callable[[], str]) -> Iterator[BinaryIO]
         temporary.unlink(missing_ok=True)
 
 
+def delete_unnamed(*folders: Path) -> None:
+    """Delete the files that killed writers left without a name; nobody else may be writing."""
+    for folder in folders:
+        for leftover in folder.glob(".new.*"):
+            leftover.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Write the names in a folder to disk: a loss of power then undoes no rename before it."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -15,7 +15,12 @@ from ophnet_ray.data.annotations import Reject
 from ophnet_ray.data.passport import Passport
 from ophnet_ray.errors import UserError
 from ophnet_ray.settings_file import dump_config
-from ophnet_ray.storage.files import delete_object, ensure_writable, write_atomically
+from ophnet_ray.storage.files import (
+    delete_object,
+    delete_unnamed,
+    ensure_writable,
+    write_atomically,
+)
 from ophnet_ray.storage.filesystems import filesystem_of
 from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.locks import exclusive
@@ -142,6 +147,7 @@ class RunDirectory(RunPaths):
             "wait for it, or choose another --name"
         )
         with exclusive(self.lock, busy=busy):
+            delete_unnamed(self.path)
             if self.mirror:
                 self.mirror.fetch()
             try:
@@ -303,11 +309,7 @@ class RunDirectory(RunPaths):
         return history
 
     def hash_metrics(self, num_epochs: int | None = None) -> str:
-        """Return the checksum of ``metrics.jsonl``; empty without such a file.
-
-        Args:
-            num_epochs: Lines that count, from the first; None for all.
-        """
+        """Return the checksum of the first lines of ``metrics.jsonl``; empty without the file."""
         if not self.metrics.exists():
             return ""
         lines = self.metrics.read_bytes().splitlines(keepends=True)

@@ -33,6 +33,7 @@ LIMIT_S = 120
 """Time limit of a batch; a batch needs about a second."""
 _WINDOWS = WindowConfig(image_size=32)
 _HEAD_BYTES = 1500
+_QUIET = {"libx265": {"x265-params": "log-level=none"}}
 _SEEDS = (
     ("a.mp4", "libx264"), ("b.mkv", "libx264"), ("c.avi", "mpeg4"), ("d.mp4", "libx265"),
     ("e.webm", "libvpx-vp9"), ("f.mov", "mpeg4"),
@@ -43,7 +44,9 @@ def run(n: int, seed: int, folder: Path) -> Outcome:
     """Decode ``n`` mutated videos."""
     frames = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3), dtype=np.uint8)
     sources = [
-        write_video(folder / "seeds" / name, frames, codec=codec, gop=6).read_bytes()
+        write_video(
+            folder / "seeds" / name, frames, codec=codec, gop=6, **_QUIET.get(codec, {})
+        ).read_bytes()
         for name, codec in _SEEDS
     ]
     outcome = Outcome(NAME)

@@ -50,8 +50,11 @@ def test_a_run_that_is_being_trained_is_refused_to_others(run):
     refused = pytest.raises(UserError, match="being trained by another process")
     with run.locked(), refused, run.locked():
         pytest.fail("two drivers in one run")
+    leftover = run.path / ".new.0123"  # of a writer that was killed
+    leftover.touch()
     with run.locked():
         assert run.logs.is_dir()
+        assert not leftover.exists()
 
 
 def test_the_result_of_a_complete_run_is_read_back_from_its_json(run):
