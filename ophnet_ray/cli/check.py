@@ -13,6 +13,7 @@ from ophnet_ray.cli.arguments import EXIT_USER_ERROR
 from ophnet_ray.cli.checks import create_output_folder
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, print_answer
+from ophnet_ray.distributed.environment import find_running_head, prepare_environment
 from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.findings import Finding, group_by_kind, would_start
 from ophnet_ray.settings import setting
@@ -20,11 +21,13 @@ from ophnet_ray.train.preflight import (
     check_backbone,
     check_loggers,
     check_output,
+    find_shared_paths,
     resolve_paths,
 )
 
 if TYPE_CHECKING:
     from ophnet_ray.inspection.inspection import Inspection
+    from ophnet_ray.inspection.video_facts import InspectAll
 
 FINGERPRINT, REJECTS, REPORT = "fingerprint.json", "rejects.csv", "report.html"
 TABLE_WIDTH = 140
@@ -79,8 +82,8 @@ class CheckCommand:
         folder = create_output_folder(settings.output, FINGERPRINT, REJECTS, REPORT)
         console = Console()
         resolved = resolve_paths(config)
-        inspection = _inspect(resolved, settings, console)
-        findings = [*_check_setup(resolved, console), *inspection.findings]
+        inspection, findings = _inspect(resolved, settings, console)
+        findings = [*_check_setup(resolved, console), *findings, *inspection.findings]
         if inspection.fingerprint is not None:
             findings += compare_with(folder / FINGERPRINT, inspection.fingerprint)
             write_fingerprint(folder / FINGERPRINT, inspection.fingerprint)
@@ -92,22 +95,46 @@ class CheckCommand:
             raise SystemExit(EXIT_USER_ERROR)
 
 
-def _inspect(config: Config, settings: CheckSettings, console: Console) -> "Inspection":
-    """Look at table and videos."""
-    from joblib import cpu_count
+def _inspect(
+    config: Config, settings: CheckSettings, console: Console
+) -> tuple["Inspection", list[Finding]]:
+    """Look at table and videos, on the cluster that a run would join, else on this machine.
 
-    from ophnet_ray.inspection.inspection import inspect_data
+    Returns:
+        The inspection, and the findings of the cluster.
+    """
     from ophnet_ray.inspection.pool import inspect_in_processes
 
-    cores: int = cpu_count()
-    workers = min(config.run.num_workers or cores, cores)
+    if find_running_head() is None:
+        from joblib import cpu_count
+
+        cores = cpu_count()
+        workers = min(config.run.num_workers or cores, cores)
+        return _inspect_with(inspect_in_processes(workers), config, settings, console), []
+    prepare_environment()
+    from ophnet_ray.distributed.cluster import connect
+    from ophnet_ray.distributed.inspection import check_joined_cluster, inspect_on_ray
+
+    with connect(config) as where:
+        console.say(where)
+        inspection = _inspect_with(inspect_on_ray, config, settings, console)
+        shared = find_shared_paths(config, list(inspection.facts))
+        return inspection, check_joined_cluster(config, shared, console.say)
+
+
+def _inspect_with(
+    inspect_all: "InspectAll", config: Config, settings: CheckSettings, console: Console
+) -> "Inspection":
+    """Look at table and videos, and show the progress."""
+    from ophnet_ray.inspection.inspection import inspect_data
+
     with console.stage("check", 1) as stage:
 
         def show(num_done: int, total: int) -> None:
             stage.set_total(total)
             stage.update(num_done, "videos")
 
-        return inspect_data(config, inspect_in_processes(workers), show, full=settings.full)
+        return inspect_data(config, inspect_all, show, full=settings.full)
 
 
 def _check_setup(config: Config, console: Console) -> list[Finding]:

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 NEAR_RATIO = 0.9
 """Similarity (of ``difflib``) from which two names may be one: a letter of ten, or an ``s``."""
 
+MAX_COMPARED = 500
+
 
 def fold_phase(phase: str) -> str:
     """Return what is left of a phase without its spelling: blanks, zeros, ``.0``, capitals."""
@@ -33,12 +35,23 @@ def _fold(case_id: str) -> str:
 
 
 def find_near_phases(phases: Iterable[str]) -> list[tuple[str, str]]:
-    """Return pairs of phases that a person may have meant as one; numbers are never near."""
-    names = {phase: _compare_form(phase) for phase in sorted(set(phases))}
+    """Return pairs of phases that a person may have meant as one; numbers are never near.
+
+    Of more than ``MAX_COMPARED`` phases, only equal letters are found: pairs grow with the square.
+    """
+    names = sorted(set(phases))
+    forms = {name: _split_form(name) for name in names}
+    compares_all = len(names) <= MAX_COMPARED
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        digits, letters = forms[name]
+        if letters:
+            groups.setdefault(digits if compares_all else (*digits, letters), []).append(name)
     return [
         (one, other)
-        for one, other in itertools.combinations(names, 2)
-        if _are_near(names[one], names[other])
+        for group in groups.values()
+        for one, other in itertools.combinations(group, 2)
+        if _are_near(forms[one][1], forms[other][1])
     ]
 
 
@@ -55,8 +68,16 @@ def _compare_form(name: str) -> str:
     return unicodedata.normalize("NFKC", name).strip().casefold()
 
 
+def _split_form(name: str) -> tuple[tuple[str, ...], str]:
+    """Return the numbers of a name, and its letters."""
+    form = _compare_form(name)
+    return tuple(re.findall(r"\d+", form)), re.sub(r"[\W\d_]+", "", form)
+
+
 def _are_near(one: str, other: str) -> bool:
-    if re.findall(r"\d+", one) != re.findall(r"\d+", other) or not re.search(r"[^\W\d]", one):
-        return False
-    a, b = (re.sub(r"[\W_]+", "", name) for name in (one, other))
-    return a == b or difflib.SequenceMatcher(a=a, b=b, autojunk=False).ratio() >= NEAR_RATIO
+    matcher = difflib.SequenceMatcher(a=one, b=other, autojunk=False)
+    return one == other or (
+        matcher.real_quick_ratio() >= NEAR_RATIO
+        and matcher.quick_ratio() >= NEAR_RATIO
+        and matcher.ratio() >= NEAR_RATIO
+    )

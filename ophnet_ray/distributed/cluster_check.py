@@ -4,7 +4,7 @@ import hashlib
 import os
 import platform
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -94,6 +94,16 @@ def check_nodes(shared: SharedPaths) -> None:
     Raises:
         UserError: Naming the first node that differs from this one, and the cure.
     """
+    for fault in find_node_faults(shared):
+        raise UserError(fault)
+
+
+def find_node_faults(shared: SharedPaths) -> Iterator[str]:
+    """Yield in one line, with the cure, in what each node differs from this one.
+
+    Raises:
+        UserError: A node does not answer at all.
+    """
     if find_running_head() is None:
         return  # this process has started the only node, from its own environment
     nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -106,10 +116,10 @@ def check_nodes(shared: SharedPaths) -> None:
             Path(probe).unlink(missing_ok=True)
     ours = _versions()
     for node, report in reports:
-        _compare_versions(node, report.versions, ours)
+        yield from _compare_versions(node, report.versions, ours)
         # a node without CPUs and GPUs, e.g. a head, does none of the work
         if node["Resources"].keys() & {"CPU", "GPU"}:
-            _refuse_unshared(node, report, paths)
+            yield from _find_unshared(node, report, paths)
 
 
 def _ask_nodes(
@@ -169,10 +179,12 @@ def _source_hash() -> str:
     return digest.hexdigest()[:8]
 
 
-def _compare_versions(node: dict[str, Any], theirs: dict[str, str], ours: dict[str, str]) -> None:
+def _compare_versions(
+    node: dict[str, Any], theirs: dict[str, str], ours: dict[str, str]
+) -> Iterator[str]:
     for name, our in ours.items():
         if theirs[name] != our:
-            raise UserError(
+            yield (
                 f"{_name(node)} has {name} {theirs[name]}, this one {our}; install the same on "
                 "all nodes (with the launcher: ray up again)"
             )
@@ -189,15 +201,18 @@ def _write_probes(folders: dict[str, str]) -> dict[str, str]:
     return probes
 
 
-def _refuse_unshared(node: dict[str, Any], report: NodeReport, flags: dict[str, str]) -> None:
+def _find_unshared(
+    node: dict[str, Any], report: NodeReport, flags: dict[str, str]
+) -> Iterator[str]:
     for path in report.missing:
         shown = Path(path).parent if Path(path).name.startswith(".probe-") else path
-        raise UserError(
+        yield (
             f"{_name(node)} does not see {flags[path]} {shown} as this one does; use storage that "
             "all nodes share, under the same path"
         )
-    for folder in report.unwritable:
-        raise UserError(f"{_name(node)} cannot write {folder}; it must be writable on all nodes")
+    unseen = {str(Path(path).parent) for path in report.missing}
+    for folder in set(report.unwritable) - unseen:
+        yield f"{_name(node)} cannot write {folder}; it must be writable on all nodes"
 
 
 def _name(node: dict[str, Any]) -> str:

@@ -31,13 +31,13 @@ FindingKind = Literal[
     "few cases",
     "imbalance",
     "near-equal spelling",
-    "crash",
     "frame rates",
     "resolutions",
     "small pictures",
     "black borders",
     "metadata",
     "disk",
+    "node",
     "data changed",
 ]
 

@@ -53,9 +53,7 @@ def compare_with(path: Path, fingerprint: Mapping[str, Any]) -> list[Finding]:
         "new": sorted(now.keys() - videos.keys()),
         "gone": sorted(videos.keys() - now.keys()),
         "changed": sorted(
-            name
-            for name in now.keys() & videos.keys()
-            if now[name]["content_id"] != videos[name].get("content_id")
+            name for name in now.keys() & videos.keys() if _differ(now[name], videos[name])
         ),
     }
     parts = [
@@ -81,8 +79,21 @@ def _name_below(video_dir: str, video: str) -> str:
     return video.removeprefix(video_dir.rstrip("/") + "/") if not is_remote(video) else video
 
 
+def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Compare two videos; samples of a bucket's object and of a file cannot be compared."""
+    samples = [str(each.get("samples_id", "")) for each in (one, other)]
+    same_storage = all(samples) and len({"-etag-" in sample for sample in samples}) == 1
+    return one["content_id"] != other.get("content_id") or (
+        same_storage and samples[0] != samples[1]
+    )
+
+
 def _describe(facts: VideoFacts) -> dict[str, Any]:
-    content: dict[str, Any] = {"size_bytes": facts.size_bytes, "content_id": facts.content_id}
+    content: dict[str, Any] = {
+        "size_bytes": facts.size_bytes,
+        "content_id": facts.content_id,
+        "samples_id": facts.samples_id,
+    }
     if facts.stream is None:
         return {**content, "error": facts.reason}
     stream = facts.stream

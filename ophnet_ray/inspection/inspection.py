@@ -96,6 +96,7 @@ def inspect_data(
             config.windows,
             tuple(sorted({time_s for _, time_s in wanted.get(video, ())})),
             full,
+            config.run.local_cache_dir,
         )
         for video, rows in present.items()
     ]
@@ -107,7 +108,9 @@ def inspect_data(
     for fact in ordered:
         findings += check_video(fact, present[fact.video], config)
     findings += check_all_videos(ordered, config)
-    findings += check_rejects(findings, [r for own in present.values() for r in own], config)
+    all_rows = [row for rows in present.values() for row in rows]
+    fitted = [row for row in all_rows if row.split != "test"]
+    findings += check_rejects(findings, fitted, config)
     costs = estimate_costs(config, ordered, present) if ordered else None
     findings += check_disk(config, costs) if costs else ()
     video_dir = config.data.video_dir or parent_of(csv_path)

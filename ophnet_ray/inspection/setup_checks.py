@@ -19,10 +19,10 @@ from ophnet_ray.storage.paths import is_remote
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Cost of preparing the data.
+    """Cost of preparing the rows of training and validation.
 
     ``cache_bytes``: size of all blocks; ``missing_bytes``: of those that the cache lacks;
-    ``free_bytes``: on the disk of the cache; ``decode_s``: CPU seconds to decode all rows;
+    ``free_bytes``: on the disk of the cache; ``decode_s``: CPU seconds to decode them;
     ``missing_decode_s``: those of the videos that the cache lacks; ``workers``: decoding in
     parallel.
     """
@@ -73,8 +73,11 @@ def estimate_costs(
         row.segment_id: fact.num_blocks
         for each in facts
         for row, fact in zip(rows[each.video], each.rows, strict=False)
+        if row.split != "test"
     }
-    readable = [row for each in facts if each.stream for row in rows[each.video]]
+    readable = [
+        row for each in facts for row in rows[each.video] if each.stream and row.split != "test"
+    ]
     cached = _find_cached(config, readable)
     lacking = {row.video for row in readable if row.segment_id not in cached}
     folder = _disk_of_cache(config)

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from ophnet_ray.config import Config
 from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.inspection.findings import Finding, Level
 from ophnet_ray.inspection.repairs import (
     repair_borders,
@@ -142,7 +143,7 @@ def check_rejects(
 
     Args:
         findings: All others.
-        rows: Rows whose videos exist.
+        rows: Rows of training and validation whose videos exist.
         config: Settings.
     """
     ids = {row.segment_id for row in rows}
@@ -159,8 +160,8 @@ def check_rejects(
             f"mend them (rejects.csv), or --max_rejected {share:g}",
         )
     left = {row.split for row in rows if row.segment_id not in lost}
-    for split in ("train", "val"):
-        if split not in left and split in {row.split for row in rows}:
+    for split in FITTED_SPLITS:
+        if split not in left and any(row.split == split for row in rows):
             yield Finding(
                 "table",
                 "error",
@@ -177,6 +178,10 @@ def _unreadable(facts: VideoFacts, rows: Sequence[Segment]) -> Finding:
         return Finding(
             "truncated", "warning", name, text, repair_cut(facts.video), tuple(rows), is_used=False
         )
+    if facts.kind == "missing":
+        text = f"{name}: a node of the cluster does not see {facts.video}"
+        cure = "use storage that all nodes share, under the same path"
+        return Finding("node", "error", name, text, cure, tuple(rows), is_used=False)
     is_codec = "codec" in facts.reason
     return Finding(
         "codec" if is_codec else "unreadable",

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,9 @@ from ophnet_ray.errors import last_line
 from ophnet_ray.inference.worst_frames import to_jpeg
 from ophnet_ray.inspection.borders import Borders, find_borders
 from ophnet_ray.inspection.truncation import is_cut_mp4, lost_seconds
-from ophnet_ray.storage.files import stat_files
+from ophnet_ray.storage.contents import identify_content
+from ophnet_ray.storage.files import FileStatus, stat_files
+from ophnet_ray.storage.paths import is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ class VideoTask:
     """A video to look at.
 
     ``picture_times_s``: times of the frames that the page shows; ``decodes_all``: decode every
-    segment, as a run would.
+    segment, as a run would; ``spool_dir``: see ``open_source``, for a video in a bucket.
     """
 
     video: str
@@ -48,6 +51,7 @@ class VideoTask:
     windows: WindowConfig
     picture_times_s: tuple[float, ...] = ()
     decodes_all: bool = False
+    spool_dir: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,15 +98,18 @@ class Decoding:
 class VideoFacts:
     """Everything that was learnt of a video.
 
-    ``reason`` and ``kind``: why it cannot be read; ``is_cut``: the end of the file is missing;
-    ``rows``: by segment, in the order of the task; ``pictures``: JPEGs by the time that was asked
-    for; ``lost_frames_s``: times of probed frames that do not decode; ``decode_s``: CPU seconds
-    that decoding all rows takes, measured or estimated from the probed frames.
+    ``content_id``: size and a hash of both ends, the same in a bucket and on disk; ``samples_id``:
+    see ``identify_content``; ``reason`` and ``kind``: why it cannot be read; ``is_cut``: the end of
+    the file is missing; ``rows``: by segment, in the order of the task; ``pictures``: JPEGs by the
+    time that was asked for; ``lost_frames_s``: times of probed frames that do not decode;
+    ``decode_s``: CPU seconds that decoding the rows of training and validation takes, estimated
+    from the probed frames.
     """
 
     video: str
     size_bytes: int = 0
     content_id: str = ""
+    samples_id: str = ""
     reason: str = ""
     kind: RejectKind | None = None
     is_cut: bool = False
@@ -123,26 +130,31 @@ def inspect_video(task: VideoTask) -> VideoFacts:
     status = stat_files([task.video]).get(task.video)
     if status is None:
         return VideoFacts(video=task.video, reason="does not exist", kind="missing")
-    size_bytes, content_id = status.size_bytes, read_content_ids([task.video]).get(task.video, "")
+    identity: dict[str, Any] = {
+        "video": task.video,
+        "size_bytes": status.size_bytes,
+        "content_id": read_content_ids([task.video]).get(task.video, ""),
+        "samples_id": _identify(task.video, status),
+    }
     try:
-        with open_video(task.video) as source:
-            facts = _read_source(task, source)
-            return VideoFacts(
-                video=task.video, size_bytes=size_bytes, content_id=content_id, **facts
-            )
+        if is_remote(task.video) and task.spool_dir:
+            Path(task.spool_dir).mkdir(parents=True, exist_ok=True)
+        with open_video(task.video, task.spool_dir) as source:
+            return VideoFacts(**identity, **_read_source(task, source))
     except VideoError as error:
         reason, kind = str(error), error.kind
     except Exception as error:  # one odd video costs no other its facts
         logger.exception("%s cannot be inspected", task.video)
         reason, kind = f"{type(error).__name__}: {last_line(error) or 'no message'}", "unreadable"
-    return VideoFacts(
-        video=task.video,
-        size_bytes=size_bytes,
-        content_id=content_id,
-        reason=reason,
-        kind=kind,
-        is_cut=_is_cut(task.video, size_bytes),
-    )
+    is_cut = _is_cut(task, status.size_bytes)
+    return VideoFacts(**identity, reason=reason, kind=kind, is_cut=is_cut)
+
+
+def _identify(video: str, status: FileStatus) -> str:
+    try:
+        return identify_content(video, status) or ""
+    except OSError:
+        return ""
 
 
 def _read_source(task: VideoTask, source: VideoSource) -> dict[str, Any]:
@@ -162,10 +174,16 @@ def _read_source(task: VideoTask, source: VideoSource) -> dict[str, Any]:
     )
     shown = frames_shown_at(index.times_s, np.asarray(task.picture_times_s))
     probed, decoding = _decode_probed(source, index, shown)
-    wanted = np.unique(np.asarray([i for plan in plans for b in plan.blocks for i in b], dtype=int))
-    estimate_s = _count_decoded(index, wanted) * decoding.cpu_s / max(decoding.num_frames, 1)
+    wanted = [
+        i
+        for segment, plan in zip(task.segments, plans, strict=True)
+        for block in plan.blocks
+        for i in block
+        if segment.split != "test"  # a training run does not decode it
+    ]
+    to_decode = _count_decoded(index, np.unique(np.asarray(wanted, dtype=np.int64)))
     if task.decodes_all:
-        rows, estimate_s = _decode_rows(task, rows)
+        rows = _decode_rows(task, rows)
     pictures = {
         time_s: to_jpeg(_upright(probed[frame]))
         for time_s, frame in zip(task.picture_times_s, shown.tolist(), strict=True)
@@ -178,7 +196,7 @@ def _read_source(task: VideoTask, source: VideoSource) -> dict[str, Any]:
         "pictures": tuple(pictures.items()),
         "borders": find_borders([_upright(frame) for frame in probed.values()]),
         "lost_frames_s": tuple(float(index.times_s[i]) for i in lost),
-        "decode_s": estimate_s,
+        "decode_s": to_decode * decoding.cpu_s / max(decoding.num_frames, 1),
     }
 
 
@@ -239,11 +257,10 @@ def _count_decoded(index: VideoIndex, wanted: NDArray[np.int64]) -> int:
     return count
 
 
-def _decode_rows(task: VideoTask, rows: Collection[RowFacts]) -> tuple[tuple[RowFacts, ...], float]:
-    """Decode all rows as a run does; return what came of each, and the CPU seconds."""
+def _decode_rows(task: VideoTask, rows: Collection[RowFacts]) -> tuple[RowFacts, ...]:
+    """Decode all rows as a run does; return what came of each."""
     found = list(rows)
-    started_s = time.thread_time()
-    for number, blocks in decode_segments(task.video, task.segments, task.windows):
+    for number, blocks in decode_segments(task.video, task.segments, task.windows, task.spool_dir):
         found[number] = RowFacts(
             num_frames=found[number].num_frames,
             num_blocks=len(blocks.pixels),
@@ -251,16 +268,16 @@ def _decode_rows(task: VideoTask, rows: Collection[RowFacts]) -> tuple[tuple[Row
             reason=blocks.reason,
             kind=blocks.kind,
         )
-    return tuple(found), time.thread_time() - started_s
+    return tuple(found)
 
 
 def _upright(frame: Frame) -> NDArray[np.uint8]:
     return np.rot90(frame.pixels, frame.quarter_turns)
 
 
-def _is_cut(video: str, size_bytes: int) -> bool:
+def _is_cut(task: VideoTask, size_bytes: int) -> bool:
     try:
-        with open_video(video) as source:
+        with open_video(task.video, task.spool_dir) as source:
             return is_cut_mp4(source, size_bytes)
     except (VideoError, OSError):
         return False

@@ -5,16 +5,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 from ophnet_ray.config import AnyConfig, Config
 from ophnet_ray.console import Console
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.run_data import RunData, read_run_data
 from ophnet_ray.errors import UserError
+from ophnet_ray.inspection.table_checks import check_spellings
 from ophnet_ray.storage.files import check_readable, check_writable, list_objects, upload
 from ophnet_ray.storage.local_copies import default_local_dir, local_folder
 from ophnet_ray.storage.paths import absolute, is_remote, join, parent_of
+
+if TYPE_CHECKING:
+    from ophnet_ray.distributed.cluster_check import SharedPaths
+
+MAX_SPELLINGS = 3
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,18 @@ def check_input(config: AnyConfig, console: Console) -> CheckedInput[AnyConfig]:
     csv_path = resolved.data.csv_path or _provide_demo(resolved, console)
     resolved = replace(resolved, data=replace(resolved.data, csv_path=csv_path))
     data = read_run_data(csv_path, resolved.data, resolved.training.seed, console.say)
+    _warn_of_spellings(data, console)
     return CheckedInput(resolved, output, data)
+
+
+def _warn_of_spellings(data: RunData, console: Console) -> None:
+    """Warn of names that may mean the same: the data passport knows nothing of them."""
+    findings = list(check_spellings([*data.segments, *(each.segment for each in data.missing)]))
+    for finding in findings[:MAX_SPELLINGS]:
+        console.warn(f"{finding.text}; {finding.repair}")
+    if len(findings) > MAX_SPELLINGS:
+        more = len(findings) - MAX_SPELLINGS
+        console.warn(f"{more} more such names: `python -m ophnet_ray check` lists all")
 
 
 def check_loggers(config: Config) -> None:
@@ -184,22 +201,28 @@ def check_num_segments(num_workers: int, num_train: int) -> None:
 def check_cluster(config: Config, segments: Sequence[Segment]) -> None:
     """Make sure that the nodes of the connected cluster are alike and see the files of the run.
 
-    One video stands for all. Buckets are seen from every node.
+    One video stands for all.
 
     Raises:
         UserError: Naming the first node that differs, and the cure.
     """
-    from ophnet_ray.distributed.cluster_check import SharedPaths, check_nodes
+    from ophnet_ray.distributed.cluster_check import check_nodes
 
-    files = {segments[0].video: "the video"}
+    check_nodes(find_shared_paths(config, [segments[0].video]))
+
+
+def find_shared_paths(config: Config, videos: Sequence[str]) -> "SharedPaths":
+    """Return what every node of a cluster must see of a run; buckets are seen from everywhere."""
+    from ophnet_ray.distributed.cluster_check import SharedPaths
+
+    files = dict.fromkeys(videos, "the video")
     if config.model.backbone_weights:
         files[config.model.backbone_weights] = "--backbone_weights"
     folders = {
         "--storage_path": config.run.storage_path,
         "--cache_dir": config.run.cache_dir or "",
     }
-    shared = SharedPaths(
+    return SharedPaths(
         {flag: path for flag, path in folders.items() if not is_remote(path)},
         {path: what for path, what in files.items() if not is_remote(path)},
     )
-    check_nodes(shared)

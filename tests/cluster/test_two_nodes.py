@@ -269,3 +269,18 @@ def test_a_run_in_a_bucket_is_completed_after_its_node_is_lost(cluster, bucket):
     assert re.findall(r'"epoch": (\d+)', content) == ["0", "1", "2"]
     assert re.search(r"resuming after step \d+ of epoch 2", content), content
     assert "decoded 0 of 0 videos" in content
+
+
+def test_a_check_names_each_node_that_does_not_see_a_path(cluster):
+    lab, _ = cluster
+    csv_path = write_color_dataset(lab.shared / "checked")
+    command = ["python", "-m", "ophnet_ray", "check", "--csv_path", f"/mnt/checked/{csv_path.name}"]
+    flags = ["--cache_dir", "/mnt/my runs/cache", "--output", "/mnt/check"]
+    # the worker comes when it is asked for
+    flags += ["--storage_path", "/root/own runs", "--no-pretrained", *PLACED]
+    code, text = lab.try_run("head", *command, *flags, timeout_s=300)
+    assert code == 2, text
+    assert "6 of 6" in text
+    page = (lab.shared / "check/report.html").read_text()
+    assert re.search(rf"node {ADDRESSES['worker']} \(\S+\) does not see --storage_path", page)
+    assert page.count('<td class="error">') == 1

@@ -59,6 +59,15 @@ def test_a_clean_data_set_gives_no_finding(tmp_path):
     assert set(inspection.pictures) == {"incision", "suture"}
 
 
+def test_rows_of_the_test_split_cost_nothing(tmp_path):
+    csv_path = write_clean_data(tmp_path)
+    before = inspect(csv_path).costs
+    csv_path.write_text(csv_path.read_text().replace("c9,train", "c9,test"))
+    after = inspect(csv_path)
+    assert after.findings == []
+    assert after.costs.cache_bytes == before.cache_bytes * 9 // 10
+
+
 def test_each_fault_is_named_once_with_its_repair(faulty):
     found = {(finding.kind, finding.subject): finding.repair for finding in faulty.findings}
     assert Counter((f.kind, f.subject) for f in faulty.findings) == Counter(FAULTS.keys())

@@ -72,6 +72,15 @@ def test_a_missing_video_is_refused_or_left_out(csv_path):
     ]
 
 
+def test_names_that_may_mean_the_same_are_warned_of(csv_path, capsys):
+    rows = [f"{c},{s},{s + 1},{p}" for c in "vwx" for s, p in [(0, "capsulorhexis"), (1, "b")]]
+    text = "\n".join(["video_id,start,end,phase", *rows[:-2], "x,0,1,capsulorrhexis", rows[-1]])
+    csv_path.write_text(text)
+    check_input(tiny_config(csv_path, csv_path.parent), Console())
+    warning = "phases 'capsulorrhexis' (1 rows) and 'capsulorhexis' (2 rows) differ in a letter"
+    assert warning in capsys.readouterr().err
+
+
 def test_two_names_of_one_video_stay_on_one_side(csv_path):
     (csv_path.parent / "x.mp4").write_bytes((csv_path.parent / "w.mp4").read_bytes())
     for seed in range(5):
