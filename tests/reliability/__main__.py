@@ -50,6 +50,10 @@ def show(outcomes: dict[str, Outcome]) -> None:
     table = Table("case", "n", "passed", "seconds", "outcomes")
     for name, outcome in outcomes.items():
         counts = ", ".join(f"{count} {kind}" for kind, count in outcome.counts.most_common())
+        counts += "".join(
+            f"; {name} p50 {half:.3g}, p95 {most:.3g}"
+            for name, (half, most) in outcome.quantiles().items()
+        )
         passed = outcome.num_runs - outcome.num_failures
         row = (name, outcome.num_runs, passed, f"{outcome.seconds:.1f}", counts)
         table.add_row(*map(str, row))

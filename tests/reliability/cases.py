@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.reliability import (
     csv_tables,
     kill_points,
+    kills,
     parquet_files,
     payloads,
     settings_files,
@@ -37,6 +38,12 @@ CASES: dict[str, Case] = {
     "parquet": Case(parquet_files.run, 10_000),
     "small_files": Case(small_files.run, 6_000, is_fuzz=False),
     "videos": Case(video_files.run, 2_000, is_fuzz=False),
+    # whole runs: minutes each
+    "kill_worker": Case(kills.run_kill_worker, 20, is_fuzz=False),
+    "kill_driver": Case(kills.run_kill_driver, 20, is_fuzz=False),
+    "sigterm": Case(kills.run_sigterm, 10, is_fuzz=False),
+    "sigint": Case(kills.run_sigint, 10, is_fuzz=False),
+    "preemption": Case(kills.run_preemption, 10, is_fuzz=False),
     # all calls of each, three faults
     **{
         name: Case(partial(kill_points.run, name), 10_000, is_fuzz=False)

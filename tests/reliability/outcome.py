@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ophnet_ray.characters import describe_unfit
 from ophnet_ray.errors import UserError
 
@@ -24,12 +26,16 @@ class HangError(BaseException):
 
 @dataclass
 class Outcome:
-    """Counts of one case; ``failures`` maps each kind of failure to its first example."""
+    """Counts of one case; ``failures`` maps each kind of failure to its first example.
+
+    ``samples``: figures of the single runs, e.g. seconds until a run went on.
+    """
 
     name: str
     num_runs: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)
+    samples: dict[str, list[float]] = field(default_factory=dict)
     num_failures: int = 0
     seconds: float = 0.0
 
@@ -45,6 +51,13 @@ class Outcome:
         self.counts[f"FAILED: {kind}"] += 1
         self.failures.setdefault(kind, repr(example)[:MAX_EXAMPLE_CHARS])
 
+    def quantiles(self) -> dict[str, tuple[float, float]]:
+        """Return median and 95th percentile of each sample."""
+        return {
+            name: (float(np.quantile(values, 0.5)), float(np.quantile(values, 0.95)))
+            for name, values in self.samples.items()
+        }
+
     @property
     def has_passed(self) -> bool:
         """True if there were runs, and nothing happened that is not allowed."""
@@ -58,6 +71,7 @@ class Outcome:
             "seconds": round(self.seconds, 1),
             "counts": dict(self.counts),
             "failures": self.failures,
+            "p50, p95": self.quantiles(),
         }
 
 

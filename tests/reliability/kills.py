@@ -1,0 +1,276 @@
+"""Processes of a run killed or stopped at a step: the same command ends with the same weights.
+
+The judge reads the ledger of the workers (see ``fault_site``) and the last checkpoint.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from tests.helpers.paths import ROOT, TRAIN_PY
+from tests.helpers.runs import flags_of, tiny_config
+from tests.helpers.videos import write_color_dataset
+from tests.helpers.waiting import wait_until
+from tests.reliability.outcome import Outcome
+
+EPOCHS, WORKERS, INTERVAL = 3, 2, 2
+"""Epochs and workers of each run, and steps between its checkpoints."""
+STEPS = 7
+"""Steps of an epoch: 15 training segments, 2 workers, batches of one window."""
+TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Folders of one run.
+
+    Attributes:
+        folder: Folder of the run's files.
+        data: Folder of the data set; all runs share it and its cache.
+    """
+
+    folder: Path
+    data: Path
+
+    @property
+    def ledger(self) -> Path:
+        """Folder of the ledger."""
+        return self.folder / "ledger"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the run's checkpoints."""
+        return self.folder / "runs" / "run" / "checkpoints"
+
+    def command(self) -> list[str]:
+        """Return the command of the run."""
+        config = tiny_config(
+            self.data / "segments.csv",
+            self.folder,
+            name="run",
+            max_epochs=EPOCHS,
+            image_size=64,
+            batch_size=1,
+            train_workers=WORKERS,
+            every_n_train_steps=INTERVAL,
+            cache_dir=str(self.data / "cache"),
+        )
+        return [sys.executable, str(TRAIN_PY), *flags_of(config)]
+
+    def start(
+        self, fault: dict[str, Any] | None = None, address: str = "local"
+    ) -> subprocess.Popen[str]:
+        """Start the run on a Ray of its own, or on the cluster at an address."""
+        self.ledger.mkdir(parents=True, exist_ok=True)
+        env = os.environ | {
+            "RAY_ADDRESS": address,
+            "PYTHONPATH": f"{ROOT}:{Path(__file__).parent / 'fault_site'}",
+            "OPHNET_LEDGER": str(self.ledger),
+            "OPHNET_FAULT": json.dumps(fault or {}),
+        }
+        return subprocess.Popen(
+            self.command(), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def read_ledger(self) -> list[dict[str, Any]]:
+        """Return the steps of all workers in the order of time."""
+        lines = [
+            json.loads(line)
+            for file in self.ledger.glob("*.jsonl")
+            for line in file.read_text().splitlines()
+        ]
+        return sorted(lines, key=lambda line: line["time_s"])
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return the weights after the last epoch."""
+        path = self.checkpoints / f"epoch={EPOCHS - 1:04d}" / "checkpoint.ckpt"
+        state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+        return state
+
+
+def run_kill_worker(n: int, seed: int, folder: Path) -> Outcome:
+    """Kill -9 a train worker at a step; Ray Train starts the workers again."""
+    return _run(n, seed, folder, "kill_worker", _kill_worker)
+
+
+def run_kill_driver(n: int, seed: int, folder: Path) -> Outcome:
+    """Kill -9 the driver at a step; the same command is given again."""
+    return _run(n, seed, folder, "kill_driver", _strike_driver(signal.SIGKILL, -signal.SIGKILL))
+
+
+def run_sigterm(n: int, seed: int, folder: Path) -> Outcome:
+    """Send SIGTERM at a step: exit code 143 and a checkpoint; the same command is given again."""
+    return _run(n, seed, folder, "sigterm", _strike_driver(signal.SIGTERM, 143))
+
+
+def run_sigint(n: int, seed: int, folder: Path) -> Outcome:
+    """Press Ctrl-C at a step: exit code 130 and a checkpoint; the same command is given again."""
+    return _run(n, seed, folder, "sigint", _strike_driver(signal.SIGINT, 130))
+
+
+def _run(n: int, seed: int, folder: Path, name: str, attempt: Any) -> Outcome:
+    outcome = Outcome(name)
+    data = folder / "data"
+    write_color_dataset(data)
+    whole = Place(folder / "whole", data)
+    finish(whole.start())
+    wanted, windows = whole.weights(), windows_by_epoch(whole.read_ledger())
+    for number in range(n):
+        rng = random.Random(f"{name}:{seed}:{number}")
+        place = Place(folder / str(number), data)
+        # not in the last epoch, which a run may as well end when it is asked to stop
+        rank, step = rng.randrange(WORKERS), rng.randrange(1, (EPOCHS - 1) * STEPS)
+        try:
+            attempt(place, rank, step)
+            judge(place, wanted, windows)
+        except AssertionError as error:
+            outcome.fail(str(error).splitlines()[0][:80], (rank, step, str(error)[-2000:]))
+        else:
+            redone, seconds = cost_of(place.read_ledger())
+            outcome.add(f"{redone} steps redone")
+            outcome.samples.setdefault("recovery_s", []).append(seconds)
+            outcome.samples.setdefault("steps_redone", []).append(redone)
+    return outcome
+
+
+def _kill_worker(place: Place, rank: int, step: int) -> None:
+    finish(place.start({"what": "kill", "rank": rank, "step": step}))
+    assert (place.ledger / "struck").exists(), "the fault did not happen"
+
+
+def _strike_driver(number: signal.Signals, exit_code: int) -> Any:
+    is_request = number != signal.SIGKILL
+
+    def attempt(place: Place, rank: int, step: int) -> None:
+        process = place.start({"what": "wait", "rank": rank, "step": step})
+        wait_until(
+            lambda: process.poll() is not None or (place.ledger / "struck").exists(),
+            "the step is reached",
+            timeout_s=TIMEOUT_S,
+        )
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        heard = _read_until(process, "training writes a checkpoint") if is_request else ""
+        (place.ledger / "go on").touch()
+        text, _ = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == exit_code, f"exit code {process.returncode}\n{heard}{text}"
+        _, alive = psutil.wait_procs(below, timeout=180)
+        assert not (alive and is_request), f"processes are left: {[p.name() for p in alive]}"
+        finish(place.start())
+
+    return attempt
+
+
+def _read_until(process: subprocess.Popen[str], words: str) -> str:
+    """Return what a process prints up to a line with these words."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if words in line:
+            break
+    return "".join(lines)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    """Wait for a run that must succeed."""
+    text, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, f"exit code {process.returncode}\n{text}"
+
+
+def judge(place: Place, wanted: dict[str, torch.Tensor], windows: dict[int, Counter[str]]) -> None:
+    """Compare the weights bit by bit, and the windows of each epoch.
+
+    A step that was trained again counts once: what it did before is in no weight.
+    """
+    ours = place.weights()
+    differing = [name for name, tensor in wanted.items() if not torch.equal(ours[name], tensor)]
+    assert not differing, f"weights differ: {differing[:3]}"
+    assert windows_by_epoch(place.read_ledger()) == windows, "other windows"
+    redone, _ = cost_of(place.read_ledger())
+    assert redone <= INTERVAL, f"{redone} steps redone"
+    left = list(place.checkpoints.rglob(".epoch=*"))
+    assert not left, f"leftovers: {left}"
+
+
+def windows_by_epoch(ledger: list[dict[str, Any]]) -> dict[int, Counter[str]]:
+    """Count the windows of each epoch; of a step that was repeated, the last time."""
+    last = {(line["epoch"], line["rank"], line["step"]): line["windows"] for line in ledger}
+    counts: dict[int, Counter[str]] = {}
+    for (epoch, _, _), windows in last.items():
+        counts.setdefault(epoch, Counter()).update(map(str, windows))
+    return counts
+
+
+def cost_of(ledger: list[dict[str, Any]]) -> tuple[int, float]:
+    """Return the steps of a worker that were trained twice, and the longest pause in seconds."""
+    times = Counter((line["epoch"], line["rank"], line["step"]) for line in ledger)
+    twice = Counter(rank for (_, rank, _), count in times.items() if count > 1)
+    pauses = np.diff([line["time_s"] for line in ledger])
+    return max(twice.values(), default=0), float(pauses.max())
+
+
+def run_preemption(n: int, seed: int, folder: Path) -> Outcome:
+    """Announce that a node leaves, then take it away: a checkpoint at the notice, and no step lost.
+
+    The cluster has a head and two nodes; two workers fit on either.
+    """
+    return _run(n, seed, folder, "preemption", _preempt)
+
+
+def _preempt(place: Place, rank: int, step: int) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        nodes = [cluster.add_node(num_cpus=3) for _ in range(2)]
+        process = place.start({"what": "wait", "rank": rank, "step": step}, address=cluster.address)
+        wait_until(
+            lambda: process.poll() is not None or (place.ledger / "struck").exists(),
+            "the step is reached",
+            timeout_s=TIMEOUT_S,
+        )
+        pid = int(next(place.ledger.glob(f"{rank}.*.jsonl")).name.split(".")[1])
+        node = next(each for each in nodes if is_below(pid, each))
+        drain(cluster.address, node.node_id)
+        (place.ledger / "go on").touch()
+        unfinished = place.checkpoints / "unfinished"
+        wait_until(
+            lambda: process.poll() is not None or list(unfinished.glob("epoch=*")),
+            "a checkpoint is written at the notice",
+            timeout_s=30,
+        )
+        cluster.remove_node(node, allow_graceful=False)
+        finish(process)
+    finally:
+        cluster.shutdown()
+
+
+def is_below(pid: int, node: Any) -> bool:
+    """Return True if a process was started by a node's raylet."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    return any(parent.pid == raylet for parent in psutil.Process(pid).parents())
+
+
+def drain(address: str, node_id: str) -> None:
+    """Announce that a node is taken away in a minute, as a cloud does for a spot machine."""
+    command = [
+        str(Path(sys.executable).with_name("ray")),
+        "drain-node",
+        f"--address={address}",
+        f"--node-id={node_id}",
+        "--reason=DRAIN_NODE_REASON_PREEMPTION",
+        "--reason-message=spot",
+        "--deadline-remaining-seconds=60",
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
