@@ -32,6 +32,7 @@ CASES: dict[str, Case] = {
     "csv": Case(csv_tables.run, 10_000),
     "yaml": Case(settings_files.run_yaml, 10_000),
     "search": Case(settings_files.run_search, 10_000),
+    "flags": Case(settings_files.run_flags, 400),
     "template": Case(templates.run, 10_000),
     "checkpoint": Case(payloads.run_bytes, 10_000),
     "payload": Case(payloads.run_structure, 10_000),

@@ -1,16 +1,21 @@
 """Files of settings (``--config``), and the texts of ``--search``."""
 
+import io
 import json
 import random
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 
+from ophnet_ray.cli.arguments import parse_config
+from ophnet_ray.config import Config
 from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.space import Range, parse_search_space
 from tests.reliability.damage import scribble
 from tests.reliability.outcome import Outcome, attempt
 
-YAML, SEARCH = "yaml", "search"
+YAML, SEARCH, FLAGS = "yaml", "search", "flags"
 _NAMES = (
     *TuneConfig().to_flat(), "self", "values", "cls", "name", "__class__", "0", "", "LR", "no",
     "learning_rate", "0x" + "f" * 5000,
@@ -57,6 +62,38 @@ def run_search(n: int, seed: int, folder: Path) -> Outcome:
         items = _items(random.Random(f"{SEARCH}:{seed}:{i}"))
         attempt(outcome, lambda given=items: _parse(given), items)
     return outcome
+
+
+def run_flags(n: int, seed: int, folder: Path) -> Outcome:
+    """Parse ``n`` command lines of ``train.py``."""
+    outcome = Outcome(FLAGS)
+    for i in range(n):
+        argv = _flags(random.Random(f"{FLAGS}:{seed}:{i}"))
+        attempt(outcome, partial(_parse_flags, argv), argv)
+    return outcome
+
+
+def _parse_flags(argv: list[str]) -> str:
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed), redirect_stderr(printed):
+            parse_config(argv, "train.py", "", Config()).validate()
+    except SystemExit as ended:
+        if ended.code:
+            raise AssertionError(f"exit code {ended.code} without a line") from ended
+        return "help"
+    return "read"
+
+
+def _flags(rng: random.Random) -> list[str]:
+    argv: list[str] = []
+    for _ in range(rng.choice([0, 1, 2, 3])):
+        name = rng.choice((*Config().to_flat(), "config", "help", "print_config", "self", "", "x"))
+        # an operating system passes no zero bytes
+        value = rng.choice(_VALUES).replace("\0", "")
+        forms = ([f"--{name}", value], [f"--{name}={value}"], [f"--{name}"], [value])
+        argv += rng.choice((*forms, [f"--{name.replace('_', '-')}", value], [f"--no_{name}"]))
+    return argv
 
 
 def _read_settings(path: Path) -> str:

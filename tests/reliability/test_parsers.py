@@ -5,7 +5,7 @@ import pytest
 from tests.reliability.cases import CASES
 
 pytestmark = pytest.mark.unit
-QUICK_N = {"csv": 150, "yaml": 60, "search": 100, "template": 150}
+QUICK_N = {"csv": 150, "yaml": 60, "search": 100, "flags": 8, "template": 150}
 
 
 @pytest.mark.parametrize("name", QUICK_N)
