@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import RejectKind, Segment
-from ophnet_ray.data.video.container import VideoError, VideoSource, open_video
+from ophnet_ray.data.video.container import (
+    VideoError,
+    VideoSource,
+    lies_in_content,
+    open_video,
+)
 from ophnet_ray.data.video.decoder import Frame, decode_frames, read_video_index
 from ophnet_ray.data.video.index import VideoIndex
 from ophnet_ray.data.video.kernels import RowBands, plan_bands, resize_mean
@@ -71,8 +76,9 @@ def decode_segments(
                     yield numbers[i], blocks
         except VideoError as error:
             if pause_s is None or error.is_permanent or error.kind == "missing":
+                is_permanent = error.is_permanent or lies_in_content(error, video)
                 rejected = SegmentBlocks(
-                    reason=str(error), kind=error.kind, is_permanent=error.is_permanent
+                    reason=str(error), kind=error.kind, is_permanent=is_permanent
                 )
                 break
             logger.warning("%s %s; tried again in %g s", video, error, pause_s)

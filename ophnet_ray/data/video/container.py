@@ -1,5 +1,6 @@
 """An open video file: its container, its video stream and its packets."""
 
+import errno
 import itertools
 import logging
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from av.video.stream import VideoStream
 from ophnet_ray.data.annotations import RejectKind
 from ophnet_ray.data.video.hang_guard import codec_at_work, note_progress
 from ophnet_ray.data.video.index import VideoIndex
+from ophnet_ray.storage.files import COPY_BYTES
+from ophnet_ray.storage.paths import is_remote
 from ophnet_ray.storage.range_reader import RangeReader, open_source
 
 logger = logging.getLogger(__name__)
@@ -183,6 +186,23 @@ def read_packets(container: InputContainer) -> Packets:
                 return
             note_progress()
             yield packet
+
+
+def lies_in_content(error: VideoError, video: str | Path) -> bool:
+    """Return True if the codec reports an I/O error though each byte of a local file can be read.
+
+    The reader of Matroska does so for a damaged head.
+    """
+    cause = error.__cause__
+    if not isinstance(cause, OSError) or cause.errno != errno.EIO or is_remote(video):
+        return False
+    try:
+        with Path(video).open("rb") as file:
+            while file.read(COPY_BYTES):
+                note_progress()
+    except OSError:
+        return False
+    return True
 
 
 def reading_error(what: str, error: av.FFmpegError | OSError) -> VideoError:

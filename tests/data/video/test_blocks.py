@@ -5,6 +5,7 @@ import pytest
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.video import blocks
 from ophnet_ray.data.video.blocks import decode_segments
 from tests.helpers.videos import grey_frames, write_video
 
@@ -107,3 +108,18 @@ def test_one_pass_gives_good_segments_and_rejects_in_the_order_of_their_ends(vid
     decoded = list(decode_segments(str(video), segments, WINDOWS))
     assert [index for index, _ in decoded] == [1, 2, 0]
     assert [blocks.kind for _, blocks in decoded] == ["outside the video", None, None]
+
+
+def test_an_io_error_that_the_content_causes_is_no_failure_of_the_disk(tmp_path, monkeypatch):
+    """The reader of Matroska reports one for a damaged head; the run stopped at it, each time."""
+    monkeypatch.setattr(blocks, "RETRY_PAUSES_S", ())
+    path = write_video(tmp_path / "v.mkv", grey_frames(20), gop=6)
+    whole = path.read_bytes()
+    rejects = []
+    for position in range(40, 240):
+        path.write_bytes(whole[:position] + b"\x7f" + whole[position + 1 :])
+        reject = decode(path)
+        if "Input/output error" in reject.reason:
+            rejects.append(reject)
+    assert rejects
+    assert all(each.is_permanent for each in rejects)
