@@ -13,7 +13,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.findings import Finding
 from ophnet_ray.inspection.pool import crashed
 from ophnet_ray.inspection.setup_checks import collect, describe_error
-from ophnet_ray.inspection.video_facts import VideoFacts, VideoTask, inspect_video
+from ophnet_ray.inspection.video_facts import VideoFacts, VideoTask, inspect_in_worker
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def inspect_on_ray(tasks: Sequence[VideoTask]) -> Iterator[VideoFacts]:
 
     A video whose process ends twice, the second time alone, is reported; it costs no other.
     """
-    inspect = ray.remote(num_cpus=1, max_retries=0)(inspect_video)
+    inspect = ray.remote(num_cpus=1, max_retries=0)(inspect_in_worker)
     running = {inspect.remote(task): task for task in tasks}
     suspects = []
     while running:

@@ -5,7 +5,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
-from ophnet_ray.inspection.video_facts import InspectAll, VideoFacts, VideoTask, inspect_video
+from ophnet_ray.inspection.video_facts import InspectAll, VideoFacts, VideoTask, inspect_in_worker
 
 DECODER_CRASHED = "the decoder crashed"
 
@@ -13,7 +13,8 @@ DECODER_CRASHED = "the decoder crashed"
 def inspect_in_processes(num_workers: int) -> InspectAll:
     """Return a function that looks at videos in processes of this machine.
 
-    A video whose decoder crashes twice, the second time alone, is reported; it costs no other.
+    A video whose decoder crashes, or does not return (see ``hang_guard``), twice, the second time
+    alone, is reported; it costs no other.
     """
 
     def inspect_all(tasks: Sequence[VideoTask]) -> Iterator[VideoFacts]:
@@ -46,7 +47,7 @@ def _inspect_until_crash(
             while waiting or running:
                 while waiting and len(running) < num_workers:
                     task = waiting.pop(0)
-                    running[pool.submit(inspect_video, task)] = task
+                    running[pool.submit(inspect_in_worker, task)] = task
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield future.result()
                     del running[future]
@@ -57,6 +58,6 @@ def _inspect_until_crash(
 def _inspect_alone(task: VideoTask) -> Iterator[VideoFacts]:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            yield pool.submit(inspect_video, task).result()
+            yield pool.submit(inspect_in_worker, task).result()
         except BrokenProcessPool:
             yield crashed(task)

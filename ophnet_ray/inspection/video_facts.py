@@ -22,6 +22,7 @@ from ophnet_ray.data.video.container import (
     video_stream,
 )
 from ophnet_ray.data.video.decoder import Frame, decode_frames, read_video_index
+from ophnet_ray.data.video.hang_guard import end_hanging_process
 from ophnet_ray.data.video.index import VideoIndex, frames_shown_at, plan_spans
 from ophnet_ray.errors import last_line
 from ophnet_ray.inference.worst_frames import to_jpeg
@@ -148,6 +149,12 @@ def inspect_video(task: VideoTask) -> VideoFacts:
         reason, kind = f"{type(error).__name__}: {last_line(error) or 'no message'}", "unreadable"
     is_cut = _is_cut(task, status.size_bytes)
     return VideoFacts(**identity, reason=reason, kind=kind, is_cut=is_cut)
+
+
+def inspect_in_worker(task: VideoTask) -> VideoFacts:
+    """Look at a video in a process whose end is survived: it ends if the codec does not return."""
+    with end_hanging_process():
+        return inspect_video(task)
 
 
 def _identify(video: str, status: FileStatus) -> str:
