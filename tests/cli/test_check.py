@@ -53,7 +53,7 @@ def test_the_exit_code_says_whether_a_run_would_start(tmp_path):
     assert repairs["late:3-5:incision"] == "set end 5 to 4.000"
     page = (tmp_path / "check/report.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 13  # 6 + 6 + 1, of the phases
-    assert page.count('class="timeline"') == 26
+    assert page.count('class="timeline"') == 27
     fingerprint = json.loads((tmp_path / "check/fingerprint.json").read_text())
     assert fingerprint["videos"]["v5.mp4"] == fingerprint["videos"]["twin.mp4"]
     assert fingerprint["videos"]["latin.avi"]["codec"] == "mpeg4"

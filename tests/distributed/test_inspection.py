@@ -28,4 +28,4 @@ def test_a_check_on_a_cluster_finds_what_a_check_here_finds(ray_session, tmp_pat
         with (tmp_path / address / "rejects.csv").open() as file:
             rejects[address] = list(csv.DictReader(file))
     assert rejects[ray_session] == rejects["local"]
-    assert len(rejects["local"]) == 15
+    assert len(rejects["local"]) == 16

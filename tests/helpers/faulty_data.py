@@ -30,6 +30,7 @@ def write_faulty_data(folder: Path) -> Path:
     cut = write_lively(folder / "short.mkv", 21).read_bytes()
     (folder / "short.mkv").write_bytes(cut[: len(cut) // 2])
     (folder / "text.mp4").write_text("this is no video")
+    write_video(folder / "flash.avi", moving_frames(100), 25, "flv")  # no codec of surgical video
     write_latin_1_avi(folder / "latin.avi")
     (folder / "twin.mp4").write_bytes((folder / "v5.mp4").read_bytes())
     frames = np.array(list(moving_frames(100)))
@@ -37,7 +38,7 @@ def write_faulty_data(folder: Path) -> Path:
     write_video(folder / "borders.mp4", frames, 25)
     rows += [
         f"{name},0,1.5,{name},train,incision"
-        for name in ("headless", "text", "latin", "twin", "borders")
+        for name in ("headless", "text", "flash", "latin", "twin", "borders")
     ]
     for seed, name in enumerate(("outside", "late", "empty", "overlap", "brief"), start=30):
         write_lively(folder / f"{name}.mp4", seed)
