@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ophnet_ray.config import Config, late_settings
+from ophnet_ray.config import Config, late_settings, settings_that_affect
 from ophnet_ray.data.annotations import Reject
 from ophnet_ray.data.passport import Passport
 from ophnet_ray.errors import UserError
@@ -180,7 +180,8 @@ class RunDirectory(RunPaths):
         changes = [
             f"{name} {before.get(name)} -> {value}"
             for name, value in now.items()
-            if before.get(name) != value
+            # those are compared with what the run took, see ``check_passport``
+            if name not in settings_that_affect("resources") and before.get(name) != value
         ]
         if self.passport.exists() and self.read_passport().data_hash != data_hash:
             changes.append("the rows of the CSV, their split or the videos")

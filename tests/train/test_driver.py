@@ -294,7 +294,9 @@ def test_one_worker_takes_the_steps_of_two(two_workers, tmp_path, capfd):
     shutil.copytree(whole.run, resumed)
     (resumed / "result.json").unlink()
     shutil.rmtree(resumed / "checkpoints/epoch=0005")
-    fewer = config.replace_flat(storage_path=str(resumed.parent), train_workers=1)
+    fewer = config.replace_flat(
+        storage_path=str(resumed.parent), train_workers=1, name=whole.run.name
+    )
     last, before = history_of(run(fewer))[-1], history_of(whole)[-1]
     assert "resuming on 1 train workers instead of 2" in capfd.readouterr().err
     assert (last["epoch"], last["step"]) == (before["epoch"], before["step"])
