@@ -15,7 +15,7 @@ from ophnet_ray.train.heartbeat import name_silence
 T = TypeVar("T")
 
 REFRESH_S = 0.5
-SILENT_S = 45.0
+SILENT_S = 55.0
 """Seconds without a step, or before the workers start, after which the user learns why."""
 REPEAT_FACTOR = 4
 """The next line about the same silence comes after so many times the seconds of the one before."""
