@@ -60,6 +60,25 @@ class Checkpoint:
         return self.folder / CHECKPOINT_FILE
 
 
+@dataclass(frozen=True, slots=True)
+class VerifiedCheckpoints:
+    """The checkpoints of a run, read and compared with their checksums.
+
+    Attributes:
+        finished: Those of whole epochs, oldest first.
+        unfinished: Those inside epochs, oldest first.
+        damaged: Folders to which damaged ones were moved.
+    """
+
+    finished: tuple[Checkpoint, ...] = ()
+    unfinished: tuple[Checkpoint, ...] = ()
+    damaged: tuple[Path, ...] = ()
+
+    def last_inside(self, epoch: int) -> Checkpoint | None:
+        """Return the last checkpoint inside the epoch."""
+        return next((each for each in reversed(self.unfinished) if each.epoch == epoch), None)
+
+
 def locate_checkpoint(checkpoints: Path, epoch: int, step: int = 0) -> Checkpoint:
     """Return a checkpoint by its position in training, without a look at the disk."""
     return Checkpoint(_folder_of(checkpoints, epoch, step), epoch, {}, step)
@@ -183,21 +202,25 @@ def find_checkpoints(checkpoints: Path) -> list[Checkpoint]:
     return [each for each in found if each]
 
 
-def find_unfinished(checkpoints: Path, epoch: int) -> Checkpoint | None:
-    """Return the last intact checkpoint inside the epoch."""
-    folders = [
-        each for each in _folders_in(checkpoints / UNFINISHED) if _position_of(each)[0] == epoch
-    ]
-    return next((found for folder in reversed(folders) if (found := read_intact(folder))), None)
+def verify_checkpoints(checkpoints: Path) -> VerifiedCheckpoints:
+    """Read each checkpoint once, and move the damaged ones to the folder ``damaged``.
 
-
-def set_aside_damaged(checkpoints: Path) -> list[Path]:
-    """Move the damaged checkpoints to the folder ``damaged``; return where they are now.
-
-    Nothing is deleted: what a disk has spoilt may be what a person wants to look at.
+    Nothing is deleted: what a disk has spoilt may be what a person wants to look at. One that
+    cannot be read now, e.g. because storage does not answer, is left where it is.
     """
-    folders = [*_folders_in(checkpoints), *_folders_in(checkpoints / UNFINISHED)]
-    return [_set_aside(checkpoints, each) for each in folders if read_intact(each) is None]
+    found: dict[bool, list[Checkpoint]] = {False: [], True: []}
+    damaged = []
+    for folder in [*_folders_in(checkpoints), *_folders_in(checkpoints / UNFINISHED)]:
+        try:
+            checkpoint = _verify(folder)
+        except (DamagedFileError, FileNotFoundError) as error:
+            logger.warning("checkpoint %s: %s", folder.name, error)
+            damaged.append(_set_aside(checkpoints, folder))
+        except OSError as error:
+            logger.warning("checkpoint %s cannot be read now: %s", folder.name, error)
+        else:
+            found[checkpoint.step > 0].append(checkpoint)
+    return VerifiedCheckpoints(tuple(found[False]), tuple(found[True]), tuple(damaged))
 
 
 def newest_position(checkpoints: Path) -> tuple[int, int]:
@@ -251,8 +274,22 @@ def _set_aside(checkpoints: Path, folder: Path) -> Path:
 
 def read_intact(folder: Path) -> Checkpoint | None:
     """Return the checkpoint in a folder; None, with a line in the log, if it is damaged."""
+    try:
+        return _verify(folder)
+    except (OSError, DamagedFileError) as error:
+        logger.warning("checkpoint %s: %s", folder.name, error)
+        return None
 
-    def verify(manifest: dict[str, Any]) -> Checkpoint:
+
+def _verify(folder: Path) -> Checkpoint:
+    """Read the checkpoint in a folder.
+
+    Raises:
+        DamagedFileError: It is not what was written.
+        OSError: It cannot be read.
+    """
+
+    def compare(manifest: dict[str, Any]) -> Checkpoint:
         epoch, metrics, step = manifest["epoch"], manifest["metrics"], manifest.get("step", 0)
         if (epoch, step) != _position_of(folder):
             raise ValueError(f"it names epoch {epoch}, step {step}")
@@ -263,11 +300,7 @@ def read_intact(folder: Path) -> Checkpoint | None:
             raise ValueError(f"{CHECKPOINT_FILE} has another checksum")
         return Checkpoint(folder, epoch, dict(metrics), step, manifest.get("num_workers", 0))
 
-    try:
-        return read_record(folder / MANIFEST_FILE, verify, "it is skipped")
-    except (OSError, DamagedFileError) as error:
-        logger.warning("checkpoint %s: %s", folder.name, error)
-        return None
+    return read_record(folder / MANIFEST_FILE, compare, "it is skipped")
 
 
 def best_checkpoint(checkpoints: Iterable[Checkpoint]) -> Checkpoint:

@@ -10,10 +10,8 @@ from typing import NamedTuple
 from ophnet_ray.models.checkpoints import (
     Checkpoint,
     delete_leftovers,
-    find_checkpoints,
-    find_unfinished,
     locate_checkpoint,
-    set_aside_damaged,
+    verify_checkpoints,
 )
 
 TIMEOUT_S = 180.0
@@ -58,19 +56,19 @@ def find_resume_point(checkpoints: Path, num_workers: int) -> ResumePoint:
     Damaged checkpoints are moved out of the way, and leftovers of a killed writer deleted.
     """
     delete_leftovers(checkpoints)
-    damaged = tuple(set_aside_damaged(checkpoints))
-    finished = find_checkpoints(checkpoints)
+    verified = verify_checkpoints(checkpoints)
+    finished = verified.finished
     epoch = finished[-1].epoch + 1 if finished else 0
-    last = find_unfinished(checkpoints, epoch)
+    last = verified.last_inside(epoch)
     if last is not None and last.num_workers not in (0, num_workers):
         logger.info("%s is of another number of workers and not used", last.folder)
         last = None
     last = last or (finished[-1] if finished else None)
     if last is None:
-        return ResumePoint(damaged=damaged)
+        return ResumePoint(damaged=verified.damaged)
     done = f"step {last.step} of epoch {epoch + 1}" if last.step else f"epoch {epoch}"
     logger.info("resuming after %s from %s", done, last.folder)
-    return ResumePoint(last, tuple(finished), damaged)
+    return ResumePoint(last, finished, verified.damaged)
 
 
 def agree_on_resume_point(

@@ -124,8 +124,9 @@ class RunMirror:
             if name.startswith(f"{CHECKPOINTS}/") and name.endswith(f"/{MANIFEST_FILE}"):
                 folder = name.removesuffix(MANIFEST_FILE)
                 data = f"{folder}{CHECKPOINT_FILE}"
-                is_damaged = name.startswith(f"{CHECKPOINTS}/{DAMAGED}/")
-                if data in listed and not (is_damaged or self._is_same(name, data, listed[data])):
+                if _is_damaged(name) or data not in listed:
+                    continue
+                if not self._is_same(name, data, listed[data]):
                     self._fetch(data)
                     self._fetch(name)
 
@@ -143,9 +144,13 @@ class RunMirror:
         return True
 
     def _drop_absent(self, listed: set[str]) -> None:
-        """Delete the checkpoints of this machine that the bucket does not hold whole."""
+        """Delete the checkpoints of this machine that the bucket does not hold whole.
+
+        Damaged ones stay: they are sent with the next checkpoint.
+        """
         for manifest in list((self.folder / CHECKPOINTS).rglob(MANIFEST_FILE)):
-            if self._name_of(manifest) not in listed:
+            name = self._name_of(manifest)
+            if name not in listed and not _is_damaged(name):
                 shutil.rmtree(manifest.parent)
 
     def _name_of(self, path: Path) -> str:
@@ -158,6 +163,10 @@ class RunMirror:
         with exclusive(self.folder / ".fetching"):
             mark_copy(self.folder, self.uri)
             yield
+
+
+def _is_damaged(name: str) -> bool:
+    return name.startswith(f"{CHECKPOINTS}/{DAMAGED}/")
 
 
 def _is_hidden(name: str) -> bool:

@@ -62,8 +62,9 @@ def _read_result(run: Run) -> RunResult | None:
         run.console.warn(
             f"{directory.metrics} is damaged: it is written again from the last checkpoint"
         )
-        last = find_checkpoints(directory.checkpoints)[-1]
-        directory.write_metrics(read_payload(last.file).history)
+        # without a checkpoint, the copy of the best one fails, and says so
+        for last in find_checkpoints(directory.checkpoints)[-1:]:
+            directory.write_metrics(read_payload(last.file).history)
     return result
 
 

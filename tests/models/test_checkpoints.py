@@ -1,21 +1,22 @@
 """Folders of checkpoints: damaged ones are skipped, the best and the last two stay."""
 
+import errno
 import json
 
 import pytest
 import torch
 
+from ophnet_ray.models import checkpoints
 from ophnet_ray.models.checkpoints import (
     best_checkpoint,
     commit_checkpoint,
     delete_leftovers,
     find_checkpoints,
-    find_unfinished,
     newest_position,
     prune_checkpoints,
     prune_unfinished,
-    set_aside_damaged,
     temporary_file,
+    verify_checkpoints,
 )
 
 pytestmark = pytest.mark.unit
@@ -58,16 +59,20 @@ def test_of_equal_scores_the_lower_validation_loss_is_the_best(tmp_path):
     assert best_checkpoint(kept).epoch == 1
 
 
+def last_inside(folder, epoch):
+    return verify_checkpoints(folder).last_inside(epoch)
+
+
 def test_inside_an_epoch_the_last_intact_checkpoint_is_found(tmp_path):
     for step in (5, 10, 15):
         keep(tmp_path, 3, 0.0, step)
     prune_unfinished(tmp_path, keep=2)
-    assert find_unfinished(tmp_path, 3).step == 15
-    find_unfinished(tmp_path, 3).file.write_bytes(b"damaged")
-    assert find_unfinished(tmp_path, 3).step == 10
-    find_unfinished(tmp_path, 3).file.write_bytes(b"damaged")
-    assert find_unfinished(tmp_path, 3) is None
-    assert find_unfinished(tmp_path, 2) is None
+    assert last_inside(tmp_path, 3).step == 15
+    last_inside(tmp_path, 3).file.write_bytes(b"damaged")
+    assert last_inside(tmp_path, 3).step == 10
+    last_inside(tmp_path, 3).file.write_bytes(b"damaged")
+    assert last_inside(tmp_path, 3) is None
+    assert last_inside(tmp_path, 2) is None
     assert find_checkpoints(tmp_path) == []
 
 
@@ -108,7 +113,7 @@ def test_damaged_checkpoints_are_set_aside_and_never_deleted(tmp_path):
     keep(tmp_path, 0, 0.5)
     for checkpoint in (keep(tmp_path, 1, 0.5), keep(tmp_path, 2, 0.0, step=5)):
         checkpoint.file.write_bytes(b"damaged")
-    assert [p.name for p in set_aside_damaged(tmp_path)] == [
+    assert [p.name for p in verify_checkpoints(tmp_path).damaged] == [
         "epoch=0001.1",
         "epoch=0002-step=000005.1",
     ]
@@ -138,3 +143,17 @@ def test_leftovers_of_a_killed_writer_are_deleted(tmp_path):
         file.write_bytes(b"half")
     delete_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*epoch*")) == ["epoch=0000"]
+
+
+def test_a_checkpoint_that_cannot_be_read_now_stays_where_it_is(tmp_path, monkeypatch):
+    """A passing error of a network disk must not cost the run a good checkpoint."""
+    first, second = keep(tmp_path, 0, 0.5), keep(tmp_path, 1, 0.5)
+
+    def fail_once(path):
+        monkeypatch.undo()
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(checkpoints, "hash_file", fail_once)
+    found = verify_checkpoints(tmp_path)
+    assert (found.finished, found.damaged) == ((second,), ())
+    assert verify_checkpoints(tmp_path).finished == (first, second)

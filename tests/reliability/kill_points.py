@@ -28,9 +28,9 @@ from ophnet_ray.models.checkpoints import (
     best_checkpoint,
     delete_leftovers,
     find_checkpoints,
-    find_unfinished,
     prune_checkpoints,
     prune_unfinished,
+    verify_checkpoints,
 )
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.directory import SearchDirectory
@@ -118,7 +118,7 @@ def _keep_epoch(run: RunDirectory) -> None:
 
 def _judge_epochs(run: RunDirectory) -> str:
     whole = find_checkpoints(run.checkpoints)
-    inside = find_unfinished(run.checkpoints, whole[-1].epoch + 1)
+    inside = verify_checkpoints(run.checkpoints).last_inside(whole[-1].epoch + 1)
     assert best_checkpoint(whole).epoch == 1, "the best epoch is lost"
     assert whole[-1].epoch in (3, 4), "the last epoch is lost"
     assert whole[-1].epoch == 4 or inside, "the steps of the epoch are lost before its end"

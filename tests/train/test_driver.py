@@ -127,6 +127,14 @@ def test_a_complete_run_is_not_run_again(first_run):
     assert before == sorted(p.stat().st_mtime_ns for p in (result.run / "checkpoints").rglob("*"))
 
 
+def test_a_complete_run_that_lost_checkpoints_and_metrics_says_so(first_run, tmp_path):
+    config, folder = copy_of(first_run, tmp_path)
+    (folder / "metrics.jsonl").write_bytes(b"damaged")
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(TrainingError, match=r"is gone or damaged; delete .*result"):
+        run(config)
+
+
 def test_a_kept_smoothing_survives_the_same_command(first_run, tmp_path):
     config, folder = copy_of(first_run, tmp_path)
     best = folder / json.loads((folder / "result.json").read_text())["checkpoint"]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ophnet_ray.errors import UserError
+from ophnet_ray.hashing import hash_file
 from ophnet_ray.storage.files import download, list_objects, read_bytes, upload
 from ophnet_ray.storage.paths import join
 from ophnet_ray.train.run_mirror import RunMirror
@@ -111,7 +112,9 @@ def test_the_mirror_keeps_what_the_bucket_holds_and_nothing_else(bucket, tmp_pat
         folder = tmp_path / machine / "checkpoints" / f"epoch={epoch:04d}"
         folder.mkdir(parents=True)
         (folder / "checkpoint.ckpt").write_text(text)
-        (folder / "manifest.json").write_text(json.dumps({"epoch": epoch, "sha256": text}))
+        sha256 = hash_file(folder / "checkpoint.ckpt")
+        manifest = {"epoch": epoch, "sha256": sha256, "metrics": {}}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
 
     def checkpoints(machine):
         return sorted(p.name for p in (tmp_path / machine).glob("checkpoints/epoch=*"))
@@ -139,3 +142,10 @@ def test_the_mirror_keeps_what_the_bucket_holds_and_nothing_else(bucket, tmp_pat
     ours.write_text("torn")
     one.fetch_checkpoints()
     assert ours.read_text() == "weights 2"
+    aside = tmp_path / "one/checkpoints/damaged/epoch=0002.1"
+    shutil.copytree(ours.parent, aside)
+    one.fetch_checkpoints()
+    assert aside.is_dir(), "what was set aside is not deleted before it is sent"
+    one.send_checkpoints()
+    sent = list_objects(join(uri, "checkpoints/damaged"), recursive=True)
+    assert set(sent) == {"epoch=0002.1/checkpoint.ckpt", "epoch=0002.1/manifest.json"}
