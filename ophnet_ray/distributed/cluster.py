@@ -50,30 +50,40 @@ def connect(
     """
     head = find_running_head()
     job = JobConfig(metadata=metadata or {})
-    if head is None:
-        create_token(token_path())
-        check_token_file(token_path())
-        where = f"local Ray, dashboard http://{_start_local(config, concurrent_runs, job)}"
-    else:
-        check_token_file(token_path())
-        if "://" not in head:
-            check_grpc_doors([head], GCS_QUESTION, "the Ray cluster")  # before it gets our code
-        dashboard = _join(head, job)
-        check_dashboard(dashboard)
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        raylets = [f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}" for node in nodes]
-        check_grpc_doors(raylets, RAYLET_QUESTION, "the node")
-        where = f"Ray cluster {head}, {len(nodes)} nodes"
-        if dashboard:
-            where += (
-                f", dashboard http://{dashboard} as seen from its head (`ray dashboard "
-                "CLUSTER.yaml` brings it here, `ray get-auth-token` opens it)"
-            )
-    _quiet_loggers()
     try:
+        if head is None:
+            create_token(token_path())
+            check_token_file(token_path())
+            where = f"local Ray, dashboard http://{_start_local(config, concurrent_runs, job)}"
+        else:
+            check_token_file(token_path())
+            where = _join_closed(head, job)
+        _quiet_loggers()
         yield where
     finally:
         ray.shutdown()
+
+
+def _join_closed(head: str, job: JobConfig) -> str:
+    """Join a cluster that does not answer strangers; return one line about it.
+
+    Raises:
+        UserError: It answers them, or does not answer at all.
+    """
+    if "://" not in head:
+        check_grpc_doors([head], GCS_QUESTION, "the Ray cluster")  # before it gets our code
+    dashboard = _join(head, job)
+    check_dashboard(dashboard)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    raylets = [f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}" for node in nodes]
+    check_grpc_doors(raylets, RAYLET_QUESTION, "the node")
+    where = f"Ray cluster {head}, {len(nodes)} nodes"
+    if dashboard:
+        where += (
+            f", dashboard http://{dashboard} as seen from its head (`ray dashboard "
+            "CLUSTER.yaml` brings it here, `ray get-auth-token` opens it)"
+        )
+    return where
 
 
 def _start_local(config: Config, concurrent_runs: int, job: JobConfig) -> str:

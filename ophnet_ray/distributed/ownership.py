@@ -4,12 +4,14 @@ import os
 import secrets
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from ophnet_ray.errors import UserError
 
-MAX_FOLDER_CHARS = 30
-"""Longest folder for a Ray: the paths of its sockets below have at most 107 characters."""
+MAX_TEMP_CHARS = 25
+"""Longest temporary folder of the system that is taken: the paths of Ray's sockets below it have at
+most 107 characters."""
 _LISTENING = "0A"
 
 
@@ -52,10 +54,10 @@ def _is_trusted(uid: int) -> bool:
 
 
 def own_ray_folder() -> str:
-    """Return a folder for a Ray of this user, which nobody else may enter; create it.
+    """Return a folder for a Ray of this user, below one that nobody else may enter; create that.
 
-    Ray's own ``/tmp/ray`` is open to all users of a machine. Where the user names a folder with
-    ``RAY_TMPDIR``, that one is taken.
+    Ray opens its own folder to all users of a machine, whatever it was before. Where the user names
+    a folder with ``RAY_TMPDIR``, that one is taken as it is.
 
     Raises:
         UserError: The folder belongs to another user.
@@ -63,40 +65,45 @@ def own_ray_folder() -> str:
     if named := os.environ.get("RAY_TMPDIR"):
         return str(Path(named) / "ray")
     system = tempfile.gettempdir()
-    parent = Path(system if len(system) <= MAX_FOLDER_CHARS else "/tmp")  # noqa: S108 - it is short
+    parent = Path(system if len(system) <= MAX_TEMP_CHARS else "/tmp")  # noqa: S108 - it is short
     folder = parent / f"ray-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise UserError(f"{folder} belongs to another user; set RAY_TMPDIR to a folder of your own")
     folder.chmod(0o700)
-    return str(folder)
+    return str(folder / "ray")
 
 
 def create_token(path: Path) -> None:
     """Write a token for Ray that only this user may read, unless there is one.
 
-    Ray itself would write it readable for everybody.
+    Ray itself would write it readable for everybody. The file appears whole: a run that starts at
+    the same moment, or after a kill, reads no half of a token.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    if path.exists():
         return
-    with os.fdopen(descriptor, "w") as file:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # readable for its user alone
         file.write(secrets.token_hex(32))
+        file.flush()
+        with suppress(FileExistsError):  # another run was quicker
+            os.link(file.name, path)
 
 
 def check_token_file(path: Path) -> None:
     """Refuse a token that other users of this machine may read or have written.
 
+    A token in ``RAY_AUTH_TOKEN`` takes the place of the file, and without authentication none is
+    read.
+
     Raises:
         UserError: Naming the cure.
     """
-    try:
-        status = path.stat()
-    except FileNotFoundError:
+    is_read = os.environ.get("RAY_AUTH_MODE") == "token" and "RAY_AUTH_TOKEN" not in os.environ
+    if not (is_read and path.exists()):
         return
+    status = path.stat()
     if not _is_trusted(status.st_uid):
         raise UserError(f"the token {path} belongs to another user; set RAY_AUTH_TOKEN_PATH")
     if status.st_mode & 0o077 and status.st_uid == os.getuid():

@@ -5,6 +5,7 @@ import socket
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -78,15 +79,16 @@ def test_a_file_that_others_may_write_is_not_believed(head_file):
     assert not is_trusted_file(link)
 
 
-def test_a_ray_of_ones_own_has_a_folder_that_nobody_else_enters(monkeypatch, tmp_path):
+@pytest.mark.parametrize("system", ["/tmp", "/tmp/" + 56 * "x"])
+def test_a_ray_of_ones_own_lies_in_a_folder_that_nobody_else_enters(monkeypatch, system):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path)[:1] + "tmp")
-    folder = own_ray_folder()
-    status = os.lstat(folder)
+    monkeypatch.setattr("tempfile.tempdir", system)
+    folder = Path(own_ray_folder())
+    status = folder.parent.lstat()
     assert stat.S_IMODE(status.st_mode) == 0o700
     assert status.st_uid == os.getuid()
     # session_YYYY-MM-DD_hh-mm-ss_micros_pid/sockets/plasma_store
-    assert len(folder) + 1 + 41 + len("/sockets/plasma_store") <= 107
+    assert len(str(folder)) + 1 + 41 + len("/sockets/plasma_store") <= 107
 
 
 @needs_root
@@ -98,7 +100,9 @@ def test_a_folder_that_another_user_made_beforehand_is_refused(monkeypatch):
     Path(f"/tmp/ray-{STRANGER + 1}").rmdir()
 
 
-def test_a_token_is_readable_by_its_user_alone_from_the_start(tmp_path):
+def test_a_token_is_readable_by_its_user_alone_from_the_start(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     path = tmp_path / "ray" / "auth_token"
     create_token(path)
     first = path.read_text()
@@ -111,3 +115,19 @@ def test_a_token_is_readable_by_its_user_alone_from_the_start(tmp_path):
     with pytest.raises(UserError, match=f"other users may read the token {path}; chmod 600"):
         check_token_file(path)
     check_token_file(tmp_path / "none")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
+    check_token_file(path)  # it is not read then
+
+
+def test_runs_that_start_together_take_one_whole_token(tmp_path):
+    path = tmp_path / "auth_token"
+
+    def read_created(_):
+        create_token(path)
+        return path.read_text()
+
+    with ThreadPoolExecutor(8) as pool:
+        tokens = set(pool.map(read_created, range(64)))
+    assert {len(token) for token in tokens} == {64}
+    assert len(tokens) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["auth_token"]
