@@ -10,10 +10,11 @@ import logging
 import os
 import secrets
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -125,26 +126,38 @@ def _renew(claim: Path, is_over: threading.Event) -> None:
 
 
 def _remove_stale(claim: Path) -> bool:
-    """Remove a claim whose holder is gone; return False if it is alive, as far as one can see."""
-    own = claim.with_name(f"{claim.name}.{secrets.token_hex(8)}")
+    """Remove a claim whose holder is gone; return False if it is alive, as far as one can see.
+
+    One process at a time judges and removes, under a file of its own: else a second one, which
+    judged before, would remove what the first has created since.
+    """
+    judge = claim.with_name(f"{claim.name}.judged")
+    if not _create(judge, Holder.of_this_process()):
+        with suppress(FileNotFoundError):
+            # a process was killed within the milliseconds of its judgement
+            if _age_s(judge) > STALE_S:
+                judge.unlink()
+        return False
     try:
-        own.touch()
-        # by the clock of the storage: the machines' own may differ
-        age_s = own.stat().st_mtime - claim.stat().st_mtime
-        if age_s < STALE_S and not _is_dead_here(Holder.read(claim)):
-            return False
-        judged = claim.stat().st_ino
-        claim.replace(own)
-        if own.stat().st_ino != judged:
-            # another process has just taken it over: give it back
-            os.link(own, claim)
-            return False
+        is_gone = _age_s(claim) > STALE_S or _is_dead_here(Holder.read(claim))
+        if is_gone:
+            claim.unlink()
     except FileNotFoundError:
         return True  # the holder has just left
-    else:
-        return True
     finally:
-        own.unlink(missing_ok=True)
+        judge.unlink(missing_ok=True)
+    return is_gone
+
+
+def _age_s(path: Path) -> float:
+    """Return the seconds since a file was renewed, by the clock of the storage: ours may differ.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+    """
+    written_s = path.stat().st_mtime
+    with tempfile.NamedTemporaryFile(dir=path.parent) as now:
+        return Path(now.name).stat().st_mtime - written_s
 
 
 def _is_dead_here(holder: Holder) -> bool:

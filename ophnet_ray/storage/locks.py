@@ -31,7 +31,11 @@ Tell = Callable[[str], None]
 
 @contextmanager
 def exclusive(
-    path: Path, *, busy: str | None = None, tell: Tell = logger.warning
+    path: Path,
+    *,
+    busy: str | None = None,
+    tell: Tell = logger.warning,
+    is_also_shared: bool = False,
 ) -> Iterator[None]:
     """Hold a lock file alone for as long as the context lasts.
 
@@ -39,10 +43,12 @@ def exclusive(
         path: The lock file; created when it is missing, and kept.
         busy: Error message if another process holds the lock; without one, wait for that process.
         tell: Receives a line that names the holder, after some seconds of waiting.
+        is_also_shared: Others hold the lock together, see ``shared``. A file system without locks
+            shows none of them.
 
     Raises:
         UserError: Another process holds the lock, and ``busy`` is given.
-        OSError: The file cannot be opened.
+        OSError: The file cannot be opened; or ``is_also_shared`` on a file system without locks.
     """
     with ExitStack() as held:
         descriptor = _open(path)
@@ -50,7 +56,7 @@ def exclusive(
         try:
             _acquire(descriptor, path, fcntl.LOCK_EX, busy, tell)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in _NO_LOCKS or is_also_shared:
                 raise
             held.enter_context(claimed(path, busy, tell, NOTICE_INTERVAL_S))
         else:

@@ -164,21 +164,32 @@ def test_without_locks_of_the_file_system_one_process_holds_it_too(tmp_path, no_
         pass
 
 
-def test_of_many_that_take_over_one_holds_it(tmp_path, no_locks, monkeypatch):
-    monkeypatch.setattr(claims, "POLL_S", 0.001)
-    path, inside = tmp_path / ".lock", []
-    (tmp_path / ".lock.held").write_text('{"host": "gone", "pid": 1}')
-    os.utime(tmp_path / ".lock.held", (0, 0))
+def pass_alone(marker):
+    """Fail if another thread is between the two calls."""
+    marker.touch(exist_ok=False)
+    marker.unlink()
 
-    def work(number):
-        with exclusive(path):
-            inside.append(number)
-            alone = inside == [number]
-            inside.clear()
-        return alone
+
+def test_of_many_that_take_over_one_holds_it(tmp_path, no_locks, monkeypatch):
+    """All come at the same moment, as the workers of a job do that is started again."""
+    monkeypatch.setattr(claims, "POLL_S", 0.0005)
+    start = threading.Barrier(8)
+
+    def work(folder):
+        start.wait()
+        for _ in range(3):
+            with exclusive(folder / ".lock"):
+                pass_alone(folder / "inside")
+        return True
 
     with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(work, range(40)))
+        for number in range(30):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            (folder / ".lock.held").write_text('{"host": "gone", "pid": 1}')
+            os.utime(folder / ".lock.held", (0, 0))
+            assert all(pool.map(work, [folder] * 8))
+            assert [file.name for file in folder.iterdir()] == [".lock"]
 
 
 def test_an_error_inside_the_lock_is_not_taken_for_a_busy_one_and_frees_it(tmp_path):
@@ -230,14 +241,12 @@ def test_lock_files_of_names_go_with_their_locks(tmp_path):
 
 def test_of_many_that_wait_for_a_name_one_at_a_time_holds_it(tmp_path):
     """Each removes the lock file: one that waits must not hold a file that has no name any more."""
-    locks, inside = NamedLocks(tmp_path / "locks"), []
+    locks = NamedLocks(tmp_path / "locks")
 
-    def work(number):
+    def work(_):
         with locks.hold("a"):
-            inside.append(number)
-            alone = inside == [number]
-            inside.clear()
-        return alone
+            pass_alone(tmp_path / "inside")
+        return True
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(200)))

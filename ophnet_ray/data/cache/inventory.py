@@ -151,7 +151,7 @@ def _leftover(path: Path) -> Leftover | None:
 def _prune_folder(cache_dir: Path, unused_days: float) -> Inventory:
     busy = f"the cache {cache_dir} is being used by a run; prune it when the run is over"
     try:
-        with exclusive(_blocks_folder(cache_dir) / LOCK_FILE, busy=busy):
+        with exclusive(_blocks_folder(cache_dir) / LOCK_FILE, busy=busy, is_also_shared=True):
             return _delete_unused(_read_folder(cache_dir), unused_days, Path.unlink)
     except OSError as error:
         raise UserError(f"the cache {cache_dir} cannot be pruned: {error}") from error

@@ -1,5 +1,6 @@
 """Real processes at work on one cache: together, killed, on a full disk; and pruning it."""
 
+import errno
 import json
 import os
 import signal
@@ -207,6 +208,20 @@ def test_a_cache_is_not_pruned_under_a_run(videos, tmp_path):
     with BlockCache(tmp_path, WINDOWS).in_use(), pytest.raises(UserError, match="being used"):
         prune(tmp_path, unused_days=0)
     assert prune(tmp_path, unused_days=0).shards
+
+
+def test_where_no_lock_shows_a_run_nothing_is_pruned(videos, tmp_path, monkeypatch):
+    """A file system without locks, as Lustre is mounted by default."""
+    fill(tmp_path, segments_of(videos)[:6])
+
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with BlockCache(tmp_path, WINDOWS).in_use():
+        with pytest.raises(UserError, match="cannot be pruned: .*Function not implemented"):
+            prune(tmp_path, unused_days=0)
+        assert read_inventory(tmp_path).shards
 
 
 def test_the_command_tells_what_is_there(videos, tmp_path):
