@@ -9,6 +9,7 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
+from ophnet_ray.characters import escape_unfit
 from ophnet_ray.cli.arguments import EXIT_USER_ERROR
 from ophnet_ray.cli.checks import create_output_folder
 from ophnet_ray.config import Config
@@ -20,6 +21,7 @@ from ophnet_ray.settings import setting
 from ophnet_ray.train.preflight import (
     check_backbone,
     check_loggers,
+    check_num_segments,
     check_output,
     find_shared_paths,
     resolve_paths,
@@ -38,7 +40,7 @@ STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
 class CheckSettings:
     """The check."""
 
-    output: str = setting("check", affects="nothing", is_path=True)
+    output: str = setting("check", affects="nothing")
     """Folder of report.html, rejects.csv and fingerprint.json."""
     full: bool = setting(False, affects="nothing")
     """Decode every segment, as a run would; else the container, the packets and a few frames."""
@@ -83,7 +85,7 @@ class CheckCommand:
         console = Console()
         resolved = resolve_paths(config)
         inspection, findings = _inspect(resolved, settings, console)
-        findings = [*_check_setup(resolved, console), *findings, *inspection.findings]
+        findings = [*_check_setup(resolved, inspection, console), *findings, *inspection.findings]
         if inspection.fingerprint is not None:
             findings += compare_with(folder / FINGERPRINT, inspection.fingerprint)
             write_fingerprint(folder / FINGERPRINT, inspection.fingerprint)
@@ -137,11 +139,18 @@ def _inspect_with(
         return inspect_data(config, inspect_all, show, full=settings.full)
 
 
-def _check_setup(config: Config, console: Console) -> list[Finding]:
+def _check_setup(config: Config, inspection: "Inspection", console: Console) -> list[Finding]:
     """Run what a training run checks of its set-up before it starts."""
     from ophnet_ray.inspection.setup_checks import collect
 
+    data, workers = inspection.data, config.training.train_workers
+
+    def check_workers() -> None:
+        if workers is not None and data is not None and data.num_train:
+            check_num_segments(workers, data.num_train)
+
     return [
+        *collect("set-up", "--train_workers", check_workers),
         *collect("set-up", "--logger", lambda: check_loggers(config)),
         *collect("set-up", "--output_pth", lambda: check_output(config.run.output_pth)),
         *collect("set-up", "--backbone", lambda: check_backbone(config, console.say)),
@@ -165,12 +174,16 @@ def _print_findings(findings: Sequence[Finding]) -> None:
             first.kind,
             str(number),
             str(num_rows or ""),
-            Text(first.text),
-            Text(first.repair),
+            Text(escape_unfit(first.text)),
+            Text(escape_unfit(first.repair)),
             style=STYLES[first.level],
         )
     if findings:
         console.print(table)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _answer(
@@ -182,7 +195,7 @@ def _answer(
         "rows": f"{len(rows)}, {num_rejected} of them unusable",
         "videos": f"{len(inspection.facts)} of {num_videos}",
         "findings": ", ".join(
-            f"{sum(finding.level == level for finding in findings)} {level}s" for level in STYLES
+            _count(sum(finding.level == level for finding in findings), level) for level in STYLES
         ),
     }
     if costs is not None:

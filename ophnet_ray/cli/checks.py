@@ -6,6 +6,7 @@ from pathlib import Path
 from ophnet_ray.config import CaseFrom
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import check_no_folder, ensure_writable
+from ophnet_ray.storage.paths import is_remote
 
 MAX_FRAME_RATE = 1000
 
@@ -56,6 +57,8 @@ def create_output_folder(path: str, *names: str) -> Path:
     Raises:
         UserError: It cannot be created, or a file cannot be written.
     """
+    if is_remote(path):
+        raise UserError(f"--output {path}: must be a folder of this machine, not a bucket")
     folder = Path(path).absolute()
     try:
         ensure_writable(folder)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -21,6 +21,9 @@ from ophnet_ray.data.video_files import VIDEO_SUFFIXES
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
 from ophnet_ray.storage.paths import parent_of, stem_of
+
+AssignSplits = Callable[[Sequence[Segment], Iterable[Sequence[str]]], Sequence[Segment]]
+"""Returns rows with splits; the second argument: groups of videos of equal content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +99,26 @@ def split_rows(
     Raises:
         AnnotationError: The rows cannot be split, see ``assign_splits``.
     """
+
+    def assign(rows: Sequence[Segment], same_videos: Iterable[Sequence[str]]) -> Sequence[Segment]:
+        return assign_splits(rows, data.val_fraction, seed, same_videos)
+
+    return gather_rows(table, absent, assign)
+
+
+def gather_rows(
+    table: AnnotationTable, absent: Collection[str], assign: AssignSplits | None = None
+) -> RunData:
+    """Collect the rows of a table, those of missing videos as rejects.
+
+    Args:
+        table: All rows.
+        absent: Videos that do not exist.
+        assign: Splits the other rows; None leaves them as they are.
+    """
     present = [row for row in table.segments if row.video not in absent]
     same_videos = tuple(find_same_videos(row.video for row in present))
-    segments = assign_splits(present, data.val_fraction, seed, same_videos)
+    segments = assign(present, same_videos) if assign else present
     missing = [row for row in table.segments if row.video in absent]
     rejects = [Reject(row, "the video is missing", "missing") for row in missing]
     hashed = RunData.of_rows(segments, rejects)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -95,21 +95,28 @@ def _unite_cases(
     return unit_of
 
 
-def _check_same_videos(segments: Sequence[Segment], same_videos: Iterable[Sequence[str]]) -> None:
-    """Refuse a video that the CSV's own split column has in two splits under two names.
+def find_split_twins(
+    segments: Sequence[Segment], same_videos: Iterable[Sequence[str]]
+) -> Iterator[tuple[Segment, Segment]]:
+    """Yield a row each of two videos of equal content that the CSV puts into two splits.
 
-    Under one case_id it passes: then it is no oversight, and ``cases_on_both_sides`` names it.
+    Under one case_id they pass: then it is no oversight, and ``cases_on_both_sides`` names it.
     """
     rows = {segment.video: segment for segment in segments}
     for group in same_videos:
         found = [rows[video] for video in group if video in rows]
         for one, other in itertools.combinations(found, 2):
             if one.split != other.split and one.case_id != other.case_id:
-                raise AnnotationError(
-                    f"{one.video} ({one.split}) and {other.video} ({other.split}) are the same "
-                    "video under two names, in two splits; delete the rows of one, give both one "
-                    "split, or, if it is meant, one case_id"
-                )
+                yield one, other
+
+
+def _check_same_videos(segments: Sequence[Segment], same_videos: Iterable[Sequence[str]]) -> None:
+    for one, other in find_split_twins(segments, same_videos):
+        raise AnnotationError(
+            f"{one.video} ({one.split}) and {other.video} ({other.split}) are the same video under "
+            "two names, in two splits; delete the rows of one, give both one split, or, if it is "
+            "meant, one case_id"
+        )
 
 
 def _choose_val_cases(

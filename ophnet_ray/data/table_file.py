@@ -76,7 +76,7 @@ def check_columns(columns: list[str], where: str) -> None:
             else ""
         )
         raise AnnotationError(
-            f"{where}: column {', '.join(missing)} is missing; found: {', '.join(columns)}{cure}"
+            f"{where}: column {', '.join(missing)} is missing (found: {', '.join(columns)}){cure}"
         )
 
 

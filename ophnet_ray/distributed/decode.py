@@ -13,12 +13,10 @@ from ray.util.annotations import RayDeprecationWarning
 
 from ophnet_ray.data.cache.fill import DecodeAll, DecodeTask, decode_task, divide_by_video
 from ophnet_ray.data.cache.store import BlockCache, DecodeResult
-from ophnet_ray.data.video.hang_guard import end_hanging_process
+from ophnet_ray.data.video.hang_guard import DECODER_CRASHED, end_hanging_process
 from ophnet_ray.distributed.prometheus import count_decoded
 from ophnet_ray.errors import TrainingError, UserError, last_line
 from ophnet_ray.storage.filesystems import StorageError
-
-DECODER_CRASHED = "the decoder crashed"
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,8 @@ from ray.util.annotations import RayDeprecationWarning
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
 from ophnet_ray.data.video.container import VideoError
-from ophnet_ray.data.video.hang_guard import end_hanging_process
+from ophnet_ray.data.video.hang_guard import DECODER_CRASHED, end_hanging_process
 from ophnet_ray.distributed.cluster import connect
-from ophnet_ray.distributed.decode import DECODER_CRASHED
 from ophnet_ray.distributed.failures import find_cause
 from ophnet_ray.errors import PredictionError
 from ophnet_ray.inference.predictions import is_whole

@@ -1,7 +1,6 @@
 """Fingerprint of a data set: enough to tell later whether, and where, the data changed."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +11,9 @@ from ophnet_ray.data.run_data import RunData
 from ophnet_ray.inspection.findings import Finding
 from ophnet_ray.inspection.video_facts import VideoFacts
 from ophnet_ray.storage.files import read_bytes, write_atomically
-from ophnet_ray.storage.paths import is_remote
+from ophnet_ray.storage.paths import plain_uri
+from ophnet_ray.storage.records import DamagedFileError, dump_record, read_record
 
-FORMAT = 1
 MAX_NAMES = 3
 
 
@@ -27,7 +26,6 @@ def take_fingerprint(
     versions are those of the libraries that read it; they are not compared.
     """
     return {
-        "format": FORMAT,
         "table": {
             "sha256": hashlib.sha256(read_bytes(csv_path)).hexdigest(),
             "rows": len(data.segments) + len(data.missing),
@@ -44,11 +42,10 @@ def take_fingerprint(
 def compare_with(path: Path, fingerprint: Mapping[str, Any]) -> list[Finding]:
     """Return one finding if the file holds the fingerprint of other data; none without a file."""
     try:
-        before = json.loads(path.read_text())
-        videos, table = before["videos"], before["table"]
-    except (OSError, ValueError, KeyError, TypeError):
+        before = read_record(path, dict, "it is written again")
+    except (OSError, DamagedFileError):
         return []
-    now = fingerprint["videos"]
+    videos, table, now = before["videos"], before["table"], fingerprint["videos"]
     groups = {
         "new": sorted(now.keys() - videos.keys()),
         "gone": sorted(videos.keys() - now.keys()),
@@ -72,11 +69,12 @@ def compare_with(path: Path, fingerprint: Mapping[str, Any]) -> list[Finding]:
 
 def write_fingerprint(path: Path, fingerprint: Mapping[str, Any]) -> None:
     """Write the file, one line per value."""
-    write_atomically(path, (json.dumps(fingerprint, indent=1) + "\n").encode())
+    write_atomically(path, dump_record(fingerprint))
 
 
 def _name_below(video_dir: str, video: str) -> str:
-    return video.removeprefix(video_dir.rstrip("/") + "/") if not is_remote(video) else video
+    """Return a name that is the same wherever the folder lies, and whatever its endpoint."""
+    return plain_uri(video).removeprefix(plain_uri(video_dir).rstrip("/") + "/")
 
 
 def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

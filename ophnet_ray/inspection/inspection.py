@@ -2,19 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ophnet_ray.config import Config
 from ophnet_ray.data.annotations import (
     AnnotationTable,
-    Reject,
     Segment,
     find_missing_videos,
     read_table,
 )
-from ophnet_ray.data.duplicates import find_same_videos
-from ophnet_ray.data.run_data import RunData, split_rows
+from ophnet_ray.data.run_data import RunData, gather_rows, split_rows
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.findings import Finding
@@ -111,7 +109,11 @@ def inspect_data(
     all_rows = [row for rows in present.values() for row in rows]
     fitted = [row for row in all_rows if row.split != "test"]
     findings += check_rejects(findings, fitted, config)
-    costs = estimate_costs(config, ordered, present) if ordered else None
+    costs = None
+    try:
+        costs = estimate_costs(config, ordered, present) if ordered else None
+    except UserError as error:
+        findings += describe_error("disk", "--cache_dir", error)
     findings += check_disk(config, costs) if costs else ()
     video_dir = config.data.video_dir or parent_of(csv_path)
     return Inspection(
@@ -171,15 +173,7 @@ def _split(table: AnnotationTable, absent: set[str], config: Config) -> RunData:
 def _unsplit(table: AnnotationTable, absent: set[str]) -> RunData:
     if all(row.video in absent for row in table.segments):
         return RunData(table.segments, (), "", table.case_rule)
-    present = [row for row in table.segments if row.video not in absent]
-    missing = [
-        Reject(row, "the video is missing", "missing")
-        for row in table.segments
-        if row.video in absent
-    ]
-    same_videos = tuple(find_same_videos(row.video for row in present))
-    hashed = RunData.of_rows(present, missing)
-    return replace(hashed, case_rule=table.case_rule, same_videos=same_videos)
+    return gather_rows(table, absent)
 
 
 def _collect_pictures(

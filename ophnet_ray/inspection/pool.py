@@ -5,9 +5,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
+from ophnet_ray.data.video.hang_guard import DECODER_CRASHED
 from ophnet_ray.inspection.video_facts import InspectAll, VideoFacts, VideoTask, inspect_in_worker
-
-DECODER_CRASHED = "the decoder crashed"
 
 
 def inspect_in_processes(num_workers: int) -> InspectAll:
@@ -46,8 +45,8 @@ def _inspect_until_crash(
         try:
             while waiting or running:
                 while waiting and len(running) < num_workers:
-                    task = waiting.pop(0)
-                    running[pool.submit(inspect_in_worker, task)] = task
+                    future = pool.submit(inspect_in_worker, waiting[0])  # raises in a broken pool
+                    running[future] = waiting.pop(0)
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield future.result()
                     del running[future]

@@ -119,6 +119,5 @@ def _find_cached(config: Config, rows: Sequence[Segment]) -> set[str]:
     if is_remote(cache_dir) or not (Path(cache_dir) / CACHE_VERSION).is_dir() or not rows:
         return set()
     cache = BlockCache(cache_dir, config.windows)
-    keys = cache.keys_of(rows)
-    found = cache.find(keys)
+    keys, found = cache.look_up(rows)
     return {row.segment_id for row, key in zip(rows, keys, strict=True) if key in found}

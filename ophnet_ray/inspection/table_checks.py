@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from ophnet_ray.data.annotations import Segment, pair_neighbours
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.data.spelling import find_equal_cases, find_near_phases
-from ophnet_ray.data.splits import cases_on_both_sides, phases_without_rows
+from ophnet_ray.data.splits import cases_on_both_sides, find_split_twins, phases_without_rows
 from ophnet_ray.inspection.findings import Finding, FindingKind
 from ophnet_ray.inspection.repairs import repair_overlap
 from ophnet_ray.storage.paths import name_of
@@ -24,7 +24,8 @@ def check_table(data: RunData) -> Iterator[Finding]:
     yield from check_spellings(rows)
     yield from check_same_videos(data.segments, data.same_videos)
     yield from check_sides(data.segments)
-    yield from check_phases(data.segments, data.phases)
+    if any(row.split for row in data.segments):  # else the split itself was refused
+        yield from check_phases(data.segments, data.phases)
 
 
 def check_overlaps(rows: Sequence[Segment]) -> Iterator[Finding]:
@@ -78,7 +79,7 @@ def check_same_videos(
         by_video[row.video].append(row)
     for group in same_videos:
         found = [row for video in group for row in by_video[video]]
-        is_refused = len({row.split for row in found}) > 1 and len({r.case_id for r in found}) > 1
+        is_refused = any(find_split_twins(found, [group]))
         names = " = ".join(name_of(video) for video in group)
         yield Finding(
             "same content",

@@ -74,7 +74,8 @@ def check_video(facts: VideoFacts, rows: Sequence[Segment], config: Config) -> I
             is_used=not lost,
         )
         bad = [(row, fact) for row, fact in bad if row not in lost]
-        cut = []
+        if not lost:
+            cut = []  # the finding has named them
     yield from (_bad_row(row, fact, stream, facts.video) for row, fact in bad)
     for row in cut:
         yield Finding(
@@ -101,11 +102,12 @@ def check_video(facts: VideoFacts, rows: Sequence[Segment], config: Config) -> I
 def check_all_videos(all_facts: Sequence[VideoFacts], config: Config) -> Iterator[Finding]:
     """Yield what differs between videos: frame rates and resolutions."""
     streams = [facts.stream for facts in all_facts if facts.stream]
-    rates = Counter(round(stream.frame_rate) for stream in streams if stream.frame_rate)
+    exact = [stream.frame_rate for stream in streams if stream.frame_rate]
+    rates = Counter(round(rate) for rate in exact)
     if len(rates) > 1:
         size = config.windows.window_size
-        low, high = size / max(rates), size / min(rates)
-        frequent = rates.most_common(1)[0][0]
+        low, high = size / max(exact), size / min(exact)
+        frequent = max(rates.most_common(1)[0][0], 1)
         yield Finding(
             "frame rates",
             "note" if high < 1.5 * low else "warning",

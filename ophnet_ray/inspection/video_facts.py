@@ -69,7 +69,6 @@ class StreamFacts:
     width: int
     height: int
     num_frames: int
-    num_key_frames: int
     frame_rate: float
     duration_s: float
     lost_s: float | None
@@ -215,7 +214,8 @@ def _read_stream(source: VideoSource, index: VideoIndex) -> StreamFacts:
         stream, codec = video_stream(container), video_stream(container).codec_context
         promised_s = None
         if stream.frames and step_s:
-            promised_s = stream.frames * step_s
+            # the frames that are there may have any intervals
+            promised_s = duration_s + (stream.frames - len(times_s)) * step_s
         elif stream.duration is not None and stream.time_base is not None:
             promised_s = float(stream.duration * stream.time_base)
         elif container.duration is not None and len(container.streams) == 1:
@@ -227,7 +227,6 @@ def _read_stream(source: VideoSource, index: VideoIndex) -> StreamFacts:
             width=codec.width,
             height=codec.height,
             num_frames=len(times_s),
-            num_key_frames=len(index.key_pts),
             frame_rate=1 / step_s if step_s else 0.0,
             duration_s=duration_s,
             lost_s=lost_seconds(promised_s, duration_s),

@@ -62,13 +62,9 @@ def fill_cache(
         decode_all: Executes the tasks, on Ray or in threads.
         on_progress: Called after each task.
     """
-    keys = cache.keys_of(segments)
-    entries = cache.find(keys)
+    keys, entries = cache.look_up(segments)
     # rows of the same interval have the same key and share their blocks
     pending = {k: s for s, k in zip(segments, keys, strict=True) if k not in entries}
-    if pending:
-        entries |= cache.find_by_path(list(pending.values()), list(pending))
-        pending = {key: segment for key, segment in pending.items() if key not in entries}
     tasks = plan_tasks([(s, k) for k, s in pending.items()], cache, num_workers)
     # runs that start simultaneously begin with different tasks and do not wait for each other
     first = secrets.randbelow(max(len(tasks), 1))

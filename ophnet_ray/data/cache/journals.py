@@ -43,12 +43,9 @@ class RunJournals:
             OSError: The journal cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._locks.hold(f"journal-{self.name}"):
-            descriptor = os.open(self.folder / self.name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            try:
-                os.write(descriptor, f"{name}\n".encode())
-            finally:
-                os.close(descriptor)
+        journal = self.folder / self.name
+        with self._locks.hold(f"journal-{self.name}"), journal.open("ab", buffering=0) as file:
+            file.write(f"{name}\n".encode())
 
     def read_new(self, positions: dict[str, int]) -> Iterator[str]:
         """Yield the names that other runs have added since the positions; advance these.
@@ -62,7 +59,8 @@ class RunJournals:
                 continue
             if size_bytes < first:
                 first = 0  # removed for its age, and begun again
-            with suppress(FileNotFoundError), (self.folder / journal).open("rb") as file:
+            is_gone_or_private = suppress(FileNotFoundError, PermissionError)
+            with is_gone_or_private, (self.folder / journal).open("rb") as file:
                 file.seek(first)
                 whole_lines, end, _ = file.read().rpartition(b"\n")
                 positions[journal] = first + len(whole_lines) + len(end)

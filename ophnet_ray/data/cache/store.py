@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,24 +140,25 @@ class BlockCache:
         text = json.dumps([FORMAT_VERSION, identity, segment.start_s, segment.end_s, sampling])
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def find_by_path(
-        self, segments: Sequence[Segment], keys: Sequence[str]
-    ) -> dict[str, CacheEntry]:
-        """Return entries that earlier versions wrote, which knew a video by path, size and time.
+    def look_up(self, segments: Sequence[Segment]) -> tuple[list[str], dict[str, CacheEntry]]:
+        """Return the key of each segment, and the entries that the cache holds, by key.
 
-        A video is looked for under each path that its content is known to have had. This reads the
-        whole cache once more: call it only when something is missing.
-
-        Args:
-            segments: Segments that ``find`` did not find.
-            keys: Their keys; those of the result.
+        Entries of earlier versions, which knew a video by path, size and time, are among them. A
+        video is looked for under each path that its content is known to have had.
         """
-        files = stat_files({segment.video for segment in segments})
+        keys = self.keys_of(segments)
+        entries = self.find(keys)
+        pending = {k: s for s, k in zip(segments, keys, strict=True) if k not in entries}
+        # this reads the whole cache once more: only when something is missing
+        return keys, entries | (self._find_by_path(pending) if pending else {})
+
+    def _find_by_path(self, pending: Mapping[str, Segment]) -> dict[str, CacheEntry]:
+        files = stat_files({segment.video for segment in pending.values()})
         ids = self._video_ids.identify(files)
         versions = self._video_ids.versions_by_id()
         key_of = {
             self._key(version, segment): key
-            for segment, key in zip(segments, keys, strict=True)
+            for key, segment in pending.items()
             for version in (
                 version_of(segment.video, files[segment.video]),
                 *versions.get(ids.get(segment.video, ""), ()),

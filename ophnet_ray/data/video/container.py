@@ -197,7 +197,7 @@ def lies_in_content(error: VideoError, video: str | Path) -> bool:
     if not isinstance(cause, OSError) or cause.errno != errno.EIO or is_remote(video):
         return False
     try:
-        with Path(video).open("rb") as file:
+        with codec_at_work(), Path(video).open("rb") as file:
             while file.read(COPY_BYTES):
                 note_progress()
     except OSError:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+DECODER_CRASHED = "the decoder crashed"
+"""Reason of a video at which processes end."""
 MAX_SILENCE_S = 600.0
 """Longest time between two packets: more than all attempts to read from a bucket take."""
 _RENEW_S = 1.0
@@ -59,7 +61,7 @@ def codec_at_rest() -> Iterator[None]:
 
 
 def note_progress() -> None:
-    """Start the time again; costs nothing worth a thought per packet."""
+    """Start the time again: a comparison per packet, a new timer once per second."""
     if _Guard.started_s is None or time.monotonic() - _Guard.started_s > _RENEW_S:
         _start()
 

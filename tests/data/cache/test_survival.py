@@ -219,7 +219,7 @@ def test_where_no_lock_shows_a_run_nothing_is_pruned(videos, tmp_path, monkeypat
 
     monkeypatch.setattr("fcntl.flock", flock)
     with BlockCache(tmp_path, WINDOWS).in_use():
-        with pytest.raises(UserError, match="cannot be pruned: .*Function not implemented"):
+        with pytest.raises(UserError, match=r"cannot be pruned: .*Function not implemented"):
             prune(tmp_path, unused_days=0)
         assert read_inventory(tmp_path).shards
 
