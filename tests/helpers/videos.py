@@ -7,8 +7,11 @@ import av
 import numpy as np
 
 
-def write_video(path: Path, frames, frame_rate: int = 10, codec="libx264", gop=12, **options):
-    """Encode RGB frames (uint8 (H, W, 3)) so that flat colours survive within 2 levels."""
+def write_video(path: Path, frames, frame_rate=10, codec="libx264", gop=12, times=None, **options):
+    """Encode RGB frames (uint8 (H, W, 3)) so that flat colours survive within 2 levels.
+
+    ``times``: time of each frame in units of ``1 / frame_rate``, for a varying rate.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(frame_rate))
@@ -18,7 +21,10 @@ def write_video(path: Path, frames, frame_rate: int = 10, codec="libx264", gop=1
         for i, frame in enumerate(frames):
             if i == 0:
                 stream.height, stream.width = frame.shape[:2]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            if times is not None:
+                picture.pts, picture.time_base = times[i], 1 / Fraction(frame_rate)
+            container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return path
 

@@ -1,6 +1,7 @@
 """A data set with one fault of each kind, and one without any."""
 
 from collections import Counter
+from fractions import Fraction
 
 import pytest
 
@@ -11,6 +12,8 @@ from ophnet_ray.inspection.findings import would_start
 from ophnet_ray.inspection.inspection import inspect_data
 from ophnet_ray.inspection.video_facts import inspect_video
 from tests.helpers.faulty_data import write_clean_data, write_faulty_data
+from tests.helpers.hard_videos import moving_frames
+from tests.helpers.videos import write_video
 
 pytestmark = pytest.mark.unit
 
@@ -123,3 +126,32 @@ def test_a_table_without_any_video_still_gets_the_findings_of_its_rows(tmp_path)
         "few cases": 2,
     }
     assert not would_start(inspection.findings)
+
+
+def add_rows(csv_path, *rows):
+    csv_path.write_text(csv_path.read_text() + "\n".join(rows) + "\n")
+
+
+def test_a_video_of_a_frame_every_few_seconds_has_a_rate(tmp_path):
+    csv_path = write_clean_data(tmp_path)
+    write_video(tmp_path / "odd.mp4", moving_frames(100), Fraction(2, 5))
+    add_rows(csv_path, "odd,0,250,odd,train,incision")
+    (finding,) = [f for f in inspect(csv_path).findings if f.kind == "frame rates"]
+    assert finding.text.endswith("a window of 16 frames lasts 0.64 to 40.00 s")
+
+
+def test_a_video_of_varying_frame_rate_is_not_called_cut(tmp_path):
+    csv_path = write_clean_data(tmp_path)
+    times = [*range(50), *range(60, 60 + 50 * 20, 20)]  # of 40 ms: half at 25 fps, half at 1.25
+    write_video(tmp_path / "v9.mp4", moving_frames(100), 25, times=times)
+    assert [f.kind for f in inspect(csv_path).findings if f.kind == "truncated"] == []
+
+
+def test_a_row_past_the_end_is_named_beside_a_lost_one(tmp_path):
+    csv_path = write_clean_data(tmp_path)
+    cut = write_video(tmp_path / "odd.mkv", moving_frames(200), 25).read_bytes()
+    (tmp_path / "odd.mkv").write_bytes(cut[: len(cut) // 2])
+    add_rows(csv_path, "odd,0,5,odd,train,incision", "odd,6,7,odd,train,suture")
+    named = {f.kind: [row.start_s for row in f.segments] for f in inspect(csv_path).findings}
+    assert named["truncated"] == [6]
+    assert named["past the end"] == [0]
