@@ -15,6 +15,7 @@ PACKAGES = (
     "data",
     "data/video",
     "data/cache",
+    "data/features",
     "metrics",
     "models",
     "reports",
