@@ -10,7 +10,7 @@ from ophnet_ray.console import Console, print_answer
 from ophnet_ray.distributed.environment import prepare_environment
 from ophnet_ray.inference.predictions import DEFAULT_FRAME_RATE
 from ophnet_ray.inference.smoothing import Smooth
-from ophnet_ray.inference.submission import Template, read_template
+from ophnet_ray.inference.submission import read_template
 from ophnet_ray.inference.video_names import find_videos
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ class PredictCommand:
         check_at_least_1("--num_workers", self.num_workers)
         check_checkpoint(self.checkpoint)
         videos = find_videos(self.videos)
-        template = self._read_template(videos)
+        template = None
+        if self.submission is not None:
+            template = read_template(Path(self.submission), self.submission_column)
         prepare_environment()
         from ophnet_ray.distributed.predict import predict_videos
         from ophnet_ray.inference.prediction_folder import (
@@ -96,10 +98,3 @@ class PredictCommand:
                     "the nearest predicted frame: their own frame is damaged, or one past the end"
                 )
         print_answer(answer)
-
-    def _read_template(self, videos: Mapping[str, str]) -> Template | None:
-        if self.submission is None:
-            return None
-        template = read_template(Path(self.submission), self.submission_column)
-        template.check_videos(videos)
-        return template

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -239,12 +239,13 @@ def _check_template(template: Template, request: PredictionRequest) -> None:
     video, its whole file is read.
     """
     template.check_videos(request.videos)
+    num_frames = {}
     for video_id in dict.fromkeys(template.outermost):
-        try:
+        # a broken video is reported with the others
+        with suppress(VideoError):
             times_s = read_frame_times(request.videos[video_id], request.frame_rate)
-        except VideoError:
-            continue  # it is reported with the other broken videos
-        template.check_frames(video_id, len(times_s), request.first_frame)
+            num_frames[video_id] = len(times_s)
+    template.check_frames(num_frames, request.first_frame)
 
 
 def _write_submission(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,14 @@ _PROBABILITY = "p_"
 _CONTENT_ID = "content_id"
 _METADATA = b"ophnet_ray"
 _CHECKSUMS = b"ophnet_ray.sha256"
+
+
+class MissingPredictionsError(UserError):
+    """A file of predictions does not exist."""
+
+
+class DamagedPredictionsError(UserError):
+    """A file holds no predictions, or other values than were written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +167,15 @@ def read_predictions(path: Path) -> Iterator[tuple[VideoPrediction, NDArray[np.i
 
 
 def is_whole(path: Path) -> bool:
-    """Return False for a file that is missing, or was damaged after it was written."""
+    """Return False for a file that is missing, or was damaged after it was written.
+
+    Raises:
+        UserError: The file is there and cannot be read.
+    """
     try:
         for _ in read_predictions(path):
             pass
-    except UserError:
+    except (MissingPredictionsError, DamagedPredictionsError):
         return False
     return True
 
@@ -173,16 +186,18 @@ def _errors_in_one_line(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
+        raise MissingPredictionsError(f"{path} does not exist") from error
     # Arrow reports a file that it cannot read as any of these
     except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
+        # only errors of the system have a number
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(f"{path} cannot be read: {os.strerror(error.errno)}") from error
         raise _damaged(path) from error
 
 
-def _damaged(path: Path) -> UserError:
-    return UserError(
-        f"{path} holds no predictions of `ophnet_ray predict`, or is damaged; delete it and "
-        "predict again"
+def _damaged(path: Path) -> DamagedPredictionsError:
+    return DamagedPredictionsError(
+        f"{path} holds no predictions of `ophnet_ray predict`, or is damaged: predict again"
     )
 
 

@@ -43,8 +43,11 @@ class Template:
     @property
     def outermost(self) -> tuple[str, str]:
         """Ids of the videos with the lowest and with the highest frame number."""
-        by_number = sorted(self.frames, key=lambda frame: frame[1])
-        return by_number[0][0], by_number[-1][0]
+
+        def number_of(frame: tuple[str, int]) -> int:
+            return frame[1]
+
+        return min(self.frames, key=number_of)[0], max(self.frames, key=number_of)[0]
 
     def check_videos(
         self, video_ids: Collection[str], broken: Mapping[str, str] = MappingProxyType({})
@@ -69,17 +72,22 @@ class Template:
                     f"{self.path}:{line}: video {video_id} is not predicted; add it to --videos"
                 )
 
-    def check_frames(self, video_id: str, num_frames: int, first_frame: int) -> None:
-        """Make sure that the rows of a video name frames that it has, or the one past its end.
+    def check_frames(self, num_frames: Mapping[str, int], first_frame: int) -> None:
+        """Make sure that the rows name frames that the videos have, or the one past their end.
+
+        Args:
+            num_frames: Frames by video id; the rows of other videos are not looked at.
+            first_frame: The template's number for the first frame of a video.
 
         Raises:
             UserError: With the first line that names another one.
         """
-        for line, (own, number) in enumerate(self.frames, start=2):
-            if own == video_id and not 0 <= number - first_frame <= num_frames:
+        for line, (video_id, number) in enumerate(self.frames, start=2):
+            frames = num_frames.get(video_id)
+            if frames is not None and not 0 <= number - first_frame <= frames:
                 raise UserError(
-                    f"{self.path}:{line}: frame {number} of {video_id} is none of its {num_frames} "
-                    f"frames ({first_frame} to {num_frames - 1 + first_frame}); see "
+                    f"{self.path}:{line}: frame {number} of {video_id} is none of its {frames} "
+                    f"frames ({first_frame} to {frames - 1 + first_frame}); see "
                     "--submission_first_frame and --frame_rate"
                 )
 
@@ -152,8 +160,7 @@ def fill_template(
         UserError: With the line of the template that names a frame or video without prediction.
     """
     template.check_videos(labels, broken)
-    for video_id in {video_id for video_id, _ in template.frames}:
-        template.check_frames(video_id, len(labels[video_id]), first_frame)
+    template.check_frames({video_id: len(known) for video_id, known in labels.items()}, first_frame)
     complete = {video_id: _fill_gaps(known) for video_id, known in labels.items()}
     rows = []
     num_borrowed = 0

@@ -57,6 +57,18 @@ def test_a_flipped_bit_is_found_before_the_values_are_used(tmp_path):
             np.testing.assert_array_equal(read.probabilities, values)
             continue
         num_found += 1
-        with pytest.raises(UserError, match="or is damaged; delete it and predict again"):
+        with pytest.raises(UserError, match="or is damaged: predict again"):
             list(read_predictions(path))
     assert num_found > 30
+
+
+def test_a_part_that_cannot_be_read_is_not_taken_for_damage(tmp_path):
+    """The disk's or the system's refusal is no reason to predict hours of video again."""
+    path = tmp_path / "p.parquet"
+    video = VideoPrediction("v", np.arange(2.0), np.full((2, 2), 0.5, np.float32), "c")
+    write_predictions(path, [(video, video.labels)], PredictionInfo(("a", "b"), 1.0, "f" * 64))
+    assert not is_whole(tmp_path / "none.parquet")
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(UserError, match=r"p\.parquet cannot be read: Too many levels of symbolic"):
+        is_whole(path)

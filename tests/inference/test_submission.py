@@ -124,3 +124,10 @@ def test_a_template_is_refused_before_prediction_where_a_video_is_not_given(tmp_
     template.check_videos({"case_0014": "", "case_0099": ""})
     with pytest.raises(UserError, match=":6: video case_0099 is not predicted; add it to --videos"):
         template.check_videos({"case_0014": ""})
+
+
+def test_the_first_wrong_line_of_the_file_is_named_whatever_the_video(tmp_path):
+    text = "Frame_id\nb_9.jpg\na_9.jpg\n" + "".join(f"v{i}_{i + 2}.jpg\n" for i in range(30))
+    labels = {name: np.array([1, 2]) for name in ["a", "b", *(f"v{i}" for i in range(30))]}
+    with pytest.raises(UserError, match=r":2: frame 9 of b is none of its 2 frames \(0 to 1\)"):
+        fill(tmp_path, text, labels)
