@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,6 +37,21 @@ class _Read(NamedTuple):
 
     batch: dict[str, Tensor]
     blocked_s: float
+
+
+@runtime_checkable
+class TrainingLoader(Protocol):
+    """A loader whose position inside an epoch a checkpoint keeps."""
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the time since the iteration started that the consumer waited for batches."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position inside the epoch."""
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Start the next iteration at a position."""
 
 
 class WindowLoader:

@@ -9,10 +9,10 @@ import lightning as L  # noqa: N812 - Lightning's own convention
 import torch
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 
-from ophnet_ray.data.loader import WindowLoader
+from ophnet_ray.data.loader import TrainingLoader
 from ophnet_ray.hashing import hash_ids
-from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.payload import WorkerState
+from ophnet_ray.models.phase_module import PhaseModule
 
 
 class ExactResume(CheckpointCallback):
@@ -84,26 +84,26 @@ class ExactResume(CheckpointCallback):
             self._worker_state = None
 
 
-def module_of(pl_module: L.LightningModule) -> SurgicalPhaseModule:
+def module_of(pl_module: L.LightningModule) -> PhaseModule:
     """Return the module of a fit by its own type.
 
     Raises:
         TypeError: It is another.
     """
-    if not isinstance(pl_module, SurgicalPhaseModule):
-        raise TypeError(f"expected a SurgicalPhaseModule, not {type(pl_module).__name__}")
+    if not isinstance(pl_module, PhaseModule):
+        raise TypeError(f"expected a PhaseModule, not {type(pl_module).__name__}")
     return pl_module
 
 
-def loader_of(trainer: L.Trainer) -> WindowLoader:
+def loader_of(trainer: L.Trainer) -> TrainingLoader:
     """Return the loader of a fit by its own type.
 
     Raises:
         TypeError: It is another.
     """
     loader = trainer.train_dataloader
-    if not isinstance(loader, WindowLoader):
-        raise TypeError(f"expected a WindowLoader, not {type(loader).__name__}")
+    if not isinstance(loader, TrainingLoader):
+        raise TypeError(f"expected a loader that resumes, not {type(loader).__name__}")
     return loader
 
 

@@ -3,13 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-import lightning as L  # noqa: N812 - Lightning's own convention
 import numpy as np
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
-from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from ophnet_ray.config import LRSchedule, OnNan, TrainingConfig
 from ophnet_ray.data.loader import SEGMENT_WEIGHT
@@ -17,9 +14,10 @@ from ophnet_ray.data.preprocessing import augment_images, prepare_batch, to_unit
 from ophnet_ray.metrics.classification import accuracy, macro_f1_present
 from ophnet_ray.models.losses import PhaseBalance, PhaseLoss
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.models.phase_module import PhaseModule
 
 
-class SurgicalPhaseModule(L.LightningModule):
+class SurgicalPhaseModule(PhaseModule):
     """Training and validation of a ``SurgicalPhaseClassificationModel``.
 
     A batch comes from ``WindowLoader`` as bytes, which are prepared here on the device, or is a
@@ -64,13 +62,11 @@ class SurgicalPhaseModule(L.LightningModule):
         num_val_cases: int = 1,
         on_nan: OnNan = TrainingConfig.on_nan,
     ) -> None:
-        super().__init__()
+        super().__init__(lr, lr_schedule)
         self.random_shift, self.color_jitter = random_shift, color_jitter
-        self.lr_schedule = lr_schedule
         self.model = model or SurgicalPhaseClassificationModel(num_classes)
-        self.num_classes, self.lr = num_classes, lr
+        self.num_classes = num_classes
         self.loss = PhaseLoss(num_classes, balance or PhaseBalance(class_weights))
-        self.epoch_metrics: dict[str, float] = {}
         self.num_val_cases, self.on_nan = num_val_cases, on_nan
         self.confusion_by_case = np.zeros((num_val_cases, num_classes, num_classes), np.int64)
         self.segments_by_case = np.zeros(self.confusion_by_case.shape)
@@ -126,7 +122,7 @@ class SurgicalPhaseModule(L.LightningModule):
         # stays on the device: reading a number back would wait for the step to end
         self._train_sums += self._count(loss.detach().float(), len(labels))
         self.log("train_loss_step", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
-        return loss * self._scale_of_group(batch_idx)
+        return loss * self.scale_of_group(batch_idx)
 
     def _count(self, loss: Tensor, num_windows: int) -> Tensor:
         """Return (sum of losses, windows) of a batch, (2,)."""
@@ -134,16 +130,6 @@ class SurgicalPhaseModule(L.LightningModule):
         if self.on_nan == "skip":
             counted = torch.where(torch.isfinite(loss), counted, torch.zeros_like(counted))
         return counted
-
-    def _scale_of_group(self, batch_idx: int) -> float:
-        """Return the factor with which the gradients of each optimiser step add up to a mean.
-
-        Lightning divides each loss by ``accumulate_grad_batches``, also in the last group of an
-        epoch, which may have fewer batches.
-        """
-        num_batches, size = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
-        rest = num_batches % size
-        return size / rest if rest and batch_idx >= num_batches - rest else 1.0
 
     def on_validation_start(self) -> None:
         """Set the batch-norm statistics of all workers to their mean.
@@ -189,10 +175,10 @@ class SurgicalPhaseModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Sum the counts of all workers, then divide once."""
-        counts = self._sum_over_workers(self._val_counts).cpu().numpy()
-        loss_sum = float(self._sum_over_workers(self._val_loss_sum))
+        counts = self.sum_over_workers(self._val_counts).cpu().numpy()
+        loss_sum = float(self.sum_over_workers(self._val_loss_sum))
         self.confusion_by_case = counts.reshape(self.confusion_by_case.shape)
-        weights = self._sum_over_workers(self._val_weights).cpu().numpy()
+        weights = self.sum_over_workers(self._val_weights).cpu().numpy()
         self.segments_by_case = weights.reshape(self.confusion_by_case.shape) / SEGMENT_WEIGHT
         confusion = self.confusion_by_case.sum(axis=0)
         segments = self.segments_by_case.sum(axis=0)
@@ -210,28 +196,9 @@ class SurgicalPhaseModule(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Compute the mean training loss over all workers."""
-        total, count = self._sum_over_workers(self._train_sums).tolist()
+        total, count = self.sum_over_workers(self._train_sums).tolist()
         self.epoch_metrics["train_loss"] = total / max(count, 1.0)
         self.log("train_loss", self.epoch_metrics["train_loss"])
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return Adam over all parameters that get a gradient, and the schedule of its rate."""
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(trainable, lr=self.lr)
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        scheduler: LRScheduler
-        if self.lr_schedule == "one_cycle":
-            scheduler = OneCycleLR(optimizer, self.lr, total_steps, cycle_momentum=False)
-        else:
-            scheduler = ConstantLR(optimizer, factor=1.0)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
-
-    def _sum_over_workers(self, values: Tensor) -> Tensor:
-        summed: Any = self.trainer.strategy.reduce(values, reduce_op="sum")
-        return torch.as_tensor(summed)
 
 
 def _as_indices(labels: Tensor) -> Tensor:

@@ -176,9 +176,9 @@ class WorkerState:
     """State of one train worker inside an epoch, from which it resumes to the same weights."""
 
     module: dict[str, "torch.Tensor"]
-    """``SurgicalPhaseModule.worker_state``."""
+    """``PhaseModule.worker_state``."""
     loader: dict[str, int]
-    """``WindowLoader.state_dict``."""
+    """``TrainingLoader.state_dict``."""
     random: dict[str, "torch.Tensor"]
     """States of torch's random generators by device."""
     seconds: float

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from torch import Tensor
 
-from ophnet_ray.models.lightning_module import SurgicalPhaseModule
+from ophnet_ray.models.phase_module import PhaseModule
 
 
 class StepSkipper(CheckpointCallback):
@@ -35,8 +35,8 @@ class StepSkipper(CheckpointCallback):
     ) -> None:
         """Keep the batch-norm statistics from before the batches of a step."""
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            if not isinstance(pl_module, SurgicalPhaseModule):
-                raise TypeError(f"expected a SurgicalPhaseModule, not {type(pl_module).__name__}")
+            if not isinstance(pl_module, PhaseModule):
+                raise TypeError(f"expected a PhaseModule, not {type(pl_module).__name__}")
             buffers = (buffer for _, buffer in pl_module.statistics())
             self._statistics = [(buffer, buffer.clone()) for buffer in buffers]
 

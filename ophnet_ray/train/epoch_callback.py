@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L  # noqa: N812 - Lightning's own convention
@@ -20,6 +21,7 @@ from ophnet_ray.models.checkpoints import (
     temporary_file,
 )
 from ophnet_ray.models.exact_resume import ExactResume, loader_of, module_of
+from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.payload import (
     PAYLOAD_KEY,
     CheckpointPayload,
@@ -27,6 +29,7 @@ from ophnet_ray.models.payload import (
     describe_settings,
     summarise_training_segments,
 )
+from ophnet_ray.models.phase_module import PhaseModule
 from ophnet_ray.models.step_skipper import StepSkipper
 from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
@@ -180,20 +183,33 @@ class EpochCallback(ExactResume):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the payload, with which the checkpoint needs no other file."""
-        loop, module = self._loop, module_of(pl_module)
-        payload = CheckpointPayload(
+        payload = replace(
+            self.describe_model(module_of(pl_module)),
+            history=tuple(self.history),
+            workers=self.gather_worker_states(trainer),
+        )
+        checkpoint[PAYLOAD_KEY] = payload.to_dict()
+
+    def describe_model(self, module: PhaseModule) -> CheckpointPayload:
+        """Return the payload of a frame model, without history and states of workers.
+
+        Raises:
+            TypeError: The module is another.
+        """
+        if not isinstance(module, SurgicalPhaseModule):
+            raise TypeError(f"expected a SurgicalPhaseModule, not {type(module).__name__}")
+        loop = self._loop
+        return CheckpointPayload(
             phases=tuple(loop.manifest.phases),
             preprocessing=Preprocessing.of_network(module.model, loop.config.windows),
             config=describe_settings(loop.config),
             data_hash=loop.data_hash,
-            history=tuple(self.history),
+            history=(),
             training=summarise_training_segments(loop.manifest),
             confusion_by_case=module.confusion_by_case,
             segments_by_case=module.segments_by_case,
-            workers=self.gather_worker_states(trainer),
             pooling=module.model.pooling,
         )
-        checkpoint[PAYLOAD_KEY] = payload.to_dict()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the checkpoint and the record of the epoch; only the first worker writes files."""

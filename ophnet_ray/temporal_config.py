@@ -1,0 +1,76 @@
+"""Flags of the temporal model: the second stage, over whole videos, that ``config`` adds."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from ophnet_ray.settings import Rule, count_rule, setting
+
+TemporalKind = Literal["none", "mstcn", "gru"]
+TemporalInput = Literal["features", "log_probs"]
+
+MAX_LAYERS = 16
+"""A convolution dilated 2^16 times reaches over 18 hours at one frame per second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemporalConfig:
+    """The temporal model over whole videos."""
+
+    temporal: TemporalKind = setting("none", is_late=True)
+    """Model over the features of whole videos, trained after the frame model: multi-stage dilated
+    convolutions (MS-TCN, TeCNO), or a GRU."""
+    causal: bool = setting(False, is_late=True)
+    """Let the temporal model and its features use the past alone, as in live use."""
+    encoder: str | None = setting(None, affects="location", is_path=True, is_late=True)
+    """Source of the features: a checkpoint of train.py, or a timm model name with pretrained
+    weights (default: the frame model that this command trains first)."""
+    frame_rate: float = setting(1.0, is_late=True)
+    """Features per second of video."""
+    temporal_input: TemporalInput = setting("features", is_late=True)
+    """Input of the temporal model: the encoder's features, or its log-probabilities alone."""
+    temporal_layers: int | None = setting(None, is_late=True)
+    """Layers per stage; the dilation doubles with each (default: 8 for mstcn, 1 for gru)."""
+    temporal_stages: int = setting(2, is_late=True)
+    """Stages of mstcn; each refines the probabilities of the one before."""
+    temporal_channels: int = setting(64, is_late=True)
+    """Channels of each layer."""
+    temporal_dropout: float = setting(0.3, is_late=True)
+    """Share of the channels that dropout sets to 0 in training."""
+    temporal_lr: float = setting(1e-3, is_late=True)
+    """Learning rate of the temporal model."""
+    temporal_epochs: int = setting(40, is_late=True)
+    """Passes over the training videos."""
+    smoothing_loss: float = setting(0.15, is_late=True)
+    """Weight of the loss on jumps of the log-probabilities between neighbouring frames."""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers per stage: ``temporal_layers``, or the default of the kind."""
+        return self.temporal_layers or (1 if self.temporal == "gru" else 8)
+
+    def rules(self) -> Iterator[Rule]:
+        """Yield the limits of these settings."""
+        for name in ("temporal_stages", "temporal_channels", "temporal_epochs"):
+            yield count_rule(name, getattr(self, name))
+        yield (
+            1 <= self.num_layers <= MAX_LAYERS,
+            f"--temporal_layers {self.temporal_layers}: must be 1 to {MAX_LAYERS}",
+        )
+        for name in ("temporal_lr", "frame_rate"):
+            value = getattr(self, name)
+            yield 0 < value < math.inf, f"--{name} {value}: must be more than 0, and finite"
+        yield (
+            0 <= self.temporal_dropout < 1,
+            f"--temporal_dropout {self.temporal_dropout}: must be 0 or more, and less than 1",
+        )
+        yield (
+            0 <= self.smoothing_loss < math.inf,
+            f"--smoothing_loss {self.smoothing_loss}: must be 0 or more, and finite",
+        )
+        for name in ("encoder", "causal"):
+            yield (
+                self.temporal != "none" or not getattr(self, name),
+                f"--{name} is for a temporal model; give --temporal mstcn or gru, too",
+            )
