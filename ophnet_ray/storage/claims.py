@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -36,26 +36,58 @@ class Holder:
         pid: Its number there.
         since: Time at which it took the lock, for people.
         token: Random text, different for each lock that is taken.
+        machine: Identity of the machine since its start, and of the container: two may have one
+            name. Empty in locks of earlier versions.
+        renewed: Time at which it last said that it is alive, in a bucket.
     """
 
     host: str = ""
     pid: int = 0
     since: str = ""
     token: str = ""
+    machine: str = ""
+    renewed: str = ""
 
     @classmethod
     def of_this_process(cls) -> Self:
         """Return a holder of now."""
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        return cls(socket.gethostname(), os.getpid(), since, secrets.token_hex(8))
+        return cls(socket.gethostname(), os.getpid(), _now(), secrets.token_hex(8), _this_machine())
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read the holder from a lock file; an unknown one where it says nothing."""
         try:
-            return cls(**json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError):
+            return cls.parse(path.read_bytes())
+        except OSError:
             return cls()
+
+    @classmethod
+    def parse(cls, content: bytes) -> Self:
+        """Return the holder that the content of a lock names; an unknown one if it names none."""
+        try:
+            return cls(**json.loads(content))
+        except (ValueError, TypeError):
+            return cls()
+
+    def renew(self) -> Self:
+        """Return the same holder, alive now."""
+        return replace(self, renewed=_now())
+
+    def is_dead_here(self) -> bool:
+        """Return True if the holder ran on this machine, in this container, and runs no more."""
+        if self.host != socket.gethostname() or self.machine not in ("", _this_machine()):
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except (
+            PermissionError,
+            OverflowError,
+            TypeError,
+        ):  # another user's; no number of a process
+            return False
+        return False
 
     def to_bytes(self) -> bytes:
         """Return the content of the lock file."""
@@ -139,7 +171,7 @@ def _remove_stale(claim: Path) -> bool:
                 judge.unlink()
         return False
     try:
-        is_gone = _age_s(claim) > STALE_S or _is_dead_here(Holder.read(claim))
+        is_gone = _age_s(claim) > STALE_S or Holder.read(claim).is_dead_here()
         if is_gone:
             claim.unlink()
     except FileNotFoundError:
@@ -160,14 +192,14 @@ def _age_s(path: Path) -> float:
         return Path(now.name).stat().st_mtime - written_s
 
 
-def _is_dead_here(holder: Holder) -> bool:
-    """Return True if the holder ran on this machine and runs no more."""
-    if holder.host != socket.gethostname():
-        return False
-    try:
-        os.kill(holder.pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _this_machine() -> str:
+    """Return an identity of the machine since its start, and of the container of this process."""
+    parts = []
+    with suppress(OSError):  # no such files outside Linux
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)

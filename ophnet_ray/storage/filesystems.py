@@ -35,24 +35,39 @@ def filesystem_of(uri: str, *, is_probe: bool = False) -> Any:
     Raises:
         StorageError: The region of the bucket cannot be determined.
     """
-    scheme, _, _ = uri.partition("://")
     options = options_of(uri)
-    if scheme == "gs":
+    if is_google(uri):
         return _google(options.get("endpoint_override"), options.get("scheme"), is_probe)
+    endpoint, region = find_amazon(uri)
+    return _amazon(endpoint, region, options.get("scheme"), is_probe)
+
+
+def is_google(uri: str) -> bool:
+    """Return True for a bucket of Google's, False for one that speaks S3."""
+    return uri.startswith("gs://")
+
+
+def find_amazon(uri: str) -> tuple[str | None, str]:
+    """Return the endpoint of a bucket that speaks S3, None for Amazon's own, and its region.
+
+    Raises:
+        StorageError: The region of the bucket cannot be determined.
+    """
+    options = options_of(uri)
     endpoint = options.get("endpoint_override") or _first_variable(_ENDPOINT_VARIABLES)
     region = options.get("region") or _first_variable(_REGION_VARIABLES)
     if region is None and endpoint is None:
         with in_one_line(uri):
             region = _region_of(bucket_path(uri).partition("/")[0])
-    return _amazon(endpoint, region, options.get("scheme"), is_probe)
+    return endpoint, region or "us-east-1"
 
 
 @lru_cache
-def _amazon(endpoint: str | None, region: str | None, scheme: str | None, is_probe: bool) -> Any:
+def _amazon(endpoint: str | None, region: str, scheme: str | None, is_probe: bool) -> Any:
     attempts = PROBE_ATTEMPTS if is_probe else ATTEMPTS
     return fs.S3FileSystem(
         endpoint_override=endpoint,
-        region=region or "us-east-1",
+        region=region,
         scheme=scheme,
         connect_timeout=CONNECT_TIMEOUT_S,
         request_timeout=PROBE_TIMEOUT_S if is_probe else REQUEST_TIMEOUT_S,

@@ -47,7 +47,7 @@ def train(config: Config, console: Console) -> TrainingResult:
     checked = check_input(config, console)
     run = open_run(checked.config, checked.data, console)
     directory = run.directory
-    with directory.locked():
+    with directory.locked(console.warn):
         directory.check_same(run.config, run.data.data_hash)
         log_to(directory.driver_log)
         # torch and Ray take seconds to load: only once the input is right

@@ -4,8 +4,9 @@ import csv
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from ophnet_ray.storage.files import (
 )
 from ophnet_ray.storage.filesystems import filesystem_of
 from ophnet_ray.storage.local_copies import local_folder
-from ophnet_ray.storage.locks import exclusive
-from ophnet_ray.storage.paths import bucket_path, is_remote, join
+from ophnet_ray.storage.locks import Tell, exclusive
+from ophnet_ray.storage.paths import bucket_path, is_remote, join, plain_uri
 from ophnet_ray.storage.records import (
     DamagedFileError,
     dump_record,
@@ -34,6 +35,8 @@ from ophnet_ray.storage.records import (
 )
 from ophnet_ray.train.run_mirror import RunMirror
 from ophnet_ray.train.run_paths import RunPaths
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,23 +136,27 @@ class RunDirectory(RunPaths):
             delete_object(join(self.mirror.uri, self.ray_snapshot.name))
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other drivers of this machine out; the lock ends with the process.
+    def locked(self, tell: Tell = logger.warning) -> Iterator[None]:
+        """Keep other drivers out, on all machines if the run lies in a bucket, until this one ends.
 
         A run in a bucket first fetches what the bucket holds, and at the end sends what is new.
+
+        Args:
+            tell: Receives a line when the bucket's lock is watched or lost, and when there is none.
 
         Raises:
             UserError: Another process is working on this run.
             StorageError: The bucket does not answer.
         """
         busy = (
-            f"the run {self.location} is being trained by another process; "
+            f"the run {plain_uri(self.location)} is being trained by another process; "
             "wait for it, or choose another --name"
         )
-        with exclusive(self.lock, busy=busy):
+        with ExitStack() as held:
+            held.enter_context(exclusive(self.lock, busy=busy))
             delete_unnamed(self.path)
             if self.mirror:
-                self.mirror.fetch()
+                held.enter_context(self.mirror.locked(busy, tell))
             try:
                 yield
             except BaseException:
@@ -267,17 +274,8 @@ class RunDirectory(RunPaths):
         writer.writerow(["segment_id", "video", "start", "end", "phase", "split", "reason"])
         for reject in rejects:
             row = reject.segment
-            writer.writerow(
-                [
-                    row.segment_id,
-                    row.video,
-                    row.start_s,
-                    row.end_s,
-                    row.phase,
-                    row.split,
-                    reject.reason,
-                ]
-            )
+            what = (row.segment_id, row.video, row.start_s, row.end_s, row.phase, row.split)
+            writer.writerow([*what, reject.reason])
         self._write(self.rejects, text.getvalue().encode())
 
     def read_rejects(self) -> dict[str, str]:

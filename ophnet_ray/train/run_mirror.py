@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ophnet_ray.models.checkpoints import CHECKPOINT_FILE, DAMAGED, MANIFEST_FILE, read_intact
+from ophnet_ray.storage.bucket_locks import BucketClaim, claimed_in_bucket
 from ophnet_ray.storage.files import (
     FileStatus,
     delete_object,
@@ -22,7 +23,7 @@ from ophnet_ray.storage.files import (
 )
 from ophnet_ray.storage.filesystems import StorageError
 from ophnet_ray.storage.local_copies import mark_copy
-from ophnet_ray.storage.locks import exclusive
+from ophnet_ray.storage.locks import Tell, exclusive
 from ophnet_ray.storage.paths import join
 from ophnet_ray.train.run_paths import CHECKPOINTS, METRICS
 
@@ -31,12 +32,30 @@ from ophnet_ray.train.run_paths import CHECKPOINTS, METRICS
 class RunMirror:
     """A folder of this machine and its original in a bucket.
 
-    ``folder`` and ``uri`` name the two. Each process remembers what it has sent.
+    ``folder`` and ``uri`` name the two. Each process remembers what it has sent. Once a driver
+    holds the lock of the original, ``claim`` is its proof: without it, nothing is sent.
     """
 
     folder: Path
     uri: str
+    claim: BucketClaim | None = None
     _sent: dict[str, FileStatus] = field(default_factory=dict)
+
+    @contextmanager
+    def locked(self, busy: str, tell: Tell) -> Iterator[None]:
+        """Keep the drivers of other machines out, and fetch what the bucket holds.
+
+        Args:
+            busy: Error message if another driver works on the run.
+            tell: Receives a line when the lock is watched or lost, and when there is none.
+
+        Raises:
+            UserError: Another driver works on the run.
+            StorageError: The bucket does not answer.
+        """
+        with claimed_in_bucket(self.uri, busy, tell) as self.claim:
+            self.fetch()
+            yield
 
     def fetch(self) -> None:
         """Make the folder equal to the bucket.
@@ -58,8 +77,10 @@ class RunMirror:
         """Make checkpoints and metrics equal to the bucket; leave the rest, e.g. open logs.
 
         Raises:
+            LostLockError: Another machine has taken the run over.
             StorageError: The bucket does not answer.
         """
+        self._check_claim()
         with self._alone():
             found = list_objects(join(self.uri, CHECKPOINTS), recursive=True)
             listed = {f"{CHECKPOINTS}/{name}": status for name, status in found.items()}
@@ -72,8 +93,10 @@ class RunMirror:
         """Send files, and the files in folders, that have changed since they were sent.
 
         Raises:
+            LostLockError: Another machine has taken the run over.
             StorageError: After all attempts; it names the cure.
         """
+        self._check_claim()
         for path in paths:
             files = [path] if path.is_file() else sorted(path.rglob("*"))
             for file in files:
@@ -84,13 +107,16 @@ class RunMirror:
         """Send the checkpoints that the bucket lacks, then delete those that are not here any more.
 
         Raises:
+            LostLockError: Another machine has taken the run over.
             StorageError: After all attempts; it names the cure.
         """
+        self._check_claim()
         folder = self.folder / CHECKPOINTS
         whole = [path.parent for path in sorted(folder.rglob(MANIFEST_FILE))]
         kept = [path for path in whole if not _is_hidden(self._name_of(path))]
         for checkpoint in kept:
-            self._send(checkpoint / CHECKPOINT_FILE)
+            if self._send(checkpoint / CHECKPOINT_FILE):
+                self._check_claim()  # minutes may have passed
             self._send(checkpoint / MANIFEST_FILE)
         here = {self._name_of(checkpoint) for checkpoint in kept}
         listed = list_objects(join(self.uri, CHECKPOINTS), recursive=True)
@@ -99,11 +125,16 @@ class RunMirror:
             if f"{CHECKPOINTS}/{name.rpartition('/')[0]}" not in here:
                 delete_object(join(self.uri, f"{CHECKPOINTS}/{name}"))
 
-    def _send(self, file: Path) -> None:
+    def _check_claim(self) -> None:
+        if self.claim is not None:
+            self.claim.check()
+
+    def _send(self, file: Path) -> bool:
+        """Send a file; return False if the bucket has it."""
         name, status = self._name_of(file), file.stat()
         now = FileStatus(status.st_size, status.st_mtime_ns)
         if self._sent.get(name) == now:
-            return
+            return False
         try:
             upload(file, join(self.uri, name))
         except StorageError as error:
@@ -112,6 +143,7 @@ class RunMirror:
                 "in the bucket"
             ) from error
         self._sent[name] = now
+        return True
 
     def _fetch(self, name: str) -> None:
         target = self.folder / name

@@ -31,3 +31,7 @@ class Bucket:
     def fail_puts(self, number: int) -> None:
         """Answer the next uploads with 503."""
         self._ask(f"fail?puts={number}")
+
+    def ignore_conditions(self, is_ignored: bool) -> None:
+        """Create objects whatever ``If-None-Match`` says, or obey it again."""
+        self._ask(f"conditions?ignored={is_ignored:d}")

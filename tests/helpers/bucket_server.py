@@ -3,7 +3,8 @@
 ``python bucket_server.py [ADDRESS]`` listens on loopback or on ADDRESS and prints its port.
 ``GET /_test/count`` returns the counts since the last call; ``/_test/fail?puts=3`` makes the next
 three uploads fail with 503; ``/_test/fail?gets=3`` answers the next three reads with 403, as for a
-token that is being renewed; ``/_test/delay?ms=30`` delays every answer, as a distant bucket does.
+token that is being renewed; ``/_test/delay?ms=30`` delays every answer, as a distant bucket does;
+``/_test/conditions?ignored=1`` ignores ``If-None-Match``, as older stores do.
 The server ends when its standard input ends.
 """
 
@@ -27,11 +28,14 @@ class CountingApp:
         self._puts_to_fail = 0
         self._gets_to_fail = 0
         self._delay_s = 0.0
+        self._ignores_conditions = False
 
     def __call__(self, environ, start_response):
         if environ["PATH_INFO"].startswith("/_test/"):
             return self._control(environ, start_response)
         time.sleep(self._delay_s)
+        if self._ignores_conditions:
+            environ.pop("HTTP_IF_NONE_MATCH", None)
         with self._lock:
             self._counts["requests"] += 1
             is_upload = environ["REQUEST_METHOD"] == "PUT"
@@ -64,6 +68,8 @@ class CountingApp:
                 self._gets_to_fail = int(asked["gets"][0])
             if "ms" in asked:
                 self._delay_s = int(asked["ms"][0]) / 1000
+            if "ignored" in asked:
+                self._ignores_conditions = asked["ignored"][0] == "1"
             answer = json.dumps(self._counts).encode()
             if environ["PATH_INFO"].endswith("count"):
                 self._counts = dict.fromkeys(self._counts, 0)
