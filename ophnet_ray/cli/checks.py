@@ -1,5 +1,6 @@
 """Checks of the flags that several sub-commands share, before anything heavy is loaded."""
 
+import math
 import zipfile
 from pathlib import Path
 
@@ -34,6 +35,21 @@ def check_frame_rate(frame_rate: float) -> None:
     if not 0 < frame_rate <= MAX_FRAME_RATE:
         raise UserError(
             f"--frame_rate {frame_rate:g}: must be more than 0, at most {MAX_FRAME_RATE}"
+        )
+
+
+def check_look_ahead(look_ahead_s: float, causal: bool) -> None:
+    """Make sure that ``--look_ahead_s`` is usable.
+
+    Raises:
+        UserError: It is not, or every label may use the whole video anyway.
+    """
+    if not 0 <= look_ahead_s < math.inf:
+        raise UserError(f"--look_ahead_s {look_ahead_s:g}: must be a number of seconds from 0 on")
+    if look_ahead_s and not causal:
+        raise UserError(
+            f"--look_ahead_s {look_ahead_s:g}: needs --causal; without it smoothing uses the whole "
+            "video"
         )
 
 

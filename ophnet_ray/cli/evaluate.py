@@ -9,6 +9,7 @@ from ophnet_ray.cli.checks import (
     check_at_least_1,
     check_checkpoint,
     check_frame_rate,
+    check_look_ahead,
     trained_case_from,
 )
 from ophnet_ray.config import CaseFrom
@@ -51,11 +52,14 @@ class EvaluateCommand:
     output: str = "evaluation"
     """Folder of scores.json and report.html."""
     smooth: Smooth | None = None
-    """Smoothing over time (default: the choice of --keep_choice, else none)."""
+    """Smoothing over time (default: the choice of --keep_choice, else none); tuned is the decoder
+    that --keep_choice kept."""
     keep_choice: bool = False
-    """Keep the best smoothing of this split in the checkpoint, for `predict`."""
+    """Keep the smoothing that this split chooses in the checkpoint, for `predict`."""
     causal: bool = False
     """Use only frames up to each prediction's time."""
+    look_ahead_s: float = 0.0
+    """With --causal: seconds after each time that smoothing may use; labels come so much later."""
     num_workers: int = NUM_WORKERS
     """Number of parallel actors when predicting."""
 
@@ -67,6 +71,7 @@ class EvaluateCommand:
             PredictionError: The cluster failed.
         """
         check_frame_rate(self.frame_rate)
+        check_look_ahead(self.look_ahead_s, self.causal or self.predictions is not None)
         check_at_least_1("--num_workers", self.num_workers)
         check_checkpoint(self.checkpoint)
         case_from = self.case_from or trained_case_from(self.checkpoint)
@@ -87,6 +92,7 @@ class EvaluateCommand:
             split=self.split,
             frame_rate=self.frame_rate,
             causal=self.causal,
+            look_ahead_s=self.look_ahead_s,
             smooth=self.smooth,
             predictions=None if self.predictions is None else Path(self.predictions),
             keep_choice=self.keep_choice,

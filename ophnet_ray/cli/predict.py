@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ophnet_ray.cli.checks import check_at_least_1, check_checkpoint, check_frame_rate
+from ophnet_ray.cli.checks import (
+    check_at_least_1,
+    check_checkpoint,
+    check_frame_rate,
+    check_look_ahead,
+)
 from ophnet_ray.console import Console, print_answer
 from ophnet_ray.distributed.environment import prepare_environment
 from ophnet_ray.inference.predictions import DEFAULT_FRAME_RATE
@@ -34,6 +39,8 @@ class PredictCommand:
     """Smoothing over time (default: the choice of `evaluate --keep_choice`, else none)."""
     causal: bool = False
     """Use only frames up to each prediction's time, as in live use."""
+    look_ahead_s: float = 0.0
+    """With --causal: seconds after each time that smoothing may use; labels come so much later."""
     num_workers: int = NUM_WORKERS
     """Number of parallel actors. Each decodes on one CPU and holds the model, on a GPU if there is
     one."""
@@ -52,6 +59,7 @@ class PredictCommand:
             PredictionError: The cluster failed.
         """
         check_frame_rate(self.frame_rate)
+        check_look_ahead(self.look_ahead_s, self.causal)
         check_at_least_1("--num_workers", self.num_workers)
         check_checkpoint(self.checkpoint)
         videos = find_videos(self.videos)
@@ -73,6 +81,7 @@ class PredictCommand:
             videos=videos,
             frame_rate=self.frame_rate,
             causal=self.causal,
+            look_ahead_s=self.look_ahead_s,
             smooth=self.smooth,
             template=template,
             first_frame=self.submission_first_frame,

@@ -2,16 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ophnet_ray import __version__
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.data.video.index import frames_between
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.annotated_videos import (
@@ -20,6 +16,12 @@ from ophnet_ray.inference.annotated_videos import (
     hash_truth,
     match_predictions,
 )
+from ophnet_ray.inference.decoder_tuning import (
+    CHOSEN_BY,
+    NO_SMOOTHING,
+    TunedDecoder,
+    describe_tuning,
+)
 from ophnet_ray.inference.prediction_folder import PredictionFolder
 from ophnet_ray.inference.predictions import (
     PredictionInfo,
@@ -27,32 +29,26 @@ from ophnet_ray.inference.predictions import (
     read_info,
     read_predictions,
 )
-from ophnet_ray.inference.predictor import PredictVideos, build_job, frame_times, read_frame_times
-from ophnet_ray.inference.smoothing import SMOOTHERS, Smooth, decode_labels, require_dynamics
+from ophnet_ray.inference.predictor import PredictVideos, build_job, frame_times
+from ophnet_ray.inference.smoothing import SMOOTHERS, Smooth, Smoothing
 from ophnet_ray.inference.split_choice import choose_split, warn_of_seen_cases
+from ophnet_ray.inference.split_evaluation import NO_FRAME_TIME, SplitEvaluation
 from ophnet_ray.inference.trained_model import choose_smoothing
-from ophnet_ray.inference.worst_frames import find_worst_frames
 from ophnet_ray.metrics.score_card import ScoreCard
-from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo, build_score_card, compare_scores
-from ophnet_ray.metrics.timelines import NOT_ANNOTATED, VideoTimeline, label_times
+from ophnet_ray.metrics.scoring import build_score_card
+from ophnet_ray.metrics.timelines import VideoTimeline
 from ophnet_ray.models.checkpoint_file import read_payload, write_smoothing_choice
 from ophnet_ray.models.checkpoints import check_replaceable
-from ophnet_ray.models.dynamics import PhaseDynamics
 from ophnet_ray.models.payload import (
     CheckpointPayload,
     SmoothingChoice,
 )
 from ophnet_ray.reports.model_report import (
     ModelReport,
-    choose_drawn,
-    rank_videos,
     write_model_report,
 )
 from ophnet_ray.storage.files import write_atomically
 
-CHOSEN_BY = ("frame_accuracy", "macro_f1_present")
-"""Scores whose mean decides between kinds of smoothing."""
-NO_FRAME_TIME = "no frame time lies in an annotated segment; raise --frame_rate"
 MAX_NAMED = 3
 """Videos or cases that a warning names."""
 
@@ -72,12 +68,14 @@ class EvaluationRequest:
     predictions: Path | None
     """Predictions to score; None: predict."""
     keep_choice: bool
-    """Write the best smoothing into the checkpoint."""
+    """Write the chosen smoothing into the checkpoint."""
+    look_ahead_s: float = 0.0
+    """Seconds after each time that smoothing may look ahead, if ``causal``."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores under one smoothing, the best smoothing in words, and warnings about the scores.
+    """Scores under one smoothing, the chosen smoothing in words, and warnings about the scores.
 
     ``split`` states in one line which rows were scored, and why.
     """
@@ -107,10 +105,8 @@ def evaluate(
         UserError: The checkpoint, the predictions or the annotations are wrong.
     """
     payload = read_payload(request.checkpoint)
-    dynamics = payload.training.dynamics
     smooth = request.smooth or choose_smoothing(payload)
-    if smooth != "none":
-        require_dynamics(smooth, dynamics)
+    smoothings = _list_smoothings(payload, smooth, request)
     chosen = choose_split(segments, request.split, payload)
     videos = group_by_video(chosen.segments, payload.phases)
     warnings = warn_of_seen_cases(chosen, payload)
@@ -122,23 +118,33 @@ def evaluate(
         info, predictions, missing = _collect_predictions(folder, request, videos, payload, predict)
         if missing:
             warnings = (*warnings, _format_missing(missing, len(videos)))
-        result = SplitEvaluation(videos, predictions, info, dynamics)
-        cases_by_phase = payload.training.cases_by_phase
-        card = build_score_card(result.scores[smooth], chosen.split, info.phases, cases_by_phase)
-        best_smoothing = _format_best(result)
+        result = SplitEvaluation(videos, predictions, info, smoothings)
+        tuned = result.tune()
+        best_smoothing = _format_best(result, tuned)
         notes = [
             *warnings,
             f"scored: {chosen.reason}",
             f"smoothing chosen on the {chosen.split} split: {best_smoothing}",
         ]
-        choice = SmoothingChoice(result.best, chosen.split, CHOSEN_BY)
+        choice = SmoothingChoice(
+            tuned.kept.smooth,
+            chosen.split,
+            CHOSEN_BY,
+            tuned.kept.decoder,
+            smoothings["none"].look_ahead_s,
+            tuned.gain.to_dict() if tuned.gain and tuned.kept != NO_SMOOTHING else None,
+        )
+        cases_by_phase = payload.training.cases_by_phase
+        card = build_score_card(result.scores[smooth], chosen.split, info.phases, cases_by_phase)
         content = card.to_dict() | {
             "frame_rate": info.frame_rate,
             "causal": info.causal,
+            "look_ahead_s": smoothings["none"].look_ahead_s,
             "smooth": smooth,
             "smoothing": choice.to_dict(),
             "smoothing_scores": {name: scores.values for name, scores in result.scores.items()},
-            "smoothing_gains": _compare_smoothing(result),
+            "smoothing_gains": result.compare(),
+            "tuning": describe_tuning(tuned),
             "checkpoint_sha256": info.checkpoint_sha256,
             "notes": notes,
             "annotations_sha256": hash_truth(videos),
@@ -152,103 +158,22 @@ def evaluate(
     return Evaluation(card, smooth, best_smoothing, chosen.reason, warnings)
 
 
-def align_prediction(
-    video: AnnotatedVideo, prediction: VideoPrediction | None, info: PredictionInfo
-) -> VideoPrediction:
-    """Put a prediction on all frame times of its video, with rows of NaN for missing times.
+def _list_smoothings(
+    payload: CheckpointPayload, smooth: Smooth, request: EvaluationRequest
+) -> dict[Smooth, Smoothing]:
+    """List the kinds of smoothing that the checkpoint allows, ``none`` first.
 
-    The times are those of the video. If it cannot be read, they cover its annotations.
+    Raises:
+        UserError: The wanted one is not among them.
     """
-    try:
-        times_s = read_frame_times(video.video, info.frame_rate)
-    except VideoError:
-        end_s = max((s.end_s for s in video.segments if np.isfinite(s.end_s)), default=0.0)
-        # [start, end) does not hold its end
-        times_s = frame_times(max(end_s - 2e-3 / info.frame_rate, 0.0), info.frame_rate)
-    probabilities = np.full((len(times_s), len(info.phases)), np.nan, dtype=np.float32)
-    if prediction is not None:
-        indices = np.rint(prediction.times_s * info.frame_rate).astype(np.int64)
-        is_inside = indices < len(times_s)
-        probabilities[indices[is_inside]] = prediction.probabilities[is_inside]
-    return VideoPrediction(video.video_id, times_s, probabilities)
-
-
-class SplitEvaluation:
-    """The videos of a split under each kind of smoothing.
-
-    Args:
-        videos: Videos of the split.
-        predictions: By video id; every frame of a video without one counts as wrong.
-        info: Settings of the predictions.
-        dynamics: Order and duration of the phases in training; None: no smoothing.
-
-    Attributes:
-        scores: Scores of each kind of smoothing, ``none`` first.
-    """
-
-    def __init__(
-        self,
-        videos: Sequence[AnnotatedVideo],
-        predictions: Mapping[str, VideoPrediction],
-        info: PredictionInfo,
-        dynamics: PhaseDynamics | None,
-    ) -> None:
-        self.videos, self._info, self._dynamics = videos, info, dynamics
-        label_of = {phase: label for label, phase in enumerate(info.phases)}
-        self._aligned = [align_prediction(v, predictions.get(v.video_id), info) for v in videos]
-        self._truth = [
-            label_times(aligned.times_s, video.segments, label_of)
-            for video, aligned in zip(videos, self._aligned, strict=True)
-        ]
-        if not any((truth != NOT_ANNOTATED).any() for truth in self._truth):
-            raise UserError(NO_FRAME_TIME)
-        kinds = SMOOTHERS if dynamics else SMOOTHERS[:1]
-        self.scores: dict[Smooth, CaseScores] = {
-            smooth: CaseScores(self._scored(smooth), len(info.phases)) for smooth in kinds
-        }
-
-    @property
-    def best(self) -> Smooth:
-        """The smoothing with the highest mean of ``CHOSEN_BY``; ``none`` unless another gains."""
-        means = {
-            smooth: float(np.mean([scores.values[name] for name in CHOSEN_BY]))
-            for smooth, scores in self.scores.items()
-        }
-        # of equals the first: none
-        return max(means, key=lambda smooth: means[smooth])
-
-    def timelines(self, smooth: Smooth) -> list[VideoTimeline]:
-        """Build the timelines for the page; those that it draws come with their worst frames."""
-        rows = list(zip(self.videos, self._aligned, self._truth, strict=True))
-        timelines = [
-            VideoTimeline(
-                video.video_id,
-                aligned.times_s,
-                aligned.labels,
-                aligned.confidence_in(aligned.labels),
-                truth,
-                self._labels(aligned, smooth) if smooth != "none" else None,
-            )
-            for video, aligned, truth in rows
-        ]
-        drawn = {timeline.video_id for _, timeline in choose_drawn(rank_videos(timelines))}
-        return [
-            replace(timeline, worst=find_worst_frames(video.video, aligned, truth))
-            if timeline.video_id in drawn
-            else timeline
-            for timeline, (video, aligned, truth) in zip(timelines, rows, strict=True)
-        ]
-
-    def _scored(self, smooth: Smooth) -> list[ScoredVideo]:
-        return [
-            ScoredVideo(video.case_id, truth, self._labels(aligned, smooth), aligned.probabilities)
-            for video, aligned, truth in zip(self.videos, self._aligned, self._truth, strict=True)
-        ]
-
-    def _labels(self, aligned: VideoPrediction, smooth: Smooth) -> NDArray[np.int64]:
-        if np.isnan(aligned.probabilities).all():
-            return aligned.labels  # a video without predictions: nothing to smooth, all wrong
-        return decode_labels(aligned, self._info, smooth, self._dynamics)
+    given = request.predictions
+    causal = request.causal if given is None else read_info(given).causal
+    look_ahead_s = request.look_ahead_s if causal else None
+    smoothings = {smooth: Smoothing.of_checkpoint(payload, smooth, look_ahead_s)}
+    for other in SMOOTHERS:
+        with suppress(UserError):  # it is not wanted
+            smoothings[other] = Smoothing.of_checkpoint(payload, other, look_ahead_s)
+    return {name: smoothings[name] for name in SMOOTHERS if name in smoothings}
 
 
 def _check_frame_rate(segments: Sequence[Segment], frame_rate: float) -> None:
@@ -289,16 +214,6 @@ def _collect_predictions(
     return job.info, {prediction.video_id: prediction for prediction in found}, result.broken
 
 
-def _compare_smoothing(result: SplitEvaluation) -> dict[str, Any]:
-    """Return the gain of each smoothing over none."""
-    raw = result.scores["none"]
-    return {
-        smooth: {k: v.to_dict() for k, v in compare_scores(raw, scores, CHOSEN_BY).items()}
-        for smooth, scores in result.scores.items()
-        if smooth != "none"
-    }
-
-
 def _build_report(
     request: EvaluationRequest,
     card: ScoreCard,
@@ -331,11 +246,11 @@ def _format_missing(missing: Mapping[str, str], num_videos: int) -> str:
     )
 
 
-def _format_best(result: SplitEvaluation) -> str:
+def _format_best(result: SplitEvaluation, tuned: TunedDecoder) -> str:
     if len(result.scores) == 1:
         return "none (the checkpoint was trained on trimmed clips, which show no order)"
     parts = [
         f"{smooth} {scores.values['frame_accuracy']:.4f} / {scores.values['macro_f1_present']:.4f}"
         for smooth, scores in result.scores.items()
     ]
-    return f"{result.best} (frame accuracy / macro-F1: {', '.join(parts)})"
+    return f"{tuned} (frame accuracy / macro-F1: {', '.join(parts)})"

@@ -24,7 +24,7 @@ from ophnet_ray.inference.predictor import (
     build_job,
     read_frame_times,
 )
-from ophnet_ray.inference.smoothing import Smooth, decode_labels, require_dynamics
+from ophnet_ray.inference.smoothing import Smooth, Smoothing
 from ophnet_ray.inference.submission import (
     Submission,
     Template,
@@ -34,7 +34,6 @@ from ophnet_ray.inference.submission import (
 from ophnet_ray.inference.trained_model import choose_smoothing
 from ophnet_ray.metrics.timelines import VideoTimeline, cut_segments, format_segments
 from ophnet_ray.models.checkpoint_file import read_payload
-from ophnet_ray.models.dynamics import PhaseDynamics
 from ophnet_ray.models.payload import CheckpointPayload
 from ophnet_ray.reports.model_report import ModelReport, write_model_report
 from ophnet_ray.storage.files import (
@@ -118,6 +117,8 @@ class PredictionRequest:
     causal: bool
     smooth: Smooth | None
     """None: the choice kept in the checkpoint."""
+    look_ahead_s: float = 0.0
+    """Seconds after each time that smoothing may look ahead, if ``causal``."""
     template: Template | None = None
     """Challenge template to fill."""
     first_frame: int = 0
@@ -148,10 +149,11 @@ def predict_into(
         UserError: The checkpoint or the template is wrong, or no video can be read.
     """
     payload = read_payload(request.checkpoint)
-    dynamics = payload.training.dynamics
-    smooth = request.smooth or choose_smoothing(payload)
-    if smooth != "none":
-        require_dynamics(smooth, dynamics)
+    smoothing = Smoothing.of_checkpoint(
+        payload,
+        request.smooth or choose_smoothing(payload),
+        request.look_ahead_s if request.causal else None,
+    )
     if request.template is not None:
         _check_template(request.template, request)
     with folder.locked():
@@ -159,18 +161,17 @@ def predict_into(
         result = predict(job, request.videos)
         if not result.parts:
             raise UserError(f"none of the {len(request.videos)} videos can be read")
-        num_rows = join_parts(result.parts, folder, job.info, smooth, dynamics)
-        _write_page(folder, payload, smooth, result, request.videos)
+        num_rows = join_parts(result.parts, folder, job.info, smoothing)
+        _write_page(folder, payload, smoothing.smooth, result, request.videos)
         submission = _write_submission(folder, request, payload, result.broken)
-    return PredictionSummary(len(result.parts), num_rows, smooth, submission)
+    return PredictionSummary(len(result.parts), num_rows, smoothing.smooth, submission)
 
 
 def join_parts(
     parts: Mapping[str, Path],
     folder: PredictionFolder,
     info: PredictionInfo,
-    smooth: Smooth,
-    dynamics: PhaseDynamics | None,
+    smoothing: Smoothing,
 ) -> int:
     """Decode parts over time and write ``predictions.parquet`` and ``segments.csv``.
 
@@ -178,21 +179,19 @@ def join_parts(
 
     Returns:
         Number of rows.
-
-    Raises:
-        UserError: The checkpoint does not hold what the smoothing needs.
     """
     timelines = []
 
     def decoded() -> Iterator[tuple[VideoPrediction, NDArray[np.int64]]]:
         for part in parts.values():
             for prediction, _ in read_predictions(part):
-                labels = decode_labels(prediction, info, smooth, dynamics)
+                labels = smoothing.decode(prediction, info)
                 segments = cut_segments(prediction.times_s, labels, info.frame_rate)
                 timelines.append((prediction.video_id, segments))
                 yield prediction, labels
 
-    num_rows = write_predictions(folder.predictions, decoded(), replace(info, smooth=smooth))
+    kept = replace(info, smooth=smoothing.smooth, look_ahead_s=smoothing.look_ahead_s or 0.0)
+    num_rows = write_predictions(folder.predictions, decoded(), kept)
     write_atomically(folder.segments, format_segments(timelines, info.phases).encode())
     return num_rows
 

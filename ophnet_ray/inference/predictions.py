@@ -71,6 +71,8 @@ class PredictionInfo:
     checkpoint_sha256: str
     causal: bool = False
     smooth: str = "none"
+    look_ahead_s: float = 0.0
+    """Seconds after each time that smoothing looked ahead, if ``causal``."""
 
 
 def write_predictions(
@@ -103,13 +105,15 @@ def write_predictions(
         *((_PROBABILITY + phase, pa.float32()) for phase in info.phases),
         (_CONTENT_ID, pa.string()),
     ]
-    note = {
+    note: dict[str, Any] = {
         "phases": list(info.phases),
         "frame_rate": info.frame_rate,
         "checkpoint_sha256": info.checkpoint_sha256,
         "causal": info.causal,
         "smooth": info.smooth,
     }
+    if info.look_ahead_s:  # older versions refuse a key that they do not know
+        note["look_ahead_s"] = info.look_ahead_s
     schema = pa.schema(columns, metadata={_METADATA: json.dumps(note).encode()})
     num_rows = 0
     checksums = [_hash_note(note)]

@@ -1,48 +1,89 @@
-"""Smoothing over time: the phase of a frame depends on those before it and on how long phases last.
+"""Kinds of smoothing over time: the phase of a frame depends on those before it and on durations.
 
-A plain hidden Markov model. Its states are the phases. The probability to stay in a phase comes
-from the phase's mean duration in training, at any frame rate; the probability to change is shared
-among the other phases as they followed each other in training. An explicit-duration model (HSMM)
-would fit the durations better than the geometric law of this model. But it would have to learn one
-distribution per phase, where real data hold phases with a single training segment; it takes D times
-longer for phases of D frames, and has no cheap exact causal form.
+- ``none``: the most probable phase of each frame.
+- ``median``: the phase with the highest median probability over the neighbours.
+- ``viterbi``: a plain hidden Markov model, with one observation per frame. Its states are the
+  phases. The probability to stay in a phase comes from the phase's mean duration in training, at
+  any frame rate; the probability to change is shared among the other phases as they followed each
+  other in training.
+- ``tuned``: the ``Decoder`` that ``evaluate --keep_choice`` chose on validation cases, see
+  ``inference.decoding``.
 
 Everything is learned from training segments (``models.dynamics``).
 """
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.errors import UserError
+from ophnet_ray.inference.decoding import MIN_PROBABILITY, decode, median_labels
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction
+from ophnet_ray.models.decoder import Decoder
 from ophnet_ray.models.dynamics import PhaseDynamics
+from ophnet_ray.models.payload import CheckpointPayload
 
-Smooth = Literal["none", "median", "viterbi"]
-SMOOTHERS: tuple[Smooth, ...] = ("none", "median", "viterbi")
-
-MIN_PROBABILITY = 1e-4
-"""Lower bound of a classifier's probabilities: one certain window cannot outvote all others."""
+Smooth = Literal["none", "median", "viterbi", "tuned"]
+SMOOTHERS: tuple[Smooth, ...] = ("none", "median", "viterbi", "tuned")
 
 
-def decode_labels(
-    prediction: VideoPrediction,
-    info: PredictionInfo,
-    smooth: Smooth,
-    dynamics: PhaseDynamics | None,
-) -> NDArray[np.int64]:
-    """Return the final labels of a video, (N,).
+@dataclass(frozen=True, kw_only=True)
+class Smoothing:
+    """A kind of smoothing with what it needs.
 
-    Raises:
-        UserError: The smoothing needs dynamics, and there are none.
+    ``look_ahead_s``: seconds after each time that its label may depend on; None: the whole video.
     """
-    if smooth == "none":
-        return prediction.labels
-    known = require_dynamics(smooth, dynamics)
-    return smooth_labels(
-        prediction.probabilities, smooth, known, info.frame_rate, causal=info.causal
-    )
+
+    smooth: Smooth = "none"
+    dynamics: PhaseDynamics | None = None
+    decoder: Decoder | None = None
+    look_ahead_s: float | None = None
+
+    @classmethod
+    def of_checkpoint(
+        cls, payload: CheckpointPayload, smooth: Smooth, look_ahead_s: float | None
+    ) -> Self:
+        """Take what a smoothing needs out of a checkpoint.
+
+        Raises:
+            UserError: The checkpoint does not hold it.
+        """
+        dynamics, decoder = payload.training.dynamics, None
+        if smooth != "none":
+            dynamics = require_dynamics(smooth, dynamics)
+        if smooth == "tuned":
+            choice = payload.smoothing
+            if choice is None or choice.decoder is None:
+                raise UserError(
+                    "--smooth tuned: this checkpoint keeps no tuned decoder; "
+                    "`evaluate --keep_choice` on validation cases chooses one"
+                )
+            if choice.look_ahead_s != look_ahead_s:
+                raise UserError(
+                    "the decoder of this checkpoint was tuned with "
+                    f"{_format_look_ahead(choice.look_ahead_s)}, not with "
+                    f"{_format_look_ahead(look_ahead_s)}; evaluate with the same --causal and "
+                    "--look_ahead_s and --keep_choice, or use --smooth none"
+                )
+            decoder = choice.decoder
+        return cls(smooth=smooth, dynamics=dynamics, decoder=decoder, look_ahead_s=look_ahead_s)
+
+    def decode(self, prediction: VideoPrediction, info: PredictionInfo) -> NDArray[np.int64]:
+        """Return the final labels of a video, (N,)."""
+        if self.smooth == "none" or self.dynamics is None:
+            return prediction.labels
+        if self.decoder is None:
+            return smooth_labels(
+                prediction.probabilities,
+                self.smooth,
+                self.dynamics,
+                info.frame_rate,
+                look_ahead_s=self.look_ahead_s,
+            )
+        log_probs = np.log(np.maximum(prediction.probabilities, MIN_PROBABILITY))
+        return decode(log_probs, self.decoder, self.dynamics, info.frame_rate, self.look_ahead_s)
 
 
 def require_dynamics(smooth: Smooth, dynamics: PhaseDynamics | None) -> PhaseDynamics:
@@ -65,29 +106,33 @@ def smooth_labels(
     dynamics: PhaseDynamics,
     frame_rate: float,
     *,
-    causal: bool = False,
+    look_ahead_s: float | None = None,
 ) -> NDArray[np.int64]:
-    """Smooth the labels of one video.
+    """Smooth the labels of one video by the median or the plain hidden Markov model.
 
     A time without a prediction (a row of NaN) takes its label from its neighbours in time.
 
     Args:
         probabilities: (N, K) at the frame times.
-        smooth: Kind of smoothing, not ``none``.
+        smooth: ``median`` or ``viterbi``.
         dynamics: Order and duration of the phases in training.
         frame_rate: Frame times per second.
-        causal: Use only the past of each time: the forward algorithm instead of the most probable
-            path, and a median over the past.
+        look_ahead_s: Seconds after each time that its label may depend on; None: the whole video. 0
+            takes the forward algorithm instead of the most probable path, and a median over the
+            past.
 
     Returns:
         Labels (N,).
     """
+    ahead = len(probabilities) if look_ahead_s is None else round(look_ahead_s * frame_rate)
     if smooth == "median":
-        return _median(probabilities, dynamics.median_dwell_s * frame_rate / 2, causal)
+        return median_labels(probabilities, dynamics.median_dwell_s * frame_rate / 2, ahead)
     known = ~np.isnan(probabilities)
     emission = np.log(np.where(known, np.maximum(probabilities, MIN_PROBABILITY), 1.0))
     start, matrix = dynamics.start_matrix(), dynamics.transition_matrix(frame_rate)
-    return _filter(emission, start, matrix) if causal else _viterbi(emission, start, matrix)
+    if look_ahead_s is None:
+        return _viterbi(emission, start, matrix)
+    return _filter(emission, start, matrix, ahead)
 
 
 def _viterbi(
@@ -109,41 +154,33 @@ def _viterbi(
 
 
 def _filter(
-    emission: NDArray[np.float64], start: NDArray[np.float64], matrix: NDArray[np.float64]
+    emission: NDArray[np.float64],
+    start: NDArray[np.float64],
+    matrix: NDArray[np.float64],
+    ahead: int,
 ) -> NDArray[np.int64]:
-    """Return the most probable phase at each time, given the past alone (forward algorithm)."""
+    """Return the most probable phase at each time, given the times up to ``ahead`` later.
+
+    The forward algorithm, and the backward algorithm over the ``ahead`` later times.
+    """
+    likelihood = np.exp(emission)
+    beliefs = np.zeros_like(emission)
+    for step, row in enumerate(likelihood):
+        belief = (start if step == 0 else beliefs[step - 1] @ matrix) * row
+        beliefs[step] = belief / belief.sum()
+    if ahead == 0:
+        return np.asarray(beliefs.argmax(axis=1), dtype=np.int64)
     path = np.zeros(len(emission), dtype=np.int64)
-    belief = start
-    for step, row in enumerate(np.exp(emission)):
-        belief = (belief if step == 0 else belief @ matrix) * row
-        belief = belief / belief.sum()
-        path[step] = belief.argmax()
+    for step, belief in enumerate(beliefs):
+        later = np.ones(len(start))
+        for row in likelihood[step + 1 : step + 1 + ahead][::-1]:
+            later = matrix @ (row * later)
+            later = later / later.sum()
+        path[step] = (belief * later).argmax()
     return path
 
 
-def _median(probabilities: NDArray[np.float32], width: float, causal: bool) -> NDArray[np.int64]:
-    """Return the phase with the highest median probability over the neighbours.
-
-    Args:
-        probabilities: (N, K).
-        width: Number of frame times in the median; half as many with ``causal``, because a median
-            over the past sees a new phase late.
-        causal: Use only the past.
-    """
-    half = max(round(width / 2 if causal else width) // 2, 1)
-    filled = _fill_gaps(probabilities)
-    ends = (2 * half, 0) if causal else (half, half)
-    padded = np.pad(filled, (ends, (0, 0)), mode="edge")
-    medians = [
-        np.median(np.lib.stride_tricks.sliding_window_view(column, 2 * half + 1), axis=1)
-        for column in padded.T
-    ]
-    return np.asarray(np.stack(medians, axis=1).argmax(axis=1), dtype=np.int64)
-
-
-def _fill_gaps(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Replace rows of NaN by the row before; at the start, by equal probabilities."""
-    known = ~np.isnan(probabilities[:, 0])
-    last = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
-    uniform = np.full(probabilities.shape[1], 1 / probabilities.shape[1], dtype=np.float32)
-    return np.where(last[:, None] >= 0, probabilities[last], uniform)
+def _format_look_ahead(look_ahead_s: float | None) -> str:
+    if look_ahead_s is None:
+        return "the whole video in view"
+    return f"a look-ahead of {look_ahead_s:g} s"

@@ -7,7 +7,7 @@ leaves out: the out-of-bag estimate of Breiman, "Out-of-bag estimation" (1996).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,20 @@ _SHARE_LEFT_OUT = math.exp(-1)
 """Share of many cases that a resample leaves out on average."""
 
 
+RowScoreFn = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Counts of R samples (R, …) → their scores (R,)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gain:
     """Mean lead of the chosen trial on cases that did not choose it, and its 95 % interval."""
 
     value: float
     interval: Interval
+
+    def to_dict(self) -> dict[str, float]:
+        """Return plain values for JSON."""
+        return {"value": self.value, "low": self.interval.low, "high": self.interval.high}
 
 
 def estimate_gain(
@@ -47,19 +55,28 @@ def estimate_gain(
     Returns:
         The gain; None with too few cases.
     """
+    return estimate_gain_of_rows(
+        counts_by_trial, base, lambda rows: np.asarray([score(row) for row in rows])
+    )
+
+
+def estimate_gain_of_rows(
+    counts_by_trial: Sequence[NDArray[Any]], base: int, score_rows: RowScoreFn
+) -> Gain | None:
+    """Estimate the same, with a function that scores many samples in one call."""
     num_cases = len(counts_by_trial[base])
     if num_cases < MIN_CASES:
         return None
     draws = draw_cases(num_cases, NUM_CHOICES)
     draws = draws[(draws == 0).any(axis=1)]
     left_out = (draws == 0).astype(np.float64)
-    scores = [_score_all(draws, counts, score) for counts in counts_by_trial]
+    scores = [_score_all(draws, counts, score_rows) for counts in counts_by_trial]
     chosen = np.argmax(scores, axis=0)
     gains = np.zeros(len(draws))
     for trial in set(chosen.tolist()) - {base}:
         rows = chosen == trial
-        gains[rows] = _score_all(left_out[rows], counts_by_trial[trial], score)
-        gains[rows] -= _score_all(left_out[rows], counts_by_trial[base], score)
+        gains[rows] = _score_all(left_out[rows], counts_by_trial[trial], score_rows)
+        gains[rows] -= _score_all(left_out[rows], counts_by_trial[base], score_rows)
     value = float(gains.mean())
     # all cases are more than those left out, so that their scores vary less
     variance = float(gains.var()) * _SHARE_LEFT_OUT * num_cases / (num_cases - 1)
@@ -68,8 +85,7 @@ def estimate_gain(
 
 
 def _score_all(
-    weights: NDArray[np.float64], counts: NDArray[Any], score: ScoreFn
+    weights: NDArray[np.float64], counts: NDArray[Any], score_rows: RowScoreFn
 ) -> NDArray[np.float64]:
     """Score the sums of the cases under each row of weights, (R, C) → (R,)."""
-    values = counts.astype(np.float64)
-    return np.asarray([score(np.tensordot(row, values, axes=1)) for row in weights])
+    return score_rows(np.tensordot(weights, counts.astype(np.float64), axes=1))

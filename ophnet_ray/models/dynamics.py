@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.data.annotations import Segment
+from ophnet_ray.models.decoder import MIN_DURATIONS, Prior
 
 PSEUDO_COUNT = 0.5
 """Count added to each possible change: one that training never showed is rare, not impossible
 (Jeffreys prior)."""
+MIN_VISITS = 5
+"""Visits to a phase from which quantiles of its durations are taken."""
 
 
 @dataclass(frozen=True)
@@ -31,25 +34,33 @@ class PhaseDynamics:
     """Mean seconds of a visit to each phase, (K,); 0 for a phase without visits."""
     median_dwell_s: float
     """Median seconds over all visits."""
+    dwell_quantiles_s: NDArray[np.float64] | None = None
+    """Seconds of a visit to each phase at each quantile of ``MIN_DURATIONS``, (K, quantiles); of
+    all visits for a phase with fewer than ``MIN_VISITS``. None in checkpoints that are older."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Rebuild the counts from ``to_dict``."""
+        quantiles = values.get("dwell_quantiles_s")
         return cls(
             np.asarray(values["first"], dtype=np.int64),
             np.asarray(values["changes"], dtype=np.int64),
             np.asarray(values["dwell_s"], dtype=np.float64),
             float(values["median_dwell_s"]),
+            None if quantiles is None else np.asarray(quantiles, dtype=np.float64),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
-        return {
+        values = {
             "first": self.first.tolist(),
             "changes": self.changes.tolist(),
             "dwell_s": self.dwell_s.tolist(),
             "median_dwell_s": self.median_dwell_s,
         }
+        if self.dwell_quantiles_s is not None:
+            values["dwell_quantiles_s"] = self.dwell_quantiles_s.tolist()
+        return values
 
     def start_matrix(self) -> NDArray[np.float64]:
         """Return the probability of each phase at the start of a video, (K,)."""
@@ -58,14 +69,38 @@ class PhaseDynamics:
 
     def transition_matrix(self, frame_rate: float) -> NDArray[np.float64]:
         """Return the probabilities from one frame time to the next, (K, K); rows sum to 1."""
-        counts = self.changes + PSEUDO_COUNT
-        np.fill_diagonal(counts, 0)
-        dwell_s = np.where(self.dwell_s > 0, self.dwell_s, self.median_dwell_s)
         # a geometric distribution with mean m frames ends at each frame with probability 1/m
-        leave = 1 / np.maximum(dwell_s * frame_rate, 1.001)
-        matrix = counts / counts.sum(axis=1, keepdims=True) * leave[:, None]
+        leave = 1 / np.maximum(self.mean_dwell_s() * frame_rate, 1.001)
+        matrix = self.change_matrix() * leave[:, None]
         np.fill_diagonal(matrix, 1 - leave)
         return np.asarray(matrix)
+
+    def change_matrix(self) -> NDArray[np.float64]:
+        """Return the probability of each next phase at a change, (K, K); the diagonal is 0."""
+        counts = self.changes + PSEUDO_COUNT
+        np.fill_diagonal(counts, 0)
+        return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), PSEUDO_COUNT))
+
+    def mean_dwell_s(self) -> NDArray[np.float64]:
+        """Return the mean seconds of a visit, (K,); the median of all for phases without any."""
+        return np.where(self.dwell_s > 0, self.dwell_s, self.median_dwell_s)
+
+    def min_dwell_s(self, quantile: float) -> NDArray[np.float64]:
+        """Return the seconds of a visit at a quantile of ``MIN_DURATIONS``, (K,); 0 for 0.
+
+        Checkpoints without quantiles give 0.
+        """
+        if self.dwell_quantiles_s is None or quantile == 0:
+            return np.zeros(len(self.first))
+        return np.asarray(self.dwell_quantiles_s[:, MIN_DURATIONS.index(quantile)])
+
+    def prior(self, kind: Prior) -> NDArray[np.float64]:
+        """Return the share of each phase among the training segments or frames, (K,)."""
+        if kind == "none":
+            return np.full(len(self.first), 1 / len(self.first))
+        visits = self.first + self.changes.sum(axis=0) + PSEUDO_COUNT
+        shares = visits if kind == "segments" else visits * self.mean_dwell_s()
+        return np.asarray(shares / shares.sum())
 
 
 def learn_dynamics(
@@ -107,4 +142,11 @@ def learn_dynamics(
         for (before, _), (after, _) in itertools.pairwise(visits):
             changes[before, after] += 1
     dwell_s = np.asarray([np.mean(lengths) if lengths else 0.0 for lengths in seconds])
-    return PhaseDynamics(first, changes, dwell_s, float(np.median(np.concatenate(seconds))))
+    lengths_s = np.concatenate(seconds)
+    quantiles_s = np.stack(
+        [
+            np.quantile(lengths if len(lengths) >= MIN_VISITS else lengths_s, MIN_DURATIONS)
+            for lengths in seconds
+        ]
+    )
+    return PhaseDynamics(first, changes, dwell_s, float(np.median(lengths_s)), quantiles_s)

@@ -15,6 +15,7 @@ from ophnet_ray.config import Config, MaskKind, Pooling, WindowConfig, path_sett
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.hashing import hash_case
+from ophnet_ray.models.decoder import Decoder
 from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
 from ophnet_ray.storage.paths import name_of
 
@@ -153,22 +154,46 @@ def describe_settings(config: Config) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class SmoothingChoice:
-    """The smoothing that scored best on held-out cases, see ``evaluate --keep_choice``."""
+    """The smoothing that was chosen on held-out cases, see ``evaluate --keep_choice``."""
 
     smooth: str
     chosen_on: str
     """The split whose scores decided."""
     by: tuple[str, ...]
     """Names of the scores that decided."""
+    decoder: Decoder | None = None
+    """Settings of the smoothing ``tuned``; None for the others."""
+    look_ahead_s: float | None = None
+    """Seconds after each time that the decoder was tuned with; None: the whole video."""
+    gain: Mapping[str, float] | None = None
+    """Gain over no smoothing in the mean of ``by`` on cases that did not choose, with the ends of
+    its 95 % interval: ``value``, ``low``, ``high``. None where it is not known."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the values of ``to_dict``."""
-        return cls(values["smooth"], values["chosen_on"], tuple(values["by"]))
+        """Read the values of ``to_dict``, also those of older versions."""
+        decoder, gain = values.get("decoder"), values.get("gain")
+        return cls(
+            values["smooth"],
+            values["chosen_on"],
+            tuple(values["by"]),
+            None if decoder is None else Decoder.from_dict(decoder),
+            values.get("look_ahead_s"),
+            None if gain is None else dict(gain),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
-        return {"smooth": self.smooth, "chosen_on": self.chosen_on, "by": list(self.by)}
+        values: dict[str, Any] = {
+            "smooth": self.smooth,
+            "chosen_on": self.chosen_on,
+            "by": list(self.by),
+        }
+        if self.decoder is not None:
+            values |= {"decoder": self.decoder.to_dict(), "look_ahead_s": self.look_ahead_s}
+        if self.gain is not None:
+            values["gain"] = dict(self.gain)
+        return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,191 @@
+"""Choice of a decoder on validation cases, and what the choice gains on cases that did not choose.
+
+The most probable sequence is only better than the most probable phase of each frame if the
+evidence is weighed as it deserves, and that depends on the data: where neighbouring predictions
+share their errors, a tenth is right; where they do not, a tenth ruins short segments. So all
+combinations of a grid are tried. No smoothing is among them, and stays unless the gain over it,
+on cases that did not choose, is above 0 with 95 % confidence.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.inference.decoding import MIN_PROBABILITY, decode
+from ophnet_ray.inference.smoothing import Smooth, smooth_labels
+from ophnet_ray.metrics.classification import NO_PREDICTION
+from ophnet_ray.metrics.gain import MIN_CASES, Gain, estimate_gain_of_rows
+from ophnet_ray.metrics.scoring import ScoredVideo
+from ophnet_ray.metrics.timelines import NOT_ANNOTATED
+from ophnet_ray.models.decoder import MIN_DURATIONS, Decoder, Prior
+from ophnet_ray.models.dynamics import PhaseDynamics
+
+CHOSEN_BY = ("frame_accuracy", "macro_f1_present")
+"""Scores whose mean decides."""
+EVIDENCE_SCALES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
+_PRIORS: tuple[Prior, ...] = ("none", "segments", "frames")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A smoothing that may be chosen; ``decoder`` is None for the fixed kinds."""
+
+    smooth: Smooth
+    decoder: Decoder | None = None
+
+    def __str__(self) -> str:
+        """Describe it in one line."""
+        return self.smooth if self.decoder is None else f"{self.smooth} ({self.decoder})"
+
+
+NO_SMOOTHING = Candidate("none")
+
+
+@dataclass(frozen=True, slots=True)
+class TunedDecoder:
+    """The outcome of a choice.
+
+    ``best``: the candidate with the highest score on the cases; of equal ones the simplest.
+    ``gain``: lead of the candidates that are chosen so over no smoothing, on cases that did not
+    choose them; None with fewer than 3 cases, or without dynamics.
+    """
+
+    best: Candidate
+    gain: Gain | None
+
+    @property
+    def kept(self) -> Candidate:
+        """The best candidate if its gain is above 0 with 95 % confidence, else no smoothing."""
+        if self.gain is not None and self.gain.interval.low > 0:
+            return self.best
+        return NO_SMOOTHING
+
+    def __str__(self) -> str:
+        """Describe the outcome in one line."""
+        if self.best == NO_SMOOTHING:
+            return "none (no smoothing scores higher)"
+        if self.gain is None:
+            return f"none ({self.best} scores highest, but {MIN_CASES} cases are needed to show it)"
+        low, high = self.gain.interval
+        text = f"gain {self.gain.value:+.4f} [{low:+.4f}, {high:+.4f}] on cases that did not choose"
+        if self.kept == self.best:
+            return f"{self.best}: {text}"
+        return f"none ({self.best} scores highest, but its {text} may be 0)"
+
+
+def describe_tuning(tuned: TunedDecoder) -> dict[str, Any]:
+    """Return the outcome of a choice for JSON."""
+    best = tuned.best
+    return {
+        "best": {
+            "smooth": best.smooth,
+            "decoder": None if best.decoder is None else best.decoder.to_dict(),
+        },
+        "kept": tuned.kept.smooth,
+        "gain": None if tuned.gain is None else tuned.gain.to_dict(),
+        "convention": (
+            "gain over no smoothing in the mean of frame_accuracy and macro_f1_present, on cases "
+            "that did not choose; kept if its 95 % interval over cases lies above 0"
+        ),
+    }
+
+
+def list_candidates(dynamics: PhaseDynamics | None) -> list[Candidate]:
+    """List what may be chosen, the simplest first."""
+    if dynamics is None:
+        return [NO_SMOOTHING]
+    durations = (0.0, *MIN_DURATIONS) if dynamics.dwell_quantiles_s is not None else (0.0,)
+    grid = itertools.product(_PRIORS, durations, EVIDENCE_SCALES)
+    return [
+        NO_SMOOTHING,
+        Candidate("median"),
+        Candidate("viterbi"),
+        # trained on segments, applied to frames
+        Candidate("tuned", Decoder(method="none", prior="segments")),
+        Candidate("tuned", Decoder(method="median", prior="segments")),
+        *(
+            Candidate(
+                "tuned",
+                Decoder(method="viterbi", prior=prior, min_duration=duration, evidence_scale=scale),
+            )
+            for prior, duration, scale in grid
+        ),
+    ]
+
+
+def tune_decoder(
+    videos: Sequence[ScoredVideo],
+    dynamics: PhaseDynamics | None,
+    frame_rate: float,
+    look_ahead_s: float | None = None,
+) -> TunedDecoder:
+    """Choose a smoothing by case.
+
+    Args:
+        videos: Truth and probabilities; their final labels are not used.
+        dynamics: Order and duration of the phases in training; None: no smoothing is possible.
+        frame_rate: Frame times per second.
+        look_ahead_s: Seconds after each time that its label may depend on; None: the whole video.
+    """
+    candidates = list_candidates(dynamics)
+    if dynamics is None:
+        return TunedDecoder(NO_SMOOTHING, None)
+    cases: dict[str, list[NDArray[np.int64]]] = defaultdict(list)
+    for video in videos:
+        decoded = decode_with_each(
+            video.probabilities, candidates, dynamics, frame_rate, look_ahead_s
+        )
+        cases[video.case_id].append(
+            np.stack([_count(video.truth, labels, len(dynamics.first)) for labels in decoded])
+        )
+    # of each candidate, the counts (3, K) of each case
+    counts = np.stack([np.sum(rows, axis=0) for rows in cases.values()], axis=1)
+    best = int(_score_rows(counts.sum(axis=1).astype(np.float64)).argmax())
+    return TunedDecoder(candidates[best], estimate_gain_of_rows(list(counts), 0, _score_rows))
+
+
+def decode_with_each(
+    probabilities: NDArray[np.float32],
+    candidates: Sequence[Candidate],
+    dynamics: PhaseDynamics,
+    frame_rate: float,
+    look_ahead_s: float | None = None,
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the labels of one video (N,) under each candidate."""
+    known = ~np.isnan(probabilities[:, 0])
+    plain = np.where(known, np.nan_to_num(probabilities).argmax(axis=1), NO_PREDICTION)
+    log_probs = np.log(np.maximum(probabilities, MIN_PROBABILITY))
+    for candidate in candidates:
+        if candidate.smooth == "none" or not known.any():
+            yield plain
+        elif candidate.decoder is None:
+            yield smooth_labels(
+                probabilities, candidate.smooth, dynamics, frame_rate, look_ahead_s=look_ahead_s
+            )
+        else:
+            yield decode(log_probs, candidate.decoder, dynamics, frame_rate, look_ahead_s)
+
+
+def _count(
+    truth: NDArray[np.int64], labels: NDArray[np.int64], num_phases: int
+) -> NDArray[np.int64]:
+    """Count hits, labels and predictions of each phase over the annotated frames, (3, K)."""
+    is_annotated = truth != NOT_ANNOTATED
+    truth, labels = truth[is_annotated], labels[is_annotated]
+    parts = (truth[truth == labels], truth, labels[labels != NO_PREDICTION])
+    return np.stack([np.bincount(part, minlength=num_phases) for part in parts])
+
+
+def _score_rows(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of ``CHOSEN_BY`` of each row of counts, (R, 3, K) → (R,)."""
+    hits, labelled, predicted = counts[:, 0], counts[:, 1], counts[:, 2]
+    f1 = 2 * hits / np.maximum(labelled + predicted, 1)
+    is_present = labelled > 0
+    macro_f1 = (f1 * is_present).sum(axis=1) / np.maximum(is_present.sum(axis=1), 1)
+    accuracy = hits.sum(axis=1) / np.maximum(labelled.sum(axis=1), 1)
+    return np.asarray((accuracy + macro_f1) / 2)

@@ -1,0 +1,125 @@
+"""Videos of a split with truth and predictions, under each kind of smoothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.data.video.container import VideoError
+from ophnet_ray.errors import UserError
+from ophnet_ray.inference.annotated_videos import AnnotatedVideo
+from ophnet_ray.inference.decoder_tuning import CHOSEN_BY, TunedDecoder, tune_decoder
+from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction
+from ophnet_ray.inference.predictor import frame_times, read_frame_times
+from ophnet_ray.inference.smoothing import Smooth, Smoothing
+from ophnet_ray.inference.worst_frames import find_worst_frames
+from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo, compare_scores
+from ophnet_ray.metrics.timelines import NOT_ANNOTATED, VideoTimeline, label_times
+from ophnet_ray.reports.model_report import choose_drawn, rank_videos
+
+NO_FRAME_TIME = "no frame time lies in an annotated segment; raise --frame_rate"
+
+
+def align_prediction(
+    video: AnnotatedVideo, prediction: VideoPrediction | None, info: PredictionInfo
+) -> VideoPrediction:
+    """Put a prediction on all frame times of its video, with rows of NaN for missing times.
+
+    The times are those of the video. If it cannot be read, they cover its annotations.
+    """
+    try:
+        times_s = read_frame_times(video.video, info.frame_rate)
+    except VideoError:
+        end_s = max((s.end_s for s in video.segments if np.isfinite(s.end_s)), default=0.0)
+        # [start, end) does not hold its end
+        times_s = frame_times(max(end_s - 2e-3 / info.frame_rate, 0.0), info.frame_rate)
+    probabilities = np.full((len(times_s), len(info.phases)), np.nan, dtype=np.float32)
+    if prediction is not None:
+        indices = np.rint(prediction.times_s * info.frame_rate).astype(np.int64)
+        is_inside = indices < len(times_s)
+        probabilities[indices[is_inside]] = prediction.probabilities[is_inside]
+    return VideoPrediction(video.video_id, times_s, probabilities)
+
+
+class SplitEvaluation:
+    """The videos of a split under each kind of smoothing.
+
+    Args:
+        videos: Videos of the split.
+        predictions: By video id; every frame of a video without one counts as wrong.
+        info: Settings of the predictions.
+        smoothings: Kinds of smoothing to score by name, ``none`` first.
+
+    Attributes:
+        scores: Scores of each kind of smoothing, in the same order.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[AnnotatedVideo],
+        predictions: Mapping[str, VideoPrediction],
+        info: PredictionInfo,
+        smoothings: Mapping[Smooth, Smoothing],
+    ) -> None:
+        self.videos, self._info, self._smoothings = videos, info, smoothings
+        label_of = {phase: label for label, phase in enumerate(info.phases)}
+        self._aligned = [align_prediction(v, predictions.get(v.video_id), info) for v in videos]
+        self._truth = [
+            label_times(aligned.times_s, video.segments, label_of)
+            for video, aligned in zip(videos, self._aligned, strict=True)
+        ]
+        if not any((truth != NOT_ANNOTATED).any() for truth in self._truth):
+            raise UserError(NO_FRAME_TIME)
+        self.scores: dict[Smooth, CaseScores] = {
+            smooth: CaseScores(self._scored(smooth), len(info.phases)) for smooth in smoothings
+        }
+
+    def tune(self) -> TunedDecoder:
+        """Choose the smoothing on the cases of the split."""
+        dynamics = next((s.dynamics for s in self._smoothings.values() if s.dynamics), None)
+        look_ahead_s = self._smoothings["none"].look_ahead_s
+        return tune_decoder(self._scored("none"), dynamics, self._info.frame_rate, look_ahead_s)
+
+    def compare(self) -> dict[str, Any]:
+        """Return the gain of each smoothing over none in the scores of ``CHOSEN_BY``."""
+        raw = self.scores["none"]
+        return {
+            smooth: {k: v.to_dict() for k, v in compare_scores(raw, scores, CHOSEN_BY).items()}
+            for smooth, scores in self.scores.items()
+            if smooth != "none"
+        }
+
+    def timelines(self, smooth: Smooth) -> list[VideoTimeline]:
+        """Build the timelines for the page; those that it draws come with their worst frames."""
+        rows = list(zip(self.videos, self._aligned, self._truth, strict=True))
+        timelines = [
+            VideoTimeline(
+                video.video_id,
+                aligned.times_s,
+                aligned.labels,
+                aligned.confidence_in(aligned.labels),
+                truth,
+                self._labels(aligned, smooth) if smooth != "none" else None,
+            )
+            for video, aligned, truth in rows
+        ]
+        drawn = {timeline.video_id for _, timeline in choose_drawn(rank_videos(timelines))}
+        return [
+            replace(timeline, worst=find_worst_frames(video.video, aligned, truth))
+            if timeline.video_id in drawn
+            else timeline
+            for timeline, (video, aligned, truth) in zip(timelines, rows, strict=True)
+        ]
+
+    def _scored(self, smooth: Smooth) -> list[ScoredVideo]:
+        return [
+            ScoredVideo(video.case_id, truth, self._labels(aligned, smooth), aligned.probabilities)
+            for video, aligned, truth in zip(self.videos, self._aligned, self._truth, strict=True)
+        ]
+
+    def _labels(self, aligned: VideoPrediction, smooth: Smooth) -> NDArray[np.int64]:
+        if np.isnan(aligned.probabilities).all():
+            return aligned.labels  # a video without predictions: nothing to smooth, all wrong
+        return self._smoothings[smooth].decode(aligned, self._info)

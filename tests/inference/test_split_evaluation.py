@@ -1,0 +1,164 @@
+"""A decoder from its choice on validation cases to predictions: ``--keep_choice``, then default."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ophnet_ray.cli.evaluate import EvaluateCommand
+from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.errors import UserError
+from ophnet_ray.inference.prediction_folder import (
+    PredictionFolder,
+    PredictionRequest,
+    predict_into,
+)
+from ophnet_ray.inference.predictions import (
+    PredictionInfo,
+    VideoPrediction,
+    read_info,
+    read_predictions,
+    write_predictions,
+)
+from ophnet_ray.inference.predictor import PredictionResult
+from ophnet_ray.models.checkpoint_file import read_payload, write_smoothing_choice
+from ophnet_ray.models.decoder import Decoder
+from ophnet_ray.models.payload import SmoothingChoice
+from tests.helpers.videos import COLORS, write_color_dataset
+
+pytestmark = pytest.mark.unit
+
+PHASES = tuple(sorted(COLORS))
+RATE = 2.0
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    return write_color_dataset(tmp_path_factory.mktemp("cases"), num_cases=6)
+
+
+@pytest.fixture
+def own(checkpoint, tmp_path):
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(checkpoint.read_bytes())
+    return path
+
+
+def predict_with_flicker(cases, seed=0):
+    """Of each video of 9 s: its three phases, with two confident errors of one frame."""
+    rng = np.random.default_rng(seed)
+    for video_id in dict.fromkeys(s.case_id for s in read_annotations(cases)):
+        phases = [s.phase for s in read_annotations(cases) if s.case_id == video_id]
+        labels = np.repeat([PHASES.index(phase) for phase in phases], 6)
+        wrong = [rng.integers(1, 5), 6 + rng.integers(1, 5)]
+        labels[wrong] = (labels[wrong] + 1) % 3
+        probabilities = np.full((18, 3), 0.1, dtype=np.float32)
+        probabilities[np.arange(18), labels] = 0.8
+        yield VideoPrediction(video_id, np.arange(18) / RATE, probabilities)
+
+
+def write_flicker(path, cases, **info):
+    rows = [(prediction, prediction.labels) for prediction in predict_with_flicker(cases)]
+    write_predictions(path, rows, PredictionInfo(PHASES, RATE, "f" * 64, **info))
+    return path
+
+
+def evaluate(checkpoint, cases, tmp_path, predictions, **flags):
+    command = EvaluateCommand(
+        checkpoint=str(checkpoint),
+        csv_path=str(cases),
+        output=str(tmp_path / "evaluation"),
+        predictions=str(predictions),
+        split="all",
+        **flags,
+    )
+    command.run()
+    content = json.loads((tmp_path / "evaluation/scores.json").read_text())
+    return content, {score["name"]: score["value"] for score in content["scores"]}
+
+
+def predict(checkpoint, cases, tmp_path, **flags):
+    """``predict`` with the flickering predictions in the place of the network's."""
+
+    def write_parts(job, videos):
+        parts = {}
+        for prediction in predict_with_flicker(cases):
+            parts[prediction.video_id] = Path(job.parts) / f"{prediction.video_id}.parquet"
+            write_predictions(
+                parts[prediction.video_id], [(prediction, prediction.labels)], job.info
+            )
+        return PredictionResult(parts, {})
+
+    values = {"frame_rate": RATE, "causal": False, "smooth": None} | flags
+    videos = {s.case_id: s.video for s in read_annotations(cases)}
+    folder = PredictionFolder(tmp_path / "predictions")
+    request = PredictionRequest(checkpoint=str(checkpoint), videos=videos, **values)
+    return predict_into(folder, request, write_parts), folder
+
+
+def test_a_decoder_that_gains_is_kept_and_used_by_default(own, cases, tmp_path, capsys):
+    path = write_flicker(tmp_path / "p.parquet", cases)
+    content, before = evaluate(own, cases, tmp_path, path, keep_choice=True)
+    assert (content["smooth"], content["tuning"]["kept"]) == (
+        "none",
+        content["smoothing"]["smooth"],
+    )
+    assert content["tuning"]["gain"]["low"] > 0
+    assert "on cases that did not choose" in " ".join(capsys.readouterr().out.split())
+    kept = read_payload(own).smoothing
+    assert kept.to_dict() == content["smoothing"]
+    assert kept.gain == content["tuning"]["gain"]
+    content, after = evaluate(own, cases, tmp_path, path)
+    assert content["smooth"] == kept.smooth
+    assert after["frame_accuracy"] > before["frame_accuracy"] + 0.05
+    summary, folder = predict(own, cases, tmp_path)
+    assert summary.smooth == read_info(folder.predictions).smooth == kept.smooth
+    flicker = {p.video_id: p.labels.tolist() for p in predict_with_flicker(cases)}
+    for prediction, labels in read_predictions(folder.predictions):
+        assert labels.tolist() != flicker[prediction.video_id]
+
+
+def keep(path, look_ahead_s=None):
+    decoder = Decoder(method="viterbi", evidence_scale=0.5)
+    write_smoothing_choice(path, SmoothingChoice("tuned", "val", (), decoder, look_ahead_s))
+
+
+def test_a_decoder_is_used_with_the_look_ahead_that_it_was_tuned_with(own, cases, tmp_path):
+    keep(own, look_ahead_s=1.0)
+    summary, folder = predict(own, cases, tmp_path, causal=True, look_ahead_s=1.0)
+    info = read_info(folder.predictions)
+    assert (summary.smooth, info.causal, info.look_ahead_s) == ("tuned", True, 1.0)
+    for flags in ({}, {"causal": True}):
+        with pytest.raises(UserError, match=r"tuned with a look-ahead of 1 s, not with .*none"):
+            predict(own, cases, tmp_path, **flags)
+    causal = write_flicker(tmp_path / "p.parquet", cases, causal=True)
+    content, _ = evaluate(own, cases, tmp_path, causal, smooth="tuned", look_ahead_s=1.0)
+    assert content["look_ahead_s"] == 1.0
+    assert "tuned" in content["smoothing_scores"]
+
+
+def test_without_a_kept_decoder_there_is_no_tuned_smoothing(own, cases, tmp_path):
+    with pytest.raises(UserError, match="keeps no tuned decoder; `evaluate --keep_choice`"):
+        predict(own, cases, tmp_path, smooth="tuned")
+
+
+def test_a_choice_of_an_earlier_version_is_still_used(own, cases, tmp_path):
+    write_smoothing_choice(own, SmoothingChoice("viterbi", "val", ("frame_accuracy",)))
+    for flags in ({}, {"causal": True}):
+        summary, _ = predict(own, cases, tmp_path, **flags)
+        assert summary.smooth == "viterbi"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"look_ahead_s": -1.0, "causal": True}, "--look_ahead_s -1: must be"),
+        ({"look_ahead_s": float("inf"), "causal": True}, "--look_ahead_s inf: must be"),
+        ({"look_ahead_s": 5.0}, "--look_ahead_s 5: needs --causal"),
+    ],
+)
+def test_a_look_ahead_that_cannot_be_used_is_refused(own, cases, flags, says):
+    command = EvaluateCommand(checkpoint=str(own), csv_path=str(cases), **flags)
+    with pytest.raises(UserError, match=says):
+        command.run()
