@@ -92,3 +92,10 @@ def test_a_ray_worker_that_decodes_loads_ray_and_no_torch(tmp_path):
     )
     code, _, loaded = run(tmp_path, "program.py")
     assert (code, loaded) == (0, ["pandas", "ray"])
+
+
+def test_processes_that_start_train_workers_and_wait_load_neither_lightning_nor_timm(tmp_path):
+    modules = "ophnet_ray.train.stages, ophnet_ray.tune.stages, ophnet_ray.tune.trial_task"
+    (tmp_path / "program.py").write_text(f"import {modules}")
+    code, _, loaded = run(tmp_path, "program.py", heavy={"lightning", "timm", "torchvision"})
+    assert (code, loaded) == (0, [])

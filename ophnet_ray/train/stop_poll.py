@@ -2,12 +2,14 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning as L  # noqa: N812 - Lightning's own convention
 import ray
 import ray.train
 from ray.exceptions import ActorUnavailableError
+
+if TYPE_CHECKING:  # the driver knows ``StopTraining``: it does without the seconds that this loads
+    import lightning as L  # noqa: N812 - Lightning's own convention
 
 INTERVAL_S = 2.0
 """Time between two questions. All workers wait for each other at one, for milliseconds."""
@@ -48,12 +50,12 @@ class StopPoll:
         self._asked_s = time.monotonic()
         self._notice: Any = None
 
-    def end_step(self, trainer: L.Trainer) -> StopAnswer:
+    def end_step(self, trainer: "L.Trainer") -> StopAnswer:
         """Count a step; ask, if a question is due. All workers call this after each step."""
         self._steps_left -= 1
         return StopAnswer() if self._steps_left else self.ask(trainer)
 
-    def ask(self, trainer: L.Trainer) -> StopAnswer:
+    def ask(self, trainer: "L.Trainer") -> StopAnswer:
         """Ask now. All workers call this together."""
         is_stop_wanted, self._num_steps = trainer.strategy.broadcast(
             (self._is_stop_wanted(), self._plan()) if trainer.is_global_zero else (False, 1)
