@@ -13,7 +13,7 @@ Everything is learned from training segments (``models.dynamics``).
 """
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,10 @@ from ophnet_ray.inference.decoding import MIN_PROBABILITY, decode, median_labels
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction
 from ophnet_ray.models.decoder import Decoder
 from ophnet_ray.models.dynamics import PhaseDynamics
-from ophnet_ray.models.payload import CheckpointPayload
+
+if TYPE_CHECKING:
+    # it knows the codec, which `--help` must not load
+    from ophnet_ray.models.payload import CheckpointPayload
 
 Smooth = Literal["none", "median", "viterbi", "tuned"]
 SMOOTHERS: tuple[Smooth, ...] = ("none", "median", "viterbi", "tuned")
@@ -43,7 +46,7 @@ class Smoothing:
 
     @classmethod
     def of_checkpoint(
-        cls, payload: CheckpointPayload, smooth: Smooth, look_ahead_s: float | None
+        cls, payload: "CheckpointPayload", smooth: Smooth, look_ahead_s: float | None
     ) -> Self:
         """Take what a smoothing needs out of a checkpoint.
 
