@@ -153,5 +153,7 @@ def _check_start(values: dict[str, Any]) -> dict[str, Any]:
 def _check_end(values: dict[str, Any]) -> dict[str, Any]:
     if values["state"] not in get_args(TrialState):
         raise ValueError(f"unknown state {values['state']}")
-    checksum = {name: values[name] for name in ("metrics_sha256",) if name in values}
-    return {name: values[name] for name in ("state", "epochs", "reason")} | checksum
+    end = {name: values[name] for name in ("state", "epochs", "reason")}
+    if "metrics_sha256" in values:
+        end["metrics_sha256"] = values["metrics_sha256"]
+    return end
