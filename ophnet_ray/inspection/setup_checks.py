@@ -14,6 +14,7 @@ from ophnet_ray.data.cache.store import CACHE_VERSION, BlockCache
 from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.findings import Finding, FindingKind
 from ophnet_ray.inspection.video_facts import VideoFacts
+from ophnet_ray.storage.disk_space import Need, find_shortages, nearest_folder
 from ophnet_ray.storage.paths import is_remote
 
 
@@ -93,14 +94,13 @@ def estimate_costs(
 
 def check_disk(config: Config, costs: Costs) -> Iterator[Finding]:
     """Yield an error if the decoded windows do not fit on the disk of the cache."""
-    if costs.missing_bytes > costs.free_bytes:
-        folder = _disk_of_cache(config)
+    need = Need("decoded windows", _disk_of_cache(config), costs.missing_bytes)
+    for shortage in find_shortages([need]):
         yield Finding(
             "disk",
             "error",
             "--cache_dir",
-            f"decoding needs {costs.missing_bytes:,} bytes, the disk of {folder} has "
-            f"{costs.free_bytes:,} free",
+            str(shortage),
             "another --cache_dir, a smaller --max_frames or --image_size, or `python -m ophnet_ray "
             "cache --prune`",
         )
@@ -109,8 +109,7 @@ def check_disk(config: Config, costs: Costs) -> Iterator[Finding]:
 def _disk_of_cache(config: Config) -> Path:
     """Return the nearest folder that exists above the cache of this machine."""
     cache = config.run.cache_dir or ""
-    folder = Path(config.run.local_cache_dir or "." if is_remote(cache) else cache).absolute()
-    return next(each for each in (folder, *folder.parents) if each.is_dir())
+    return nearest_folder(Path(config.run.local_cache_dir or "." if is_remote(cache) else cache))
 
 
 def _find_cached(config: Config, rows: Sequence[Segment]) -> set[str]:

@@ -177,7 +177,8 @@ def check_backbone(config: Config, on_notice: Callable[[str], None]) -> None:
     from ophnet_ray.models.backbone import probe_backbone
     from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 
-    probe_backbone(config.model.backbone, config.windows.image_size)
+    # the same call as that of the network, whose answer is kept
+    probe_backbone(config.model.backbone, config.windows.image_size, None)
     if config.model.pretrained or config.model.backbone_weights:
         source = config.model.backbone_weights or "pretrained"
         on_notice(f"backbone {config.model.backbone}: loading {source} weights")

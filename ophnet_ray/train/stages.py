@@ -11,6 +11,7 @@ from ophnet_ray.models.checkpoint_file import copy_checkpoint, read_payload
 from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.signals import stop_on_signals
 from ophnet_ray.storage.records import DamagedFileError
+from ophnet_ray.train.disk_space import check_disk_space
 from ophnet_ray.train.preflight import check_backbone, check_cluster, check_num_segments
 from ophnet_ray.train.prepare import prepare_data
 from ophnet_ray.train.protocol import TrainLoopConfig, start_status
@@ -37,6 +38,7 @@ def complete_run(run: Run, output: str) -> RunResult:
     with failures_in_one_line(directory, "run"):
         result = _read_result(run)
         if result is None:
+            check_disk_space(run, output)
             result = _train_on_cluster(run)
         else:
             run.console.say(

@@ -16,6 +16,7 @@ from ophnet_ray.models.checkpoint_file import copy_checkpoint
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.storage.files import write_atomically
+from ophnet_ray.train.disk_space import check_disk_space
 from ophnet_ray.train.preflight import check_backbone, check_cluster, check_num_segments
 from ophnet_ray.train.prepare import prepare_data, prepare_variant
 from ophnet_ray.train.trainer import failures_in_one_line
@@ -91,6 +92,7 @@ def complete_search(search: Search, output: str) -> SearchResult:
         if _is_complete(search):
             run.console.say(f"already complete: {search.directory.path}")
         else:
+            check_disk_space(run, output, search.num_trials)
             metadata, num_local = run.job_metadata(), search.num_local_trials
             with (
                 run.open_cache().in_use(run.console.warn),

@@ -1,0 +1,112 @@
+"""Check, before a run or a search starts, that the disks of this machine can hold what it writes.
+
+A run that cannot keep its checkpoints is refused: it would lose its first epoch. What depends on
+the videos is estimated, since no video is open yet: a disk that may be too small is a warning.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ophnet_ray.config import Config, WindowConfig
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.shards import bytes_per_block
+from ophnet_ray.data.splits import FITTED_SPLITS
+from ophnet_ray.data.windows import plan_blocks, plan_snippets
+from ophnet_ray.distributed.environment import find_running_head
+from ophnet_ray.distributed.ownership import own_ray_folder
+from ophnet_ray.errors import UserError
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.storage.disk_space import Need, find_shortages
+from ophnet_ray.storage.paths import is_remote
+from ophnet_ray.train.run import Run
+
+KEPT_EPOCHS, KEPT_UNFINISHED = 3, 2
+"""Checkpoints of whole epochs (the best and the last two) and inside an epoch that stay at most."""
+ADAM_COPIES = 2
+"""Tensors of Adam per weight, of its shape."""
+RAY_BYTES = 100_000_000
+"""Room for a local Ray's logs and sockets; a run of minutes takes a few MB."""
+MAX_FRAME_RATE = 60.0
+"""Frame rate of videos that are not open yet: with a lower one they have fewer frames."""
+
+
+def check_disk_space(run: Run, output: str, num_trials: int = 1) -> None:
+    """Compare the free space with what a run, or the trials of a search, will write.
+
+    Raises:
+        UserError: The checkpoints do not fit; it names bytes, folder and the cure.
+    """
+    checkpoints = list(_checkpoints(run, output, num_trials))
+    for shortage in find_shortages(checkpoints):
+        raise UserError(
+            f"{shortage}; free some, or give another folder: a run needs room for its checkpoints"
+        )
+    for shortage in find_shortages([*checkpoints, *_estimates(run)]):
+        run.console.warn(
+            f"up to {shortage}; `python -m ophnet_ray check` counts exactly, `cache --prune` frees "
+            "what no run uses"
+        )
+
+
+def checkpoint_bytes(config: Config, num_phases: int) -> int:
+    """Return the size of a checkpoint: weights, and Adam's two tensors for each that is trained."""
+    model = replace(config.model, pretrained=False, backbone_weights=None)
+    with torch.device("meta"):
+        network = SurgicalPhaseClassificationModel.from_config(
+            num_phases, model, config.windows.image_size
+        )
+    tensors = [*network.parameters(), *network.buffers()]
+    trained = [each for each in network.parameters() if each.requires_grad]
+    return _bytes_of(tensors) + ADAM_COPIES * _bytes_of(trained)
+
+
+def _bytes_of(tensors: Sequence[torch.Tensor]) -> int:
+    return sum(each.numel() * each.element_size() for each in tensors)
+
+
+def _checkpoints(run: Run, output: str, num_trials: int) -> Iterator[Need]:
+    training, path = run.config.training, run.directory.path
+    size_bytes = checkpoint_bytes(run.config, len(run.data.phases))
+    count = num_trials * min(training.max_epochs, KEPT_EPOCHS)
+    # one is written before an older one is deleted
+    count += 1 + (KEPT_UNFINISHED if run.config.run.every_n_train_steps else 0)
+    there = sum(file.stat().st_size for file in path.rglob("*.ckpt"))
+    flag = "--local_cache_dir" if run.directory.is_in_bucket else "--storage_path"
+    yield Need(f"{count} checkpoints ({flag})", path, max(count * size_bytes - there, 0))
+    if not is_remote(output):
+        file = Path(output)
+        before = file.stat().st_size if file.is_file() else 0
+        yield Need("the best one (--output_pth)", file.parent, max(size_bytes - before, 0))
+
+
+def _estimates(run: Run) -> Iterator[Need]:
+    config = run.config
+    cache_dir, local = config.run.cache_dir or "", Path(config.run.local_cache_dir or "")
+    rows = [row for row in run.data.segments if row.split in FITTED_SPLITS]
+    if is_remote(cache_dir):
+        copies = max_block_bytes(rows, config.windows)
+        yield Need("copies of the decoded blocks (--local_cache_dir)", local, copies)
+    else:
+        need = Need(
+            "decoded blocks (--cache_dir)", Path(cache_dir), max_block_bytes(rows, config.windows)
+        )
+        if find_shortages([need]):
+            # only now: the index of a large cache takes seconds to read
+            keys, found = run.open_cache().look_up(rows)
+            missing = [row for row, key in zip(rows, keys, strict=True) if key not in found]
+            need = replace(need, size_bytes=max_block_bytes(missing, config.windows))
+        yield need
+    if find_running_head() is None:
+        yield Need("Ray's temporary files (RAY_TMPDIR)", Path(own_ray_folder()), RAY_BYTES)
+
+
+def max_block_bytes(rows: Sequence[Segment], windows: WindowConfig) -> int:
+    """Return the size of the blocks of some rows, whatever the frame rates of their videos."""
+    frames = [max(int((row.end_s - row.start_s) * MAX_FRAME_RATE), 1) for row in rows]
+    blocks = {
+        num: len(plan_blocks(plan_snippets(num, windows), windows.stride)) for num in set(frames)
+    }
+    return bytes_per_block(windows) * sum(blocks[num] for num in frames)
