@@ -46,7 +46,7 @@ def test_every_trainable_tensor_gets_a_gradient_also_in_the_encoder(backbone):
     assert torch.stack(encoder).norm() > 1e-3
 
 
-def learn(model, image, mask, labels, steps=100):
+def learn(model, image, mask, labels, steps=40):
     """Share of the labels right after a few steps on one batch, in evaluation mode."""
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for _ in range(steps):
