@@ -18,7 +18,6 @@ from ophnet_ray.data.windows import plan_blocks, plan_snippets
 from ophnet_ray.distributed.environment import find_running_head
 from ophnet_ray.distributed.ownership import own_ray_folder
 from ophnet_ray.errors import UserError
-from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.storage.disk_space import Need, find_shortages
 from ophnet_ray.storage.paths import is_remote
 from ophnet_ray.train.run import Run
@@ -53,6 +52,9 @@ def check_disk_space(run: Run, output: str, num_trials: int = 1) -> None:
 
 def checkpoint_bytes(config: Config, num_phases: int) -> int:
     """Return the size of a checkpoint: weights, and Adam's two tensors for each that is trained."""
+    # timm takes seconds to load: not in the processes that import this module and train nothing
+    from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+
     model = replace(config.model, pretrained=False, backbone_weights=None)
     with torch.device("meta"):
         network = SurgicalPhaseClassificationModel.from_config(
