@@ -3,20 +3,23 @@
 import errno
 import getpass
 import hashlib
-import json
 import os
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.storage.files import download, stat_files, upload, write_atomically
 from ophnet_ray.storage.locks import NamedLocks
 from ophnet_ray.storage.paths import absolute, is_remote, join, name_of, plain_uri
+from ophnet_ray.storage.records import dump_record, read_record
 
 ORIGIN_FILE = ".origin"
 """File in a folder of this machine that is kept equal to a folder of a bucket, and names both."""
+
+_CURE = "delete it: the next train.py on the same run writes it again"
 
 
 def default_local_dir() -> str:
@@ -61,28 +64,41 @@ def local_folder(uri: str, local_dir: str | None) -> Path:
 def mark_copy(folder: Path, uri: str) -> None:
     """Note in a folder of this machine that it is kept equal to a folder of a bucket."""
     note = {"folder": str(folder.absolute()), "uri": uri}
-    write_atomically(folder / ORIGIN_FILE, json.dumps(note).encode())
+    write_atomically(folder / ORIGIN_FILE, dump_record(note))
 
 
 def find_origin(file: Path) -> str | None:
     """Return the URI of a file in a folder of ``mark_copy``; None for other files.
 
     A folder that was moved or copied since belongs to the user alone.
+
+    Raises:
+        DamagedFileError: The note in the folder is damaged.
     """
     path = file.absolute()
     for folder in path.parents:
         if (folder / ORIGIN_FILE).is_file():
-            note = json.loads((folder / ORIGIN_FILE).read_text())
-            if note["folder"] == str(folder):
-                return join(note["uri"], path.relative_to(folder).as_posix())
-            return None
+            known, uri = read_record(folder / ORIGIN_FILE, _parse_note, _CURE)
+            return join(uri, path.relative_to(folder).as_posix()) if known == folder else None
     return None
+
+
+def _parse_note(note: dict[str, Any]) -> tuple[Path, str]:
+    """Return the folder and the URI of a note.
+
+    Raises:
+        KeyError, TypeError: An entry is missing, or no text.
+    """
+    if not isinstance(note["uri"], str):
+        raise TypeError("no URI")
+    return Path(note["folder"]), note["uri"]
 
 
 def send_to_origin(file: Path) -> None:
     """Send a file to the bucket if it lies in a folder of ``mark_copy``; else do nothing.
 
     Raises:
+        DamagedFileError: The note that names the bucket is damaged.
         StorageError: The bucket does not take it.
     """
     if (origin := find_origin(file)) is not None:

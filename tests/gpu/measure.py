@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,13 +101,18 @@ def measure(backbone: str, batch_size: int, scale: Scale, place: Place) -> None:
         (place.out / f"{backbone}.json").write_text(json.dumps(results, indent=1))
 
 
+def find_peak(device: str) -> float | None:
+    """Return the peak rate of a GPU by its name, TFLOP/s; None for one that is not in the table."""
+    return next((peak for part, peak in PEAKS.items() if re.search(rf"\b{part}\b", device)), None)
+
+
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return the device, its peak rate if it is known, and the versions."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    known = [peak for part, peak in PEAKS.items() if part in name]
+    peak = find_peak(name)
     return {
         "device": name,
-        "peak_flops_s": known[0] * 1e12 if known else None,
+        "peak_flops_s": None if peak is None else peak * 1e12,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         **{name: import_module(name).__version__ for name in ("torch", "lightning", "timm", "av")},

@@ -59,7 +59,7 @@ def run(n: int, seed: int, folder: Path) -> Outcome:
         (videos / name).touch()
     (videos / "link.mp4").symlink_to("/etc/passwd")
     (videos / "loop.mp4").symlink_to(videos / "loop.mp4")
-    outcome = Outcome(NAME)
+    outcome = Outcome()
     path = folder / "table.csv"
     for i in range(n):
         data = _table(random.Random(f"{NAME}:{seed}:{i}"))

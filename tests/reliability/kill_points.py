@@ -64,7 +64,7 @@ class _Work:
 def run(name: str, n: int, seed: int, folder: Path) -> Outcome:
     """Fail at each of the calls, up to ``n`` per fault and spread over them, in each way."""
     work = _WORKS[name]
-    outcome = Outcome(name)
+    outcome = Outcome()
     num_calls = count_calls(partial(work.do, work.prepare(folder / "count")), folder / "count")
     calls = range(1, num_calls + 1)
     for fault in FAULTS:

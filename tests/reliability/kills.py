@@ -120,7 +120,7 @@ def run_sigint(n: int, seed: int, folder: Path) -> Outcome:
 
 
 def _run(n: int, seed: int, folder: Path, name: str, attempt: Any) -> Outcome:
-    outcome = Outcome(name)
+    outcome = Outcome()
     data = folder / "data"
     write_color_dataset(data)
     whole = Place(folder / "whole", data)

@@ -31,7 +31,6 @@ class Outcome:
     ``samples``: figures of the single runs, e.g. seconds until a run went on.
     """
 
-    name: str
     num_runs: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)

@@ -31,7 +31,7 @@ def run(n: int, seed: int, folder: Path) -> Outcome:
     ]
     write_predictions(path, [(video, video.labels) for video in videos], _INFO)
     whole, truth = path.read_bytes(), _read(path)
-    outcome = Outcome(NAME)
+    outcome = Outcome()
     for i in range(n):
         data = damage(random.Random(f"{NAME}:{seed}:{i}"), whole)
         path.write_bytes(data)

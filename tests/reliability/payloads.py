@@ -26,7 +26,7 @@ def run_bytes(n: int, seed: int, folder: Path) -> Outcome:
     torch.save(_content(), path)
     whole = path.read_bytes()
     weights, payload = load_checkpoint(path)
-    outcome = Outcome(BYTES)
+    outcome = Outcome()
 
     def judge() -> str:
         found, read = load_checkpoint(path)
@@ -48,7 +48,7 @@ def run_structure(n: int, seed: int, folder: Path) -> Outcome:
     path = folder / "model.ckpt"
     content = _content()
     places = list(_places(content[PAYLOAD_KEY]))
-    outcome = Outcome(STRUCTURE)
+    outcome = Outcome()
 
     def judge() -> str:
         payload = read_payload(path)

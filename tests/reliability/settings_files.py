@@ -45,7 +45,7 @@ _RIGHT = (
 
 def run_yaml(n: int, seed: int, folder: Path) -> Outcome:
     """Read ``n`` files of settings; what is accepted is possible, and reads back the same."""
-    outcome = Outcome(YAML)
+    outcome = Outcome()
     path = folder / "settings.yaml"
     for i in range(n):
         rng = random.Random(f"{YAML}:{seed}:{i}")
@@ -57,7 +57,7 @@ def run_yaml(n: int, seed: int, folder: Path) -> Outcome:
 
 def run_search(n: int, seed: int, folder: Path) -> Outcome:
     """Parse ``n`` search spaces; every range that is accepted has ends."""
-    outcome = Outcome(SEARCH)
+    outcome = Outcome()
     for i in range(n):
         items = _items(random.Random(f"{SEARCH}:{seed}:{i}"))
         attempt(outcome, lambda given=items: _parse(given), items)
@@ -66,7 +66,7 @@ def run_search(n: int, seed: int, folder: Path) -> Outcome:
 
 def run_flags(n: int, seed: int, folder: Path) -> Outcome:
     """Parse ``n`` command lines of ``train.py``."""
-    outcome = Outcome(FLAGS)
+    outcome = Outcome()
     for i in range(n):
         argv = _flags(random.Random(f"{FLAGS}:{seed}:{i}"))
         attempt(outcome, partial(_parse_flags, argv), argv)

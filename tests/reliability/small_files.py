@@ -14,6 +14,7 @@ from ophnet_ray.data.passport import build_passport
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.models.checkpoints import find_checkpoints
+from ophnet_ray.storage.local_copies import ORIGIN_FILE, find_origin, mark_copy
 from ophnet_ray.train.run_directory import RunDirectory, RunResult
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory
@@ -31,8 +32,9 @@ _HISTORY = [{"epoch": i, "val_macro_f1": 0.8, "val_loss": 0.4, "seconds": 1.0} f
 
 def run(n: int, seed: int, folder: Path) -> Outcome:
     """Read each file ``n / number of files`` times, each time with another damage."""
-    outcome = Outcome(NAME)
+    outcome = Outcome()
     readers = {**_run_files(folder / "run"), **_search_files(folder), **_cache_files(folder)}
+    readers |= _copy_files(folder / "copy")
     for number, (file, read) in enumerate(readers.items()):
         whole, truth = file.read_bytes(), read()
         for i in range(number, n, len(readers)):
@@ -99,6 +101,12 @@ def _search_files(folder: Path) -> dict[Path, Callable[[], object]]:
         run.path / "ended.json": read,
         run.metrics: read,
     }
+
+
+def _copy_files(folder: Path) -> dict[Path, Callable[[], object]]:
+    folder.mkdir()
+    mark_copy(folder, "s3://surgery/runs/demo?region=eu-central-1")
+    return {folder / ORIGIN_FILE: lambda: find_origin(folder / "checkpoint.ckpt")}
 
 
 def _cache_files(folder: Path) -> dict[Path, Callable[[], object]]:

@@ -31,7 +31,7 @@ _PHASES = ("a", "b")
 
 def run(n: int, seed: int, folder: Path) -> Outcome:
     """Fill ``n`` templates."""
-    outcome = Outcome(NAME)
+    outcome = Outcome()
     path = folder / "template.csv"
     for i in range(n):
         rng = random.Random(f"{NAME}:{seed}:{i}")

@@ -49,7 +49,7 @@ def run(n: int, seed: int, folder: Path) -> Outcome:
         ).read_bytes()
         for name, codec in _SEEDS
     ]
-    outcome = Outcome(NAME)
+    outcome = Outcome()
     pixels: set[bytes] = set()
     for first in range(0, n, BATCH):
         batch = folder / "batch"

@@ -13,23 +13,11 @@ from ophnet_ray.storage.records import (
     read_record,
     read_yaml_record,
 )
+from tests.reliability.damage import damage
 
 pytestmark = pytest.mark.unit
 
 VALUES = {"epoch": 7, "metrics": {"val_acc": 0.8125, "lr": 1e-4}, "name": "Müller", "seed": None}
-
-
-def damage(content: bytes, rng: random.Random) -> bytes:
-    """Flip a bit, cut the end off, or zero a stretch, as disks do."""
-    data, at = bytearray(content), rng.randrange(len(content))
-    match rng.choice(["flip", "cut", "zero"]):
-        case "flip":
-            data[at] ^= 1 << rng.randrange(8)
-        case "cut":
-            del data[at:]
-        case "zero":
-            data[at : at + 16] = bytes(len(data[at : at + 16]))
-    return bytes(data)
 
 
 def test_values_come_back(tmp_path):
@@ -57,7 +45,7 @@ def test_no_damage_yields_other_values(tmp_path):
     file, rng, refused = tmp_path / "record.json", random.Random(1), 0
     content = dump_record(VALUES)
     for _ in range(2000):
-        file.write_bytes(damage(content, rng))
+        file.write_bytes(damage(rng, content))
         try:
             assert read_record(file, known, "") == VALUES
         except DamagedFileError:
@@ -71,7 +59,7 @@ def test_no_damage_of_yaml_yields_other_values(tmp_path):
     content = dump_yaml_record(yaml.safe_dump(settings))
     assert yaml.safe_load(content) == settings
     for _ in range(2000):
-        file.write_bytes(damage(content, rng))
+        file.write_bytes(damage(rng, content))
         try:
             values = read_yaml_record(file, "")
             assert {name: values.get(name) for name in settings} == settings

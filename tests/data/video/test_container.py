@@ -1,33 +1,20 @@
 """Files that other programs wrote: odd metadata, unknown codecs, pictures of absurd size."""
 
-import av
 import pytest
 
 from ophnet_ray.data.video import container
 from ophnet_ray.data.video.container import VideoError, open_container
+from tests.helpers.faulty_data import write_latin_1_avi
 from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
 
 
-def write_titled(path, title):
-    with av.open(str(path), "w") as avi:
-        avi.metadata["title"] = title
-        stream = avi.add_stream("mpeg4", rate=10)
-        stream.width = stream.height = 32
-        for frame in grey_frames(5):
-            avi.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        avi.mux(stream.encode())
-    return path
-
-
 def test_a_title_in_latin_1_is_no_obstacle(tmp_path):
-    path = write_titled(tmp_path / "title.avi", "Operation Mueller")
-    content = path.read_bytes()
-    assert b"Mueller" in content
-    path.write_bytes(content.replace(b"Mueller", "M\xfcller ".encode("latin-1")))
+    path = write_latin_1_avi(tmp_path / "title.avi")
+    assert "M\xfcller".encode("latin-1") in path.read_bytes()
     with open_container(path) as video:
-        assert len(list(video.decode(video=0))) == 5
+        assert len(list(video.decode(video=0))) == 100
 
 
 def test_an_unknown_codec_is_a_reason(tmp_path):

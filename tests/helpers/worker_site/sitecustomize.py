@@ -1,39 +1,27 @@
 """A codec that crashes: each process of the test cluster dies when it opens such a video.
 
-Python runs this module at its start in the processes whose ``PYTHONPATH`` names this folder.
+Python runs this module at its start in the processes whose ``PYTHONPATH`` names this folder and the
+root of the repository.
 """
 
-import importlib.util
 import os
 import signal
-import sys
+
+from tests.helpers.import_hook import after_import
 
 CRASHING_VIDEO = "crashes-the-codec.mp4"
 
 
-class CrashingCodec:
-    """Finder of ``av``: replaces its ``open`` once the module is loaded."""
+def crash_at_open(av):
+    """Replace ``av.open``."""
+    open_video = av.open
 
-    def find_spec(self, name, _path=None, _target=None):
-        if name != "av":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
+    def open_or_crash(file, *args, **options):
+        if str(file).endswith(f"{os.sep}{CRASHING_VIDEO}"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return open_video(file, *args, **options)
 
-        def load_and_replace(module):
-            load(module)
-            open_video = module.open
-
-            def open_or_crash(file, *args, **options):
-                if str(file).endswith(f"{os.sep}{CRASHING_VIDEO}"):
-                    os.kill(os.getpid(), signal.SIGSEGV)
-                return open_video(file, *args, **options)
-
-            module.open = open_or_crash
-
-        spec.loader.exec_module = load_and_replace
-        return spec
+    av.open = open_or_crash
 
 
-sys.meta_path.insert(0, CrashingCodec())
+after_import("av", crash_at_open)

@@ -1,45 +1,32 @@
-"""Ledger and faults of train workers, for processes whose ``PYTHONPATH`` names this folder.
+"""Ledger and faults of train workers, for processes whose ``PYTHONPATH`` names this folder and
+the root of the repository.
 
 ``OPHNET_LEDGER`` names a folder. Each worker appends a line per step: time, rank, epoch, step and
 the windows of its batch. ``OPHNET_FAULT`` is JSON: ``what`` happens to ``rank`` before its step
 number ``step`` (counted over epochs, from 0), once. Python runs this module when a process starts.
 """
 
-import importlib.util
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
-CALLBACK = "ophnet_ray.train.epoch_callback"
+from tests.helpers.import_hook import after_import
+
 PATIENCE_S = 300.0
 
 
-class Injector:
-    """Finder of the callback's module: wraps its hook before each step once it is loaded."""
+def watch_steps(module):
+    """Record each step before it is trained, and let the fault happen at its own."""
+    before_step = module.EpochCallback.on_train_batch_start
 
-    def find_spec(self, name, _path=None, _target=None):
-        if name != CALLBACK or "OPHNET_LEDGER" not in os.environ:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
+    def record_and_strike(callback, trainer, pl_module, batch, batch_idx):
+        before_step(callback, trainer, pl_module, batch, batch_idx)
+        record(trainer, batch_idx)
+        strike(trainer, batch_idx)
 
-        def load_and_wrap(module):
-            load(module)
-            before_step = module.EpochCallback.on_train_batch_start
-
-            def record_and_strike(callback, trainer, pl_module, batch, batch_idx):
-                before_step(callback, trainer, pl_module, batch, batch_idx)
-                record(trainer, batch_idx)
-                strike(trainer, pl_module, batch_idx)
-
-            module.EpochCallback.on_train_batch_start = record_and_strike
-
-        spec.loader.exec_module = load_and_wrap
-        return spec
+    module.EpochCallback.on_train_batch_start = record_and_strike
 
 
 def record(trainer, batch_idx):
@@ -58,7 +45,7 @@ def record(trainer, batch_idx):
         file.write(json.dumps(line) + "\n")
 
 
-def strike(trainer, pl_module, batch_idx):
+def strike(trainer, batch_idx):
     """Let the fault happen if it is this worker's step, and has not happened yet."""
     fault = json.loads(os.environ.get("OPHNET_FAULT", "{}"))
     step = trainer.current_epoch * trainer.num_training_batches + batch_idx
@@ -76,8 +63,7 @@ def strike(trainer, pl_module, batch_idx):
             deadline_s = time.monotonic() + PATIENCE_S
             while not (folder / "go on").exists() and time.monotonic() < deadline_s:
                 time.sleep(0.01)
-        case "nan":
-            next(pl_module.parameters()).data.fill_(float("nan"))
 
 
-sys.meta_path.insert(0, Injector())
+if "OPHNET_LEDGER" in os.environ:
+    after_import("ophnet_ray.train.epoch_callback", watch_steps)
