@@ -115,7 +115,13 @@ class SplitEvaluation:
 
     def _scored(self, smooth: Smooth) -> list[ScoredVideo]:
         return [
-            ScoredVideo(video.case_id, truth, self._labels(aligned, smooth), aligned.probabilities)
+            ScoredVideo(
+                video.case_id,
+                truth,
+                self._labels(aligned, smooth),
+                aligned.probabilities,
+                self._info.frame_rate,
+            )
             for video, aligned, truth in zip(self.videos, self._aligned, self._truth, strict=True)
         ]
 

@@ -23,6 +23,7 @@ from ophnet_ray.metrics.classification import ClassSelection
 from ophnet_ray.metrics.score_card import Score, ScoreCard, score_phases
 from ophnet_ray.metrics.segmental import OVERLAPS, edit_score, segment_counts, segmental_f1
 from ophnet_ray.metrics.timelines import NOT_ANNOTATED
+from ophnet_ray.metrics.video_scores import RELAXED_S, score_phases_of_video
 
 TOP_K = 3
 _PER_CLASS = {
@@ -37,7 +38,24 @@ _CLASSES: dict[ClassSelection, str] = {
     "present_or_predicted": "the phases among labels or predictions (scikit-learn's default)",
 }
 _SPELLING = {"f1": "F1", "jaccard": "Jaccard index"}
-_WITHOUT_INTERVAL = ("video_accuracy_std", "aptos_rank_score_ceiling")
+_PER_VIDEO = (
+    "video_accuracy",
+    "video_jaccard",
+    "video_precision",
+    "video_recall",
+    "relaxed_10s_accuracy",
+    "relaxed_10s_jaccard",
+    "relaxed_10s_precision",
+    "relaxed_10s_recall",
+    "segmental_edit",
+)
+"""Scores that each video has by itself; the score of a split is their mean over videos."""
+_WITHOUT_INTERVAL = (
+    "aptos_rank_score_ceiling",
+    "segments_ratio",
+    *(f"{name}_std" for name in _PER_VIDEO[:-1]),
+)
+_RELAXED = "within 10 s of a true boundary both phases count as right: compare with relaxed only"
 CONVENTIONS = {
     "frame_accuracy": "share of all annotated frames that are right",
     "macro_f1_present": f"mean F1 over {_CLASSES['present']}",
@@ -51,12 +69,24 @@ CONVENTIONS = {
         )
         for overlap in OVERLAPS
     },
+    "video_jaccard": (
+        "Jaccard index of each phase in each video, mean over the video's true phases, then over "
+        "videos (Cholec80)"
+    ),
+    "segments_ratio": "predicted segments ÷ true segments; above 1: over-segmentation",
     "balanced_accuracy": "mean recall over the phases among the labels",
     f"top_{TOP_K}_accuracy": (
         f"share of frames whose phase is among the {TOP_K} most probable; without smoothing"
     ),
     "expected_calibration_error": "mean |confidence - accuracy| in 15 bins; without smoothing",
+    "video_precision": "as video_jaccard, of the precision; phases never predicted are left out",
+    "video_recall": "as video_jaccard, of the recall",
+    "relaxed_10s_accuracy": f"as video_accuracy; {_RELAXED} (Cholec80, Evaluate.m)",
+    "relaxed_10s_jaccard": f"as video_jaccard; {_RELAXED}",
+    "relaxed_10s_precision": f"as video_precision, cut at 1; {_RELAXED}",
+    "relaxed_10s_recall": f"as video_recall, cut at 1; {_RELAXED}",
     "video_accuracy_std": "standard deviation over videos of their frame accuracy",
+    **{f"{name}_std": f"standard deviation over videos of {name}" for name in _PER_VIDEO[1:-1]},
     **{
         f"macro_{name}_{classes}": f"mean {_SPELLING.get(name, name)} over {text}"
         for name in _PER_CLASS
@@ -72,22 +102,24 @@ class ScoredVideo:
 
     ``truth``: (N,), ``NOT_ANNOTATED`` between segments: such frames are not scored;
     ``prediction``: (N,) final labels, ``NO_PREDICTION`` where there is none: such frames are wrong;
-    ``probabilities``: (N, K), NaN where there is no prediction.
+    ``probabilities``: (N, K), NaN where there is no prediction; ``frame_rate``: frame times per
+    second, for scores with a tolerance in seconds.
     """
 
     case_id: str
     truth: NDArray[np.int64]
     prediction: NDArray[np.int64]
     probabilities: NDArray[np.float32]
+    frame_rate: float = 1.0
 
 
 @dataclass(frozen=True)
 class Counts:
     """Sums over videos, from which all scores are computed.
 
-    ``confusion``: (K, K+1); ``videos``: number, sum of accuracies, sum of their squares, sum of
-    edit scores, (4,); ``segments``: hits, false positives and false negatives at each overlap,
-    (overlaps, 3); ``top_k``: hits and frames, (2,); ``calibration``: (bins, 3).
+    ``confusion``: (K, K+1); ``videos``: number, then sums of the scores of ``_PER_VIDEO``, then
+    sums of their squares, (19,); ``segments``: hits, false positives and false negatives at each
+    overlap, (overlaps, 3); ``top_k``: hits and frames, (2,); ``calibration``: (bins, 3).
     """
 
     confusion: NDArray[Any]
@@ -106,7 +138,7 @@ class Counts:
         """Split the vector of ``to_vector``."""
         shapes = (
             (num_classes, num_classes + 1),
-            (4,),
+            (1 + 2 * len(_PER_VIDEO),),
             (len(OVERLAPS), 3),
             (2,),
             (classification.CALIBRATION_BINS, 3),
@@ -127,13 +159,15 @@ def count_video(video: ScoredVideo, num_classes: int) -> Counts | None:
     truth, prediction = video.truth[is_annotated], video.prediction[is_annotated]
     probabilities = video.probabilities[is_annotated]
     confusion = classification.confusion_with_missing(truth, prediction, num_classes)
-    right = classification.accuracy(confusion)
+    strict = score_phases_of_video(truth, prediction)
+    relaxed = score_phases_of_video(truth, prediction, round(RELAXED_S * video.frame_rate))
+    by_video = np.asarray([*strict, *relaxed, edit_score(truth, prediction)])
     known = ~np.isnan(probabilities[:, 0])
     best = np.nan_to_num(probabilities).argmax(axis=1)
     confidence = probabilities[np.arange(len(best)), best]
     return Counts(
         confusion,
-        np.asarray([1, right, right**2, edit_score(truth, prediction)]),
+        np.concatenate([[1], by_video, by_video**2]),
         np.stack([segment_counts(truth, prediction, overlap) for overlap in OVERLAPS]),
         np.asarray([classification.top_k_hits(truth, probabilities, TOP_K).sum(), len(truth)]),
         classification.calibration_counts(confidence[known], (best == truth)[known]),
@@ -167,21 +201,30 @@ def score_counts(
         for name, values in per_class.items()
         for classes in _CLASSES
     }
-    num_videos, sum_right, sum_squares, sum_edit = counts.videos
-    video_accuracy = sum_right / max(num_videos, 1)
-    variance = sum_squares / max(num_videos, 1) - video_accuracy**2
+    num_videos, (means, squares) = counts.videos[0], counts.videos[1:].reshape(2, -1)
+    means, squares = means / max(num_videos, 1), squares / max(num_videos, 1)
+    by_video = dict(zip(_PER_VIDEO, means.tolist(), strict=True))
+    deviations = np.sqrt(np.maximum(squares - means**2, 0)).tolist()
+    by_video |= {f"{name}_std": d for name, d in zip(_PER_VIDEO, deviations, strict=True)}
+    hits, false_positives, false_negatives = counts.segments[0]
     ceiling = classification.aptos_rank_score(1.0, classification.reachable_macro_f1_all(confusion))
-    values = macros | {
-        "frame_accuracy": classification.accuracy(confusion),
-        "video_accuracy": video_accuracy,
-        "video_accuracy_std": math.sqrt(max(variance, 0.0)),
-        "aptos_rank_score": classification.aptos_rank_score(video_accuracy, macros["macro_f1_all"]),
-        "aptos_rank_score_ceiling": ceiling,
-        "segmental_edit": sum_edit / max(num_videos, 1),
-        "balanced_accuracy": macros["macro_recall_present"],
-        f"top_{TOP_K}_accuracy": counts.top_k[0] / max(counts.top_k[1], 1),
-        "expected_calibration_error": classification.expected_calibration_error(counts.calibration),
-    }
+    values = (
+        macros
+        | by_video
+        | {
+            "frame_accuracy": classification.accuracy(confusion),
+            "aptos_rank_score": classification.aptos_rank_score(
+                by_video["video_accuracy"], macros["macro_f1_all"]
+            ),
+            "aptos_rank_score_ceiling": ceiling,
+            "segments_ratio": (hits + false_positives) / max(hits + false_negatives, 1),
+            "balanced_accuracy": macros["macro_recall_present"],
+            f"top_{TOP_K}_accuracy": counts.top_k[0] / max(counts.top_k[1], 1),
+            "expected_calibration_error": classification.expected_calibration_error(
+                counts.calibration
+            ),
+        }
+    )
     for overlap, row in zip(OVERLAPS, counts.segments, strict=True):
         values[f"segmental_f1@{overlap * 100:.0f}"] = segmental_f1(row)
     return {name: float(values[name]) for name in CONVENTIONS}

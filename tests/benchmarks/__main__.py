@@ -29,6 +29,8 @@ def main() -> None:
     from tests.benchmarks.reading import compare_reading
     from tests.benchmarks.scaling import compare_lengths, compare_scales
     from tests.benchmarks.searching import kill_searches, measure_search, search_imbalance
+    from tests.benchmarks.simulated_errors import compare_on_simulated_errors
+    from tests.benchmarks.timelines import compare_decoders
     from tests.benchmarks.together import compare_together
 
     parts: dict[str, Callable[[Path], list[Figure]]] = {
@@ -45,6 +47,8 @@ def main() -> None:
         "search": measure_search,
         "kills": kill_searches,
         "imbalance": search_imbalance,
+        "timelines": compare_decoders,
+        "errors": compare_on_simulated_errors,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument(

@@ -1,5 +1,7 @@
 """Frame scores of a split, worked by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -121,10 +123,32 @@ def test_scores_without_a_spread_over_cases_have_no_interval():
     assert all(score.interval is None for score in one.scores)
     videos = [video("x", [0, 1], [0, 1]), video("y", [0, 1], [0, 0])]
     two = build_score_card(CaseScores(videos, 3), "val", PHASES, [1, 1, 1])
-    assert [score.name for score in two.scores if score.interval is None] == [
+    without = [score.name for score in two.scores if score.interval is None]
+    assert [name for name in without if not name.endswith("_std")] == [
         "aptos_rank_score_ceiling",
-        "video_accuracy_std",
+        "segments_ratio",
     ]
+    assert {"video_accuracy_std", "video_jaccard_std"} < set(without)
+
+
+def test_scores_per_video_are_averaged_over_videos_with_their_deviation():
+    videos = [video("x", [0, 0, 1, 1], [0, 0, 0, 0]), video("y", [2, 2], [2, 2])]
+    values = CaseScores(videos, 3).values
+    assert values["video_jaccard"] == pytest.approx((0.25 + 1) / 2)
+    assert values["video_jaccard_std"] == pytest.approx(0.375)
+    assert values["video_precision"] == pytest.approx((0.5 + 1) / 2)
+    assert values["video_recall"] == pytest.approx((0.5 + 1) / 2)
+    assert values["segments_ratio"] == pytest.approx(2 / 3)
+
+
+def test_the_relaxed_scores_tolerate_ten_seconds_at_every_frame_rate():
+    truth, late = np.repeat([0, 1], 40), np.repeat([0, 1], [50, 30])
+    for rate in (0.5, 1, 2):
+        scored = replace(video("x", truth, late), frame_rate=rate)
+        values = CaseScores([scored], 3).values
+        forgiven = min(10 * rate, 10)
+        assert values["relaxed_10s_accuracy"] == pytest.approx((70 + forgiven) / 80)
+        assert values["video_accuracy"] == pytest.approx(70 / 80)
 
 
 def test_a_gain_is_paired_case_by_case():

@@ -1,0 +1,179 @@
+"""Decoding over time on real predictions: 20 videos of Cholec80, one label per second.
+
+Everything that is learnt (order and durations of phases, confusion of the labels, choice of the
+decoder, refiner) comes from the other folds: five folds by case. Predictions are hard labels of a
+published model; the probabilities behind them are those of the truth given the label, counted on
+the other folds.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.config import TrainingConfig
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.sequences import HeldValues, LabelledSequence
+from ophnet_ray.inference.decoder_tuning import Candidate, decode_with_each, tune_decoder
+from ophnet_ray.metrics.bootstrap import score_interval
+from ophnet_ray.metrics.classification import confusion_counts
+from ophnet_ray.metrics.scoring import CONVENTIONS, CaseScores, ScoredVideo, compare_scores
+from ophnet_ray.metrics.timelines import cut_segments
+from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
+from ophnet_ray.models.temporal_fit import fit_head, predict_sequence
+from ophnet_ray.temporal_config import TemporalConfig
+from tests.benchmarks.table import Figure
+from tests.helpers.paths import SHARED_DATA
+
+PREDICTIONS = SHARED_DATA / "cholec80_predictions"
+NUM_PHASES, NUM_FOLDS = 7, 5
+PHASES = {str(label): label for label in range(NUM_PHASES)}
+STATED = 0.9
+"""Probability that a fine-tuned network states, or more, for its label."""
+SHOWN = (
+    "video_accuracy",
+    "video_jaccard",
+    "segmental_edit",
+    "segmental_f1@10",
+    "segmental_f1@50",
+    "segments_ratio",
+)
+TARGETS = {"tuned": ">= 0.78", "refiner": ">= 0.79"}
+REFINER = TemporalConfig(
+    temporal="mstcn",
+    temporal_input="log_probs",
+    temporal_layers=7,
+    temporal_stages=1,
+    temporal_channels=32,
+)
+HISTOGRAM_S = 5
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Videos of the other folds and of this one, with what is learnt from the former."""
+
+    train: Sequence[ScoredVideo]
+    test: Sequence[ScoredVideo]
+    dynamics: PhaseDynamics
+
+
+def compare_decoders(_: Path) -> list[Figure]:
+    """Score each way of decoding, every video in the fold that has not seen it."""
+    if not PREDICTIONS.is_dir():
+        return []
+    videos = read_videos()
+    folds = [_learn(videos, number) for number in range(NUM_FOLDS)]
+    ways: dict[str, Callable[[Fold], list[NDArray[np.int64]]]] = {
+        "raw": lambda fold: [video.prediction for video in fold.test],
+        "median": lambda fold: _decode(fold, Candidate("median")),
+        "viterbi": lambda fold: _decode(fold, Candidate("viterbi"), stated=True),
+        "tuned": tune_and_decode,
+        "refiner": refine,
+    }
+    figures, raw = [], None
+    for name, decode in ways.items():
+        scores = CaseScores(
+            [
+                replace(video, prediction=labels)
+                for fold in folds
+                for video, labels in zip(fold.test, decode(fold), strict=True)
+            ],
+            NUM_PHASES,
+        )
+        raw = raw or scores
+        figures += _list_figures(name, scores, raw)
+    return figures
+
+
+def read_videos() -> list[ScoredVideo]:
+    """Read truth and predicted labels; each video is a case."""
+    videos = []
+    for file in sorted((PREDICTIONS / "truth").iterdir()):
+        truth, labels = (
+            np.loadtxt(PREDICTIONS / kind / file.name, dtype=np.int64)[:, 1]
+            for kind in ("truth", "predicted")
+        )
+        videos.append(ScoredVideo(file.stem, truth, labels, _state(labels)))
+    return videos
+
+
+def tune_and_decode(fold: Fold) -> list[NDArray[np.int64]]:
+    """Choose a decoder on the other folds and decode this one."""
+    return _decode(fold, tune_decoder(fold.train, fold.dynamics, 1.0).kept)
+
+
+def refine(fold: Fold) -> list[NDArray[np.int64]]:
+    """Train a temporal model on the labels of the other folds, and predict this one."""
+    train = [_as_sequence(video) for video in fold.train]
+    model = fit_head(train, [], NUM_PHASES, REFINER, TrainingConfig(use_gpu="false"))
+    values = [_as_sequence(video).read_values() for video in fold.test]
+    return [predict_sequence(model, rows).argmax(axis=1) for rows in values]
+
+
+def _learn(videos: Sequence[ScoredVideo], number: int) -> Fold:
+    """Put the probabilities of the truth, given the label, beside the labels."""
+    train = [video for i, video in enumerate(videos) if i % NUM_FOLDS != number]
+    confusion = np.sum([confusion_counts(v.truth, v.prediction, NUM_PHASES) for v in train], axis=0)
+    of_label = ((confusion + 1) / (confusion + 1).sum(axis=0)).T.astype(np.float32)
+    segments = [
+        Segment(f"{video.case_id}:{s.start_s}", video.case_id, video.case_id, *ends, str(s.label))
+        for video in train
+        for s in cut_segments(np.arange(len(video.truth), dtype=np.float64), video.truth, 1.0)
+        for ends in [(s.start_s, s.end_s)]
+    ]
+    known = [replace(video, probabilities=of_label[video.prediction]) for video in videos]
+    return Fold(
+        [video for i, video in enumerate(known) if i % NUM_FOLDS != number],
+        known[number::NUM_FOLDS],
+        learn_dynamics(segments, PHASES),
+    )
+
+
+def _decode(fold: Fold, candidate: Candidate, *, stated: bool = False) -> list[NDArray[np.int64]]:
+    return [
+        next(
+            decode_with_each(
+                _state(video.prediction) if stated else video.probabilities,
+                [candidate],
+                fold.dynamics,
+                1.0,
+            )
+        )
+        for video in fold.test
+    ]
+
+
+def _state(labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return probabilities of a network that is sure of its labels, (N, K)."""
+    others = (1 - STATED) / (NUM_PHASES - 1)
+    return (np.eye(NUM_PHASES) * (STATED - others) + others)[labels].astype(np.float32)
+
+
+def _as_sequence(video: ScoredVideo) -> LabelledSequence:
+    """Return the share of each label in the seconds around each time, as values of the refiner."""
+    window = np.ones(HISTOGRAM_S) / HISTOGRAM_S
+    one_hot = np.eye(NUM_PHASES)[video.prediction]
+    shares = [np.convolve(column, window, mode="same") for column in one_hot.T]
+    values = np.stack(shares, axis=1).astype(np.float32)
+    return LabelledSequence(video.case_id, video.case_id, video.truth, HeldValues(values))
+
+
+def _list_figures(name: str, scores: CaseScores, raw: CaseScores) -> list[Figure]:
+    columns = dict(zip(CONVENTIONS, scores.score_resamples().T, strict=True))
+    gain = compare_scores(raw, scores, ["video_jaccard"])["video_jaccard"]
+    figures = []
+    for score in SHOWN:
+        value, note = scores.values[score], ""
+        if score != "segments_ratio":
+            low, high = score_interval(value, columns[score], scores.num_cases)
+            note = f"[{low:.3f}, {high:.3f}]"
+        if score == "video_jaccard" and gain.value:
+            note += (
+                f", gain {gain.value:+.3f} [{gain.interval.low:+.3f}, {gain.interval.high:+.3f}]"
+            )
+        target = TARGETS.get(name, "") if score == "video_jaccard" else ""
+        figures.append(Figure(f"{name}: {score}", value, note, target))
+    return figures
