@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from ophnet_ray.config import Config, WindowConfig
+from ophnet_ray.config import Config
 from ophnet_ray.data.annotations import Segment, find_missing_videos, read_annotations
-from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.inventory import prune, read_inventory
 from ophnet_ray.data.cache.shards import fetch_shards, read_blocks
 from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
@@ -29,14 +28,17 @@ from ophnet_ray.storage.files import (
     upload,
     write_object,
 )
-from ophnet_ray.storage.paths import join
+from tests.helpers.bucket_videos import (
+    NUM_VIDEOS,
+    SEGMENTS_A_VIDEO,
+    WINDOWS,
+    fill,
+    segments_of,
+)
 from tests.helpers.processes import READY, start_ready
 from tests.helpers.videos import grey_frames, write_variant, write_video
 
 pytestmark = pytest.mark.unit
-
-WINDOWS = WindowConfig(image_size=32)
-NUM_VIDEOS, SEGMENTS_A_VIDEO = 8, 3
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +49,6 @@ def videos(tmp_path_factory, bucket):
         variant = write_variant(file, file.with_name(f"v{i}.mp4"), i)
         upload(variant, bucket.uri(f"videos/v{i}.mp4"))
     return file, bucket.uri("videos")
-
-
-def segments_of(folder):
-    return [
-        Segment(f"v{v}:{i}", f"v{v}", join(folder, f"v{v}.mp4"), 2.0 * i, 2.0 * i + 2, "a", "train")
-        for v in range(NUM_VIDEOS)
-        for i in range(SEGMENTS_A_VIDEO)
-    ]
-
-
-def fill(cache, segments):
-    return fill_cache(cache, segments, 2, decode_in_threads(2))
 
 
 def assert_right(entries):
@@ -200,7 +190,8 @@ def test_a_shard_that_is_not_whole_in_the_bucket_is_decoded_anew(bucket, videos,
 
 
 FILL = f"""
-from tests.data.cache.test_bucket import WINDOWS, BlockCache, fill, segments_of
+from ophnet_ray.data.cache.store import BlockCache
+from tests.helpers.bucket_videos import WINDOWS, fill, segments_of
 {READY}
 filled = fill(BlockCache(sys.argv[1], WINDOWS, sys.argv[2]), segments_of(sys.argv[3]))
 print(filled.decoded_videos, len(filled.entries))
