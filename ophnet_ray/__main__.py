@@ -1,4 +1,4 @@
-"""Sub-commands beside training: check, predict, evaluate, audit, export, cache."""
+"""Sub-commands beside training: check, predict, evaluate, audit, features, export, cache."""
 
 import sys
 
@@ -8,6 +8,7 @@ from ophnet_ray.cli.cache import CacheCommand
 from ophnet_ray.cli.check import CheckCommand
 from ophnet_ray.cli.evaluate import EvaluateCommand
 from ophnet_ray.cli.export import ExportCommand
+from ophnet_ray.cli.features import FeaturesCommand
 from ophnet_ray.cli.predict import PredictCommand
 
 
@@ -18,6 +19,7 @@ def main() -> None:
         "predict": PredictCommand,
         "evaluate": EvaluateCommand,
         "audit": AuditCommand,
+        "features": FeaturesCommand,
         "export": ExportCommand,
         "cache": CacheCommand,
     }

@@ -38,6 +38,10 @@ class PredictionError(ReportedError):
     """Prediction cannot continue. ``str(error)`` is the cause in one line; exit code 1."""
 
 
+class EncodingError(ReportedError):
+    """Videos cannot be encoded. ``str(error)`` is the cause in one line; exit code 1."""
+
+
 def one_line(error: BaseException | str, max_chars: int | None = None) -> str:
     """Return a message with all white space joined to single spaces, cut to ``max_chars``."""
     return " ".join(str(error).split())[:max_chars]

@@ -11,7 +11,7 @@ from typing import TypeVar
 import tyro
 
 from ophnet_ray.config import AnyConfig, Config
-from ophnet_ray.errors import PredictionError, StoppedError, TrainingError, UserError
+from ophnet_ray.errors import EncodingError, PredictionError, StoppedError, TrainingError, UserError
 from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.signals import (
     EXIT_INTERRUPTED,
@@ -24,6 +24,13 @@ from ophnet_ray.storage.filesystems import StorageError
 Command = TypeVar("Command")
 
 EXIT_FAILED, EXIT_USER_ERROR = 1, 2
+_FAILURES: dict[type[Exception], str] = {
+    TrainingError: "training",
+    StorageError: "storage",
+    PredictionError: "prediction",
+    EncodingError: "encoding",
+}
+"""Kinds of errors that are no fault of the input, and the work that cannot continue."""
 
 
 def parse_config(
@@ -129,14 +136,9 @@ def run_program(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
-    except TrainingError as error:
-        print(f"training failed: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_FAILED) from None
-    except StorageError as error:
-        print(f"storage failed: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_FAILED) from None
-    except PredictionError as error:
-        print(f"prediction failed: {error}", file=sys.stderr)
+    except tuple(_FAILURES) as error:
+        work = next(work for kind, work in _FAILURES.items() if isinstance(error, kind))
+        print(f"{work} failed: {error}", file=sys.stderr)
         raise SystemExit(EXIT_FAILED) from None
     except StoppedError as error:
         print(f"stopped {error}; the same command resumes there", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``python -m ophnet_ray cache``: list the decoded windows, or delete unused ones."""
+"""``python -m ophnet_ray cache``: list the decoded windows and features, or delete unused ones."""
 
 import time
 from collections.abc import Sequence
@@ -15,20 +15,22 @@ from ophnet_ray.storage.paths import absolute, check_location
 if TYPE_CHECKING:
     # loads the codec, which no other sub-command's --help needs
     from ophnet_ray.data.cache.inventory import Inventory, Shard
+    from ophnet_ray.data.features.inventory import EncodedVideos
 
 TABLE_WIDTH = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheCommand:
-    """List the contents of a cache of decoded windows (--list), or delete unused ones (--prune)."""
+    """List what a cache holds, windows and features (--list), or delete unused ones (--prune)."""
 
     list: bool = False
     """List the contents."""
     prune: bool = False
-    """Delete shards that no recent run started with, and files that killed writers left behind."""
+    """Delete shards and features that no recent run started with, and files that killed writers
+    left behind."""
     days: float = 30.0
-    """For --prune: keep shards that were used in the last DAYS days."""
+    """For --prune: keep what was used in the last DAYS days."""
     cache_dir: str = DEFAULT_CACHE_DIR
     """Folder of the cache, as given to train.py."""
 
@@ -43,11 +45,36 @@ class CacheCommand:
         if self.days < 0:
             raise UserError(f"--days {self.days:g}: must not be negative")
         check_location("--cache_dir", self.cache_dir)
-        from ophnet_ray.data.cache.inventory import prune, read_inventory
-
         folder = absolute(self.cache_dir)
         console = Console(highlight=False, soft_wrap=True)
         console.width = max(console.width, TABLE_WIDTH)  # a file or a pipe claims to have 80
+        has_features = self._show_features(folder, console)
+        self._show_shards(folder, console, has_features=has_features)
+
+    def _show_features(self, folder: str, console: Console) -> bool:
+        """Prune, if asked, and print the features; return False if there are none and were none."""
+        from ophnet_ray.data.features.inventory import prune_features, read_features_inventory
+
+        removed = prune_features(folder, self.days) if self.prune else ()
+        if removed:
+            console.print(
+                f"removed the features of {len(removed)} encoders not used for {self.days:g} days, "
+                f"{_size(sum(each.size_bytes for each in removed))}",
+                markup=False,
+            )
+        found = read_features_inventory(folder)
+        if found:
+            console.print(build_features_table(found))
+            total = _size(sum(each.size_bytes for each in found))
+            console.print(f"features of {len(found)} encoders, {total}\n", markup=False)
+        return bool(found or removed)
+
+    def _show_shards(self, folder: str, console: Console, *, has_features: bool) -> None:
+        """Prune, if asked, and print the decoded windows; there may be features alone."""
+        from ophnet_ray.data.cache.inventory import has_blocks, prune, read_inventory
+
+        if has_features and not has_blocks(folder):
+            return
         if self.prune:
             removed = prune(folder, self.days)
             console.print(
@@ -58,6 +85,29 @@ class CacheCommand:
         inventory = read_inventory(folder)
         console.print(build_table(inventory.shards))
         console.print(_describe_total(inventory), markup=False)
+
+
+def build_features_table(found: "Sequence[EncodedVideos]") -> Table:
+    """Build a table with one row per encoder, input and rate that features were written with."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("encoder", "weights", "image", "frames", "rate", "causal"):
+        table.add_column(name)
+    for name in ("videos", "size", "last used"):
+        table.add_column(name, justify="right")
+    for each in found:
+        encoding = each.encoding
+        columns = ("unknown", "", "", "", "", "")
+        if encoding is not None:
+            columns = (
+                encoding.backbone,
+                encoding.weights_hash[:8],
+                str(encoding.image_size),
+                str(encoding.window_size),
+                f"{encoding.frame_rate:g}/s",
+                "yes" if encoding.causal else "no",
+            )
+        table.add_row(*columns, str(each.num_videos), _size(each.size_bytes), _ago(each.used_s))
+    return table
 
 
 def build_table(shards: "Sequence[Shard]") -> Table:

@@ -63,24 +63,25 @@ def check_at_least_1(flag: str, value: int) -> None:
         raise UserError(f"{flag} {value}: must be at least 1")
 
 
-def create_output_folder(path: str, *names: str) -> Path:
+def create_output_folder(path: str, *names: str, flag: str = "--output") -> Path:
     """Create the folder of ``--output``, if it is missing, and return its absolute path.
 
     Args:
         path: The folder.
         names: Names of the files that will be written.
+        flag: Name of the flag, for messages.
 
     Raises:
         UserError: It cannot be created, or a file cannot be written.
     """
     if is_remote(path):
-        raise UserError(f"--output {path}: must be a folder of this machine, not a bucket")
+        raise UserError(f"{flag} {path}: must be a folder of this machine, not a bucket")
     folder = Path(path).absolute()
     try:
         ensure_writable(folder)
     except OSError as error:
-        raise UserError(f"--output {folder} cannot be written: {error.strerror}") from error
-    check_no_folder("--output", *(folder / name for name in names))
+        raise UserError(f"{flag} {folder} cannot be written: {error.strerror}") from error
+    check_no_folder(flag, *(folder / name for name in names))
     return folder
 
 

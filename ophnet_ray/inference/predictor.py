@@ -32,6 +32,7 @@ from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction, write_predictions
 from ophnet_ray.inference.trained_model import TrainedModel, load_model
 from ophnet_ray.models.checkpoint_file import read_payload
+from ophnet_ray.models.payload import Preprocessing
 from ophnet_ray.storage.files import download, stat_files
 from ophnet_ray.storage.paths import absolute, is_remote, name_of, plain_uri
 
@@ -66,6 +67,10 @@ class PredictionJob:
         ]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
         return Path(self.parts) / f"{digest}.parquet"
+
+    def build_worker(self, device: str, num_threads: int) -> Callable[[str, str], None]:
+        """Load the model; return a function that writes the part of a video, by id and path."""
+        return VideoPredictor(self, device, num_threads).write_part
 
 
 @dataclass(frozen=True)
@@ -148,33 +153,57 @@ def predict_video(
     Raises:
         VideoError: The video cannot be read, or none of its frames can be decoded.
     """
-    size = model.preprocessing.image_size
-    windows = WindowConfig(
-        window_size=model.preprocessing.window_size,
-        stride=model.preprocessing.stride,
-        max_frames=model.preprocessing.window_size,
-        image_size=size,
-    )
     times_s = read_frame_times(video, info.frame_rate)
     probabilities = np.full((len(times_s), len(model.phases)), np.nan, dtype=np.float32)
-    images = np.empty((BATCH_SIZE, size, size, 3), dtype=np.uint8)
+    windows = windows_of(model.preprocessing)
+    for batch in stream_batches(video, info.frame_rate, windows, causal=info.causal):
+        with codec_at_rest():  # a large model takes minutes on a CPU
+            probabilities[batch.indices] = model.predict(batch.images)
+    return VideoPrediction(video_id, times_s, probabilities)
+
+
+def windows_of(preprocessing: Preprocessing) -> WindowConfig:
+    """Return the settings of windows for the input of a network."""
+    return WindowConfig(
+        window_size=preprocessing.window_size,
+        stride=preprocessing.stride,
+        max_frames=preprocessing.window_size,
+        image_size=preprocessing.image_size,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WindowBatch:
+    """Mean images of windows, uint8 RGB (B, S, S, 3), and the indices of their B frame times."""
+
+    indices: list[int]
+    images: NDArray[np.uint8]
+
+
+def stream_batches(
+    video: str, frame_rate: float, windows: WindowConfig, *, causal: bool = False
+) -> Iterator[WindowBatch]:
+    """Decode a video once and yield its readable windows in batches, see ``stream_windows``.
+
+    Raises:
+        VideoError: The video cannot be read, or none of its frames can be decoded.
+    """
+    images: list[NDArray[np.uint8]] = []
     indices: list[int] = []
-    reason = ""
-    for window in stream_windows(video, info.frame_rate, windows, causal=info.causal):
+    reason, is_empty = "", True
+    for window in stream_windows(video, frame_rate, windows, causal=causal):
         if window.image is None:
             reason = reason or window.reason
             continue
-        images[len(indices)] = window.image
+        images.append(window.image)
         indices.append(window.index)
         if len(indices) == BATCH_SIZE:
-            with codec_at_rest():  # a large model takes minutes on a CPU
-                probabilities[indices] = model.predict(images)
-            indices = []
+            yield WindowBatch(indices, np.stack(images))
+            images, indices, is_empty = [], [], False
     if indices:
-        probabilities[indices] = model.predict(images[: len(indices)])
-    if np.isnan(probabilities).all():
+        yield WindowBatch(indices, np.stack(images))
+    elif is_empty:
         raise VideoError(reason)
-    return VideoPrediction(video_id, times_s, probabilities)
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,12 +145,16 @@ class SurgicalPhaseClassificationModel(nn.Module):
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Return logits (B, K) of normalised images (B, 3, H, W) and masks (B, 2, H, W)."""
+        logits: Tensor = self.classifier(self.encode(image, mask))
+        return logits
+
+    def encode(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Return pooled features (B, D) of normalised images and masks, before the classifier."""
         features = self.image_encoder.forward_features(image)
         tokens = to_tokens(self.image_encoder, features, self.pooling)
         if self.fusion is not None:
             tokens = self.fusion(tokens, mask)
-        logits: Tensor = self.classifier(pool_tokens(self.norm(tokens), self.pooling))
-        return logits
+        return pool_tokens(self.norm(tokens), self.pooling)
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation mode; frozen batch norms stay in the latter."""

@@ -10,7 +10,7 @@ from ophnet_ray.data.cache.bucket import CacheBucket
 from ophnet_ray.data.cache.shards import ShardIndex, read_shard_index
 from ophnet_ray.data.cache.store import CACHE_VERSION, FORMAT_VERSION, LOCK_FILE, VIDEO_IDS
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.files import check_readable, delete_object, list_objects
+from ophnet_ray.storage.files import check_readable, delete_object, list_names, list_objects
 from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import is_remote, join
@@ -54,6 +54,11 @@ class Inventory:
         """Bytes of all shards and leftovers."""
         shards_bytes = sum(shard.size_bytes for shard in self.shards)
         return shards_bytes + sum(leftover.size_bytes for leftover in self.leftovers)
+
+
+def has_blocks(cache_dir: str) -> bool:
+    """Return True if a cache holds a folder of decoded windows, whatever is in it."""
+    return bool(list_names(join(cache_dir, CACHE_VERSION)))
 
 
 def read_inventory(cache_dir: str | Path) -> Inventory:

@@ -176,6 +176,15 @@ class FeatureStore:
                 f"free some space or choose another --{'local_' if self._uri else ''}cache_dir"
             ) from error
 
+    @property
+    def place(self) -> str:
+        """Folder of the files, on disk or in the bucket."""
+        return str(self.folder) if self._uri is None else self._uri
+
+    def path_of(self, content_id: str) -> str:
+        """Return the path or URI of a video's file, whether it exists or not."""
+        return join(self.place, self._name(content_id))
+
     def _name(self, content_id: str) -> str:
         return hashlib.blake2b(content_id.encode(), digest_size=16).hexdigest() + SUFFIX
 

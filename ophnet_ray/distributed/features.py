@@ -1,0 +1,61 @@
+"""Features of whole videos in parallel: an encoder in actors of ``video_pool``.
+
+Each finished video is a file of its own in the store, so that a killed command resumes with the
+others.
+"""
+
+from collections.abc import Mapping
+
+from ophnet_ray.console import Console
+from ophnet_ray.data.features.store import FeatureStore
+from ophnet_ray.distributed.video_pool import VideoWorkError, work_on_videos
+from ophnet_ray.errors import EncodingError
+from ophnet_ray.inference.encoder_source import EncoderSource
+from ophnet_ray.inference.encoding_job import EncodingJob
+
+UNREADABLE = "does not exist, or cannot be read"
+
+
+def extract_features(
+    encoder: EncoderSource,
+    videos: Mapping[str, str],
+    store: FeatureStore,
+    num_workers: int,
+    console: Console,
+) -> dict[str, str]:
+    """Write the features of the videos that the store does not hold; each is decoded once.
+
+    Runs on the cluster to which this process is connected, else on one that is joined for it.
+
+    Args:
+        encoder: The encoder that the store is for.
+        videos: Paths by id; files of equal content are encoded once.
+        store: The store.
+        num_workers: Maximum number of actors; each decodes on one CPU and holds the encoder.
+        console: Shows the progress, and names the videos without features.
+
+    Returns:
+        Reason of each video without features, by id.
+
+    Raises:
+        UserError: The store cannot be written.
+        EncodingError: The cluster or the encoder failed.
+    """
+    store.check_writable()
+    content_ids = store.identify(videos.values())
+    broken = {id_: UNREADABLE for id_, video in videos.items() if video not in content_ids}
+    ids = {id_: content_ids[video] for id_, video in videos.items() if id_ not in broken}
+    present = store.find(ids.values())
+    if present:
+        num_done = sum(content_id in present for content_id in ids.values())
+        console.say(f"features  {num_done} of {len(videos)} videos are encoded already")
+    todo = {ids[id_]: videos[id_] for id_ in ids if ids[id_] not in present}
+    try:
+        job = EncodingJob(encoder, store)
+        unreadable = work_on_videos(job, todo, num_workers, console, "features")
+    except VideoWorkError as error:
+        raise EncodingError(str(error)) from error
+    broken |= {id_: unreadable[own] for id_, own in ids.items() if own in unreadable}
+    for id_, reason in broken.items():
+        console.warn(f"{videos[id_]} has no features: {reason}")
+    return broken

@@ -1,0 +1,116 @@
+"""Video → features at its frame times, decoded in one pass, written to the store of features."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ophnet_ray.data.features.sequence import FeatureSequence
+from ophnet_ray.data.features.store import FeatureStore
+from ophnet_ray.data.video.container import VideoError
+from ophnet_ray.data.video.hang_guard import codec_at_rest
+from ophnet_ray.errors import UserError
+from ophnet_ray.inference.encoder import Encoder, load_encoder
+from ophnet_ray.inference.encoder_source import EncoderSource
+from ophnet_ray.inference.predictor import (
+    local_copy,
+    read_frame_times,
+    stream_batches,
+    windows_of,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingJob:
+    """An encoder and the store for what it sees."""
+
+    encoder: EncoderSource
+    store: FeatureStore
+
+    def build_worker(self, device: str, num_threads: int) -> Callable[[str, str], None]:
+        """Load the encoder; return a function that encodes a video, by content id and path.
+
+        Raises:
+            UserError: The encoder cannot be loaded, or is not the one that the store is for.
+        """
+        torch.set_num_threads(num_threads)
+        encoder, store = load_encoder(self.encoder, device), self.store
+        wanted = store.encoding
+        if encoder.encoding(wanted.frame_rate, wanted.causal) != wanted:
+            raise UserError(
+                f"--encoder {self.encoder.name} is another one than when the command began"
+            )
+
+        def encode(content_id: str, video: str) -> None:
+            with local_copy(video) as path:
+                sequence = encode_video(encoder, content_id, path, store)
+            if store.identify([video]).get(video) != content_id:
+                raise VideoError("has changed while it was encoded", is_permanent=False)
+            store.write(sequence)
+
+        return encode
+
+
+def encode_video(
+    encoder: Encoder, content_id: str, video: str, store: FeatureStore
+) -> FeatureSequence:
+    """Encode every frame time of a video; the next frames are decoded while a GPU encodes.
+
+    Memory: two batches of windows, and the features.
+
+    Raises:
+        VideoError: The video cannot be read, or none of its frames can be decoded.
+        UserError: The encoder gives values that are no numbers.
+    """
+    frame_rate, causal = store.encoding.frame_rate, store.encoding.causal
+    times_s = read_frame_times(video, frame_rate)
+    encoded = _Encoded(encoder, len(times_s))
+    windows = windows_of(encoder.preprocessing)
+    for batch in stream_batches(video, frame_rate, windows, causal=causal):
+        with codec_at_rest():  # a large encoder takes minutes on a CPU
+            started = encoder.encode(batch.images)
+            encoded.finish()
+        encoded.start(batch.indices, started)
+    encoded.finish()
+    return FeatureSequence(content_id, times_s, encoded.features, encoded.log_probs)
+
+
+class _Encoded:
+    """Results of a video's batches; that of the last batch is read once the next has begun."""
+
+    def __init__(self, encoder: Encoder, num_times: int) -> None:
+        self._encoder, self._num_times = encoder, num_times
+        self._pending: tuple[list[int], tuple[Tensor, Tensor]] | None = None
+        self.features = np.empty((num_times, 0), dtype=np.float16)
+        self.log_probs = np.empty((num_times, 0), dtype=np.float16)
+
+    def start(self, indices: list[int], result: tuple[Tensor, Tensor]) -> None:
+        """Remember a batch that is being encoded."""
+        self._pending = indices, result
+
+    def finish(self) -> None:
+        """Read the result of the batch that was started last.
+
+        Raises:
+            UserError: A value is no number.
+        """
+        if self._pending is None:
+            return
+        indices, (features, log_probs) = self._pending
+        self._pending = None
+        if not self.features.shape[1]:
+            self.features = _rows_of_nan(self._num_times, features.shape[1])
+            self.log_probs = _rows_of_nan(self._num_times, log_probs.shape[1])
+        self.features[indices] = features.cpu().numpy()
+        self.log_probs[indices] = log_probs.cpu().numpy()
+        if np.isnan(self.features[indices]).any() or np.isnan(self.log_probs[indices]).any():
+            raise UserError(
+                f"--encoder {self._encoder.source.name} gives values that are no numbers"
+            )
+
+
+def _rows_of_nan(num_rows: int, num_columns: int) -> NDArray[np.float16]:
+    return np.full((num_rows, num_columns), np.nan, dtype=np.float16)
