@@ -23,6 +23,7 @@ from ophnet_ray.storage.paths import check_location, is_remote
 
 Coverage = Literal["spread", "head"]
 MaskKind = Literal["rg", "chroma", "none"]
+Demo = Literal["short", "long"]
 Pooling = Literal["all", "patches", "class_and_patches"]
 MissingVideos = Literal["error", "skip"]
 CaseFrom = Literal["auto", "column", "folder", "name", "clip"]
@@ -45,6 +46,9 @@ class DataConfig:
     csv_path: str | None = setting(None, affects="location", is_path=True)
     """Annotation CSV: rows `video_path, phase` (clips) or `video_id, start, end, phase_id`
     (segments of long videos, in seconds). Without it, the built-in demo data set."""
+    demo: Demo = setting("short", affects="location")
+    """The demo data set that is used without csv_path: short, every phase recognisable in one
+    window; long, with phases that differ only by what went before."""
     video_dir: str | None = setting(None, affects="location", is_path=True)
     """Folder of the videos (default: the CSV's folder)."""
     allow_outside: bool = setting(False, affects="location")

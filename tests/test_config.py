@@ -155,7 +155,7 @@ def test_no_setting_of_the_run_affects_a_result():
 
 
 def test_the_identity_holds_all_settings_that_affect_a_result():
-    rows = {"csv_path", "video_dir", "allow_outside", "case_from"}
+    rows = {"csv_path", "demo", "video_dir", "allow_outside", "case_from"}
     left_out = {*rows, *(field.name for field in fields(RunConfig))}
     assert set(Config().identity()) == set(Config().to_flat()) - left_out - set(late_settings())
     assert late_settings() == {"deterministic": False, "on_nan": "stop"}

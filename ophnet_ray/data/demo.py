@@ -1,8 +1,8 @@
 """The built-in demo data set: synthetic eye-surgery videos, drawn here, and their CSV.
 
-Twenty-four cases of six phases. Phases differ in the instruments and in what they do to the eye,
-not in colour: each case has its own eye, light, camera, tempo and frame rate. Phases recur and are
-imbalanced, as in a real cataract operation. The same code draws the same frames.
+Twenty-four cases; ``demo_world`` has their phases. They differ in the instruments and in what these
+do to the eye, not in colour: each case has its own eye, light, camera, tempo and frame rate. Phases
+recur and are imbalanced, as in a real cataract operation. The same code draws the same frames.
 """
 
 import csv
@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,42 +20,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.data.demo_eye import HEIGHT, WIDTH, Eye, Image, draw_scene
+from ophnet_ray.data.demo_world import SHORT, DemoWorld
 
-VERSION = 1
-DEMO_FOLDER, DEMO_CSV = f"demo-v{VERSION}", "demo.csv"
-NUM_CASES = 24
-PHASES = ("idle", "incision", "capsulorhexis", "phaco", "aspiration", "implantation")
-# phase and seconds at tempo 1; an operation passes through all phases, some of them twice
-_TIMELINE = (
-    (0, 1.2), (1, 1.4), (0, 1.0), (2, 2.4), (0, 0.9), (3, 2.8), (4, 1.8), (3, 2.2),
-    (0, 1.0), (4, 2.0), (5, 1.8), (4, 1.6), (1, 1.2), (0, 1.4),
-)  # fmt: skip
+DEMO_CSV = "demo.csv"
+
+Row = tuple[str, float, float, int]
+"""Row of the CSV: video_id, start and end in seconds, phase_id."""
 
 
-def demo_csv(folder: Path) -> Path:
+def demo_csv(folder: Path, world: DemoWorld = SHORT) -> Path:
     """Return the path of the demo's CSV in a folder; it exists once the demo is complete."""
-    return folder / DEMO_FOLDER / DEMO_CSV
+    return folder / world.folder / DEMO_CSV
 
 
-def make_demo(folder: Path, on_progress: Callable[[int], None] | None = None) -> Path:
+def make_demo(
+    folder: Path, on_progress: Callable[[int], None] | None = None, world: DemoWorld = SHORT
+) -> Path:
     """Draw the videos and write the CSV, unless they exist.
 
     Args:
         folder: Where the demo's own folder is made.
-        on_progress: Called after each case with the number of cases drawn (of ``NUM_CASES``).
+        on_progress: Called after each case with the number of cases drawn.
+        world: The kind of operations.
 
     Returns:
         The CSV, in OphNet's columns, beside its videos.
     """
-    csv_path = demo_csv(folder)
+    csv_path = demo_csv(folder, world)
     target = csv_path.parent
     if csv_path.exists():
         return csv_path
     temporary = folder / f".{target.name}.{os.getpid()}.tmp"
     temporary.mkdir(parents=True, exist_ok=True)
-    rows: list[tuple[str, float, float, int]] = []
+    rows: list[Row] = []
     with ThreadPoolExecutor() as pool:
-        drawn = pool.map(lambda number: draw_case(temporary, number), range(NUM_CASES))
+        drawn = pool.map(lambda number: draw_case(temporary, number, world), range(world.num_cases))
         for num_cases, case_rows in enumerate(drawn, start=1):
             rows += case_rows
             if on_progress:
@@ -73,37 +73,57 @@ def make_demo(folder: Path, on_progress: Callable[[int], None] | None = None) ->
     return csv_path
 
 
-def draw_case(folder: Path, number: int) -> list[tuple[str, float, float, int]]:
-    """Draw and encode one operation; return its rows (video_id, start, end, phase_id)."""
+def draw_case(folder: Path, number: int, world: DemoWorld = SHORT) -> list[Row]:
+    """Draw and encode one operation; return its rows."""
+    case = plan_case(number, world)
+    frames = _draw_frames(
+        case.eye, [world.looks[p] for p in case.labels], case.frame_rate, case.rng
+    )
+    _encode(folder / f"{case.video_id}.mp4", frames, case.frame_rate)
+    return case.rows
+
+
+@dataclass(frozen=True, slots=True)
+class CasePlan:
+    """An operation before it is drawn: eye, rows, phase of each frame, and the state of chance."""
+
+    video_id: str
+    eye: Eye
+    frame_rate: int
+    rows: list[Row]
+    labels: list[int]
+    rng: np.random.RandomState
+
+
+def plan_case(number: int, world: DemoWorld = SHORT) -> CasePlan:
+    """Choose eye, tempo and course of one operation."""
     rng = np.random.RandomState(1000 + number)
     eye = Eye.choose(rng)
-    frame_rate = (15, 20, 25)[number % 3]
+    frame_rate = world.frame_rates[number % len(world.frame_rates)]
     tempo = rng.uniform(0.75, 1.35)
     video_id = f"demo_{number:04d}"
-    rows: list[tuple[str, float, float, int]] = []
+    rows: list[Row] = []
     labels: list[int] = []
-    for phase, seconds in _TIMELINE:
+    for phase, seconds in world.choose_course(rng):
         num_frames = round(seconds * tempo * rng.uniform(0.8, 1.2) * frame_rate)
         start = len(labels)
         labels += [phase] * num_frames
         rows.append(
             (video_id, round(start / frame_rate, 3), round(len(labels) / frame_rate, 3), phase)
         )
-    frames = _draw_frames(eye, labels, frame_rate, rng)
-    _encode(folder / f"{video_id}.mp4", frames, frame_rate)
-    return rows
+    return CasePlan(video_id, eye, frame_rate, rows, labels, rng)
 
 
 def _draw_frames(
-    eye: Eye, labels: list[int], frame_rate: int, rng: np.random.RandomState
+    eye: Eye, looks: list[int], frame_rate: int, rng: np.random.RandomState
 ) -> Iterator[Image]:
     noise = rng.normal(0, 4, (4, HEIGHT, WIDTH, 3)).astype(np.float32)
-    shake = _wander(rng, len(labels), frame_rate, 6.0)
-    hand = _wander(rng, len(labels), frame_rate, 1.0)
-    gain = 1 + 0.18 * _wander(rng, len(labels), frame_rate, 1.0)[:, 0]
+    shake = _wander(rng, len(looks), frame_rate, 6.0)
+    hand = _wander(rng, len(looks), frame_rate, 1.0)
+    gain = 1 + 0.18 * _wander(rng, len(looks), frame_rate, 1.0)[:, 0]
     glint = rng.uniform(0, 2 * np.pi)
-    for i, phase in enumerate(labels):
-        image = draw_scene(eye, phase, hand[i], glint, i / frame_rate)
+    for i, look in enumerate(looks):
+        image = draw_scene(eye, look, hand[i], glint, i / frame_rate)
         center = (image.shape[1] / 2, image.shape[0] / 2)
         dx, dy = shake[i]
         moved = cv2.getRectSubPix(image, (WIDTH, HEIGHT), (center[0] + dx, center[1] + dy))

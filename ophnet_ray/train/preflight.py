@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Generic
 from ophnet_ray.config import AnyConfig, Config
 from ophnet_ray.console import Console
 from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.demo_world import LONG, SHORT, DemoWorld
 from ophnet_ray.data.run_data import RunData, read_run_data
 from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.table_checks import check_spellings
@@ -142,29 +143,30 @@ def _check_buckets(config: Config) -> None:
 
 def _provide_demo(config: Config, console: Console) -> str:
     """Return the demo's CSV beside the cache, so that every node reads its videos."""
-    from ophnet_ray.data.demo import DEMO_CSV, DEMO_FOLDER
+    from ophnet_ray.data.demo import DEMO_CSV
 
     console.say("no --csv_path: the built-in demo data set, with settings to match")
     cache = config.run.cache_dir or ""
+    world = {"short": SHORT, "long": LONG}[config.data.demo]
     if not is_remote(cache):
-        return str(_draw_demo(Path(cache), console))
-    folder = join(cache, DEMO_FOLDER)
+        return str(_draw_demo(Path(cache), world, console))
+    folder = join(cache, world.folder)
     if DEMO_CSV not in list_objects(folder):
-        csv_path = _draw_demo(local_folder(cache, config.run.local_cache_dir), console)
+        csv_path = _draw_demo(local_folder(cache, config.run.local_cache_dir), world, console)
         # the CSV last: with it, the demo is whole
         for file in sorted(csv_path.parent.iterdir(), key=lambda file: file == csv_path):
             upload(file, join(folder, file.name))
     return join(folder, DEMO_CSV)
 
 
-def _draw_demo(folder: Path, console: Console) -> Path:
+def _draw_demo(folder: Path, world: DemoWorld, console: Console) -> Path:
     """Return the demo's CSV in a folder of this machine; draw the videos unless they exist."""
-    from ophnet_ray.data.demo import NUM_CASES, demo_csv, make_demo
+    from ophnet_ray.data.demo import demo_csv, make_demo
 
-    if demo_csv(folder).exists():
-        return demo_csv(folder)
-    with console.stage("draw", NUM_CASES) as stage:
-        return make_demo(folder, lambda num_cases: stage.update(num_cases, "demo videos"))
+    if demo_csv(folder, world).exists():
+        return demo_csv(folder, world)
+    with console.stage("draw", world.num_cases) as stage:
+        return make_demo(folder, lambda num: stage.update(num, "demo videos"), world)
 
 
 def check_backbone(config: Config, on_notice: Callable[[str], None]) -> None:
