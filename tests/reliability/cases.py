@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.reliability import (
     csv_tables,
+    feature_files,
     kill_points,
     kills,
     parquet_files,
@@ -37,6 +38,7 @@ CASES: dict[str, Case] = {
     "checkpoint": Case(payloads.run_bytes, 10_000),
     "payload": Case(payloads.run_structure, 10_000),
     "parquet": Case(parquet_files.run, 10_000),
+    "features": Case(feature_files.run, 10_000, is_fuzz=False),
     "small_files": Case(small_files.run, 6_000, is_fuzz=False),
     "videos": Case(video_files.run, 2_000, is_fuzz=False),
     # whole runs: minutes each

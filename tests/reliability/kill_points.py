@@ -1,4 +1,4 @@
-"""Every file-system call of keeping an epoch, a shard, a part and a trial: killed or failed there.
+"""Every file-system call of keeping an epoch, a shard, features …: killed or failed there.
 
 After each, what is on disk is read as a rerun reads it, and the work is done again.
 """
@@ -35,6 +35,7 @@ from ophnet_ray.models.checkpoints import (
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.trial import write_trial_end
+from tests.reliability.feature_files import fill_store, judge_store, prepare_store
 from tests.reliability.file_calls import (
     DONE,
     FAILED_CALL,
@@ -193,6 +194,7 @@ _WORKS = {
     "epoch": _Work(_prepare_epochs, _keep_epoch, _judge_epochs, "epoch 4"),
     "shard": _Work(_prepare_cache, _fill, _judge_cache, "3 of 3 segments"),
     "part": _Work(_prepare_part, _write_part, _judge_part, "1 of 1 videos"),
+    "feature_store": _Work(prepare_store, fill_store, judge_store, "3 of 3 videos"),
     "trial": _Work(_prepare_search, _run_trial, _judge_search, "trial 1 finished"),
 }
 NAMES = tuple(_WORKS)

@@ -5,7 +5,7 @@ import pytest
 from tests.reliability.cases import CASES
 
 pytestmark = pytest.mark.unit
-QUICK_N = {"checkpoint": 100, "payload": 60, "parquet": 80, "small_files": 200}
+QUICK_N = {"checkpoint": 100, "payload": 60, "parquet": 80, "features": 80, "small_files": 200}
 
 
 @pytest.mark.parametrize("name", QUICK_N)
