@@ -6,21 +6,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 
 from ophnet_ray.distributed.environment import prepare_environment
-from tests.helpers.bucket import Bucket
+from tests.helpers.bucket import CREDENTIALS, Bucket, running_bucket
 from tests.helpers.paths import ROOT, SHARED_DATA
 from tests.helpers.videos import write_color_dataset
 
 prepare_environment()
 # Credentials for the endpoint of the fixture ``bucket``. They are set here because a Ray worker
 # gets the environment of its node, not of the driver.
-os.environ |= {
-    "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
-    "AWS_EC2_METADATA_DISABLED": "true",
+os.environ |= CREDENTIALS | {
     # Threads of torch sleep while they wait: several trainings share the cores.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
@@ -91,16 +87,5 @@ def ray_session(tmp_path_factory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def bucket() -> Iterator[Bucket]:
     """A bucket of moto's S3 server, which runs in a process of its own."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.helpers.bucket_server"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    bucket = Bucket(f"http://127.0.0.1:{server.stdout.readline().strip()}")
-    boto3.client("s3", endpoint_url=bucket.endpoint, region_name="us-east-1").create_bucket(
-        Bucket="surgery"
-    )
-    yield bucket
-    server.communicate(timeout=30)
+    with running_bucket() as bucket:
+        yield bucket

@@ -30,6 +30,7 @@ from ophnet_ray.storage.paths import (
 )
 
 COPY_BYTES = 8_000_000
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
@@ -50,6 +51,9 @@ def open_atomically(folder: Path, name: Callable[[], str]) -> Iterator[BinaryIO]
     Args:
         folder: Folder of this machine; it exists.
         name: Called after the last write: the name may depend on the content.
+
+    Raises:
+        OSError: The file cannot be written; of a full disk, the message names folder and bytes.
     """
     # not tempfile, whose files nobody else may read: the user's umask decides
     temporary = folder / f".new.{secrets.token_hex(8)}"
@@ -61,6 +65,12 @@ def open_atomically(folder: Path, name: Callable[[], str]) -> Iterator[BinaryIO]
             os.fsync(file.fileno())
         temporary.replace(folder / name())
         sync_folder(folder)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        free = shutil.disk_usage(folder).free
+        reason = f"{error.strerror} ({free:,} bytes are free)"
+        raise OSError(error.errno, reason, str(folder)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,8 +1,24 @@
 """Client of the S3 endpoint in ``bucket_server.py``."""
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import quote
 from urllib.request import urlopen
+
+import boto3
+
+from tests.helpers.paths import ROOT
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+"""Variables of a process that asks the server."""
 
 
 class Bucket:
@@ -35,3 +51,27 @@ class Bucket:
     def ignore_conditions(self, is_ignored: bool) -> None:
         """Create objects whatever ``If-None-Match`` says, or obey it again."""
         self._ask(f"conditions?ignored={is_ignored:d}")
+
+
+@contextmanager
+def running_bucket(*, is_quiet: bool = False) -> Iterator[Bucket]:
+    """Run moto's S3 server in a process of its own for as long as the context lasts.
+
+    This process gets credentials for it. With ``is_quiet``, what it says about requests that are
+    cut is not shown.
+    """
+    os.environ |= CREDENTIALS
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.helpers.bucket_server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL if is_quiet else None,
+        text=True,
+        cwd=ROOT,
+    )
+    bucket = Bucket(f"http://127.0.0.1:{server.stdout.readline().strip()}")
+    boto3.client("s3", endpoint_url=bucket.endpoint, region_name="us-east-1").create_bucket(
+        Bucket="surgery"
+    )
+    yield bucket
+    server.communicate(timeout=30)

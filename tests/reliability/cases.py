@@ -6,12 +6,16 @@ from functools import partial
 from pathlib import Path
 
 from tests.reliability import (
+    bucket_faults,
     csv_tables,
     feature_files,
+    full_disks,
     kill_points,
     kills,
+    neighbours,
     parquet_files,
     payloads,
+    same_name,
     settings_files,
     small_files,
     templates,
@@ -47,6 +51,16 @@ CASES: dict[str, Case] = {
     "sigterm": Case(kills.run_sigterm, 10, is_fuzz=False),
     "sigint": Case(kills.run_sigint, 10, is_fuzz=False),
     "preemption": Case(kills.run_preemption, 10, is_fuzz=False),
+    **{name: Case(partial(same_name.run, name), 5, is_fuzz=False) for name in same_name.SETTINGS},
+    **{
+        name: Case(partial(bucket_faults.run, name), 5, is_fuzz=False)
+        for name in bucket_faults.FAULTS
+    },
+    "neighbour": Case(neighbours.run_neighbour, 5, is_fuzz=False),
+    "stranger_csv": Case(neighbours.run_stranger_csv, 5, is_fuzz=False),
+    "full_storage": Case(full_disks.run_storage, 3, is_fuzz=False),
+    "full_cache": Case(full_disks.run_cache, 3, is_fuzz=False),
+    "full_local_copies": Case(full_disks.run_local_copies, 3, is_fuzz=False),
     # all calls of each, three faults
     **{
         name: Case(partial(kill_points.run, name), 10_000, is_fuzz=False)

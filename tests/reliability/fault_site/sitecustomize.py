@@ -3,9 +3,12 @@ the root of the repository.
 
 ``OPHNET_LEDGER`` names a folder. Each worker appends a line per step: time, rank, epoch, step and
 the windows of its batch. ``OPHNET_FAULT`` is JSON: ``what`` happens to ``rank`` before its step
-number ``step`` (counted over epochs, from 0), once. Python runs this module when a process starts.
+number ``step`` (counted over epochs, from 0), once. With
+``OPHNET_NO_FLOCK``, no file can be locked. Python runs this module when a process starts.
 """
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -65,5 +68,16 @@ def strike(trainer, batch_idx):
                 time.sleep(0.01)
 
 
+def refuse_locks(fcntl):
+    """Answer as a file system without locks."""
+
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    fcntl.flock = flock
+
+
+if "OPHNET_NO_FLOCK" in os.environ:
+    refuse_locks(fcntl)
 if "OPHNET_LEDGER" in os.environ:
     after_import("ophnet_ray.train.epoch_callback", watch_steps)
