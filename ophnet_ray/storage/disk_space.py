@@ -42,7 +42,10 @@ class Shortage:
 
 
 def find_shortages(needs: Iterable[Need]) -> list[Shortage]:
-    """Return the disks that are too small, with all that is to be written there."""
+    """Return the disks that are too small, with all that is to be written there.
+
+    A file system that does not tell its size counts as large enough.
+    """
     by_disk: dict[int, list[Need]] = defaultdict(list)
     for need in needs:
         if need.size_bytes:
@@ -50,9 +53,10 @@ def find_shortages(needs: Iterable[Need]) -> list[Shortage]:
     shortages = []
     for members in by_disk.values():
         folder = nearest_folder(members[0].folder)
-        free = shutil.disk_usage(folder).free
-        if sum(need.size_bytes for need in members) > free:
-            shortages.append(Shortage(folder, tuple(members), free))
+        disk = shutil.disk_usage(folder)
+        # some network file systems do not tell their size
+        if disk.total and sum(need.size_bytes for need in members) > disk.free:
+            shortages.append(Shortage(folder, tuple(members), disk.free))
     return shortages
 
 

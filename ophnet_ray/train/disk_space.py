@@ -35,15 +35,21 @@ MAX_FRAME_RATE = 60.0
 def check_disk_space(run: Run, output: str, num_trials: int = 1) -> None:
     """Compare the free space with what a run, or the trials of a search, will write.
 
+    Of a search, which may stop most of its trials, only the checkpoints of one are sure.
+
     Raises:
         UserError: The checkpoints do not fit; it names bytes, folder and the cure.
     """
-    checkpoints = list(_checkpoints(run, output, num_trials))
-    for shortage in find_shortages(checkpoints):
+    for shortage in find_shortages(_checkpoints(run, output, 1)):
         raise UserError(
             f"{shortage}; free some, or give another folder: a run needs room for its checkpoints"
         )
-    for shortage in find_shortages([*checkpoints, *_estimates(run)]):
+    checkpoints = list(_checkpoints(run, output, num_trials))
+    needs = [*checkpoints, *_estimates(run, run.data.segments)]
+    if find_shortages(needs):
+        # only now: the index of a large cache takes seconds to read
+        needs = [*checkpoints, *_estimates(run, _find_missing(run))]
+    for shortage in find_shortages(needs):
         run.console.warn(
             f"up to {shortage}; `python -m ophnet_ray check` counts exactly, `cache --prune` frees "
             "what no run uses"
@@ -84,30 +90,36 @@ def _checkpoints(run: Run, output: str, num_trials: int) -> Iterator[Need]:
         yield Need("the best one (--output_pth)", file.parent, max(size_bytes - before, 0))
 
 
-def _estimates(run: Run) -> Iterator[Need]:
+def _estimates(run: Run, rows: Sequence[Segment]) -> Iterator[Need]:
+    """Yield what the blocks of the rows, and a local Ray, may take."""
     config = run.config
-    cache_dir, local = config.run.cache_dir or "", Path(config.run.local_cache_dir or "")
-    rows = [row for row in run.data.segments if row.split in FITTED_SPLITS]
-    if is_remote(cache_dir):
-        copies = max_block_bytes(rows, config.windows)
-        yield Need("copies of the decoded blocks (--local_cache_dir)", local, copies)
+    fitted = [row for row in rows if row.split in FITTED_SPLITS]
+    size_bytes = max_block_bytes(fitted, config.windows)
+    if is_remote(config.run.cache_dir or ""):
+        local = Path(config.run.local_cache_dir or "")
+        yield Need("copies of the decoded blocks (--local_cache_dir)", local, size_bytes)
     else:
-        need = Need(
-            "decoded blocks (--cache_dir)", Path(cache_dir), max_block_bytes(rows, config.windows)
-        )
-        if find_shortages([need]):
-            # only now: the index of a large cache takes seconds to read
-            keys, found = run.open_cache().look_up(rows)
-            missing = [row for row, key in zip(rows, keys, strict=True) if key not in found]
-            need = replace(need, size_bytes=max_block_bytes(missing, config.windows))
-        yield need
+        yield Need("decoded blocks (--cache_dir)", Path(config.run.cache_dir or ""), size_bytes)
     if find_running_head() is None:
         yield Need("Ray's temporary files (RAY_TMPDIR)", Path(own_ray_folder()), RAY_BYTES)
 
 
+def _find_missing(run: Run) -> Sequence[Segment]:
+    """Return the rows that the cache lacks; of a cache in a bucket, all: the copies count."""
+    rows = run.data.segments
+    if is_remote(run.config.run.cache_dir or ""):
+        return rows
+    keys, found = run.open_cache().look_up(rows)
+    return [row for row, key in zip(rows, keys, strict=True) if key not in found]
+
+
 def max_block_bytes(rows: Sequence[Segment], windows: WindowConfig) -> int:
     """Return the size of the blocks of some rows, whatever the frame rates of their videos."""
-    frames = [max(int((row.end_s - row.start_s) * MAX_FRAME_RATE), 1) for row in rows]
+    # a trimmed clip has no end; no segment gives more than max_frames
+    frames = [
+        max(int(min((row.end_s - row.start_s) * MAX_FRAME_RATE, windows.max_frames)), 1)
+        for row in rows
+    ]
     blocks = {
         num: len(plan_blocks(plan_snippets(num, windows), windows.stride)) for num in set(frames)
     }

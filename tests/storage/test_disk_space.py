@@ -1,5 +1,7 @@
 """Room on real small file systems: what is to be written is added up per disk."""
 
+from pathlib import Path
+
 import pytest
 
 from ophnet_ray.storage.disk_space import Need, find_shortages, nearest_folder
@@ -34,3 +36,7 @@ def test_one_need_has_no_sum(tmp_path):
 def test_a_folder_that_is_still_to_be_made_lies_on_the_disk_of_the_one_above(tmp_path):
     assert nearest_folder(tmp_path / "a" / "b") == tmp_path
     assert nearest_folder(tmp_path) == tmp_path
+
+
+def test_a_file_system_that_does_not_tell_its_size_is_not_refused():
+    assert not find_shortages([Need("a file", Path("/proc/self"), 1)])

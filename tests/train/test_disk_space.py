@@ -14,6 +14,7 @@ from ophnet_ray.train.preflight import check_input
 from ophnet_ray.train.run import open_run
 from tests.helpers.runs import tiny_config
 from tests.helpers.small_disk import resize, small_disk
+from tests.helpers.videos import write_color_dataset
 
 pytestmark = pytest.mark.unit
 
@@ -91,11 +92,23 @@ def test_a_cache_that_may_be_too_small_is_a_warning_with_its_bytes(check, tmp_pa
         assert not check(cache_dir=cache)
 
 
-def test_a_search_keeps_the_checkpoints_of_all_its_trials(check, tmp_path):
+def test_a_search_is_warned_of_the_checkpoints_of_all_its_trials(check, tmp_path):
     with small_disk(tmp_path / "disk", 40 * MB) as disk:
         assert not check(storage_path=str(disk), cache_dir=str(tmp_path / "cache"))
-        with pytest.raises(UserError, match=r"bytes for 2001 checkpoints \(--storage_path\), but"):
-            check(1000, storage_path=str(disk), cache_dir=str(tmp_path / "cache"))
+        # it may stop most of its trials before they have any
+        (line,) = check(1000, storage_path=str(disk), cache_dir=str(tmp_path / "cache"))
+        assert re.match(r"up to [\d,]+ bytes for 2001 checkpoints \(--storage_path\)", line)
+
+
+def test_trimmed_clips_which_have_no_end_take_their_frames_at_most(tmp_path):
+    csv_path = write_color_dataset(tmp_path, 4, "clips")
+    with small_disk(tmp_path / "disk", 2 * MB) as disk:
+        console = RecordingConsole()
+        config = tiny_config(csv_path, tmp_path, image_size=320, cache_dir=str(disk))
+        checked = check_input(config, console)
+        check_disk_space(open_run(checked.config, checked.data, console), checked.output)
+        (line,) = console.warnings
+        assert line.startswith(f"up to {12 * 8 * 320 * 320 * 3:,} bytes for decoded blocks")
 
 
 def test_what_a_resumed_run_has_already_needs_no_room(check, tmp_path):
