@@ -4,7 +4,7 @@ A lock is a folder of numbered objects; the highest number holds it. An object i
 there is none of its number, so of two processes one gets it. It names its holder, who writes it
 again every ``RENEW_S`` seconds. Nobody compares clocks: a process that finds a lock held watches
 it, is refused once it is renewed, and takes it over after ``STALE_S`` seconds without a sign of
-life. A former holder that wakes up finds a higher number, and writes nothing more.
+life. A former holder that wakes up finds a higher number, and starts to write nothing more.
 """
 
 import logging
@@ -46,14 +46,14 @@ class BucketClaim:
     uri: str
     number: int
 
-    def check(self) -> None:
-        """Make sure that nobody else has taken the lock.
+    def check(self, *, is_probe: bool = False) -> None:
+        """Make sure that nobody else has taken the lock; a probe gives up after seconds.
 
         Raises:
             LostLockError: Somebody has.
             StorageError: The bucket does not answer.
         """
-        last = _last_number(self.uri)
+        last = _last_number(self.uri, is_probe=is_probe)
         if last == self.number:
             return
         content = _read(self.uri, last)
@@ -166,9 +166,10 @@ def _wait_until_free(uri: str, number: int, busy: str, tell: Tell) -> None:
 def _renew(claim: BucketClaim, holder: Holder, is_over: threading.Event, tell: Tell) -> None:
     while not is_over.wait(RENEW_S):
         try:
-            claim.check()
+            # a request that hangs for minutes would let a live holder look dead
+            claim.check(is_probe=True)
             content = _pad(holder.renew().to_bytes())
-            write_object(_object(claim.uri, claim.number), content)
+            write_object(_object(claim.uri, claim.number), content, is_probe=True)
         except LostLockError as error:
             tell(str(error))
             return
@@ -179,8 +180,8 @@ def _renew(claim: BucketClaim, holder: Holder, is_over: threading.Event, tell: T
 def _release(claim: BucketClaim) -> None:
     """Mark a lock as free. Its object stays: a number is used once while it is the highest."""
     try:
-        claim.check()
-        write_object(_object(claim.uri, claim.number), _pad(b""))
+        claim.check(is_probe=True)
+        write_object(_object(claim.uri, claim.number), _pad(b""), is_probe=True)
     except OSError as error:
         logger.warning("the lock of %s is not released: %s", plain_uri(claim.uri), error)
 
@@ -193,13 +194,14 @@ def _pad(content: bytes) -> bytes:
     return content.ljust(_SIZE_BYTES)
 
 
-def _numbers(uri: str) -> set[int]:
-    return {int(name) for name in list_objects(join(uri, LOCK_FOLDER)) if name.isdecimal()}
+def _numbers(uri: str, *, is_probe: bool = False) -> set[int]:
+    listed = list_objects(join(uri, LOCK_FOLDER), is_probe=is_probe)
+    return {int(name) for name in listed if name.isdecimal()}
 
 
-def _last_number(uri: str) -> int:
+def _last_number(uri: str, *, is_probe: bool = False) -> int:
     """Return the highest number of a lock; 0 where nobody ever held it."""
-    return max(_numbers(uri), default=0)
+    return max(_numbers(uri, is_probe=is_probe), default=0)
 
 
 def _read(uri: str, number: int) -> bytes:

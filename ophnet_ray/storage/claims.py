@@ -81,12 +81,9 @@ class Holder:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except (
-            PermissionError,
-            OverflowError,
-            TypeError,
-        ):  # another user's; no number of a process
-            return False
+        # another user's process; no number of a process
+        except (PermissionError, OverflowError, TypeError):
+            pass
         return False
 
     def to_bytes(self) -> bytes:

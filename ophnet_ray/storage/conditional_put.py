@@ -22,6 +22,7 @@ from ophnet_ray.storage.paths import bucket_path, options_of, plain_uri
 
 _EXISTS = {HTTPStatus.PRECONDITION_FAILED, HTTPStatus.CONFLICT}
 _UNKNOWN = {HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
+_PASSING = (429, 500, 502, 503, 504)
 _GOOGLE_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 _MAX_REASON_CHARS = 120
 
@@ -100,14 +101,25 @@ def _put_google(uri: str, data: bytes) -> tuple[int, str]:
     import google.auth
     from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
     from google.auth.transport.requests import AuthorizedSession
+    from requests.adapters import HTTPAdapter
     from requests.exceptions import RequestException
+    from urllib3.util import Retry
 
     options = options_of(uri)
     host = options.get("endpoint_override") or "storage.googleapis.com"
     bucket, _, name = bucket_path(uri).partition("/")
     try:
         credentials, _ = google.auth.default(scopes=[_GOOGLE_SCOPE])
+        retry = Retry(
+            ATTEMPTS - 1,
+            status_forcelist=_PASSING,
+            allowed_methods=["POST"],
+            backoff_factor=0.5,
+            raise_on_status=False,
+        )
         with AuthorizedSession(credentials) as session:  # type: ignore[no-untyped-call] # theirs
+            for scheme in ("https://", "http://"):
+                session.mount(scheme, HTTPAdapter(max_retries=retry))
             answer = session.post(
                 f"{options.get('scheme', 'https')}://{host}/upload/storage/v1/b/{bucket}/o",
                 params={"uploadType": "media", "name": name, "ifGenerationMatch": "0"},

@@ -97,13 +97,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def write_object(uri: str, data: bytes | pa.Buffer) -> None:
-    """Write an object of a bucket.
+def write_object(uri: str, data: bytes | pa.Buffer, *, is_probe: bool = False) -> None:
+    """Write an object of a bucket; a probe gives up after seconds, see ``filesystem_of``.
 
     Raises:
-        StorageError: The bucket does not take it after ``ATTEMPTS``.
+        StorageError: The bucket does not take it after all attempts.
     """
-    with in_one_line(uri), filesystem_of(uri).open_output_stream(bucket_path(uri)) as file:
+    system = filesystem_of(uri, is_probe=is_probe)
+    with in_one_line(uri), system.open_output_stream(bucket_path(uri)) as file:
         file.write(data)
 
 
@@ -177,8 +178,15 @@ def delete_object(uri: str) -> None:
             return
 
 
-def list_objects(folder: str, *, recursive: bool = False) -> dict[str, FileStatus]:
+def list_objects(
+    folder: str, *, recursive: bool = False, is_probe: bool = False
+) -> dict[str, FileStatus]:
     """List the objects in a folder of a bucket; a folder that does not exist is empty.
+
+    Args:
+        folder: URI.
+        recursive: List the folders in it, too.
+        is_probe: Give up after seconds, see ``filesystem_of``.
 
     Returns:
         Status by name; with ``recursive``, by path below the folder.
@@ -189,7 +197,7 @@ def list_objects(folder: str, *, recursive: bool = False) -> dict[str, FileStatu
     root = bucket_path(folder)
     with in_one_line(folder):
         selector = fs.FileSelector(root, recursive=recursive, allow_not_found=True)
-        found = filesystem_of(folder).get_file_info(selector)
+        found = filesystem_of(folder, is_probe=is_probe).get_file_info(selector)
     return {
         info.path.removeprefix(f"{root}/"): FileStatus(info.size, info.mtime_ns or 0)
         for info in found

@@ -106,6 +106,9 @@ class RunMirror:
     def send_checkpoints(self) -> None:
         """Send the checkpoints that the bucket lacks, then delete those that are not here any more.
 
+        Of a run that another machine has taken over, only an object whose transfer had begun may
+        still be written.
+
         Raises:
             LostLockError: Another machine has taken the run over.
             StorageError: After all attempts; it names the cure.
@@ -117,12 +120,15 @@ class RunMirror:
         for checkpoint in kept:
             if self._send(checkpoint / CHECKPOINT_FILE):
                 self._check_claim()  # minutes may have passed
-            self._send(checkpoint / MANIFEST_FILE)
+            if self._send(checkpoint / MANIFEST_FILE):
+                self._check_claim()
         here = {self._name_of(checkpoint) for checkpoint in kept}
         listed = list_objects(join(self.uri, CHECKPOINTS), recursive=True)
         # the manifest first: without it a checkpoint does not exist
         for name in sorted(listed, key=lambda name: not name.endswith(MANIFEST_FILE)):
             if f"{CHECKPOINTS}/{name.rpartition('/')[0]}" not in here:
+                # what was listed while this run held the lock is its own
+                self._check_claim()
                 delete_object(join(self.uri, f"{CHECKPOINTS}/{name}"))
 
     def _check_claim(self) -> None:

@@ -43,6 +43,8 @@ class Google(BaseHTTPRequestHandler):
     """Tokens for a service account, and uploads that obey ``ifGenerationMatch=0``."""
 
     objects: ClassVar[dict[str, bytes]] = {}
+    busy_answers = 0
+    """Uploads that are answered with 503 before one is taken."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -54,6 +56,9 @@ class Google(BaseHTTPRequestHandler):
             self.answer(401, {})
         elif address.path != "/upload/storage/v1/b/surgery/o" or asked["uploadType"] != "media":
             self.answer(404, {})
+        elif Google.busy_answers:
+            Google.busy_answers -= 1
+            self.answer(503, {})
         elif asked["ifGenerationMatch"] == "0" and asked["name"] in self.objects:
             self.answer(412, {})
         else:
@@ -102,6 +107,12 @@ def test_an_object_of_googles_is_created_once(google):
     assert create_object(uri, b"first")
     assert not create_object(uri, b"second")
     assert Google.objects == {"runs/demo/.lock/1": b"first"}
+
+
+def test_a_moment_in_which_google_is_busy_is_ridden_out(google, monkeypatch):
+    monkeypatch.setattr(Google, "busy_answers", 2)
+    assert create_object(f"gs://surgery/busy?endpoint_override={google}&scheme=http", b"")
+    assert Google.busy_answers == 0
 
 
 def test_a_refusal_of_googles_is_an_error_in_one_line(google):

@@ -102,3 +102,25 @@ def test_a_lock_lost_during_the_upload_of_a_checkpoint_keeps_its_manifest_back(
         names = list_objects(join(run.location, "checkpoints"), recursive=True)
         assert "epoch=0001/checkpoint.ckpt" in names
         assert "epoch=0001/manifest.json" not in names
+
+
+def test_a_lock_lost_during_the_upload_of_a_manifest_deletes_nothing_of_the_taker(
+    machine, monkeypatch
+):
+    run = machine("one")
+    theirs = "checkpoints/epoch=0007/manifest.json"
+    with suppress(LostLockError), run.locked():
+        from ophnet_ray.train import run_mirror
+
+        upload = run_mirror.upload
+
+        def slow_upload(source, uri):
+            upload(source, uri)
+            if source.name == "manifest.json":
+                write_object(join(run.location, ".lock/00000099"), b"")
+                write_object(join(run.location, theirs), b"of the taker")
+
+        monkeypatch.setattr(run_mirror, "upload", slow_upload)
+        with pytest.raises(LostLockError):
+            keep_checkpoint(run, 0, "weights")
+        assert theirs in list_objects(run.location, recursive=True)
