@@ -33,7 +33,7 @@ LRSchedule = Literal["constant", "one_cycle"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 LOGGERS = ("tensorboard", "mlflow", "wandb")
 Strategy = Literal["ddp", "fsdp"]
-OnNan = Literal["stop", "skip"]
+OnNan = Literal["stop", "skip", "rollback"]
 UseGpu = Literal["auto", "true", "false"]
 MAX_IMAGE_SIZE = 8192
 Placement = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
@@ -162,7 +162,10 @@ class TrainingConfig:
     """Use only algorithms of torch whose results repeat, so that runs on GPUs give the same weights
     each time; slower. A run that began without it cannot promise that: it is another run."""
     on_nan: OnNan = setting("stop", is_late=True)
-    """Loss or gradient that is not finite: stop the run, or skip such steps and report them."""
+    """Loss or gradient that is not finite: stop the run; skip such steps and report them; or, with
+    rollback, go back to the last checkpoint and repeat the steps since; if the same step is not
+    finite again, leave out all steps from the checkpoint to this one. Six rollbacks in one epoch
+    are the limit."""
     seed: int = 42
     """Seed of the split, the order, the windows and the weights."""
 

@@ -51,6 +51,18 @@ def read_payload(path: str | Path) -> CheckpointPayload:
     return CheckpointPayload.from_dict(_load_content(path, is_mapped=True)[PAYLOAD_KEY], path)
 
 
+def has_finite_weights(path: str | Path) -> bool:
+    """Return True if no weight or statistic of a checkpoint is infinite or not a number.
+
+    Raises:
+        UserError: See ``load_checkpoint``.
+    """
+    import torch
+
+    weights = _load_content(path, is_mapped=True).get("state_dict", {})
+    return all(bool(torch.isfinite(each).all()) for each in weights.values())
+
+
 def write_smoothing_choice(path: str | Path, choice: SmoothingChoice) -> None:
     """Write a choice of smoothing into a checkpoint; everything else in it stays as it is.
 

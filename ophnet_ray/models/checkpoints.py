@@ -124,7 +124,7 @@ def commit_checkpoint(
     write_atomically(file.parent / MANIFEST_FILE, dump_record(manifest))
     if final.exists():
         # only a damaged checkpoint is written again
-        _set_aside(checkpoints, final)
+        set_aside(checkpoints, final)
     file.parent.rename(final)
     # before older checkpoints are deleted: a loss of power must not undo the one and keep the other
     sync_folder(final.parent)
@@ -215,12 +215,18 @@ def verify_checkpoints(checkpoints: Path) -> VerifiedCheckpoints:
             checkpoint = _verify(folder)
         except (DamagedFileError, FileNotFoundError) as error:
             logger.warning("checkpoint %s: %s", folder.name, error)
-            damaged.append(_set_aside(checkpoints, folder))
+            damaged.append(set_aside(checkpoints, folder))
         except OSError as error:
             logger.warning("checkpoint %s cannot be read now: %s", folder.name, error)
         else:
             found[checkpoint.step > 0].append(checkpoint)
     return VerifiedCheckpoints(tuple(found[False]), tuple(found[True]), tuple(damaged))
+
+
+def find_inside_epoch(checkpoints: Path, epoch: int) -> list[Checkpoint]:
+    """Return the checkpoints inside an epoch, by their names alone, in the order of training."""
+    positions = map(_position_of, _folders_in(checkpoints / UNFINISHED))
+    return [locate_checkpoint(checkpoints, *each) for each in positions if each[0] == epoch]
 
 
 def newest_position(checkpoints: Path) -> tuple[int, int]:
@@ -263,7 +269,8 @@ def _position_of(folder: Path) -> tuple[int, int]:
     return int(epoch), int(step or 0)
 
 
-def _set_aside(checkpoints: Path, folder: Path) -> Path:
+def set_aside(checkpoints: Path, folder: Path) -> Path:
+    """Move a checkpoint to the folder ``damaged``; return its new folder."""
     (checkpoints / DAMAGED).mkdir(exist_ok=True)
     for number in count(1):
         target = checkpoints / DAMAGED / f"{folder.name}.{number}"

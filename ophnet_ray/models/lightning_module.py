@@ -95,19 +95,19 @@ class SurgicalPhaseModule(PhaseModule):
 
     def on_train_epoch_start(self) -> None:
         """Reset the sums of the epoch."""
-        self._train_sums = torch.zeros(2, device=self.device)
+        self.train_sums = torch.zeros(2, device=self.device)
 
     def worker_state(self) -> dict[str, Tensor]:
         """Return this worker's own state inside an epoch: batch-norm statistics and sums."""
         return {name: buffer.cpu() for name, buffer in self.statistics()} | {
-            "train_sums": self._train_sums.cpu()
+            "train_sums": self.train_sums.cpu()
         }
 
     def load_worker_state(self, state: dict[str, Tensor]) -> None:
         """Resume from the state that ``worker_state`` returned."""
         for name, buffer in self.statistics():
             buffer.copy_(state[name])
-        self._train_sums = state["train_sums"].to(self.device)
+        self.train_sums = state["train_sums"].to(self.device)
 
     def statistics(self) -> Iterator[tuple[str, Tensor]]:
         """Yield names and tensors of the batch-norm statistics."""
@@ -120,7 +120,7 @@ class SurgicalPhaseModule(PhaseModule):
         labels = _as_indices(batch["label"])
         loss: Tensor = self.loss(self(batch["image"], batch["mask"]), labels)
         # stays on the device: reading a number back would wait for the step to end
-        self._train_sums += self._count(loss.detach().float(), len(labels))
+        self.train_sums += self._count(loss.detach().float(), len(labels))
         self.log("train_loss_step", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
         return loss * self.scale_of_group(batch_idx)
 
@@ -196,7 +196,7 @@ class SurgicalPhaseModule(PhaseModule):
 
     def on_train_epoch_end(self) -> None:
         """Compute the mean training loss over all workers."""
-        total, count = self.sum_over_workers(self._train_sums).tolist()
+        total, count = self.sum_over_workers(self.train_sums).tolist()
         self.epoch_metrics["train_loss"] = total / max(count, 1.0)
         self.log("train_loss", self.epoch_metrics["train_loss"])
 

@@ -22,6 +22,7 @@ class PhaseModule(L.LightningModule):
             steps, see "Super-Convergence" (arXiv:1708.07120).
 
     Attributes:
+        train_sums: Sum of the losses of this worker in the epoch so far, and their number, (2,).
         epoch_metrics: Scores of the last epoch over all workers, each a sum divided once.
     """
 
@@ -29,6 +30,7 @@ class PhaseModule(L.LightningModule):
         super().__init__()
         self.lr, self.lr_schedule = lr, lr_schedule
         self.epoch_metrics: dict[str, float] = {}
+        self.train_sums = torch.zeros(2)
 
     @abstractmethod
     def worker_state(self) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from torch import Tensor
 
-from ophnet_ray.models.phase_module import PhaseModule
+from ophnet_ray.models.exact_resume import module_of
 
 
 class StepSkipper(CheckpointCallback):
@@ -35,22 +35,37 @@ class StepSkipper(CheckpointCallback):
     ) -> None:
         """Keep the batch-norm statistics from before the batches of a step."""
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            if not isinstance(pl_module, PhaseModule):
-                raise TypeError(f"expected a PhaseModule, not {type(pl_module).__name__}")
-            buffers = (buffer for _, buffer in pl_module.statistics())
+            buffers = (buffer for _, buffer in module_of(pl_module).statistics())
             self._statistics = [(buffer, buffer.clone()) for buffer in buffers]
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Take the gradients away unless all are finite: the optimiser then does nothing."""
+        """Leave the step out unless all gradients are finite."""
         self.num_steps += 1
-        gradients = [each.grad for each in pl_module.parameters() if each.grad is not None]
-        own = bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
-        if trainer.strategy.reduce_boolean_decision(own, all=True):
-            return
-        self.num_skipped += 1
+        if not are_gradients_finite(trainer, pl_module):
+            self.num_skipped += 1
+            self.leave_out(pl_module)
+
+    def leave_out(self, pl_module: L.LightningModule) -> None:
+        """Take the gradients away, so that the optimiser does nothing; restore the statistics."""
         for parameter in pl_module.parameters():
             parameter.grad = None
         for buffer, before in self._statistics:
             buffer.copy_(before)
+
+    @property
+    def reason(self) -> str:
+        """End of a line that says why steps were skipped."""
+        return "were skipped: their loss or gradient was not finite"
+
+    def counts(self) -> dict[str, int]:
+        """Return what the record of the epoch says of skipped steps."""
+        return {"skipped_steps": self.num_skipped}
+
+
+def are_gradients_finite(trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+    """Return True on all workers if all gradients of all workers are finite."""
+    gradients = [each.grad for each in pl_module.parameters() if each.grad is not None]
+    own = bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+    return bool(trainer.strategy.reduce_boolean_decision(own, all=True))

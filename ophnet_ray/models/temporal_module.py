@@ -59,20 +59,20 @@ class TemporalModule(PhaseModule):
 
     def on_train_epoch_start(self) -> None:
         """Reset the sums of the epoch."""
-        self._train_sums = torch.zeros(2, device=self.device)
+        self.train_sums = torch.zeros(2, device=self.device)
 
     def worker_state(self) -> dict[str, Tensor]:
         """Return this worker's own state inside an epoch: its sums."""
-        return {"train_sums": self._train_sums.cpu()}
+        return {"train_sums": self.train_sums.cpu()}
 
     def load_worker_state(self, state: dict[str, Tensor]) -> None:
         """Resume from the state that ``worker_state`` returned."""
-        self._train_sums = state["train_sums"].to(self.device)
+        self.train_sums = state["train_sums"].to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a video, scaled in an incomplete group of batches."""
         loss: Tensor = self.loss(self(batch["values"]), batch["label"])
-        self._train_sums += torch.stack([loss.detach().float(), torch.ones_like(loss)])
+        self.train_sums += torch.stack([loss.detach().float(), torch.ones_like(loss)])
         return loss * self.scale_of_group(batch_idx)
 
     def on_validation_epoch_start(self) -> None:
@@ -118,6 +118,6 @@ class TemporalModule(PhaseModule):
 
     def on_train_epoch_end(self) -> None:
         """Compute the mean training loss over all workers."""
-        total, count = self.sum_over_workers(self._train_sums).tolist()
+        total, count = self.sum_over_workers(self.train_sums).tolist()
         self.epoch_metrics["train_loss"] = total / max(count, 1.0)
         self.log("train_loss", self.epoch_metrics["train_loss"])

@@ -35,6 +35,7 @@ from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
 from ophnet_ray.train.heartbeat import Heartbeat, Position
 from ophnet_ray.train.protocol import TrainLoopConfig
+from ophnet_ray.train.rollback import StepGuard
 from ophnet_ray.train.stop_poll import StopPoll, StopTraining
 
 logger = logging.getLogger(__name__)
@@ -53,23 +54,22 @@ class EpochCallback(ExactResume):
 
     Attributes:
         history: Records of the finished epochs.
-        skipper: Callback of ``--on_nan skip``; None otherwise.
+        skipper: Callback of ``--on_nan skip`` or ``rollback``; None otherwise.
         failure: Why training stopped early, in one line; empty when it did not.
     """
 
     def __init__(
         self,
         loop: TrainLoopConfig,
-        checkpoints: Sequence[Checkpoint] = (),
-        heartbeat: Heartbeat | None = None,
+        checkpoints: Sequence[Checkpoint],
+        heartbeat: Heartbeat,
     ) -> None:
         super().__init__(loop.config.training.seed)
         self._loop = loop
-        self._heartbeat = heartbeat or Heartbeat(None, 0)
+        self._heartbeat = heartbeat
         self._run_metrics = TrainingMetrics(loop.run.path.name)
         self._status_sent_s = 0.0
-        on_nan = loop.config.training.on_nan
-        self.skipper = StepSkipper() if on_nan == "skip" else None
+        self.skipper = _build_skipper(loop)
         self._stop_poll = StopPoll(loop.status)
         self._is_stop_wanted = self._is_checkpoint_wanted = False
         self.history: list[Mapping[str, float]] = []
@@ -110,6 +110,9 @@ class EpochCallback(ExactResume):
         is_due = every and step % (every * trainer.accumulate_grad_batches) == 0
         if is_due or self._is_checkpoint_wanted:
             self._is_checkpoint_wanted = False
+            if not _are_weights_finite(trainer):
+                self._fail(trainer, "a weight")
+                return
             self._write_unfinished(trainer, step)
         if self._is_stop_wanted:
             raise StopTraining(f"after step {step} of epoch {trainer.current_epoch + 1}")
@@ -119,9 +122,6 @@ class EpochCallback(ExactResume):
             self._loop.status.update.remote(**progress)
 
     def _write_unfinished(self, trainer: L.Trainer, step: int) -> None:
-        if not _are_weights_finite(trainer):
-            logger.warning("no checkpoint at step %d: a weight is not finite", step)
-            return  # the end of the epoch decides
         folder, epoch = self._loop.run.checkpoints, trainer.current_epoch
         self.save_inside_epoch(trainer, temporary_file(folder, epoch, step))
         if trainer.is_global_zero:
@@ -230,6 +230,7 @@ class EpochCallback(ExactResume):
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "seconds": round(time.monotonic() - self._epoch_started_s, 3),
             "data_wait_share": round(loader_of(trainer).wait_share, 4),
+            **(self.skipper.counts() if self.skipper else {}),
         }
         self.history = [*self.history, record]
         self._run_metrics.end_epoch(record)
@@ -250,14 +251,20 @@ class EpochCallback(ExactResume):
         epoch, skipped, steps = trainer.current_epoch + 1, skipper.num_skipped, skipper.num_steps
         if skipped and trainer.is_global_zero and self._loop.status is not None:
             self._loop.status.warn.remote(
-                f"{skipped} of {steps} steps of epoch {epoch} were skipped: their loss or gradient "
-                "was not finite"
+                f"{skipped} of {steps} steps of epoch {epoch} {skipper.reason}"
             )
         if skipped == steps:
             self._fail(trainer, "every gradient")
         return skipped < steps
 
     def _fail(self, trainer: L.Trainer, what: str) -> None:
+        """Go back to a checkpoint with ``--on_nan rollback``; else end the training.
+
+        Raises:
+            RollbackError: See ``rollback``.
+        """
+        if isinstance(self.skipper, StepGuard):
+            raise self.skipper.go_back(trainer)
         self.failure = (
             f"{what} is not finite in epoch {trainer.current_epoch + 1}; try a lower --lr"
         )
@@ -299,6 +306,16 @@ class EpochCallback(ExactResume):
         run.send(run.worker_log(trainer.global_rank))
         if trainer.is_global_zero:
             run.send(run.tensorboard)
+
+
+def _build_skipper(loop: TrainLoopConfig) -> StepSkipper | None:
+    match loop.config.training.on_nan:
+        case "skip":
+            return StepSkipper()
+        case "rollback":
+            return StepGuard(loop.run, loop.config.run.every_n_train_steps)
+        case _:
+            return None
 
 
 def _are_weights_finite(trainer: L.Trainer) -> bool:

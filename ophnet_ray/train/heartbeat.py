@@ -57,17 +57,21 @@ class Heartbeat:
         self.position: Position | None = None
 
     def __enter__(self) -> Self:
-        """Start the thread."""
+        """Start the thread; a later fit of the same worker starts another one."""
+        self._is_over = threading.Event()
         if self._status is not None:
-            threading.Thread(target=self._send, name="heartbeat", daemon=True).start()
+            send = threading.Thread(
+                target=self._send, args=[self._is_over], name="heartbeat", daemon=True
+            )
+            send.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the thread."""
         self._is_over.set()
 
-    def _send(self) -> None:
-        while not self._is_over.wait(BEAT_S):
+    def _send(self, is_over: threading.Event) -> None:
+        while not is_over.wait(BEAT_S):
             if self.position is not None:
                 self._status.beat.remote(self._rank, self.position)
 

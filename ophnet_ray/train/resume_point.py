@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ophnet_ray.models.checkpoint_file import has_finite_weights
 from ophnet_ray.models.checkpoints import (
     Checkpoint,
+    VerifiedCheckpoints,
     delete_leftovers,
     locate_checkpoint,
+    set_aside,
     verify_checkpoints,
 )
 
@@ -22,7 +25,7 @@ POLL_S = 0.5
 logger = logging.getLogger(__name__)
 
 
-class Position(NamedTuple):
+class ResumePosition(NamedTuple):
     """Epoch and step after which a run resumes, and the size of the file.
 
     Small, since Ray broadcasts at most 1,000 bytes.
@@ -53,10 +56,11 @@ def find_resume_point(checkpoints: Path, num_workers: int) -> ResumePoint:
 
     One inside an epoch holds the state of each worker: another number of workers cannot use it.
 
-    Damaged checkpoints are moved out of the way, and leftovers of a killed writer deleted.
+    Damaged checkpoints, and those with a weight that is not finite, are moved out of the way, and
+    leftovers of a killed writer deleted.
     """
     delete_leftovers(checkpoints)
-    verified = verify_checkpoints(checkpoints)
+    verified = _leave_finite(checkpoints, verify_checkpoints(checkpoints))
     finished = verified.finished
     epoch = finished[-1].epoch + 1 if finished else 0
     last = verified.last_inside(epoch)
@@ -71,10 +75,29 @@ def find_resume_point(checkpoints: Path, num_workers: int) -> ResumePoint:
     return ResumePoint(last, finished, verified.damaged)
 
 
+def _leave_finite(checkpoints: Path, found: VerifiedCheckpoints) -> VerifiedCheckpoints:
+    """Move away the checkpoints with a weight that is not finite; earlier versions kept such."""
+    bad = [each for each in (*found.finished, *found.unfinished) if not _is_finite(each)]
+    if not bad:
+        return found
+    return VerifiedCheckpoints(
+        tuple(each for each in found.finished if each not in bad),
+        tuple(each for each in found.unfinished if each not in bad),
+        (*found.damaged, *(set_aside(checkpoints, each.folder) for each in bad)),
+    )
+
+
+def _is_finite(checkpoint: Checkpoint) -> bool:
+    is_finite = has_finite_weights(checkpoint.file)
+    if not is_finite:
+        logger.warning("checkpoint %s: a weight is not finite", checkpoint.folder.name)
+    return is_finite
+
+
 def agree_on_resume_point(
     checkpoints: Path,
     rank: int,
-    broadcast: Callable[[Position | None], Position | None],
+    broadcast: Callable[[ResumePosition | None], ResumePosition | None],
     num_workers: int = 1,
     timeout_s: float = TIMEOUT_S,
 ) -> ResumePoint:
@@ -105,10 +128,10 @@ def agree_on_resume_point(
     return ResumePoint(last)
 
 
-def _position_of(last: Checkpoint | None) -> Position | None:
+def _position_of(last: Checkpoint | None) -> ResumePosition | None:
     if last is None:
         return None
-    return Position(last.epoch, last.step, last.file.stat().st_size)
+    return ResumePosition(last.epoch, last.step, last.file.stat().st_size)
 
 
 def _wait_for(file: Path, size_bytes: int, rank: int, timeout_s: float) -> None:

@@ -25,7 +25,7 @@ from ophnet_ray.storage.filesystems import StorageError
 from ophnet_ray.storage.local_copies import mark_copy
 from ophnet_ray.storage.locks import Tell, exclusive
 from ophnet_ray.storage.paths import join
-from ophnet_ray.train.run_paths import CHECKPOINTS, METRICS
+from ophnet_ray.train.run_paths import CHECKPOINTS, METRICS, ROLLBACKS
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ class RunMirror:
             self._fetch_checkpoints(listed)
 
     def fetch_checkpoints(self) -> None:
-        """Make checkpoints and metrics equal to the bucket; leave the rest, e.g. open logs.
+        """Make checkpoints, metrics and rollbacks equal to the bucket; leave e.g. open logs.
 
         Raises:
             LostLockError: Another machine has taken the run over.
@@ -86,8 +86,8 @@ class RunMirror:
             listed = {f"{CHECKPOINTS}/{name}": status for name, status in found.items()}
             self._drop_absent(set(listed))
             self._fetch_checkpoints(listed)
-            if METRICS in list_objects(self.uri):
-                self._fetch(METRICS)
+            for name in sorted({METRICS, ROLLBACKS} & set(list_objects(self.uri))):
+                self._fetch(name)
 
     def send(self, *paths: Path) -> None:
         """Send files, and the files in folders, that have changed since they were sent.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
+ROLLBACKS = "rollbacks.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,11 @@ class RunPaths:
     def metrics(self) -> Path:
         """One JSON object per epoch."""
         return self.path / METRICS
+
+    @property
+    def rollbacks(self) -> Path:
+        """Steps at which training went back to a checkpoint; see ``rollback``."""
+        return self.path / ROLLBACKS
 
     @property
     def tensorboard(self) -> Path:

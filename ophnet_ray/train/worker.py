@@ -36,6 +36,7 @@ from ophnet_ray.train.heartbeat import Heartbeat
 from ophnet_ray.train.loggers import build_loggers
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.resume_point import agree_on_resume_point
+from ophnet_ray.train.rollback import RollbackError
 from ophnet_ray.train.stop_poll import StopTraining
 from ophnet_ray.train.tensorboard_callback import TensorBoardPictures
 
@@ -52,7 +53,7 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
         ``failure``: why training stopped early, in one line; empty when it did not. ``stopped``:
         where training stopped because it was asked to; likewise.
     """
-    config, run = loop.config, loop.run
+    run = loop.run
     rank = ray.train.get_context().get_world_rank()
     run.enter()
     log_to(run.worker_log(rank))
@@ -60,6 +61,28 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
     logger.info("rank %d is process %d on %s", rank, os.getpid(), socket.gethostname())
     warnings.filterwarnings("ignore", module="lightning")
     torch.set_num_threads(loop.resources.threads_per_worker)
+    fetch_shards([item.entry for item in loop.manifest.items], first=rank * FETCH_THREADS)
+    heartbeat = Heartbeat(loop.status, rank)
+    while True:
+        try:
+            return _fit_from_last_checkpoint(loop, rank, heartbeat)
+        except RollbackError as error:
+            if error.rollback is None:
+                return {"failure": str(error), "stopped": ""}
+            logger.warning("%s", error)
+            if rank == 0 and loop.status is not None:
+                loop.status.warn.remote(str(error))
+
+
+def _fit_from_last_checkpoint(
+    loop: TrainLoopConfig, rank: int, heartbeat: Heartbeat
+) -> dict[str, str]:
+    """Build module and trainer, and fit; see ``run_worker``.
+
+    Raises:
+        RollbackError: A loss or gradient is not finite; the next call goes back.
+    """
+    config, run = loop.config, loop.run
     resume = agree_on_resume_point(
         run.checkpoints,
         rank,
@@ -80,8 +103,6 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
         config.training.seed,
         loop.resources.begun_with,
     )
-    fetch_shards([item.entry for item in loop.manifest.items], first=rank * FETCH_THREADS)
-    heartbeat = Heartbeat(loop.status, rank)
     callback = EpochCallback(loop, resume.finished, heartbeat)
     trainer = prepare_trainer(_build_trainer(loop, callback))
     stopped = ""

@@ -48,6 +48,8 @@ CASES: dict[str, Case] = {
     # whole runs: minutes each
     "kill_worker": Case(kills.run_kill_worker, 20, is_fuzz=False),
     "kill_driver": Case(kills.run_kill_driver, 20, is_fuzz=False),
+    "nan": Case(kills.run_nan, 5, is_fuzz=False),
+    "nan_batch": Case(kills.run_nan_batch, 5, is_fuzz=False),
     "sigterm": Case(kills.run_sigterm, 10, is_fuzz=False),
     "sigint": Case(kills.run_sigint, 10, is_fuzz=False),
     "preemption": Case(kills.run_preemption, 10, is_fuzz=False),

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,9 @@ EPOCHS, WORKERS, INTERVAL = 3, 2, 2
 STEPS = 7
 """Steps of an epoch: 15 training segments, 2 workers, batches of one window."""
 TIMEOUT_S = 600.0
+
+Fault = Mapping[str, Any]
+"""A fault of a worker, see ``fault_site``."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Place:
         """Folder of the run's checkpoints."""
         return self.folder / "runs" / "run" / "checkpoints"
 
-    def command(self) -> list[str]:
+    def command(self, settings: Mapping[str, Any]) -> list[str]:
         """Return the command of the run."""
         config = tiny_config(
             self.data / "segments.csv",
@@ -65,11 +70,12 @@ class Place:
             train_workers=WORKERS,
             every_n_train_steps=INTERVAL,
             cache_dir=str(self.data / "cache"),
+            **settings,
         )
         return [sys.executable, str(TRAIN_PY), *flags_of(config)]
 
     def start(
-        self, fault: dict[str, Any] | None = None, address: str = "local"
+        self, *faults: Fault, address: str = "local", **settings: Any
     ) -> subprocess.Popen[str]:
         """Start the run on a Ray of its own, or on the cluster at an address."""
         self.ledger.mkdir(parents=True, exist_ok=True)
@@ -77,10 +83,14 @@ class Place:
             "RAY_ADDRESS": address,
             "PYTHONPATH": f"{ROOT}:{Path(__file__).parent / 'fault_site'}",
             "OPHNET_LEDGER": str(self.ledger),
-            "OPHNET_FAULT": json.dumps(fault or {}),
+            "OPHNET_FAULT": json.dumps(faults),
         }
         return subprocess.Popen(
-            self.command(), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            self.command(settings),
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     def read_ledger(self) -> list[dict[str, Any]]:
@@ -91,6 +101,11 @@ class Place:
             for line in file.read_text().splitlines()
         ]
         return sorted(lines, key=lambda line: line["time_s"])
+
+    def count_in_metrics(self, name: str) -> int:
+        """Return the sum of a count over the epochs."""
+        lines = (self.checkpoints.parent / "metrics.jsonl").read_text().splitlines()
+        return sum(json.loads(line)[name] for line in lines)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the weights after the last epoch."""
@@ -119,6 +134,45 @@ def run_sigint(n: int, seed: int, folder: Path) -> Outcome:
     return _run(n, seed, folder, "sigint", _strike_driver(signal.SIGINT, 130))
 
 
+def run_nan(n: int, seed: int, folder: Path) -> Outcome:
+    """Set the weights of a worker to NaN at a step, once; ``--on_nan rollback`` goes back."""
+    return _run(n, seed, folder, "nan", _set_nan)
+
+
+def _set_nan(place: Place, rank: int, step: int) -> None:
+    finish(place.start({"what": "nan", "rank": rank, "step": step}, on_nan="rollback"))
+    assert place.count_in_metrics("rollbacks") == 1, "not one rollback"
+    assert place.count_in_metrics("skipped_steps") == 0, "a step was left out"
+
+
+def run_nan_batch(n: int, seed: int, folder: Path) -> Outcome:
+    """Give a worker a batch of NaN each time, and kill a worker on the way.
+
+    The steps that ``--on_nan rollback`` leaves out, and the weights, are those without the kill.
+    """
+    outcome = Outcome("nan_batch")
+    data = folder / "data"
+    write_color_dataset(data)
+    for number in range(n):
+        rng = random.Random(f"nan_batch:{seed}:{number}")
+        rank, step = rng.randrange(WORKERS), rng.randrange(1, (EPOCHS - 1) * STEPS)
+        broken = {"what": "nan_batch", "rank": rank, "step": step}
+        # before the first, the second or the third time at that step, or after it
+        at, visit = rng.choice([(step, 1), (step, 2), (step, 3), (step + 1, 1)])
+        kill = {"what": "kill", "rank": rng.randrange(WORKERS), "step": at, "visit": visit}
+        whole, place = (Place(folder / f"{number}-{name}", data) for name in ("whole", "killed"))
+        finish(whole.start(broken, on_nan="rollback"))
+        wanted, windows = whole.weights(), windows_by_epoch(whole.read_ledger())
+        with _judged(outcome, place, (broken, kill)):
+            finish(place.start(kill, broken, on_nan="rollback"))
+            assert (place.ledger / "struck").exists(), "the fault did not happen"
+            for name in ("rollbacks", "skipped_steps"):
+                counts = [each.count_in_metrics(name) for each in (whole, place)]
+                assert counts[0] == counts[1] > 0, f"{counts} {name}"
+            judge(place, wanted, windows, 2 * INTERVAL)
+    return outcome
+
+
 def _run(n: int, seed: int, folder: Path, name: str, attempt: Any) -> Outcome:
     outcome = Outcome()
     data = folder / "data"
@@ -131,17 +185,24 @@ def _run(n: int, seed: int, folder: Path, name: str, attempt: Any) -> Outcome:
         place = Place(folder / str(number), data)
         # not in the last epoch, which a run may as well end when it is asked to stop
         rank, step = rng.randrange(WORKERS), rng.randrange(1, (EPOCHS - 1) * STEPS)
-        try:
+        with _judged(outcome, place, (rank, step)):
             attempt(place, rank, step)
             judge(place, wanted, windows)
-        except AssertionError as error:
-            outcome.fail(str(error).splitlines()[0][:80], (rank, step, str(error)[-2000:]))
-        else:
-            redone, seconds = cost_of(place.read_ledger())
-            outcome.add(f"{redone} steps redone")
-            outcome.samples.setdefault("recovery_s", []).append(seconds)
-            outcome.samples.setdefault("steps_redone", []).append(redone)
     return outcome
+
+
+@contextmanager
+def _judged(outcome: Outcome, place: Place, example: object) -> Iterator[None]:
+    """Count a run, with its cost, or the assertion that does not hold."""
+    try:
+        yield
+    except AssertionError as error:
+        outcome.fail(str(error).splitlines()[0][:80], (example, str(error)[-2000:]))
+    else:
+        redone, seconds = cost_of(place.read_ledger())
+        outcome.add(f"{redone} steps redone")
+        outcome.samples.setdefault("recovery_s", []).append(seconds)
+        outcome.samples.setdefault("steps_redone", []).append(redone)
 
 
 def _kill_worker(place: Place, rank: int, step: int) -> None:
@@ -188,7 +249,12 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, f"exit code {process.returncode}\n{text}"
 
 
-def judge(place: Place, wanted: dict[str, torch.Tensor], windows: dict[int, Counter[str]]) -> None:
+def judge(
+    place: Place,
+    wanted: dict[str, torch.Tensor],
+    windows: dict[int, Counter[str]],
+    max_redone: int = INTERVAL,
+) -> None:
     """Compare the weights bit by bit, and the windows of each epoch.
 
     A step that was trained again counts once: what it did before is in no weight.
@@ -198,7 +264,7 @@ def judge(place: Place, wanted: dict[str, torch.Tensor], windows: dict[int, Coun
     assert not differing, f"weights differ: {differing[:3]}"
     assert windows_by_epoch(place.read_ledger()) == windows, "other windows"
     redone, _ = cost_of(place.read_ledger())
-    assert redone <= INTERVAL, f"{redone} steps redone"
+    assert redone <= max_redone, f"{redone} steps redone"
     left = list(place.checkpoints.rglob(".epoch=*"))
     assert not left, f"leftovers: {left}"
 

@@ -4,18 +4,21 @@ import pickle
 import threading
 
 import pytest
+import torch
 
 from ophnet_ray.models.checkpoints import commit_checkpoint, temporary_file
+from ophnet_ray.models.payload import PAYLOAD_KEY
 from ophnet_ray.train.resume_point import ResumePoint, agree_on_resume_point, find_resume_point
 
 pytestmark = pytest.mark.unit
 
 
-def write_checkpoint(folder, epoch, step=0):
+def write_checkpoint(folder, epoch, step=0, weight=1.0, num_workers=0):
     file = temporary_file(folder, epoch, step)
     file.parent.mkdir(parents=True)
-    file.write_bytes(b"weights")
-    return commit_checkpoint(folder, epoch, {"val_loss": 1.0}, step)
+    content = {"state_dict": {"weight": torch.tensor([0.0, weight])}, PAYLOAD_KEY: {}}
+    torch.save(content, file)
+    return commit_checkpoint(folder, epoch, {"val_loss": 1.0}, step, num_workers=num_workers)
 
 
 def test_a_new_run_starts_from_nothing(tmp_path):
@@ -62,9 +65,17 @@ def test_a_folder_that_is_not_shared_is_named_with_its_flag(tmp_path):
 
 def test_a_checkpoint_inside_an_epoch_serves_the_workers_whose_states_it_holds(tmp_path):
     whole = write_checkpoint(tmp_path, 0)
-    file = temporary_file(tmp_path, 1, 5)
-    file.parent.mkdir(parents=True)
-    file.write_bytes(b"two states")
-    inside = commit_checkpoint(tmp_path, 1, {}, 5, num_workers=2)
+    inside = write_checkpoint(tmp_path, 1, 5, num_workers=2)
     assert find_resume_point(tmp_path, 2).last == inside
     assert find_resume_point(tmp_path, 1).last == whole
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_a_checkpoint_with_a_weight_that_is_not_finite_is_moved_away(tmp_path, weight):
+    whole = write_checkpoint(tmp_path, 0)
+    write_checkpoint(tmp_path, 1, weight=weight)
+    write_checkpoint(tmp_path, 1, step=3, weight=weight)
+    point = find_resume_point(tmp_path, 1)
+    assert (point.last, point.finished) == (whole, (whole,))
+    moved = [tmp_path / "damaged" / name for name in ("epoch=0001.1", "epoch=0001-step=000003.1")]
+    assert list(point.damaged) == moved

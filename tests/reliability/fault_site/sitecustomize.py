@@ -2,9 +2,10 @@
 the root of the repository.
 
 ``OPHNET_LEDGER`` names a folder. Each worker appends a line per step: time, rank, epoch, step and
-the windows of its batch. ``OPHNET_FAULT`` is JSON: ``what`` happens to ``rank`` before its step
-number ``step`` (counted over epochs, from 0), once. With
-``OPHNET_NO_FLOCK``, no file can be locked. Python runs this module when a process starts.
+the windows of its batch. ``OPHNET_FAULT`` is a JSON list: ``what`` happens to ``rank`` before its
+step number ``step`` (counted over epochs, from 0), when it comes there for the first time, or the
+``visit``-th; ``nan_batch`` each time. With ``slow``, every step of all workers takes ``seconds``
+more. With ``OPHNET_NO_FLOCK``, no file can be locked. Python runs this module when a process starts.
 """
 
 import errno
@@ -21,13 +22,13 @@ PATIENCE_S = 300.0
 
 
 def watch_steps(module):
-    """Record each step before it is trained, and let the fault happen at its own."""
+    """Record each step before it is trained, and let the faults happen at their own."""
     before_step = module.EpochCallback.on_train_batch_start
 
     def record_and_strike(callback, trainer, pl_module, batch, batch_idx):
         before_step(callback, trainer, pl_module, batch, batch_idx)
         record(trainer, batch_idx)
-        strike(trainer, batch_idx)
+        strike(trainer, pl_module, batch, batch_idx)
 
     module.EpochCallback.on_train_batch_start = record_and_strike
 
@@ -39,6 +40,7 @@ def record(trainer, batch_idx):
     line = {
         "time_s": time.time(),
         "rank": trainer.global_rank,
+        "workers": trainer.world_size,
         "epoch": trainer.current_epoch,
         "step": batch_idx,
         "windows": windows,
@@ -48,24 +50,42 @@ def record(trainer, batch_idx):
         file.write(json.dumps(line) + "\n")
 
 
-def strike(trainer, batch_idx):
-    """Let the fault happen if it is this worker's step, and has not happened yet."""
-    fault = json.loads(os.environ.get("OPHNET_FAULT", "{}"))
-    step = trainer.current_epoch * trainer.num_training_batches + batch_idx
-    if not fault or (trainer.global_rank, step) != (fault["rank"], fault["step"]):
-        return
+def strike(trainer, pl_module, batch, batch_idx):
+    """Let the faults happen that are for this worker's step, and have not happened yet."""
+    here = trainer.global_rank, trainer.current_epoch * trainer.num_training_batches + batch_idx
+    for number, fault in enumerate(json.loads(os.environ.get("OPHNET_FAULT", "[]"))):
+        if fault["what"] == "slow":
+            time.sleep(fault["seconds"])
+        elif here == (fault["rank"], fault["step"]):
+            if fault["what"] == "nan_batch":
+                batch["image"].fill_(float("nan"))
+            elif count_visit(number) == fault.get("visit", 1):
+                strike_once(fault["what"], pl_module)
+
+
+def count_visit(number):
+    """Return how often a worker has come to the step of a fault, over all processes."""
     folder = Path(os.environ["OPHNET_LEDGER"])
-    try:
-        (folder / "struck").touch(exist_ok=False)
-    except FileExistsError:
-        return
-    match fault["what"]:
+    visit = len(list(folder.glob(f"visit-{number}-*"))) + 1
+    (folder / f"visit-{number}-{visit}").touch(exist_ok=False)
+    return visit
+
+
+def strike_once(what, pl_module):
+    """Let a fault happen."""
+    folder = Path(os.environ["OPHNET_LEDGER"])
+    (folder / "struck").touch()
+    match what:
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "sleep":
+            os.kill(os.getpid(), signal.SIGSTOP)
         case "wait":  # until the harness has struck from outside
             deadline_s = time.monotonic() + PATIENCE_S
             while not (folder / "go on").exists() and time.monotonic() < deadline_s:
                 time.sleep(0.01)
+        case "nan":
+            next(pl_module.parameters()).data.fill_(float("nan"))
 
 
 def refuse_locks(fcntl):
