@@ -15,8 +15,9 @@ from ophnet_ray.settings import (
     Rule,
     check_rules,
     coerce,
-    count_rule,
+    count_rules,
     setting,
+    worker_rules,
 )
 from ophnet_ray.storage.local_copies import hash_content
 from ophnet_ray.storage.paths import check_location, is_remote
@@ -105,7 +106,7 @@ class WindowConfig:
             self.max_frames >= self.window_size,
             f"--max_frames {self.max_frames} is less than --window_size {self.window_size}",
         )
-        yield count_rule("max_frames", self.max_frames)
+        yield from count_rules(self, "max_frames")
         yield (
             self.image_size in range(32, MAX_IMAGE_SIZE + 1, 32),
             f"--image_size {self.image_size} is not a multiple of 32; try 128 or 224",
@@ -152,33 +153,31 @@ class TrainingConfig:
     strategy: Strategy = "ddp"
     """Distribution of the model over the workers: ddp, a whole copy each; fsdp, a part each, for
     backbones whose training does not fit one GPU."""
-    train_workers: int | None = setting(None, affects="resources")
-    """Ray Train workers (default: the cluster's GPUs, else 1)."""
+    train_workers: int | str | None = setting(None, affects="resources")
+    """Ray Train workers (default: the cluster's GPUs, else 1). In a range such as 1:4, as many as
+    the cluster has room for at any time; the steps are those of the largest number."""
     threads_per_worker: int | None = setting(None, affects="resources")
     """CPU threads per train worker (default: the machine's cores divided by the workers)."""
     use_gpu: UseGpu = setting("auto", affects="resources")
     """Train on GPUs; auto: if the cluster has one."""
     deterministic: bool = setting(False, is_late=True)
     """Use only algorithms of torch whose results repeat, so that runs on GPUs give the same weights
-    each time; slower. A run that began without it cannot promise that: it is another run."""
+    each time; slower. A run that began without it is another run."""
     on_nan: OnNan = setting("stop", is_late=True)
-    """Loss or gradient that is not finite: stop the run; skip such steps and report them; or, with
-    rollback, go back to the last checkpoint and repeat the steps since; if the same step is not
-    finite again, leave out all steps from the checkpoint to this one. Six rollbacks in one epoch
-    are the limit."""
+    """Loss or gradient that is not finite: stop the run, skip the step, or rollback: return to the
+    last checkpoint and repeat the steps, the second time without those up to this one."""
     seed: int = 42
     """Seed of the split, the order, the windows and the weights."""
 
     def rules(self) -> Iterator[Rule]:
         """Yield the limits of these settings."""
-        for name in ("batch_size", "max_epochs", "accumulate_grad_batches"):
-            yield count_rule(name, getattr(self, name))
+        yield from worker_rules(self.train_workers)
+        names = ("batch_size", "max_epochs", "accumulate_grad_batches", "threads_per_worker")
+        yield from count_rules(self, *names)
         yield 0 < self.lr < math.inf, f"--lr {self.lr}: must be more than 0, and finite"
         for name, end in (("random_shift", 0.5), ("color_jitter", 1)):
             value = getattr(self, name)
             yield 0 <= value < end, f"--{name} {value}: must be 0 or more, and less than {end}"
-        for name in ("train_workers", "threads_per_worker"):
-            yield count_rule(name, getattr(self, name))
         yield 0 <= self.seed < 2**63, f"--seed {self.seed}: must be 0 or more, and less than 2^63"
 
 
@@ -206,6 +205,8 @@ class RunConfig:
     """Train workers on few nodes (PACK) or many (SPREAD); STRICT refuses any other placement."""
     wait_for_nodes_s: int = setting(0, affects="nothing")
     """Seconds to wait for nodes that an autoscaler adds; 0: use the cluster as it is."""
+    collective_timeout_s: int = setting(600, affects="nothing")
+    """Seconds that train workers wait for one that does not answer, before training resumes."""
     logger: str = setting("tensorboard", affects="nothing")
     """Loggers of the curves, separated by commas: tensorboard, mlflow, wandb."""
 
@@ -216,14 +217,13 @@ class RunConfig:
 
     def rules(self) -> Iterator[Rule]:
         """Yield the limits of these settings."""
-        steps, wait_s, name = self.every_n_train_steps, self.wait_for_nodes_s, self.name
-        yield count_rule("every_n_train_steps", steps)
+        wait_s, name = self.wait_for_nodes_s, self.name
+        yield from count_rules(self, "every_n_train_steps", "num_workers", "collective_timeout_s")
         yield (
             bool(self.loggers) and set(self.loggers) <= set(LOGGERS),
             f"--logger {self.logger}: choose from {', '.join(LOGGERS)}",
         )
         yield wait_s >= 0, f"--wait_for_nodes_s {wait_s}: must not be negative"
-        yield count_rule("num_workers", self.num_workers)
         yield (
             name is None or (Path(name).name == name and name not in _RESERVED),
             f"--name {name}: must be a plain folder name, without a path",

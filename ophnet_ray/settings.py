@@ -1,9 +1,10 @@
 """Parts that ``config`` is built from: the field of a setting, its rules, its type in YAML."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import field
 from reprlib import Repr
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import yaml
 
@@ -37,6 +38,7 @@ MAX_COUNT = 10**6
 MAX_YAML_CHARS = 1_000_000
 """A file of settings has a few thousand."""
 _LARGEST_INTEGER = 10**100
+_WORKER_RANGE = re.compile(r"\d{1,7}:\d{1,7}", re.ASCII)
 # PyYAML's own constructors raise more than YAMLError: ValueError for 0x_, AttributeError for
 # `!!timestamp x`, OverflowError for a day 10**9, LookupError for `!!int ''`
 _YAML_ERRORS = (
@@ -90,6 +92,11 @@ def count_rule(name: str, value: int | None) -> Rule:
     return value is None or 1 <= value <= MAX_COUNT, message
 
 
+def count_rules(part: object, *names: str) -> Iterator[Rule]:
+    """Yield the rules of the counts with these names."""
+    return (count_rule(name, getattr(part, name)) for name in names)
+
+
 def check_rules(rules: Iterable[Rule]) -> None:
     """Raise a ``UserError`` with the message of the first rule that does not hold."""
     for holds, message in rules:
@@ -134,3 +141,36 @@ def coerce(name: str, hint: Any, value: Any) -> Any:
         return str(value)
     names = " or ".join("empty" if kind is type(None) else kind.__name__ for kind in accepted)
     raise UserError(f"{name}: {show(value)} is not {names}")
+
+
+class WorkerRange(NamedTuple):
+    """Smallest and largest number of train workers; None for the default."""
+
+    fewest: int | None
+    most: int | None
+    is_elastic: bool = False
+    """True if the number follows the cluster while a run lasts."""
+
+
+def parse_worker_range(asked: int | str | None) -> WorkerRange:
+    """Return the numbers that a checked value of ``--train_workers`` asks for."""
+    if not isinstance(asked, str):
+        return WorkerRange(asked, asked)
+    fewest, _, most = asked.partition(":")
+    return WorkerRange(int(fewest), int(most), is_elastic=True)
+
+
+def worker_rules(asked: int | str | None) -> Iterator[Rule]:
+    """Yield the limits of ``--train_workers``."""
+    if isinstance(asked, str):
+        yield (
+            bool(_WORKER_RANGE.fullmatch(asked)),
+            f"--train_workers {show(asked)}: give a number, or a range such as 1:4",
+        )
+    fewest, most, _ = parse_worker_range(asked)
+    for number in (fewest, most):
+        yield count_rule("train_workers", number)
+    yield (
+        fewest is None or most is None or fewest <= most,
+        f"--train_workers {asked}: the smaller number comes first",
+    )

@@ -196,6 +196,10 @@ def test_every_path_is_checked_for_credentials():
         ({"random_shift": 0.5}, "--random_shift 0.5: must be 0 or more, and less than 0.5"),
         ({"color_jitter": 1.0}, "--color_jitter 1.0: must be 0 or more, and less than 1"),
         ({"train_workers": 0}, "--train_workers 0: must be at least 1"),
+        ({"train_workers": "1-4"}, "--train_workers '1-4': give a number, or a range such as 1:4"),
+        ({"train_workers": "0:4"}, "--train_workers 0: must be at least 1"),
+        ({"train_workers": "4:2"}, "--train_workers 4:2: the smaller number comes first"),
+        ({"collective_timeout_s": 0}, "--collective_timeout_s 0: must be at least 1"),
         ({"threads_per_worker": 0}, "--threads_per_worker 0: must be at least 1"),
         ({"seed": -1}, "--seed -1: must be 0 or more"),
         ({"seed": 10**20}, "--seed 100000000000000000000: must be 0 or more, and less than 2^63"),
@@ -220,7 +224,9 @@ def test_a_value_outside_its_limits_is_refused_with_flag_and_value(settings, say
 
 
 def test_settings_come_back_from_yaml(tmp_path):
-    config = Config().replace_flat(lr=1e-5, backbone_weights="/w.pt", use_gpu="true", name="007")
+    config = Config().replace_flat(
+        train_workers="1:4", lr=1e-5, backbone_weights="/w.pt", use_gpu="true", name="007"
+    )
     (tmp_path / "run.yaml").write_text(dump_config(config))
     assert read_config(str(tmp_path / "run.yaml"), Config()) == config
 
@@ -233,6 +239,8 @@ def test_settings_come_back_from_yaml(tmp_path):
         ("use_gpu: true", "use_gpu", "true"),
         ("name: 7", "name", "7"),
         ("train_workers: null", "train_workers", None),
+        ("train_workers: 2", "train_workers", 2),
+        ("train_workers: '1:4'", "train_workers", "1:4"),
     ],
 )
 def test_yaml_values_take_the_type_of_their_setting(tmp_path, text, name, value):

@@ -17,7 +17,7 @@ from ophnet_ray.console import Console, print_answer
 from ophnet_ray.distributed.environment import find_running_head, prepare_environment
 from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.findings import Finding, group_by_kind, would_start
-from ophnet_ray.settings import setting
+from ophnet_ray.settings import parse_worker_range, setting
 from ophnet_ray.train.preflight import (
     check_backbone,
     check_loggers,
@@ -143,7 +143,7 @@ def _check_setup(config: Config, inspection: "Inspection", console: Console) -> 
     """Run what a training run checks of its set-up before it starts."""
     from ophnet_ray.inspection.setup_checks import collect
 
-    data, workers = inspection.data, config.training.train_workers
+    data, workers = inspection.data, parse_worker_range(config.training.train_workers).most
 
     def check_workers() -> None:
         if workers is not None and data is not None and data.num_train:

@@ -1,6 +1,6 @@
 """The windows of each step of an epoch, as a function of (seed, epoch, segment) alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,6 +79,33 @@ def _divide_again(before: StepPlan, step_size: int, num_replicas: int) -> StepPl
         f"each step has {step_size} windows, which {num_replicas} workers cannot share equally; "
         f"{', '.join(map(str, fitting))} can"
     )
+
+
+def find_sizes(
+    num_windows: int, batch_size: int, candidates: Iterable[int], begun_with: int
+) -> tuple[int, ...]:
+    """Return the numbers of workers that can share the steps of a run equally, ascending.
+
+    Args:
+        num_windows: Training segments.
+        batch_size: Windows per step and worker.
+        candidates: Numbers of workers.
+        begun_with: See ``plan_training_steps``.
+
+    Raises:
+        ValueError: None of them can.
+    """
+    sizes, reason = [], ""
+    for size in sorted(candidates):
+        try:
+            plan_training_steps(num_windows, batch_size, size, begun_with)
+        except ValueError as error:
+            reason = str(error)
+        else:
+            sizes.append(size)
+    if not sizes:
+        raise ValueError(reason)
+    return tuple(sizes)
 
 
 def pick_windows(

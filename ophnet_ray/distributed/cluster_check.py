@@ -211,7 +211,9 @@ def _find_unshared(
             "all nodes share, under the same path"
         )
     unseen = {str(Path(path).parent) for path in report.missing}
-    for folder in set(report.unwritable) - unseen:
+    for folder in dict.fromkeys(report.unwritable):
+        if folder in unseen:
+            continue
         yield f"{_name(node)} cannot write {folder}; it must be writable on all nodes"
 
 

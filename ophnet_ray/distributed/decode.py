@@ -8,12 +8,12 @@ from typing import Any
 
 import ray
 from ray.data import TaskPoolStrategy
-from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray.util.annotations import RayDeprecationWarning
 
 from ophnet_ray.data.cache.fill import DecodeAll, DecodeTask, decode_task, divide_by_video
 from ophnet_ray.data.cache.store import BlockCache, DecodeResult
 from ophnet_ray.data.video.hang_guard import DECODER_CRASHED, end_hanging_process
+from ophnet_ray.distributed.lone_task import CrashError, NodeLostError, run_alone
 from ophnet_ray.distributed.prometheus import count_decoded
 from ophnet_ray.errors import TrainingError, UserError, last_line
 from ophnet_ray.storage.filesystems import StorageError
@@ -80,15 +80,14 @@ def _decode_alone(cache: BlockCache, task: DecodeTask, *, is_permanent: bool) ->
         TrainingError: The node of the decoder was lost, which says nothing about the video.
     """
     video, keys = task[0][0].video, [key for _, key in task]
-    decode = ray.remote(num_cpus=1, max_retries=0)(decode_row)
     try:
-        row = ray.get(decode.remote({"number": 0, "task": pickle.dumps(task)}, cache))
-    except (WorkerCrashedError, OutOfMemoryError) as error:
-        logger.warning("the decoder crashes at %s: %s", video, error)
+        row = run_alone(decode_row, 0, {"number": 0, "task": pickle.dumps(task)}, cache)
+    except CrashError as error:
+        logger.warning("the decoder crashes at %s", video)
         # memory that Ray took back for the whole machine may suffice the next time
-        is_permanent = is_permanent and isinstance(error, WorkerCrashedError)
+        is_permanent = is_permanent and not error.is_out_of_memory
         return cache.reject(keys, video, DECODER_CRASHED, is_permanent=is_permanent)
-    except NodeDiedError as error:
+    except NodeLostError as error:
         raise TrainingError(
             f"the node that decoded {video} was lost three times; the same command resumes"
         ) from error

@@ -4,10 +4,15 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
 from ophnet_ray.config import Config
 from ophnet_ray.distributed.cluster_check import SharedPaths, find_node_faults
+from ophnet_ray.distributed.lone_task import (
+    LOST_PROCESS,
+    CrashError,
+    NodeLostError,
+    run_alone,
+)
 from ophnet_ray.distributed.resources import plan_resources
 from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.findings import Finding
@@ -17,13 +22,14 @@ from ophnet_ray.inspection.video_facts import VideoFacts, VideoTask, inspect_in_
 
 logger = logging.getLogger(__name__)
 
-_LOST = (WorkerCrashedError, OutOfMemoryError, NodeDiedError)
+NODE_LOST = "not looked at: its node was lost, twice"
 
 
 def inspect_on_ray(tasks: Sequence[VideoTask]) -> Iterator[VideoFacts]:
     """Look at videos as Ray tasks, one CPU each, on the connected cluster.
 
-    A video whose process ends twice, the second time alone, is reported; it costs no other.
+    A video whose process ends twice, the second time alone, is reported; it costs no other. So is
+    one whose node was lost twice.
     """
     inspect = ray.remote(num_cpus=1, max_retries=0)(inspect_in_worker)
     running = {inspect.remote(task): task for task in tasks}
@@ -33,14 +39,16 @@ def inspect_on_ray(tasks: Sequence[VideoTask]) -> Iterator[VideoFacts]:
         task = running.pop(done)
         try:
             yield ray.get(done)
-        except _LOST as error:
+        except LOST_PROCESS as error:
             logger.warning("a process ended at %s: %s", task.video, error)
             suspects.append(task)
     for task in suspects:
         try:
-            yield ray.get(inspect.remote(task))
-        except _LOST:
+            yield run_alone(inspect_in_worker, 0, task)
+        except CrashError:
             yield crashed(task)
+        except NodeLostError:
+            yield VideoFacts(video=task.video, reason=NODE_LOST, kind="unreadable")
 
 
 def check_joined_cluster(

@@ -49,8 +49,11 @@ class BoundTorchConfig(TorchConfig):
 class _BoundTorchBackend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """Set the environment, open the store on the first worker, then let all workers join it."""
-        if isinstance(backend_config, BoundTorchConfig) and backend_config.deterministic:
-            worker_group.execute(_set_environment, CUBLAS_ENVIRONMENT)
+        timeout_s = TorchConfig.timeout_s
+        if isinstance(backend_config, BoundTorchConfig):
+            timeout_s = backend_config.timeout_s
+            if backend_config.deterministic:
+                worker_group.execute(_set_environment, CUBLAS_ENVIRONMENT)
         backend = "nccl" if worker_group.get_resources_per_worker().get("GPU") else "gloo"
         address, port = worker_group.execute_single(0, _open_store)
         worker_group.execute(_set_torch_distributed_env_vars)
@@ -63,7 +66,7 @@ class _BoundTorchBackend(_TorchBackend):
                 world_rank=rank,
                 world_size=len(worker_group),
                 init_method="env://",
-                timeout_s=TorchConfig.timeout_s,
+                timeout_s=timeout_s,
             )
             for rank in range(len(worker_group))
         ]

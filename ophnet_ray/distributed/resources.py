@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import ray
@@ -12,6 +12,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ophnet_ray.config import Config, Placement
 from ophnet_ray.distributed.environment import find_running_head
 from ophnet_ray.errors import UserError
+from ophnet_ray.settings import parse_worker_range
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,14 @@ _WAIT = "or give --wait_for_nodes_s if an autoscaler adds nodes"
 class Resources:
     """Workers and threads of a run.
 
-    ``begun_with``: train workers that the run began with; None for a new run.
+    Attributes:
+        train_workers: Train workers; the largest number of them, if it follows the cluster.
+        use_gpu: True if each takes a GPU.
+        decode_workers: Parallel decode workers.
+        threads_per_worker: CPU threads of a train worker.
+        begun_with: Train workers that the run began with; None for a new run.
+        sizes: Numbers of train workers, ascending, among which the cluster decides; none if it does
+            not.
     """
 
     train_workers: int
@@ -34,6 +42,7 @@ class Resources:
     decode_workers: int
     threads_per_worker: int
     begun_with: int | None = None
+    sizes: tuple[int, ...] = ()
 
     def describe(self) -> dict[str, int | str]:
         """Return the values that affect the numbers of a run; a resumed run must match them."""
@@ -123,13 +132,14 @@ def choose_resources(config: Config, cluster: ClusterSize) -> Resources:
     use_gpu = _choose_device(config, cluster) == "GPU"
     device: Device = "GPU" if use_gpu else "CPU"
     fit = cluster.max_train_workers(device, run.placement_strategy)
-    workers = asked.train_workers or (fit if use_gpu else 1)
-    if workers > fit:
+    workers = parse_worker_range(asked.train_workers).most or (fit if use_gpu else 1)
+    fewest = parse_worker_range(asked.train_workers).fewest or workers
+    if fewest > fit:
         placed = f" placed {run.placement_strategy}" if "STRICT" in run.placement_strategy else ""
         raise UserError(
-            f"--train_workers {workers}: the cluster holds {fit}{placed} ({cluster.num_cpus} "
-            f"logical CPUs, {cluster.num_gpus} GPUs, 1 {device} per worker); use at most {fit}, "
-            f"{_WAIT}"
+            f"--train_workers {asked.train_workers or workers}: the cluster holds {fit}{placed} "
+            f"({cluster.num_cpus} logical CPUs, {cluster.num_gpus} GPUs, 1 {device} per worker); "
+            f"use at most {fit}, {_WAIT}"
         )
     # a Ray of our own has more CPUs than there are cores: further decoders would only take memory
     max_decoders = cluster.num_cpus if cluster.is_joined else cluster.num_cores
@@ -139,7 +149,10 @@ def choose_resources(config: Config, cluster: ClusterSize) -> Resources:
         logger.info("%d decode workers, as many as there are CPUs", decode_workers)
     # on a Ray of our own the train workers share the cores; on a cluster each has its CPU
     threads = 1 if cluster.is_joined else max(cluster.num_cores // workers, 1)
-    return Resources(workers, use_gpu, decode_workers, asked.threads_per_worker or threads)
+    resources = Resources(workers, use_gpu, decode_workers, asked.threads_per_worker or threads)
+    if not parse_worker_range(asked.train_workers).is_elastic:
+        return resources
+    return replace(resources, begun_with=workers, sizes=tuple(range(fewest, workers + 1)))
 
 
 def _choose_device(config: Config, cluster: ClusterSize) -> Device:
@@ -167,7 +180,7 @@ def wait_for_nodes(config: Config, on_notice: OnNotice) -> None:
     """
     asked, timeout_s = config.training, config.run.wait_for_nodes_s
     bundle = {"CPU": 1.0} | ({"GPU": 1.0} if asked.use_gpu == "true" else {})
-    workers = asked.train_workers or 1
+    workers = parse_worker_range(asked.train_workers).fewest or 1
     group = placement_group([bundle] * workers, strategy=config.run.placement_strategy)
     try:
         if group.wait(1):
@@ -188,7 +201,8 @@ def wait_for_nodes(config: Config, on_notice: OnNotice) -> None:
 def local_cpus(config: Config, concurrent_runs: int = 1) -> int:
     """Return the logical CPUs of a local Ray: enough for the run on a machine of any size."""
     cores: int = cpu_count()
-    wanted = min((config.training.train_workers or 1) * concurrent_runs, max_local_workers(cores))
+    workers = parse_worker_range(config.training.train_workers).most or 1
+    wanted = min(workers * concurrent_runs, max_local_workers(cores))
     return max(cores, wanted + (config.run.num_workers or cores) + 1)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import ray
 from joblib import cpu_count
 from ray.data import ActorPoolStrategy
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
+from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
 from ophnet_ray.config import Config
@@ -20,6 +20,7 @@ from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.data.video.hang_guard import DECODER_CRASHED, end_hanging_process
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.distributed.failures import find_cause
+from ophnet_ray.distributed.lone_task import CrashError, NodeLostError, run_alone
 from ophnet_ray.errors import ReportedError
 
 logger = logging.getLogger(__name__)
@@ -198,17 +199,15 @@ def _work_alone(job: VideoJob, row: dict[str, str], share: ActorShare) -> dict[s
     Raises:
         VideoWorkError: The node of the process was lost, which says nothing about the video.
     """
-    work = ray.remote(num_cpus=1, num_gpus=share.num_gpus, max_retries=0)(work_on_row)
     try:
-        answer: dict[str, Any] = ray.get(work.remote(job, share.num_threads, row))
-    except (WorkerCrashedError, OutOfMemoryError) as error:
-        logger.info("the decoder crashes at %s: %s", row["video"], error)
+        return run_alone(work_on_row, share.num_gpus, job, share.num_threads, row)
+    except CrashError:
+        logger.warning("the decoder crashes at %s", row["video"])
         return {"video_id": row["video_id"], "reason": DECODER_CRASHED, "failure": ""}
-    except NodeDiedError as error:
+    except NodeLostError as error:
         raise VideoWorkError(
             f"the node that worked on {row['video']} was lost three times; the same command resumes"
         ) from error
-    return answer
 
 
 def work_on_row(job: VideoJob, num_threads: int, row: dict[str, str]) -> dict[str, Any]:

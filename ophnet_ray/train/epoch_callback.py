@@ -99,7 +99,9 @@ class EpochCallback(ExactResume):
         self._run_metrics.end_step(self._loop.config.training.batch_size, is_last)
         if trainer.is_global_zero and time.monotonic() - self._status_sent_s > 1:
             self._status_sent_s = time.monotonic()
-            self._report_progress(epoch=trainer.current_epoch, step=step)
+            self._report_progress(
+                epoch=trainer.current_epoch, step=step, num_steps=trainer.num_training_batches
+            )
         answer = self._stop_poll.end_step(trainer)
         self._is_stop_wanted |= answer.is_stop_wanted
         self._is_checkpoint_wanted |= answer.is_stop_wanted or answer.is_node_leaving

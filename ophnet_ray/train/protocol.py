@@ -2,14 +2,15 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ophnet_ray.config import Config
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.distributed.resources import Resources
-from ophnet_ray.train.heartbeat import Position, Pulse
+from ophnet_ray.train.heartbeat import Position, Pulse, name_failures
 from ophnet_ray.train.run_directory import RunDirectory
 
 
@@ -32,14 +33,23 @@ class TrainLoopConfig:
         return f"TrainLoopConfig(run={self.run.name!r})"
 
 
+class _Beat(NamedTuple):
+    """Last heartbeat of a worker, with times of the actor's clock."""
+
+    position: Position
+    where: str
+    heard_s: float
+    moved_s: float
+
+
 @ray.remote(num_cpus=0, max_restarts=-1)
 class TrainingStatus:
     """Training progress: an actor that the workers update and the driver polls."""
 
     def __init__(self) -> None:
         self._status: dict[str, Any] = {"epoch": 0, "step": 0, "metrics": {}, "warnings": []}
-        self._status["stop"] = False
-        self._heard: dict[int, tuple[float, float, Position]] = {}
+        self._status |= {"num_steps": 0, "stop": False, "failure": ""}
+        self._heard: dict[int, _Beat] = {}
 
     def update(self, **fields: Any) -> None:
         """Set some fields."""
@@ -49,11 +59,25 @@ class TrainingStatus:
         """Add a line for the user's console."""
         self._status["warnings"].append(text)
 
-    def beat(self, rank: int, position: Position) -> None:
+    def begin(self, num_workers: int) -> None:
+        """Forget the workers before, of which there may have been more."""
+        self._heard = {rank: beat for rank, beat in self._heard.items() if rank < num_workers}
+
+    def beat(self, rank: int, position: Position, where: str) -> None:
         """Remember where a worker is, and when it was heard and moved."""
         now_s = time.monotonic()
-        _, moved_s, before = self._heard.get(rank, (now_s, now_s, position))
-        self._heard[rank] = (now_s, now_s if position != before else moved_s, position)
+        before = self._heard.get(rank)
+        has_moved = before is None or (before.position, before.where) != (position, where)
+        moved_s = now_s if before is None or has_moved else before.moved_s
+        self._heard[rank] = _Beat(position, where, now_s, moved_s)
+
+    def fail(self, failures: dict[int, str]) -> None:
+        """Add lines about workers that have failed, and about those that they waited for."""
+        lines = name_failures(failures, self._pulses())
+        self._status["failure"] = lines[0]
+        for line in lines:
+            self.warn(f"{line}; training resumes from the last checkpoint")
+        self._heard.clear()
 
     def stop(self) -> None:
         """Ask the workers to write a checkpoint and to stop."""
@@ -62,19 +86,25 @@ class TrainingStatus:
     def get(self) -> dict[str, Any]:
         """Return the status.
 
-        ``epoch`` and ``step`` done, ``metrics`` of the last whole epoch, all ``warnings``,
-        ``stop``: True once the workers are asked to stop, and the ``pulses`` of the workers by
-        rank.
+        ``epoch`` and ``step`` done, ``num_steps`` of an epoch, ``metrics`` of the last whole epoch,
+        all ``warnings``, ``stop``: True once the workers are asked to stop, ``failure``: the last
+        line about failed workers, and the ``pulses`` of the workers by rank.
         """
+        return self._status | {"pulses": self._pulses()}
+
+    def _pulses(self) -> dict[int, Pulse]:
         now_s = time.monotonic()
-        pulses = {
-            rank: Pulse(position, now_s - heard_s, now_s - moved_s)
-            for rank, (heard_s, moved_s, position) in self._heard.items()
+        return {
+            rank: Pulse(beat.position, now_s - beat.heard_s, now_s - beat.moved_s, beat.where)
+            for rank, beat in self._heard.items()
         }
-        return self._status | {"pulses": pulses}
 
 
 def start_status(run_name: str) -> Any:
     """Start a ``TrainingStatus`` and return its handle; the dashboard shows the run's name."""
-    named: Any = TrainingStatus.options(name=f"train status of {run_name}")  # type: ignore[attr-defined] # added by ray.remote
+    # beside the driver: a node of the workers may be lost, and the lines about it with it
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    named: Any = TrainingStatus.options(  # type: ignore[attr-defined] # added by ray.remote
+        name=f"train status of {run_name}", scheduling_strategy=here
+    )
     return named.remote()

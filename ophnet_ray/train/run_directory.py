@@ -184,11 +184,12 @@ class RunDirectory(RunPaths):
         elif before.get("backbone_weights") is not None:
             # earlier versions kept the path alone
             now["backbone_weights"] = config.model.backbone_weights
+        # those are compared with what the run took, see ``check_passport``
+        resources = settings_that_affect("resources")
         changes = [
             f"{name} {before.get(name)} -> {value}"
             for name, value in now.items()
-            # those are compared with what the run took, see ``check_passport``
-            if name not in settings_that_affect("resources") and before.get(name) != value
+            if name not in resources and before.get(name) != value
         ]
         if self.passport.exists() and self.read_passport().data_hash != data_hash:
             changes.append("the rows of the CSV, their split or the videos")

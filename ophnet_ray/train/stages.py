@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ophnet_ray.data.manifest import Manifest
-from ophnet_ray.data.samplers import plan_training_steps
+from ophnet_ray.data.samplers import find_sizes, plan_training_steps
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.distributed.resources import Resources, plan_resources
 from ophnet_ray.errors import StoppedError, TrainingError, UserError
@@ -100,6 +100,39 @@ def keep_resources(planned: Resources, run: Run) -> Resources:
     return planned
 
 
+def share_steps(resources: Resources, run: Run, num_train: int) -> Resources:
+    """Return the resources with numbers of workers that can share the steps of the run equally.
+
+    Raises:
+        UserError: There is none.
+    """
+    training, most = run.config.training, resources.train_workers
+    begun_with = resources.begun_with or most
+    asked = resources.sizes or (most,)
+    try:
+        sizes = find_sizes(num_train, training.batch_size, asked, begun_with)
+    except ValueError as error:
+        raise UserError(
+            f"--train_workers {training.train_workers or most}: the run "
+            f"{run.directory.location} began with {begun_with}; {error}"
+        ) from error
+    if resources.sizes:
+        return replace(resources, train_workers=sizes[-1], sizes=sizes)
+    if begun_with != most:
+        run.console.say(
+            f"resuming on {most} train workers instead of {begun_with}: steps keep their windows "
+            "and the learning rate; sums are rounded otherwise"
+        )
+    return resources
+
+
+def _list_sizes(resources: Resources) -> str:
+    if not resources.sizes:
+        return str(resources.train_workers)
+    *others, last = map(str, resources.sizes)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
     """Train on the workers and show the progress; return and keep the result.
 
@@ -108,26 +141,16 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
         TrainingError: The workers failed, or the loss became infinite.
         StoppedError: A signal asked to stop.
     """
-    num_workers, training = resources.train_workers, run.config.training
+    training = run.config.training
     num_train = len(manifest.of_split("train"))
-    check_num_segments(num_workers, num_train)  # those that could be decoded
-    begun_with = resources.begun_with or num_workers
-    try:
-        steps = plan_training_steps(num_train, training.batch_size, num_workers, begun_with)
-    except ValueError as error:
-        raise UserError(
-            f"--train_workers {num_workers}: the run {run.directory.location} began with "
-            f"{begun_with}; {error}"
-        ) from error
-    if begun_with != num_workers:
-        run.console.say(
-            f"resuming on {num_workers} train workers instead of {begun_with}: steps keep their "
-            "windows and the learning rate; sums are rounded otherwise"
-        )
+    check_num_segments(resources.train_workers, num_train)  # those that could be decoded
+    resources = share_steps(resources, run, num_train)
+    num_workers = resources.train_workers
+    steps = plan_training_steps(num_train, training.batch_size, num_workers, resources.begun_with)
+    device = "GPU" if resources.use_gpu else "CPU"
     run.console.say(
-        f"training on {num_workers} {'GPU' if resources.use_gpu else 'CPU'} worker"
-        f"{'s' if num_workers > 1 else ''}: {num_train} segments, "
-        f"{steps.num_steps // steps.num_accumulated} "
+        f"training on {_list_sizes(resources)} {device} worker{'s' if num_workers > 1 else ''}: "
+        f"{num_train} segments, {steps.num_steps // steps.num_accumulated} "
         f"steps of {steps.batch_size * num_workers * steps.num_accumulated} per epoch"
         + (f", {steps.num_left_out} left out each" if steps.num_left_out else "")
     )
@@ -139,7 +162,6 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
         watch = TrainingWatch(
             status,
             stage,
-            steps.num_steps,
             warn=run.console.warn,
             resources=resources,
             request=request,

@@ -1,28 +1,30 @@
 """The ``TorchTrainer`` of a run, and its failures in one line."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ray.exceptions import RayError
+import ray
+from ray.exceptions import ActorUnavailableError, RayError
 from ray.train import (
     CheckpointConfig,
     FailureConfig,
     RunConfig,
-    ScalingConfig,
     TrainingFailedError,
     UserCallback,
     WorkerGroupError,
 )
-from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.constants import WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR
 from ray.tune import TuneError
 
 from ophnet_ray.distributed.failures import find_cause
 from ophnet_ray.distributed.process_group import BoundTorchConfig
 from ophnet_ray.errors import DivergedError, TrainingError, UserError
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints, newest_position
+from ophnet_ray.train.elastic import ScaledTrainer
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory, RunResult
 from ophnet_ray.train.stop_poll import StopTraining
@@ -73,25 +75,26 @@ def _fit_while_it_advances(loop: TrainLoopConfig, callbacks: Sequence[UserCallba
             logger.exception("training failed")
             run.enter()  # rank 0 may have worked on another machine
             if newest_position(run.checkpoints) <= before:
-                raise TrainingError(f"{_root_cause(error)}; see {run.logs}") from error
+                cause = _named_failure(loop.status) or _root_cause(error)
+                raise TrainingError(f"{cause}; see {run.logs}") from error
 
 
-def build_trainer(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> TorchTrainer:
+def build_trainer(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> ScaledTrainer:
     """Build the Ray Train trainer of a run; ``fit()`` starts it, or resumes where it stopped."""
     # Ray reads its snapshot of checkpoints back, and a torn one would stop every rerun. The
     # verified checkpoints themselves decide where a run resumes.
     loop.run.delete_ray_snapshot()
+    # a stopped process for which nobody waits in a collective is found by Ray's own question
+    os.environ[WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR] = str(loop.config.run.collective_timeout_s)
     folder, filesystem = loop.run.shared_location()
     # Ray's hint for callbacks is that of Train V1
     watchers: list[Any] = [_WarnOfFailures(loop.status), *callbacks]
-    return TorchTrainer(
-        train_loop,  # type: ignore[arg-type] # Ray's hint forgets that it may return something
-        train_loop_config={"loop": loop},
-        torch_config=BoundTorchConfig(deterministic=loop.config.training.deterministic),
-        scaling_config=ScalingConfig(
-            num_workers=loop.resources.train_workers,
-            use_gpu=loop.resources.use_gpu,
-            placement_strategy=loop.config.run.placement_strategy,
+    return ScaledTrainer(
+        train_loop,
+        loop,
+        torch_config=BoundTorchConfig(
+            deterministic=loop.config.training.deterministic,
+            timeout_s=loop.config.run.collective_timeout_s,
         ),
         run_config=RunConfig(
             name=loop.run.name,
@@ -118,11 +121,8 @@ class _WarnOfFailures(UserCallback):
         """Name ranks and causes."""
         if self._status is None:
             return
-        for rank, error in worker_exceptions.items():
-            self._status.warn.remote(
-                f"train worker {rank} failed ({_describe(_cause_of(error))}); training resumes "
-                "from the last checkpoint"
-            )
+        causes = {rank: _describe(_cause_of(error)) for rank, error in worker_exceptions.items()}
+        self._status.fail.remote(causes)
 
 
 def train_loop(loop_config: dict[str, TrainLoopConfig]) -> dict[str, str]:
@@ -150,6 +150,16 @@ def failures_in_one_line(run: RunDirectory, what: str) -> Iterator[None]:
     except (RayError, TuneError, OSError) as error:
         logger.exception("the %s broke off", what)
         raise TrainingError(f"{_describe(error)}; see {run.logs}") from error
+
+
+def _named_failure(status: Any) -> str:
+    """Return the line that names the workers of the last failure; empty where nobody watches."""
+    if status is None:
+        return ""
+    try:
+        return str(ray.get(status.get.remote())["failure"])
+    except ActorUnavailableError:
+        return ""  # it restarts elsewhere, and knows nothing
 
 
 def _root_cause(error: TrainingFailedError) -> str:

@@ -27,7 +27,6 @@ class TrainingWatch:
     Args:
         status: Handle of a ``TrainingStatus``.
         stage: Counts epochs.
-        steps_per_epoch: Steps of each worker.
         warn: Prints a warning.
         resources: What the run asks the cluster for.
         request: Signals to this process; the first one asks the workers to stop.
@@ -37,13 +36,12 @@ class TrainingWatch:
         self,
         status: Any,
         stage: Stage,
-        steps_per_epoch: int,
         *,
         warn: Callable[[str], None],
         resources: Resources,
         request: StopRequest,
     ) -> None:
-        self._status, self._stage, self._steps_per_epoch = status, stage, steps_per_epoch
+        self._status, self._stage = status, stage
         self._warn, self._num_warned = warn, 0
         self._request, self._is_stopping = request, False
         self._resources = resources
@@ -65,7 +63,7 @@ class TrainingWatch:
         self._num_warned = len(status["warnings"])
         self._name_silence(status)
         text = "epochs"
-        detail = f", step {status['step']}/{self._steps_per_epoch}" if status["step"] else ""
+        detail = f", step {status['step']}/{status['num_steps']}" if status["step"] else ""
         if metrics := status["metrics"]:
             text += (
                 f", loss {metrics['train_loss']:.3f}, val_acc {metrics['val_acc']:.3f}, "
@@ -99,13 +97,13 @@ class TrainingWatch:
 
     def _name_missing_resources(self) -> str:
         free = ray.available_resources()
-        wanted = self._resources
-        device = "GPU" if wanted.use_gpu else "CPU"
+        wanted = min(self._resources.sizes, default=self._resources.train_workers)
+        device = "GPU" if self._resources.use_gpu else "CPU"
         waited_s = time.monotonic() - self._started_s
         text = f"no train worker has started for {waited_s:.0f} s: "
-        if free.get(device, 0) < wanted.train_workers:
+        if free.get(device, 0) < wanted:
             return (
-                f"{text}{wanted.train_workers} {device}s are wanted, {free.get(device, 0):g} of "
+                f"{text}{wanted} {device}s are wanted, {free.get(device, 0):g} of "
                 f"{ray.cluster_resources().get(device, 0):g} are free"
             )
         return f"{text}the resources are free; the start may be slow, see the logs"

@@ -53,8 +53,9 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
         ``failure``: why training stopped early, in one line; empty when it did not. ``stopped``:
         where training stopped because it was asked to; likewise.
     """
-    run = loop.run
-    rank = ray.train.get_context().get_world_rank()
+    context, run = ray.train.get_context(), loop.run
+    rank, num_workers = context.get_world_rank(), context.get_world_size()
+    loop = replace(loop, resources=replace(loop.resources, train_workers=num_workers))
     run.enter()
     log_to(run.worker_log(rank))
     threading.current_thread().name = f"train rank {rank}"  # in the dashboard's stack traces
@@ -63,6 +64,11 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
     torch.set_num_threads(loop.resources.threads_per_worker)
     fetch_shards([item.entry for item in loop.manifest.items], first=rank * FETCH_THREADS)
     heartbeat = Heartbeat(loop.status, rank)
+    if rank == 0 and loop.status is not None:
+        loop.status.begin.remote(num_workers)
+        if loop.resources.sizes:
+            most = loop.resources.sizes[-1]
+            loop.status.warn.remote(f"training on {num_workers} of {most} workers")
     while True:
         try:
             return _fit_from_last_checkpoint(loop, rank, heartbeat)

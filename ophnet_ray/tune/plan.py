@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from joblib import cpu_count
 
 from ophnet_ray.errors import UserError
+from ophnet_ray.settings import parse_worker_range
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.space import (
     SearchSpace,
@@ -41,9 +42,14 @@ def plan_search(config: TuneConfig) -> SearchPlan:
         UserError: A setting is wrong, or more trials are asked for than this machine holds.
     """
     config.validate()
+    if parse_worker_range(config.training.train_workers).is_elastic:
+        raise UserError(
+            f"--train_workers {config.training.train_workers}: the trials of a search keep their "
+            "number of workers; give one number"
+        )
     space = parse_search_space(config.search.search, config.base())
     num_trials = count_trials(config, space)
-    workers = config.training.train_workers or 1
+    workers = parse_worker_range(config.training.train_workers).most or 1
     config = replace(config, training=replace(config.training, train_workers=workers))
     return SearchPlan(config, space, num_trials, trials_on_this_machine(config, num_trials))
 
@@ -72,7 +78,7 @@ def trials_on_this_machine(config: TuneConfig, num_trials: int) -> int:
         UserError: ``--max_concurrent`` is more than twice that.
     """
     cores = cpu_count()
-    workers = config.training.train_workers or 1
+    workers = parse_worker_range(config.training.train_workers).most or 1
     wanted = config.search.max_concurrent
     maximum = max(2 * max(cores, 2) // workers, 1)
     if wanted is not None and wanted > maximum:

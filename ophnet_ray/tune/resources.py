@@ -12,6 +12,7 @@ from ophnet_ray.distributed.resources import (
     read_cluster_size,
 )
 from ophnet_ray.errors import UserError
+from ophnet_ray.settings import parse_worker_range
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.plan import trials_on_this_machine
 
@@ -54,7 +55,7 @@ def choose_trial_plan(
     base = config.base()
     # refuses a single trial that is too large
     use_gpu = choose_resources(base, cluster).use_gpu
-    workers = config.training.train_workers or 1
+    workers = parse_worker_range(config.training.train_workers).most or 1
     fit = int(cluster.num_cpus / (workers + DRIVER_CPUS))
     if use_gpu:
         fit = min(fit, cluster.num_gpus // workers)

@@ -6,6 +6,7 @@ import pytest
 from ophnet_ray.data.samplers import (
     TrainingSampler,
     ValidationSampler,
+    find_sizes,
     pick_windows,
     plan_training_steps,
 )
@@ -139,3 +140,10 @@ def test_draws_are_uniform_in_plus_minus_one():
     assert -1 <= draws.min() < -0.9
     assert 0.9 < draws.max() <= 1
     assert abs(draws.mean()) < 0.1
+
+
+def test_only_numbers_of_workers_that_share_the_steps_are_taken():
+    """Steps of 4 x 3 windows: 5 workers cannot share them, and 7 to 11 neither."""
+    assert find_sizes(100, 3, range(1, 13), begun_with=4) == (1, 2, 3, 4, 6, 12)
+    with pytest.raises(ValueError, match="each step has 12 windows, which 5 workers cannot"):
+        find_sizes(100, 3, [5], begun_with=4)

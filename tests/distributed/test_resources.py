@@ -51,6 +51,13 @@ def test_what_the_cluster_does_not_have_is_refused_with_numbers(size, settings, 
     assert says in str(refused.value)
 
 
+def test_a_range_of_workers_needs_room_for_the_smallest_number():
+    elastic = choose(cluster(cpus=(2,)), train_workers="2:4")
+    assert (elastic.train_workers, elastic.sizes, elastic.begun_with) == (4, (2, 3, 4), 4)
+    with pytest.raises(UserError, match="--train_workers 3:4: the cluster holds 2"):
+        choose(cluster(cpus=(2,)), train_workers="3:4")
+
+
 def test_on_a_ray_of_its_own_the_workers_share_the_cores():
     own = cluster(is_joined=False, num_cores=4)
     assert choose(own).threads_per_worker == 4

@@ -20,6 +20,7 @@ from tests.reliability import (
     small_files,
     templates,
     video_files,
+    workers,
 )
 from tests.reliability.outcome import Outcome
 
@@ -52,6 +53,9 @@ CASES: dict[str, Case] = {
     "nan_batch": Case(kills.run_nan_batch, 5, is_fuzz=False),
     "sigterm": Case(kills.run_sigterm, 10, is_fuzz=False),
     "sigint": Case(kills.run_sigint, 10, is_fuzz=False),
+    "asleep": Case(workers.run_asleep, 3, is_fuzz=False),
+    "elastic": Case(workers.run_elastic, 3, is_fuzz=False),
+    "failures": Case(workers.run_failures, 1, is_fuzz=False),
     "preemption": Case(kills.run_preemption, 10, is_fuzz=False),
     **{name: Case(partial(same_name.run, name), 5, is_fuzz=False) for name in same_name.SETTINGS},
     **{

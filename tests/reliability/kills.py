@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ import numpy as np
 import psutil
 import torch
 
+from ophnet_ray.distributed.environment import token_path
+from ophnet_ray.distributed.ownership import create_token
 from tests.helpers.paths import ROOT, TRAIN_PY
 from tests.helpers.runs import flags_of, tiny_config
 from tests.helpers.videos import write_color_dataset
@@ -60,31 +62,33 @@ class Place:
 
     def command(self, settings: Mapping[str, Any]) -> list[str]:
         """Return the command of the run."""
-        config = tiny_config(
-            self.data / "segments.csv",
-            self.folder,
-            name="run",
-            max_epochs=EPOCHS,
-            image_size=64,
-            batch_size=1,
-            train_workers=WORKERS,
-            every_n_train_steps=INTERVAL,
-            cache_dir=str(self.data / "cache"),
-            **settings,
-        )
+        defaults = {
+            "name": "run",
+            "max_epochs": EPOCHS,
+            "image_size": 64,
+            "batch_size": 1,
+            "train_workers": WORKERS,
+            "every_n_train_steps": INTERVAL,
+            "cache_dir": str(self.data / "cache"),
+        }
+        csv_path = self.data / "segments.csv"
+        config = tiny_config(csv_path, self.folder, **(defaults | settings))
         return [sys.executable, str(TRAIN_PY), *flags_of(config)]
+
+    def environment(self, faults: Sequence[Fault]) -> dict[str, str]:
+        """Return the environment of the workers: on a cluster, that of its nodes."""
+        self.ledger.mkdir(parents=True, exist_ok=True)
+        return os.environ | {
+            "PYTHONPATH": f"{ROOT}:{Path(__file__).parent / 'fault_site'}",
+            "OPHNET_LEDGER": str(self.ledger),
+            "OPHNET_FAULT": json.dumps(faults),
+        }
 
     def start(
         self, *faults: Fault, address: str = "local", **settings: Any
     ) -> subprocess.Popen[str]:
         """Start the run on a Ray of its own, or on the cluster at an address."""
-        self.ledger.mkdir(parents=True, exist_ok=True)
-        env = os.environ | {
-            "RAY_ADDRESS": address,
-            "PYTHONPATH": f"{ROOT}:{Path(__file__).parent / 'fault_site'}",
-            "OPHNET_LEDGER": str(self.ledger),
-            "OPHNET_FAULT": json.dumps(faults),
-        }
+        env = self.environment(faults) | {"RAY_ADDRESS": address}
         return subprocess.Popen(
             self.command(settings),
             env=env,
@@ -109,34 +113,36 @@ class Place:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the weights after the last epoch."""
-        path = self.checkpoints / f"epoch={EPOCHS - 1:04d}" / "checkpoint.ckpt"
+        path = max(self.checkpoints.glob("epoch=*")) / "checkpoint.ckpt"
         state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
         return state
 
 
 def run_kill_worker(n: int, seed: int, folder: Path) -> Outcome:
     """Kill -9 a train worker at a step; Ray Train starts the workers again."""
-    return _run(n, seed, folder, "kill_worker", _kill_worker)
+    return run_struck(n, seed, folder, "kill_worker", _kill_worker)
 
 
 def run_kill_driver(n: int, seed: int, folder: Path) -> Outcome:
     """Kill -9 the driver at a step; the same command is given again."""
-    return _run(n, seed, folder, "kill_driver", _strike_driver(signal.SIGKILL, -signal.SIGKILL))
+    return run_struck(
+        n, seed, folder, "kill_driver", _strike_driver(signal.SIGKILL, -signal.SIGKILL)
+    )
 
 
 def run_sigterm(n: int, seed: int, folder: Path) -> Outcome:
     """Send SIGTERM at a step: exit code 143 and a checkpoint; the same command is given again."""
-    return _run(n, seed, folder, "sigterm", _strike_driver(signal.SIGTERM, 143))
+    return run_struck(n, seed, folder, "sigterm", _strike_driver(signal.SIGTERM, 143))
 
 
 def run_sigint(n: int, seed: int, folder: Path) -> Outcome:
     """Press Ctrl-C at a step: exit code 130 and a checkpoint; the same command is given again."""
-    return _run(n, seed, folder, "sigint", _strike_driver(signal.SIGINT, 130))
+    return run_struck(n, seed, folder, "sigint", _strike_driver(signal.SIGINT, 130))
 
 
 def run_nan(n: int, seed: int, folder: Path) -> Outcome:
     """Set the weights of a worker to NaN at a step, once; ``--on_nan rollback`` goes back."""
-    return _run(n, seed, folder, "nan", _set_nan)
+    return run_struck(n, seed, folder, "nan", _set_nan)
 
 
 def _set_nan(place: Place, rank: int, step: int) -> None:
@@ -150,7 +156,7 @@ def run_nan_batch(n: int, seed: int, folder: Path) -> Outcome:
 
     The steps that ``--on_nan rollback`` leaves out, and the weights, are those without the kill.
     """
-    outcome = Outcome("nan_batch")
+    outcome = Outcome()
     data = folder / "data"
     write_color_dataset(data)
     for number in range(n):
@@ -163,7 +169,7 @@ def run_nan_batch(n: int, seed: int, folder: Path) -> Outcome:
         whole, place = (Place(folder / f"{number}-{name}", data) for name in ("whole", "killed"))
         finish(whole.start(broken, on_nan="rollback"))
         wanted, windows = whole.weights(), windows_by_epoch(whole.read_ledger())
-        with _judged(outcome, place, (broken, kill)):
+        with judged(outcome, place, (broken, kill)):
             finish(place.start(kill, broken, on_nan="rollback"))
             assert (place.ledger / "struck").exists(), "the fault did not happen"
             for name in ("rollbacks", "skipped_steps"):
@@ -173,7 +179,8 @@ def run_nan_batch(n: int, seed: int, folder: Path) -> Outcome:
     return outcome
 
 
-def _run(n: int, seed: int, folder: Path, name: str, attempt: Any) -> Outcome:
+def run_struck(n: int, seed: int, folder: Path, name: str, attempt: Any) -> Outcome:
+    """Let ``attempt(place, rank, step)`` strike runs at random steps; compare with a whole run."""
     outcome = Outcome()
     data = folder / "data"
     write_color_dataset(data)
@@ -185,14 +192,14 @@ def _run(n: int, seed: int, folder: Path, name: str, attempt: Any) -> Outcome:
         place = Place(folder / str(number), data)
         # not in the last epoch, which a run may as well end when it is asked to stop
         rank, step = rng.randrange(WORKERS), rng.randrange(1, (EPOCHS - 1) * STEPS)
-        with _judged(outcome, place, (rank, step)):
+        with judged(outcome, place, (rank, step)):
             attempt(place, rank, step)
             judge(place, wanted, windows)
     return outcome
 
 
 @contextmanager
-def _judged(outcome: Outcome, place: Place, example: object) -> Iterator[None]:
+def judged(outcome: Outcome, place: Place, example: object) -> Iterator[None]:
     """Count a run, with its cost, or the assertion that does not hold."""
     try:
         yield
@@ -201,8 +208,8 @@ def _judged(outcome: Outcome, place: Place, example: object) -> Iterator[None]:
     else:
         redone, seconds = cost_of(place.read_ledger())
         outcome.add(f"{redone} steps redone")
-        outcome.samples.setdefault("recovery_s", []).append(seconds)
-        outcome.samples.setdefault("steps_redone", []).append(redone)
+        outcome.sample("recovery_s", seconds)
+        outcome.sample("steps_redone", redone)
 
 
 def _kill_worker(place: Place, rank: int, step: int) -> None:
@@ -222,7 +229,7 @@ def _strike_driver(number: signal.Signals, exit_code: int) -> Any:
         )
         below = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
-        heard = _read_until(process, "training writes a checkpoint") if is_request else ""
+        heard = read_until(process, "training writes a checkpoint") if is_request else ""
         (place.ledger / "go on").touch()
         text, _ = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == exit_code, f"exit code {process.returncode}\n{heard}{text}"
@@ -233,7 +240,7 @@ def _strike_driver(number: signal.Signals, exit_code: int) -> Any:
     return attempt
 
 
-def _read_until(process: subprocess.Popen[str], words: str) -> str:
+def read_until(process: subprocess.Popen[str], words: str) -> str:
     """Return what a process prints up to a line with these words."""
     lines = []
     for line in process.stdout:
@@ -270,8 +277,16 @@ def judge(
 
 
 def windows_by_epoch(ledger: list[dict[str, Any]]) -> dict[int, Counter[str]]:
-    """Count the windows of each epoch; of a step that was repeated, the last time."""
-    last = {(line["epoch"], line["rank"], line["step"]): line["windows"] for line in ledger}
+    """Count the windows of each epoch; of a step that was repeated, the last time.
+
+    An epoch that another number of workers has begun anew is theirs alone.
+    """
+    workers = {line["epoch"]: line["workers"] for line in ledger}
+    last = {
+        (line["epoch"], line["rank"], line["step"]): line["windows"]
+        for line in ledger
+        if line["workers"] == workers[line["epoch"]]
+    }
     counts: dict[int, Counter[str]] = {}
     for (epoch, _, _), windows in last.items():
         counts.setdefault(epoch, Counter()).update(map(str, windows))
@@ -291,33 +306,56 @@ def run_preemption(n: int, seed: int, folder: Path) -> Outcome:
 
     The cluster has a head and two nodes; two workers fit on either.
     """
-    return _run(n, seed, folder, "preemption", _preempt)
+    return run_struck(n, seed, folder, "preemption", _preempt)
 
 
 def _preempt(place: Place, rank: int, step: int) -> None:
+    fault = {"what": "wait", "rank": rank, "step": step}
+    with closed_cluster(place.environment([fault]), num_cpus=3) as (cluster, nodes):
+        process = place.start(address=cluster.address)
+        try:
+            wait_until(
+                lambda: process.poll() is not None or (place.ledger / "struck").exists(),
+                "the step is reached",
+                timeout_s=TIMEOUT_S,
+            )
+            assert process.poll() is None, f"the run ended\n{process.communicate()[0]}"
+            pid = int(next(place.ledger.glob(f"{rank}.*.jsonl")).name.split(".")[1])
+            node = next(each for each in nodes if is_below(pid, each))
+            drain(cluster.address, node.node_id)
+            (place.ledger / "go on").touch()
+            unfinished = place.checkpoints / "unfinished"
+            wait_until(
+                lambda: process.poll() is not None or list(unfinished.glob("epoch=*")),
+                "a checkpoint is written at the notice",
+                timeout_s=30,
+            )
+            cluster.remove_node(node, allow_graceful=False)
+            finish(process)
+        finally:
+            process.kill()  # unless it has ended
+
+
+@contextmanager
+def closed_cluster(
+    environment: Mapping[str, str], num_cpus: int
+) -> Iterator[tuple[Any, list[Any]]]:
+    """Start a cluster of a head and two nodes that opens to the token of this user alone.
+
+    Args:
+        environment: Of the processes of its nodes.
+        num_cpus: CPUs of each node.
+    """
+    # Ray reads the mode when it is imported; nodes inherit the environment of this process
+    os.environ |= {**environment, "RAY_AUTH_MODE": "token"}
+    create_token(token_path())
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     try:
-        nodes = [cluster.add_node(num_cpus=3) for _ in range(2)]
-        process = place.start({"what": "wait", "rank": rank, "step": step}, address=cluster.address)
-        wait_until(
-            lambda: process.poll() is not None or (place.ledger / "struck").exists(),
-            "the step is reached",
-            timeout_s=TIMEOUT_S,
-        )
-        pid = int(next(place.ledger.glob(f"{rank}.*.jsonl")).name.split(".")[1])
-        node = next(each for each in nodes if is_below(pid, each))
-        drain(cluster.address, node.node_id)
-        (place.ledger / "go on").touch()
-        unfinished = place.checkpoints / "unfinished"
-        wait_until(
-            lambda: process.poll() is not None or list(unfinished.glob("epoch=*")),
-            "a checkpoint is written at the notice",
-            timeout_s=30,
-        )
-        cluster.remove_node(node, allow_graceful=False)
-        finish(process)
+        yield cluster, [cluster.add_node(num_cpus=num_cpus) for _ in range(2)]
     finally:
         cluster.shutdown()
 

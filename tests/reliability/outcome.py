@@ -50,6 +50,10 @@ class Outcome:
         self.counts[f"FAILED: {kind}"] += 1
         self.failures.setdefault(kind, repr(example)[:MAX_EXAMPLE_CHARS])
 
+    def sample(self, name: str, value: float) -> None:
+        """Keep a figure of a run."""
+        self.samples.setdefault(name, []).append(value)
+
     def quantiles(self) -> dict[str, tuple[float, float]]:
         """Return median and 95th percentile of each sample."""
         return {

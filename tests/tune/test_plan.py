@@ -117,3 +117,8 @@ def test_cores_that_the_process_may_not_use_do_not_count():
         assert trials_on_this_machine(TuneConfig(), num_trials=8) == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+def test_a_range_of_train_workers_is_refused():
+    with pytest.raises(UserError, match="--train_workers 1:2: the trials of a search keep their"):
+        plan_search(TuneConfig().replace_flat(train_workers="1:2"))

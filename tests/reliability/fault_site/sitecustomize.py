@@ -5,7 +5,8 @@ the root of the repository.
 the windows of its batch. ``OPHNET_FAULT`` is a JSON list: ``what`` happens to ``rank`` before its
 step number ``step`` (counted over epochs, from 0), when it comes there for the first time, or the
 ``visit``-th; ``nan_batch`` each time. With ``slow``, every step of all workers takes ``seconds``
-more. With ``OPHNET_NO_FLOCK``, no file can be locked. Python runs this module when a process starts.
+more. With ``OPHNET_NO_FLOCK``, no file can be locked. Python runs this module when a process
+starts.
 """
 
 import errno
