@@ -17,8 +17,9 @@ from pyarrow import fs
 from ophnet_ray.errors import one_line
 from ophnet_ray.storage.paths import bucket_path, options_of, plain_uri
 
-ATTEMPTS = 6
-"""Attempts per request, with growing pauses: about 15 seconds in all."""
+ATTEMPTS = 8
+"""Attempts per request, with growing random pauses: half a minute in all, rarely less than ten
+seconds."""
 CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S = 5.0, 60.0
 PROBE_ATTEMPTS, PROBE_TIMEOUT_S = 2, 5.0
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
