@@ -97,7 +97,11 @@ def test_kuberay_takes_the_job_and_runs_it_again():
         assert chosen.items() <= pod["metadata"]["labels"].items()
         names = {volume["name"] for volume in pod["spec"].get("volumes", [])}
         for container in pod["spec"]["containers"]:
-            assert {mount["name"] for mount in container.get("volumeMounts", [])} <= names
+            mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+            assert set(mounts.values()) <= names
+            # whoever gets in can change no program; what Ray and numba write goes to empty folders
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert {"/tmp", "/home/ray"} <= mounts.keys()
     assert policy["apiVersion"] == "networking.k8s.io/v1"
     assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
     # no rule lets everybody in
