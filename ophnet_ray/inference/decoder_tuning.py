@@ -28,6 +28,8 @@ from ophnet_ray.models.dynamics import PhaseDynamics
 CHOSEN_BY = ("frame_accuracy", "macro_f1_present")
 """Scores whose mean decides."""
 EVIDENCE_SCALES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
+_LABELLED = 1
+"""Row of the labels in the counts of ``_count``."""
 _PRIORS: tuple[Prior, ...] = ("none", "segments", "frames")
 
 
@@ -143,8 +145,12 @@ def tune_decoder(
         cases[video.case_id].append(
             np.stack([_count(video.truth, labels, len(dynamics.first)) for labels in decoded])
         )
-    # of each candidate, the counts (3, K) of each case
-    counts = np.stack([np.sum(rows, axis=0) for rows in cases.values()], axis=1)
+    # of each candidate, the counts (3, K) of each case; a case without truth says nothing
+    by_case = [np.sum(rows, axis=0) for rows in cases.values()]
+    by_case = [counts for counts in by_case if counts[0, _LABELLED].any()]
+    if not by_case:
+        return TunedDecoder(NO_SMOOTHING, None)
+    counts = np.stack(by_case, axis=1)
     best = int(_score_rows(counts.sum(axis=1).astype(np.float64)).argmax())
     return TunedDecoder(candidates[best], estimate_gain_of_rows(list(counts), 0, _score_rows))
 

@@ -54,11 +54,12 @@ def decode(
         Labels (N,).
     """
     evidence = _evidence(log_probs, decoder, dynamics)
-    ahead = len(evidence) if look_ahead_s is None else round(look_ahead_s * frame_rate)
+    ahead = count_ahead(look_ahead_s, frame_rate, len(evidence))
     if decoder.method == "median":
         return median_labels(evidence, dynamics.median_dwell_s * frame_rate / 2, ahead)
     if decoder.method == "none":
-        return np.asarray(fill_gaps(evidence).argmax(axis=1), dtype=np.int64)
+        filled = fill_gaps(evidence, sees_all=ahead >= len(evidence))
+        return np.asarray(filled.argmax(axis=1), dtype=np.int64)
     step = np.nan_to_num(evidence) * (decoder.evidence_scale / frame_rate)
     return _find_segments(step, decoder, dynamics, frame_rate, min(ahead, len(step)))
 
@@ -133,11 +134,12 @@ def median_labels(evidence: NDArray[np.floating], width: float, ahead: int) -> N
             a median over the past sees a new phase late.
         ahead: Frame times after each one that it may depend on.
     """
+    filled = fill_gaps(evidence, sees_all=ahead >= len(evidence))
     half = max(round(width) // 2, 1)
     if ahead < half:
         half = max(round(width / 2) // 2, 1, ahead)
     ahead = min(ahead, half)
-    padded = np.pad(fill_gaps(evidence), ((2 * half - ahead, ahead), (0, 0)), mode="edge")
+    padded = np.pad(filled, ((2 * half - ahead, ahead), (0, 0)), mode="edge")
     medians = [
         np.median(np.lib.stride_tricks.sliding_window_view(column, 2 * half + 1), axis=1)
         for column in padded.T
@@ -145,11 +147,24 @@ def median_labels(evidence: NDArray[np.floating], width: float, ahead: int) -> N
     return np.asarray(np.stack(medians, axis=1).argmax(axis=1), dtype=np.int64)
 
 
-def fill_gaps(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Replace rows of NaN by the row before; at the start, by equal values."""
+def count_ahead(look_ahead_s: float | None, frame_rate: float, num_times: int) -> int:
+    """Count the frame times within a look-ahead; without a limit, all."""
+    if look_ahead_s is None:
+        return num_times
+    # a time just beyond the look-ahead is not within it, whatever the rounding of the product
+    return int(min(look_ahead_s * frame_rate + 1e-6, num_times))
+
+
+def fill_gaps(values: NDArray[np.floating], *, sees_all: bool) -> NDArray[np.floating]:
+    """Replace rows of NaN by the row before.
+
+    At the start, take the first known row if each row may depend on all others, else equal values.
+    """
     known = ~np.isnan(values[:, 0])
-    last = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
-    return np.where(last[:, None] >= 0, values[last], np.zeros_like(values[0]))
+    source = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
+    if sees_all and known.any():
+        source = np.where(source < 0, known.argmax(), source)
+    return np.where(source[:, None] >= 0, values[source], np.zeros_like(values[0]))
 
 
 def _extend_paths(

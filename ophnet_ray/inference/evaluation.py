@@ -10,6 +10,7 @@ from ophnet_ray import __version__
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.video.index import frames_between
 from ophnet_ray.errors import UserError
+from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.annotated_videos import (
     AnnotatedVideo,
     group_by_video,
@@ -31,7 +32,11 @@ from ophnet_ray.inference.predictions import (
 )
 from ophnet_ray.inference.predictor import PredictVideos, build_job, frame_times
 from ophnet_ray.inference.smoothing import SMOOTHERS, Smooth, Smoothing
-from ophnet_ray.inference.split_choice import choose_split, warn_of_seen_cases
+from ophnet_ray.inference.split_choice import (
+    choose_split,
+    warn_of_choosing_cases,
+    warn_of_seen_cases,
+)
 from ophnet_ray.inference.split_evaluation import NO_FRAME_TIME, SplitEvaluation
 from ophnet_ray.inference.trained_model import choose_smoothing
 from ophnet_ray.metrics.score_card import ScoreCard
@@ -105,11 +110,13 @@ def evaluate(
         UserError: The checkpoint, the predictions or the annotations are wrong.
     """
     payload = read_payload(request.checkpoint)
-    smooth = request.smooth or choose_smoothing(payload)
-    smoothings = _list_smoothings(payload, smooth, request)
+    smoothings = _list_smoothings(payload, request)
+    smooth = _choose_scored(payload, request, smoothings["none"].look_ahead_s)
     chosen = choose_split(segments, request.split, payload)
     videos = group_by_video(chosen.segments, payload.phases)
     warnings = warn_of_seen_cases(chosen, payload)
+    if smooth != "none" and request.smooth in (None, "tuned"):
+        warnings += warn_of_choosing_cases(chosen, payload)
     if request.keep_choice:
         check_replaceable(Path(request.checkpoint))
     if request.predictions is None:
@@ -132,7 +139,8 @@ def evaluate(
             CHOSEN_BY,
             tuned.kept.decoder,
             smoothings["none"].look_ahead_s,
-            tuned.gain.to_dict() if tuned.gain and tuned.kept != NO_SMOOTHING else None,
+            case_hashes=tuple(sorted({hash_case(video.case_id) for video in videos})),
+            gain=tuned.gain.to_dict() if tuned.gain and tuned.kept != NO_SMOOTHING else None,
         )
         cases_by_phase = payload.training.cases_by_phase
         card = build_score_card(result.scores[smooth], chosen.split, info.phases, cases_by_phase)
@@ -151,7 +159,15 @@ def evaluate(
             "videos_without_prediction": missing,
         }
         write_atomically(folder.scores, json.dumps(content, indent=1).encode())
-        report = _build_report(request, card, result.timelines(smooth), payload, notes, missing)
+        report = _build_report(
+            request,
+            card,
+            result.timelines(smooth),
+            payload,
+            smooth=smooth,
+            notes=notes,
+            missing=missing,
+        )
         write_model_report(folder.report, report)
     if request.keep_choice:
         write_smoothing_choice(request.checkpoint, choice)
@@ -159,21 +175,38 @@ def evaluate(
 
 
 def _list_smoothings(
-    payload: CheckpointPayload, smooth: Smooth, request: EvaluationRequest
+    payload: CheckpointPayload, request: EvaluationRequest
 ) -> dict[Smooth, Smoothing]:
-    """List the kinds of smoothing that the checkpoint allows, ``none`` first.
-
-    Raises:
-        UserError: The wanted one is not among them.
-    """
+    """List the kinds of smoothing that the checkpoint allows, ``none`` first."""
     given = request.predictions
     causal = request.causal if given is None else read_info(given).causal
     look_ahead_s = request.look_ahead_s if causal else None
-    smoothings = {smooth: Smoothing.of_checkpoint(payload, smooth, look_ahead_s)}
-    for other in SMOOTHERS:
-        with suppress(UserError):  # it is not wanted
-            smoothings[other] = Smoothing.of_checkpoint(payload, other, look_ahead_s)
-    return {name: smoothings[name] for name in SMOOTHERS if name in smoothings}
+    smoothings: dict[Smooth, Smoothing] = {}
+    for smooth in SMOOTHERS:
+        with suppress(UserError):  # raised again if it is wanted
+            smoothings[smooth] = Smoothing.of_checkpoint(
+                payload, smooth, look_ahead_s, is_asked_for=True
+            )
+    return smoothings
+
+
+def _choose_scored(
+    payload: CheckpointPayload, request: EvaluationRequest, look_ahead_s: float | None
+) -> Smooth:
+    """Return the smoothing to score: the one asked for, else the one that is kept.
+
+    A kept one that does not fit is replaced by ``none`` where another is about to be chosen.
+
+    Raises:
+        UserError: The checkpoint does not hold what it needs.
+    """
+    is_asked_for = request.smooth is not None
+    smooth = request.smooth or choose_smoothing(payload)
+    kept = payload.smoothing
+    if request.keep_choice and not is_asked_for and kept and not kept.fits(look_ahead_s):
+        return "none"
+    Smoothing.of_checkpoint(payload, smooth, look_ahead_s, is_asked_for=is_asked_for)
+    return smooth
 
 
 def _check_frame_rate(segments: Sequence[Segment], frame_rate: float) -> None:
@@ -219,10 +252,11 @@ def _build_report(
     card: ScoreCard,
     timelines: Sequence[VideoTimeline],
     payload: CheckpointPayload,
+    *,
+    smooth: Smooth,
     notes: Sequence[str],
     missing: Mapping[str, str],
 ) -> ModelReport:
-    smooth = request.smooth or choose_smoothing(payload)
     return ModelReport(
         title=f"Evaluation of {Path(request.checkpoint).name}",
         subtitle=f"{card.split} split of {request.source}, smoothing: {smooth}",

@@ -153,6 +153,7 @@ def predict_into(
         payload,
         request.smooth or choose_smoothing(payload),
         request.look_ahead_s if request.causal else None,
+        is_asked_for=request.smooth is not None,
     )
     if request.template is not None:
         _check_template(request.template, request)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.errors import UserError
-from ophnet_ray.inference.decoding import MIN_PROBABILITY, decode, median_labels
+from ophnet_ray.inference.decoding import MIN_PROBABILITY, count_ahead, decode, median_labels
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction
 from ophnet_ray.models.decoder import Decoder
 from ophnet_ray.models.dynamics import PhaseDynamics
@@ -46,31 +46,43 @@ class Smoothing:
 
     @classmethod
     def of_checkpoint(
-        cls, payload: "CheckpointPayload", smooth: Smooth, look_ahead_s: float | None
+        cls,
+        payload: "CheckpointPayload",
+        smooth: Smooth,
+        look_ahead_s: float | None,
+        *,
+        is_asked_for: bool,
     ) -> Self:
         """Take what a smoothing needs out of a checkpoint.
+
+        Args:
+            payload: Of the checkpoint.
+            smooth: Kind.
+            look_ahead_s: Seconds after each time that its label may depend on.
+            is_asked_for: The user names it. Else it is the checkpoint's choice, which holds for the
+                look-ahead that it was made with.
 
         Raises:
             UserError: The checkpoint does not hold it.
         """
         dynamics, decoder = payload.training.dynamics, None
+        choice = payload.smoothing
         if smooth != "none":
             dynamics = require_dynamics(smooth, dynamics)
         if smooth == "tuned":
-            choice = payload.smoothing
             if choice is None or choice.decoder is None:
                 raise UserError(
                     "--smooth tuned: this checkpoint keeps no tuned decoder; "
                     "`evaluate --keep_choice` on validation cases chooses one"
                 )
-            if choice.look_ahead_s != look_ahead_s:
-                raise UserError(
-                    "the decoder of this checkpoint was tuned with "
-                    f"{_format_look_ahead(choice.look_ahead_s)}, not with "
-                    f"{_format_look_ahead(look_ahead_s)}; evaluate with the same --causal and "
-                    "--look_ahead_s and --keep_choice, or use --smooth none"
-                )
             decoder = choice.decoder
+        if choice and (smooth == "tuned" or not is_asked_for) and not choice.fits(look_ahead_s):
+            raise UserError(
+                f"the smoothing {smooth} of this checkpoint was chosen with "
+                f"{_format_look_ahead(choice.look_ahead_s)}, not with "
+                f"{_format_look_ahead(look_ahead_s)}; evaluate with the same --causal and "
+                "--look_ahead_s and --keep_choice, or use --smooth none"
+            )
         return cls(smooth=smooth, dynamics=dynamics, decoder=decoder, look_ahead_s=look_ahead_s)
 
     def decode(self, prediction: VideoPrediction, info: PredictionInfo) -> NDArray[np.int64]:
@@ -127,7 +139,7 @@ def smooth_labels(
     Returns:
         Labels (N,).
     """
-    ahead = len(probabilities) if look_ahead_s is None else round(look_ahead_s * frame_rate)
+    ahead = count_ahead(look_ahead_s, frame_rate, len(probabilities))
     if smooth == "median":
         return median_labels(probabilities, dynamics.median_dwell_s * frame_rate / 2, ahead)
     known = ~np.isnan(probabilities)

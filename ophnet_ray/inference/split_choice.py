@@ -84,6 +84,20 @@ def warn_of_seen_cases(choice: SplitChoice, payload: CheckpointPayload) -> tuple
     return (warning,)
 
 
+def warn_of_choosing_cases(choice: SplitChoice, payload: CheckpointPayload) -> tuple[str, ...]:
+    """Return a warning if rows to score are of cases that chose the checkpoint's smoothing."""
+    kept = payload.smoothing
+    cases = {segment.case_id for segment in choice.segments}
+    chose = sum(hash_case(case_id) in kept.case_hashes for case_id in cases) if kept else 0
+    if kept is None or not chose:
+        return ()
+    warning = (
+        f"{chose} of {count_cases(len(cases))} chose the smoothing {kept.smooth}: their scores "
+        "with it say too much; its gain on cases that did not choose is kept in the checkpoint"
+    )
+    return (warning,)
+
+
 def _find_side(segment: Segment, sides: Mapping[str, str], payload: CheckpointPayload) -> str:
     """Return the split of a row's case, by the pseudonyms of the cases; empty for another case.
 

@@ -35,8 +35,9 @@ class PhaseDynamics:
     median_dwell_s: float
     """Median seconds over all visits."""
     dwell_quantiles_s: NDArray[np.float64] | None = None
-    """Seconds of a visit to each phase at each quantile of ``MIN_DURATIONS``, (K, quantiles); of
-    all visits for a phase with fewer than ``MIN_VISITS``. None in checkpoints that are older."""
+    """Seconds of a visit to each phase at each quantile of ``MIN_DURATIONS``, (K, quantiles). Of a
+    phase with fewer than ``MIN_VISITS``: of all visits, and at most its own shortest one. None in
+    checkpoints that are older."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -143,10 +144,12 @@ def learn_dynamics(
             changes[before, after] += 1
     dwell_s = np.asarray([np.mean(lengths) if lengths else 0.0 for lengths in seconds])
     lengths_s = np.concatenate(seconds)
-    quantiles_s = np.stack(
-        [
-            np.quantile(lengths if len(lengths) >= MIN_VISITS else lengths_s, MIN_DURATIONS)
-            for lengths in seconds
-        ]
-    )
+    quantiles_s = np.stack([_shortest_visits(lengths, lengths_s) for lengths in seconds])
     return PhaseDynamics(first, changes, dwell_s, float(np.median(lengths_s)), quantiles_s)
+
+
+def _shortest_visits(own: list[float], every: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the seconds of a visit to a phase at each quantile of ``MIN_DURATIONS``."""
+    if len(own) >= MIN_VISITS:
+        return np.quantile(own, MIN_DURATIONS)
+    return np.minimum(np.quantile(every, MIN_DURATIONS), min(own, default=np.inf))

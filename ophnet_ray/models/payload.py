@@ -164,7 +164,12 @@ class SmoothingChoice:
     decoder: Decoder | None = None
     """Settings of the smoothing ``tuned``; None for the others."""
     look_ahead_s: float | None = None
-    """Seconds after each time that the decoder was tuned with; None: the whole video."""
+    """Seconds after each time that a label depended on when it was chosen; None: the whole
+    video."""
+    knows_look_ahead: bool = True
+    """False in the choices of earlier versions, which do not say it."""
+    case_hashes: tuple[str, ...] = ()
+    """Pseudonyms of the cases that chose it: scores on them say too much of it."""
     gain: Mapping[str, float] | None = None
     """Gain over no smoothing in the mean of ``by`` on cases that did not choose, with the ends of
     its 95 % interval: ``value``, ``low``, ``high``. None where it is not known."""
@@ -179,6 +184,8 @@ class SmoothingChoice:
             tuple(values["by"]),
             None if decoder is None else Decoder.from_dict(decoder),
             values.get("look_ahead_s"),
+            "look_ahead_s" in values,
+            tuple(values.get("case_hashes", ())),
             None if gain is None else dict(gain),
         )
 
@@ -189,11 +196,21 @@ class SmoothingChoice:
             "chosen_on": self.chosen_on,
             "by": list(self.by),
         }
+        if self.knows_look_ahead:
+            values["look_ahead_s"] = self.look_ahead_s
+        if self.case_hashes:
+            values["case_hashes"] = list(self.case_hashes)
         if self.decoder is not None:
-            values |= {"decoder": self.decoder.to_dict(), "look_ahead_s": self.look_ahead_s}
+            values["decoder"] = self.decoder.to_dict()
         if self.gain is not None:
             values["gain"] = dict(self.gain)
         return values
+
+    def fits(self, look_ahead_s: float | None) -> bool:
+        """Return True if it holds for labels with this look-ahead."""
+        if self.smooth == "none" or not self.knows_look_ahead:
+            return True
+        return self.look_ahead_s == look_ahead_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,7 @@
 """The choice of a decoder by case: it gains where errors flicker, else smoothing stays off."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,26 @@ def test_where_errors_come_in_bursts_a_path_is_chosen_and_its_gain_is_shown():
     assert tuned.best.decoder.method == "viterbi"
     assert tuned.gain.value > 0.1
     assert "cases that did not choose" in str(tuned)
+
+
+def test_a_decoder_that_gains_in_a_single_case_is_not_kept():
+    split = [*draw_split(1, accuracy=0.6, burst_s=3), *draw_split(4, accuracy=1.0)]
+    named = [replace(video, case_id=str(i)) for i, video in enumerate(split)]
+    tuned = tune_decoder(named, DYNAMICS, 1.0)
+    assert tuned.best != NO_SMOOTHING
+    assert tuned.gain.interval.low <= 0
+    assert tuned.kept == NO_SMOOTHING
+
+
+def test_cases_without_annotated_frames_make_no_choice_surer():
+    split = draw_split(4, accuracy=0.8, burst_s=6)
+    empty = [
+        replace(video, case_id=f"empty {i}", truth=np.full(150, -1))
+        for i in range(20)
+        for video in split[:1]
+    ]
+    alone, among = (tune_decoder(videos, DYNAMICS, 1.0) for videos in (split, [*split, *empty]))
+    assert alone == among
 
 
 def test_nothing_is_smoothed_where_nothing_can_be_gained():

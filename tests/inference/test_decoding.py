@@ -77,13 +77,13 @@ def decode_each(probabilities, look_ahead_s, frame_rate=2.0):
     return zip(candidates, labels, strict=True)
 
 
-@pytest.mark.parametrize("look_ahead_s", [0, 0.5, 5])
+@pytest.mark.parametrize("look_ahead_s", [0, 0.3, 0.5, 0.9, 5])
 def test_what_comes_after_the_look_ahead_changes_no_label_of_any_decoder(look_ahead_s):
     one, other = (np.exp(draw_log_probs(80, seed)).astype(np.float32) for seed in (0, 1))
     for changed_from in (1, 23, 79):
         changed = one.copy()
         changed[changed_from:] = other[changed_from:]
-        settled = max(changed_from - round(look_ahead_s * 2.0), 0)
+        settled = max(changed_from - int(look_ahead_s * 2.0), 0)
         pairs = zip(decode_each(one, look_ahead_s), decode_each(changed, look_ahead_s), strict=True)
         for (candidate, before), (_, after) in pairs:
             assert before[:settled].tolist() == after[:settled].tolist(), str(candidate)
@@ -104,6 +104,16 @@ def test_a_time_without_a_prediction_takes_its_label_from_its_neighbours():
     for method in ("viterbi", "median"):
         labels = decode(log_probs, Decoder(method=method), DYNAMICS, 1.0)
         assert labels[1:].tolist() == [1] * 29
+
+
+def test_a_start_without_predictions_takes_the_first_one_if_the_whole_video_is_in_sight():
+    log_probs = np.log(np.full((30, 3), 0.1))
+    log_probs[:, 2] = np.log(0.8)
+    log_probs[:4] = np.nan
+    for method in ("none", "median"):
+        decoder = Decoder(method=method, prior="frames")
+        assert decode(log_probs, decoder, DYNAMICS, 1.0).tolist() == [2] * 30
+        assert decode(log_probs, decoder, DYNAMICS, 1.0, look_ahead_s=2.0)[5:].tolist() == [2] * 25
 
 
 def test_a_segment_lasts_its_minimum_except_at_the_ends_of_the_video():

@@ -130,12 +130,46 @@ def test_a_decoder_is_used_with_the_look_ahead_that_it_was_tuned_with(own, cases
     info = read_info(folder.predictions)
     assert (summary.smooth, info.causal, info.look_ahead_s) == ("tuned", True, 1.0)
     for flags in ({}, {"causal": True}):
-        with pytest.raises(UserError, match=r"tuned with a look-ahead of 1 s, not with .*none"):
+        with pytest.raises(UserError, match=r"chosen with a look-ahead of 1 s, not with .*none"):
             predict(own, cases, tmp_path, **flags)
     causal = write_flicker(tmp_path / "p.parquet", cases, causal=True)
     content, _ = evaluate(own, cases, tmp_path, causal, smooth="tuned", look_ahead_s=1.0)
     assert content["look_ahead_s"] == 1.0
     assert "tuned" in content["smoothing_scores"]
+
+
+def test_a_choice_made_on_whole_videos_is_not_used_live_unless_it_is_asked_for(
+    own, cases, tmp_path
+):
+    """A median that looks back alone scores below no smoothing where one that looks ahead gains."""
+    write_smoothing_choice(own, SmoothingChoice("median", "val", ()))
+    assert predict(own, cases, tmp_path)[0].smooth == "median"
+    with pytest.raises(UserError, match="chosen with the whole video in view, not with a look-ah"):
+        predict(own, cases, tmp_path, causal=True)
+    assert predict(own, cases, tmp_path, causal=True, smooth="median")[0].smooth == "median"
+
+
+def test_a_kept_decoder_is_chosen_again_for_another_look_ahead(own, cases, tmp_path):
+    keep(own)
+    causal = write_flicker(tmp_path / "p.parquet", cases, causal=True)
+    with pytest.raises(UserError, match="and --keep_choice, or use --smooth none"):
+        evaluate(own, cases, tmp_path, causal, look_ahead_s=1.0)
+    content, _ = evaluate(own, cases, tmp_path, causal, look_ahead_s=1.0, keep_choice=True)
+    assert content["smooth"] == "none"
+    assert read_payload(own).smoothing.look_ahead_s == 1.0
+
+
+def test_scores_on_the_cases_that_chose_the_smoothing_are_named_as_such(
+    own, cases, tmp_path, capsys
+):
+    path = write_flicker(tmp_path / "p.parquet", cases)
+    evaluate(own, cases, tmp_path, path, keep_choice=True)
+    assert "chose the smoothing" not in capsys.readouterr().err
+    content, _ = evaluate(own, cases, tmp_path, path)
+    (note,) = [note for note in content["notes"] if "chose the smoothing" in note]
+    assert note.startswith("6 of 6 cases chose the smoothing")
+    content, _ = evaluate(own, cases, tmp_path, path, smooth="none")
+    assert not [note for note in content["notes"] if "chose the smoothing" in note]
 
 
 def test_without_a_kept_decoder_there_is_no_tuned_smoothing(own, cases, tmp_path):
@@ -144,7 +178,8 @@ def test_without_a_kept_decoder_there_is_no_tuned_smoothing(own, cases, tmp_path
 
 
 def test_a_choice_of_an_earlier_version_is_still_used(own, cases, tmp_path):
-    write_smoothing_choice(own, SmoothingChoice("viterbi", "val", ("frame_accuracy",)))
+    choice = SmoothingChoice("viterbi", "val", ("frame_accuracy",), knows_look_ahead=False)
+    write_smoothing_choice(own, choice)
     for flags in ({}, {"causal": True}):
         summary, _ = predict(own, cases, tmp_path, **flags)
         assert summary.smooth == "viterbi"

@@ -35,7 +35,12 @@ def test_a_kept_smoothing_changes_nothing_else(tmp_path):
     write_smoothing_choice(path, CHOICE)
     content = torch.load(path, weights_only=True)
     assert content.pop("state_dict")["model.w"].tolist() == [1, 1]
-    kept = {"smooth": "median", "chosen_on": "val", "by": ["frame_accuracy"]}
+    kept = {
+        "smooth": "median",
+        "chosen_on": "val",
+        "by": ["frame_accuracy"],
+        "look_ahead_s": None,
+    }
     assert content == {PAYLOAD_KEY: values | {"smoothing_choice": kept}, "epoch": 3}
 
 
