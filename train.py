@@ -24,7 +24,7 @@ def main() -> None:
             "checkpoint": result.checkpoint,
             "run": result.location,
             "report": result.report,
-            "best_epoch": f"{result.best_epoch} of {config.training.max_epochs}",
+            "best_epoch": f"{result.best_epoch} of {result.num_epochs}",
             "val_acc": f"{scores['val_acc']:.4f}",
             "val_macro_f1": f"{scores['val_macro_f1']:.4f}",
         }

@@ -21,6 +21,7 @@ from ophnet_ray.settings import (
 )
 from ophnet_ray.storage.local_copies import hash_content
 from ophnet_ray.storage.paths import check_location, is_remote
+from ophnet_ray.temporal_config import TemporalConfig
 
 Coverage = Literal["spread", "head"]
 MaskKind = Literal["rg", "chroma", "none"]
@@ -241,6 +242,7 @@ class Config:
     windows: WindowConfig = field(default_factory=WindowConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     @property
@@ -318,7 +320,7 @@ class Config:
             UserError: Naming the flag, its value and the cure.
         """
         self.check_locations()
-        for part in (self.windows, self.training, self.data, self.run):
+        for part in (self.windows, self.training, self.temporal, self.data, self.run):
             check_rules(part.rules())
 
 

@@ -10,6 +10,8 @@ from ophnet_ray.settings import Rule, count_rule, setting
 TemporalKind = Literal["none", "mstcn", "gru"]
 TemporalInput = Literal["features", "log_probs"]
 
+CHECKPOINT_SUFFIX = ".ckpt"
+"""Ending of an encoder that is a checkpoint; any other text is the name of a timm model."""
 MAX_LAYERS = 16
 """A convolution dilated 2^16 times reaches over 18 hours at one frame per second."""
 
@@ -23,7 +25,7 @@ class TemporalConfig:
     convolutions (MS-TCN, TeCNO), or a GRU."""
     causal: bool = setting(False, is_late=True)
     """Let the temporal model and its features use the past alone, as in live use."""
-    encoder: str | None = setting(None, affects="location", is_path=True, is_late=True)
+    encoder: str | None = setting(None, affects="location", is_path=True)
     """Source of the features: a checkpoint of train.py, or a timm model name with pretrained
     weights (default: the frame model that this command trains first)."""
     frame_rate: float = setting(1.0, is_late=True)
@@ -50,6 +52,15 @@ class TemporalConfig:
         """Layers per stage: ``temporal_layers``, or the default of the kind."""
         return self.temporal_layers or (1 if self.temporal == "gru" else 8)
 
+    @property
+    def is_used(self) -> bool:
+        """True if there is a temporal model."""
+        return self.temporal != "none"
+
+    def choose_epochs(self, max_epochs: int) -> int:
+        """Return the epochs of the model that is scored, given those of the frame model."""
+        return self.temporal_epochs if self.is_used else max_epochs
+
     def rules(self) -> Iterator[Rule]:
         """Yield the limits of these settings."""
         for name in ("temporal_stages", "temporal_channels", "temporal_epochs"):
@@ -71,6 +82,6 @@ class TemporalConfig:
         )
         for name in ("encoder", "causal"):
             yield (
-                self.temporal != "none" or not getattr(self, name),
+                self.is_used or not getattr(self, name),
                 f"--{name} is for a temporal model; give --temporal mstcn or gru, too",
             )

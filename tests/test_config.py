@@ -1,7 +1,7 @@
 """Settings: what each affects, names of runs and keys of the cache, limits, YAML."""
 
 import os
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.store import BlockCache, sampling_of
 from ophnet_ray.errors import UserError
 from ophnet_ray.settings_file import dump_config, read_config
+from ophnet_ray.temporal_config import TemporalConfig
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.directory import search_identity
 from ophnet_ray.tune.space import parse_search_space
@@ -155,14 +156,16 @@ def test_no_setting_of_the_run_affects_a_result():
 
 
 def test_the_identity_holds_all_settings_that_affect_a_result():
-    rows = {"csv_path", "demo", "video_dir", "allow_outside", "case_from"}
+    # the data, and the encoder whose features a temporal model reads, have hashes of their own
+    rows = {"csv_path", "demo", "video_dir", "allow_outside", "case_from", "encoder"}
     left_out = {*rows, *(field.name for field in fields(RunConfig))}
     assert set(Config().identity()) == set(Config().to_flat()) - left_out - set(late_settings())
-    assert late_settings() == {"deterministic": False, "on_nan": "stop"}
+    temporal = {name: value for name, value in asdict(TemporalConfig()).items() if name not in rows}
+    assert late_settings() == {"deterministic": False, "on_nan": "stop"} | temporal
     repeatable = Config().replace_flat(deterministic=True)
     assert repeatable.identity() == Config().identity() | {"deterministic": True}
     data = {field.name for field in fields(DataConfig)}
-    assert set(settings_that_affect("data", "location")) == data
+    assert set(settings_that_affect("data", "location")) == data | {"encoder"}
 
 
 def test_every_path_is_checked_for_credentials():
@@ -170,6 +173,7 @@ def test_every_path_is_checked_for_credentials():
         "csv_path",
         "video_dir",
         "backbone_weights",
+        "encoder",
         "output_pth",
         "storage_path",
         "cache_dir",

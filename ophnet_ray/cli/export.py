@@ -17,7 +17,8 @@ class ExportCommand:
     checkpoint: str
     """Checkpoint that train.py wrote."""
     export_onnx: str | None = None
-    """ONNX file to write. Input: mean image of a window (uint8); output: probabilities."""
+    """ONNX file to write. Input: mean image of a window (uint8); output: probabilities. Of a
+    checkpoint with a temporal model: its encoder; the temporal model goes to <file>.head.onnx."""
     safetensors: str | None = None
     """Folder for model.safetensors and card.json."""
     scores: str | None = None
@@ -34,6 +35,11 @@ class ExportCommand:
         onnx_path = self._onnx_path()
         scores = self._read_scores()
         check_checkpoint(self.checkpoint)
+        from ophnet_ray.models.checkpoint_file import read_payload
+
+        if read_payload(self.checkpoint).head is not None:
+            self._export_temporal(onnx_path)
+            return
         from ophnet_ray.inference.export import MAX_DIFFERENCE, export_onnx, export_safetensors
         from ophnet_ray.inference.trained_model import load_model
 
@@ -50,6 +56,25 @@ class ExportCommand:
             answer["card"] = folder / "card.json"
             answer["data_hash"] = card["data_hash"]
         print_answer(answer)
+
+    def _export_temporal(self, onnx_path: Path | None) -> None:
+        """Write encoder and temporal model as two ONNX files."""
+        if onnx_path is None or self.safetensors is not None:
+            raise UserError(
+                "export: a checkpoint with a temporal model is written as two ONNX files; give "
+                "--export_onnx FILE alone"
+            )
+        from ophnet_ray.inference.export import MAX_DIFFERENCE
+        from ophnet_ray.inference.temporal_export import export_temporal_onnx
+
+        head, difference = export_temporal_onnx(self.checkpoint, onnx_path)
+        print_answer(
+            {
+                "onnx": onnx_path,
+                "onnx_head": head,
+                "largest_difference": f"{difference:.1e} (allowed: {MAX_DIFFERENCE:g})",
+            }
+        )
 
     def _onnx_path(self) -> Path | None:
         if self.export_onnx is None:

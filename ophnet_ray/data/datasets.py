@@ -32,6 +32,7 @@ from ophnet_ray.data.loader import WindowLoader, read_window
 from ophnet_ray.data.manifest import Manifest, prepare_manifest
 from ophnet_ray.data.preprocessing import one_hot, prepare_batch, to_unit
 from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler, pick_windows
+from ophnet_ray.data.sequences import ONE_WINDOW, LabelledSequence, SequenceLoader
 from ophnet_ray.data.splits import FITTED_SPLITS, assign_splits
 from ophnet_ray.data.windows import cut_windows
 from ophnet_ray.errors import UserError
@@ -272,6 +273,53 @@ class OphNetDataModule(ManifestDataModule):
         self.manifest, self.rejects = prepare_manifest(
             fitted, phases, self.windows, self.cache_dir, self.num_workers
         )
+
+
+class SequenceDataModule(L.LightningDataModule):
+    """Training and validation videos; each worker of a distributed training reads its share.
+
+    Args:
+        train: Training sequences.
+        val: Validation sequences.
+        seed: Of the order.
+        begun_with: See ``plan_training_steps``.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[LabelledSequence],
+        val: Sequence[LabelledSequence],
+        seed: int,
+        begun_with: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.train, self.val = train, val
+        self.seed, self.begun_with = seed, begun_with
+
+    def train_dataloader(self) -> SequenceLoader:
+        """Build the loader of this worker's share: each training video once per epoch."""
+        sampler = TrainingSampler(
+            [sequence.sequence_id for sequence in self.train],
+            [ONE_WINDOW] * len(self.train),
+            1,
+            1,
+            self.seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            num_replicas=self.trainer.world_size if self.trainer else 1,
+            begun_with=self.begun_with,
+        )
+        return SequenceLoader(self.train, sampler)
+
+    def val_dataloader(self) -> SequenceLoader:
+        """Build the loader of every validation video, once over all workers."""
+        sampler = ValidationSampler(
+            [ONE_WINDOW] * len(self.val),
+            1,
+            1,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            num_replicas=self.trainer.world_size if self.trainer else 1,
+        )
+        return SequenceLoader(self.val, sampler)
 
 
 def phases_by_label(phase2idx: Mapping[str, int]) -> list[str]:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import lightning as L  # noqa: N812 - Lightning's own convention
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ ReadValues = Callable[[], NDArray[np.float32]]
 """Read the values of a sequence (N, D); rows of NaN where frames are damaged."""
 HELD_BYTES = 2**30
 """Values kept in memory by each loader; those beyond it are read again in each epoch."""
-_ONE_WINDOW = [1]
+ONE_WINDOW = [1]
 """A sequence is used as a whole: to the samplers it is a segment with a single window."""
 
 
@@ -145,50 +144,3 @@ class SequenceLoader:
             self._held[index] = values
             self._held_bytes += values.nbytes
         return values
-
-
-class SequenceDataModule(L.LightningDataModule):
-    """Training and validation videos; each worker of a distributed training reads its share.
-
-    Args:
-        train: Training sequences.
-        val: Validation sequences.
-        seed: Of the order.
-        begun_with: See ``plan_training_steps``.
-    """
-
-    def __init__(
-        self,
-        train: Sequence[LabelledSequence],
-        val: Sequence[LabelledSequence],
-        seed: int,
-        begun_with: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.train, self.val = train, val
-        self.seed, self.begun_with = seed, begun_with
-
-    def train_dataloader(self) -> SequenceLoader:
-        """Build the loader of this worker's share: each training video once per epoch."""
-        sampler = TrainingSampler(
-            [sequence.sequence_id for sequence in self.train],
-            [_ONE_WINDOW] * len(self.train),
-            1,
-            1,
-            self.seed,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            num_replicas=self.trainer.world_size if self.trainer else 1,
-            begun_with=self.begun_with,
-        )
-        return SequenceLoader(self.train, sampler)
-
-    def val_dataloader(self) -> SequenceLoader:
-        """Build the loader of every validation video, once over all workers."""
-        sampler = ValidationSampler(
-            [_ONE_WINDOW] * len(self.val),
-            1,
-            1,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            num_replicas=self.trainer.world_size if self.trainer else 1,
-        )
-        return SequenceLoader(self.val, sampler)

@@ -37,6 +37,8 @@ def connect(
 ) -> Iterator[str]:
     """Join the running cluster, or start one on this machine for as long as the run lasts.
 
+    Inside another such block the connection of that one is used: stages of a command share a Ray.
+
     Args:
         config: Settings of the run.
         metadata: Text for the dashboard, beside the job; never a path or an id of the data.
@@ -48,6 +50,9 @@ def connect(
     Raises:
         UserError: A cluster is named but does not answer, or is open to everybody.
     """
+    if ray.is_initialized():
+        yield "the Ray of the stage before"
+        return
     head = find_running_head()
     job = JobConfig(metadata=metadata or {})
     try:

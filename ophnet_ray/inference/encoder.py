@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ophnet_ray.config import Pooling
 from ophnet_ray.data.features.encoding import Encoding
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
-from ophnet_ray.errors import UserError
+from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.inference.encoder_source import EncoderSource
-from ophnet_ray.inference.trained_model import load_model
+from ophnet_ray.inference.trained_model import load_frame_model
 from ophnet_ray.models.backbone import (
     choose_pooling,
     create_encoder,
@@ -23,6 +23,7 @@ from ophnet_ray.models.backbone import (
     probe_backbone,
     to_tokens,
 )
+from ophnet_ray.models.checkpoint_file import load_checkpoint, read_payload
 from ophnet_ray.models.encoder_weights import load_encoder_weights
 from ophnet_ray.models.payload import Preprocessing
 
@@ -36,7 +37,7 @@ def load_encoder(source: EncoderSource, device: str = "cpu") -> "Encoder":
         UserError: The checkpoint, the name or the weights cannot be used.
     """
     if source.is_checkpoint:
-        return _load_checkpoint(source).to(device)
+        return load_encoder_of(source.name).to(device)
     with _flags_of_encoder():
         return _load_backbone(source).to(device)
 
@@ -56,7 +57,7 @@ class Encoder:
     def __init__(
         self,
         source: EncoderSource,
-        network: nn.Module,
+        network: "_WithClassifier | _Backbone",
         backbone: str,
         preprocessing: Preprocessing,
         pooling: Pooling,
@@ -66,6 +67,23 @@ class Encoder:
         self._weights_hash = hash_weights(network.state_dict())
         self._network = network.eval()
         self._mean, self._std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the log-probabilities, K; 0 of a timm model."""
+        return self._network.num_classes
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all weights on the CPU, by their names in a checkpoint."""
+        prefix = self._network.prefix
+        return {
+            prefix + name.partition(".")[2]: value.cpu()
+            for name, value in self._network.state_dict().items()
+        }
+
+    def as_module(self) -> nn.Module:
+        """Return the encoder with its preprocessing inside, for export: pixels → outputs."""
+        return _WithPreprocessing(self._network, self.preprocessing).eval()
 
     def to(self, device: str) -> "Encoder":
         """Move the network to a device; return this object."""
@@ -113,9 +131,11 @@ class Encoder:
 class _WithClassifier(nn.Module):
     """The network of a checkpoint: features, and the logits of its classifier."""
 
-    def __init__(self, network: nn.Module) -> None:
+    prefix = "model."
+
+    def __init__(self, network: nn.Module, num_classes: int) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.num_classes = network, num_classes
 
     def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, D) and logits (B, K)."""
@@ -126,6 +146,8 @@ class _WithClassifier(nn.Module):
 class _Backbone(nn.Module):
     """A timm model: features, and no logits."""
 
+    prefix, num_classes = "backbone.", 0
+
     def __init__(self, encoder: nn.Module, pooling: Pooling) -> None:
         super().__init__()
         self.encoder, self._pooling = encoder, pooling
@@ -135,6 +157,26 @@ class _Backbone(nn.Module):
         tokens = self.encoder.forward_features(image)  # type: ignore[operator] # a method
         features = pool_tokens(to_tokens(self.encoder, tokens, self._pooling), self._pooling)
         return features, features[:, :0]
+
+
+class _WithPreprocessing(nn.Module):
+    """An encoder of uint8 images (B, 3, S, S), RGB."""
+
+    def __init__(
+        self, network: "_WithClassifier | _Backbone", preprocessing: Preprocessing
+    ) -> None:
+        super().__init__()
+        self.network, self._mask = network, preprocessing.mask
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(preprocessing.mean))
+        self.register_buffer("std", torch.tensor(preprocessing.std))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Compute features (B, D) and, with a classifier, log-probabilities (B, K)."""
+        image, mask = prepare_batch(to_unit(pixels), self.mean, self.std, self._mask)
+        features, logits = self.network(image, mask)
+        return (features, logits.log_softmax(dim=1)) if self.network.num_classes else (features,)
 
 
 def hash_weights(state: Mapping[str, Tensor]) -> str:
@@ -148,15 +190,45 @@ def hash_weights(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _load_checkpoint(source: EncoderSource) -> Encoder:
-    model = load_model(source.name)
+def load_encoder_of(path: str) -> Encoder:
+    """Load the encoder of a checkpoint: its frame model, or the timm model under its head.
+
+    Raises:
+        UserError: The checkpoint cannot be used.
+    """
+    source = EncoderSource(name=path)
+    head = read_payload(path).head
+    if head is not None and not head.num_encoder_classes:
+        return _load_saved_backbone(source, head.backbone)
+    model = load_frame_model(path)
+    num_classes = head.num_encoder_classes if head else len(model.phases)
     return Encoder(
         source,
-        _WithClassifier(model.network),
-        model.config.model.backbone,
+        _WithClassifier(model.network, num_classes),
+        head.backbone if head else model.config.model.backbone,
         model.preprocessing,
         model.network.pooling,
     )
+
+
+def _load_saved_backbone(source: EncoderSource, backbone: str) -> Encoder:
+    """Load the timm model that a checkpoint holds under its temporal model."""
+    saved, payload = load_checkpoint(source.name)
+    own = payload.preprocessing
+    network = _Backbone(create_encoder(backbone, own.image_size, pretrained=False), payload.pooling)
+    weights = {
+        name.removeprefix(network.prefix): value
+        for name, value in saved.items()
+        if name.startswith(network.prefix)
+    }
+    try:
+        network.encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = one_line(error, max_chars=200)
+        raise UserError(
+            f"checkpoint {source.name}: its weights do not fit the encoder ({reason})"
+        ) from error
+    return Encoder(source, network, backbone, own, payload.pooling)
 
 
 def _load_backbone(source: EncoderSource) -> Encoder:

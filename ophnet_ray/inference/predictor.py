@@ -28,6 +28,7 @@ from ophnet_ray.data.video.decoder import read_video_index
 from ophnet_ray.data.video.hang_guard import codec_at_rest
 from ophnet_ray.data.video.index import VideoIndex, frames_shown_at
 from ophnet_ray.data.windows import mean_of_blocks
+from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction, write_predictions
 from ophnet_ray.inference.trained_model import TrainedModel, load_model
@@ -70,6 +71,11 @@ class PredictionJob:
 
     def build_worker(self, device: str, num_threads: int) -> Callable[[str, str], None]:
         """Load the model; return a function that writes the part of a video, by id and path."""
+        if read_payload(self.checkpoint).head is not None:
+            # it builds on this module
+            from ophnet_ray.inference.temporal_predictor import TemporalPredictor
+
+            return TemporalPredictor(self, device, num_threads).write_part
         return VideoPredictor(self, device, num_threads).write_part
 
 
@@ -88,11 +94,19 @@ PredictVideos = Callable[[PredictionJob, Mapping[str, str]], PredictionResult]
 def build_job(checkpoint: str, parts: Path, frame_rate: float, causal: bool) -> PredictionJob:
     """Build the job of a prediction; parts depend on the checkpoint's content, not on its path.
 
+    A temporal model is causal or not as it was trained.
+
     Raises:
-        UserError: The checkpoint is wrong.
+        UserError: The checkpoint is wrong, or its temporal model is not causal as asked.
     """
-    phases = read_payload(checkpoint).phases
-    info = PredictionInfo(phases, frame_rate, hash_file(checkpoint), causal)
+    payload = read_payload(checkpoint)
+    if payload.head is not None:
+        if causal and not payload.head.spec.causal:
+            raise UserError(
+                f"--causal: the temporal model of {checkpoint} looks ahead; train one with --causal"
+            )
+        causal = payload.head.spec.causal
+    info = PredictionInfo(payload.phases, frame_rate, hash_file(checkpoint), causal)
     return PredictionJob(str(Path(checkpoint).absolute()), info, str(parts))
 
 
@@ -108,7 +122,10 @@ class VideoPredictor:
     def __init__(self, job: PredictionJob, device: str, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
         self._job = job
-        self._model = load_model(job.checkpoint, device)
+        self._load(device)
+
+    def _load(self, device: str) -> None:
+        self._model = load_model(self._job.checkpoint, device)
 
     def write_part(self, video_id: str, video: str) -> None:
         """Predict a video and write its part, whole or not at all.
@@ -118,10 +135,18 @@ class VideoPredictor:
         """
         part = self._job.part_of(video_id, video)
         with local_copy(video) as path:
-            prediction = predict_video(self._model, video_id, path, self._job.info)
+            prediction = self.predict(video_id, path)
             content_id = read_content_ids([path]).get(path, "")
             prediction = replace(prediction, content_id=content_id)
         write_predictions(part, [(prediction, prediction.labels)], self._job.info)
+
+    def predict(self, video_id: str, video: str) -> VideoPrediction:
+        """Predict every frame time of a local video.
+
+        Raises:
+            VideoError: The video cannot be read.
+        """
+        return predict_video(self._model, video_id, video, self._job.info)
 
 
 @contextmanager

@@ -94,13 +94,34 @@ def load_model(path: str | Path, device: str = "cpu") -> TrainedModel:
     """Build the network of a checkpoint and load its weights; nothing in it is executed.
 
     Raises:
-        UserError: The file is missing or damaged, or another program or a newer version wrote it.
+        UserError: The file is missing or damaged, another program or a newer version wrote it, or
+            it holds a temporal model.
+    """
+    model = load_frame_model(path, device)
+    if model.payload.head is not None:
+        raise UserError(
+            f"checkpoint {path} holds a temporal model, which this command does not take; give the "
+            "frame model, encoder.ckpt in the folder of its run"
+        )
+    return model
+
+
+def load_frame_model(path: str | Path, device: str = "cpu") -> TrainedModel:
+    """Load the frame model of a checkpoint, also one under a temporal model; see ``load_model``.
+
+    Raises:
+        UserError: See ``load_model``; or the encoder under a temporal model is no frame model.
     """
     saved, payload = load_checkpoint(path)
-    preprocessing = payload.preprocessing
+    preprocessing, head = payload.preprocessing, payload.head
+    if head is not None and not head.num_encoder_classes:
+        raise UserError(
+            f"checkpoint {path}: its encoder is a timm model without classifier; nothing but the "
+            "temporal model tells phases"
+        )
     network = SurgicalPhaseClassificationModel(
-        len(payload.phases),
-        payload.settings.model.backbone,
+        head.num_encoder_classes if head else len(payload.phases),
+        head.backbone if head else payload.settings.model.backbone,
         pretrained=False,
         image_size=preprocessing.image_size,
         mask=preprocessing.mask,

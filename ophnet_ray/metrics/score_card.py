@@ -146,28 +146,31 @@ def build_window_card(
     phases: Sequence[str],
     num_train_cases: Sequence[int],
     num_videos: int,
+    unit: Literal["frames", "windows"] = "windows",
 ) -> ScoreCard:
     """Build the card of the validation windows, with 95 % intervals over the cases.
 
     Args:
-        confusion_by_case: Counts of the windows of each case, (C, K, K).
+        confusion_by_case: Counts of the windows of each case, (C, K, K); of a temporal model those
+            of the frames.
         phases: K names.
         num_train_cases: Training cases of each phase, K.
         num_videos: Videos that the windows are from.
+        unit: Units that were counted.
     """
     confusion = confusion_by_case.sum(axis=0)
     return ScoreCard(
         split="val",
-        unit="windows",
+        unit=unit,
         num_cases=len(confusion_by_case),
         num_videos=num_videos,
         num_units=int(confusion.sum()),
         phases=tuple(phases),
         scores=tuple(
             Score(
-                name,
+                name.replace("window", unit[:-1]),
                 float(score(confusion)),
-                convention,
+                convention.replace("windows", unit),
                 interval_over_cases(confusion_by_case, fix_terms(score, confusion)),
             )
             for name, (score, convention) in _WINDOW_SCORES.items()

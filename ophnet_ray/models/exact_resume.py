@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 
 from ophnet_ray.data.loader import TrainingLoader
 from ophnet_ray.hashing import hash_ids
-from ophnet_ray.models.payload import WorkerState
 from ophnet_ray.models.phase_module import PhaseModule
+from ophnet_ray.models.worker_state import WorkerState
 
 
 class ExactResume(CheckpointCallback):

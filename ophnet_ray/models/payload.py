@@ -4,7 +4,7 @@ Everything that reads a checkpoint comes through ``CheckpointPayload.from_dict``
 format version. Only this module and ``checkpoint_file`` know the keys on disk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,21 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.config import Config, MaskKind, Pooling, WindowConfig, path_settings
+from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.models.decoder import Decoder
 from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
+from ophnet_ray.models.temporal_spec import HeadPayload
+from ophnet_ray.models.worker_state import WorkerState
 from ophnet_ray.storage.paths import name_of
 
 if TYPE_CHECKING:
     # loaded by the functions that need it: commands refuse wrong flags before torch loads
-    import torch
 
     from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 
-FORMAT_VERSION = 2
-"""2: the checkpoint pools other tokens than all; versions that average all must not read it."""
+FORMAT_VERSION = 3
+"""Versions before one of these must not read a checkpoint that has what it names.
+
+2: the checkpoint pools other tokens than all. 3: it holds a temporal model.
+"""
 PAYLOAD_KEY = "ophnet_ray"
 """Key of the payload in a checkpoint, beside Lightning's own keys."""
 SMOOTHING_KEY = "smoothing_choice"
@@ -133,16 +138,20 @@ class TrainingSummary:
 
 def summarise_training_segments(manifest: Manifest) -> TrainingSummary:
     """Collect the pseudonyms of the cases, and the counts and dynamics of the training phases."""
-    items = manifest.of_split("train")
-    cases = {(item.label, item.segment.case_id) for item in items}
-    label_of = {phase: label for label, phase in enumerate(manifest.phases)}
+    return summarise_segments([item.segment for item in manifest.items], manifest.phases)
+
+
+def summarise_segments(segments: Sequence[Segment], phases: Sequence[str]) -> TrainingSummary:
+    """Summarise usable segments with their splits, see ``summarise_training_segments``."""
+    train = [segment for segment in segments if segment.split == "train"]
+    cases = {(segment.phase, segment.case_id) for segment in train}
+    label_of = {phase: label for label, phase in enumerate(phases)}
+    val_cases = {segment.case_id for segment in segments if segment.split == "val"}
     return TrainingSummary(
-        case_hashes=tuple(sorted(map(hash_case, manifest.cases_of("train")))),
-        val_case_hashes=tuple(sorted(map(hash_case, manifest.cases_of("val")))),
-        cases_by_phase=tuple(
-            sum(label == own for own, _ in cases) for label in range(len(manifest.phases))
-        ),
-        dynamics=learn_dynamics([item.segment for item in items], label_of),
+        case_hashes=tuple(sorted({hash_case(case_id) for _, case_id in cases})),
+        val_case_hashes=tuple(sorted(map(hash_case, val_cases))),
+        cases_by_phase=tuple(sum(phase == own for own, _ in cases) for phase in phases),
+        dynamics=learn_dynamics(train, label_of),
     )
 
 
@@ -213,39 +222,6 @@ class SmoothingChoice:
         return self.look_ahead_s == look_ahead_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerState:
-    """State of one train worker inside an epoch, from which it resumes to the same weights."""
-
-    module: dict[str, "torch.Tensor"]
-    """``PhaseModule.worker_state``."""
-    loader: dict[str, int]
-    """``TrainingLoader.state_dict``."""
-    random: dict[str, "torch.Tensor"]
-    """States of torch's random generators by device."""
-    seconds: float
-    """Seconds since the start of the epoch."""
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the values of ``to_dict``."""
-        return cls(
-            module=values["module"],
-            loader=values["loader"],
-            random=values["random"],
-            seconds=values["seconds"],
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values and tensors for a checkpoint."""
-        return {
-            "module": dict(self.module),
-            "loader": dict(self.loader),
-            "random": dict(self.random),
-            "seconds": self.seconds,
-        }
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CheckpointPayload:
     """Everything in a checkpoint that is neither a weight nor Lightning's own."""
@@ -270,6 +246,8 @@ class CheckpointPayload:
     """The kept choice of ``evaluate``, if there is one."""
     pooling: Pooling = "all"
     """Tokens behind the feature of an image; checkpoints that do not say average all of them."""
+    head: HeadPayload | None = None
+    """The temporal model; None in the checkpoint of a frame model."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: object) -> Self:
@@ -287,6 +265,7 @@ class CheckpointPayload:
                 raise UserError(f"checkpoint {source} is of a newer ophnet-ray; install that one")
             segments = values.get("segments_by_case")
             counts, smoothing = values.get("confusion_by_case"), values.get(SMOOTHING_KEY)
+            head = values.get("head")
             return cls(
                 phases=tuple(values["phases"]),
                 preprocessing=Preprocessing.from_dict(values["preprocessing"]),
@@ -299,6 +278,7 @@ class CheckpointPayload:
                 workers=tuple(WorkerState.from_dict(state) for state in values.get("workers", ())),
                 smoothing=None if smoothing is None else SmoothingChoice.from_dict(smoothing),
                 pooling=values.get("pooling", "all"),
+                head=None if head is None else HeadPayload.from_dict(head),
             )
         except KeyError as error:
             raise UserError(f"checkpoint {source} is damaged: it lacks {error}") from error
@@ -311,7 +291,7 @@ class CheckpointPayload:
         import torch
 
         values: dict[str, Any] = {
-            "format_version": 1 if self.pooling == "all" else FORMAT_VERSION,
+            "format_version": self._format_version(),
             "phases": list(self.phases),
             "preprocessing": self.preprocessing.to_dict(),
             "config": dict(self.config),
@@ -329,7 +309,15 @@ class CheckpointPayload:
             values["pooling"] = self.pooling
         if self.smoothing is not None:
             values[SMOOTHING_KEY] = self.smoothing.to_dict()
+        if self.head is not None:
+            values["head"] = self.head.to_dict()
         return values
+
+    def _format_version(self) -> int:
+        """Return the lowest version that can read this checkpoint."""
+        if self.head is not None:
+            return 3
+        return 1 if self.pooling == "all" else 2
 
     @property
     def settings(self) -> Config:

@@ -24,12 +24,14 @@ class PhaseModule(L.LightningModule):
     Attributes:
         train_sums: Sum of the losses of this worker in the epoch so far, and their number, (2,).
         epoch_metrics: Scores of the last epoch over all workers, each a sum divided once.
+        train_sums: (sum of losses, batches or windows) of this worker in the epoch so far, (2,).
     """
 
     def __init__(self, lr: float, lr_schedule: LRSchedule) -> None:
         super().__init__()
         self.lr, self.lr_schedule = lr, lr_schedule
         self.epoch_metrics: dict[str, float] = {}
+        self.train_sums: Tensor = torch.zeros(2)
         self.train_sums = torch.zeros(2)
 
     @abstractmethod

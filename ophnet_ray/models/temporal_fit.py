@@ -3,7 +3,6 @@
 import copy
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +13,17 @@ from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from numpy.typing import NDArray
 
 from ophnet_ray.config import TrainingConfig
-from ophnet_ray.data.sequences import (
-    LabelledSequence,
-    SequenceDataModule,
-    count_frames,
-    measure_values,
-)
+from ophnet_ray.data.datasets import SequenceDataModule
+from ophnet_ray.data.sequences import LabelledSequence, count_frames, measure_values
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.models.lightning_trainer import build_lightning_trainer
 from ophnet_ray.models.losses import balance_phases
 from ophnet_ray.models.temporal_module import TemporalModule
 from ophnet_ray.models.temporal_network import TemporalModel
-from ophnet_ray.models.temporal_spec import TemporalSpec
+from ophnet_ray.models.temporal_spec import TemporalSpec, head_training
 from ophnet_ray.temporal_config import TemporalConfig
 
 _TRAINING = TrainingConfig()
-
-
-def head_training(temporal: TemporalConfig, training: TrainingConfig) -> TrainingConfig:
-    """Return the optimisation of a temporal model in the terms of a training: one video per step.
-
-    Everything else is that of the frame model: workers, device, precision, schedule, weights of the
-    phases, seed.
-    """
-    return replace(
-        training,
-        batch_size=1,
-        accumulate_grad_batches=1,
-        lr=temporal.temporal_lr,
-        max_epochs=temporal.temporal_epochs,
-    )
 
 
 def build_head_module(
@@ -105,8 +85,8 @@ def fit_head(
         )
         trainer.fit(module, datamodule=SequenceDataModule(train, val, training.seed))
     if best.weights is not None:
-        module.model.load_state_dict(best.weights)
-    return module.model.cpu().eval()
+        module.head.load_state_dict(best.weights)
+    return module.head.cpu().eval()
 
 
 def predict_sequence(model: TemporalModel, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -131,4 +111,4 @@ class _KeepBest(CheckpointCallback):
         metrics = pl_module.epoch_metrics
         if "val_loss" in metrics and rank_epoch(metrics) > self._rank:
             self._rank = rank_epoch(metrics)
-            self.weights = copy.deepcopy(pl_module.model.state_dict())
+            self.weights = copy.deepcopy(pl_module.head.state_dict())

@@ -22,7 +22,7 @@ class TemporalModule(PhaseModule):
     """Training and validation of a ``TemporalModel`` on the batches of ``SequenceLoader``.
 
     Args:
-        model: The temporal model.
+        head: The temporal model.
         lr: Learning rate of Adam.
         lr_schedule: See ``PhaseModule``.
         balance: Adjustments of the training loss, from counts of training frames.
@@ -38,7 +38,7 @@ class TemporalModule(PhaseModule):
 
     def __init__(
         self,
-        model: TemporalModel,
+        head: TemporalModel,
         lr: float = TemporalConfig.temporal_lr,
         *,
         lr_schedule: LRSchedule = TrainingConfig.lr_schedule,
@@ -47,14 +47,14 @@ class TemporalModule(PhaseModule):
         num_val_cases: int = 1,
     ) -> None:
         super().__init__(lr, lr_schedule)
-        self.model, self.num_classes = model, model.spec.num_classes
+        self.head, self.num_classes = head, head.spec.num_classes
         self.loss = SequenceLoss(self.num_classes, balance, smoothing)
         shape = (num_val_cases, self.num_classes, self.num_classes)
         self.confusion_by_case = np.zeros(shape, np.int64)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the logits of each stage, (S, B, N, K), of values (B, N, D)."""
-        logits: Tensor = self.model(values)
+        logits: Tensor = self.head(values)
         return logits
 
     def on_train_epoch_start(self) -> None:

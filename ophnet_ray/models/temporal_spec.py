@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
+from ophnet_ray.config import TrainingConfig
 from ophnet_ray.temporal_config import TemporalConfig, TemporalInput, TemporalKind
 
 
@@ -70,3 +71,46 @@ class TemporalSpec:
         return f"{before} and " + (
             "the whole future" if math.isinf(after_s) else f"{after_s:.0f} s after"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadPayload:
+    """What a checkpoint says of its temporal model, and of the encoder under it."""
+
+    spec: TemporalSpec
+    backbone: str
+    """Name of the timm network in the encoder."""
+    num_encoder_classes: int
+    """Classes of the encoder's own classifier; 0 of a timm network without classifier."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the values of ``to_dict``."""
+        return cls(
+            spec=TemporalSpec.from_dict(values["spec"]),
+            backbone=values["backbone"],
+            num_encoder_classes=values["num_encoder_classes"],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return {
+            "spec": self.spec.to_dict(),
+            "backbone": self.backbone,
+            "num_encoder_classes": self.num_encoder_classes,
+        }
+
+
+def head_training(temporal: TemporalConfig, training: TrainingConfig) -> TrainingConfig:
+    """Return the optimisation of a temporal model in the terms of a training: one video per step.
+
+    Everything else is that of the frame model: workers, device, precision, schedule, weights of the
+    phases, seed.
+    """
+    return replace(
+        training,
+        batch_size=1,
+        accumulate_grad_batches=1,
+        lr=temporal.temporal_lr,
+        max_epochs=temporal.temporal_epochs,
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, log_to
 from ophnet_ray.storage.paths import is_remote, join
+from ophnet_ray.train.head_input import locate_data
 from ophnet_ray.train.preflight import check_input
 from ophnet_ray.train.run import open_run
 
@@ -22,6 +23,7 @@ class TrainingResult:
         run: Folder of the run; of a run in a bucket, this machine's copy.
         location: Folder of the run, path or URI.
         best_epoch: Counted from 1.
+        num_epochs: Epochs of the model that is scored: the temporal model, if there is one.
         scores: Validation scores of the best epoch.
     """
 
@@ -29,6 +31,7 @@ class TrainingResult:
     run: Path
     location: str
     best_epoch: int
+    num_epochs: int
     scores: dict[str, float]
 
     @property
@@ -45,13 +48,16 @@ def train(config: Config, console: Console) -> TrainingResult:
         TrainingError: Training failed.
     """
     checked = check_input(config, console)
-    run = open_run(checked.config, checked.data, console)
-    directory = run.directory
+    run = open_run(checked.config, locate_data(checked.data, checked.config), console)
+    directory, temporal = run.directory, run.config.temporal
     with directory.locked(console.warn):
         directory.check_same(run.config, run.data.data_hash)
         log_to(directory.driver_log)
         # torch and Ray take seconds to load: only once the input is right
-        from ophnet_ray.train.stages import complete_run
+        if temporal.is_used:
+            from ophnet_ray.train.head_stages import complete_head_run as complete_run
+        else:
+            from ophnet_ray.train.stages import complete_run
 
         result = complete_run(run, checked.output)
     return TrainingResult(
@@ -59,5 +65,6 @@ def train(config: Config, console: Console) -> TrainingResult:
         directory.path,
         directory.location,
         result.best_epoch,
+        temporal.choose_epochs(run.config.training.max_epochs),
         result.scores,
     )

@@ -17,6 +17,7 @@ from ophnet_ray.inspection.table_checks import check_spellings
 from ophnet_ray.storage.files import check_readable, check_writable, list_objects, upload
 from ophnet_ray.storage.local_copies import default_local_dir, local_folder
 from ophnet_ray.storage.paths import absolute, is_remote, join, parent_of
+from ophnet_ray.temporal_config import CHECKPOINT_SUFFIX
 
 if TYPE_CHECKING:
     from ophnet_ray.distributed.cluster_check import SharedPaths
@@ -117,9 +118,13 @@ def resolve_paths(config: AnyConfig) -> AnyConfig:
     cache = absolute(config.run.cache_dir or join(storage, "cache"))
     local = str(Path(config.run.local_cache_dir or default_local_dir()).absolute())
     data, weights = config.data, config.model.backbone_weights
+    encoder = config.temporal.encoder
+    if encoder is not None and encoder.endswith(CHECKPOINT_SUFFIX):
+        encoder = absolute(encoder)
     resolved = replace(
         config,
         model=replace(config.model, backbone_weights=absolute(weights) if weights else None),
+        temporal=replace(config.temporal, encoder=encoder),
         data=replace(
             data,
             csv_path=absolute(data.csv_path) if data.csv_path else None,
@@ -221,6 +226,8 @@ def find_shared_paths(config: Config, videos: Sequence[str]) -> "SharedPaths":
     files = dict.fromkeys(videos, "the video")
     if config.model.backbone_weights:
         files[config.model.backbone_weights] = "--backbone_weights"
+    if config.temporal.encoder and config.temporal.encoder.endswith(CHECKPOINT_SUFFIX):
+        files[config.temporal.encoder] = "--encoder"
     folders = {
         "--storage_path": config.run.storage_path,
         "--cache_dir": config.run.cache_dir or "",

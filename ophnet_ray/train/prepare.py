@@ -31,9 +31,21 @@ def prepare_data(run: Run, cache: BlockCache, resources: Resources) -> Manifest:
         UserError: Too many rows cannot be read, or too few are left.
         StorageError: A video cannot be read now.
     """
-    data, directory = run.data, run.directory
-    manifest, unreadable = _fill(run, cache, resources, data.phases)
+    manifest, unreadable = _fill(run, cache, resources, run.data.phases)
     manifest, unreadable = _keep_rows(run, manifest, unreadable)
+    account_for_rows(run, manifest, unreadable, resources)
+    return manifest
+
+
+def account_for_rows(
+    run: Run, manifest: Manifest, unreadable: Sequence[Reject], resources: Resources
+) -> None:
+    """Write the passport and the rejected rows of a run, or compare them with those it began with.
+
+    Raises:
+        UserError: Too many rows cannot be read, too few are left, or others than before.
+    """
+    data, directory = run.data, run.directory
     rejects = [*unreadable, *data.missing]
     passport = build_passport(data, manifest, unreadable, resources.describe())
     directory.write_rejects(rejects)
@@ -41,7 +53,7 @@ def prepare_data(run: Run, cache: BlockCache, resources: Resources) -> Manifest:
     if not directory.passport.exists():
         _check_rejects(run, unreadable)
     for split in FITTED_SPLITS:
-        if not manifest.of_split(split):
+        if split not in passport.splits:
             raise UserError(
                 f"no usable segment is left for split {split}; see {directory.rejects}, mend the "
                 "videos or mark other rows"
@@ -51,7 +63,6 @@ def prepare_data(run: Run, cache: BlockCache, resources: Resources) -> Manifest:
     directory.write_config(run.config)
     for notice in describe_warnings(passport):
         run.console.warn(notice)
-    return manifest
 
 
 def _check_rejects(run: Run, unreadable: Sequence[Reject]) -> None:

@@ -28,6 +28,11 @@ class TrainLoopConfig:
     data_hash: str
     status: Any = None
 
+    @property
+    def num_train(self) -> int:
+        """Training segments, each with one window per epoch."""
+        return len(self.manifest.of_split("train"))
+
     def __repr__(self) -> str:
         """Name the run only: Ray Train shows this text in the dashboard, and cases are private."""
         return f"TrainLoopConfig(run={self.run.name!r})"

@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import asdict
+from typing import Literal
 
 from ophnet_ray.data.passport import describe_warnings
 from ophnet_ray.metrics.score_card import build_window_card
@@ -14,7 +15,7 @@ from ophnet_ray.train.run_directory import RunDirectory, RunResult
 MAX_REJECTS = 200
 OPTIMISM = (
     "The scores are slightly optimistic: they are those of the best epoch, on the validation "
-    "windows that were used to choose it."
+    "{unit} that were used to choose it."
 )
 """Caution on the page, beside the scores."""
 
@@ -27,12 +28,14 @@ def write_run_report(run: RunDirectory, result: RunResult) -> None:
         result: Content of its ``result.json``.
     """
     payload = read_payload(run.path / result.checkpoint)
+    unit: Literal["frames", "windows"] = "frames" if payload.head else "windows"
     passport = run.read_passport()
     card = build_window_card(
         payload.validation_counts(),
         payload.phases,
         payload.training.cases_by_phase,
         passport.splits["val"].videos,
+        unit,
     )
     history = run.read_metrics()
     of_run = asdict(result)
@@ -43,7 +46,7 @@ def write_run_report(run: RunDirectory, result: RunResult) -> None:
         run.report,
         ModelReport(
             title=f"Run {run.path.name}",
-            subtitle=f"validation windows, epoch {result.best_epoch} of {len(history)}",
+            subtitle=f"validation {unit}, epoch {result.best_epoch} of {len(history)}",
             card=card,
             history=history,
             timelines=[],
@@ -51,7 +54,7 @@ def write_run_report(run: RunDirectory, result: RunResult) -> None:
             rejects=_read_rejects(run),
             config=run.read_config(),
             versions=passport.versions,
-            notes=[OPTIMISM, *describe_warnings(passport)],
+            notes=[OPTIMISM.format(unit=unit), *describe_warnings(passport)],
         ),
     )
 

@@ -1,6 +1,7 @@
 """Stages of a run on the cluster: prepare the data, train, copy the checkpoint, report."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.samplers import find_sizes, plan_training_steps
@@ -36,7 +37,7 @@ def complete_run(run: Run, output: str) -> RunResult:
     """
     directory = run.directory
     with failures_in_one_line(directory, "run"):
-        result = _read_result(run)
+        result = read_result(run)
         if result is None:
             check_disk_space(run, output)
             result = _train_on_cluster(run)
@@ -45,14 +46,14 @@ def complete_run(run: Run, output: str) -> RunResult:
                 f"already complete: {directory.location} (another --name or --seed starts a new "
                 "run)"
             )
-        _copy_best_checkpoint(run, result, output)
+        copy_checkpoint(find_best_checkpoint(run, result), output, run.console.warn)
         if not directory.report.exists():
             write_run_report(directory, result)
             directory.send(directory.scores, directory.report)
     return result
 
 
-def _read_result(run: Run) -> RunResult | None:
+def read_result(run: Run) -> RunResult | None:
     """Return the result of a complete run; mend its metrics if they are damaged."""
     directory = run.directory
     try:
@@ -100,7 +101,7 @@ def keep_resources(planned: Resources, run: Run) -> Resources:
     return planned
 
 
-def share_steps(resources: Resources, run: Run, num_train: int) -> Resources:
+def share_steps(resources: Resources, run: Run, num_train: int, batch_size: int) -> Resources:
     """Return the resources with numbers of workers that can share the steps of the run equally.
 
     Raises:
@@ -110,7 +111,7 @@ def share_steps(resources: Resources, run: Run, num_train: int) -> Resources:
     begun_with = resources.begun_with or most
     asked = resources.sizes or (most,)
     try:
-        sizes = find_sizes(num_train, training.batch_size, asked, begun_with)
+        sizes = find_sizes(num_train, batch_size, asked, begun_with)
     except ValueError as error:
         raise UserError(
             f"--train_workers {training.train_workers or most}: the run "
@@ -144,7 +145,7 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
     training = run.config.training
     num_train = len(manifest.of_split("train"))
     check_num_segments(resources.train_workers, num_train)  # those that could be decoded
-    resources = share_steps(resources, run, num_train)
+    resources = share_steps(resources, run, num_train, training.batch_size)
     num_workers = resources.train_workers
     steps = plan_training_steps(num_train, training.batch_size, num_workers, resources.begun_with)
     device = "GPU" if resources.use_gpu else "CPU"
@@ -154,16 +155,31 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
         f"steps of {steps.batch_size * num_workers * steps.num_accumulated} per epoch"
         + (f", {steps.num_left_out} left out each" if steps.num_left_out else "")
     )
-    status = start_status(run.directory.name)
     loop = TrainLoopConfig(
-        run.config, manifest, resources, run.directory, run.data.data_hash, status
+        run.config,
+        manifest,
+        resources,
+        run.directory,
+        run.data.data_hash,
+        start_status(run.directory.name),
     )
-    with run.console.stage("train", training.max_epochs) as stage, stop_on_signals() as request:
+    return fit_and_watch(run, loop)
+
+
+def fit_and_watch(run: Run, loop: TrainLoopConfig) -> RunResult:
+    """Train on the workers, show the progress, and pass signals on; return and keep the result.
+
+    Raises:
+        TrainingError: The workers failed, or the loss became infinite.
+        StoppedError: A signal asked to stop.
+    """
+    max_epochs = loop.config.training.max_epochs
+    with run.console.stage("train", max_epochs) as stage, stop_on_signals() as request:
         watch = TrainingWatch(
-            status,
+            loop.status,
             stage,
             warn=run.console.warn,
-            resources=resources,
+            resources=loop.resources,
             request=request,
         )
         try:
@@ -172,12 +188,16 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
             raise StoppedError(str(stopped), request.exit_code) from stopped
 
 
-def _copy_best_checkpoint(run: Run, result: RunResult, output: str) -> None:
-    """Copy the best checkpoint to where the user wants it, after its checksum was found right."""
+def find_best_checkpoint(run: Run, result: RunResult) -> Path:
+    """Return the file of the best checkpoint, whose checksum was found right.
+
+    Raises:
+        TrainingError: It is gone or damaged.
+    """
     directory = run.directory
     best = directory.path / result.checkpoint
     if best not in [checkpoint.file for checkpoint in find_checkpoints(directory.checkpoints)]:
         raise TrainingError(
             f"the best checkpoint {best} is gone or damaged; delete {directory.result}"
         )
-    copy_checkpoint(best, output, run.console.warn)
+    return best

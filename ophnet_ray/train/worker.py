@@ -1,4 +1,4 @@
-"""Training function of each Ray Train worker: fit the module on its share of the windows."""
+"""Training function of each Ray Train worker: fit the module on its share of the data."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ import threading
 import warnings
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import lightning as L  # noqa: N812 - Lightning's own convention
 import ray.train
@@ -30,12 +31,15 @@ from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.lightning_trainer import build_lightning_trainer
 from ophnet_ray.models.losses import balance_phases
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.models.phase_module import PhaseModule
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
 from ophnet_ray.train.epoch_callback import EpochCallback
+from ophnet_ray.train.head_protocol import HeadLoopConfig
+from ophnet_ray.train.head_worker import build_head_fit
 from ophnet_ray.train.heartbeat import Heartbeat
 from ophnet_ray.train.loggers import build_loggers
 from ophnet_ray.train.protocol import TrainLoopConfig
-from ophnet_ray.train.resume_point import agree_on_resume_point
+from ophnet_ray.train.resume_point import ResumePoint, agree_on_resume_point
 from ophnet_ray.train.rollback import RollbackError
 from ophnet_ray.train.stop_poll import StopTraining
 from ophnet_ray.train.tensorboard_callback import TensorBoardPictures
@@ -88,7 +92,7 @@ def _fit_from_last_checkpoint(
     Raises:
         RollbackError: A loss or gradient is not finite; the next call goes back.
     """
-    config, run = loop.config, loop.run
+    run = loop.run
     resume = agree_on_resume_point(
         run.checkpoints,
         rank,
@@ -98,18 +102,7 @@ def _fit_from_last_checkpoint(
     for folder in resume.damaged if loop.status is not None else ():
         loop.status.warn.remote(f"a damaged checkpoint is not used, and was moved to {folder}")
     resume_from = str(resume.last.file) if resume.last else None
-    # a run that an earlier version began keeps its pooling
-    pooling = read_payload(resume_from).pooling if resume_from else None
-    # the same first weights on every worker and in every rerun
-    torch.manual_seed(config.training.seed)
-    module = _build_module(loop, pooling)
-    data = ManifestDataModule(
-        loop.manifest,
-        config.training.batch_size,
-        config.training.seed,
-        loop.resources.begun_with,
-    )
-    callback = EpochCallback(loop, resume.finished, heartbeat)
+    module, data, callback = _build_fit(loop, resume, heartbeat)
     trainer = prepare_trainer(_build_trainer(loop, callback))
     stopped = ""
     try:
@@ -120,6 +113,28 @@ def _fit_from_last_checkpoint(
         logger.info("stopped as asked, %s", stopped)
     callback.send_logs(trainer)
     return {"failure": callback.failure, "stopped": stopped}
+
+
+class _Fit(NamedTuple):
+    module: PhaseModule
+    data: L.LightningDataModule
+    callback: EpochCallback
+
+
+def _build_fit(loop: TrainLoopConfig, resume: ResumePoint, heartbeat: Heartbeat) -> _Fit:
+    """Build the fit of a frame model or temporal model on this worker's share of the data."""
+    if isinstance(loop, HeadLoopConfig):
+        return _Fit(*build_head_fit(loop, resume, heartbeat))
+    training = loop.config.training
+    # a run that an earlier version began keeps its pooling
+    pooling = read_payload(resume.last.file).pooling if resume.last else None
+    # the same first weights on every worker and in every rerun
+    torch.manual_seed(training.seed)
+    module = _build_module(loop, pooling)
+    data = ManifestDataModule(
+        loop.manifest, training.batch_size, training.seed, loop.resources.begun_with
+    )
+    return _Fit(module, data, EpochCallback(loop, resume.finished, heartbeat))
 
 
 def _build_module(loop: TrainLoopConfig, pooling: Pooling | None) -> SurgicalPhaseModule:
@@ -151,13 +166,13 @@ def _build_strategy(name: Strategy) -> RayDDPStrategy | RayFSDPStrategy:
 
 
 def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback) -> L.Trainer:
-    training, manifest = loop.config.training, loop.manifest
+    training = loop.config.training
     if training.deterministic:
         # written before Lightning sets the variable, too
         cublas = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
         logger.info("only algorithms whose results repeat; CUBLAS_WORKSPACE_CONFIG=%s", cublas)
     steps = plan_training_steps(
-        len(manifest.of_split("train")),
+        loop.num_train,
         training.batch_size,
         loop.resources.train_workers,
         loop.resources.begun_with,
@@ -168,7 +183,7 @@ def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback) -> L.Trainer:
         loop.resources.use_gpu,
         [
             callback,
-            TensorBoardPictures(manifest.phases, manifest.cases_of("val")),
+            *_build_pictures(loop),
             *([callback.skipper] if callback.skipper else []),
         ],
         loop.run.path,
@@ -176,3 +191,10 @@ def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback) -> L.Trainer:
         plugins=[RayLightningEnvironment(), SyncedCheckpointIO()],
         logger=build_loggers(loop.config, loop.run),
     )
+
+
+def _build_pictures(loop: TrainLoopConfig) -> list[TensorBoardPictures]:
+    """Build the callback for pictures of the validation windows; videos have none."""
+    if isinstance(loop, HeadLoopConfig):
+        return []
+    return [TensorBoardPictures(loop.manifest.phases, loop.manifest.cases_of("val"))]

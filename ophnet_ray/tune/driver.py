@@ -6,6 +6,7 @@ Importing this module loads neither torch, Optuna nor Ray: wrong input is refuse
 from typing import TYPE_CHECKING
 
 from ophnet_ray.console import Console, log_to
+from ophnet_ray.train.head_input import locate_data
 from ophnet_ray.train.preflight import check_input
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.plan import plan_search
@@ -24,7 +25,7 @@ def tune(config: TuneConfig, console: Console) -> "SearchResult":
     """
     plan = plan_search(config)
     checked = check_input(plan.config, console)
-    search = open_search(plan, checked.config, checked.data, console)
+    search = open_search(plan, checked.config, locate_data(checked.data, checked.config), console)
     with search.run.directory.locked():
         log_to(search.run.directory.driver_log)
         # torch, Optuna and Ray take seconds to load: only once the input is right

@@ -28,7 +28,8 @@ REDUCTION_FACTOR = 3
 
 def build_scheduler(search: SearchConfig, setup: TrialSetup) -> TrialScheduler:
     """Build the scheduler of a search; ASHA starts with the results of the trials that ended."""
-    max_epochs = setup.plan.base.training.max_epochs
+    base = setup.plan.base
+    max_epochs = base.temporal.choose_epochs(base.training.max_epochs)
     if search.scheduler == "none" or search.grace_period >= max_epochs:
         return FIFOScheduler()
     scheduler = ResumedAsha(setup, search.grace_period, max_epochs)

@@ -29,6 +29,20 @@ _FIXED = {
 } | {"seed": "it also determines the split; --repeats trains the finalists under other seeds"}
 
 
+_OF_HEADS = (
+    "temporal_layers",
+    "temporal_stages",
+    "temporal_channels",
+    "temporal_dropout",
+    "temporal_lr",
+    "smoothing_loss",
+    "class_weights",
+    "lr_schedule",
+)
+"""Settings that trials of temporal models over the same features may vary."""
+_OF_FEATURES = ("temporal", "causal", "frame_rate", "temporal_input", "temporal_epochs")
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """A domain of listed values."""
@@ -155,6 +169,13 @@ def _parse_item(item: str, base: Config) -> tuple[str, Choice | Range]:
     name, kind, listed = match.groups()
     if name not in base.to_flat():
         raise UserError(f"--search {item}: there is no setting {name}; --help lists them")
+    if base.temporal.is_used and name not in _OF_HEADS:
+        raise UserError(
+            f"--search {item}: with --temporal the trials share one encoder and its features; "
+            f"search {', '.join(_OF_HEADS)}"
+        )
+    if name in (*_OF_HEADS[:-2], *_OF_FEATURES) and not base.temporal.is_used:
+        raise UserError(f"--search {item}: {name} is of a temporal model; give --temporal, too")
     if name in _FIXED:
         raise UserError(f"--search {item}: {name} cannot be searched: {_FIXED[name]}")
     values = [_typed(item, name, text, base) for text in listed.split(",")]

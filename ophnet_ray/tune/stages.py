@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,21 +98,35 @@ def complete_search(search: Search, output: str) -> SearchResult:
             with (
                 run.open_cache().in_use(run.console.warn),
                 connect(search.config, metadata, num_local) as where,
+                ExitStack() as held,
             ):
                 run.console.say(where)
-                setup = _prepare(search)
+                setup = _prepare(search, held)
                 budget = TimeBudget(search.config.search.time_budget_s)
                 _train_trials(search, setup, budget)
                 _repeat_finalists(search, setup, budget)
         return _conclude(search, output)
 
 
-def _prepare(search: Search) -> TrialSetup:
-    """Decode, once for all trials, whatever any of them may read."""
+def _prepare(search: Search, held: ExitStack) -> TrialSetup:
+    """Decode or encode, once for all trials, whatever any of them may read.
+
+    Args:
+        search: The search.
+        held: Keeps the features from being pruned while the trials read them.
+    """
     run = search.run
     threads = run.directory.read_resources().get("threads_per_worker")
     plan = plan_trials(search.config, search.num_trials, threads, run.console.say)
     run = replace(run, config=plan.base)
+    if run.config.temporal.is_used:
+        # loads timm, which searches over frame models leave to their workers
+        from ophnet_ray.train.head_stages import prepare_head
+
+        manifest = Manifest(tuple(run.data.phases), run.config.windows, ())
+        head = prepare_head(run, plan.resources, held)
+        only = {run.config.windows: manifest}
+        return TrialSetup(search.directory, plan, only, run.data.data_hash, search.metric, head)
     check_num_segments(plan.resources.train_workers, run.data.num_train)
     for settings in network_variants(search.space):
         check_backbone(run.config.replace_flat(**settings), run.console.say)
@@ -159,9 +174,14 @@ def _train_trials(search: Search, setup: TrialSetup, budget: TimeBudget) -> None
         num_left,
         budget.left_s,
     )
-    max_epochs, read = search.config.training.max_epochs, search.directory.trials
+    max_epochs, read = _count_epochs(search), search.directory.trials
     table = SearchTable(console, setup.metric, max_epochs, search.num_trials, read)
     _record_failures(search.directory, table.run(tuner.fit))
+
+
+def _count_epochs(search: Search) -> int:
+    """Return the epochs of a whole trial."""
+    return search.config.temporal.choose_epochs(search.config.training.max_epochs)
 
 
 def _build_suggestions(search: Search) -> Suggestions:
@@ -197,7 +217,7 @@ def _repeat_finalists(search: Search, setup: TrialSetup, budget: TimeBudget) -> 
     console.say(f"training {len(finalists)} finalists again under {len(seeds)} other seeds")
     queue = TrialQueue(setup, tasks)
     tuner = build_tuner(setup, queue, FIFOScheduler(), len(tasks), budget.left_s)
-    table = SearchTable(console, setup.metric, training.max_epochs, len(tasks), directory.repeats)
+    table = SearchTable(console, setup.metric, _count_epochs(search), len(tasks), directory.repeats)
     _record_failures(directory, table.run(tuner.fit))
 
 
@@ -251,6 +271,10 @@ def _conclude(search: Search, output: str) -> SearchResult:
     best = read_trial_config(winner.trial)
     write_atomically(directory.best_config, dump_config(best).encode())
     checkpoint = best_checkpoint(find_checkpoints(winner.trial.run.checkpoints)).file
+    if best.temporal.is_used:
+        from ophnet_ray.train.head_stages import join_checkpoints
+
+        checkpoint = join_checkpoints(search.run, checkpoint)
     for target in (str(directory.best_checkpoint), output):
         copy_checkpoint(checkpoint, target, search.run.console.warn)
     gain = describe_gain(ranked, winner, select_base(search.space, search.config.base()), metric)

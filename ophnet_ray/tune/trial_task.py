@@ -17,6 +17,7 @@ from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.errors import DivergedError, TrainingError, UserError
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.checkpoints import find_checkpoints
+from ophnet_ray.train.head_protocol import HeadData, build_head_loop
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.trainer import fit_run
@@ -34,6 +35,7 @@ class TrialSetup:
     """Everything that a trial needs beside its settings.
 
     ``manifests`` holds one manifest per way of cutting windows that the search may ask for.
+    ``head`` holds the features of the videos where the trials train temporal models.
     """
 
     search: SearchDirectory
@@ -41,6 +43,7 @@ class TrialSetup:
     manifests: Mapping[WindowConfig, Manifest]
     data_hash: str
     metric: RankedMetric
+    head: HeadData | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +81,8 @@ def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
     progress = TrialProgress(setup.metric)
     for record in read_trained_epochs(run):
         ray.tune.report(progress.add_epoch(record))
-    manifest = setup.manifests[config.windows]
-    loop = TrainLoopConfig(config, manifest, setup.plan.resources, run, setup.data_hash)
     try:
-        fit_run(loop, [_ReportToTune(progress)])
+        fit_run(_build_loop(setup, config, run), [_ReportToTune(progress)])
     except DivergedError as error:
         write_trial_end(run, "diverged", len(run.read_metrics()), str(error))
         raise
@@ -89,6 +90,15 @@ def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
         write_trial_end(run, "failed", len(run.read_metrics()), str(error))
         raise
     write_trial_end(run, "finished", len(run.read_metrics()))
+
+
+def _build_loop(setup: TrialSetup, config: Config, run: RunDirectory) -> TrainLoopConfig:
+    manifest = setup.manifests[config.windows]
+    if setup.head is not None:
+        return build_head_loop(
+            config, setup.head, manifest.phases, setup.plan.resources, run, setup.data_hash
+        )
+    return TrainLoopConfig(config, manifest, setup.plan.resources, run, setup.data_hash)
 
 
 def read_trained_epochs(run: RunDirectory) -> tuple[Mapping[str, float], ...]:

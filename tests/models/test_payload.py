@@ -18,9 +18,9 @@ from ophnet_ray.models.payload import (
     CheckpointPayload,
     SmoothingChoice,
     TrainingSummary,
-    WorkerState,
     describe_settings,
 )
+from ophnet_ray.models.worker_state import WorkerState
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 
 pytestmark = pytest.mark.unit
@@ -165,7 +165,7 @@ def test_paths_are_written_without_their_folders():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"format_version": 3}, "checkpoint a.ckpt is of a newer ophnet-ray; install that one"),
+        ({"format_version": 4}, "checkpoint a.ckpt is of a newer ophnet-ray; install that one"),
         ({"phases": None}, "checkpoint a.ckpt is damaged"),
         ({"confusion_by_case": 5}, "checkpoint a.ckpt is damaged"),
         ({"config": "text"}, "checkpoint a.ckpt is damaged"),

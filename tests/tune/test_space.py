@@ -105,3 +105,15 @@ def test_a_value_that_yaml_cannot_read_is_refused_in_one_line(value):
     with pytest.raises(UserError, match=r"^--search lr=choice") as refused:
         parse_search_space([f"lr=choice({value})"], Config())
     assert str(refused.value).isprintable()
+
+
+def test_trials_of_temporal_models_share_an_encoder_and_vary_the_model_alone():
+    base = Config().replace_flat(temporal="mstcn", encoder="model.ckpt")
+    items = ["temporal_layers=choice(6,8,10)", "temporal_lr=loguniform(1e-4,1e-2)"]
+    space = parse_search_space([*items, "class_weights=choice(none,focal)"], base)
+    assert list(space) == ["temporal_layers", "temporal_lr", "class_weights"]
+    for item in ("lr=loguniform(1e-4,1e-2)", "window_size=choice(8,16)", "causal=choice(true)"):
+        with pytest.raises(UserError, match="share one encoder and its features"):
+            parse_search_space([item], base)
+    with pytest.raises(UserError, match="temporal_lr is of a temporal model; give --temporal"):
+        parse_search_space(items[1:], Config())

@@ -1,0 +1,106 @@
+"""Checkpoint with a temporal model → two ONNX files, encoder and head, with one card."""
+
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ophnet_ray.inference.encoder import load_encoder_of
+from ophnet_ray.inference.export import OPSET, compare_outputs, convert_images, import_extra
+from ophnet_ray.models.checkpoint_file import read_payload
+from ophnet_ray.models.temporal_checkpoint import load_head
+from ophnet_ray.models.temporal_network import TemporalModel
+from ophnet_ray.storage.files import write_atomically
+
+CHECKED_LENGTHS = (1, 7, 300)
+HEAD_SUFFIX = ".head.onnx"
+
+
+def export_temporal_onnx(checkpoint: str, path: Path) -> tuple[Path, float]:
+    """Write the encoder to ``path`` and the temporal model beside it, ``<stem>.head.onnx``.
+
+    Encoder: ``pixels`` uint8 (batch, 3, S, S) → ``features`` (batch, D) and, of a frame model,
+    ``log_probs`` (batch, K). Head: ``values`` float32 (1, frames, D), which are the features or
+    log-probabilities of a whole video in the order of time → ``probabilities`` (1, frames, K).
+    The metadata of both hold the same card.
+
+    Returns:
+        Path of the head, and the largest difference of an output from PyTorch's.
+
+    Raises:
+        UserError: The checkpoint or a package is missing, or an output differs by more than
+            ``MAX_DIFFERENCE``. No file is written then.
+    """
+    encoder, head = load_encoder_of(checkpoint), load_head(checkpoint)
+    card = build_temporal_card(checkpoint)
+    outputs = ["features", "log_probs"] if encoder.num_classes else ["features"]
+    size = encoder.preprocessing.image_size
+    images = convert_images(encoder.as_module(), size, outputs, card)
+    content, difference = _convert_head(head, card)
+    target = path.with_name(path.stem + HEAD_SUFFIX)
+    write_atomically(path, images.content)
+    write_atomically(target, content)
+    return target, max(difference, images.difference)
+
+
+def build_temporal_card(checkpoint: str) -> dict[str, Any]:
+    """Build what users of both files need: phases, input, frame rate, reach, the data's hash."""
+    payload = read_payload(checkpoint)
+    if payload.head is None:
+        raise ValueError(f"{checkpoint} holds no temporal model")
+    return {
+        "phases": list(payload.phases),
+        "preprocessing": payload.preprocessing.to_dict(),
+        "temporal": payload.head.spec.to_dict() | {"sees": payload.head.spec.describe_context()},
+        "backbone": payload.head.backbone,
+        "validation": dict(payload.history[-1]) if payload.history else {},
+        "data_hash": payload.data_hash,
+    }
+
+
+class _WithSoftmax(nn.Module):
+    """A temporal model whose output is the probabilities of its last stage."""
+
+    def __init__(self, head: TemporalModel) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Compute probabilities (1, N, K) of values (1, N, D)."""
+        probabilities: Tensor = self.head(values)[-1].softmax(dim=2)
+        return probabilities
+
+
+def _convert_head(head: TemporalModel, card: dict[str, Any]) -> tuple[bytes, float]:
+    onnx = import_extra("onnx")
+    module, num_inputs = _WithSoftmax(head).eval(), head.spec.num_inputs
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        file = Path(folder) / "head.onnx"
+        warnings.simplefilter("ignore")  # deprecations inside the libraries
+        torch.onnx.export(
+            module,
+            (torch.zeros(1, 37, num_inputs),),
+            file,
+            dynamo=False,  # the other exporter gives a GRU the length of its example
+            input_names=["values"],
+            output_names=["probabilities"],
+            dynamic_axes={"values": {1: "frames"}, "probabilities": {1: "frames"}},
+            opset_version=OPSET,
+        )
+        proto = onnx.load(file)
+    onnx.helper.set_model_props(proto, {"card": json.dumps(card)})
+    content: bytes = proto.SerializeToString()
+    return content, compare_outputs(module, content, "values", _draw_sequences(num_inputs))
+
+
+def _draw_sequences(num_inputs: int) -> Iterator[NDArray[np.float32]]:
+    rng = np.random.default_rng(0)
+    for length in CHECKED_LENGTHS:
+        yield rng.standard_normal((1, length, num_inputs)).astype(np.float32)

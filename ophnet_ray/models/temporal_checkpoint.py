@@ -1,0 +1,72 @@
+"""A checkpoint of an encoder and its temporal model: both in one file, and the latter out of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.models.checkpoint_file import load_checkpoint
+from ophnet_ray.models.payload import PAYLOAD_KEY
+from ophnet_ray.models.temporal_network import TemporalModel
+from ophnet_ray.storage.files import open_atomically
+
+ENCODER_PREFIXES = ("model.", "backbone.")
+"""Names of the encoder's weights: those of a frame model, or of a timm network alone."""
+HEAD_PREFIX = "head."
+
+
+def read_encoder_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the weights of the encoder in a checkpoint, by their names in the file.
+
+    Raises:
+        UserError: See ``load_checkpoint``.
+    """
+    saved, _ = load_checkpoint(path)
+    return {name: value for name, value in saved.items() if name.startswith(ENCODER_PREFIXES)}
+
+
+def write_temporal_checkpoint(
+    encoder: Mapping[str, Tensor], trained: str | Path, target: Path
+) -> None:
+    """Write one checkpoint with an encoder and the temporal model that was trained on its features.
+
+    Args:
+        encoder: Weights of the encoder, by their names in the file, see ``ENCODER_PREFIXES``.
+        trained: Checkpoint of the temporal model's training.
+        target: File to write, atomically.
+
+    Raises:
+        UserError: The checkpoint cannot be read.
+    """
+    saved, payload = load_checkpoint(trained)
+    head = {name: value for name, value in saved.items() if name.startswith(HEAD_PREFIX)}
+    content = {"state_dict": {**encoder, **head}, PAYLOAD_KEY: payload.to_dict()}
+    with open_atomically(target.parent, lambda: target.name) as file:
+        torch.save(content, file)
+
+
+def load_head(path: str | Path, device: str = "cpu") -> TemporalModel:
+    """Build the temporal model of a checkpoint and load its weights, in evaluation mode.
+
+    Raises:
+        UserError: The checkpoint cannot be read, or holds none.
+    """
+    saved, payload = load_checkpoint(path)
+    if payload.head is None:
+        raise UserError(f"checkpoint {path} holds no temporal model")
+    model = TemporalModel(payload.head.spec)
+    weights = {
+        name.removeprefix(HEAD_PREFIX): value
+        for name, value in saved.items()
+        if name.startswith(HEAD_PREFIX)
+    }
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = one_line(error, max_chars=200)
+        raise UserError(
+            f"checkpoint {path}: its weights do not fit the temporal model ({reason})"
+        ) from error
+    return model.eval().to(device)

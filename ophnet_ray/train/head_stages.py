@@ -1,0 +1,197 @@
+"""Stages of a run with a temporal model: frame model, features, temporal model, one checkpoint."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.features.store import FeatureStore
+from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.splits import FITTED_SPLITS
+from ophnet_ray.distributed.cluster import connect
+from ophnet_ray.distributed.features import extract_features
+from ophnet_ray.distributed.resources import Resources, plan_resources
+from ophnet_ray.errors import UserError
+from ophnet_ray.inference.encoder import Encoder, load_encoder
+from ophnet_ray.inference.encoder_source import EncoderSource
+from ophnet_ray.models.checkpoint_file import copy_checkpoint
+from ophnet_ray.models.temporal_checkpoint import write_temporal_checkpoint
+from ophnet_ray.models.temporal_spec import TemporalSpec
+from ophnet_ray.temporal_config import TemporalConfig
+from ophnet_ray.train.head_data import build_head_data, measure_segments, reject_rows
+from ophnet_ray.train.head_protocol import EncoderFacts, HeadData, build_head_loop
+from ophnet_ray.train.preflight import check_cluster
+from ophnet_ray.train.prepare import account_for_rows
+from ophnet_ray.train.protocol import start_status
+from ophnet_ray.train.report import write_run_report
+from ophnet_ray.train.run import Run, open_run
+from ophnet_ray.train.run_directory import RunResult
+from ophnet_ray.train.stages import (
+    complete_run,
+    find_best_checkpoint,
+    fit_and_watch,
+    keep_resources,
+    read_result,
+    share_steps,
+)
+from ophnet_ray.train.trainer import failures_in_one_line
+
+ENCODER_FILE = "encoder.ckpt"
+"""Copy of the frame model in the folder of the run."""
+MODEL_FILE = "model.ckpt"
+"""The checkpoint with encoder and temporal model in the folder of the run."""
+FRAMES_SUFFIX = "-frames"
+"""End of the name of the frame model's run, beside that of a run with a name."""
+
+
+def complete_head_run(run: Run, output: str) -> RunResult:
+    """Train all stages that are not complete; then write their checkpoint and the report.
+
+    Args:
+        run: A locked run whose settings have a temporal model.
+        output: Path or URI for the checkpoint with encoder and temporal model.
+
+    Raises:
+        UserError: The input is wrong.
+        TrainingError: Training failed.
+    """
+    directory = run.directory
+    model = directory.path / MODEL_FILE
+    with failures_in_one_line(directory, "run"):
+        result = read_result(run)
+        if result is None or not model.exists():
+            with connect(run.config, run.job_metadata()) as where:
+                run.console.say(where)
+                result = _train_on_cluster(run, result)
+        else:
+            run.console.say(
+                f"already complete: {directory.location} (another --name or --seed starts a new "
+                "run)"
+            )
+        copy_checkpoint(model, output, run.console.warn)
+        if not directory.report.exists():
+            write_run_report(directory, result)
+            directory.send(directory.scores, directory.report)
+    return result
+
+
+def _train_on_cluster(run: Run, result: RunResult | None) -> RunResult:
+    resources = keep_resources(plan_resources(run.config, run.console.say), run)
+    check_cluster(run.config, run.data.segments)
+    if result is None:
+        with ExitStack() as held:
+            result = fit_head_run(run, prepare_head(run, resources, held), resources)
+    join_checkpoints(run, find_best_checkpoint(run, result))
+    return result
+
+
+def prepare_head(run: Run, resources: Resources, held: ExitStack) -> HeadData:
+    """Provide the encoder and the features of all videos; see ``prepare_features``.
+
+    Args:
+        run: The run or search.
+        resources: Number of workers that encode.
+        held: Keeps the features from being pruned until it is closed.
+
+    Raises:
+        UserError: The input is wrong.
+        TrainingError: The frame model's training failed.
+    """
+    provide_encoder(run)
+    encoder = load_encoder(locate_encoder(run))
+    store = open_store(run, encoder)
+    held.enter_context(store.in_use(run.console.warn))
+    return prepare_features(run, encoder, store, resources)
+
+
+def join_checkpoints(run: Run, trained: Path) -> Path:
+    """Write the checkpoint with the run's encoder and a trained temporal model; return its path."""
+    target = run.directory.path / MODEL_FILE
+    write_temporal_checkpoint(load_encoder(locate_encoder(run)).state(), trained, target)
+    return target
+
+
+def locate_encoder(run: Run) -> EncoderSource:
+    """Return the encoder of the settings; without one, the frame model in the run's folder."""
+    given = run.config.temporal.encoder
+    if given is None:
+        return EncoderSource(name=str(run.directory.path / ENCODER_FILE))
+    return EncoderSource(name=given, windows=run.config.windows).located()
+
+
+def provide_encoder(run: Run) -> None:
+    """Train the frame model unless an encoder is given or the model is trained already."""
+    config = run.config
+    if config.temporal.encoder is not None:
+        return
+    name = f"{config.run.name}{FRAMES_SUFFIX}" if config.run.name else None
+    frames = replace(config, temporal=TemporalConfig(), run=replace(config.run, name=name))
+    run.console.say("stage 1 of 3: the frame model")
+    frame_run = open_run(frames, run.data, run.console)
+    with frame_run.directory.locked(run.console.warn):
+        frame_run.directory.check_same(frames, run.data.data_hash)
+        complete_run(frame_run, locate_encoder(run).name)
+
+
+def open_store(run: Run, encoder: Encoder) -> FeatureStore:
+    """Open the store of the features that a run needs, beside its cache of blocks."""
+    temporal, places = run.config.temporal, run.config.run
+    encoding = encoder.encoding(temporal.frame_rate, temporal.causal)
+    return FeatureStore(places.cache_dir or "", encoding, places.local_cache_dir)
+
+
+def prepare_features(
+    run: Run, encoder: Encoder, store: FeatureStore, resources: Resources
+) -> HeadData:
+    """Encode the videos that the store lacks, account for every row, and label the frames."""
+    run.console.say("stage 2 of 3: features of whole videos")
+    fitted = [segment for segment in run.data.segments if segment.split in FITTED_SPLITS]
+    videos = {segment.video: segment.video for segment in fitted}
+    broken = extract_features(encoder.source, videos, store, resources.decode_workers, run.console)
+    manifest = Manifest(tuple(run.data.phases), run.config.windows, ())
+    account_for_rows(run, manifest, reject_rows(fitted, broken), resources)
+    used = [segment for segment in fitted if segment.video not in broken]
+    return build_head_data(
+        used,
+        run.data.phases,
+        store,
+        run.config.temporal.temporal_input,
+        EncoderFacts(
+            backbone=store.encoding.backbone,
+            num_classes=encoder.num_classes,
+            preprocessing=encoder.preprocessing,
+            pooling=store.encoding.pooling,
+        ),
+    )
+
+
+def fit_head_run(run: Run, data: HeadData, resources: Resources) -> RunResult:
+    """Train the temporal model on the workers and show the progress; keep the result.
+
+    Raises:
+        UserError: More workers than training videos.
+        TrainingError: The workers failed.
+        StoppedError: A signal asked to stop.
+    """
+    num_train, workers = len(data.train), resources.train_workers
+    if num_train < workers:
+        raise UserError(f"--train_workers {workers}: only {num_train} training videos")
+    resources = share_steps(resources, run, num_train, 1)
+    loop = build_head_loop(
+        run.config, data, run.data.phases, resources, run.directory, run.data.data_hash
+    )
+    loop = replace(loop, status=start_status(run.directory.name))
+    run.console.say("stage 3 of 3: the temporal model")
+    run.console.say(describe_head(run.config.temporal, data))
+    return fit_and_watch(run, loop)
+
+
+def describe_head(temporal: TemporalConfig, data: HeadData) -> str:
+    """Return model, data and receptive field in one line."""
+    spec = TemporalSpec.of_config(temporal, 1, 1)
+    train: list[Segment] = [segment for segment in data.segments if segment.split == "train"]
+    return (
+        f"temporal model {temporal.temporal}: {len(data.train)} training videos; it sees "
+        f"{spec.describe_context()}; 95 % of the training segments last up to "
+        f"{measure_segments(train):.0f} s"
+    )

@@ -1,0 +1,66 @@
+"""Parts of a train worker that trains a temporal model: module, data, and its checkpoints."""
+
+from typing import NamedTuple
+
+from ophnet_ray.data.datasets import SequenceDataModule
+from ophnet_ray.models.payload import CheckpointPayload, describe_settings, summarise_segments
+from ophnet_ray.models.phase_module import PhaseModule
+from ophnet_ray.models.temporal_fit import build_head_module
+from ophnet_ray.models.temporal_module import TemporalModule
+from ophnet_ray.models.temporal_spec import HeadPayload
+from ophnet_ray.train.epoch_callback import EpochCallback
+from ophnet_ray.train.head_protocol import HeadLoopConfig
+from ophnet_ray.train.heartbeat import Heartbeat
+from ophnet_ray.train.resume_point import ResumePoint
+
+
+class HeadFit(NamedTuple):
+    """What a worker fits, and the callback that keeps its epochs."""
+
+    module: TemporalModule
+    data: SequenceDataModule
+    callback: "HeadEpochCallback"
+
+
+def build_head_fit(loop: HeadLoopConfig, resume: ResumePoint, heartbeat: Heartbeat) -> HeadFit:
+    """Build the fit of a worker's share of the videos."""
+    data, settings = loop.data, loop.settings
+    module = build_head_module(
+        data.train, data.val, len(loop.manifest.phases), settings.temporal, settings.training
+    )
+    videos = SequenceDataModule(
+        data.train, data.val, settings.training.seed, loop.resources.begun_with
+    )
+    return HeadFit(module, videos, HeadEpochCallback(loop, resume.finished, heartbeat))
+
+
+class HeadEpochCallback(EpochCallback):
+    """Checkpoints and reports of a temporal model; without its encoder, which never changes."""
+
+    _loop: HeadLoopConfig
+
+    def describe_model(self, module: PhaseModule) -> CheckpointPayload:
+        """Return the payload of a temporal model, without history and states of workers.
+
+        Raises:
+            TypeError: The module is another.
+        """
+        if not isinstance(module, TemporalModule):
+            raise TypeError(f"expected a TemporalModule, not {type(module).__name__}")
+        loop = self._loop
+        encoder, phases = loop.data.encoder, loop.manifest.phases
+        return CheckpointPayload(
+            phases=tuple(phases),
+            preprocessing=encoder.preprocessing,
+            config=describe_settings(loop.settings),
+            data_hash=loop.data_hash,
+            history=(),
+            training=summarise_segments(loop.data.segments, phases),
+            confusion_by_case=module.confusion_by_case,
+            pooling=encoder.pooling,
+            head=HeadPayload(
+                spec=module.head.spec,
+                backbone=encoder.backbone,
+                num_encoder_classes=encoder.num_classes,
+            ),
+        )

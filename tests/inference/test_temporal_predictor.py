@@ -1,0 +1,147 @@
+"""Whole videos through a checkpoint that holds encoder and temporal model, without Ray."""
+
+import numpy as np
+import pytest
+import torch
+
+from ophnet_ray.config import WindowConfig
+from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.errors import UserError
+from ophnet_ray.inference.encoder_source import EncoderSource
+from ophnet_ray.inference.evaluation import EvaluationRequest, evaluate
+from ophnet_ray.inference.prediction_folder import PredictionFolder
+from ophnet_ray.inference.predictions import read_predictions
+from ophnet_ray.inference.predictor import PredictionResult, build_job
+from ophnet_ray.inference.trained_model import load_frame_model, load_model
+from ophnet_ray.models.backbone import create_encoder
+from ophnet_ray.models.checkpoint_file import read_payload
+from tests.helpers.heads import save_temporal_checkpoint
+from tests.helpers.videos import COLORS, write_video
+
+pytestmark = pytest.mark.unit
+
+PHASES = sorted(COLORS)
+NUM_FRAMES, RATE, CHANGE = 80, 10, 50
+"""Frames of a video, frames per second, and the first frame that differs."""
+
+
+def write_noise(path, future_seed):
+    """Write a video in which no frame depends on another; only its end depends on the seed."""
+    past = np.random.default_rng(0).integers(0, 255, (CHANGE, 32, 32, 3), dtype=np.uint8)
+    rest = (NUM_FRAMES - CHANGE, 32, 32, 3)
+    future = np.random.default_rng(future_seed).integers(0, 255, rest, dtype=np.uint8)
+    return write_video(path, [*past, *future], frame_rate=RATE, codec="ffv1", gop=1)
+
+
+def predict(checkpoint, video, folder, frame_rate=2.0, causal=False):
+    job = build_job(str(checkpoint), folder, frame_rate, causal)
+    job.build_worker("cpu", 1)("v", str(video))
+    return next(iter(read_predictions(job.part_of("v", str(video)))))[0]
+
+
+@pytest.fixture
+def source(checkpoint):
+    return EncoderSource(name=str(checkpoint))
+
+
+def head_over(source, tmp_path, **settings):
+    network = load_model(source.name).network
+    wanted = settings.get("temporal_input", "features")
+    num_inputs = 3 if wanted == "log_probs" else network.classifier[0].in_features
+    path = tmp_path / "model.ckpt"
+    return save_temporal_checkpoint(path, source, ("a", "b", "c"), num_inputs, **settings)
+
+
+@pytest.mark.parametrize("wanted", ["features", "log_probs"])
+@pytest.mark.parametrize("kind", ["mstcn", "gru"])
+def test_with_a_causal_model_the_future_of_a_file_changes_nothing_before_it(
+    source, tmp_path, kind, wanted
+):
+    model = head_over(
+        source, tmp_path, temporal=kind, causal=True, frame_rate=2.0, temporal_input=wanted
+    )
+    videos = [write_noise(tmp_path / f"{seed}.mkv", seed) for seed in (1, 2)]
+    first, second = (predict(model, video, tmp_path, causal=True) for video in videos)
+    is_past = first.times_s < CHANGE / RATE
+    np.testing.assert_allclose(
+        first.probabilities[is_past], second.probabilities[is_past], atol=1e-6
+    )
+    assert not np.allclose(first.probabilities[~is_past], second.probabilities[~is_past])
+
+
+def test_an_offline_model_uses_the_future_and_refuses_to_be_causal(source, tmp_path):
+    model = head_over(source, tmp_path, frame_rate=2.0)
+    videos = [write_noise(tmp_path / f"{seed}.mkv", seed) for seed in (1, 2)]
+    first, second = (predict(model, video, tmp_path) for video in videos)
+    before = first.times_s == first.times_s[first.times_s < CHANGE / RATE].max()
+    assert not np.allclose(first.probabilities[before], second.probabilities[before])
+    with pytest.raises(UserError, match=r"--causal: the temporal model of .* looks ahead"):
+        build_job(str(model), tmp_path, 2.0, causal=True)
+
+
+def test_another_frame_rate_takes_the_features_shown_last(source, tmp_path):
+    model = head_over(source, tmp_path, frame_rate=2.0)
+    video = write_noise(tmp_path / "v.mkv", 1)
+    trained = predict(model, video, tmp_path, frame_rate=2.0)
+    faster = predict(model, video, tmp_path, frame_rate=5.0)
+    shown = np.floor(faster.times_s * 2 + 1e-6).astype(int)
+    np.testing.assert_array_equal(faster.probabilities, trained.probabilities[shown])
+
+
+def test_a_timm_model_travels_in_the_checkpoint(tmp_path):
+    torch.manual_seed(0)
+    weights = tmp_path / "vit.pt"
+    torch.save(create_encoder("test_vit", 32, pretrained=False).state_dict(), weights)
+    small = WindowConfig(window_size=8, stride=4, max_frames=8, image_size=32)
+    source = EncoderSource(name="test_vit", weights=str(weights), windows=small)
+    model = save_temporal_checkpoint(tmp_path / "model.ckpt", source, ("a", "b"), 128)
+    weights.unlink()
+    found = predict(model, write_noise(tmp_path / "v.mkv", 1), tmp_path, frame_rate=1.0)
+    assert found.probabilities.shape == (8, 2)
+    np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-5)
+    with pytest.raises(UserError, match="a timm model without classifier"):
+        load_frame_model(model)
+
+
+def test_the_frame_model_under_a_temporal_model_stays_as_it_was(source, tmp_path):
+    model = head_over(source, tmp_path)
+    before, after = load_model(source.name), load_frame_model(model)
+    for name, value in before.network.state_dict().items():
+        assert torch.equal(after.network.state_dict()[name], value), name
+    # commands on frame models do not pass it off as the whole
+    with pytest.raises(UserError, match=r"holds a temporal model.*encoder\.ckpt"):
+        load_model(model)
+
+
+def test_versions_without_temporal_models_are_told_to_be_renewed(source, tmp_path):
+    payload = read_payload(head_over(source, tmp_path))
+    # those know formats 1 and 2, and refuse later ones in one line
+    assert payload.to_dict()["format_version"] == 3
+    assert read_payload(source.name).to_dict()["format_version"] <= 2
+
+
+def test_evaluate_scores_it_like_any_other(source, dataset, tmp_path):
+    path, network = tmp_path / "model.ckpt", load_model(source.name).network
+    num_inputs = network.classifier[0].in_features
+    model = save_temporal_checkpoint(path, source, PHASES, num_inputs, frame_rate=2.0)
+
+    def predict_here(job, videos):
+        work = job.build_worker("cpu", 1)
+        for video_id, video in videos.items():
+            work(video_id, video)
+        return PredictionResult({id_: job.part_of(id_, video) for id_, video in videos.items()}, {})
+
+    request = EvaluationRequest(
+        checkpoint=str(model),
+        source="segments.csv",
+        split="all",
+        frame_rate=2.0,
+        causal=False,
+        smooth=None,
+        predictions=None,
+        keep_choice=False,
+    )
+    folder = PredictionFolder(tmp_path / "evaluation")
+    found = evaluate(folder, request, read_annotations(dataset), predict_here)
+    assert found.card.num_units == 4 * 18
+    assert folder.report.exists()

@@ -1,0 +1,99 @@
+"""Runs with a temporal model on one Ray cluster: stages, one checkpoint, exact resume."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ophnet_ray.console import Console
+from ophnet_ray.inference.predictions import read_predictions
+from ophnet_ray.inference.predictor import build_job
+from ophnet_ray.models.checkpoint_file import read_payload
+from ophnet_ray.models.checkpoints import newest_position
+from ophnet_ray.train.driver import train
+from tests.helpers.paths import TRAIN_PY
+from tests.helpers.runs import flags_of, is_running, tiny_config, worker_pid
+from tests.helpers.waiting import wait_until
+
+pytestmark = pytest.mark.integration
+
+HEAD = {
+    "temporal": "mstcn",
+    "frame_rate": 2.0,
+    "temporal_layers": 3,
+    "temporal_channels": 8,
+    "temporal_epochs": 12,
+    "temporal_lr": 1e-2,
+}
+
+
+@pytest.fixture(scope="module")
+def first_run(ray_session, color_csv, color_cache, tmp_path_factory):
+    storage = tmp_path_factory.mktemp("head")
+    config = tiny_config(
+        color_csv, storage, cache_dir=color_cache, name="colors", max_epochs=3, **HEAD
+    )
+    return config, train(config, Console())
+
+
+def weights_of(path):
+    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+
+
+def test_one_command_trains_all_stages_and_its_checkpoint_predicts(first_run, color_csv, tmp_path):
+    _, result = first_run
+    # the frame model is a run of its own, which another temporal model finds complete
+    assert (result.run.parent / "colors-frames" / "result.json").exists()
+    card = json.loads((result.run / "scores.json").read_text())
+    assert card["unit"] == "frames"
+    payload = read_payload(result.checkpoint)
+    assert payload.head.spec.kind == "mstcn"
+    assert len(payload.history) == HEAD["temporal_epochs"]
+    assert {"val_edit", "val_f1_50"} <= payload.history[-1].keys()
+    video = color_csv.parent / "v0.mp4"
+    job = build_job(str(result.checkpoint), tmp_path, 2.0, causal=False)
+    job.build_worker("cpu", 1)("v0", str(video))
+    prediction = next(iter(read_predictions(job.part_of("v0", str(video)))))[0]
+    # three seconds each of red, green and blue; labels are those of the sorted names
+    truth = np.repeat([2, 1, 0], 6)
+    assert (prediction.labels == truth).mean() > 0.8
+    assert result.scores["val_acc"] > 0.8
+
+
+def test_a_head_killed_in_training_goes_on_to_the_same_weights(first_run, tmp_path, capfd):
+    """kill -9 of the driver; the encoder is given, so that the run starts at the features."""
+    config, whole = first_run
+    encoder = str(whole.run / "encoder.ckpt")
+    given = config.replace_flat(encoder=encoder, output_pth=str(tmp_path / "model.ckpt"))
+    # no pause between epochs would leave too little time for a kill
+    given = given.replace_flat(name="killed", temporal_epochs=30)
+    folder = whole.run.parent / "killed"
+    process = subprocess.Popen(
+        [sys.executable, str(TRAIN_PY), *flags_of(given)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(
+        lambda: process.poll() is not None or newest_position(folder / "checkpoints")[0] > 1,
+        "two epochs are trained",
+    )
+    assert process.poll() is None, "the run was over before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    log = folder / "logs/train-rank-0.log"
+    wait_until(lambda: not is_running(worker_pid(log)), "the worker has ended")
+    resumed = train(given, Console())
+    assert "resuming after" in log.read_text()
+    assert "are encoded already" in capfd.readouterr().err
+
+    again = train(given.replace_flat(name="undisturbed"), Console())
+    ours, theirs = weights_of(resumed.checkpoint), weights_of(again.checkpoint)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+    assert resumed.scores == again.scores
