@@ -23,6 +23,7 @@ from ophnet_ray.data.features.sequence import (
     parse_sequence,
 )
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.conditional_put import NoConditionalPutError, create_object
 from ophnet_ray.storage.files import (
     FileStatus,
     check_writable,
@@ -169,7 +170,7 @@ class FeatureStore:
             if not path.exists() or self._parse(path, sequence.content_id) is None:
                 write_atomically(path, dump_sequence(sequence, self.encoding.key))
             if self._uri is not None:
-                upload(path, join(self._uri, name))
+                self._share(path, join(self._uri, name), sequence.content_id)
         except OSError as error:
             raise UserError(
                 f"the features {self.folder} cannot be written: {error.strerror or error}; "
@@ -184,6 +185,23 @@ class FeatureStore:
     def path_of(self, content_id: str) -> str:
         """Return the path or URI of a video's file, whether it exists or not."""
         return join(self.place, self._name(content_id))
+
+    def _share(self, path: Path, uri: str, content_id: str) -> None:
+        """Put a file into the bucket, or take the whole one that another machine has put there.
+
+        Features of two machines differ in their last bits, and all must read the same ones.
+        """
+        own = path.read_bytes()
+        try:
+            if create_object(uri, own):
+                return
+            download(uri, path)
+            if self._parse(path, content_id) is not None:
+                return
+            write_atomically(path, own)
+        except NoConditionalPutError as error:
+            logger.warning("%s: %s; the last machine's features stay", uri, error)
+        upload(path, uri)
 
     def _name(self, content_id: str) -> str:
         return hashlib.blake2b(content_id.encode(), digest_size=16).hexdigest() + SUFFIX

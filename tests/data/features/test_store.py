@@ -183,3 +183,14 @@ def test_features_on_one_machine_alone_are_not_shared(bucket, tmp_path):
     assert store.find(["1-a"]) == set()
     store.write(sequence())
     assert store.find(["1-a"]) == {"1-a"}
+
+
+def test_of_two_machines_that_encode_a_video_all_read_the_first_ones_features(bucket, tmp_path):
+    uri = bucket.uri("features/twice")
+    one, two, three = (
+        FeatureStore(uri, ENCODING, str(tmp_path / name)) for name in ("one", "two", "three")
+    )
+    one.write(sequence(seed=0))
+    two.write(sequence(seed=1))
+    for store in (one, two, three):
+        assert_equal(store.read("1-a"), sequence(seed=0))
