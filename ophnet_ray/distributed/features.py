@@ -41,7 +41,6 @@ def extract_features(
         UserError: The store cannot be written.
         EncodingError: The cluster or the encoder failed.
     """
-    store.check_writable()
     content_ids = store.identify(videos.values())
     broken = {id_: UNREADABLE for id_, video in videos.items() if video not in content_ids}
     ids = {id_: content_ids[video] for id_, video in videos.items() if id_ not in broken}
@@ -50,6 +49,8 @@ def extract_features(
         num_done = sum(content_id in present for content_id in ids.values())
         console.say(f"features  {num_done} of {len(videos)} videos are encoded already")
     todo = {ids[id_]: videos[id_] for id_ in ids if ids[id_] not in present}
+    if todo:  # a store that is complete may be read-only
+        store.check_writable()
     try:
         job = EncodingJob(encoder, store)
         unreadable = work_on_videos(job, todo, num_workers, console, "features")

@@ -24,6 +24,7 @@ def main() -> None:
     from tests.benchmarks.buckets import compare_buckets
     from tests.benchmarks.cost_model import describe_costs
     from tests.benchmarks.decoding import compare_decoding, compare_with_exact_mean
+    from tests.benchmarks.encoding import compare_frozen_encoder, measure_features
     from tests.benchmarks.epochs import compare_epochs
     from tests.benchmarks.ray_cost import compare_with_bare_lightning
     from tests.benchmarks.reading import compare_reading
@@ -44,6 +45,8 @@ def main() -> None:
         "buckets": compare_buckets,
         "ray": compare_with_bare_lightning,
         "costs": describe_costs,
+        "features": measure_features,
+        "frozen": compare_frozen_encoder,
         "search": measure_search,
         "kills": kill_searches,
         "imbalance": search_imbalance,
