@@ -9,7 +9,7 @@ on cases that did not choose, is above 0 with 95 % confidence.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ CHOSEN_BY = ("frame_accuracy", "macro_f1_present")
 """Scores whose mean decides."""
 EVIDENCE_SCALES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
 _LABELLED = 1
-"""Row of the labels in the counts of ``_count``."""
+"""Row of the labels in the counts of ``count_labels``."""
 _PRIORS: tuple[Prior, ...] = ("none", "segments", "frames")
 
 
@@ -134,19 +134,29 @@ def tune_decoder(
         frame_rate: Frame times per second.
         look_ahead_s: Seconds after each time that its label may depend on; None: the whole video.
     """
-    candidates = list_candidates(dynamics)
     if dynamics is None:
         return TunedDecoder(NO_SMOOTHING, None)
+    candidates = list_candidates(dynamics)
     cases: dict[str, list[NDArray[np.int64]]] = defaultdict(list)
     for video in videos:
         decoded = decode_with_each(
             video.probabilities, candidates, dynamics, frame_rate, look_ahead_s
         )
-        cases[video.case_id].append(
-            np.stack([_count(video.truth, labels, len(dynamics.first)) for labels in decoded])
-        )
+        cases[video.case_id].append(count_labels(video.truth, decoded, len(dynamics.first)))
+    return choose_candidate(candidates, cases)
+
+
+def choose_candidate(
+    candidates: Sequence[Candidate], counts_by_case: Mapping[str, Sequence[NDArray[np.int64]]]
+) -> TunedDecoder:
+    """Choose by the counts of all cases.
+
+    Args:
+        candidates: D candidates, the first of them no smoothing.
+        counts_by_case: For each case, ``count_labels`` of its videos.
+    """
     # of each candidate, the counts (3, K) of each case; a case without truth says nothing
-    by_case = [np.sum(rows, axis=0) for rows in cases.values()]
+    by_case = [np.sum(videos, axis=0) for videos in counts_by_case.values()]
     by_case = [counts for counts in by_case if counts[0, _LABELLED].any()]
     if not by_case:
         return TunedDecoder(NO_SMOOTHING, None)
@@ -177,14 +187,24 @@ def decode_with_each(
             yield decode(log_probs, candidate.decoder, dynamics, frame_rate, look_ahead_s)
 
 
-def _count(
-    truth: NDArray[np.int64], labels: NDArray[np.int64], num_phases: int
+def count_labels(
+    truth: NDArray[np.int64], decoded: Iterable[NDArray[np.int64]], num_phases: int
 ) -> NDArray[np.int64]:
-    """Count hits, labels and predictions of each phase over the annotated frames, (3, K)."""
+    """Count hits, labels and predictions of each phase over the annotated frames, (D, 3, K).
+
+    Args:
+        truth: (N,), ``NOT_ANNOTATED`` between segments.
+        decoded: Labels (N,) under each of D candidates.
+        num_phases: K.
+    """
     is_annotated = truth != NOT_ANNOTATED
-    truth, labels = truth[is_annotated], labels[is_annotated]
-    parts = (truth[truth == labels], truth, labels[labels != NO_PREDICTION])
-    return np.stack([np.bincount(part, minlength=num_phases) for part in parts])
+    truth = truth[is_annotated]
+    counts = []
+    for everywhere in decoded:
+        labels = everywhere[is_annotated]
+        parts = (truth[truth == labels], truth, labels[labels != NO_PREDICTION])
+        counts.append(np.stack([np.bincount(part, minlength=num_phases) for part in parts]))
+    return np.stack(counts)
 
 
 def _score_rows(counts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from ophnet_ray.reports.figures import phase_colors, to_svg
 from ophnet_ray.reports.page import format_count, write_page
 from ophnet_ray.reports.score_figures import draw_confusion, draw_curves, draw_f1_by_cases
 from ophnet_ray.reports.timeline_figures import draw_timeline
+from ophnet_ray.reports.timing_tables import collect_timing
 
 NUM_TILES = 4
 NUM_WORST_VIDEOS = NUM_BEST_VIDEOS = 4
@@ -74,6 +75,7 @@ def write_model_report(path: Path, report: ModelReport) -> None:
             "colors": dict(zip(phases, phase_colors(len(phases)), strict=True)),
             **_collect_card(report.card),
             **_collect_videos(report.timelines, phases),
+            "timing": collect_timing(report.timelines, phases),
             **_collect_data(report),
         },
     )

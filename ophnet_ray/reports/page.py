@@ -34,6 +34,8 @@ def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
         clock=format_clock,
         plain=format_plain,
         percent=format_percent,
+        seconds=format_seconds,
+        signed_seconds=format_signed_seconds,
     )
     # ids from file names may contain bytes that are not UTF-8
     text = environment.get_template(template).render(values)
@@ -67,6 +69,16 @@ def format_clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def format_seconds(seconds: float | None) -> str:
+    """Return a short time in seconds with one decimal, and a dash for None."""
+    return NONE if seconds is None else f"{seconds:.1f} s"
+
+
+def format_signed_seconds(seconds: float | None) -> str:
+    """Return the same with its sign; none for 0."""
+    return format_seconds(seconds) if not seconds else f"{seconds:+.1f} s"
 
 
 def format_plain(value: Any) -> str:

@@ -3,7 +3,8 @@
 Everything that is learnt (order and durations of phases, confusion of the labels, choice of the
 decoder, refiner) comes from the other folds: five folds by case. Predictions are hard labels of a
 published model; the probabilities behind them are those of the truth given the label, counted on
-the other folds.
+the other folds. The choice of the decoder is nested: it is made on the other folds, each decoded
+with what the rest of them teaches: on the videos that taught it, any order is trusted too much.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,13 @@ from numpy.typing import NDArray
 from ophnet_ray.config import TrainingConfig
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.sequences import HeldValues, LabelledSequence
-from ophnet_ray.inference.decoder_tuning import Candidate, decode_with_each, tune_decoder
+from ophnet_ray.inference.decoder_tuning import (
+    Candidate,
+    choose_candidate,
+    count_labels,
+    decode_with_each,
+    list_candidates,
+)
 from ophnet_ray.metrics.bootstrap import score_interval
 from ophnet_ray.metrics.classification import confusion_counts
 from ophnet_ray.metrics.scoring import CONVENTIONS, CaseScores, ScoredVideo, compare_scores
@@ -53,11 +60,15 @@ HISTOGRAM_S = 5
 
 @dataclass(frozen=True)
 class Fold:
-    """Videos of the other folds and of this one, with what is learnt from the former."""
+    """Videos of the other folds and of this one, with what is learnt from the former.
+
+    ``inner``: the other folds, each with what the rest of them teaches.
+    """
 
     train: Sequence[ScoredVideo]
     test: Sequence[ScoredVideo]
     dynamics: PhaseDynamics
+    inner: Sequence["Fold"]
 
 
 def compare_decoders(_: Path) -> list[Figure]:
@@ -102,7 +113,13 @@ def read_videos() -> list[ScoredVideo]:
 
 def tune_and_decode(fold: Fold) -> list[NDArray[np.int64]]:
     """Choose a decoder on the other folds and decode this one."""
-    return _decode(fold, tune_decoder(fold.train, fold.dynamics, 1.0).kept)
+    candidates = list_candidates(fold.dynamics)
+    counts = {}
+    for inner in fold.inner:
+        for video in inner.test:
+            decoded = decode_with_each(video.probabilities, candidates, inner.dynamics, 1.0)
+            counts[video.case_id] = [count_labels(video.truth, decoded, NUM_PHASES)]
+    return _decode(fold, choose_candidate(candidates, counts).kept)
 
 
 def refine(fold: Fold) -> list[NDArray[np.int64]]:
@@ -113,22 +130,32 @@ def refine(fold: Fold) -> list[NDArray[np.int64]]:
     return [predict_sequence(model, rows).argmax(axis=1) for rows in values]
 
 
-def _learn(videos: Sequence[ScoredVideo], number: int) -> Fold:
-    """Put the probabilities of the truth, given the label, beside the labels."""
-    train = [video for i, video in enumerate(videos) if i % NUM_FOLDS != number]
+def _learn(videos: Sequence[ScoredVideo], left_out: int, inside: int | None = None) -> Fold:
+    """Learn from the videos of the other folds, and for a choice among them again without each.
+
+    Args:
+        videos: All videos.
+        left_out: Fold that teaches nothing.
+        inside: Another one, which is then the fold to predict.
+    """
+    fold_of = [i % NUM_FOLDS for i in range(len(videos))]
+    tested = left_out if inside is None else inside
+    train = [v for v, fold in zip(videos, fold_of, strict=True) if fold not in (left_out, inside)]
     confusion = np.sum([confusion_counts(v.truth, v.prediction, NUM_PHASES) for v in train], axis=0)
     of_label = ((confusion + 1) / (confusion + 1).sum(axis=0)).T.astype(np.float32)
     segments = [
-        Segment(f"{video.case_id}:{s.start_s}", video.case_id, video.case_id, *ends, str(s.label))
-        for video in train
-        for s in cut_segments(np.arange(len(video.truth), dtype=np.float64), video.truth, 1.0)
-        for ends in [(s.start_s, s.end_s)]
+        Segment(f"{v.case_id}:{s.start_s}", v.case_id, v.case_id, s.start_s, s.end_s, str(s.label))
+        for v in train
+        for s in cut_segments(np.arange(len(v.truth), dtype=np.float64), v.truth, 1.0)
     ]
-    known = [replace(video, probabilities=of_label[video.prediction]) for video in videos]
+    test = [v for v, fold in zip(videos, fold_of, strict=True) if fold == tested]
+    others = [] if inside is not None else [n for n in range(NUM_FOLDS) if n != left_out]
     return Fold(
-        [video for i, video in enumerate(known) if i % NUM_FOLDS != number],
-        known[number::NUM_FOLDS],
+        train,
+        # the probabilities of the truth, given the label
+        [replace(video, probabilities=of_label[video.prediction]) for video in test],
         learn_dynamics(segments, PHASES),
+        [_learn(videos, left_out, number) for number in others],
     )
 
 

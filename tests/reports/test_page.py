@@ -192,6 +192,19 @@ def test_a_section_without_content_is_left_out(tmp_path, changes):
     assert ('id="data"' in text) == (changes.get("rejects") != [])
 
 
+def test_a_page_compares_boundaries_durations_and_changes_with_the_truth(tmp_path):
+    times_s, sure = np.arange(40.0), np.ones(40, np.float32)
+    truth, late = np.repeat([0, 1, 2], [10, 10, 20]), np.repeat([0, 1, 0, 2], [14, 3, 3, 20])
+    timelines = [VideoTimeline("v", times_s, late, sure, truth=truth)]
+    report = make_report(("cut", "sew", "close"), timelines=timelines)
+    text = " ".join(write(tmp_path, "page", report).read_text().split())
+    assert "1.33 predicted segments per true segment" in text
+    assert "Half of the 4 boundaries are found within 3.5 s" in text
+    assert "2 of 3 predicted changes are between phases that never follow each other" in text
+    without = make_report(("cut", "sew", "close"), timelines=[replace(timelines[0], truth=None)])
+    assert 'id="timing"' not in write(tmp_path, "predicted", without).read_text()
+
+
 @pytest.mark.parametrize(
     ("unit", "reason"),
     [
