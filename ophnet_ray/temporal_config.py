@@ -12,6 +12,8 @@ TemporalInput = Literal["features", "log_probs"]
 
 CHECKPOINT_SUFFIX = ".ckpt"
 """Ending of an encoder that is a checkpoint; any other text is the name of a timm model."""
+MAX_FRAME_RATE = 1000
+"""Frame times per second of video, at most."""
 MAX_LAYERS = 16
 """A convolution dilated 2^16 times reaches over 18 hours at one frame per second."""
 
@@ -50,7 +52,9 @@ class TemporalConfig:
     @property
     def num_layers(self) -> int:
         """Layers per stage: ``temporal_layers``, or the default of the kind."""
-        return self.temporal_layers or (1 if self.temporal == "gru" else 8)
+        if self.temporal_layers is not None:
+            return self.temporal_layers
+        return 1 if self.temporal == "gru" else 8
 
     @property
     def is_used(self) -> bool:
@@ -69,9 +73,12 @@ class TemporalConfig:
             1 <= self.num_layers <= MAX_LAYERS,
             f"--temporal_layers {self.temporal_layers}: must be 1 to {MAX_LAYERS}",
         )
-        for name in ("temporal_lr", "frame_rate"):
-            value = getattr(self, name)
-            yield 0 < value < math.inf, f"--{name} {value}: must be more than 0, and finite"
+        lr, rate = self.temporal_lr, self.frame_rate
+        yield 0 < lr < math.inf, f"--temporal_lr {lr}: must be more than 0, and finite"
+        yield (
+            0 < rate <= MAX_FRAME_RATE,
+            f"--frame_rate {rate:g}: must be more than 0, at most {MAX_FRAME_RATE}",
+        )
         yield (
             0 <= self.temporal_dropout < 1,
             f"--temporal_dropout {self.temporal_dropout}: must be 0 or more, and less than 1",

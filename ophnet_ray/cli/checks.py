@@ -8,8 +8,7 @@ from ophnet_ray.config import CaseFrom
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import check_no_folder, ensure_writable
 from ophnet_ray.storage.paths import is_remote
-
-MAX_FRAME_RATE = 1000
+from ophnet_ray.temporal_config import MAX_FRAME_RATE
 
 
 def check_checkpoint(path: str) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ophnet_ray.config import TrainingConfig
 from ophnet_ray.data.datasets import SequenceDataModule
 from ophnet_ray.data.sequences import LabelledSequence, count_frames, measure_values
+from ophnet_ray.errors import TrainingError
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.models.lightning_trainer import build_lightning_trainer
 from ophnet_ray.models.losses import balance_phases
@@ -76,7 +77,12 @@ def fit_head(
         num_classes: Number of phases, K.
         temporal: Settings of the model; ``temporal`` is not ``none``.
         training: Seed, weights of the phases, schedule and device.
+
+    Raises:
+        TrainingError: The weights are not finite.
     """
+    # unannotated ones would rank all epochs as equal
+    val = [sequence for sequence in val if (sequence.labels >= 0).any()]
     module = build_head_module(train, val, num_classes, temporal, training)
     best = _KeepBest()
     with tempfile.TemporaryDirectory(prefix="ophnet-head-") as folder:
@@ -86,6 +92,11 @@ def fit_head(
         trainer.fit(module, datamodule=SequenceDataModule(train, val, training.seed))
     if best.weights is not None:
         module.head.load_state_dict(best.weights)
+    if not all(bool(weights.isfinite().all()) for weights in module.head.parameters()):
+        raise TrainingError(
+            f"the weights of the temporal model are not finite: lower --temporal_lr "
+            f"{temporal.temporal_lr:g}"
+        )
     return module.head.cpu().eval()
 
 

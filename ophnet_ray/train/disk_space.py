@@ -28,7 +28,7 @@ ADAM_COPIES = 2
 """Tensors of Adam per weight, of its shape."""
 RAY_BYTES = 100_000_000
 """Room for a local Ray's logs and sockets; a run of minutes takes a few MB."""
-MAX_FRAME_RATE = 60.0
+ASSUMED_FRAME_RATE = 60.0
 """Frame rate of videos that are not open yet: with a lower one they have fewer frames."""
 
 
@@ -117,7 +117,7 @@ def max_block_bytes(rows: Sequence[Segment], windows: WindowConfig) -> int:
     """Return the size of the blocks of some rows, whatever the frame rates of their videos."""
     # a trimmed clip has no end; no segment gives more than max_frames
     frames = [
-        max(int(min((row.end_s - row.start_s) * MAX_FRAME_RATE, windows.max_frames)), 1)
+        max(int(min((row.end_s - row.start_s) * ASSUMED_FRAME_RATE, windows.max_frames)), 1)
         for row in rows
     ]
     blocks = {

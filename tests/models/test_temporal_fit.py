@@ -1,10 +1,14 @@
 """Temporal models over whole videos: causality, reach, loss, and what time alone can tell."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from ophnet_ray.config import Config
 from ophnet_ray.data.sequences import HeldValues, LabelledSequence
+from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.models.temporal_fit import fit_head, predict_sequence
 from ophnet_ray.models.temporal_loss import SequenceLoss, smoothness_loss
 from ophnet_ray.models.temporal_network import TemporalModel
@@ -134,3 +138,42 @@ def test_the_same_seed_gives_the_same_weights():
     first, again = (fit_head(make_videos(3, 1), [], NUM_CLASSES, config) for _ in range(2))
     for name, tensor in first.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def unannotated(video):
+    return replace(video, labels=np.full_like(video.labels, -1))
+
+
+@pytest.mark.parametrize("smoothing_loss", [0.0, 0.15])
+def test_a_video_without_labels_is_trained_on_beside_others(smoothing_loss):
+    config = TemporalConfig(
+        temporal="gru", temporal_epochs=1, temporal_channels=8, smoothing_loss=smoothing_loss
+    )
+    videos = make_videos(3, 1)
+    fit_head([unannotated(videos[0]), *videos[1:]], videos[1:], NUM_CLASSES, config)
+
+
+def test_validation_videos_without_labels_choose_no_epoch():
+    config = TemporalConfig(temporal="gru", temporal_epochs=3, temporal_channels=8)
+    train, val = make_videos(3, 1), [unannotated(video) for video in make_videos(2, 2)]
+    last, found = (fit_head(train, videos, NUM_CLASSES, config) for videos in ([], val))
+    for name, tensor in last.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+
+
+def test_a_model_whose_weights_are_not_finite_is_not_returned():
+    config = TemporalConfig(temporal="mstcn", temporal_epochs=3, temporal_lr=1e30)
+    with pytest.raises(TrainingError, match="not finite: lower --temporal_lr 1e"):
+        fit_head(make_videos(3, 1), [], NUM_CLASSES, config)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"temporal_layers": 0}, "--temporal_layers 0: must be 1 to 16"),
+        ({"frame_rate": 1001.0}, "--frame_rate 1001: must be more than 0, at most 1000"),
+    ],
+)
+def test_impossible_settings_are_refused(flags, says):
+    with pytest.raises(UserError, match=says):
+        Config().replace_flat(temporal="mstcn", **flags).validate()
