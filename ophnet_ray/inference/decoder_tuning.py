@@ -3,8 +3,8 @@
 The most probable sequence is only better than the most probable phase of each frame if the
 evidence is weighed as it deserves, and that depends on the data: where neighbouring predictions
 share their errors, a tenth is right; where they do not, a tenth ruins short segments. So all
-combinations of a grid are tried. No smoothing is among them, and stays unless the gain over it,
-on cases that did not choose, is above 0 with 95 % confidence.
+combinations of a grid are tried. No smoothing is among them, and stays unless the best one leads
+with 95 % confidence on the cases that chose it, and the choice gains on cases that did not choose.
 """
 
 import itertools
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray.inference.decoding import MIN_PROBABILITY, decode
 from ophnet_ray.inference.smoothing import Smooth, smooth_labels
+from ophnet_ray.metrics.bootstrap import difference_interval, draw_cases
 from ophnet_ray.metrics.classification import NO_PREDICTION
 from ophnet_ray.metrics.gain import MIN_CASES, Gain, estimate_gain_of_rows
 from ophnet_ray.metrics.scoring import ScoredVideo
@@ -54,18 +55,21 @@ class TunedDecoder:
 
     ``best``: the candidate with the highest score on the cases; of equal ones the simplest.
     ``gain``: lead of the candidates that are chosen so over no smoothing, on cases that did not
-    choose them; None with fewer than 3 cases, or without dynamics.
+    choose them; None with fewer than 3 cases, or without dynamics. ``lead``: lead of ``best`` over
+    no smoothing on the cases that chose it, with its paired interval; None likewise.
     """
 
     best: Candidate
     gain: Gain | None
+    lead: Gain | None = None
 
     @property
     def kept(self) -> Candidate:
-        """The best candidate if its gain is above 0 with 95 % confidence, else no smoothing."""
-        if self.gain is not None and self.gain.interval.low > 0:
-            return self.best
-        return NO_SMOOTHING
+        """The best candidate, if it leads with 95 % confidence and gains on other cases, too."""
+        if self.gain is None or self.lead is None:
+            return NO_SMOOTHING
+        is_better = self.lead.interval.low > 0 and self.gain.value > 0
+        return self.best if is_better else NO_SMOOTHING
 
     def __str__(self) -> str:
         """Describe the outcome in one line."""
@@ -92,7 +96,8 @@ def describe_tuning(tuned: TunedDecoder) -> dict[str, Any]:
         "gain": None if tuned.gain is None else tuned.gain.to_dict(),
         "convention": (
             "gain over no smoothing in the mean of frame_accuracy and macro_f1_present, on cases "
-            "that did not choose; kept if its 95 % interval over cases lies above 0"
+            "that did not choose; kept if it is above 0 and the paired 95 % interval of the best "
+            "one's lead on the cases that chose it lies above 0"
         ),
     }
 
@@ -162,7 +167,19 @@ def choose_candidate(
         return TunedDecoder(NO_SMOOTHING, None)
     counts = np.stack(by_case, axis=1)
     best = int(_score_rows(counts.sum(axis=1).astype(np.float64)).argmax())
-    return TunedDecoder(candidates[best], estimate_gain_of_rows(list(counts), 0, _score_rows))
+    gain = estimate_gain_of_rows(list(counts), 0, _score_rows)
+    return TunedDecoder(candidates[best], gain, _compare(counts[0], counts[best]))
+
+
+def _compare(before: NDArray[np.int64], after: NDArray[np.int64]) -> Gain | None:
+    """Return the lead of one candidate over another on the same cases, (C, 3, K) each."""
+    num_cases = len(before)
+    if num_cases < MIN_CASES:
+        return None
+    draws = np.concatenate([np.ones((1, num_cases)), draw_cases(num_cases)])
+    rows = [_score_rows(np.tensordot(draws, c.astype(np.float64), 1)) for c in (before, after)]
+    value, *differences = (rows[1] - rows[0]).tolist()
+    return Gain(value, difference_interval(value, np.asarray(differences), num_cases))
 
 
 def decode_with_each(
