@@ -297,7 +297,10 @@ class SequenceDataModule(L.LightningDataModule):
         self.seed, self.begun_with = seed, begun_with
 
     def train_dataloader(self) -> SequenceLoader:
-        """Build the loader of this worker's share: each training video once per epoch."""
+        """Build the loader of this worker's share: each training video at most once per epoch.
+
+        Videos that the workers cannot share equally are left out, others in each epoch.
+        """
         sampler = TrainingSampler(
             [sequence.sequence_id for sequence in self.train],
             [ONE_WINDOW] * len(self.train),

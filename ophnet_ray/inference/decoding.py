@@ -13,7 +13,7 @@ per second or per change, so the same evidence at another frame rate gives the s
 the same reason a segment lasts at least a second in every video, or less where the phase does in
 training: else frames of a higher rate would allow detours through phases that last no time. The
 evidence scale is the acoustic scale of hybrid speech recognition. With a scale of 1 and one frame
-per second the path is that of a plain hidden Markov model.
+per second the path is nearly that of a plain hidden Markov model.
 
 With a look-ahead of L seconds, the label of a time is that of the best path through the frames up
 to L seconds later (fixed-lag Viterbi); with 0 it is causal.
