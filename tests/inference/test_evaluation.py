@@ -17,6 +17,7 @@ from ophnet_ray.config import DataConfig
 from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.run_data import read_run_data
 from ophnet_ray.errors import UserError
+from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.evaluation import EvaluationRequest
 from ophnet_ray.inference.evaluation import evaluate as evaluate_split
 from ophnet_ray.inference.export import MAX_DIFFERENCE, export_onnx, export_safetensors
@@ -143,6 +144,8 @@ def test_smoothing_is_off_where_it_gains_nothing_and_the_choice_is_kept(
         "smooth": "none",
         "chosen_on": "all",
         "by": ["frame_accuracy", "macro_f1_present"],
+        "look_ahead_s": None,
+        "case_hashes": sorted(hash_case(f"v{i}") for i in range(4)),
     }
     assert set(content["smoothing_scores"]) == {"none", "median", "viterbi"}
     assert choose_smoothing(read_payload(own)) == "none"

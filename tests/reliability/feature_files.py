@@ -36,7 +36,7 @@ def run(n: int, seed: int, folder: Path) -> Outcome:
     store.write(_sequence(0))
     path = Path(store.path_of(_content_id(0)))
     whole = path.read_bytes()
-    outcome = Outcome(NAME)
+    outcome = Outcome()
     for i in range(n):
         data = damage(random.Random(f"{NAME}:{seed}:{i}"), whole)
         path.write_bytes(data)
