@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ophnet_ray.config import Pooling
 from ophnet_ray.data.features.encoding import Encoding
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
-from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.errors import UserError
 from ophnet_ray.inference.encoder_source import EncoderSource
 from ophnet_ray.inference.trained_model import load_frame_model
 from ophnet_ray.models.backbone import (
@@ -23,7 +23,7 @@ from ophnet_ray.models.backbone import (
     probe_backbone,
     to_tokens,
 )
-from ophnet_ray.models.checkpoint_file import load_checkpoint, read_payload
+from ophnet_ray.models.checkpoint_file import load_checkpoint, load_weights, read_payload
 from ophnet_ray.models.encoder_weights import load_encoder_weights
 from ophnet_ray.models.payload import Preprocessing
 
@@ -216,18 +216,7 @@ def _load_saved_backbone(source: EncoderSource, backbone: str) -> Encoder:
     saved, payload = load_checkpoint(source.name)
     own = payload.preprocessing
     network = _Backbone(create_encoder(backbone, own.image_size, pretrained=False), payload.pooling)
-    weights = {
-        name.removeprefix(network.prefix): value
-        for name, value in saved.items()
-        if name.startswith(network.prefix)
-    }
-    try:
-        network.encoder.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = one_line(error, max_chars=200)
-        raise UserError(
-            f"checkpoint {source.name}: its weights do not fit the encoder ({reason})"
-        ) from error
+    load_weights(network.encoder, saved, network.prefix, source.name, "encoder")
     return Encoder(source, network, backbone, own, payload.pooling)
 
 

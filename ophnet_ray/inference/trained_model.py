@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ophnet_ray.config import Config
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
-from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.errors import UserError
 from ophnet_ray.inference.smoothing import SMOOTHERS, Smooth
-from ophnet_ray.models.checkpoint_file import load_checkpoint
+from ophnet_ray.models.checkpoint_file import load_checkpoint, load_weights
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.payload import (
     CheckpointPayload,
@@ -127,18 +127,7 @@ def load_frame_model(path: str | Path, device: str = "cpu") -> TrainedModel:
         mask=preprocessing.mask,
         pooling=payload.pooling,
     )
-    weights = {
-        name.removeprefix(_MODEL_PREFIX): tensor
-        for name, tensor in saved.items()
-        if name.startswith(_MODEL_PREFIX)
-    }
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = one_line(error, max_chars=200)
-        raise UserError(f"checkpoint {path}: its weights do not fit the network ({reason})") from (
-            error
-        )
+    load_weights(network, saved, _MODEL_PREFIX, path, "network")
     # as trained, whatever the installed timm thinks of this backbone
     network.mean.copy_(torch.tensor(preprocessing.mean))
     network.std.copy_(torch.tensor(preprocessing.std))

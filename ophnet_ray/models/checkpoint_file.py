@@ -4,7 +4,7 @@ import lzma
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,37 @@ def load_checkpoint(path: str | Path) -> "tuple[dict[str, torch.Tensor], Checkpo
     if "state_dict" not in content:
         raise UserError(f"checkpoint {path} is damaged: it holds no weights")
     return content["state_dict"], CheckpointPayload.from_dict(content[PAYLOAD_KEY], path)
+
+
+def load_weights(
+    module: "torch.nn.Module",
+    saved: "Mapping[str, torch.Tensor]",
+    prefix: str,
+    path: str | Path,
+    name: str,
+) -> None:
+    """Load those weights of a checkpoint into a module that begin with a prefix.
+
+    Args:
+        module: The module.
+        saved: All weights, by name.
+        prefix: Start of the names of the module's weights in the checkpoint.
+        path: Of the checkpoint, for errors.
+        name: Name of the module, for errors.
+
+    Raises:
+        UserError: They are not those of this module.
+    """
+    weights = {
+        key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)
+    }
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = one_line(error, max_chars=200)
+        raise UserError(
+            f"checkpoint {path}: its weights do not fit the {name} ({reason})"
+        ) from error
 
 
 def read_payload(path: str | Path) -> CheckpointPayload:

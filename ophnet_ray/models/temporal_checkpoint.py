@@ -6,25 +6,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ophnet_ray.errors import UserError, one_line
-from ophnet_ray.models.checkpoint_file import load_checkpoint
+from ophnet_ray.errors import UserError
+from ophnet_ray.models.checkpoint_file import load_checkpoint, load_weights
 from ophnet_ray.models.payload import PAYLOAD_KEY
 from ophnet_ray.models.temporal_network import TemporalModel
 from ophnet_ray.storage.files import open_atomically
 
-ENCODER_PREFIXES = ("model.", "backbone.")
-"""Names of the encoder's weights: those of a frame model, or of a timm network alone."""
 HEAD_PREFIX = "head."
-
-
-def read_encoder_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights of the encoder in a checkpoint, by their names in the file.
-
-    Raises:
-        UserError: See ``load_checkpoint``.
-    """
-    saved, _ = load_checkpoint(path)
-    return {name: value for name, value in saved.items() if name.startswith(ENCODER_PREFIXES)}
 
 
 def write_temporal_checkpoint(
@@ -33,7 +21,8 @@ def write_temporal_checkpoint(
     """Write one checkpoint with an encoder and the temporal model that was trained on its features.
 
     Args:
-        encoder: Weights of the encoder, by their names in the file, see ``ENCODER_PREFIXES``.
+        encoder: Weights of the encoder, by their names in the file: ``model.…`` of a frame model,
+            ``backbone.…`` of a timm network alone.
         trained: Checkpoint of the temporal model's training.
         target: File to write, atomically.
 
@@ -57,16 +46,5 @@ def load_head(path: str | Path, device: str = "cpu") -> TemporalModel:
     if payload.head is None:
         raise UserError(f"checkpoint {path} holds no temporal model")
     model = TemporalModel(payload.head.spec)
-    weights = {
-        name.removeprefix(HEAD_PREFIX): value
-        for name, value in saved.items()
-        if name.startswith(HEAD_PREFIX)
-    }
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = one_line(error, max_chars=200)
-        raise UserError(
-            f"checkpoint {path}: its weights do not fit the temporal model ({reason})"
-        ) from error
+    load_weights(model, saved, HEAD_PREFIX, path, "temporal model")
     return model.eval().to(device)
