@@ -4,10 +4,10 @@ import os
 import secrets
 import stat
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.locks import exclusive
 
 MAX_TEMP_CHARS = 25
 """Longest temporary folder of the system that is taken: the paths of Ray's sockets below it have at
@@ -84,11 +84,25 @@ def create_token(path: Path) -> None:
     if path.exists():
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # readable for its user alone
-        file.write(secrets.token_hex(32))
-        file.flush()
-        with suppress(FileExistsError):  # another run was quicker
-            os.link(file.name, path)
+    descriptor, name = tempfile.mkstemp(dir=path.parent)  # readable for its user alone
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+        _name_once(Path(name), path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _name_once(file: Path, path: Path) -> None:
+    """Give a file its name, unless another process was quicker."""
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        return
+    except OSError:  # FAT, and many file systems in user space, have no hard links
+        with exclusive(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                file.replace(path)
 
 
 def check_token_file(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 The file is created so that only one process can (``O_EXCL``), and names its holder. The holder
 renews its time. A file that was not renewed for ``STALE_S`` belongs to a process that is gone, and
-is taken over.
+is taken over. A former holder that wakes up says so and renews no more, but it is not stopped: its
+writes are atomic, and land beside those of the new one. In a bucket they do not, see
+``bucket_locks``.
 """
 
 import json
@@ -125,7 +127,9 @@ def claimed(
             tell(f"waiting for {path}, held by {Holder.read(claim)}")
         time.sleep(POLL_S)
     is_over = threading.Event()
-    threading.Thread(target=_renew, args=(claim, is_over), name="lock renewal", daemon=True).start()
+    threading.Thread(
+        target=_renew, args=(claim, holder, is_over, tell), name="lock renewal", daemon=True
+    ).start()
     try:
         yield
     finally:
@@ -146,9 +150,18 @@ def _create(claim: Path, holder: Holder) -> bool:
     return True
 
 
-def _renew(claim: Path, is_over: threading.Event) -> None:
+def _renew(
+    claim: Path, holder: Holder, is_over: threading.Event, tell: Callable[[str], None]
+) -> None:
     while not is_over.wait(RENEW_S):
         try:
+            taker = Holder.parse(claim.read_bytes())
+            if taker != holder:
+                tell(
+                    f"{claim} was taken over by {taker}: this process gave no sign of life for "
+                    f"{STALE_S:.0f} s; stop one of the two"
+                )
+                return
             os.utime(claim)
         except OSError as error:
             logger.warning("%s cannot be renewed: %s", claim, error)

@@ -5,11 +5,13 @@ Amazon since August 2024, MinIO, Ceph, Cloudflare R2), Google's through their JS
 (``ifGenerationMatch=0``). The libraries find the credentials as pyarrow does.
 """
 
+import secrets
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
 from ophnet_ray.errors import one_line
+from ophnet_ray.storage.files import delete_object, write_object
 from ophnet_ray.storage.filesystems import (
     ATTEMPTS,
     CONNECT_TIMEOUT_S,
@@ -18,7 +20,7 @@ from ophnet_ray.storage.filesystems import (
     find_amazon,
     is_google,
 )
-from ophnet_ray.storage.paths import bucket_path, options_of, plain_uri
+from ophnet_ray.storage.paths import bucket_path, join, options_of, parent_of, plain_uri
 
 _EXISTS = {HTTPStatus.PRECONDITION_FAILED, HTTPStatus.CONFLICT}
 _UNKNOWN = {HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
@@ -43,10 +45,22 @@ def create_object(uri: str, data: bytes) -> bool:
     status, reason = (_put_google if is_google(uri) else _put_amazon)(uri, data)
     if status in _EXISTS:
         return False
-    if status in _UNKNOWN:
+    # an expired token, for one, has the status of an unknown condition
+    if status in _UNKNOWN and _takes_objects(parent_of(uri)):
         raise NoConditionalPutError(reason)
     if status != HTTPStatus.OK:
         raise StorageError(f"{plain_uri(uri)}: {reason}")
+    return True
+
+
+def _takes_objects(folder: str) -> bool:
+    """Return True if a folder of a bucket takes an object on no condition."""
+    probe = join(folder, f".probe.{secrets.token_hex(4)}")
+    try:
+        write_object(probe, b"", is_probe=True)
+        delete_object(probe)
+    except StorageError:
+        return False
     return True
 
 

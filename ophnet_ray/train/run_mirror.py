@@ -107,7 +107,8 @@ class RunMirror:
         """Send the checkpoints that the bucket lacks, then delete those that are not here any more.
 
         Of a run that another machine has taken over, only an object whose transfer had begun may
-        still be written.
+        still be written: names carry no number of the lock. If it is the file of a checkpoint that
+        the other machine has, too, its checksum is wrong, and the run resumes from the one before.
 
         Raises:
             LostLockError: Another machine has taken the run over.

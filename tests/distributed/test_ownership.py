@@ -1,5 +1,6 @@
 """A machine with other users: what they own is not believed, and what we write they cannot read."""
 
+import errno
 import os
 import socket
 import stat
@@ -32,6 +33,11 @@ server = socket.create_server(("127.0.0.1", 0))
 print(server.getsockname()[1], flush=True)
 sys.stdin.read()
 """
+
+
+def refuse_link(*_):
+    """Answer as a file system without hard links does."""
+    raise PermissionError(errno.EPERM, "Operation not permitted")
 
 
 @pytest.fixture
@@ -119,8 +125,11 @@ def test_a_token_is_readable_by_its_user_alone_from_the_start(tmp_path, monkeypa
     check_token_file(path)  # it is not read then
 
 
-def test_runs_that_start_together_take_one_whole_token(tmp_path):
+@pytest.mark.parametrize("has_links", [True, False])
+def test_runs_that_start_together_take_one_whole_token(tmp_path, monkeypatch, has_links):
     path = tmp_path / "auth_token"
+    if not has_links:
+        monkeypatch.setattr("os.link", refuse_link)
 
     def read_created(_):
         create_token(path)
@@ -130,4 +139,6 @@ def test_runs_that_start_together_take_one_whole_token(tmp_path):
         tokens = set(pool.map(read_created, range(64)))
     assert {len(token) for token in tokens} == {64}
     assert len(tokens) == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["auth_token"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    left = {file.name for file in tmp_path.iterdir()} - {".auth_token.lock"}
+    assert left == {"auth_token"}

@@ -52,6 +52,14 @@ class Bucket:
         """Create objects whatever ``If-None-Match`` says, or obey it again."""
         self._ask(f"conditions?ignored={is_ignored:d}")
 
+    def refuse_conditions(self, is_refused: bool) -> None:
+        """Answer ``If-None-Match`` with 400, or obey it again."""
+        self._ask(f"conditions?refused={is_refused:d}")
+
+    def expire_token(self, is_expired: bool) -> None:
+        """Answer uploads as to an expired token, or take them again."""
+        self._ask(f"token?expired={is_expired:d}")
+
 
 @contextmanager
 def running_bucket(*, is_quiet: bool = False) -> Iterator[Bucket]:

@@ -4,7 +4,9 @@
 ``GET /_test/count`` returns the counts since the last call; ``/_test/fail?puts=3`` makes the next
 three uploads fail with 503; ``/_test/fail?gets=3`` answers the next three reads with 403, as for a
 token that is being renewed; ``/_test/delay?ms=30`` delays every answer, as a distant bucket does;
-``/_test/conditions?ignored=1`` ignores ``If-None-Match``, as older stores do.
+``/_test/conditions?ignored=1`` ignores ``If-None-Match``, as older stores do; ``?refused=1``
+answers it with 400. ``/_test/token?expired=1`` answers every upload with 400, as to an expired
+token.
 The server ends when its standard input ends.
 """
 
@@ -29,6 +31,8 @@ class CountingApp:
         self._gets_to_fail = 0
         self._delay_s = 0.0
         self._ignores_conditions = False
+        self._refuses_conditions = False
+        self._is_expired = False
 
     def __call__(self, environ, start_response):
         if environ["PATH_INFO"].startswith("/_test/"):
@@ -44,6 +48,11 @@ class CountingApp:
             is_refused = environ["REQUEST_METHOD"] == "GET" and self._gets_to_fail > 0
             self._gets_to_fail -= is_refused
             self._counts["failed"] += fails + is_refused
+        if code := self._error_of(environ):
+            body = f"<Error><Code>{code}</Code><Message>the request is wrong</Message></Error>"
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start_response("400 Bad Request", [("Content-Length", str(len(body)))])
+            return [body.encode()]
         if is_refused:
             start_response("403 Forbidden", [("Content-Length", "0")])
             return [b""]
@@ -52,6 +61,15 @@ class CountingApp:
             start_response("503 Slow Down", [("Content-Length", "0")])
             return [b""]
         return self._counted(self._app(environ, start_response))
+
+    def _error_of(self, environ):
+        """Return the code with which an upload is refused, if it is."""
+        if environ["REQUEST_METHOD"] != "PUT":
+            return ""
+        if self._is_expired:
+            return "ExpiredToken"
+        is_refused = self._refuses_conditions and "HTTP_IF_NONE_MATCH" in environ
+        return "InvalidArgument" if is_refused else ""
 
     def _counted(self, parts):
         for part in parts:
@@ -70,6 +88,10 @@ class CountingApp:
                 self._delay_s = int(asked["ms"][0]) / 1000
             if "ignored" in asked:
                 self._ignores_conditions = asked["ignored"][0] == "1"
+            if "refused" in asked:
+                self._refuses_conditions = asked["refused"][0] == "1"
+            if "expired" in asked:
+                self._is_expired = asked["expired"][0] == "1"
             answer = json.dumps(self._counts).encode()
             if environ["PATH_INFO"].endswith("count"):
                 self._counts = dict.fromkeys(self._counts, 0)

@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +14,7 @@ from ophnet_ray.storage import bucket_locks
 from ophnet_ray.storage.bucket_locks import LostLockError, claimed_in_bucket
 from ophnet_ray.storage.files import list_objects, write_object
 from ophnet_ray.storage.paths import join
-from tests.helpers.paths import ROOT
+from tests.helpers.lock_holders import holding
 
 pytestmark = pytest.mark.unit
 
@@ -35,21 +33,9 @@ with bucket_locks.claimed_in_bucket(sys.argv[1], "busy", print) as claim:
 """
 
 
-@contextmanager
 def holder(uri, *, renew_s=0.2):
     """Another process that holds the lock of a folder; it answers each line with its state."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD.format(renew_s=renew_s), uri],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    ) as process:
-        try:
-            assert process.stdout.readline() == "held\n"
-            yield process
-        finally:
-            process.kill()
+    return holding(HOLD.format(renew_s=renew_s), uri)
 
 
 def ask(process):

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ophnet_ray.storage.conditional_put import NoConditionalPutError, create_object
-from ophnet_ray.storage.files import read_bytes
+from ophnet_ray.storage.files import list_objects, read_bytes
 from ophnet_ray.storage.filesystems import StorageError
 
 pytestmark = pytest.mark.unit
@@ -27,6 +27,27 @@ def test_an_object_is_created_once(bucket):
 def test_a_missing_bucket_is_an_error_in_one_line(bucket):
     with pytest.raises(StorageError, match=r"s3://absent/one: .*NoSuchBucket[^\n]*$"):
         create_object(bucket.uri("one", bucket="absent"), b"")
+
+
+def test_a_store_that_refuses_the_condition_has_none_and_is_left_clean(bucket):
+    uri = bucket.uri("refused/one")
+    bucket.refuse_conditions(True)
+    try:
+        with pytest.raises(NoConditionalPutError, match="InvalidArgument"):
+            create_object(uri, b"")
+    finally:
+        bucket.refuse_conditions(False)
+    assert list_objects(bucket.uri("refused")) == {}
+
+
+def test_an_expired_token_is_an_error_of_its_own(bucket):
+    """Its status is that of a condition that the store does not know."""
+    bucket.expire_token(True)
+    try:
+        with pytest.raises(StorageError, match=r"^s3://surgery/expired/one: .*ExpiredToken[^\n]*$"):
+            create_object(bucket.uri("expired/one"), b"")
+    finally:
+        bucket.expire_token(False)
 
 
 def test_without_credentials_there_is_no_conditional_put(monkeypatch, tmp_path):

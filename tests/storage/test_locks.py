@@ -3,18 +3,15 @@
 import errno
 import os
 import re
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage import claims, locks
 from ophnet_ray.storage.locks import NamedLocks, exclusive, shared
-from tests.helpers.paths import ROOT
+from tests.helpers.lock_holders import holding
 from tests.helpers.waiting import is_waited_for, wait_until
 
 pytestmark = pytest.mark.unit
@@ -30,21 +27,9 @@ with {lock}:
 """
 
 
-@contextmanager
 def holder(path, lock):
     """Another process that holds the lock until the context ends."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD.format(lock=lock), str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    ) as process:
-        try:
-            assert process.stdout.readline() == "held\n"
-            yield process
-        finally:
-            process.kill()
+    return holding(HOLD.format(lock=lock), path)
 
 
 def is_busy(path):
@@ -145,14 +130,7 @@ with exclusive(Path(sys.argv[1])):
 
 def test_without_locks_of_the_file_system_one_process_holds_it_too(tmp_path, no_locks):
     path = tmp_path / ".lock"
-    with subprocess.Popen(
-        [sys.executable, "-c", CLAIM, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    ) as process:
-        assert process.stdout.readline() == "held\n"
+    with holding(CLAIM, path) as process:
         refused = pytest.raises(UserError, match=rf"busy \(process {process.pid} on ")
         with refused, exclusive(path, busy="busy"):
             pytest.fail("two hold the lock")
@@ -190,6 +168,28 @@ def test_of_many_that_take_over_one_holds_it(tmp_path, no_locks, monkeypatch):
             os.utime(folder / ".lock.held", (0, 0))
             assert all(pool.map(work, [folder] * 8))
             assert [file.name for file in folder.iterdir()] == [".lock"]
+
+
+def test_a_former_holder_says_so_and_does_not_renew_the_lock_of_its_successor(
+    tmp_path, no_locks, monkeypatch
+):
+    monkeypatch.setattr(claims, "RENEW_S", 0.01)
+    path, told, is_told = tmp_path / ".lock", [], threading.Event()
+    file = tmp_path / ".lock.held"
+
+    def tell(line):
+        told.append(line)
+        is_told.set()
+
+    with exclusive(path, tell=tell):
+        # as another machine does after a minute of silence
+        file.unlink()
+        file.write_text('{"host": "node-7", "pid": 12, "since": "now", "token": "t"}')
+        os.utime(file, (0, 0))
+        assert is_told.wait(timeout=60)
+    assert re.search(r"\.lock\.held was taken over by process 12 on node-7 since now: ", told[0])
+    assert file.stat().st_mtime < 1e9
+    assert file.read_text().startswith('{"host": "node-7"')
 
 
 def test_an_error_inside_the_lock_is_not_taken_for_a_busy_one_and_frees_it(tmp_path):
