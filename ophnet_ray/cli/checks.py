@@ -47,8 +47,8 @@ def check_look_ahead(look_ahead_s: float, causal: bool) -> None:
         raise UserError(f"--look_ahead_s {look_ahead_s:g}: must be a number of seconds from 0 on")
     if look_ahead_s and not causal:
         raise UserError(
-            f"--look_ahead_s {look_ahead_s:g}: needs --causal; without it smoothing uses the whole "
-            "video"
+            f"--look_ahead_s {look_ahead_s:g}: needs --causal, or --predictions that were made "
+            "with it; without it smoothing uses the whole video"
         )
 
 

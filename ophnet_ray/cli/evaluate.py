@@ -71,15 +71,16 @@ class EvaluateCommand:
             PredictionError: The cluster failed.
         """
         check_frame_rate(self.frame_rate)
-        check_look_ahead(self.look_ahead_s, self.causal or self.predictions is not None)
+        causal = self.causal
+        if self.predictions is not None:
+            causal = read_info(Path(self.predictions)).causal
+        check_look_ahead(self.look_ahead_s, causal)
         check_at_least_1("--num_workers", self.num_workers)
         check_checkpoint(self.checkpoint)
         case_from = self.case_from or trained_case_from(self.checkpoint)
         segments = read_annotations(
             self.csv_path, self.video_dir, case_from, allow_outside=self.allow_outside
         )
-        if self.predictions is not None:
-            read_info(Path(self.predictions))
         prepare_environment()
         from ophnet_ray.inference.evaluation import EvaluationRequest, evaluate
         from ophnet_ray.inference.prediction_folder import PredictionFolder

@@ -5,6 +5,10 @@ evidence is weighed as it deserves, and that depends on the data: where neighbou
 share their errors, a tenth is right; where they do not, a tenth ruins short segments. So all
 combinations of a grid are tried. No smoothing is among them, and stays unless the best one leads
 with 95 % confidence on the cases that chose it, and the choice gains on cases that did not choose.
+
+Three scores decide together. Scores of all frames hardly fall if a minimum duration erases a short
+phase from one video, though it is missed there entirely. So the Jaccard index of each phase in each
+video counts, too: there a short phase counts as much as a long one, a short video as a long one.
 """
 
 import itertools
@@ -26,11 +30,11 @@ from ophnet_ray.metrics.timelines import NOT_ANNOTATED
 from ophnet_ray.models.decoder import MIN_DURATIONS, Decoder, Prior
 from ophnet_ray.models.dynamics import PhaseDynamics
 
-CHOSEN_BY = ("frame_accuracy", "macro_f1_present")
+CHOSEN_BY = ("frame_accuracy", "macro_f1_present", "video_jaccard")
 """Scores whose mean decides."""
 EVIDENCE_SCALES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
-_LABELLED = 1
-"""Row of the labels in the counts of ``count_labels``."""
+_SUM_OF_JACCARD, _NUM_VIDEOS = -2, -1
+"""Last columns of what is summed over videos."""
 _PRIORS: tuple[Prior, ...] = ("none", "segments", "frames")
 
 
@@ -95,9 +99,9 @@ def describe_tuning(tuned: TunedDecoder) -> dict[str, Any]:
         "kept": tuned.kept.smooth,
         "gain": None if tuned.gain is None else tuned.gain.to_dict(),
         "convention": (
-            "gain over no smoothing in the mean of frame_accuracy and macro_f1_present, on cases "
-            "that did not choose; kept if it is above 0 and the paired 95 % interval of the best "
-            "one's lead on the cases that chose it lies above 0"
+            f"gain over no smoothing in the mean of {', '.join(CHOSEN_BY)}, on cases that did not "
+            "choose; kept if it is above 0 and the paired 95 % interval of the best one's lead on "
+            "the cases that chose it lies above 0"
         ),
     }
 
@@ -160,25 +164,27 @@ def choose_candidate(
         candidates: D candidates, the first of them no smoothing.
         counts_by_case: For each case, ``count_labels`` of its videos.
     """
-    # of each candidate, the counts (3, K) of each case; a case without truth says nothing
-    by_case = [np.sum(videos, axis=0) for videos in counts_by_case.values()]
-    by_case = [counts for counts in by_case if counts[0, _LABELLED].any()]
+    by_case = [
+        np.sum([_list_sums(counts) for counts in videos], axis=0)
+        for videos in counts_by_case.values()
+    ]
+    # a case without truth says nothing
+    by_case = [sums for sums in by_case if sums[0, _NUM_VIDEOS]]
     if not by_case:
         return TunedDecoder(NO_SMOOTHING, None)
-    counts = np.stack(by_case, axis=1)
-    best = int(_score_rows(counts.sum(axis=1).astype(np.float64)).argmax())
-    gain = estimate_gain_of_rows(list(counts), 0, _score_rows)
-    return TunedDecoder(candidates[best], gain, _compare(counts[0], counts[best]))
+    sums = np.stack(by_case, axis=1)  # (D, C, 3K + 2)
+    best = int(_score_rows(sums.sum(axis=1)).argmax())
+    gain = estimate_gain_of_rows(list(sums), 0, _score_rows)
+    return TunedDecoder(candidates[best], gain, _compare(sums[0], sums[best]))
 
 
-def _compare(before: NDArray[np.int64], after: NDArray[np.int64]) -> Gain | None:
-    """Return the lead of one candidate over another on the same cases, (C, 3, K) each."""
+def _compare(before: NDArray[np.float64], after: NDArray[np.float64]) -> Gain | None:
+    """Return the lead of one candidate over another on the same cases, (C, 3K + 2) each."""
     num_cases = len(before)
     if num_cases < MIN_CASES:
         return None
     draws = np.concatenate([np.ones((1, num_cases)), draw_cases(num_cases)])
-    rows = [_score_rows(np.tensordot(draws, c.astype(np.float64), 1)) for c in (before, after)]
-    value, *differences = (rows[1] - rows[0]).tolist()
+    value, *differences = (_score_rows(draws @ after) - _score_rows(draws @ before)).tolist()
     return Gain(value, difference_interval(value, np.asarray(differences), num_cases))
 
 
@@ -224,11 +230,32 @@ def count_labels(
     return np.stack(counts)
 
 
-def _score_rows(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean of ``CHOSEN_BY`` of each row of counts, (R, 3, K) → (R,)."""
-    hits, labelled, predicted = counts[:, 0], counts[:, 1], counts[:, 2]
-    f1 = 2 * hits / np.maximum(labelled + predicted, 1)
-    is_present = labelled > 0
-    macro_f1 = (f1 * is_present).sum(axis=1) / np.maximum(is_present.sum(axis=1), 1)
+def _list_sums(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return what is summed over videos, for one video: (D, 3, K) → (D, 3K + 2).
+
+    After the counts come the Jaccard index of the video's phases, and 1 for the video itself; both
+    are 0 for a video without truth.
+    """
+    hits, labelled, predicted = counts.transpose(1, 0, 2)
+    jaccard = _mean_over_present(hits / np.maximum(labelled + predicted - hits, 1), labelled)
+    parts = (counts.reshape(len(counts), -1), jaccard[:, None], labelled.any(axis=1)[:, None])
+    return np.concatenate(parts, axis=1, dtype=np.float64)
+
+
+def _score_rows(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of ``CHOSEN_BY`` of each row of sums over videos, (R, 3K + 2) → (R,)."""
+    counts = sums[:, :_SUM_OF_JACCARD].reshape(len(sums), 3, -1)
+    hits, labelled, predicted = counts.transpose(1, 0, 2)
+    macro_f1 = _mean_over_present(2 * hits / np.maximum(labelled + predicted, 1), labelled)
     accuracy = hits.sum(axis=1) / np.maximum(labelled.sum(axis=1), 1)
-    return np.asarray((accuracy + macro_f1) / 2)
+    jaccard = sums[:, _SUM_OF_JACCARD] / np.maximum(sums[:, _NUM_VIDEOS], 1)
+    return np.asarray((accuracy + macro_f1 + jaccard) / len(CHOSEN_BY))
+
+
+def _mean_over_present(
+    values: NDArray[np.float64], labelled: NDArray[np.number]
+) -> NDArray[np.float64]:
+    """Return the mean over the phases that have labels, (R, K) → (R,); 0 without any."""
+    is_present = labelled > 0
+    sums = (values * is_present).sum(axis=1)
+    return np.asarray(sums / np.maximum(is_present.sum(axis=1), 1))

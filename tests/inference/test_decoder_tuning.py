@@ -5,7 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ophnet_ray.inference.decoder_tuning import NO_SMOOTHING, tune_decoder
+from ophnet_ray.inference.decoder_tuning import (
+    NO_SMOOTHING,
+    Candidate,
+    choose_candidate,
+    tune_decoder,
+)
 from ophnet_ray.metrics.scoring import ScoredVideo
 from ophnet_ray.models.dynamics import learn_dynamics
 from tests.helpers.segments import LABELS, make_segments
@@ -82,3 +87,29 @@ def test_without_the_order_of_phases_and_without_predictions_nothing_is_chosen()
     for video in videos:
         video.probabilities[:] = np.nan
     assert tune_decoder(videos, DYNAMICS, 1.0).kept == NO_SMOOTHING
+
+
+def count_phases(long: int, short: int) -> np.ndarray:
+    """Hits, labels and predictions of one video: two phases of 200 s, and one of 10 s between."""
+    hits, labels = np.asarray([long, short, long]), np.asarray([200, 10, 200])
+    missed = labels - hits
+    mistaken = np.asarray([missed[2] + missed[1], 0, missed[0]])
+    return np.stack([hits, labels, hits + mistaken])
+
+
+def test_a_smoothing_that_erases_a_short_phase_from_some_videos_is_not_chosen():
+    """It is right in more frames; what it loses is a whole phase in each of two videos."""
+    plain, careful = [count_phases(170, 8)] * 8, [count_phases(191, 10)] * 8
+    erasing = [*[count_phases(200, 10)] * 6, *[count_phases(200, 0)] * 2]
+    by_case = {
+        str(case): [np.stack(counts)]
+        for case, counts in enumerate(zip(plain, erasing, careful, strict=True))
+    }
+    candidates = [NO_SMOOTHING, Candidate("median"), Candidate("viterbi")]
+    assert choose_candidate(candidates, by_case).kept == Candidate("viterbi")
+
+
+def test_the_choice_is_made_with_the_look_ahead_that_it_is_for():
+    split = draw_split(8, accuracy=0.8, burst_s=6)
+    gains = [tune_decoder(split, DYNAMICS, 1.0, look_ahead_s).gain for look_ahead_s in (0, 20)]
+    assert gains[1].value > gains[0].value + 0.02

@@ -143,7 +143,7 @@ def test_smoothing_is_off_where_it_gains_nothing_and_the_choice_is_kept(
     assert content["smoothing"] == {
         "smooth": "none",
         "chosen_on": "all",
-        "by": ["frame_accuracy", "macro_f1_present"],
+        "by": ["frame_accuracy", "macro_f1_present", "video_jaccard"],
         "look_ahead_s": None,
         "case_hashes": sorted(hash_case(f"v{i}") for i in range(4)),
     }
@@ -305,6 +305,16 @@ def test_predictions_of_other_phases_are_refused(checkpoint, dataset, tmp_path):
     write_predictions(path, [(prediction, prediction.labels)], PredictionInfo(("x", "y"), 1.0, "f"))
     with pytest.raises(UserError, match="phases are not those of the checkpoint"):
         evaluate(checkpoint, dataset, tmp_path, path)
+
+
+@pytest.mark.unit
+def test_a_look_ahead_is_refused_for_predictions_that_saw_the_whole_video(
+    checkpoint, dataset, tmp_path
+):
+    path = tmp_path / "p.parquet"
+    write_perfect_predictions(path, dataset, ["v0"])
+    with pytest.raises(UserError, match="--look_ahead_s 2: needs --causal, or --predictions that"):
+        evaluate(checkpoint, dataset, tmp_path, path, look_ahead_s=2.0)
 
 
 @pytest.mark.integration
