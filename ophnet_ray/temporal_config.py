@@ -45,7 +45,8 @@ class TemporalConfig:
     temporal_lr: float = setting(1e-3, is_late=True)
     """Learning rate of the temporal model."""
     temporal_epochs: int = setting(40, is_late=True)
-    """Passes over the training videos."""
+    """Epochs of the temporal model. Each takes every training video, few videos several times: for
+    20 steps."""
     smoothing_loss: float = setting(0.15, is_late=True)
     """Weight of the loss on jumps of the log-probabilities between neighbouring frames."""
 

@@ -32,7 +32,12 @@ from ophnet_ray.data.loader import WindowLoader, read_window
 from ophnet_ray.data.manifest import Manifest, prepare_manifest
 from ophnet_ray.data.preprocessing import one_hot, prepare_batch, to_unit
 from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler, pick_windows
-from ophnet_ray.data.sequences import ONE_WINDOW, LabelledSequence, SequenceLoader
+from ophnet_ray.data.sequences import (
+    ONE_WINDOW,
+    LabelledSequence,
+    SequenceLoader,
+    count_passes,
+)
 from ophnet_ray.data.splits import FITTED_SPLITS, assign_splits
 from ophnet_ray.data.windows import cut_windows
 from ophnet_ray.errors import UserError
@@ -297,18 +302,21 @@ class SequenceDataModule(L.LightningDataModule):
         self.seed, self.begun_with = seed, begun_with
 
     def train_dataloader(self) -> SequenceLoader:
-        """Build the loader of this worker's share: each training video at most once per epoch.
+        """Build the loader of this worker's share: each training video ``count_passes`` times.
 
         Videos that the workers cannot share equally are left out, others in each epoch.
         """
+        num_replicas = self.trainer.world_size if self.trainer else 1
+        passes = range(count_passes(len(self.train), self.begun_with or num_replicas))
+        ids = [f"{each.sequence_id}{f'#{i}' if i else ''}" for i in passes for each in self.train]
         sampler = TrainingSampler(
-            [sequence.sequence_id for sequence in self.train],
-            [ONE_WINDOW] * len(self.train),
+            ids,
+            [ONE_WINDOW] * len(ids),
             1,
             1,
             self.seed,
             rank=self.trainer.global_rank if self.trainer else 0,
-            num_replicas=self.trainer.world_size if self.trainer else 1,
+            num_replicas=num_replicas,
             begun_with=self.begun_with,
         )
         return SequenceLoader(self.train, sampler)

@@ -15,6 +15,8 @@ ReadValues = Callable[[], NDArray[np.float32]]
 """Read the values of a sequence (N, D); rows of NaN where frames are damaged."""
 HELD_BYTES = 2**30
 """Values kept in memory by each loader; those beyond it are read again in each epoch."""
+MIN_STEPS = 20
+"""Optimiser steps of an epoch, at least: a temporal model needs hundreds of them in all."""
 ONE_WINDOW = [1]
 """A sequence is used as a whole: to the samplers it is a segment with a single window."""
 
@@ -41,6 +43,16 @@ class HeldValues:
     def __call__(self) -> NDArray[np.float32]:
         """Return the values."""
         return self.values
+
+
+def count_passes(num_videos: int, num_workers: int) -> int:
+    """Return how often an epoch takes each training video: as often as gives ``MIN_STEPS`` steps.
+
+    Args:
+        num_videos: Training videos.
+        num_workers: Train workers, each with one video per step.
+    """
+    return -(-MIN_STEPS * num_workers // num_videos)
 
 
 def count_frames(sequences: Sequence[LabelledSequence], num_classes: int) -> NDArray[np.int64]:
@@ -77,7 +89,7 @@ class SequenceLoader:
     among the sorted cases, and bool ``valid`` (1,), False for padding.
 
     Args:
-        sequences: The videos that the sampler's rows refer to.
+        sequences: The videos; row r of the sampler is that of index r modulo their number.
         sampler: Order of the videos; Lightning finds it by this name and sets its epoch.
     """
 
@@ -126,13 +138,13 @@ class SequenceLoader:
             yield from batches
 
     def _build_batch(self, index: int) -> dict[str, Tensor]:
-        sequence = self._sequences[max(index, 0)]
-        values = self._read(max(index, 0))
+        number = max(index, 0) % len(self._sequences)
+        sequence, values = self._sequences[number], self._read(number)
         labels = np.where(np.isnan(values[:, 0]), -1, sequence.labels)
         return {
             "values": torch.from_numpy(values)[None],
             "label": torch.from_numpy(labels)[None],
-            "case": torch.tensor([self._cases[max(index, 0)]]),
+            "case": torch.tensor([self._cases[number]]),
             "valid": torch.tensor([index >= 0]),
         }
 

@@ -11,7 +11,7 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.features.sequence import FeatureSequence
 from ophnet_ray.data.features.store import FeatureStore
 from ophnet_ray.data.manifest import Manifest
-from ophnet_ray.data.sequences import LabelledSequence
+from ophnet_ray.data.sequences import LabelledSequence, count_passes
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.metrics.timelines import label_times
 from ophnet_ray.models.payload import Preprocessing
@@ -68,8 +68,10 @@ class HeadLoopConfig(TrainLoopConfig):
 
     @property
     def num_train(self) -> int:
-        """Training videos, each a step of one worker per epoch."""
-        return len(self.data.train)
+        """Training videos of an epoch, repetitions included; each is a step of one worker."""
+        num_videos, resources = len(self.data.train), self.resources
+        workers = resources.begun_with or resources.train_workers
+        return num_videos * count_passes(num_videos, workers)
 
     def __repr__(self) -> str:
         """Name the run only, as the base class does."""

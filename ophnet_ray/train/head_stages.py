@@ -7,6 +7,8 @@ from pathlib import Path
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.features.store import FeatureStore
 from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.samplers import plan_training_steps
+from ophnet_ray.data.sequences import count_passes
 from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.distributed.features import extract_features
@@ -176,22 +178,27 @@ def fit_head_run(run: Run, data: HeadData, resources: Resources) -> RunResult:
     num_train, workers = len(data.train), resources.train_workers
     if num_train < workers:
         raise UserError(f"--train_workers {workers}: only {num_train} training videos")
-    resources = share_steps(resources, run, num_train, 1)
+    num_passes = count_passes(num_train, resources.begun_with or workers)
+    resources = share_steps(resources, run, num_train * num_passes, 1)
     loop = build_head_loop(
         run.config, data, run.data.phases, resources, run.directory, run.data.data_hash
     )
     loop = replace(loop, status=start_status(run.directory.name))
     run.console.say("stage 3 of 3: the temporal model")
-    run.console.say(describe_head(run.config.temporal, data))
+    run.console.say(describe_head(run.config.temporal, data, resources))
     return fit_and_watch(run, loop)
 
 
-def describe_head(temporal: TemporalConfig, data: HeadData) -> str:
-    """Return model, data and receptive field in one line."""
-    spec = TemporalSpec.of_config(temporal, 1, 1)
+def describe_head(temporal: TemporalConfig, data: HeadData, resources: Resources) -> str:
+    """Return model, steps and receptive field in one line."""
+    spec, num_train = TemporalSpec.of_config(temporal, 1, 1), len(data.train)
     train: list[Segment] = [segment for segment in data.segments if segment.split == "train"]
+    workers = resources.begun_with or resources.train_workers
+    num_passes = count_passes(num_train, workers)
+    steps = plan_training_steps(num_train * num_passes, 1, workers).num_steps
+    repeated = f", each {num_passes} times per epoch" if num_passes > 1 else ""
     return (
-        f"temporal model {temporal.temporal}: {len(data.train)} training videos; it sees "
-        f"{spec.describe_context()}; 95 % of the training segments last up to "
-        f"{measure_segments(train):.0f} s"
+        f"temporal model {temporal.temporal}: {num_train} training videos{repeated}; "
+        f"{temporal.temporal_epochs} epochs of {steps} steps; it sees {spec.describe_context()}; "
+        f"95 % of the training segments last up to {measure_segments(train):.0f} s"
     )

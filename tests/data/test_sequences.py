@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ophnet_ray.data.datasets import SequenceDataModule
 from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler
 from ophnet_ray.data.sequences import (
     ONE_WINDOW,
@@ -10,6 +11,7 @@ from ophnet_ray.data.sequences import (
     LabelledSequence,
     SequenceLoader,
     count_frames,
+    count_passes,
     measure_values,
 )
 
@@ -54,6 +56,15 @@ def test_each_epoch_takes_every_video_once_in_an_order_of_its_own():
     assert order_of(again) == orders[2]
     assert all(sorted(order) == list(range(NUM_VIDEOS)) for order in orders)
     assert orders[0] != orders[1] != orders[2]
+
+
+def test_an_epoch_takes_few_videos_as_often_as_gives_20_steps():
+    data = SequenceDataModule(make_videos(3), [], seed=5)
+    order = order_of(data.train_dataloader())
+    assert [order.count(video) for video in range(3)] == [7, 7, 7]
+    assert order != order[:3] * 7
+    # a step is one video per worker
+    assert [count_passes(*each) for each in ((1, 1), (20, 1), (20, 4), (300, 4))] == [20, 1, 4, 1]
 
 
 def test_workers_take_turns_in_the_order_of_one():

@@ -134,7 +134,7 @@ def test_phases_that_look_alike_are_told_apart_by_their_place_in_time(kind, caus
 
 
 def test_the_same_seed_gives_the_same_weights():
-    config = TemporalConfig(temporal="gru", temporal_epochs=2, temporal_channels=8)
+    config = TemporalConfig(temporal="gru", temporal_epochs=1, temporal_channels=8)
     first, again = (fit_head(make_videos(3, 1), [], NUM_CLASSES, config) for _ in range(2))
     for name, tensor in first.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
@@ -154,7 +154,7 @@ def test_a_video_without_labels_is_trained_on_beside_others(smoothing_loss):
 
 
 def test_validation_videos_without_labels_choose_no_epoch():
-    config = TemporalConfig(temporal="gru", temporal_epochs=3, temporal_channels=8)
+    config = TemporalConfig(temporal="gru", temporal_epochs=2, temporal_channels=8)
     train, val = make_videos(3, 1), [unannotated(video) for video in make_videos(2, 2)]
     last, found = (fit_head(train, videos, NUM_CLASSES, config) for videos in ([], val))
     for name, tensor in last.state_dict().items():
@@ -162,7 +162,7 @@ def test_validation_videos_without_labels_choose_no_epoch():
 
 
 def test_a_model_whose_weights_are_not_finite_is_not_returned():
-    config = TemporalConfig(temporal="mstcn", temporal_epochs=3, temporal_lr=1e30)
+    config = TemporalConfig(temporal="mstcn", temporal_epochs=1, temporal_lr=1e30)
     with pytest.raises(TrainingError, match="not finite: lower --temporal_lr 1e"):
         fit_head(make_videos(3, 1), [], NUM_CLASSES, config)
 
