@@ -1,4 +1,4 @@
-"""``python -m ophnet_ray audit``: does the model look at the image?"""
+"""``python -m ophnet_ray audit``: does the model look at the image, or at the order of time?"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from ophnet_ray.settings import NUM_WORKERS
 
 @dataclass(frozen=True, kw_only=True)
 class AuditCommand:
-    """Score a checkpoint with exchanged inputs, beside models that see next to nothing."""
+    """Score a checkpoint with changed inputs, beside models that see next to nothing."""
 
     checkpoint: str
     """Checkpoint that train.py wrote."""
@@ -33,11 +33,13 @@ class AuditCommand:
     split: Literal["val", "test"] = "val"
     """Rows to score, chosen as in `evaluate`; the simple models learn from the train rows."""
     cache_dir: str = DEFAULT_CACHE_DIR
-    """Folder of the decoded windows, shared with train.py; missing windows are decoded."""
+    """Folder of the decoded windows and features, shared with train.py; what is missing is
+    decoded and encoded."""
     num_workers: int = NUM_WORKERS
     """Number of parallel decode workers."""
     max_windows: int = 4000
-    """Maximum number of windows per split, evenly spread over it."""
+    """Maximum number of windows, or frames of a temporal model, per split, evenly spread over
+    it."""
     seed: int = 0
     """Seed of the exchanges."""
     output: str = "audit"
@@ -57,7 +59,8 @@ class AuditCommand:
             self.csv_path, self.video_dir, case_from, allow_outside=self.allow_outside
         )
         folder = create_output_folder(self.output, "audit.json", "report.html")
-        from ophnet_ray.inference.audit import AuditSettings, audit, write_audit
+        from ophnet_ray.inference.audit_result import AuditSettings, write_audit
+        from ophnet_ray.models.checkpoint_file import read_payload
 
         settings = AuditSettings(
             split=self.split,
@@ -66,12 +69,17 @@ class AuditCommand:
             max_windows=self.max_windows,
             seed=self.seed,
         )
+        if read_payload(self.checkpoint).head is None:
+            from ophnet_ray.inference.audit import audit
+        else:
+            from ophnet_ray.inference.temporal_audit import audit_temporal_model as audit
+
         result = audit(self.checkpoint, segments, settings)
         source = f"{Path(self.checkpoint).name} on {Path(self.csv_path).name}"
         files = write_audit(result, folder, source)
         for warning in result.warnings:
             Console().warn(warning)
-        answer: dict[str, object] = {"split": result.split_reason, "windows": result.num_windows}
+        answer: dict[str, object] = {"split": result.split_reason, result.unit: result.num_units}
         for score in result.scores:
             answer[score.name] = f"{score.accuracy:.4f} / {score.macro_f1_present:.4f}"
         for name, norm in result.gradient_norms.items():

@@ -8,28 +8,23 @@ goes. A model that uses an input scores less when it is exchanged; one that does
 same. Models that see next to nothing are scored on the same windows.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from ophnet_ray import __version__
-from ophnet_ray.data.annotations import Segment, find_missing_videos
+from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.loader import WindowLoader
 from ophnet_ray.data.manifest import Manifest, ManifestItem, prepare_manifest
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
 from ophnet_ray.data.samplers import ValidationSampler
 from ophnet_ray.errors import UserError
-from ophnet_ray.inference.split_choice import choose_split, warn_of_seen_cases
+from ophnet_ray.inference.audit_result import Audit, AuditSettings, choose_rows, score_labels
 from ophnet_ray.inference.trained_model import TrainedModel, load_model
-from ophnet_ray.metrics.classification import accuracy, confusion_counts, macro_f1_present
-from ophnet_ray.reports.audit_report import AuditReport, AuditScore, write_audit_report
-from ophnet_ray.storage.files import write_atomically
+from ophnet_ray.reports.audit_report import AuditScore
 
 BATCH_SIZE = 32
 _MEANINGS = {
@@ -44,35 +39,6 @@ _MEANINGS = {
     "mean colour alone (random forest)": "Three numbers per window. If the score is close to the "
     "model's, light and colour explain most of what the model knows.",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuditSettings:
-    """Windows that are audited, and the seed of the exchanges."""
-
-    split: str
-    cache_dir: str
-    num_workers: int
-    max_windows: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Audit:
-    """Result of an audit.
-
-    ``split``, ``split_reason``: the rows that were scored, and in one line why; ``gradient_norms``:
-    norm of the loss's gradient by part of the network.
-    """
-
-    settings: AuditSettings
-    split: str
-    split_reason: str
-    model: TrainedModel
-    num_windows: int
-    scores: tuple[AuditScore, ...]
-    gradient_norms: Mapping[str, float]
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +57,9 @@ def audit(checkpoint: str, segments: Sequence[Segment], settings: AuditSettings)
         UserError: The checkpoint is wrong, a video is missing, or a split has no usable rows.
     """
     model = load_model(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
-    config, choice = model.config, choose_split(segments, settings.split, model.payload)
-    warnings = list(warn_of_seen_cases(choice, model.payload))
-    wanted = [*choice.training, *choice.segments]
-    if config.data.missing_videos == "skip":
-        absent = set(find_missing_videos(wanted))
-        wanted = [segment for segment in wanted if segment.video not in absent]
-        if absent:
-            warnings.append(f"{len(absent)} videos are missing, and left out as in training")
+    config, rows = model.config, choose_rows(segments, settings.split, model.payload)
+    choice, warnings = rows.choice, list(rows.warnings)
+    wanted = [*rows.training, *rows.scored]
     manifest, _ = prepare_manifest(
         wanted, model.phases, config.windows, settings.cache_dir, settings.num_workers
     )
@@ -112,55 +73,17 @@ def audit(checkpoint: str, segments: Sequence[Segment], settings: AuditSettings)
     else:
         warnings.append("the CSV has no rows of the training: the simple models are left out")
     return Audit(
+        title="Does the model look at the image?",
         settings=settings,
         split=choice.split,
         split_reason=choice.reason,
-        model=model,
-        num_windows=len(windows.labels),
+        config=config,
+        unit="windows",
+        num_units=len(windows.labels),
         scores=tuple(scores),
         gradient_norms=gradient_norms(model, windows),
         warnings=tuple(warnings),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class AuditFiles:
-    """Paths of the files of an audit."""
-
-    scores: Path
-    report: Path
-
-
-def write_audit(result: Audit, folder: Path, source: str) -> AuditFiles:
-    """Write ``audit.json`` and ``report.html``, each whole or not at all.
-
-    Args:
-        result: From ``audit``.
-        folder: Existing folder.
-        source: Checkpoint and annotations, for the page.
-    """
-    settings, files = result.settings, AuditFiles(folder / "audit.json", folder / "report.html")
-    content = {
-        "split": result.split,
-        "split_reason": result.split_reason,
-        "warnings": list(result.warnings),
-        "seed": settings.seed,
-        "num_windows": result.num_windows,
-        "scores": [asdict(score) for score in result.scores],
-        "gradient_norms": dict(result.gradient_norms),
-    }
-    report = AuditReport(
-        title="Does the model look at the image?",
-        subtitle=f"{source}, {result.split_reason}, seed {settings.seed}",
-        num_windows=result.num_windows,
-        scores=result.scores,
-        gradient_norms=result.gradient_norms,
-        config=result.model.config.to_flat(),
-        versions={"ophnet-ray": __version__},
-    )
-    write_atomically(files.scores, json.dumps(content, indent=1).encode())
-    write_audit_report(files.report, report)
-    return files
 
 
 def read_windows(manifest: Manifest, split: str, max_windows: int) -> AuditedWindows:
@@ -278,9 +201,7 @@ def mean_colors(windows: AuditedWindows) -> NDArray[np.float32]:
 
 
 def _score(name: str, labels: NDArray[np.int64], found: NDArray[np.int64]) -> AuditScore:
-    num_classes = int(max(labels.max(), found.max())) + 1
-    confusion = confusion_counts(labels, found.astype(np.int64), num_classes)
-    return AuditScore(name, accuracy(confusion), macro_f1_present(confusion), _MEANINGS[name])
+    return score_labels(name, labels, found, _MEANINGS[name])
 
 
 def _prepare(model: TrainedModel, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,14 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ophnet_ray.reports.page import write_page
+
+AuditUnit = Literal["windows", "frames"]
+"""Unit of the scores of an audit: windows of a frame model, frames of a temporal model."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditScore:
-    """Scores of one experiment on the audited windows, each in [0, 1].
+    """Scores of one experiment on the audited windows or frames, each in [0, 1].
 
     ``meaning`` says in one sentence what the experiment changes and how to read its score.
     """
@@ -30,7 +33,8 @@ class AuditReport:
 
     title: str
     subtitle: str
-    num_windows: int
+    unit: AuditUnit
+    num_units: int
     scores: Sequence[AuditScore]
     gradient_norms: Mapping[str, float]
     config: Mapping[str, Any]

@@ -11,13 +11,12 @@ from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.audit import (
     AuditedWindows,
-    AuditSettings,
     audit,
     audit_rivals,
     choose_others,
     mean_colors,
-    write_audit,
 )
+from ophnet_ray.inference.audit_result import AuditSettings, write_audit
 from tests.helpers.videos import write_color_dataset
 
 pytestmark = pytest.mark.unit
@@ -61,7 +60,7 @@ def test_an_audit_scores_every_experiment_and_writes_a_page(checkpoint, tmp_path
     assert all(norm >= 0 for norm in result.gradient_norms.values())
     files = write_audit(result, tmp_path, "model.ckpt on segments.csv")
     content = json.loads(files.scores.read_text())
-    assert content["num_windows"] == result.num_windows
+    assert content["num_windows"] == result.num_units
     assert content["scores"][0]["accuracy"] == result.scores[0].accuracy
     page = files.report.read_text()
     assert "images exchanged" in page
@@ -73,7 +72,7 @@ def test_windows_are_thinned_out_to_the_maximum(checkpoint, tmp_path):
     segments = read_annotations(dataset)
     every = audit(str(checkpoint), segments, settings_of(tmp_path))
     few = audit(str(checkpoint), segments, settings_of(tmp_path, max_windows=2))
-    assert every.num_windows > 2 >= few.num_windows > 0
+    assert every.num_units > 2 >= few.num_units > 0
 
 
 def run_command(checkpoint, dataset, folder, capsys):
