@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -55,30 +56,36 @@ def count_passes(num_videos: int, num_workers: int) -> int:
     return -(-MIN_STEPS * num_workers // num_videos)
 
 
-def count_frames(sequences: Sequence[LabelledSequence], num_classes: int) -> NDArray[np.int64]:
-    """Count the annotated frames of each phase, (K,)."""
+class SequenceStatistics(NamedTuple):
+    """Statistics of the undamaged frames of sequences.
+
+    ``counts``: annotated frames of each phase, int64 (K,); ``mean``, ``deviation``: of each value
+    over all frames, annotated or not, float32 (D,) each.
+    """
+
+    counts: NDArray[np.int64]
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+
+
+def measure_sequences(
+    sequences: Sequence[LabelledSequence], num_classes: int
+) -> SequenceStatistics:
+    """Measure sequences of phases 0 to ``num_classes`` - 1; each is read once."""
     counts = np.zeros(num_classes, dtype=np.int64)
+    num_frames, total, squares = 0, np.zeros(0), np.zeros(0)
     for sequence in sequences:
-        labels = sequence.labels[sequence.labels >= 0]
-        counts += np.bincount(labels, minlength=num_classes)
-    return counts
-
-
-def measure_values(
-    sequences: Sequence[LabelledSequence],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return mean and standard deviation of each value over all undamaged frames, (D,) each."""
-    count, total, squares = 0, np.zeros(0), np.zeros(0)
-    for sequence in sequences:
-        values = sequence.read_values()
-        known = values[~np.isnan(values[:, 0])].astype(np.float64)
-        if not count:
+        values, labels = sequence.read_values(), sequence.labels
+        is_damaged = np.isnan(values[:, 0])
+        known = values[~is_damaged].astype(np.float64)
+        if not num_frames:
             total, squares = np.zeros(values.shape[1]), np.zeros(values.shape[1])
-        count += len(known)
+        counts += np.bincount(labels[(labels >= 0) & ~is_damaged], minlength=num_classes)
+        num_frames += len(known)
         total, squares = total + known.sum(axis=0), squares + np.square(known).sum(axis=0)
-    mean = total / max(count, 1)
-    deviation = np.sqrt(np.maximum(squares / max(count, 1) - np.square(mean), 0))
-    return mean.astype(np.float32), deviation.astype(np.float32)
+    mean = total / max(num_frames, 1)
+    variance = np.maximum(squares / max(num_frames, 1) - np.square(mean), 0)
+    return SequenceStatistics(counts, mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
 
 
 class SequenceLoader:

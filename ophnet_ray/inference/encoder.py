@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -64,9 +65,12 @@ class Encoder:
     ) -> None:
         self.source, self.preprocessing = source, preprocessing
         self._backbone, self._pooling = backbone, pooling
-        self._weights_hash = hash_weights(network.state_dict())
         self._network = network.eval()
         self._mean, self._std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+
+    @cached_property
+    def _weights_hash(self) -> str:
+        return hash_weights(self._network.state_dict())
 
     @property
     def num_classes(self) -> int:

@@ -56,6 +56,7 @@ _WITHOUT_INTERVAL = (
     *(f"{name}_std" for name in _PER_VIDEO[:-1]),
 )
 _RELAXED = "within 10 s of a true boundary both phases count as right: compare with relaxed only"
+_DEVIATION = "standard deviation over videos, whose sum of squares is divided by their number,"
 CONVENTIONS = {
     "frame_accuracy": "share of all annotated frames that are right",
     "macro_f1_present": f"mean F1 over {_CLASSES['present']}",
@@ -85,8 +86,8 @@ CONVENTIONS = {
     "relaxed_10s_jaccard": f"as video_jaccard; {_RELAXED}",
     "relaxed_10s_precision": f"as video_precision, cut at 1; {_RELAXED}",
     "relaxed_10s_recall": f"as video_recall, cut at 1; {_RELAXED}",
-    "video_accuracy_std": "standard deviation over videos of their frame accuracy",
-    **{f"{name}_std": f"standard deviation over videos of {name}" for name in _PER_VIDEO[1:-1]},
+    "video_accuracy_std": f"{_DEVIATION} of their frame accuracy",
+    **{f"{name}_std": f"{_DEVIATION} of {name}" for name in _PER_VIDEO[1:-1]},
     **{
         f"macro_{name}_{classes}": f"mean {_SPELLING.get(name, name)} over {text}"
         for name in _PER_CLASS

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray.config import TrainingConfig
 from ophnet_ray.data.datasets import SequenceDataModule
-from ophnet_ray.data.sequences import LabelledSequence, count_frames, measure_values
+from ophnet_ray.data.sequences import LabelledSequence, measure_sequences
 from ophnet_ray.errors import TrainingError
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.models.lightning_trainer import build_lightning_trainer
@@ -44,16 +44,15 @@ def build_head_module(
         training: Seed, weights of the phases, and schedule.
     """
     torch.manual_seed(training.seed)
-    mean, deviation = measure_values(train)
-    spec = TemporalSpec.of_config(temporal, len(mean), num_classes)
-    model = TemporalModel(spec)
-    model.mean.copy_(torch.from_numpy(mean))
-    model.std.copy_(torch.from_numpy(deviation))
+    measured = measure_sequences(train, num_classes)
+    model = TemporalModel(TemporalSpec.of_config(temporal, len(measured.mean), num_classes))
+    model.mean.copy_(torch.from_numpy(measured.mean))
+    model.std.copy_(torch.from_numpy(measured.deviation))
     return TemporalModule(
         model,
         lr=temporal.temporal_lr,
         lr_schedule=training.lr_schedule,
-        balance=balance_phases(count_frames(train, num_classes), training.class_weights),
+        balance=balance_phases(measured.counts, training.class_weights),
         smoothing=temporal.smoothing_loss,
         num_val_cases=max(len({sequence.case_id for sequence in val}), 1),
     )

@@ -50,6 +50,11 @@ def check_input(config: AnyConfig, console: Console) -> CheckedInput[AnyConfig]:
     check_loggers(config)
     output = check_output(config.run.output_pth)
     resolved = resolve_paths(config)
+    if output == resolved.temporal.encoder:
+        raise UserError(
+            f"--output_pth {config.run.output_pth}: the result would replace the --encoder; give "
+            "another path"
+        )
     csv_path = resolved.data.csv_path or _provide_demo(resolved, console)
     resolved = replace(resolved, data=replace(resolved.data, csv_path=csv_path))
     data = read_run_data(csv_path, resolved.data, resolved.training.seed, console.say)

@@ -10,6 +10,13 @@ Metric = Literal["val_macro_f1", "val_acc"]
 """Score of the validation windows."""
 RankedMetric = Literal["val_macro_f1", "val_acc", "val_segment_macro_f1", "val_segment_acc"]
 """Score by which trials are compared: of windows, or of segments where trials cut other windows."""
+HEAD_SEARCH = (
+    "temporal_layers=choice(6,8,10)",
+    "temporal_channels=choice(32,64,128)",
+    "temporal_lr=loguniform(1e-4,1e-2)",
+    "class_weights=choice(none,inverse_sqrt,effective,logit_adjusted)",
+)
+"""Searched settings of temporal models, where none are given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +29,8 @@ class SearchConfig:
         "class_weights=choice(none,inverse_sqrt,effective,logit_adjusted)",
     )
     """Searched settings and their values: choice(a,b,...), uniform(low,high),
-    loguniform(low,high), randint(low,high) without high."""
+    loguniform(low,high), randint(low,high) without high. With --temporal by default
+    temporal_layers, temporal_channels, temporal_lr and class_weights."""
     num_samples: int = 20
     """Number of trials; a larger number extends a complete search."""
     searcher: Literal["optuna", "random", "grid"] = "optuna"

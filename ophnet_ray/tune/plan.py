@@ -6,7 +6,7 @@ from joblib import cpu_count
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.settings import parse_worker_range
-from ophnet_ray.tune.config import TuneConfig
+from ophnet_ray.tune.config import HEAD_SEARCH, SearchConfig, TuneConfig
 from ophnet_ray.tune.space import (
     SearchSpace,
     is_in_space,
@@ -42,6 +42,8 @@ def plan_search(config: TuneConfig) -> SearchPlan:
         UserError: A setting is wrong, or more trials are asked for than this machine holds.
     """
     config.validate()
+    if config.temporal.is_used and config.search.search == SearchConfig.search:
+        config = replace(config, search=replace(config.search, search=_choose_head_search(config)))
     if parse_worker_range(config.training.train_workers).is_elastic:
         raise UserError(
             f"--train_workers {config.training.train_workers}: the trials of a search keep their "
@@ -52,6 +54,12 @@ def plan_search(config: TuneConfig) -> SearchPlan:
     workers = parse_worker_range(config.training.train_workers).most or 1
     config = replace(config, training=replace(config.training, train_workers=workers))
     return SearchPlan(config, space, num_trials, trials_on_this_machine(config, num_trials))
+
+
+def _choose_head_search(config: TuneConfig) -> tuple[str, ...]:
+    """Return the default search of temporal models; the layers of a GRU are few."""
+    of_mstcn = config.temporal.temporal == "mstcn"
+    return HEAD_SEARCH if of_mstcn else HEAD_SEARCH[1:]
 
 
 def count_trials(config: TuneConfig, space: SearchSpace) -> int:

@@ -10,9 +10,8 @@ from ophnet_ray.data.sequences import (
     HeldValues,
     LabelledSequence,
     SequenceLoader,
-    count_frames,
     count_passes,
-    measure_values,
+    measure_sequences,
 )
 
 pytestmark = pytest.mark.unit
@@ -107,9 +106,10 @@ def test_a_damaged_frame_has_no_label():
     sampler = ValidationSampler([ONE_WINDOW], 1, 1)
     (batch,) = SequenceLoader([video], sampler)
     assert batch["label"].tolist() == [[0, -1, 1]]
-    mean, deviation = measure_values([video])
-    assert (mean, deviation) == (2, 1)
+    measured = measure_sequences([video], 2)
+    assert (measured.mean, measured.deviation) == (2, 1)
+    assert measured.counts.tolist() == [1, 1]
 
 
 def test_frames_of_each_phase_are_counted_without_those_between_segments():
-    assert count_frames(make_videos(4), 3).tolist() == [1 + 4, 2, 3]
+    assert measure_sequences(make_videos(4), 3).counts.tolist() == [1 + 4, 2, 3]

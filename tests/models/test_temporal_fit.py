@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from ophnet_ray.config import Config
+from ophnet_ray.config import Config, TrainingConfig
+from ophnet_ray.data.datasets import SequenceDataModule
 from ophnet_ray.data.sequences import HeldValues, LabelledSequence
 from ophnet_ray.errors import TrainingError, UserError
-from ophnet_ray.models.temporal_fit import fit_head, predict_sequence
+from ophnet_ray.models.lightning_trainer import build_lightning_trainer
+from ophnet_ray.models.temporal_fit import build_head_module, fit_head, predict_sequence
 from ophnet_ray.models.temporal_loss import SequenceLoss, smoothness_loss
+from ophnet_ray.models.temporal_module import TemporalModule
 from ophnet_ray.models.temporal_network import TemporalModel
 from ophnet_ray.models.temporal_spec import TemporalSpec
 from ophnet_ray.temporal_config import TemporalConfig
@@ -84,9 +87,27 @@ def test_unannotated_frames_have_no_part_in_the_loss():
     assert loss(logits, torch.full_like(labels, -1)) == 0
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.15])
+def test_unannotated_frames_get_no_gradient(smoothing):
+    loss = SequenceLoss(NUM_CLASSES, None, smoothing)
+    logits = torch.randn(2, 1, 10, NUM_CLASSES, requires_grad=True)
+    labels = torch.tensor([[-1, -1, 0, 1, 2, -1, -1, 3, 3, -1]])
+    loss(logits, labels).backward()
+    has_gradient = logits.grad.abs().sum(dim=(0, 3))[0] > 0
+    assert has_gradient.tolist() == (labels[0] >= 0).tolist()
+    assert loss(logits, torch.full_like(labels, -1)) == 0
+
+
+def test_a_jump_from_a_frame_without_annotation_does_not_count():
+    logits = torch.randn(1, 6, NUM_CLASSES)
+    is_annotated = torch.tensor([[True, True, False, True, True, True]])
+    jumps = [smoothness_loss(logits[:, i : i + 2], torch.ones(1, 2).bool()) for i in (0, 3, 4)]
+    torch.testing.assert_close(smoothness_loss(logits, is_annotated), torch.stack(jumps).mean())
+
+
 def test_the_smoothness_is_truncated_and_moves_the_later_frame_only():
     logits = torch.tensor([[[0.0, 0.0], [30.0, -30.0]]], requires_grad=True)
-    loss = smoothness_loss(logits)
+    loss = smoothness_loss(logits, torch.ones(1, 2).bool())
     # one jump of log 2, one of about 60 that counts 4
     torch.testing.assert_close(loss, torch.tensor((np.log(2) ** 2 + 16) / 2).float())
     loss.backward()
@@ -131,6 +152,67 @@ def test_phases_that_look_alike_are_told_apart_by_their_place_in_time(kind, caus
     model = fit_head(train, val, NUM_CLASSES, config)
     # frames alone cannot do better than about 3 of 4
     assert share_right(model, test) > 0.9
+
+
+def test_the_module_takes_normalisation_and_class_weights_from_the_training_frames():
+    videos = make_videos(3, 1)
+    config = TemporalConfig(temporal="gru", temporal_channels=8)
+    inverse = TrainingConfig(class_weights="inverse")
+    module = build_head_module(videos, [], NUM_CLASSES, config, inverse)
+    values = np.concatenate([video.read_values() for video in videos])
+    torch.testing.assert_close(module.head.mean, torch.from_numpy(values.mean(axis=0)))
+    torch.testing.assert_close(module.head.std, torch.from_numpy(values.std(axis=0)))
+    labels = np.concatenate([video.labels for video in videos])
+    counts = np.bincount(labels[labels >= 0], minlength=NUM_CLASSES)
+    weights = module.loss.phase_loss.weights * counts
+    torch.testing.assert_close(weights, weights.mean().expand(NUM_CLASSES))
+
+
+def test_the_model_of_the_best_epoch_is_returned():
+    train = make_videos(3, 1)
+    # what is learnt of the training videos is wrong here: the first epoch is the best
+    val = [replace(video, labels=(video.labels + 1) % NUM_CLASSES) for video in make_videos(2, 2)]
+    config = TemporalConfig(
+        temporal="gru", temporal_epochs=1, temporal_channels=8, temporal_lr=1e-2
+    )
+    first, best = (
+        fit_head(train, val, NUM_CLASSES, replace(config, temporal_epochs=epochs))
+        for epochs in (1, 3)
+    )
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(best.state_dict()[name], tensor), name
+
+
+class AsShown(torch.nn.Module):
+    """Model that takes the input of a frame for its logits."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.spec = spec
+        self.scale = torch.nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, values):
+        return self.scale * values[None]
+
+
+def test_validation_scores_the_segments_of_each_video(tmp_path):
+    truth = np.repeat([0, 1, 2, 3], 5)
+    looks = [truth, np.zeros_like(truth)]
+    videos = [
+        LabelledSequence(f"{i}", f"{i}", truth, HeldValues(np.eye(NUM_CLASSES, dtype="f4")[look]))
+        for i, look in enumerate(looks)
+    ]
+    config = TemporalConfig(temporal="mstcn")
+    spec = TemporalSpec.of_config(config, NUM_CLASSES, NUM_CLASSES)
+    module = TemporalModule(AsShown(spec), num_val_cases=2)
+    trainer = build_lightning_trainer(TrainingConfig(), False, [], tmp_path)
+    trainer.validate(module, SequenceDataModule(videos, videos, seed=0), verbose=False)
+    metrics = module.epoch_metrics
+    assert metrics["val_acc"] == pytest.approx((20 + 5) / 40)
+    # four stretches right; one of four
+    assert metrics["val_edit"] == pytest.approx((1 + 1 / 4) / 2)
+    # the stretch of the second video overlaps its true one by a quarter
+    assert metrics["val_f1_50"] == pytest.approx(2 * 4 / (2 * 4 + 1 + 4))
 
 
 def test_the_same_seed_gives_the_same_weights():

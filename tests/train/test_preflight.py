@@ -137,6 +137,13 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path):
         check_output(str(tmp_path / "file/m.ckpt"))
 
 
+def test_an_output_in_the_place_of_the_encoder_is_refused(csv_path, monkeypatch):
+    monkeypatch.chdir(csv_path.parent)
+    config = tiny_config(csv_path, csv_path.parent, temporal="gru", encoder="model.ckpt")
+    with pytest.raises(UserError, match=r"--output_pth .*would replace the --encoder"):
+        check_input(config, Console())
+
+
 def test_mlflow_needs_a_server_when_the_runs_lie_in_a_bucket(monkeypatch, tmp_path):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     config = tiny_config("t.csv", tmp_path, logger="mlflow", storage_path="s3://b/runs")

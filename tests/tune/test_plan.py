@@ -34,6 +34,13 @@ def test_settings_as_given_outside_of_the_space_are_one_trial_more():
     assert plan_search(ranges).num_trials == 8
 
 
+@pytest.mark.parametrize(("kind", "first"), [("mstcn", "layers"), ("gru", "channels")])
+def test_a_search_over_temporal_models_varies_them_by_default(kind, first):
+    plan = plan_search(TuneConfig().replace_flat(temporal=kind, encoder="model.ckpt"))
+    assert next(iter(plan.space)) == f"temporal_{first}"
+    assert {"temporal_lr", "class_weights"} < plan.space.keys()
+
+
 def test_a_grid_over_a_range_is_refused():
     with pytest.raises(UserError, match=r"give lr=choice\(\.\.\.\)"):
         plan_search(TuneConfig().replace_flat(searcher="grid"))
