@@ -8,6 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -254,8 +255,9 @@ class CaseScores:
         self.counts = Counts.from_vector(self._by_case.sum(axis=0), num_classes)
         self.values = score_counts(self.counts)
 
-    def score_resamples(self) -> NDArray[np.float64]:
-        """Score resamples of the cases, (R, scores); equal draws for an equal number of cases."""
+    @cached_property
+    def resampled(self) -> NDArray[np.float64]:
+        """Scores of resamples of the cases, (R, scores); equal draws for equally many cases."""
         shares = share_classes(self.counts.confusion)
 
         def score(vector: NDArray[np.float64]) -> list[float]:
@@ -277,7 +279,7 @@ def build_score_card(
         num_train_cases: Training cases of each phase, K.
     """
     confusion = scores.counts.confusion.astype(np.int64)
-    resampled = scores.score_resamples() if scores.num_cases > 1 else None
+    resampled = scores.resampled if scores.num_cases > 1 else None
     named = []
     for i, (name, value) in enumerate(scores.values.items()):
         interval = None
@@ -310,7 +312,7 @@ def compare_scores(
     order = list(CONVENTIONS)
     differences = None
     if before.num_cases > 1:
-        differences = after.score_resamples() - before.score_resamples()
+        differences = after.resampled - before.resampled
     gains = {}
     for name in names:
         gain = after.values[name] - before.values[name]

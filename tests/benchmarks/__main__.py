@@ -8,6 +8,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -31,6 +32,7 @@ def main() -> None:
     from tests.benchmarks.scaling import compare_lengths, compare_scales
     from tests.benchmarks.searching import kill_searches, measure_search, search_imbalance
     from tests.benchmarks.simulated_errors import compare_on_simulated_errors
+    from tests.benchmarks.temporal import SEEDS, compare_temporal
     from tests.benchmarks.timelines import compare_decoders
     from tests.benchmarks.together import compare_together
 
@@ -52,6 +54,7 @@ def main() -> None:
         "imbalance": search_imbalance,
         "timelines": compare_decoders,
         "errors": compare_on_simulated_errors,
+        "temporal": compare_temporal,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument(
@@ -63,10 +66,14 @@ def main() -> None:
         default=Path("runs/benchmarks"),
         help="folder of the videos (default: %(default)s)",
     )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=SEEDS, help="of the part temporal (default: 0 1 2)"
+    )
     parser.add_argument("--json", type=Path, help="output file (default: <folder>/figures.json)")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(parts):
         parser.error(f"unknown part {', '.join(sorted(unknown))}")
+    parts["temporal"] = partial(compare_temporal, seeds=options.seeds)
     options.folder.mkdir(parents=True, exist_ok=True)
     sections = {}
     for name in options.parts or parts:

@@ -63,7 +63,7 @@ def test_the_videos_of_a_case_are_resampled_together():
     videos = [video("x", [0, 0], [0, 0])] * 3 + [video("y", [0, 0], [1, 1])] * 3
     scores = CaseScores(videos, 3)
     column = list(CONVENTIONS).index("frame_accuracy")
-    assert set(scores.score_resamples()[:, column]) == {0.0, 0.5, 1.0}
+    assert set(scores.resampled[:, column]) == {0.0, 0.5, 1.0}
     assert scores.num_cases == 2
 
 
