@@ -53,6 +53,7 @@ class Encoder:
         backbone: Name of the timm model in it.
         preprocessing: Its input.
         pooling: Tokens that it pools.
+        phases: Phases of its classes, K; empty where they are not known.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class Encoder:
         backbone: str,
         preprocessing: Preprocessing,
         pooling: Pooling,
+        *,
+        phases: tuple[str, ...] = (),
     ) -> None:
-        self.source, self.preprocessing = source, preprocessing
+        self.source, self.preprocessing, self.phases = source, preprocessing, phases
         self._backbone, self._pooling = backbone, pooling
         self._network = network.eval()
         self._mean, self._std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
@@ -212,6 +215,7 @@ def load_encoder_of(path: str) -> Encoder:
         head.backbone if head else model.config.model.backbone,
         model.preprocessing,
         model.network.pooling,
+        phases=head.encoder_phases if head else model.phases,
     )
 
 

@@ -211,6 +211,7 @@ def _write_page(
             prediction.labels,
             prediction.confidence_in(prediction.labels),
             smoothed=None if (labels == prediction.labels).all() else labels,
+            frame_model=prediction.frame_labels,
         )
         for prediction, labels in itertools.islice(
             read_predictions(folder.predictions), MAX_VIDEOS_DRAWN

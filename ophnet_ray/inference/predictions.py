@@ -22,6 +22,7 @@ from ophnet_ray.storage.files import open_atomically
 DEFAULT_FRAME_RATE = 1.0
 """Predictions per second of video."""
 _PROBABILITY = "p_"
+_FRAME_MODEL = "frame_model_phase"
 _CONTENT_ID = "content_id"
 _METADATA = b"ophnet_ray"
 _CHECKSUMS = b"ophnet_ray.sha256"
@@ -41,13 +42,16 @@ class VideoPrediction:
 
     ``times_s``: float64 (N,), ascending; ``probabilities``: float32 (N, K), with a row of NaN where
     the frames are damaged: no prediction is made up. ``content_id``: see ``read_content_ids``; it
-    is empty in files that are older than it.
+    is empty in files that are older than it. ``frame_labels``: most probable labels of the frame
+    model under a temporal model, int64 (N,), ``NO_PREDICTION`` where the frames are damaged; None
+    without such a frame model.
     """
 
     video_id: str
     times_s: NDArray[np.float64]
     probabilities: NDArray[np.float32]
     content_id: str = ""
+    frame_labels: NDArray[np.int64] | None = None
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -73,6 +77,8 @@ class PredictionInfo:
     smooth: str = "none"
     look_ahead_s: float = 0.0
     """Seconds after each time that smoothing looked ahead, if ``causal``."""
+    has_frame_model: bool = False
+    """A temporal model predicted, above a frame model of the same phases."""
 
 
 def write_predictions(
@@ -83,9 +89,9 @@ def write_predictions(
     """Write ``video_id, time_s, frame_id, phase, confidence, unsmoothed_phase, p_<phase>…``.
 
     ``frame_id`` is ``<video_id>_<k>``, k counting the frame times from 0; ``confidence`` is the
-    probability of ``phase``; both phases are null where frames are damaged. A last column,
-    ``content_id``, tells files of one name apart. Each video is a row group; the metadata holds a
-    checksum of each.
+    probability of ``phase``; both phases are null where frames are damaged. Under a temporal model
+    comes ``frame_model_phase``. A last column, ``content_id``, tells files of one name apart. Each
+    video is a row group; the metadata holds a checksum of each.
 
     Args:
         path: File to write.
@@ -103,6 +109,7 @@ def write_predictions(
         ("confidence", pa.float32()),
         ("unsmoothed_phase", pa.string()),
         *((_PROBABILITY + phase, pa.float32()) for phase in info.phases),
+        *([(_FRAME_MODEL, pa.string())] if info.has_frame_model else []),
         (_CONTENT_ID, pa.string()),
     ]
     note: dict[str, Any] = {
@@ -112,8 +119,11 @@ def write_predictions(
         "causal": info.causal,
         "smooth": info.smooth,
     }
-    if info.look_ahead_s:  # older versions refuse a key that they do not know
+    # older versions refuse a key that they do not know
+    if info.look_ahead_s:
         note["look_ahead_s"] = info.look_ahead_s
+    if info.has_frame_model:
+        note["has_frame_model"] = True
     schema = pa.schema(columns, metadata={_METADATA: json.dumps(note).encode()})
     num_rows = 0
     checksums = [_hash_note(note)]
@@ -122,7 +132,7 @@ def write_predictions(
         pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
         for prediction, labels in predictions:
-            table = _to_table(prediction, labels, info.phases, schema)
+            table = _to_table(prediction, labels, info, schema)
             writer.write_table(table, row_group_size=max(len(labels), 1))
             checksums.append(_hash_rows(prediction, labels))
             num_rows += len(labels)
@@ -161,13 +171,18 @@ def read_predictions(path: Path) -> Iterator[tuple[VideoPrediction, NDArray[np.i
                 table["time_s"].to_numpy(),
                 np.stack(columns, axis=1),
                 table[_CONTENT_ID][0].as_py() if has_content_id else "",
+                _read_labels(table[_FRAME_MODEL], phases) if info.has_frame_model else None,
             )
-            known = pa.array(phases, type=pa.string())
-            labels = pc.fill_null(pc.index_in(table["phase"], value_set=known), NO_PREDICTION)
-            final = labels.to_numpy().astype(np.int64)
+            final = _read_labels(table["phase"], phases)
             if checksums and checksums[group] != _hash_rows(prediction, final):
                 raise _damaged(path)
             yield prediction, final
+
+
+def _read_labels(names: pa.ChunkedArray, phases: Sequence[str]) -> NDArray[np.int64]:
+    known = pa.array(phases, type=pa.string())
+    labels = pc.fill_null(pc.index_in(names, value_set=known), NO_PREDICTION)
+    return np.asarray(labels.to_numpy(), dtype=np.int64)
 
 
 def is_whole(path: Path) -> bool:
@@ -223,11 +238,14 @@ def _hash_rows(prediction: VideoPrediction, labels: NDArray[np.int64]) -> str:
     """Return the checksum of the values that ``read_predictions`` returns for a video."""
     names = json.dumps([prediction.video_id, prediction.content_id])
     digest = hashlib.sha256(names.encode())
-    for values, kind in (
+    parts: list[tuple[NDArray[Any], type[np.generic]]] = [
         (prediction.times_s, np.float64),
         (prediction.probabilities, np.float32),
         (labels, np.int64),
-    ):
+    ]
+    if prediction.frame_labels is not None:
+        parts.append((prediction.frame_labels, np.int64))
+    for values, kind in parts:
         digest.update(np.ascontiguousarray(values, dtype=kind).data)
     return digest.hexdigest()
 
@@ -235,11 +253,12 @@ def _hash_rows(prediction: VideoPrediction, labels: NDArray[np.int64]) -> str:
 def _to_table(
     prediction: VideoPrediction,
     labels: NDArray[np.int64],
-    phases: Sequence[str],
+    info: PredictionInfo,
     schema: pa.Schema,
 ) -> pa.Table:
     num_rows = len(labels)
-    names = np.asarray([*phases, None], dtype=object)  # the last one for NO_PREDICTION
+    names = np.asarray([*info.phases, None], dtype=object)  # the last one for NO_PREDICTION
+    of_frames = [prediction.frame_labels] if prediction.frame_labels is not None else []
     columns = [
         pa.array([prediction.video_id] * num_rows),
         pa.array(prediction.times_s),
@@ -248,6 +267,7 @@ def _to_table(
         pa.array(prediction.confidence_in(labels), type=pa.float32()),
         pa.array(names[prediction.labels], type=pa.string()),
         *(pa.array(column) for column in prediction.probabilities.T.copy()),
+        *(pa.array(names[each], type=pa.string()) for each in of_frames),
         pa.array([prediction.content_id] * num_rows),
     ]
     return pa.table(columns, schema=schema)

@@ -106,7 +106,13 @@ def build_job(checkpoint: str, parts: Path, frame_rate: float, causal: bool) -> 
                 f"--causal: the temporal model of {checkpoint} looks ahead; train one with --causal"
             )
         causal = payload.head.spec.causal
-    info = PredictionInfo(payload.phases, frame_rate, hash_file(checkpoint), causal)
+    info = PredictionInfo(
+        payload.phases,
+        frame_rate,
+        hash_file(checkpoint),
+        causal,
+        has_frame_model=payload.head is not None and payload.head.encoder_phases == payload.phases,
+    )
     return PredictionJob(str(Path(checkpoint).absolute()), info, str(parts))
 
 

@@ -15,6 +15,7 @@ from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction
 from ophnet_ray.inference.predictor import frame_times, read_frame_times
 from ophnet_ray.inference.smoothing import Smooth, Smoothing
 from ophnet_ray.inference.worst_frames import find_worst_frames
+from ophnet_ray.metrics.classification import NO_PREDICTION
 from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo, compare_scores
 from ophnet_ray.metrics.timelines import NOT_ANNOTATED, VideoTimeline, label_times
 from ophnet_ray.reports.model_report import choose_drawn, rank_videos
@@ -36,11 +37,14 @@ def align_prediction(
         # [start, end) does not hold its end
         times_s = frame_times(max(end_s - 2e-3 / info.frame_rate, 0.0), info.frame_rate)
     probabilities = np.full((len(times_s), len(info.phases)), np.nan, dtype=np.float32)
+    frame_labels = np.full(len(times_s), NO_PREDICTION) if info.has_frame_model else None
     if prediction is not None:
         indices = np.rint(prediction.times_s * info.frame_rate).astype(np.int64)
         is_inside = indices < len(times_s)
         probabilities[indices[is_inside]] = prediction.probabilities[is_inside]
-    return VideoPrediction(video.video_id, times_s, probabilities)
+        if frame_labels is not None and prediction.frame_labels is not None:
+            frame_labels[indices[is_inside]] = prediction.frame_labels[is_inside]
+    return VideoPrediction(video.video_id, times_s, probabilities, frame_labels=frame_labels)
 
 
 class SplitEvaluation:
@@ -102,6 +106,7 @@ class SplitEvaluation:
                 aligned.confidence_in(aligned.labels),
                 truth,
                 self._labels(aligned, smooth) if smooth != "none" else None,
+                frame_model=aligned.frame_labels,
             )
             for video, aligned, truth in rows
         ]

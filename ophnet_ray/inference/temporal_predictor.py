@@ -8,6 +8,7 @@ from ophnet_ray.inference.encoder import load_encoder_of
 from ophnet_ray.inference.encoding_job import encode_video
 from ophnet_ray.inference.predictions import VideoPrediction
 from ophnet_ray.inference.predictor import VideoPredictor, read_frame_times
+from ophnet_ray.metrics.classification import NO_PREDICTION
 from ophnet_ray.models.temporal_checkpoint import load_head
 from ophnet_ray.models.temporal_fit import predict_sequence
 from ophnet_ray.models.temporal_input import select_values
@@ -37,7 +38,11 @@ class TemporalPredictor(VideoPredictor):
         probabilities[sequence.is_damaged] = np.nan  # no prediction is made up
         times_s = read_frame_times(video, self._job.info.frame_rate)
         shown = _shown_at(times_s, sequence.times_s)
-        return VideoPrediction(video_id, times_s, probabilities[shown])
+        frame_labels = None
+        if self._job.info.has_frame_model:
+            best = np.nan_to_num(sequence.log_probs).argmax(axis=1)
+            frame_labels = np.where(sequence.is_damaged, NO_PREDICTION, best)[shown]
+        return VideoPrediction(video_id, times_s, probabilities[shown], frame_labels=frame_labels)
 
 
 def _shown_at(times_s: NDArray[np.float64], known_s: NDArray[np.float64]) -> NDArray[np.int64]:

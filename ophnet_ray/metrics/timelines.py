@@ -42,7 +42,8 @@ class VideoTimeline:
 
     ``times_s``: float64 (N,); ``prediction``: int64 (N,); ``confidence``: float32 (N,) in [0, 1];
     ``truth``: int64 (N,), ``NOT_ANNOTATED`` between segments, None without annotations;
-    ``smoothed``: int64 (N,), None without smoothing.
+    ``smoothed``: int64 (N,), None without smoothing; ``frame_model``: int64 (N,), labels of the
+    frame model under a temporal model, None without.
     """
 
     video_id: str
@@ -52,6 +53,7 @@ class VideoTimeline:
     truth: NDArray[np.int64] | None = None
     smoothed: NDArray[np.int64] | None = None
     worst: tuple[WorstFrame, ...] = ()
+    frame_model: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class VideoScore:
     smoothed_accuracy: float | None
     mean_confidence: float
     num_phases: int
+    frame_model_accuracy: float | None = None
 
     @property
     def final(self) -> float:
@@ -85,6 +88,9 @@ def score_video(timeline: VideoTimeline) -> VideoScore:
         None if smoothed is None else label_accuracy(timeline.truth, smoothed),
         float(timeline.confidence.mean()) if len(timeline.confidence) else 0.0,
         len(np.unique(final[final >= 0])),
+        None
+        if timeline.frame_model is None
+        else label_accuracy(timeline.truth, timeline.frame_model),
     )
 
 

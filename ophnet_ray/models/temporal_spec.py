@@ -82,6 +82,8 @@ class HeadPayload:
     """Name of the timm network in the encoder."""
     num_encoder_classes: int
     """Classes of the encoder's own classifier; 0 of a timm network without classifier."""
+    encoder_phases: tuple[str, ...] = ()
+    """Phases of these classes; empty in checkpoints of earlier versions, which are not known."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -90,6 +92,7 @@ class HeadPayload:
             spec=TemporalSpec.from_dict(values["spec"]),
             backbone=values["backbone"],
             num_encoder_classes=values["num_encoder_classes"],
+            encoder_phases=tuple(values.get("encoder_phases", ())),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,6 +101,7 @@ class HeadPayload:
             "spec": self.spec.to_dict(),
             "backbone": self.backbone,
             "num_encoder_classes": self.num_encoder_classes,
+            "encoder_phases": list(self.encoder_phases),
         }
 
 

@@ -147,7 +147,7 @@ def _collect_videos(timelines: Sequence[VideoTimeline], phases: Sequence[str]) -
     used = {
         int(label)
         for _, timeline in drawn
-        for row in (timeline.truth, timeline.prediction, timeline.smoothed)
+        for row in (timeline.truth, timeline.frame_model, timeline.prediction, timeline.smoothed)
         if row is not None
         for label in np.unique(row[row >= 0])
     }

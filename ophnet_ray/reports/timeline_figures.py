@@ -1,4 +1,4 @@
-"""Phases of a video over time as ribbons: truth, prediction, smoothed, errors, confidence."""
+"""Phases of a video over time as ribbons: truth, models, smoothed, errors, confidence."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ from ophnet_ray.reports.figures import (
 )
 from ophnet_ray.reports.page import format_clock
 
-LEFT_PX, PLOT_PX, RIGHT_PX = 84, 900, 16
+LEFT_PX, PLOT_PX, RIGHT_PX = 104, 900, 16
 RIBBON_PX, ERRORS_PX, CURVE_PX, GAP_PX = 24, 8, 44, 6
 AXIS_PX = 24
 TITLE_PX = 24
@@ -50,9 +50,11 @@ def draw_timeline(timeline: VideoTimeline, phases: Sequence[str]) -> Figure:
     end_s = score_video(timeline).duration_s
     shown = _choose_times(len(timeline.times_s))
     edges_s = np.append(timeline.times_s[shown], end_s)
+    model = "prediction" if timeline.frame_model is None else "temporal model"
     rows = {
         "truth": timeline.truth,
-        "prediction": timeline.prediction,
+        "frame model": timeline.frame_model,
+        model: timeline.prediction,
         "smoothed": timeline.smoothed,
     }
     ribbons = {name: labels[shown] for name, labels in rows.items() if labels is not None}
@@ -66,9 +68,7 @@ def draw_timeline(timeline: VideoTimeline, phases: Sequence[str]) -> Figure:
         top_px += RIBBON_PX + GAP_PX
     if "truth" in ribbons:
         axes = _add_row(figure, "errors", top_px, ERRORS_PX, end_s)
-        _draw_errors(
-            axes, ribbons["truth"], ribbons.get("smoothed", ribbons["prediction"]), edges_s
-        )
+        _draw_errors(axes, ribbons["truth"], ribbons.get("smoothed", ribbons[model]), edges_s)
         top_px += ERRORS_PX + GAP_PX
     axes = _add_row(figure, "confidence", top_px, CURVE_PX, end_s)
     axes.stairs(timeline.confidence[shown], edges_s, fill=True, color=ACCENT, alpha=0.35)

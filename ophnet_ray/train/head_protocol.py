@@ -41,6 +41,7 @@ class EncoderFacts:
 
     backbone: str
     num_classes: int
+    phases: tuple[str, ...]
     preprocessing: Preprocessing
     pooling: Pooling
 

@@ -161,6 +161,7 @@ def prepare_features(
         EncoderFacts(
             backbone=store.encoding.backbone,
             num_classes=encoder.num_classes,
+            phases=encoder.phases,
             preprocessing=encoder.preprocessing,
             pooling=store.encoding.pooling,
         ),

@@ -62,5 +62,6 @@ class HeadEpochCallback(EpochCallback):
                 spec=module.head.spec,
                 backbone=encoder.backbone,
                 num_encoder_classes=encoder.num_classes,
+                encoder_phases=encoder.phases,
             ),
         )

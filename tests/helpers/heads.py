@@ -31,7 +31,10 @@ def save_temporal_checkpoint(
         pooling=encoding.pooling,
         config={},
         head=HeadPayload(
-            spec=spec, backbone=encoding.backbone, num_encoder_classes=encoder.num_classes
+            spec=spec,
+            backbone=encoding.backbone,
+            num_encoder_classes=encoder.num_classes,
+            encoder_phases=encoder.phases,
         ),
     )
     trained = path.with_name("trained.ckpt")

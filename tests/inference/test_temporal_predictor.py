@@ -113,6 +113,18 @@ def test_the_frame_model_under_a_temporal_model_stays_as_it_was(source, tmp_path
         load_model(model)
 
 
+def test_the_labels_of_the_frame_model_come_with_those_of_the_temporal_model(source, tmp_path):
+    num_inputs = load_model(source.name).network.classifier[0].in_features
+    video = write_noise(tmp_path / "v.mkv", 1)
+    path = tmp_path / "same.ckpt"
+    same = save_temporal_checkpoint(path, source, PHASES, num_inputs, frame_rate=2.0)
+    alone = predict(source.name, video, tmp_path)
+    assert predict(same, video, tmp_path).frame_labels.tolist() == alone.labels.tolist()
+    # an encoder of other phases does not tell these
+    others = head_over(source, tmp_path, frame_rate=2.0)
+    assert predict(others, video, tmp_path).frame_labels is None
+
+
 def test_versions_without_temporal_models_are_told_to_be_renewed(source, tmp_path):
     payload = read_payload(head_over(source, tmp_path))
     # those know formats 1 and 2, and refuse later ones in one line
@@ -144,4 +156,6 @@ def test_evaluate_scores_it_like_any_other(source, dataset, tmp_path):
     folder = PredictionFolder(tmp_path / "evaluation")
     found = evaluate(folder, request, read_annotations(dataset), predict_here)
     assert found.card.num_units == 4 * 18
-    assert folder.report.exists()
+    page = folder.report.read_text()
+    assert "frame model" in page
+    assert "temporal model" in page

@@ -131,6 +131,17 @@ def test_a_ribbon_names_segments_that_are_wide_enough():
     ]
 
 
+def test_the_ribbon_of_the_frame_model_lies_above_that_of_the_temporal_model():
+    labels, sure = np.zeros(100, dtype=np.int64), np.ones(100, dtype=np.float32)
+    timeline = VideoTimeline(
+        "v", np.arange(100.0), labels, sure, labels, smoothed=labels, frame_model=labels + 1
+    )
+    texts = texts_of(draw_timeline(timeline, ["seen", "of frames"]))
+    rows = ("truth", "frame model", "temporal model", "smoothed", "errors")
+    assert tuple(name for name in texts if name in rows) == rows
+    assert texts.count("of frames") == 1
+
+
 @pytest.mark.parametrize("num_times", [0, 1, 5, 5000])
 def test_a_video_of_any_length_has_a_timeline(num_times):
     labels = np.zeros(num_times, dtype=np.int64)
