@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,10 +26,13 @@ from ophnet_ray.distributed.ownership import check_token_file, create_token, own
 from ophnet_ray.distributed.resources import local_cpus
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.signals import kept_handlers
+from ophnet_ray.storage.disk_space import Need, find_shortages
 
 logger = logging.getLogger(__name__)
 
 DASHBOARD_TIMEOUT_S = 30.0
+MIN_TEMPORARY_BYTES = 20_000_000
+"""Room without which a Ray of this machine is not started: it takes some MB for its logs."""
 
 
 @contextmanager
@@ -48,7 +52,8 @@ def connect(
         One line for the user: the cluster and its dashboard.
 
     Raises:
-        UserError: A cluster is named but does not answer, or is open to everybody.
+        UserError: A cluster is named but does not answer, or is open to everybody; or the disk for
+            the temporary files of a new Ray is full.
     """
     if ray.is_initialized():
         yield "the Ray of the stage before"
@@ -92,7 +97,15 @@ def _join_closed(head: str, job: JobConfig) -> str:
 
 
 def _start_local(config: Config, concurrent_runs: int, job: JobConfig) -> str:
-    """Start Ray on this machine, on loopback; return the dashboard's address."""
+    """Start Ray on this machine, on loopback; return the dashboard's address.
+
+    Raises:
+        UserError: The disk of its temporary files is full.
+    """
+    folder = own_ray_folder()
+    need = Need("Ray's temporary files (RAY_TMPDIR)", Path(folder), MIN_TEMPORARY_BYTES)
+    for shortage in find_shortages([need]):
+        raise UserError(f"{shortage}; free some, or set RAY_TMPDIR to another folder")
     # The actor that frees the CPUs of a stopped run finds the cluster by this variable. Without it
     # the actor guesses, and fails beside a second Ray. The port must be known before the start.
     with socket.socket() as probe:
@@ -109,7 +122,7 @@ def _start_local(config: Config, concurrent_runs: int, job: JobConfig) -> str:
             logging_level=logging.ERROR,
             job_config=job,
             runtime_env=_environment_of_workers(f"127.0.0.1:{port}"),
-            _temp_dir=own_ray_folder(),
+            _temp_dir=folder,
         )
     return str(context.dashboard_url)
 

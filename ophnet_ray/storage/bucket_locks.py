@@ -4,7 +4,9 @@ A lock is a folder of numbered objects; the highest number holds it. An object i
 there is none of its number, so of two processes one gets it. It names its holder, who writes it
 again every ``RENEW_S`` seconds. Nobody compares clocks: a process that finds a lock held watches
 it, is refused once it is renewed, and takes it over after ``STALE_S`` seconds without a sign of
-life. A former holder that wakes up finds a higher number, and starts to write nothing more.
+life. A former holder that wakes up finds a higher number, and starts to write nothing more: driver
+and workers check the number before each transfer and each deletion (``RunMirror``), and the run
+ends with a ``LostLockError`` at its next checkpoint.
 """
 
 import logging

@@ -66,13 +66,21 @@ def open_atomically(folder: Path, name: Callable[[], str]) -> Iterator[BinaryIO]
         temporary.replace(folder / name())
         sync_folder(folder)
     except OSError as error:
-        if error.errno not in _FULL:
+        if not is_full(error):
             raise
-        free = shutil.disk_usage(folder).free
-        reason = f"{error.strerror} ({free:,} bytes are free)"
-        raise OSError(error.errno, reason, str(folder)) from error
+        raise OSError(error.errno, describe_full(error, folder), str(folder)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_full(error: OSError) -> bool:
+    """Return True for the error of a disk, or a quota, that is full."""
+    return error.errno in _FULL
+
+
+def describe_full(error: OSError, folder: str | Path) -> str:
+    """Return the cause of such an error, with the bytes that are free in a folder."""
+    return f"{error.strerror} ({shutil.disk_usage(folder).free:,} bytes are free)"
 
 
 def delete_unnamed(*folders: Path) -> None:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ophnet_ray.errors import UserError
+from ophnet_ray.storage.files import describe_full, is_full
 from ophnet_ray.storage.filesystems import filesystem_of
 from ophnet_ray.storage.paths import bucket_path, is_remote
 
@@ -38,6 +40,7 @@ class RangeReader(io.RawIOBase):
         super().__init__()
         self._read_at, self._size_bytes = read_at, size_bytes
         self._position = 0
+        self._spool_dir = spool_dir
         self._spool: Any = tempfile.TemporaryFile(  # noqa: SIM115 - closed with this object
             dir=spool_dir
         )
@@ -67,6 +70,7 @@ class RangeReader(io.RawIOBase):
 
         Raises:
             OSError: The bucket does not answer.
+            UserError: The disk of the temporary file is full.
         """
         memory = memoryview(buffer).cast("B")
         part, inside = divmod(self._position, PART_BYTES)
@@ -89,9 +93,19 @@ class RangeReader(io.RawIOBase):
     def _fetch(self, part: int) -> None:
         offset = part * PART_BYTES
         data = memoryview(self._read_at(min(PART_BYTES, self._size_bytes - offset), offset))
-        while data:
-            written = os.pwrite(self._spool.fileno(), data, offset)
-            data, offset = data[written:], offset + written
+        try:
+            while data:
+                written = os.pwrite(self._spool.fileno(), data, offset)
+                data, offset = data[written:], offset + written
+        except OSError as error:
+            if not is_full(error):
+                raise
+            folder = self._spool_dir or tempfile.gettempdir()
+            flag = "--local_cache_dir" if self._spool_dir else "TMPDIR"
+            raise UserError(
+                f"{folder} cannot hold the parts of a video that are fetched: "
+                f"{describe_full(error, folder)}; free some space or choose another {flag}"
+            ) from error
 
     def close(self) -> None:
         """Stop fetching and delete the fetched parts."""

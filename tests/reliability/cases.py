@@ -67,6 +67,8 @@ CASES: dict[str, Case] = {
     "full_storage": Case(full_disks.run_storage, 3, is_fuzz=False),
     "full_cache": Case(full_disks.run_cache, 3, is_fuzz=False),
     "full_local_copies": Case(full_disks.run_local_copies, 3, is_fuzz=False),
+    "full_temporary": Case(full_disks.run_temporary, 3, is_fuzz=False),
+    "full_ray_folder": Case(full_disks.run_ray_folder, 3, is_fuzz=False),
     # all calls of each, three faults
     **{
         name: Case(partial(kill_points.run, name), 10_000, is_fuzz=False)

@@ -3,23 +3,34 @@
 The disks are small file systems in memory; only root can mount them.
 """
 
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.data.annotations import Segment, read_annotations
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.errors import UserError
 from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.train.run_directory import RunDirectory
+from tests.helpers.paths import TRAIN_PY
+from tests.helpers.runs import flags_of, tiny_config
 from tests.helpers.small_disk import resize, small_disk
-from tests.helpers.videos import write_color_dataset
+from tests.helpers.videos import write_color_dataset, write_video
+from tests.helpers.waiting import wait_until
 from tests.reliability.kept_files import keep_checkpoint
 from tests.reliability.outcome import Outcome
 
 MB = 1_048_576
+RAY_DISK_BYTES, RAY_EPOCHS = 64 * MB, 30
+TIMEOUT_S = 300.0
 
 
 def run_storage(n: int, seed: int, folder: Path) -> Outcome:
@@ -68,6 +79,101 @@ def run_local_copies(n: int, seed: int, folder: Path) -> Outcome:
             assert (disk / "copy").read_bytes() == content, "other bytes"
 
         return _run(n, folder, lambda disk: download(uri, disk / "copy"), judge, name=str)
+
+
+def run_temporary(n: int, seed: int, folder: Path) -> Outcome:
+    """Decode a video of a bucket whose parts are fetched to a full disk."""
+    from ophnet_ray.storage.files import upload
+    from tests.helpers.bucket import running_bucket
+
+    video = folder / "noise.mp4"
+    noise = np.random.default_rng(seed).integers(0, 255, (40, 96, 96, 3), dtype=np.uint8)
+    write_video(video, list(noise))
+    windows = WindowConfig(image_size=32)
+    with running_bucket(is_quiet=True) as bucket:
+        uri = bucket.uri("noise.mp4")
+        upload(video, uri)
+        rows = [Segment("noise:0", "noise", uri, 0.0, 3.0, "a", "train")]
+
+        def cache_of(disk: Path) -> BlockCache:
+            return BlockCache(folder / f"cache of {disk.name}", windows, str(disk))
+
+        def fill(disk: Path) -> None:
+            fill_cache(cache_of(disk), rows, 1, decode_in_threads(1))
+
+        def judge(disk: Path) -> None:
+            assert len(cache_of(disk).look_up(rows)[1]) == 1, "the video is not decoded"
+
+        return _run(n, folder, fill, judge, name=str)
+
+
+def run_ray_folder(n: int, seed: int, folder: Path) -> Outcome:
+    """Train while the disk of a local Ray is full: before the start, and from an epoch on."""
+    csv_path, outcome = write_color_dataset(folder / "data"), Outcome()
+    for i in range(n):
+        # the paths of Ray's sockets have a limit
+        with (
+            tempfile.TemporaryDirectory(prefix="full-", dir="/tmp") as short,
+            small_disk(Path(short), RAY_DISK_BYTES) as disk,
+        ):
+            run = folder / f"run{i}"
+            command = [
+                sys.executable,
+                str(TRAIN_PY),
+                *flags_of(tiny_config(csv_path, run, name="run", max_epochs=RAY_EPOCHS)),
+            ]
+            try:
+                outcome.add(_fill_up_the_disk_of_ray(command, run / "runs/run", disk, 4096 * i))
+            except AssertionError as error:
+                outcome.fail(str(error)[:60], str(error))
+    return outcome
+
+
+def _fill_up_the_disk_of_ray(command: list[str], run: Path, disk: Path, room: int) -> str:
+    """Judge a run whose Ray has ``room`` bytes; return what happened to it."""
+
+    def start() -> subprocess.Popen[str]:
+        env = os.environ | {"RAY_ADDRESS": "local", "RAY_TMPDIR": str(disk)}
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, env=env, text=True, **pipes)
+
+    def fill() -> None:
+        filler.write_bytes(bytes(shutil.disk_usage(disk).free - room))
+
+    def name(text: str) -> None:
+        line = text.splitlines()[-1]
+        assert str(disk) in line, f"the path is not named: {line}"
+        assert "bytes" in line, f"no bytes are named: {line}"
+
+    filler = disk / "other people's file"
+    fill()
+    refused = start()
+    _, text = refused.communicate(timeout=TIMEOUT_S)
+    assert refused.returncode == 2, f"code {refused.returncode} on a full disk: {text[-200:]}"
+    name(text)
+    filler.unlink()
+    process = start()
+    try:
+        wait_until(
+            lambda: process.poll() is not None or (run / "metrics.jsonl").exists(),
+            "an epoch is trained",
+            timeout_s=TIMEOUT_S,
+        )
+        fill()
+        _, text = process.communicate(timeout=TIMEOUT_S)
+    finally:
+        process.kill()
+    filler.unlink()
+    happened = "named in bytes, then completed on a disk that filled up"
+    if process.returncode:
+        name(text)
+        again = start()
+        _, text = again.communicate(timeout=TIMEOUT_S)
+        assert again.returncode == 0, f"code {again.returncode} with room: {text[-200:]}"
+        happened = "named in bytes twice, then completed"
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == RAY_EPOCHS, f"{len(lines)} epochs"
+    return happened
 
 
 def _run(

@@ -17,7 +17,9 @@ def test_nothing_of_ours_reaches_another_user_of_the_machine(tmp_path):
     assert outcome.has_passed, outcome.failures
 
 
-@pytest.mark.parametrize("name", ["full_storage", "full_cache", "full_local_copies"])
+@pytest.mark.parametrize(
+    "name", ["full_storage", "full_cache", "full_local_copies", "full_temporary"]
+)
 def test_a_full_disk_is_named_in_bytes_and_the_work_completes_once_there_is_room(tmp_path, name):
     with small_disk(tmp_path / "probe", 1_000_000):  # skips where none can be mounted
         pass
