@@ -11,6 +11,7 @@ import pytest
 from ophnet_ray.distributed.environment import prepare_environment
 from tests.helpers.bucket import CREDENTIALS, Bucket, running_bucket
 from tests.helpers.paths import ROOT, SHARED_DATA
+from tests.helpers.quiet_ray import QUIET_RAY
 from tests.helpers.videos import write_color_dataset
 
 prepare_environment()
@@ -74,7 +75,7 @@ def ray_session(tmp_path_factory) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
         text=True,
         # Ray workers import the functions that a test sends them, as ``tests.…``
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests/helpers/worker_site"},
+        env=os.environ | QUIET_RAY | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests/helpers/worker_site"},
     )
     address = holder.stdout.readline().strip()
     assert address, "the test cluster did not start"

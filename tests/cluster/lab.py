@@ -12,6 +12,7 @@ import yaml
 
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import tied
+from tests.helpers.quiet_ray import QUIET_RAY
 from tests.helpers.waiting import wait_until
 
 ADDRESSES = {"client": "10.77.0.254", "head": "10.77.0.1", "worker": "10.77.0.2"}
@@ -171,7 +172,7 @@ class Lab:
         """Write ``cluster/local.yaml`` with its EDIT lines filled in; return its path there.
 
         Removed: the installation, since the containers share this interpreter. Added: logical CPUs
-        and memory, since they share the machine, and a faster autoscaler.
+        and memory, since they share the machine, a faster autoscaler, and less watching.
         """
         config = yaml.safe_load((ROOT / "cluster/local.yaml").read_text())
         config["provider"] |= {"head_ip": ADDRESSES["head"], "worker_ips": [ADDRESSES["worker"]]}
@@ -179,10 +180,11 @@ class Lab:
         config["setup_commands"] = [c for c in config["setup_commands"] if ".venv/bin/pip" not in c]
         config["setup_commands"] = [c for c in config["setup_commands"] if "-m venv" not in c]
         small = "--num-cpus=1 --object-store-memory=200000000"
+        settings = QUIET_RAY | {"AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        export = "export " + " ".join(f"{name}={value}" for name, value in settings.items())
         for name in ("head_start_ray_commands", "worker_start_ray_commands"):
             config[name] = [
-                f"export AUTOSCALER_UPDATE_INTERVAL_S=1; {c} {small}" if "ray start" in c else c
-                for c in config[name]
+                f"{export}; {c} {small}" if "ray start" in c else c for c in config[name]
             ]
         path = self.folder / "n/client/root/cluster.yaml"
         path.write_text(yaml.safe_dump(config))
