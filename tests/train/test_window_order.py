@@ -3,7 +3,6 @@
 import ophnet_ray  # isort: skip  # noqa: F401 - before lightning, see the package's docstring
 
 import zlib
-from collections.abc import Iterable
 from typing import Any
 
 import lightning as L  # noqa: N812
@@ -22,13 +21,15 @@ from tests.helpers.videos import write_color_dataset
 pytestmark = pytest.mark.integration
 
 NUM_EPOCHS, GLOBAL_BATCH = 5, 4
+Seen = dict[tuple[int, int], list[int]]
+"""Checksums of windows by epoch and step."""
 
 
 class Recorder(L.Callback):
     """Keep a checksum of each window, by epoch and step; stop after an epoch when told to."""
 
     def __init__(self, last_epoch: int, checkpoint: str) -> None:
-        self.seen: dict[tuple[int, int], list[int]] = {}
+        self.seen: Seen = {}
         self._last_epoch, self._checkpoint = last_epoch, checkpoint
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
@@ -44,42 +45,66 @@ class Recorder(L.Callback):
         trainer.save_checkpoint(self._checkpoint)
 
 
-def record_order(config: dict[str, Any]) -> list[dict[tuple[int, int], list[int]]]:
-    """Train in a worker with the product's data module; what every rank has seen."""
+def record_orders(config: dict[str, Any]) -> tuple[Seen, ...] | None:
+    """Train in one piece on the first worker alone, then in two pieces on all of them.
+
+    Returns:
+        On the first worker: what it has seen alone, and what all have seen before and after the
+        restart, the windows of the first worker first.
+    """
+    first, last = f"{config['folder']}/first.ckpt", f"{config['folder']}/last.ckpt"
     workers = ray.train.get_context().get_world_size()
+    is_first = ray.train.get_context().get_world_rank() == 0
+    alone = fit(config, 1, NUM_EPOCHS - 1, last) if is_first else {}
+    before = joined(fit(config, workers, 2, first))
+    after = joined(fit(config, workers, NUM_EPOCHS - 1, last, resume_from=first))
+    ray.train.report({})
+    return (alone, before, after) if is_first else None
+
+
+def fit(
+    config: dict[str, Any],
+    workers: int,
+    last_epoch: int,
+    checkpoint: str,
+    resume_from: str | None = None,
+) -> Seen:
+    """Train with the product's data module, as a process that has trained nothing before."""
     data = OphNetDataModule(
         config["csv"], batch_size=GLOBAL_BATCH // workers, image_size=32, cache_dir=config["cache"]
     )
     model = SurgicalPhaseClassificationModel(3, "test_resnet", False, 32)
     module = SurgicalPhaseModule(3, model=model, random_shift=0.0, color_jitter=0.0)
-    recorder = Recorder(config["last_epoch"], config["checkpoint"])
-    trainer = prepare_trainer(
-        L.Trainer(
-            max_epochs=NUM_EPOCHS,
-            accelerator="cpu",
-            devices=1,
-            strategy=RayDDPStrategy(broadcast_buffers=False),
-            plugins=[RayLightningEnvironment()],
-            callbacks=[recorder],
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            use_distributed_sampler=False,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+    recorder = Recorder(last_epoch, checkpoint)
+    on_ray: dict[str, Any] = {
+        "strategy": RayDDPStrategy(broadcast_buffers=False),
+        "plugins": [RayLightningEnvironment()],
+    }
+    trainer = L.Trainer(
+        max_epochs=NUM_EPOCHS,
+        accelerator="cpu",
+        devices=1,
+        callbacks=[recorder],
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **(on_ray if workers > 1 else {}),
     )
-    trainer.fit(module, data, ckpt_path=config["resume_from"], weights_only=True)
-    seen: list[Any] = [None] * workers
-    torch.distributed.all_gather_object(seen, recorder.seen)
-    ray.train.report({})
-    return seen
+    if workers > 1:
+        prepare_trainer(trainer)
+    trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
+    return recorder.seen
 
 
-def joined(ranks: Iterable[dict[tuple[int, int], list[int]]]) -> dict[tuple[int, int], list[int]]:
-    """The windows of each step, those of rank 0 first."""
-    merged: dict[tuple[int, int], list[int]] = {}
+def joined(own: Seen) -> Seen:
+    """The windows of each step on all workers, those of rank 0 first."""
+    ranks: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(ranks, own)
+    merged: Seen = {}
     for seen in ranks:
         for place, checksums in seen.items():
             merged.setdefault(place, []).extend(checksums)
@@ -89,26 +114,18 @@ def joined(ranks: Iterable[dict[tuple[int, int], list[int]]]) -> dict[tuple[int,
 @pytest.mark.slow
 def test_one_and_two_workers_and_a_restart_give_one_order(ray_session, tmp_path):
     csv_path = write_color_dataset(tmp_path / "data", num_cases=10)
-
-    def order(workers, last_epoch=NUM_EPOCHS - 1, resume_from=None):
-        trainer = TorchTrainer(
-            record_order,
-            train_loop_config={
-                "csv": str(csv_path),
-                "cache": str(tmp_path / "cache"),
-                "last_epoch": last_epoch,
-                "checkpoint": str(tmp_path / f"{workers}-{last_epoch}.ckpt"),
-                "resume_from": resume_from,
-            },
-            scaling_config=ScalingConfig(num_workers=workers),
-            run_config=RunConfig(storage_path=str(tmp_path / "ray")),
-        )
-        return joined(trainer.fit().return_value)
-
+    trainer = TorchTrainer(
+        record_orders,
+        train_loop_config={
+            "csv": str(csv_path),
+            "cache": str(tmp_path / "cache"),
+            "folder": str(tmp_path),
+        },
+        scaling_config=ScalingConfig(num_workers=2),
+        run_config=RunConfig(storage_path=str(tmp_path / "ray")),
+    )
     with connect(Config()):
-        one = order(1)
-        before = order(2, last_epoch=2)
-        after = order(2, resume_from=str(tmp_path / "2-2.ckpt"))
+        one, before, after = trainer.fit().return_value
     assert len(one) == NUM_EPOCHS * (24 // GLOBAL_BATCH)
     epochs = [[c for (e, _), row in sorted(one.items()) if e == k for c in row] for k in range(5)]
     assert all(len(set(epoch)) == 24 for epoch in epochs), "a window came twice in an epoch"
