@@ -1,8 +1,5 @@
 """train.py as a user runs it: the demo, and what each mistake prints."""
 
-import csv
-import json
-import shutil
 import subprocess
 import sys
 import time
@@ -26,7 +23,6 @@ from ophnet_ray.data.demo import draw_case, make_demo
 from ophnet_ray.data.loader import WindowLoader
 from ophnet_ray.data.samplers import ValidationSampler
 from tests.helpers.paths import ROOT, TRAIN_PY
-from tests.helpers.runs import flags_of, tiny_config
 from tests.helpers.videos import write_video
 
 SMALL = ["--backbone", "test_resnet", "--no_pretrained", "--image_size", "32", "--max_epochs", "1"]
@@ -176,34 +172,6 @@ def test_help_is_quick_and_names_every_setting():
     )
     for name in Config().to_flat():
         assert f"--{name}" in done.stdout, name
-
-
-@pytest.mark.integration
-def test_a_video_that_crashes_the_codec_is_one_named_reject(ray_session, color_csv, tmp_path):
-    """Each process that opens it dies of a segmentation fault: see tests/helpers/worker_site."""
-    shutil.copytree(color_csv.parent, tmp_path / "data")
-    table = tmp_path / "data/segments.csv"
-    table.write_text(table.read_text().replace("v4,", "crashes-the-codec,"))
-    (tmp_path / "data/v4.mp4").rename(tmp_path / "data/crashes-the-codec.mp4")
-    config = tiny_config(table, tmp_path, max_epochs=1, max_rejected=0.2)
-    for name in ("first", "second"):
-        done = subprocess.run(
-            [sys.executable, str(TRAIN_PY), *flags_of(config.replace_flat(name=name))],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "3 of 18 rows are not used (the decoder crashed)" in done.stderr
-        run = tmp_path / "runs" / name
-        with (run / "rejects.csv").open() as file:
-            rejects = list(csv.DictReader(file))
-        assert [Path(row["video"]).stem for row in rejects] == ["crashes-the-codec"] * 3
-        assert {row["reason"] for row in rejects} == {"the decoder crashed"}
-        passport = json.loads((run / "passport.json").read_text())
-        assert (passport["rows_used"], passport["rows_rejected"]) == (15, 3)
-        assert ("nothing: all videos are in the cache" in done.stderr) == (name == "second")
 
 
 @pytest.mark.e2e

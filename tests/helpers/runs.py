@@ -1,11 +1,14 @@
-"""The smallest real run, as settings and as a command line, and its worker processes."""
+"""The smallest real run, as settings and as a command line, its weights and worker processes."""
 
 import re
 from pathlib import Path
 
 import psutil
+import torch
 
 from ophnet_ray.config import Config
+from ophnet_ray.console import Console
+from ophnet_ray.train.driver import TrainingResult, train
 
 
 def tiny_config(csv_path: Path, storage: Path, **settings) -> Config:
@@ -23,6 +26,16 @@ def tiny_config(csv_path: Path, storage: Path, **settings) -> Config:
         "output_pth": str(storage / "model.ckpt"),
     }
     return Config().replace_flat(**(defaults | settings))
+
+
+def run(config: Config) -> TrainingResult:
+    """Train in this process, as ``train.py`` does."""
+    return train(config, Console())
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a checkpoint."""
+    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
 
 
 def flags_of(config):

@@ -18,9 +18,8 @@ from ophnet_ray.storage.files import download, list_objects, read_bytes, upload
 from ophnet_ray.storage.paths import join
 from ophnet_ray.train.run_mirror import RunMirror
 from tests.helpers.paths import TRAIN_PY
-from tests.helpers.runs import flags_of, tiny_config, worker_pid
+from tests.helpers.runs import flags_of, run, tiny_config, weights_of, worker_pid
 from tests.helpers.waiting import wait_until
-from tests.train.test_driver import run, weights_of
 
 
 def bucket_config(bucket, color_csv, folder, tmp_path, **settings):
@@ -40,12 +39,13 @@ def bucket_config(bucket, color_csv, folder, tmp_path, **settings):
 
 @pytest.mark.integration
 def test_a_run_in_a_bucket_goes_on_on_another_machine_to_the_same_weights(
-    ray_session, bucket, color_csv, tmp_path
+    first_run, bucket, color_csv, tmp_path
 ):
     """kill -9 of worker and driver inside an epoch; the next machine has nothing but the bucket."""
-    small = {"max_epochs": 4, "batch_size": 1, "image_size": 64, "every_n_train_steps": 2}
-    whole = run(tiny_config(color_csv, tmp_path / "whole", **small))
-    config = bucket_config(bucket, color_csv, "killed", tmp_path / "one", **small)
+    settings, whole = first_run
+    same = ("max_epochs", "batch_size", "class_weights", "image_size")
+    settings = {name: settings.to_flat()[name] for name in same} | {"every_n_train_steps": 2}
+    config = bucket_config(bucket, color_csv, "killed", tmp_path / "one", **settings)
     process = subprocess.Popen(
         [sys.executable, str(TRAIN_PY), *flags_of(config)],
         stdout=subprocess.DEVNULL,
@@ -87,7 +87,7 @@ def test_a_run_in_a_bucket_goes_on_on_another_machine_to_the_same_weights(
 
 
 def assert_same_weights(uri, whole, tmp_path):
-    last = "checkpoints/epoch=0003/checkpoint.ckpt"
+    last = "checkpoints/epoch=0005/checkpoint.ckpt"
     download(join(uri, last), tmp_path / "last.ckpt")
     ours, theirs = weights_of(tmp_path / "last.ckpt"), weights_of(whole.run / last)
     assert ours.keys() == theirs.keys()
