@@ -114,17 +114,17 @@ def joined(own: Seen) -> Seen:
 @pytest.mark.slow
 def test_one_and_two_workers_and_a_restart_give_one_order(ray_session, tmp_path):
     csv_path = write_color_dataset(tmp_path / "data", num_cases=10)
-    trainer = TorchTrainer(
-        record_orders,
-        train_loop_config={
-            "csv": str(csv_path),
-            "cache": str(tmp_path / "cache"),
-            "folder": str(tmp_path),
-        },
-        scaling_config=ScalingConfig(num_workers=2),
-        run_config=RunConfig(storage_path=str(tmp_path / "ray")),
-    )
     with connect(Config()):
+        trainer = TorchTrainer(
+            record_orders,
+            train_loop_config={
+                "csv": str(csv_path),
+                "cache": str(tmp_path / "cache"),
+                "folder": str(tmp_path),
+            },
+            scaling_config=ScalingConfig(num_workers=2),
+            run_config=RunConfig(storage_path=str(tmp_path / "ray")),
+        )
         one, before, after = trainer.fit().return_value
     assert len(one) == NUM_EPOCHS * (24 // GLOBAL_BATCH)
     epochs = [[c for (e, _), row in sorted(one.items()) if e == k for c in row] for k in range(5)]
