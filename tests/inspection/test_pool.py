@@ -53,13 +53,16 @@ class LateDeadlySettings:
 
 def test_a_crash_while_a_result_is_being_read_loses_no_video(tmp_path):
     videos = [write_video(tmp_path / f"v{i}.mp4", grey_frames(20)) for i in range(4)]
-    late = LateDeadlySettings(str(tmp_path / "pid"), str(tmp_path / "go"))
+    pid_file = tmp_path / "pid"
+    late = LateDeadlySettings(str(pid_file), str(tmp_path / "go"))
     settings = [Config().windows, late, Config().windows, Config().windows]
     tasks = [VideoTask(str(v), (), s) for v, s in zip(videos, settings, strict=True)]
     results = inspect_in_processes(2)(tasks)
     found = [next(results)]
     (tmp_path / "go").touch()
-    pid = int(wait_until((tmp_path / "pid").read_text, "the second process works"))
+    pid = int(
+        wait_until(lambda: pid_file.exists() and pid_file.read_text(), "the second process works")
+    )
     wait_until(lambda: not is_running(pid), "the process has crashed")
     found += results
     reasons = {facts.video: facts.reason for facts in found}
