@@ -44,9 +44,9 @@ class Bucket:
         """Answer the next reads with 403."""
         self._ask(f"fail?gets={number}")
 
-    def fail_puts(self, number: int) -> None:
-        """Answer the next uploads with 503."""
-        self._ask(f"fail?puts={number}")
+    def fail_puts(self, number: int, status: int = 503) -> None:
+        """Answer the next uploads with this status; 503 is tried again for a minute, 403 is not."""
+        self._ask(f"fail?puts={number}&status={status}")
 
     def ignore_conditions(self, is_ignored: bool) -> None:
         """Create objects whatever ``If-None-Match`` says, or obey it again."""

@@ -2,11 +2,11 @@
 
 ``python bucket_server.py [ADDRESS]`` listens on loopback or on ADDRESS and prints its port.
 ``GET /_test/count`` returns the counts since the last call; ``/_test/fail?puts=3`` makes the next
-three uploads fail with 503; ``/_test/fail?gets=3`` answers the next three reads with 403, as for a
-token that is being renewed; ``/_test/delay?ms=30`` delays every answer, as a distant bucket does;
-``/_test/conditions?ignored=1`` ignores ``If-None-Match``, as older stores do; ``?refused=1``
-answers it with 400. ``/_test/token?expired=1`` answers every upload with 400, as to an expired
-token.
+three uploads fail with 503, or with another ``&status=403``; ``/_test/fail?gets=3`` answers the
+next three reads with 403, as for a token that is being renewed; ``/_test/delay?ms=30`` delays every
+answer, as a distant bucket does; ``/_test/conditions?ignored=1`` ignores ``If-None-Match``, as
+older stores do; ``?refused=1`` answers it with 400. ``/_test/token?expired=1`` answers every upload
+with 400, as to an expired token.
 The server ends when its standard input ends.
 """
 
@@ -28,6 +28,7 @@ class CountingApp:
         self._lock = threading.Lock()
         self._counts = {"requests": 0, "sent_bytes": 0, "failed": 0}
         self._puts_to_fail = 0
+        self._put_status = "503"
         self._gets_to_fail = 0
         self._delay_s = 0.0
         self._ignores_conditions = False
@@ -58,7 +59,7 @@ class CountingApp:
             return [b""]
         if fails:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            start_response("503 Slow Down", [("Content-Length", "0")])
+            start_response(f"{self._put_status} Failed", [("Content-Length", "0")])
             return [b""]
         return self._counted(self._app(environ, start_response))
 
@@ -82,6 +83,7 @@ class CountingApp:
             asked = parse_qs(environ.get("QUERY_STRING", ""))
             if "puts" in asked:
                 self._puts_to_fail = int(asked["puts"][0])
+                self._put_status = asked.get("status", ["503"])[0]
             if "gets" in asked:
                 self._gets_to_fail = int(asked["gets"][0])
             if "ms" in asked:

@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from ophnet_ray.console import Console
 from ophnet_ray.inference.predictions import read_predictions
 from ophnet_ray.inference.predictor import build_job
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.checkpoints import newest_position
-from ophnet_ray.train.driver import train
 from tests.helpers.paths import TRAIN_PY
-from tests.helpers.runs import flags_of, is_running, tiny_config, worker_pid
+from tests.helpers.runs import flags_of, is_running, run, tiny_config, weights_of, worker_pid
 from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -26,7 +24,7 @@ HEAD = {
     "frame_rate": 2.0,
     "temporal_layers": 3,
     "temporal_channels": 8,
-    "temporal_epochs": 12,
+    "temporal_epochs": 30,
     "temporal_lr": 1e-2,
 }
 
@@ -37,11 +35,7 @@ def first_run(ray_session, color_csv, color_cache, tmp_path_factory):
     config = tiny_config(
         color_csv, storage, cache_dir=color_cache, name="colors", max_epochs=3, **HEAD
     )
-    return config, train(config, Console())
-
-
-def weights_of(path):
-    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    return config, run(config)
 
 
 def test_one_command_trains_all_stages_and_its_checkpoint_predicts(first_run, color_csv, tmp_path):
@@ -68,9 +62,8 @@ def test_a_head_killed_in_training_goes_on_to_the_same_weights(first_run, tmp_pa
     """kill -9 of the driver; the encoder is given, so that the run starts at the features."""
     config, whole = first_run
     encoder = str(whole.run / "encoder.ckpt")
-    given = config.replace_flat(encoder=encoder, output_pth=str(tmp_path / "model.ckpt"))
-    # no pause between epochs would leave too little time for a kill
-    given = given.replace_flat(name="killed", temporal_epochs=30)
+    output = str(tmp_path / "model.ckpt")
+    given = config.replace_flat(encoder=encoder, output_pth=output, name="killed")
     folder = whole.run.parent / "killed"
     process = subprocess.Popen(
         [sys.executable, str(TRAIN_PY), *flags_of(given)],
@@ -87,13 +80,11 @@ def test_a_head_killed_in_training_goes_on_to_the_same_weights(first_run, tmp_pa
     process.communicate()
     log = folder / "logs/train-rank-0.log"
     wait_until(lambda: not is_running(worker_pid(log)), "the worker has ended")
-    resumed = train(given, Console())
+    resumed = run(given)
     assert "resuming after" in log.read_text()
     assert "are encoded already" in capfd.readouterr().err
-
-    again = train(given.replace_flat(name="undisturbed"), Console())
-    ours, theirs = weights_of(resumed.checkpoint), weights_of(again.checkpoint)
+    ours, theirs = weights_of(resumed.checkpoint), weights_of(whole.checkpoint)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
-    assert resumed.scores == again.scores
+    assert resumed.scores == whole.scores

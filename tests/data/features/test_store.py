@@ -176,7 +176,7 @@ def test_a_damaged_object_of_a_bucket_counts_as_absent_and_is_replaced(bucket, t
 
 def test_features_on_one_machine_alone_are_not_shared(bucket, tmp_path):
     store = FeatureStore(bucket.uri("features/alone"), ENCODING, str(tmp_path))
-    bucket.fail_puts(100)
+    bucket.fail_puts(100, status=403)
     with pytest.raises(UserError, match="features/alone"):
         store.write(sequence())
     bucket.fail_puts(0)
