@@ -95,13 +95,14 @@ def _keep_rows(
                 "it when it began: restore the file, and the same command resumes"
             )
     kept = [item for item in manifest.items if item.segment.segment_id not in before]
-    left = set(before) - {reject.segment.segment_id for reject in unreadable}
+    found = {reject.segment.segment_id: reject for reject in unreadable}
+    # in the order of the rows, whether a row can be read by now or not: the same file as before
     rejects = [
-        Reject(row, before[row.segment_id], UNRECORDED_KIND)
+        found.get(row.segment_id) or Reject(row, before[row.segment_id], UNRECORDED_KIND)
         for row in run.data.segments
-        if row.segment_id in left
+        if row.segment_id in before
     ]
-    return replace(manifest, items=tuple(kept)), [*unreadable, *rejects]
+    return replace(manifest, items=tuple(kept)), rejects
 
 
 def prepare_variant(
