@@ -12,6 +12,7 @@ it to the controller): check them when Ray is updated.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ray
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
     NoopDecision,
@@ -53,7 +54,10 @@ class SharedStepsPolicy(ElasticScalingPolicy):
         self._sizes, self._num_epochs = sizes, num_epochs
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
-        room = super()._count_possible_workers(reserved_resources)
+        # Ray may still count a node that died moments ago: workers would be waited for on it
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        reserved = {node: each for node, each in reserved_resources.items() if node in alive}
+        room = super()._count_possible_workers(reserved)
         return max((size for size in self._sizes if size <= room), default=0)
 
     def make_decision_for_running_worker_group(

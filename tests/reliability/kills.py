@@ -3,16 +3,11 @@
 The judge reads the ledger of the workers (see ``fault_site``) and the last checkpoint.
 """
 
-import json
-import os
 import random
 import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,102 +15,20 @@ import numpy as np
 import psutil
 import torch
 
-from ophnet_ray.distributed.environment import token_path
-from ophnet_ray.distributed.ownership import create_token
-from tests.helpers.paths import ROOT, TRAIN_PY
-from tests.helpers.runs import flags_of, tiny_config
 from tests.helpers.videos import write_color_dataset
-from tests.helpers.waiting import wait_until
 from tests.reliability.outcome import Outcome
-
-EPOCHS, WORKERS, INTERVAL = 3, 2, 2
-"""Epochs and workers of each run, and steps between its checkpoints."""
-STEPS = 7
-"""Steps of an epoch: 15 training segments, 2 workers, batches of one window."""
-TIMEOUT_S = 600.0
-
-Fault = Mapping[str, Any]
-"""A fault of a worker, see ``fault_site``."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Folders of one run.
-
-    Attributes:
-        folder: Folder of the run's files.
-        data: Folder of the data set; all runs share it and its cache.
-    """
-
-    folder: Path
-    data: Path
-
-    @property
-    def ledger(self) -> Path:
-        """Folder of the ledger."""
-        return self.folder / "ledger"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the run's checkpoints."""
-        return self.folder / "runs" / "run" / "checkpoints"
-
-    def command(self, settings: Mapping[str, Any]) -> list[str]:
-        """Return the command of the run."""
-        defaults = {
-            "name": "run",
-            "max_epochs": EPOCHS,
-            "image_size": 64,
-            "batch_size": 1,
-            "train_workers": WORKERS,
-            "every_n_train_steps": INTERVAL,
-            "cache_dir": str(self.data / "cache"),
-        }
-        csv_path = self.data / "segments.csv"
-        config = tiny_config(csv_path, self.folder, **(defaults | settings))
-        return [sys.executable, str(TRAIN_PY), *flags_of(config)]
-
-    def environment(self, faults: Sequence[Fault]) -> dict[str, str]:
-        """Return the environment of the workers: on a cluster, that of its nodes."""
-        self.ledger.mkdir(parents=True, exist_ok=True)
-        return os.environ | {
-            "PYTHONPATH": f"{ROOT}:{Path(__file__).parent / 'fault_site'}",
-            "OPHNET_LEDGER": str(self.ledger),
-            "OPHNET_FAULT": json.dumps(faults),
-        }
-
-    def start(
-        self, *faults: Fault, address: str = "local", **settings: Any
-    ) -> subprocess.Popen[str]:
-        """Start the run on a Ray of its own, or on the cluster at an address."""
-        env = self.environment(faults) | {"RAY_ADDRESS": address}
-        return subprocess.Popen(
-            self.command(settings),
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def read_ledger(self) -> list[dict[str, Any]]:
-        """Return the steps of all workers in the order of time."""
-        lines = [
-            json.loads(line)
-            for file in self.ledger.glob("*.jsonl")
-            for line in file.read_text().splitlines()
-        ]
-        return sorted(lines, key=lambda line: line["time_s"])
-
-    def count_in_metrics(self, name: str) -> int:
-        """Return the sum of a count over the epochs."""
-        lines = (self.checkpoints.parent / "metrics.jsonl").read_text().splitlines()
-        return sum(json.loads(line)[name] for line in lines)
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Return the weights after the last epoch."""
-        path = max(self.checkpoints.glob("epoch=*")) / "checkpoint.ckpt"
-        state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
-        return state
+from tests.reliability.place import (
+    EPOCHS,
+    INTERVAL,
+    STEPS,
+    TIMEOUT_S,
+    WORKERS,
+    Place,
+    await_step,
+    finish,
+    read_until,
+    wait_at,
+)
 
 
 def run_kill_worker(n: int, seed: int, folder: Path) -> Outcome:
@@ -221,12 +134,8 @@ def _strike_driver(number: signal.Signals, exit_code: int) -> Any:
     is_request = number != signal.SIGKILL
 
     def attempt(place: Place, rank: int, step: int) -> None:
-        process = place.start({"what": "wait", "rank": rank, "step": step})
-        wait_until(
-            lambda: process.poll() is not None or (place.ledger / "struck").exists(),
-            "the step is reached",
-            timeout_s=TIMEOUT_S,
-        )
+        process = place.start(wait_at(rank, step))
+        await_step(place, process)
         below = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
         heard = read_until(process, "training writes a checkpoint") if is_request else ""
@@ -238,22 +147,6 @@ def _strike_driver(number: signal.Signals, exit_code: int) -> Any:
         finish(place.start())
 
     return attempt
-
-
-def read_until(process: subprocess.Popen[str], words: str) -> str:
-    """Return what a process prints up to a line with these words."""
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if words in line:
-            break
-    return "".join(lines)
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    """Wait for a run that must succeed."""
-    text, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0, f"exit code {process.returncode}\n{text}"
 
 
 def judge(
@@ -299,82 +192,3 @@ def cost_of(ledger: list[dict[str, Any]]) -> tuple[int, float]:
     twice = Counter(rank for (_, rank, _), count in times.items() if count > 1)
     pauses = np.diff([line["time_s"] for line in ledger])
     return max(twice.values(), default=0), float(pauses.max())
-
-
-def run_preemption(n: int, seed: int, folder: Path) -> Outcome:
-    """Announce that a node leaves, then take it away: a checkpoint at the notice, and no step lost.
-
-    The cluster has a head and two nodes; two workers fit on either.
-    """
-    return run_struck(n, seed, folder, "preemption", _preempt)
-
-
-def _preempt(place: Place, rank: int, step: int) -> None:
-    fault = {"what": "wait", "rank": rank, "step": step}
-    with closed_cluster(place.environment([fault]), num_cpus=3) as (cluster, nodes):
-        process = place.start(address=cluster.address)
-        try:
-            wait_until(
-                lambda: process.poll() is not None or (place.ledger / "struck").exists(),
-                "the step is reached",
-                timeout_s=TIMEOUT_S,
-            )
-            assert process.poll() is None, f"the run ended\n{process.communicate()[0]}"
-            pid = int(next(place.ledger.glob(f"{rank}.*.jsonl")).name.split(".")[1])
-            node = next(each for each in nodes if is_below(pid, each))
-            drain(cluster.address, node.node_id)
-            (place.ledger / "go on").touch()
-            unfinished = place.checkpoints / "unfinished"
-            wait_until(
-                lambda: process.poll() is not None or list(unfinished.glob("epoch=*")),
-                "a checkpoint is written at the notice",
-                timeout_s=30,
-            )
-            cluster.remove_node(node, allow_graceful=False)
-            finish(process)
-        finally:
-            process.kill()  # unless it has ended
-
-
-@contextmanager
-def closed_cluster(
-    environment: Mapping[str, str], num_cpus: int
-) -> Iterator[tuple[Any, list[Any]]]:
-    """Start a cluster of a head and two nodes that opens to the token of this user alone.
-
-    Args:
-        environment: Of the processes of its nodes.
-        num_cpus: CPUs of each node.
-    """
-    # Ray reads the mode when it is imported; nodes inherit the environment of this process
-    os.environ |= {**environment, "RAY_AUTH_MODE": "token"}
-    create_token(token_path())
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
-    )
-    try:
-        yield cluster, [cluster.add_node(num_cpus=num_cpus) for _ in range(2)]
-    finally:
-        cluster.shutdown()
-
-
-def is_below(pid: int, node: Any) -> bool:
-    """Return True if a process was started by a node's raylet."""
-    raylet = node.all_processes["raylet"][0].process.pid
-    return any(parent.pid == raylet for parent in psutil.Process(pid).parents())
-
-
-def drain(address: str, node_id: str) -> None:
-    """Announce that a node is taken away in a minute, as a cloud does for a spot machine."""
-    command = [
-        str(Path(sys.executable).with_name("ray")),
-        "drain-node",
-        f"--address={address}",
-        f"--node-id={node_id}",
-        "--reason=DRAIN_NODE_REASON_PREEMPTION",
-        "--reason-message=spot",
-        "--deadline-remaining-seconds=60",
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
