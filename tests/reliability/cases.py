@@ -56,6 +56,7 @@ CASES: dict[str, Case] = {
     "sigint": Case(kills.run_sigint, 10, is_fuzz=False),
     "asleep": Case(workers.run_asleep, 3, is_fuzz=False),
     "elastic": Case(nodes.run_elastic, 3, is_fuzz=False),
+    "uneven": Case(workers.run_uneven, 3, is_fuzz=False),
     "kill_node": Case(nodes.run_kill_node, 10, is_fuzz=False),
     "kill_head": Case(nodes.run_kill_head, 5, is_fuzz=False),
     "busy": Case(nodes.run_busy, 3, is_fuzz=False),

@@ -152,7 +152,8 @@ def read_until(process: subprocess.Popen[str], words: str) -> str:
     return "".join(lines)
 
 
-def finish(process: subprocess.Popen[str]) -> None:
-    """Wait for a run that must succeed."""
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for a run that must succeed; return what it printed."""
     text, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, f"exit code {process.returncode}\n{text}"
+    return text

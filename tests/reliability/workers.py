@@ -1,4 +1,4 @@
-"""Train workers that fall asleep, or die again and again, in whole runs."""
+"""Train workers that fall asleep, take too few steps, or die again and again, in whole runs."""
 
 import os
 import random
@@ -47,6 +47,17 @@ def _watch_stopped(place: Place, process: subprocess.Popen[str], rank: int) -> N
     assert name in heard.splitlines()[-1], f"not named at the limit\n{heard}"
     finish(process)
     assert not psutil.pid_exists(pid), "the stopped process is left"
+
+
+def run_uneven(n: int, seed: int, folder: Path) -> Outcome:
+    """Let the loader of a worker end its epoch early, once; training resumes from a checkpoint."""
+    return run_struck(n, seed, folder, "uneven", _end_epoch_early)
+
+
+def _end_epoch_early(place: Place, rank: int, step: int) -> None:
+    fault = {"what": "short", "rank": rank, "step": step}
+    text = finish(place.start(fault, collective_timeout_s=COLLECTIVE_TIMEOUT_S))
+    assert "training resumes from the last checkpoint" in text, text
 
 
 def run_failures(n: int, seed: int, folder: Path) -> Outcome:
