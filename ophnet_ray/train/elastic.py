@@ -9,7 +9,8 @@ Uses undocumented parts of Ray (``ElasticScalingPolicy``, and the method of the 
 it to the controller): check them when Ray is updated.
 """
 
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -22,6 +23,9 @@ from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from ophnet_ray.train.protocol import TrainLoopConfig
+
+ANSWER_TIMEOUT_S = 2.0
+"""Seconds in which a node accepts a connection, unless it is gone."""
 
 
 def plan_scaling(loop: TrainLoopConfig) -> ScalingConfig:
@@ -54,8 +58,8 @@ class SharedStepsPolicy(ElasticScalingPolicy):
         self._sizes, self._num_epochs = sizes, num_epochs
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
-        # Ray may still count a node that died moments ago: workers would be waited for on it
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        # Ray counts a node that died for some 20 s more, and would wait for workers on it
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"] and _answers(node)}
         reserved = {node: each for node, each in reserved_resources.items() if node in alive}
         room = super()._count_possible_workers(reserved)
         return max((size for size in self._sizes if size <= room), default=0)
@@ -72,6 +76,16 @@ class SharedStepsPolicy(ElasticScalingPolicy):
         self._maybe_send_resource_request()  # type: ignore[no-untyped-call] # Ray has no hint
         # forgets a request after three minutes
         return NoopDecision()
+
+
+def _answers(node: Mapping[str, Any]) -> bool:
+    """Return True if the raylet of a node takes connections."""
+    address = node["NodeManagerAddress"], node["NodeManagerPort"]
+    try:
+        socket.create_connection(address, ANSWER_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 class ScaledTrainer(TorchTrainer):
