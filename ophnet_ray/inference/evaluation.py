@@ -30,7 +30,7 @@ from ophnet_ray.inference.predictions import (
     read_info,
     read_predictions,
 )
-from ophnet_ray.inference.predictor import PredictVideos, build_job, frame_times
+from ophnet_ray.inference.predictor import PredictVideos, build_job, frame_times, is_causal
 from ophnet_ray.inference.smoothing import SMOOTHERS, Smooth, Smoothing
 from ophnet_ray.inference.split_choice import (
     choose_split,
@@ -179,7 +179,7 @@ def _list_smoothings(
 ) -> dict[Smooth, Smoothing]:
     """List the kinds of smoothing that the checkpoint allows, ``none`` first."""
     given = request.predictions
-    causal = request.causal if given is None else read_info(given).causal
+    causal = read_info(given).causal if given else is_causal(payload, request.causal)
     look_ahead_s = request.look_ahead_s if causal else None
     smoothings: dict[Smooth, Smoothing] = {}
     for smooth in SMOOTHERS:

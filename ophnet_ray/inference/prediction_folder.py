@@ -22,6 +22,7 @@ from ophnet_ray.inference.predictor import (
     PredictionResult,
     PredictVideos,
     build_job,
+    is_causal,
     read_frame_times,
 )
 from ophnet_ray.inference.smoothing import Smooth, Smoothing
@@ -152,7 +153,7 @@ def predict_into(
     smoothing = Smoothing.of_checkpoint(
         payload,
         request.smooth or choose_smoothing(payload),
-        request.look_ahead_s if request.causal else None,
+        request.look_ahead_s if is_causal(payload, request.causal) else None,
         is_asked_for=request.smooth is not None,
     )
     if request.template is not None:

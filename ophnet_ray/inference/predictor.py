@@ -33,7 +33,7 @@ from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction, write_predictions
 from ophnet_ray.inference.trained_model import TrainedModel, load_model
 from ophnet_ray.models.checkpoint_file import read_payload
-from ophnet_ray.models.payload import Preprocessing
+from ophnet_ray.models.payload import CheckpointPayload, Preprocessing
 from ophnet_ray.storage.files import download, stat_files
 from ophnet_ray.storage.paths import absolute, is_remote, name_of, plain_uri
 
@@ -100,12 +100,11 @@ def build_job(checkpoint: str, parts: Path, frame_rate: float, causal: bool) -> 
         UserError: The checkpoint is wrong, or its temporal model is not causal as asked.
     """
     payload = read_payload(checkpoint)
-    if payload.head is not None:
-        if causal and not payload.head.spec.causal:
-            raise UserError(
-                f"--causal: the temporal model of {checkpoint} looks ahead; train one with --causal"
-            )
-        causal = payload.head.spec.causal
+    if payload.head is not None and causal and not payload.head.spec.causal:
+        raise UserError(
+            f"--causal: the temporal model of {checkpoint} looks ahead; train one with --causal"
+        )
+    causal = is_causal(payload, causal)
     info = PredictionInfo(
         payload.phases,
         frame_rate,
@@ -114,6 +113,16 @@ def build_job(checkpoint: str, parts: Path, frame_rate: float, causal: bool) -> 
         has_frame_model=payload.head is not None and payload.head.encoder_phases == payload.phases,
     )
     return PredictionJob(str(Path(checkpoint).absolute()), info, str(parts))
+
+
+def is_causal(payload: CheckpointPayload, causal: bool) -> bool:
+    """Return True if predictions use the past alone: as asked, or as a temporal model was trained.
+
+    Args:
+        payload: Of the checkpoint.
+        causal: True with the flag ``--causal``.
+    """
+    return causal if payload.head is None else payload.head.spec.causal
 
 
 class VideoPredictor:

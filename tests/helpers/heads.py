@@ -15,14 +15,25 @@ from tests.helpers.checkpoints import make_payload
 
 
 def save_temporal_checkpoint(
-    path: Path, source: EncoderSource, phases, num_inputs: int, **settings
+    path: Path,
+    source: EncoderSource,
+    phases,
+    num_inputs: int,
+    *,
+    training=None,
+    sharpness=1.0,
+    **settings,
 ) -> Path:
     """Write a checkpoint with the encoder of a source and a temporal model; return its path."""
+    changes = {} if training is None else {"training": training}
     encoder = load_encoder(source)
     settings = {"temporal": "mstcn", "temporal_layers": 4, "temporal_channels": 8} | settings
     spec = TemporalSpec.of_config(TemporalConfig(**settings), num_inputs, len(phases))
     torch.manual_seed(1)
     head = TemporalModel(spec)
+    with torch.no_grad():
+        for weights in head.parameters():
+            weights.mul_(sharpness)
     encoding = encoder.encoding(spec.frame_rate, spec.causal)
     payload = make_payload(
         len(phases),
@@ -36,6 +47,7 @@ def save_temporal_checkpoint(
             num_encoder_classes=encoder.num_classes,
             encoder_phases=encoder.phases,
         ),
+        **changes,
     )
     trained = path.with_name("trained.ckpt")
     state = {f"head.{name}": value for name, value in head.state_dict().items()}

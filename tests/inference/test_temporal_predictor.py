@@ -1,5 +1,7 @@
 """Whole videos through a checkpoint that holds encoder and temporal model, without Ray."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,19 @@ from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.encoder_source import EncoderSource
 from ophnet_ray.inference.evaluation import EvaluationRequest, evaluate
-from ophnet_ray.inference.prediction_folder import PredictionFolder
-from ophnet_ray.inference.predictions import read_predictions
+from ophnet_ray.inference.prediction_folder import (
+    PredictionFolder,
+    PredictionRequest,
+    predict_into,
+)
+from ophnet_ray.inference.predictions import read_info, read_predictions
 from ophnet_ray.inference.predictor import PredictionResult, build_job
+from ophnet_ray.inference.smoothing import SMOOTHERS
 from ophnet_ray.inference.trained_model import load_frame_model, load_model
 from ophnet_ray.models.backbone import create_encoder
-from ophnet_ray.models.checkpoint_file import read_payload
+from ophnet_ray.models.checkpoint_file import read_payload, write_smoothing_choice
+from ophnet_ray.models.decoder import Decoder
+from ophnet_ray.models.payload import SmoothingChoice
 from tests.helpers.heads import save_temporal_checkpoint
 from tests.helpers.videos import COLORS, write_video
 
@@ -27,10 +36,15 @@ NUM_FRAMES, RATE, CHANGE = 80, 10, 50
 
 def write_noise(path, future_seed):
     """Write a video in which no frame depends on another; only its end depends on the seed."""
-    past = np.random.default_rng(0).integers(0, 255, (CHANGE, 32, 32, 3), dtype=np.uint8)
-    rest = (NUM_FRAMES - CHANGE, 32, 32, 3)
-    future = np.random.default_rng(future_seed).integers(0, 255, rest, dtype=np.uint8)
+    past, future = draw_noise(CHANGE, 0), draw_noise(NUM_FRAMES - CHANGE, future_seed)
     return write_video(path, [*past, *future], frame_rate=RATE, codec="ffv1", gop=1)
+
+
+def draw_noise(num_frames, seed):
+    """Noise whose mean colour changes every half a second."""
+    rng = np.random.default_rng(seed)
+    colors = np.repeat(rng.choice([0, 200], (num_frames // 5, 1, 1, 3)), 5, axis=0)
+    return (colors + rng.integers(0, 55, (num_frames, 32, 32, 3))).astype(np.uint8)
 
 
 def predict(checkpoint, video, folder, frame_rate=2.0, causal=False):
@@ -67,6 +81,50 @@ def test_with_a_causal_model_the_future_of_a_file_changes_nothing_before_it(
         first.probabilities[is_past], second.probabilities[is_past], atol=1e-6
     )
     assert not np.allclose(first.probabilities[~is_past], second.probabilities[~is_past])
+
+
+def predict_here(job, videos):
+    work = job.build_worker("cpu", 1)
+    parts = {video_id: job.part_of(video_id, video) for video_id, video in videos.items()}
+    for video_id, video in videos.items():
+        if not parts[video_id].exists():
+            work(video_id, video)
+    return PredictionResult(parts, {})
+
+
+@pytest.mark.parametrize("kind", ["mstcn", "gru", None])
+def test_no_smoothing_of_a_causal_prediction_sees_the_future(source, tmp_path, kind):
+    """With a causal head --causal may be left out: the files say that it is."""
+    model = tmp_path / "model.ckpt"
+    if kind is None:
+        shutil.copy(source.name, model)
+    else:
+        training = read_payload(source.name).training
+        num_inputs = load_model(source.name).network.classifier[0].in_features
+        save_temporal_checkpoint(
+            model, source, PHASES, num_inputs, training=training, temporal=kind, causal=True,
+            frame_rate=8.0, sharpness=5.0,
+        )  # fmt: skip
+    decoder = Decoder(method="viterbi", evidence_scale=0.3, min_duration=0.25)
+    write_smoothing_choice(model, SmoothingChoice("tuned", "val", (), decoder, 0.0))
+    videos = {str(seed): str(write_noise(tmp_path / f"{seed}.mkv", seed)) for seed in (1, 2)}
+    folder = PredictionFolder(tmp_path / "out")
+    differs = []
+    for smooth in SMOOTHERS:
+        request = PredictionRequest(
+            checkpoint=str(model),
+            videos=videos,
+            frame_rate=8.0,
+            causal=kind is None,
+            smooth=smooth,
+        )
+        predict_into(folder, request, predict_here)
+        assert read_info(folder.predictions).causal
+        (one, first), (_, second) = read_predictions(folder.predictions)
+        is_past = one.times_s < CHANGE / RATE
+        assert first[is_past].tolist() == second[is_past].tolist(), smooth
+        differs.append(first.tolist() != second.tolist())
+    assert any(differs)
 
 
 def test_an_offline_model_uses_the_future_and_refuses_to_be_causal(source, tmp_path):
@@ -136,12 +194,6 @@ def test_evaluate_scores_it_like_any_other(source, dataset, tmp_path):
     path, network = tmp_path / "model.ckpt", load_model(source.name).network
     num_inputs = network.classifier[0].in_features
     model = save_temporal_checkpoint(path, source, PHASES, num_inputs, frame_rate=2.0)
-
-    def predict_here(job, videos):
-        work = job.build_worker("cpu", 1)
-        for video_id, video in videos.items():
-            work(video_id, video)
-        return PredictionResult({id_: job.part_of(id_, video) for id_, video in videos.items()}, {})
 
     request = EvaluationRequest(
         checkpoint=str(model),
