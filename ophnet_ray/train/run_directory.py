@@ -142,7 +142,8 @@ class RunDirectory(RunPaths):
         A run in a bucket first fetches what the bucket holds, and at the end sends what is new.
 
         Args:
-            tell: Receives a line when the bucket's lock is watched or lost, and when there is none.
+            tell: Receives a line when the bucket's lock is watched, when there is none, and when a
+                lock is lost.
 
         Raises:
             UserError: Another process is working on this run.
@@ -153,7 +154,7 @@ class RunDirectory(RunPaths):
             "wait for it, or choose another --name"
         )
         with ExitStack() as held:
-            held.enter_context(exclusive(self.lock, busy=busy))
+            held.enter_context(exclusive(self.lock, busy=busy, tell=tell))
             delete_unnamed(self.path)
             if self.mirror:
                 held.enter_context(self.mirror.locked(busy, tell))

@@ -1,6 +1,8 @@
 """The folder of a run: what it holds, who may work in it, and that it is the same run."""
 
+import errno
 import json
+import threading
 
 import pytest
 
@@ -11,6 +13,7 @@ from ophnet_ray.data.passport import build_passport
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.errors import UserError
 from ophnet_ray.settings_file import dump_config
+from ophnet_ray.storage import claims
 from ophnet_ray.train.run_directory import RunDirectory, RunResult, locate_run
 
 pytestmark = pytest.mark.unit
@@ -23,6 +26,11 @@ def passport(data_hash="d", **resources):
     data = RunData((), (), data_hash)
     manifest = Manifest(("a", "b"), config.windows, ())
     return build_passport(data, manifest, [], RESOURCES | resources)
+
+
+def refuse_lock(*_):
+    """Answer as a file system without locks does."""
+    raise OSError(errno.ENOSYS, "Function not implemented")
 
 
 @pytest.fixture
@@ -55,6 +63,22 @@ def test_a_run_that_is_being_trained_is_refused_to_others(run):
     with run.locked():
         assert run.logs.is_dir()
         assert not leftover.exists()
+
+
+def test_a_run_that_was_taken_over_where_the_disk_has_no_locks_is_told_so(run, monkeypatch):
+    monkeypatch.setattr(claims, "RENEW_S", 0.01)
+    monkeypatch.setattr("fcntl.flock", refuse_lock)
+    told, is_told = [], threading.Event()
+
+    def tell(line):
+        told.append(line)
+        is_told.set()
+
+    with run.locked(tell):
+        held = run.lock.with_name(f"{run.lock.name}.held")
+        held.write_text('{"host": "node-7", "pid": 12, "since": "now", "token": "t"}')
+        assert is_told.wait(timeout=60)
+    assert "was taken over by process 12 on node-7 since now" in told[0]
 
 
 def test_the_result_of_a_complete_run_is_read_back_from_its_json(run):
