@@ -19,6 +19,8 @@ With a look-ahead of L seconds, the label of a time is that of the best path thr
 to L seconds later (fixed-lag Viterbi); with 0 it is causal.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,6 +66,24 @@ def decode(
     return _find_segments(step, decoder, dynamics, frame_rate, min(ahead, len(step)))
 
 
+class _Paths(NamedTuple):
+    """Best paths to each of N times and K phases.
+
+    ``sums``: scores of each phase summed over the frames before each time, (N + 1, K);
+    ``min_frames``: frames of a segment of each phase at least, (K,), each at least 1. Of the best
+    path that is in a phase after its minimum duration: ``free``, its sum, and ``begin``, the first
+    time of its last segment, (N, K) each. Of the best path that changes to a phase at a time:
+    ``enter``, its sum before that time, and ``came_from``, the phase before, (N, K) each.
+    """
+
+    sums: NDArray[np.float64]
+    min_frames: NDArray[np.int64]
+    free: NDArray[np.float64]
+    begin: NDArray[np.int64]
+    enter: NDArray[np.float64]
+    came_from: NDArray[np.int64]
+
+
 def _find_segments(
     step: NDArray[np.float64],
     decoder: Decoder,
@@ -88,20 +108,23 @@ def _find_segments(
         change = np.log(dynamics.change_matrix()) - np.log(dwell_s)[:, None]
     min_frames = np.rint(_shortest_s(decoder, dynamics) * frame_rate)
     min_frames = np.maximum(min_frames, 1).astype(np.int64)
-    # a path in a phase after its minimum duration: best sum, and where its last segment begins
-    free, begin = np.empty_like(step), np.zeros(step.shape, dtype=np.int64)
-    free[0] = np.log(dynamics.start_matrix()) + sums[1]
-    # a path that changes to a phase at a time: best sum before that time, and the phase before
-    enter, came_from = np.full(step.shape, -np.inf), np.zeros(step.shape, dtype=np.int64)
-    _extend_compiled(
-        sums, np.ascontiguousarray(change.T), min_frames, free, begin, enter, came_from
+    paths = _Paths(
+        sums,
+        min_frames,
+        free=np.empty_like(step),
+        begin=np.zeros(step.shape, dtype=np.int64),
+        enter=np.full(step.shape, -np.inf),
+        came_from=np.zeros(step.shape, dtype=np.int64),
     )
+    paths.free[0] = np.log(dynamics.start_matrix()) + sums[1]
+    _extend_compiled(paths, np.ascontiguousarray(change.T))
     # labels are read off the paths that end at these times
-    ends = np.arange(min(ahead, num_times - 1), num_times)
-    phase, opened = free[ends].argmax(axis=1), np.zeros(len(ends), dtype=np.int64)
-    _choose_compiled(sums, min_frames, free, begin, enter, ends, phase, opened)
+    first_end = min(ahead, num_times - 1)
+    phase = paths.free[first_end:].argmax(axis=1)
+    opened = paths.begin[np.arange(first_end, num_times), phase]
+    _choose_compiled(paths, first_end, phase, opened)
     labels = np.zeros(num_times, dtype=np.int64)
-    _trace_compiled(begin, came_from, ends, phase, opened, ahead, labels)
+    _trace_compiled(paths, phase, opened, ahead, labels)
     return labels
 
 
@@ -167,82 +190,70 @@ def fill_gaps(values: NDArray[np.floating], *, sees_all: bool) -> NDArray[np.flo
     return np.where(source[:, None] >= 0, values[source], np.zeros_like(values[0]))
 
 
-def _extend_paths(
-    sums: NDArray[np.float64],
-    change: NDArray[np.float64],
-    min_frames: NDArray[np.int64],
-    free: NDArray[np.float64],
-    begin: NDArray[np.int64],
-    enter: NDArray[np.float64],
-    came_from: NDArray[np.int64],
-) -> None:
+def _extend_paths(paths: _Paths, change: NDArray[np.float64]) -> None:
     """Extend the best paths from each time to the next.
 
     Args:
-        sums: Scores of each phase summed over the frames before each time, (N + 1, K).
+        paths: Output; the first row of ``free`` is given, ``begin`` as 0, ``enter`` as -inf.
         change: Score of a change to a phase (row) from another (column), (K, K); no change: -inf.
-        min_frames: Frames of a segment of each phase at least, (K,), each at least 1.
-        free: Output (N, K), see ``_find_segments``; its first row is given.
-        begin: Output (N, K), likewise; given as 0.
-        enter: Output (N, K), likewise; given as -inf.
-        came_from: Output (N, K), likewise.
     """
+    sums, free, enter = paths.sums, paths.free, paths.enter
     for time in range(1, len(free)):
         for phase in range(len(change)):
             for other in range(len(change)):
                 value = free[time - 1, other] + change[phase, other]
                 if value > enter[time, phase]:
                     enter[time, phase] = value
-                    came_from[time, phase] = other
+                    paths.came_from[time, phase] = other
             free[time, phase] = free[time - 1, phase] + sums[time + 1, phase] - sums[time, phase]
-            begin[time, phase] = begin[time - 1, phase]
-            first = time - min_frames[phase] + 1
+            paths.begin[time, phase] = paths.begin[time - 1, phase]
+            first = time - paths.min_frames[phase] + 1
             if first > 0:
                 value = enter[first, phase] + sums[time + 1, phase] - sums[first, phase]
                 if value > free[time, phase]:
                     free[time, phase] = value
-                    begin[time, phase] = first
+                    paths.begin[time, phase] = first
 
 
 def _choose_last_segments(
-    sums: NDArray[np.float64],
-    min_frames: NDArray[np.int64],
-    free: NDArray[np.float64],
-    begin: NDArray[np.int64],
-    enter: NDArray[np.float64],
-    ends: NDArray[np.int64],
-    phase: NDArray[np.int64],
-    opened: NDArray[np.int64],
+    paths: _Paths, first_end: int, phase: NDArray[np.int64], opened: NDArray[np.int64]
 ) -> None:
     """Choose the last segment of the best path up to each end, which may be below its minimum.
 
+    The ends are all times from the first end on, E in number.
+
     Args:
-        sums: Scores summed over the frames before each time, (N + 1, K).
-        min_frames: Frames of a segment of each phase at least, (K,).
-        free: See ``_find_segments``, (N, K).
-        begin: Likewise.
-        enter: Likewise.
-        ends: Times, (E,).
+        paths: Best paths.
+        first_end: First time at which a path ends.
         phase: (E,), the phase with the best path after its minimum duration; output: of all.
-        opened: Output (E,): the first time of that segment.
+        opened: (E,), the first time of that path's last segment; output: likewise.
     """
-    for row in range(len(ends)):
-        time = ends[row]
-        best = free[time, phase[row]]
-        opened[row] = begin[time, phase[row]]
-        for other in range(len(min_frames)):
-            for first in range(max(time - min_frames[other] + 2, 1), time + 1):
+    sums, enter = paths.sums, paths.enter
+    best = np.empty(len(phase))
+    for row in range(len(phase)):
+        best[row] = paths.free[first_end + row, phase[row]]
+    # times at which the segment may have begun, the best first: a sliding maximum
+    begins = np.empty(len(enter), dtype=np.int64)
+    for other in range(len(paths.min_frames)):
+        leads = enter[:, other] - sums[:-1, other]
+        head, tail = 0, 0
+        for time in range(max(first_end - paths.min_frames[other] + 2, 1), len(enter)):
+            while tail > head and leads[begins[tail - 1]] < leads[time]:
+                tail -= 1
+            begins[tail] = time
+            tail += 1
+            while tail > head and begins[head] < time - paths.min_frames[other] + 2:
+                head += 1
+            row = time - first_end
+            if row >= 0 and tail > head:
+                first = begins[head]
                 value = enter[first, other] + sums[time + 1, other] - sums[first, other]
-                if value > best:
-                    best = value
-                    phase[row] = other
-                    opened[row] = first
+                if value > best[row]:
+                    best[row], phase[row], opened[row] = value, other, first
 
 
 def _trace_paths(
-    begin: NDArray[np.int64],
-    came_from: NDArray[np.int64],
-    ends: NDArray[np.int64],
+    paths: _Paths,
     phase: NDArray[np.int64],
     opened: NDArray[np.int64],
     ahead: int,
@@ -251,25 +262,25 @@ def _trace_paths(
     """Write the label of each time, from the path that ends ``ahead`` times later or at the end.
 
     Args:
-        begin: See ``_find_segments``, (N, K).
-        came_from: Likewise.
-        ends: Times at which the paths end, (E,).
-        phase: Last phase of each path, (E,).
+        paths: Best paths.
+        phase: Last phase of the path to each of the last E times, (E,).
         opened: First time of the last segment of each path, (E,).
         ahead: Times between a label and the end of its path.
         labels: Output (N,).
     """
-    for row in range(len(ends)):
-        wanted = max(ends[row] - ahead, 0)
+    num_ends = len(phase)
+    for row in range(num_ends):
+        end = len(labels) - num_ends + row
+        wanted = max(end - ahead, 0)
         # the last path labels all times up to its end, the others one time each
-        stop = ends[row] + 1 if row == len(ends) - 1 else wanted + 1
+        stop = end + 1 if row == num_ends - 1 else wanted + 1
         label, first = phase[row], opened[row]
         while first > wanted:
             for time in range(first, stop):
                 labels[time] = label
             stop = min(stop, first)
-            label = came_from[first, label]
-            first = begin[first - 1, label]
+            label = paths.came_from[first, label]
+            first = paths.begin[first - 1, label]
         for time in range(wanted, stop):
             labels[time] = label
 

@@ -46,7 +46,7 @@ OPHNET_HOURS, OPHNET_PHASES = 89, 52
 SUTURING = SHARED_DATA / "suturing_run"
 LITE2 = "tf_efficientnet_lite2"
 SUTURING_RATE, NUM_GESTURES, SEEDS = 5.0, 6, (0, 1, 2)
-HEAD = TemporalConfig(temporal="mstcn", temporal_layers=6, temporal_channels=32, temporal_epochs=60)
+HEAD = TemporalConfig(temporal="mstcn", temporal_layers=6, temporal_channels=32)
 
 
 def measure_features(folder: Path) -> list[Figure]:

@@ -89,6 +89,17 @@ def test_what_comes_after_the_look_ahead_changes_no_label_of_any_decoder(look_ah
             assert before[:settled].tolist() == after[:settled].tolist(), str(candidate)
 
 
+@pytest.mark.parametrize("min_duration", [0, 0.25])
+@pytest.mark.parametrize("frame_rate", [1.0, 3.0])
+def test_a_causal_label_is_the_last_one_of_the_best_path_so_far(min_duration, frame_rate):
+    decoder = Decoder(method="viterbi", evidence_scale=0.4, min_duration=min_duration)
+    for seed in range(4):
+        log_probs = draw_log_probs(60, seed)
+        live = decode(log_probs, decoder, DYNAMICS, frame_rate, look_ahead_s=0)
+        so_far = [decode(log_probs[:n], decoder, DYNAMICS, frame_rate)[-1] for n in range(1, 61)]
+        assert live.tolist() == so_far
+
+
 def test_a_look_ahead_over_the_whole_video_is_the_decoding_of_the_whole_video():
     probabilities = np.exp(draw_log_probs(60, 2)).astype(np.float32)
     whole, ahead = decode_each(probabilities, None), decode_each(probabilities, 100.0)
