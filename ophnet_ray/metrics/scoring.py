@@ -162,7 +162,10 @@ def count_video(video: ScoredVideo, num_classes: int) -> Counts | None:
     probabilities = video.probabilities[is_annotated]
     confusion = classification.confusion_with_missing(truth, prediction, num_classes)
     strict = score_phases_of_video(truth, prediction)
-    relaxed = score_phases_of_video(truth, prediction, round(RELAXED_S * video.frame_rate))
+    # with the gaps: the tolerance is one in time
+    relaxed = score_phases_of_video(
+        video.truth, video.prediction, round(RELAXED_S * video.frame_rate)
+    )
     by_video = np.asarray([*strict, *relaxed, edit_score(truth, prediction)])
     known = ~np.isnan(probabilities[:, 0])
     best = np.nan_to_num(probabilities).argmax(axis=1)

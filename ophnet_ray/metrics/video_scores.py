@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.metrics.segmental import find_stretches
+from ophnet_ray.metrics.timelines import NOT_ANNOTATED
 
 RELAXED_S = 10.0
 """Seconds on both sides of a true boundary within which the relaxed variant takes both phases."""
@@ -39,12 +40,16 @@ def score_phases_of_video(
     """Score one video phase by phase.
 
     Args:
-        labels: True labels (N,), N > 0.
+        labels: True labels (N,), at least one of them annotated; ``NOT_ANNOTATED`` between
+            segments: such frames are not scored, and their time passes.
         predictions: (N,), ``NO_PREDICTION`` where there is none.
         tolerance: Frames on each side of a true boundary that the relaxed variant tolerates; 0 is
             the strict score.
     """
     is_right = find_right_frames(labels, predictions, tolerance)
+    is_annotated = labels != NOT_ANNOTATED
+    is_right, labels = is_right[is_annotated], labels[is_annotated]
+    predictions = predictions[is_annotated]
     jaccard, precision, recall = [], [], []
     for phase in np.unique(labels):
         is_true, is_predicted = labels == phase, predictions == phase
@@ -66,14 +71,19 @@ def find_right_frames(
 ) -> NDArray[np.bool_]:
     """Return True for each right frame, (N,), with a tolerance at true boundaries.
 
-    The first ``tolerance`` frames of a true stretch may have the label of the stretch before, the
-    last ones that of the stretch after.
+    A frame may have the label of the true stretch before or after its own that is less than
+    ``tolerance`` frames away. Frames that are not annotated count in that distance; the boundary
+    lies somewhere among them.
     """
     is_right = labels == predictions
     names, starts, stops = find_stretches(labels)
+    # annotated again after a gap, a phase goes on
+    is_new = np.append(True, names[1:] != names[:-1])
+    names, starts, stops = names[is_new], starts[is_new], stops[np.append(is_new[1:], True)]
     for i in range(1, len(names)):
-        late = slice(starts[i], min(starts[i] + tolerance, stops[i]))
+        reach = max(tolerance - (starts[i] - stops[i - 1]), 0)
+        late = slice(starts[i], min(starts[i] + reach, stops[i]))
         is_right[late] |= predictions[late] == names[i - 1]
-        early = slice(max(stops[i - 1] - tolerance, starts[i - 1]), stops[i - 1])
+        early = slice(max(stops[i - 1] - reach, starts[i - 1]), stops[i - 1])
         is_right[early] |= predictions[early] == names[i]
     return np.asarray(is_right)

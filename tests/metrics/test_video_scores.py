@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ophnet_ray.metrics.classification import NO_PREDICTION
+from ophnet_ray.metrics.timelines import NOT_ANNOTATED
 from ophnet_ray.metrics.video_scores import find_right_frames, score_phases_of_video
 
 pytestmark = pytest.mark.unit
@@ -65,6 +66,22 @@ def test_the_scores_are_those_of_the_definition(seed, tolerance):
         guess[t] = int(rng.integers(NO_PREDICTION, 6))
     scores = score_phases_of_video(np.asarray(truth), np.asarray(guess), tolerance)
     assert scores == pytest.approx(score_by_hand(truth, guess, tolerance))
+
+
+@pytest.mark.parametrize(("gap", "num_late"), [(0, 10), (4, 6), (10, 0), (300, 0)])
+def test_time_that_nobody_annotated_counts_in_the_distance_to_the_other_phase(gap, num_late):
+    """The model stays in the first phase for ever; the tolerance is 10 frames."""
+    labels = np.repeat([0, NOT_ANNOTATED, 1], [50, gap, 50])
+    right = find_right_frames(labels, np.zeros_like(labels), tolerance=10)
+    assert right[labels == 1].sum() == num_late
+    scores = score_phases_of_video(labels, np.zeros_like(labels), tolerance=10)
+    assert scores.accuracy == (50 + num_late) / 100
+
+
+def test_a_phase_that_goes_on_after_a_gap_has_no_boundary_there():
+    labels = np.repeat([0, 1, NOT_ANNOTATED, 1], [50, 3, 2, 50])
+    late = find_right_frames(labels, np.zeros_like(labels), tolerance=10)
+    assert late[50:][labels[50:] == 1].tolist() == [True] * 8 + [False] * 45
 
 
 @pytest.mark.parametrize("seed", range(8))
