@@ -74,8 +74,13 @@ def ray_session(tmp_path_factory) -> Iterator[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        # Ray workers import the functions that a test sends them, as ``tests.…``
-        env=os.environ | QUIET_RAY | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests/helpers/worker_site"},
+        env=os.environ
+        | QUIET_RAY
+        | {
+            "RAY_ADDRESS": "local",  # never a cluster that somebody else runs on this machine
+            # Ray workers import the functions that a test sends them, as ``tests.…``
+            "PYTHONPATH": f"{ROOT}:{ROOT}/tests/helpers/worker_site",
+        },
     )
     address = holder.stdout.readline().strip()
     assert address, "the test cluster did not start"
