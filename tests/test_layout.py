@@ -1,4 +1,7 @@
-"""The layout of the tests: the tests of a module lie where the module lies."""
+"""Layout of the tests, architecture page, first words of docstrings."""
+
+import ast
+import re
 
 import pytest
 
@@ -35,3 +38,18 @@ def test_the_tests_of_a_module_lie_where_the_module_lies():
 
 def test_the_architecture_page_names_every_module_by_its_first_line():
     assert read_tree() == draw_tree(), "python -m tests.helpers.tree writes it"
+
+
+def test_no_docstring_opens_with_a_question_word():
+    """A noun phrase names a class or module; a verb opens a function's."""
+    question = re.compile("(What|How|Which|Where|Whether|Those)\\b")
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    docstrings = [
+        (path, text)
+        for folder in (PACKAGE, TESTS)
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, documented) and (text := ast.get_docstring(node))
+    ]
+    assert len(docstrings) > 1000
+    assert [(path.name, text) for path, text in docstrings if question.match(text)] == []

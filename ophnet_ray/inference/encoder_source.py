@@ -13,7 +13,7 @@ CHECKPOINT_SUFFIX = ".ckpt"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderSource:
-    """Where an encoder comes from; small enough to send to every worker.
+    """Origin of an encoder; small enough to send to every worker.
 
     Attributes:
         name: A checkpoint of this program (``.ckpt``), or the name of a timm model.

@@ -57,7 +57,7 @@ class VideoTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamFacts:
-    """What container and packets say.
+    """Facts that container and packets of a video state.
 
     ``frame_rate``: frames per second, the median; ``duration_s``: from the first frame to the end
     of the last; ``lost_s``: seconds that the header promises and the packets do not hold;

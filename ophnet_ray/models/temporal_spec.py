@@ -75,7 +75,7 @@ class TemporalSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadPayload:
-    """What a checkpoint says of its temporal model, and of the encoder under it."""
+    """Part of a checkpoint on its temporal model, and on the encoder under it."""
 
     spec: TemporalSpec
     backbone: str

@@ -37,7 +37,7 @@ class StoredValues:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncoderFacts:
-    """What a checkpoint says of the encoder under a temporal model."""
+    """Statements of a checkpoint on the encoder under a temporal model."""
 
     backbone: str
     num_classes: int

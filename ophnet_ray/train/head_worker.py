@@ -15,7 +15,7 @@ from ophnet_ray.train.resume_point import ResumePoint
 
 
 class HeadFit(NamedTuple):
-    """What a worker fits, and the callback that keeps its epochs."""
+    """Module and data of a worker, and the callback that keeps its epochs."""
 
     module: TemporalModule
     data: SequenceDataModule

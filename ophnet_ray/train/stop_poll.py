@@ -22,7 +22,7 @@ class StopTraining(Exception):  # noqa: N818 - no error: it leaves ``Trainer.fit
 
 @dataclass(frozen=True, slots=True)
 class StopAnswer:
-    """What the workers learn at a question.
+    """Answer that all workers get to one question.
 
     Attributes:
         is_stop_wanted: The driver asks to stop: the user pressed Ctrl-C, or a scheduler ends the

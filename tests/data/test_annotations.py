@@ -1,4 +1,4 @@
-"""What the annotation reader takes, refuses and says."""
+"""Annotation tables that are read, that are refused, and the messages."""
 
 import math
 import os

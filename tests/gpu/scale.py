@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scale:
-    """What is measured, and for how long at most.
+    """Sizes of the measurements, and their time limits.
 
     Attributes:
         models: Batch size of each timm model.

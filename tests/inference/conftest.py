@@ -27,7 +27,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def checkpoint(dataset, tmp_path_factory):
-    """What a training run writes, with random weights."""
+    """A checkpoint as a training run writes it, with random weights."""
     torch.manual_seed(0)
     network = SurgicalPhaseClassificationModel(3, "test_resnet", False, image_size=32)
     config = Config().replace_flat(backbone="test_resnet", pretrained=False, image_size=32)

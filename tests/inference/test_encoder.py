@@ -23,7 +23,7 @@ SMALL = WindowConfig(window_size=8, stride=4, max_frames=8, image_size=32)
 
 
 def encode(source, video, folder, frame_rate=2.0, causal=False):
-    """What a worker writes, read back."""
+    """Read back the features that a worker writes."""
     store = FeatureStore(str(folder), load_encoder(source).encoding(frame_rate, causal))
     content_id = store.identify([str(video)])[str(video)]
     EncodingJob(source, store).build_worker("cpu", 1)(content_id, str(video))

@@ -93,7 +93,7 @@ class Wire:
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens during the second epoch, and whether the run must ride it out."""
+    """Event during the second epoch, and whether the run must ride it out."""
 
     begin: Callable[[Wire, Bucket], None]
     is_ridden_out: bool = True

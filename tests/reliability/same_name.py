@@ -49,7 +49,7 @@ TIMEOUT_S = 180.0
 
 @dataclass(frozen=True)
 class Setting:
-    """Where the two runs are: ``elsewhere`` puts the first on another machine."""
+    """Places of the two runs: ``elsewhere`` puts the first on another machine."""
 
     elsewhere: bool = False
     in_bucket: bool = False

@@ -83,7 +83,7 @@ class RunJournals:
 
 @dataclass
 class OtherRuns:
-    """What a process knows of the shards that other runs have written since its own began.
+    """Shards that other runs have written since that of this process began.
 
     Attributes:
         lock: Held while the other fields change: tasks may be threads.

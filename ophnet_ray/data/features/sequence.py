@@ -21,7 +21,7 @@ _DIGEST_CHARS = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureSequence:
-    """What an encoder sees in one video, at its frame times.
+    """Features of one video at its frame times, and the encoder's log-probabilities.
 
     Attributes:
         content_id: Content of the video, whatever it is called, see ``FeatureStore.identify``.
