@@ -1,7 +1,7 @@
 """Measure the speed of the data path, against alternatives measured in the same run.
 
 A figure with a target is a ratio: absolute figures depend on the machine. README.md in this folder
-describes the parts and lists the figures. All parts take more than half an hour.
+describes the parts and lists the figures. All parts take more than an hour.
 """
 
 import argparse

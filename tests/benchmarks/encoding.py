@@ -51,6 +51,8 @@ HEAD = TemporalConfig(temporal="mstcn", temporal_layers=6, temporal_channels=32)
 
 def measure_features(folder: Path) -> list[Figure]:
     """Measure CPU-seconds of features beside those of decoding, memory by length, and bytes."""
+    # a fork would wait for the threads of the team that torch has started before it, for ever
+    torch.set_num_threads(1)
     return [*_compare_with_decoding(folder), *_compare_memory(folder), *_count_bytes()]
 
 
