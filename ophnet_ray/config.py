@@ -199,6 +199,9 @@ class RunConfig:
     local_cache_dir: str | None = setting(None, affects="nothing", is_path=True)
     """Folder on each machine for copies of bucket objects (default: one per user in the system's
     temporary folder)."""
+    private: bool = setting(False, affects="nothing")
+    """Let no other user of the machines read what a run writes (folder, cache, copies), and name no
+    case and no video in Ray's records and logs and in TensorBoard."""
     every_n_train_steps: int | None = setting(None, affects="nothing")
     """Optimiser steps between checkpoints inside an epoch (default: a checkpoint after each epoch
     only)."""

@@ -15,6 +15,7 @@ from ophnet_ray.cli.checks import create_output_folder
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, print_answer
 from ophnet_ray.distributed.environment import find_running_head, prepare_environment
+from ophnet_ray.distributed.private import private_files
 from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.findings import Finding, group_by_kind, would_start
 from ophnet_ray.settings import parse_worker_range, setting
@@ -71,6 +72,10 @@ class CheckCommand:
             UserError: A flag is wrong.
             SystemExit: Code 2: a training run with these flags would not start.
         """
+        with private_files(self.config.run.private):
+            self._check()
+
+    def _check(self) -> None:
         settings, config = self.config.check, self.config.base()
         if config.uses_demo:
             raise UserError("check needs --csv_path; see --help")

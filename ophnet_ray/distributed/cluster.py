@@ -23,6 +23,7 @@ from ophnet_ray.distributed.environment import (
     token_path,
 )
 from ophnet_ray.distributed.ownership import check_token_file, create_token, own_ray_folder
+from ophnet_ray.distributed.private import PRIVATE_VARIABLE, hide_arguments
 from ophnet_ray.distributed.resources import local_cpus
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.signals import kept_handlers
@@ -60,6 +61,8 @@ def connect(
         return
     head = find_running_head()
     job = JobConfig(metadata=metadata or {})
+    if config.run.private:
+        hide_arguments()  # before Ray puts them into its record of the job
     try:
         if head is None:
             create_token(token_path())
@@ -67,14 +70,14 @@ def connect(
             where = f"local Ray, dashboard http://{_start_local(config, concurrent_runs, job)}"
         else:
             check_token_file(token_path())
-            where = _join_closed(head, job)
+            where = _join_closed(head, job, config.run.private)
         _quiet_loggers()
         yield where
     finally:
         ray.shutdown()
 
 
-def _join_closed(head: str, job: JobConfig) -> str:
+def _join_closed(head: str, job: JobConfig, is_private: bool) -> str:
     """Join a cluster that does not answer strangers; return one line about it.
 
     Raises:
@@ -82,7 +85,7 @@ def _join_closed(head: str, job: JobConfig) -> str:
     """
     if "://" not in head:
         check_grpc_doors([head], GCS_QUESTION, "the Ray cluster")  # before it gets our code
-    dashboard = _join(head, job)
+    dashboard = _join(head, job, is_private)
     check_dashboard(dashboard)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     raylets = [f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}" for node in nodes]
@@ -121,13 +124,13 @@ def _start_local(config: Config, concurrent_runs: int, job: JobConfig) -> str:
             log_to_driver=False,
             logging_level=logging.ERROR,
             job_config=job,
-            runtime_env=_environment_of_workers(f"127.0.0.1:{port}"),
+            runtime_env=_environment_of_workers(f"127.0.0.1:{port}", config.run.private),
             _temp_dir=folder,
         )
     return str(context.dashboard_url)
 
 
-def _join(head: str, job: JobConfig) -> str:
+def _join(head: str, job: JobConfig, is_private: bool) -> str:
     """Join a cluster; return the dashboard's address."""
     cure = "set RAY_ADDRESS to the right one, or to local for a Ray of this run's own"
     # Ray itself would try for minutes. It alone checks ray:// and other schemes
@@ -140,7 +143,7 @@ def _join(head: str, job: JobConfig) -> str:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 job_config=job,
-                runtime_env=_environment_of_workers(head),
+                runtime_env=_environment_of_workers(head, is_private),
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = one_line(error, max_chars=200)
@@ -164,10 +167,11 @@ def _wait_for_dashboard() -> str:
     return ""
 
 
-def _environment_of_workers(head: str) -> dict[str, Any]:
+def _environment_of_workers(head: str, is_private: bool) -> dict[str, Any]:
+    private = {PRIVATE_VARIABLE: "1"} if is_private else {}
     return {
-        "env_vars": {"RAY_ADDRESS": head},
-        "worker_process_setup_hook": "ophnet_ray.distributed.worker_hook.use_interface_of_cluster",
+        "env_vars": {"RAY_ADDRESS": head, **private},
+        "worker_process_setup_hook": "ophnet_ray.distributed.worker_hook.set_up_worker",
     }
 
 

@@ -7,7 +7,16 @@ import struct
 
 import ray
 
+from ophnet_ray.distributed.private import PRIVATE_VARIABLE, keep_worker_private
+
 _SIOCGIFADDR = 0x8915  # Linux: the address of a network interface
+
+
+def set_up_worker() -> None:
+    """Set up a worker process of a run, wherever in the cluster it starts."""
+    if PRIVATE_VARIABLE in os.environ:
+        keep_worker_private()
+    use_interface_of_cluster()
 
 
 def use_interface_of_cluster() -> None:

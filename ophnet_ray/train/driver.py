@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, log_to
+from ophnet_ray.distributed.private import private_files
 from ophnet_ray.storage.paths import is_remote, join
 from ophnet_ray.train.head_input import locate_data
 from ophnet_ray.train.preflight import check_input
@@ -47,6 +48,11 @@ def train(config: Config, console: Console) -> TrainingResult:
         UserError: The input is wrong.
         TrainingError: Training failed.
     """
+    with private_files(config.run.private):
+        return _train(config, console)
+
+
+def _train(config: Config, console: Console) -> TrainingResult:
     checked = check_input(config, console)
     run = open_run(checked.config, locate_data(checked.data, checked.config), console)
     directory, temporal = run.directory, run.config.temporal

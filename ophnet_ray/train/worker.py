@@ -42,7 +42,7 @@ from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.resume_point import ResumePoint, agree_on_resume_point
 from ophnet_ray.train.rollback import RollbackError
 from ophnet_ray.train.stop_poll import StopTraining
-from ophnet_ray.train.tensorboard_callback import TensorBoardPictures
+from ophnet_ray.train.tensorboard_callback import TensorBoardPictures, number_cases
 
 FSDP_UNIT_PARAMETERS = 1_000_000
 """Minimum number of parameters of the groups of layers that FSDP gathers together."""
@@ -197,4 +197,7 @@ def _build_pictures(loop: TrainLoopConfig) -> list[TensorBoardPictures]:
     """Build the callback for pictures of the validation windows; videos have none."""
     if isinstance(loop, HeadLoopConfig):
         return []
-    return [TensorBoardPictures(loop.manifest.phases, loop.manifest.cases_of("val"))]
+    cases = loop.manifest.cases_of("val")
+    if loop.config.run.private:
+        cases = number_cases(cases)
+    return [TensorBoardPictures(loop.manifest.phases, cases)]

@@ -6,6 +6,7 @@ Importing this module loads neither torch, Optuna nor Ray: wrong input is refuse
 from typing import TYPE_CHECKING
 
 from ophnet_ray.console import Console, log_to
+from ophnet_ray.distributed.private import private_files
 from ophnet_ray.train.head_input import locate_data
 from ophnet_ray.train.preflight import check_input
 from ophnet_ray.tune.config import TuneConfig
@@ -23,6 +24,11 @@ def tune(config: TuneConfig, console: Console) -> "SearchResult":
         UserError: The input is wrong.
         TrainingError: No trial was finished.
     """
+    with private_files(config.run.private):
+        return _search(config, console)
+
+
+def _search(config: TuneConfig, console: Console) -> "SearchResult":
     plan = plan_search(config)
     checked = check_input(plan.config, console)
     search = open_search(plan, checked.config, locate_data(checked.data, checked.config), console)
