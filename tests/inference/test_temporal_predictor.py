@@ -23,7 +23,7 @@ from ophnet_ray.inference.trained_model import load_frame_model, load_model
 from ophnet_ray.models.backbone import create_encoder
 from ophnet_ray.models.checkpoint_file import read_payload, write_smoothing_choice
 from ophnet_ray.models.decoder import Decoder
-from ophnet_ray.models.payload import SmoothingChoice
+from ophnet_ray.models.payload import PAYLOAD_KEY, SmoothingChoice
 from tests.helpers.heads import save_temporal_checkpoint
 from tests.helpers.videos import COLORS, write_video
 
@@ -181,6 +181,11 @@ def test_the_labels_of_the_frame_model_come_with_those_of_the_temporal_model(sou
     # an encoder of other phases does not tell these
     others = head_over(source, tmp_path, frame_rate=2.0)
     assert predict(others, video, tmp_path).frame_labels is None
+    # earlier versions did not name the phases of the encoder
+    content = torch.load(same, weights_only=True)
+    del content[PAYLOAD_KEY]["head"]["encoder_phases"]
+    torch.save(content, tmp_path / "old.ckpt")
+    assert predict(tmp_path / "old.ckpt", video, tmp_path).frame_labels is None
 
 
 def test_versions_without_temporal_models_are_told_to_be_renewed(source, tmp_path):
