@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.helpers.videos import write_color_dataset
-from tests.reliability.kills import judged, run_struck, windows_by_epoch
+from tests.reliability.kills import judge, judged, run_struck, windows_by_epoch
 from tests.reliability.outcome import Outcome
 from tests.reliability.place import (
     EPOCHS,
@@ -91,32 +91,48 @@ def _wait_for_cpus(place: Place, _: int, __: int) -> None:
 
 def run_resize(n: int, seed: int, folder: Path) -> Outcome:
     """Train on one worker, on two, and on one again: the windows of each epoch stay the same."""
-    outcome = Outcome()
-    data = folder / "data"
-    write_color_dataset(data)
-    whole = Place(folder / "whole", data)
-    finish(whole.start(batch_size=2, train_workers=1))
+    outcome, settings = Outcome(), {"batch_size": 2}
+    whole = _train_alone(folder, **settings)
     windows = windows_by_epoch(whole.read_ledger())
     for number in range(n):
         rng = random.Random(f"resize:{seed}:{number}")
         first, second = sorted(rng.sample(range(1, (EPOCHS - 1) * STEPS), 2))
-        place = Place(folder / str(number), data)
+        place = Place(folder / str(number), whole.data)
         with judged(outcome, place, (first, second)):
             for workers, step in ((1, first), (2, second)):
-                _stop_at(place, step, train_workers=workers, batch_size=2)
-            finish(place.start(train_workers=1, batch_size=2))
+                _stop_at(place, step, train_workers=workers, **settings)
+            finish(place.start(train_workers=1, **settings))
             assert windows_by_epoch(place.read_ledger()) == windows, "other windows"
     return outcome
 
 
 def run_threads(n: int, seed: int, folder: Path) -> Outcome:
-    """Train with four threads per worker, and resume with two: bit-equal weights."""
-    return run_struck(n, seed, folder, "threads", _resume_with_fewer_threads)
+    """Resume with half of the cores: the run keeps its threads, and ends with the same weights."""
+    outcome, settings = Outcome(), {"train_workers": 1}
+    cores = os.sched_getaffinity(0)
+    whole = _train_alone(folder)
+    wanted, windows = whole.weights(), windows_by_epoch(whole.read_ledger())
+    for number in range(n):
+        step = random.Random(f"threads:{seed}:{number}").randrange(1, (EPOCHS - 1) * STEPS)
+        place = Place(folder / str(number), whole.data)
+        with judged(outcome, place, step):
+            _stop_at(place, step, **settings)
+            os.sched_setaffinity(0, set(sorted(cores)[: len(cores) // 2]))
+            try:
+                finish(place.start(**settings))
+            finally:
+                os.sched_setaffinity(0, cores)
+            judge(place, wanted, windows)
+    return outcome
 
 
-def _resume_with_fewer_threads(place: Place, _: int, step: int) -> None:
-    _stop_at(place, step, threads_per_worker=4)
-    finish(place.start(threads_per_worker=2))
+def _train_alone(folder: Path, **settings: Any) -> Place:
+    """Train on one worker to the end, in a run that nothing disturbs."""
+    data = folder / "data"
+    write_color_dataset(data)
+    whole = Place(folder / "whole", data)
+    finish(whole.start(train_workers=1, **settings))
+    return whole
 
 
 def _stop_at(place: Place, step: int, **settings: Any) -> None:
