@@ -284,7 +284,7 @@ def _format_best(result: SplitEvaluation, tuned: TunedDecoder) -> str:
     if len(result.scores) == 1:
         return "none (the checkpoint was trained on trimmed clips, which show no order)"
     parts = [
-        f"{smooth} {scores.values['frame_accuracy']:.4f} / {scores.values['macro_f1_present']:.4f}"
+        f"{smooth} {' / '.join(f'{scores.values[name]:.4f}' for name in CHOSEN_BY)}"
         for smooth, scores in result.scores.items()
     ]
-    return f"{tuned} (frame accuracy / macro-F1: {', '.join(parts)})"
+    return f"{tuned} (frame accuracy / macro-F1 / video Jaccard: {', '.join(parts)})"

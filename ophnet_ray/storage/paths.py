@@ -99,6 +99,13 @@ def absolute(path: str | Path) -> str:
     return str(Path(text).absolute())
 
 
+def is_same_place(one: str, other: str | None) -> bool:
+    """Return True if two paths or URIs name one file, through links and ``..`` too."""
+    if other is None or is_remote(one) or is_remote(other):
+        return one == other
+    return Path(one).resolve() == Path(other).resolve()
+
+
 def bucket_path(uri: str) -> str:
     """Convert ``s3://bucket/a%20b?…`` to ``bucket/a b``, as ``pyarrow`` takes it."""
     parts = urlsplit(uri)

@@ -16,7 +16,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.table_checks import check_spellings
 from ophnet_ray.storage.files import check_readable, check_writable, list_objects, upload
 from ophnet_ray.storage.local_copies import default_local_dir, local_folder
-from ophnet_ray.storage.paths import absolute, is_remote, join, parent_of
+from ophnet_ray.storage.paths import absolute, is_remote, is_same_place, join, parent_of
 from ophnet_ray.temporal_config import CHECKPOINT_SUFFIX
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def check_input(config: AnyConfig, console: Console) -> CheckedInput[AnyConfig]:
     check_loggers(config)
     output = check_output(config.run.output_pth)
     resolved = resolve_paths(config)
-    if output == resolved.temporal.encoder:
+    if is_same_place(output, resolved.temporal.encoder):
         raise UserError(
             f"--output_pth {config.run.output_pth}: the result would replace the --encoder; give "
             "another path"

@@ -32,7 +32,7 @@ def _search(config: TuneConfig, console: Console) -> "SearchResult":
     plan = plan_search(config)
     checked = check_input(plan.config, console)
     search = open_search(plan, checked.config, locate_data(checked.data, checked.config), console)
-    with search.run.directory.locked():
+    with search.run.directory.locked(console.warn):
         log_to(search.run.directory.driver_log)
         # torch, Optuna and Ray take seconds to load: only once the input is right
         from ophnet_ray.tune.stages import complete_search

@@ -42,8 +42,8 @@ def plan_search(config: TuneConfig) -> SearchPlan:
         UserError: A setting is wrong, or more trials are asked for than this machine holds.
     """
     config.validate()
-    if config.temporal.is_used and config.search.search == SearchConfig.search:
-        config = replace(config, search=replace(config.search, search=_choose_head_search(config)))
+    if config.temporal.is_used:
+        config = _fill_in_head(config)
     if parse_worker_range(config.training.train_workers).is_elastic:
         raise UserError(
             f"--train_workers {config.training.train_workers}: the trials of a search keep their "
@@ -56,10 +56,15 @@ def plan_search(config: TuneConfig) -> SearchPlan:
     return SearchPlan(config, space, num_trials, trials_on_this_machine(config, num_trials))
 
 
-def _choose_head_search(config: TuneConfig) -> tuple[str, ...]:
-    """Return the default search of temporal models; the layers of a GRU are few."""
-    of_mstcn = config.temporal.temporal == "mstcn"
-    return HEAD_SEARCH if of_mstcn else HEAD_SEARCH[1:]
+def _fill_in_head(config: TuneConfig) -> TuneConfig:
+    """Write out the layers of the temporal model, for the space to find, and its default search."""
+    layers = config.temporal.num_layers
+    config = replace(config, temporal=replace(config.temporal, temporal_layers=layers))
+    if config.search.search != SearchConfig.search:
+        return config
+    # the layers of a GRU are few
+    space = HEAD_SEARCH if config.temporal.temporal == "mstcn" else HEAD_SEARCH[1:]
+    return replace(config, search=replace(config.search, search=space))
 
 
 def count_trials(config: TuneConfig, space: SearchSpace) -> int:

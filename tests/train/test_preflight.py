@@ -1,5 +1,7 @@
 """Checks before a run uses the cluster."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -137,9 +139,12 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path):
         check_output(str(tmp_path / "file/m.ckpt"))
 
 
-def test_an_output_in_the_place_of_the_encoder_is_refused(csv_path, monkeypatch):
+@pytest.mark.parametrize("encoder", ["model.ckpt", "there/../model.ckpt", "link/model.ckpt"])
+def test_an_output_in_the_place_of_the_encoder_is_refused(csv_path, monkeypatch, encoder):
     monkeypatch.chdir(csv_path.parent)
-    config = tiny_config(csv_path, csv_path.parent, temporal="gru", encoder="model.ckpt")
+    Path("there").mkdir()
+    Path("link").symlink_to(".")
+    config = tiny_config(csv_path, csv_path.parent, temporal="gru", encoder=encoder)
     with pytest.raises(UserError, match=r"--output_pth .*would replace the --encoder"):
         check_input(config, Console())
 

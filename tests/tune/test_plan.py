@@ -39,6 +39,7 @@ def test_a_search_over_temporal_models_varies_them_by_default(kind, first):
     plan = plan_search(TuneConfig().replace_flat(temporal=kind, encoder="model.ckpt"))
     assert next(iter(plan.space)) == f"temporal_{first}"
     assert {"temporal_lr", "class_weights"} < plan.space.keys()
+    assert plan.num_trials == 20  # the settings as given are among them
 
 
 def test_a_grid_over_a_range_is_refused():
