@@ -157,6 +157,16 @@ def find_missing_videos(segments: Iterable[Segment]) -> list[str]:
     return sorted(videos - stat_files(videos).keys())
 
 
+def require_videos(segments: Iterable[Segment]) -> None:
+    """Check that every video exists.
+
+    Raises:
+        UserError: Some do not.
+    """
+    if missing := find_missing_videos(segments):
+        raise UserError(f"{len(missing)} videos are missing, the first: {missing[0]}")
+
+
 def pair_neighbours(segments: Iterable[Segment]) -> Iterator[tuple[Segment, Segment]]:
     """Yield each segment of a video with the next one, in the order of their starts."""
     by_video: dict[str, list[Segment]] = {}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.config import Config, WindowConfig
-from ophnet_ray.data.annotations import Reject, Segment, find_missing_videos
+from ophnet_ray.data.annotations import Reject, Segment, require_videos
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.cache.store import BlockCache
@@ -101,9 +101,7 @@ def prepare_manifest(
             vocabulary, or nothing can be read.
     """
     Config(windows=windows).validate()
-    missing = find_missing_videos(segments)
-    if missing:
-        raise UserError(f"{len(missing)} videos are missing, the first: {missing[0]}")
+    require_videos(segments)
     unknown = {segment.phase for segment in segments} - set(phases)
     if unknown:
         raise UserError(f"phases without a label in phase2idx: {', '.join(sorted(unknown))}")

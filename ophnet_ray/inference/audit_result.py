@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray import __version__
 from ophnet_ray.config import Config
-from ophnet_ray.data.annotations import Segment, find_missing_videos
+from ophnet_ray.data.annotations import Segment, find_missing_videos, require_videos
 from ophnet_ray.inference.split_choice import SplitChoice, choose_split, warn_of_seen_cases
 from ophnet_ray.metrics.classification import accuracy, confusion_counts, macro_f1_present
 from ophnet_ray.models.payload import CheckpointPayload
@@ -69,11 +69,12 @@ def choose_rows(segments: Sequence[Segment], split: str, payload: CheckpointPayl
     """Choose the rows of an audit; see ``choose_split``.
 
     Raises:
-        UserError: The split has no rows.
+        UserError: The split has no rows, or one of its videos is missing.
     """
     choice = choose_split(segments, split, payload)
     warnings = warn_of_seen_cases(choice, payload)
     if payload.settings.data.missing_videos != "skip":
+        require_videos(choice.segments)
         return AuditedRows(choice, choice.segments, choice.training, warnings)
     absent = set(find_missing_videos([*choice.training, *choice.segments]))
     if absent:

@@ -110,7 +110,7 @@ def build_job(checkpoint: str, parts: Path, frame_rate: float, causal: bool) -> 
         frame_rate,
         hash_file(checkpoint),
         causal,
-        has_frame_model=payload.head is not None and payload.head.encoder_phases == payload.phases,
+        has_frame_model=payload.head is not None and payload.head.has_frame_model(payload.phases),
     )
     return PredictionJob(str(Path(checkpoint).absolute()), info, str(parts))
 

@@ -15,7 +15,6 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.features.sequence import FeatureSequence
@@ -33,6 +32,7 @@ from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.temporal_checkpoint import load_head
 from ophnet_ray.models.temporal_fit import predict_sequence
 from ophnet_ray.models.temporal_input import select_values
+from ophnet_ray.models.temporal_loss import SequenceLoss
 from ophnet_ray.models.temporal_network import TemporalModel
 from ophnet_ray.reports.audit_report import AuditScore
 
@@ -92,8 +92,11 @@ def audit_temporal_model(
         sequences = thin_out(found, settings.max_windows)
         if not sequences:
             raise UserError(f"--split {settings.split}: no usable frames there")
-        scores = audit_order(head, sequences, settings.seed)
-        norms = gradient_norms(head, sequences[0])
+        # an encoder of other phases, or in another order, is no frame model of these
+        is_known = payload.head is not None and payload.head.has_frame_model(payload.phases)
+        scores = audit_order(head, sequences, settings.seed, has_frame_model=is_known)
+        smoothing = payload.settings.temporal.smoothing_loss
+        norms = gradient_norms(head, sequences[0], smoothing)
     training = _label_training(rows.training, payload.phases, head.spec.frame_rate)
     if training:
         scores += audit_rivals(training, sequences, len(payload.phases))
@@ -129,7 +132,11 @@ def thin_out(sequences: Sequence[AuditedSequence], max_frames: int) -> list[Audi
 
 
 def audit_order(
-    head: TemporalModel, sequences: Sequence[AuditedSequence], seed: int
+    head: TemporalModel,
+    sequences: Sequence[AuditedSequence],
+    seed: int,
+    *,
+    has_frame_model: bool,
 ) -> list[AuditScore]:
     """Score the model as it is, on frames in random order and on the past alone.
 
@@ -137,6 +144,7 @@ def audit_order(
         head: The temporal model.
         sequences: Videos with frames to score.
         seed: Of the random order.
+        has_frame_model: True if the log-probabilities are those of the phases.
     """
     rng = np.random.default_rng(seed)
     found: dict[str, list[Labels]] = defaultdict(list)
@@ -144,7 +152,7 @@ def audit_order(
         features, scored = sequence.read(), sequence.scored
         values = select_values(features, head.spec.input)
         found["as it is"].append(_predict(head, values)[scored])
-        if features.log_probs.shape[1]:
+        if has_frame_model:
             found["frame model alone"].append(features.log_probs[scored].argmax(axis=1))
         order = rng.permutation(len(values))
         shuffled = np.empty_like(order)
@@ -202,16 +210,26 @@ def audit_rivals(
     return [score_labels(name, truth, found, _MEANINGS[name]) for name, found in rivals.items()]
 
 
-def gradient_norms(head: TemporalModel, sequence: AuditedSequence) -> dict[str, float]:
-    """Return the norm of the loss's gradient in each part of the temporal model, on one video."""
+def gradient_norms(
+    head: TemporalModel, sequence: AuditedSequence, smoothing: float
+) -> dict[str, float]:
+    """Return the norm of the loss's gradient in each part of the temporal model, on one video.
+
+    The loss is that of training without weights of the phases.
+
+    Args:
+        head: The temporal model.
+        sequence: The video.
+        smoothing: Weight of the smoothness, as in training.
+    """
     values = select_values(sequence.read(), head.spec.input)
     device = head.mean.device
     head.zero_grad()
     # cuDNN has no backward pass of a GRU in evaluation mode
     with torch.backends.cudnn.flags(enabled=False):
-        logits = head(torch.from_numpy(values)[None].to(device))[-1, 0]
-        labels = torch.from_numpy(sequence.labels).to(device)
-        F.cross_entropy(logits, labels, ignore_index=NOT_ANNOTATED).backward()
+        logits = head(torch.from_numpy(values)[None].to(device))
+        labels = torch.from_numpy(sequence.labels)[None].to(device)
+        SequenceLoss(head.spec.num_classes, None, smoothing)(logits, labels).backward()
     squares: dict[str, float] = defaultdict(float)
     for name, parameter in head.body.named_parameters():
         first, second, *_ = name.split(".")
@@ -277,10 +295,11 @@ def _label_training(
 def _phase_at_each_time(counts: Labels) -> Labels:
     """Return the most frequent phase at each time, (T,), of counts (T, K).
 
-    Where nothing is annotated, it is that of the time before.
+    Where nothing is annotated, it is that of the time before, and at the start the first one.
     """
     is_known = counts.any(axis=1)
     last_known = np.maximum.accumulate(np.where(is_known, np.arange(len(counts)), 0))
+    last_known = np.maximum(last_known, is_known.argmax())
     return np.asarray(counts.argmax(axis=1)[last_known], dtype=np.int64)
 
 

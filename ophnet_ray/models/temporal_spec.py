@@ -1,7 +1,7 @@
 """Shape of a temporal model, as a checkpoint keeps it; loads no torch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
@@ -84,6 +84,10 @@ class HeadPayload:
     """Classes of the encoder's own classifier; 0 of a timm network without classifier."""
     encoder_phases: tuple[str, ...] = ()
     """Phases of these classes; empty in checkpoints of earlier versions, which are not known."""
+
+    def has_frame_model(self, phases: Sequence[str]) -> bool:
+        """Return True if the encoder's classes are these phases, in their order."""
+        return self.encoder_phases == tuple(phases)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

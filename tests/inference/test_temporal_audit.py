@@ -8,6 +8,7 @@ import torch
 
 from ophnet_ray.cli.audit import AuditCommand
 from ophnet_ray.data.features.sequence import FeatureSequence
+from ophnet_ray.errors import UserError
 from ophnet_ray.inference.encoder_source import EncoderSource
 from ophnet_ray.inference.temporal_audit import (
     AuditedSequence,
@@ -25,6 +26,8 @@ from tests.helpers.heads import save_temporal_checkpoint
 from tests.helpers.videos import COLORS, write_color_dataset
 
 pytestmark = pytest.mark.unit
+
+PHASES = tuple(sorted(COLORS))
 
 NUM_INPUTS, NUM_CLASSES, NUM_FRAMES = 6, 4, 60
 
@@ -62,7 +65,8 @@ def judged_right(model):
 
 
 def accuracies(model):
-    return {s.name: s.accuracy for s in audit_order(model, judged_right(model), seed=0)}
+    scores = audit_order(model, judged_right(model), seed=0, has_frame_model=False)
+    return {score.name: score.accuracy for score in scores}
 
 
 @pytest.mark.parametrize("kind", ["mstcn", "gru"])
@@ -103,13 +107,15 @@ def test_frames_are_thinned_out_evenly_over_all_videos():
 
 def test_the_clock_alone_tells_phases_that_always_begin_at_the_same_time():
     training = [np.repeat([0, -1, 1, 2], 5), np.repeat([0, 0, 1], 5)]
+    for labels in training:
+        labels[:2] = -1  # the start of no video is annotated
     video = sequence_of(noise(0), np.repeat([0, 0, 1, 2, 2], [5, 5, 5, 5, 40]))
     majority, elapsed = audit_rivals(training, [video], num_classes=3)
     assert majority.accuracy == pytest.approx(10 / 60)
     assert elapsed.accuracy == 1  # after the end of training videos, their last phase
 
 
-def audit_by_command(checkpoint, tmp_path, num_inputs, **settings):
+def audit_by_command(checkpoint, tmp_path, num_inputs, phases=PHASES, **settings):
     """Audit a temporal model over the frame model; v0 is training, v1 and v2 validation."""
     head, *rows = (tmp_path / "videos/segments.csv").read_text().splitlines()
     splits = {"v0": "train", "v1": "val", "v2": "val"}
@@ -119,7 +125,7 @@ def audit_by_command(checkpoint, tmp_path, num_inputs, **settings):
     model = save_temporal_checkpoint(
         tmp_path / "model.ckpt",
         EncoderSource(name=str(checkpoint)),
-        sorted(COLORS),
+        phases,
         num_inputs,
         frame_rate=2.0,
         **settings,
@@ -165,8 +171,17 @@ def test_a_video_that_cannot_be_read_is_left_out_with_its_reason(checkpoint, tmp
     write_color_dataset(tmp_path / "videos", num_cases=3)
     (tmp_path / "videos/v1.mp4").write_bytes(b"no video")
     num_inputs = load_model(checkpoint).network.classifier[0].in_features
-    content = audit_by_command(checkpoint, tmp_path, num_inputs, temporal="gru")
+    content = audit_by_command(checkpoint, tmp_path, num_inputs, PHASES[::-1], temporal="gru")
     assert content["num_frames"] == 18
+    # its classes are not those of the temporal model
+    assert "frame model alone" not in {score["name"] for score in content["scores"]}
     (warning,) = content["warnings"]
     assert "v1.mp4 is left out: " in warning
     assert "v1.mp4 is left out: " in "".join(capsys.readouterr().err.split("\n"))
+
+
+def test_a_missing_video_is_refused_as_in_training(checkpoint, tmp_path):
+    write_color_dataset(tmp_path / "videos", num_cases=3)
+    (tmp_path / "videos/v1.mp4").unlink()
+    with pytest.raises(UserError, match=r"1 videos are missing, the first: .*v1\.mp4"):
+        audit_by_command(checkpoint, tmp_path, 3, temporal_input="log_probs")
