@@ -16,6 +16,7 @@ MAX_FRAME_RATE = 1000
 """Frame times per second of video, at most."""
 MAX_LAYERS = 16
 """The last of 16 convolutions is dilated 2^15 times: 9 hours at one frame per second."""
+MAX_FOLDS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,9 @@ class TemporalConfig:
     encoder: str | None = setting(None, affects="location", is_path=True)
     """Source of the features: a checkpoint of train.py, or a timm model name with pretrained
     weights (default: the frame model that this command trains first)."""
+    cross_fit: int | None = setting(None, is_late=True)
+    """Folds of the training cases: the features of each come from a frame model that was trained on
+    the other folds. Costs as many frame trainings more (default: one frame model for all)."""
     frame_rate: float = setting(1.0, is_late=True)
     """Features per second of video."""
     temporal_input: TemporalInput = setting("features", is_late=True)
@@ -88,7 +92,15 @@ class TemporalConfig:
             0 <= self.smoothing_loss < math.inf,
             f"--smoothing_loss {self.smoothing_loss}: must be 0 or more, and finite",
         )
-        for name in ("encoder", "causal"):
+        yield (
+            self.cross_fit is None or 2 <= self.cross_fit <= MAX_FOLDS,
+            f"--cross_fit {self.cross_fit}: must be 2 to {MAX_FOLDS}",
+        )
+        yield (
+            not (self.cross_fit and self.encoder),
+            "--cross_fit trains the encoders itself; leave --encoder out",
+        )
+        for name in ("encoder", "causal", "cross_fit"):
             yield (
                 self.is_used or not getattr(self, name),
                 f"--{name} is for a temporal model; give --temporal mstcn or gru, too",

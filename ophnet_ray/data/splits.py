@@ -95,6 +95,38 @@ def _unite_cases(
     return unit_of
 
 
+def fold_cases(
+    segments: Sequence[Segment],
+    num_folds: int,
+    seed: int,
+    same_videos: Iterable[Sequence[str]] = (),
+) -> dict[str, int]:
+    """Deal the training cases out to folds of equal size, at random by the seed.
+
+    Args:
+        segments: Rows with splits.
+        num_folds: Number of folds.
+        seed: The same seed and cases give the same folds.
+        same_videos: Groups of videos of equal content; cases that share a video stay together.
+
+    Returns:
+        Fold of each training case, from 0.
+
+    Raises:
+        AnnotationError: There are fewer training cases than folds.
+    """
+    training = [segment for segment in segments if segment.split == "train"]
+    unit_of = _unite_cases(training, same_videos)
+    units = sorted(set(unit_of.values()))
+    if len(units) < num_folds:
+        raise AnnotationError(
+            f"{num_folds} folds of {len(units)} training cases; each fold takes at least one"
+        )
+    order = np.argsort(hash_ids(units, seed), kind="stable")
+    fold_of = {units[unit]: place % num_folds for place, unit in enumerate(order)}
+    return {case_id: fold_of[unit] for case_id, unit in unit_of.items()}
+
+
 def find_split_twins(
     segments: Sequence[Segment], same_videos: Iterable[Sequence[str]]
 ) -> Iterator[tuple[Segment, Segment]]:

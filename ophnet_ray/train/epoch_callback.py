@@ -8,9 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import lightning as L  # noqa: N812 - Lightning's own convention
-import ray.train
 import torch
-from ray.train import CheckpointUploadMode
 
 from ophnet_ray.distributed.prometheus import TrainingMetrics
 from ophnet_ray.models.checkpoints import (
@@ -37,6 +35,7 @@ from ophnet_ray.train.heartbeat import Heartbeat, Position
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.rollback import StepGuard
 from ophnet_ray.train.stop_poll import StopPoll, StopTraining
+from ophnet_ray.train.worker_place import WorkerPlace
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +50,7 @@ class EpochCallback(ExactResume):
         loop: What the driver sent to this worker.
         checkpoints: Checkpoints of the finished epochs, oldest first.
         heartbeat: Sends the position of this worker.
+        place: Place of this worker.
 
     Attributes:
         history: Records of the finished epochs.
@@ -63,14 +63,15 @@ class EpochCallback(ExactResume):
         loop: TrainLoopConfig,
         checkpoints: Sequence[Checkpoint],
         heartbeat: Heartbeat,
+        place: WorkerPlace,
     ) -> None:
         super().__init__(loop.config.training.seed)
-        self._loop = loop
+        self._loop, self._place = loop, place
         self._heartbeat = heartbeat
         self._run_metrics = TrainingMetrics(loop.run.path.name)
         self._status_sent_s = 0.0
         self.skipper = _build_skipper(loop)
-        self._stop_poll = StopPoll(loop.status)
+        self._stop_poll = StopPoll(loop.status, place.read_notice)
         self._is_stop_wanted = self._is_checkpoint_wanted = False
         self.history: list[Mapping[str, float]] = []
         self._checkpoints = list(checkpoints)
@@ -268,7 +269,8 @@ class EpochCallback(ExactResume):
         if isinstance(self.skipper, StepGuard):
             raise self.skipper.go_back(trainer)
         self.failure = (
-            f"{what} is not finite in epoch {trainer.current_epoch + 1}; try a lower --lr"
+            f"{what} is not finite in epoch {trainer.current_epoch + 1}; try a lower "
+            f"{self._loop.lr_flag}"
         )
         trainer.should_stop = True
 
@@ -277,7 +279,7 @@ class EpochCallback(ExactResume):
         run = self._loop.run
         if not trainer.is_global_zero:
             self.send_logs(trainer)
-            ray.train.report(dict(record))
+            self._place.report(record, None)
             return
         metrics = dict(module_of(trainer.lightning_module).epoch_metrics)
         written = commit_checkpoint(
@@ -292,15 +294,8 @@ class EpochCallback(ExactResume):
         run.write_metrics(self.history)
         self.send_logs(trainer)
         self._report_progress(epoch=trainer.current_epoch + 1, step=0, metrics=record)
-        if run.is_in_bucket:
-            # with a checkpoint Ray writes to the bucket, too, and fails after three attempts
-            ray.train.report(dict(record))
-            return
-        ray.train.report(
-            dict(record),
-            checkpoint=ray.train.Checkpoint.from_directory(str(written.folder)),
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
+        # with a checkpoint Ray writes to the bucket, too, and fails after three attempts
+        self._place.report(record, None if run.is_in_bucket else written.folder)
 
     def send_logs(self, trainer: L.Trainer) -> None:
         """Send this worker's log and the TensorBoard curves to the bucket of the run, if any."""
@@ -315,7 +310,7 @@ def _build_skipper(loop: TrainLoopConfig) -> StepSkipper | None:
         case "skip":
             return StepSkipper()
         case "rollback":
-            return StepGuard(loop.run, loop.config.run.every_n_train_steps)
+            return StepGuard(loop.run, loop.config.run.every_n_train_steps, loop.lr_flag)
         case _:
             return None
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,21 +23,26 @@ PERCENTILE = 95
 """Share of the segments, in percent, whose length is printed beside the receptive field."""
 
 
+class StoredRows(NamedTuple):
+    """Usable rows of training and validation, and the store with the features of their videos."""
+
+    store: FeatureStore
+    rows: tuple[Segment, ...]
+
+
 def build_head_data(
-    segments: Sequence[Segment],
+    parts: Sequence[StoredRows],
     phases: Sequence[str],
-    store: FeatureStore,
     wanted: TemporalInput,
     encoder: EncoderFacts,
 ) -> HeadData:
     """Label the features of each video; a video in two splits gives a sequence to each.
 
     Args:
-        segments: Usable rows of training and validation, with their splits.
+        parts: All rows, each in one part.
         phases: The vocabulary.
-        store: Holds the features of their videos.
         wanted: Input of the temporal model.
-        encoder: Encoder behind the features.
+        encoder: Encoder that prediction uses.
 
     Raises:
         UserError: Features are missing, or the encoder has no classifier for the wanted input.
@@ -46,19 +52,20 @@ def build_head_data(
             "--temporal_input log_probs: the encoder is a timm model, which knows no phases; give "
             "a checkpoint of train.py as --encoder"
         )
-    rows: dict[tuple[str, str], list[Segment]] = defaultdict(list)
-    for segment in segments:
-        rows[segment.split, segment.video].append(segment)
-    content_ids = store.identify(video for _, video in rows)
     sequences: dict[str, list[LabelledSequence]] = {split: [] for split in FITTED_SPLITS}
-    for (split, video), own in rows.items():
-        values = StoredValues(store, content_ids[video], wanted)
-        features = store.read(content_ids[video])
-        sequences[split].append(label_sequence(features, values, own[0].case_id, own, phases))
+    for store, segments in parts:
+        rows: dict[tuple[str, str], list[Segment]] = defaultdict(list)
+        for segment in segments:
+            rows[segment.split, segment.video].append(segment)
+        content_ids = store.identify(video for _, video in rows)
+        for (split, video), own in rows.items():
+            values = StoredValues(store, content_ids[video], wanted)
+            features = store.read(content_ids[video])
+            sequences[split].append(label_sequence(features, values, own[0].case_id, own, phases))
     return HeadData(
         train=tuple(sequences["train"]),
         val=tuple(sequences["val"]),
-        segments=tuple(segments),
+        segments=tuple(segment for part in parts for segment in part.rows),
         encoder=encoder,
     )
 

@@ -6,6 +6,9 @@ from dataclasses import replace
 
 from ophnet_ray.config import Config
 from ophnet_ray.data.run_data import RunData
+from ophnet_ray.data.splits import fold_cases
+from ophnet_ray.data.table_file import AnnotationError
+from ophnet_ray.errors import UserError
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.storage.paths import is_remote
 from ophnet_ray.temporal_config import CHECKPOINT_SUFFIX
@@ -17,8 +20,14 @@ def locate_data(data: RunData, config: Config) -> RunData:
     Its training identifies a checkpoint, not its bytes: `evaluate --keep_choice` changes those.
 
     Raises:
-        UserError: The checkpoint is missing or damaged.
+        UserError: The checkpoint is missing or damaged, or there are fewer cases than folds.
     """
+    num_folds = config.temporal.cross_fit
+    if num_folds is not None:
+        try:
+            fold_cases(data.segments, num_folds, config.training.seed, data.same_videos)
+        except AnnotationError as error:
+            raise UserError(f"--cross_fit {num_folds}: {error}") from error
     encoder = config.temporal.encoder
     if encoder is None:
         return data

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,8 @@ class HeadLoopConfig(TrainLoopConfig):
 
     settings: Config
     data: HeadData
+
+    lr_flag: ClassVar[str] = "--temporal_lr"
 
     @property
     def num_train(self) -> int:

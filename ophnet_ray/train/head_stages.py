@@ -15,12 +15,17 @@ from ophnet_ray.distributed.features import extract_features
 from ophnet_ray.distributed.resources import Resources, plan_resources
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.encoder import Encoder, load_encoder
-from ophnet_ray.inference.encoder_source import EncoderSource
 from ophnet_ray.models.checkpoint_file import copy_checkpoint
 from ophnet_ray.models.temporal_checkpoint import write_temporal_checkpoint
 from ophnet_ray.models.temporal_spec import TemporalSpec
 from ophnet_ray.temporal_config import TemporalConfig
-from ophnet_ray.train.head_data import build_head_data, measure_segments, reject_rows
+from ophnet_ray.train.head_data import (
+    StoredRows,
+    build_head_data,
+    measure_segments,
+    reject_rows,
+)
+from ophnet_ray.train.head_folds import assign_encoders, list_frame_trainings, locate_encoder
 from ophnet_ray.train.head_protocol import EncoderFacts, HeadData, build_head_loop
 from ophnet_ray.train.preflight import check_cluster
 from ophnet_ray.train.prepare import account_for_rows
@@ -38,12 +43,8 @@ from ophnet_ray.train.stages import (
 )
 from ophnet_ray.train.trainer import failures_in_one_line
 
-ENCODER_FILE = "encoder.ckpt"
-"""Copy of the frame model in the folder of the run."""
 MODEL_FILE = "model.ckpt"
 """The checkpoint with encoder and temporal model in the folder of the run."""
-FRAMES_SUFFIX = "-frames"
-"""End of the name of the frame model's run, beside that of a run with a name."""
 
 
 def complete_head_run(run: Run, output: str) -> RunResult:
@@ -88,7 +89,7 @@ def _train_on_cluster(run: Run, result: RunResult | None) -> RunResult:
 
 
 def prepare_head(run: Run, resources: Resources, held: ExitStack) -> HeadData:
-    """Provide the encoder and the features of all videos; see ``prepare_features``.
+    """Train the frame models that are missing, encode the videos, and label their frames.
 
     Args:
         run: The run or search.
@@ -97,13 +98,24 @@ def prepare_head(run: Run, resources: Resources, held: ExitStack) -> HeadData:
 
     Raises:
         UserError: The input is wrong.
-        TrainingError: The frame model's training failed.
+        TrainingError: A frame model's training failed.
     """
-    provide_encoder(run)
-    encoder = load_encoder(locate_encoder(run))
-    store = open_store(run, encoder)
-    held.enter_context(store.in_use(run.console.warn))
-    return prepare_features(run, encoder, store, resources)
+    provide_encoders(run)
+    run.console.say("stage 2 of 3: features of whole videos")
+    parts, facts = [], []
+    broken: dict[str, str] = {}
+    for source, rows in assign_encoders(run):
+        encoder = load_encoder(source)
+        store = open_store(run, encoder)
+        held.enter_context(store.in_use(run.console.warn))
+        videos = {row.video: row.video for row in rows}
+        broken |= extract_features(source, videos, store, resources.decode_workers, run.console)
+        parts.append(StoredRows(store, tuple(row for row in rows if row.video not in broken)))
+        facts.append(_describe_encoder(encoder, store))
+    manifest = Manifest(tuple(run.data.phases), run.config.windows, ())
+    fitted = [row for row in run.data.segments if row.split in FITTED_SPLITS]
+    account_for_rows(run, manifest, reject_rows(fitted, broken), resources)
+    return build_head_data(parts, run.data.phases, run.config.temporal.temporal_input, facts[0])
 
 
 def join_checkpoints(run: Run, trained: Path) -> Path:
@@ -113,26 +125,19 @@ def join_checkpoints(run: Run, trained: Path) -> Path:
     return target
 
 
-def locate_encoder(run: Run) -> EncoderSource:
-    """Return the encoder of the settings; without one, the frame model in the run's folder."""
-    given = run.config.temporal.encoder
-    if given is None:
-        return EncoderSource(name=str(run.directory.path / ENCODER_FILE))
-    return EncoderSource(name=given, windows=run.config.windows).located()
-
-
-def provide_encoder(run: Run) -> None:
-    """Train the frame model unless an encoder is given or the model is trained already."""
+def provide_encoders(run: Run) -> None:
+    """Train the frame models that are not trained yet, unless an encoder is given."""
     config = run.config
     if config.temporal.encoder is not None:
         return
-    name = f"{config.run.name}{FRAMES_SUFFIX}" if config.run.name else None
-    frames = replace(config, temporal=TemporalConfig(), run=replace(config.run, name=name))
-    run.console.say("stage 1 of 3: the frame model")
-    frame_run = open_run(frames, run.data, run.console)
-    with frame_run.directory.locked(run.console.warn):
-        frame_run.directory.check_same(frames, run.data.data_hash)
-        complete_run(frame_run, locate_encoder(run).name)
+    for data, file, suffix, description in list_frame_trainings(config, run.data):
+        name = f"{config.run.name}{suffix}" if config.run.name else None
+        frames = replace(config, temporal=TemporalConfig(), run=replace(config.run, name=name))
+        run.console.say(f"stage 1 of 3: {description}")
+        frame_run = open_run(frames, data, run.console)
+        with frame_run.directory.locked(run.console.warn):
+            frame_run.directory.check_same(frames, data.data_hash)
+            complete_run(frame_run, str(run.directory.path / file))
 
 
 def open_store(run: Run, encoder: Encoder) -> FeatureStore:
@@ -142,29 +147,13 @@ def open_store(run: Run, encoder: Encoder) -> FeatureStore:
     return FeatureStore(places.cache_dir or "", encoding, places.local_cache_dir)
 
 
-def prepare_features(
-    run: Run, encoder: Encoder, store: FeatureStore, resources: Resources
-) -> HeadData:
-    """Encode the videos that the store lacks, account for every row, and label the frames."""
-    run.console.say("stage 2 of 3: features of whole videos")
-    fitted = [segment for segment in run.data.segments if segment.split in FITTED_SPLITS]
-    videos = {segment.video: segment.video for segment in fitted}
-    broken = extract_features(encoder.source, videos, store, resources.decode_workers, run.console)
-    manifest = Manifest(tuple(run.data.phases), run.config.windows, ())
-    account_for_rows(run, manifest, reject_rows(fitted, broken), resources)
-    used = [segment for segment in fitted if segment.video not in broken]
-    return build_head_data(
-        used,
-        run.data.phases,
-        store,
-        run.config.temporal.temporal_input,
-        EncoderFacts(
-            backbone=store.encoding.backbone,
-            num_classes=encoder.num_classes,
-            phases=encoder.phases,
-            preprocessing=encoder.preprocessing,
-            pooling=store.encoding.pooling,
-        ),
+def _describe_encoder(encoder: Encoder, store: FeatureStore) -> EncoderFacts:
+    return EncoderFacts(
+        backbone=store.encoding.backbone,
+        num_classes=encoder.num_classes,
+        phases=encoder.phases,
+        preprocessing=encoder.preprocessing,
+        pooling=store.encoding.pooling,
     )
 
 

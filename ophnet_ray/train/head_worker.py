@@ -12,6 +12,7 @@ from ophnet_ray.train.epoch_callback import EpochCallback
 from ophnet_ray.train.head_protocol import HeadLoopConfig
 from ophnet_ray.train.heartbeat import Heartbeat
 from ophnet_ray.train.resume_point import ResumePoint
+from ophnet_ray.train.worker_place import WorkerPlace
 
 
 class HeadFit(NamedTuple):
@@ -22,7 +23,9 @@ class HeadFit(NamedTuple):
     callback: "HeadEpochCallback"
 
 
-def build_head_fit(loop: HeadLoopConfig, resume: ResumePoint, heartbeat: Heartbeat) -> HeadFit:
+def build_head_fit(
+    loop: HeadLoopConfig, resume: ResumePoint, heartbeat: Heartbeat, place: WorkerPlace
+) -> HeadFit:
     """Build the fit of a worker's share of the videos."""
     data, settings = loop.data, loop.settings
     module = build_head_module(
@@ -31,7 +34,7 @@ def build_head_fit(loop: HeadLoopConfig, resume: ResumePoint, heartbeat: Heartbe
     videos = SequenceDataModule(
         data.train, data.val, settings.training.seed, loop.resources.begun_with
     )
-    return HeadFit(module, videos, HeadEpochCallback(loop, resume.finished, heartbeat))
+    return HeadFit(module, videos, HeadEpochCallback(loop, resume.finished, heartbeat, place))
 
 
 class HeadEpochCallback(EpochCallback):

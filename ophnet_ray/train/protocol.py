@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -27,6 +27,9 @@ class TrainLoopConfig:
     run: RunDirectory
     data_hash: str
     status: Any = None
+
+    lr_flag: ClassVar[str] = "--lr"
+    """Flag of the learning rate, for messages."""
 
     @property
     def num_train(self) -> int:

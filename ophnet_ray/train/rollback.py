@@ -128,11 +128,12 @@ class StepGuard(StepSkipper):
     Args:
         run: Folder of the run.
         interval: See ``plan_rollback``.
+        lr_flag: Flag of the learning rate, for messages.
     """
 
-    def __init__(self, run: RunDirectory, interval: int | None) -> None:
+    def __init__(self, run: RunDirectory, interval: int | None, lr_flag: str = "--lr") -> None:
         super().__init__()
-        self._run, self._interval = run, interval
+        self._run, self._interval, self._lr_flag = run, interval, lr_flag
         self._rollbacks: tuple[Rollback, ...] = ()
         self._of_epoch: list[Rollback] = []
         self._left_out: frozenset[int] = frozenset()
@@ -223,13 +224,13 @@ class StepGuard(StepSkipper):
         if len(self._left_out) == self.num_steps:
             return RollbackError(
                 f"rollbacks leave out all {self.num_steps} steps of epoch {epoch + 1}; try a lower "
-                "--lr, and checkpoints inside the epoch (--every_n_train_steps)"
+                f"{self._lr_flag}, and checkpoints inside the epoch (--every_n_train_steps)"
             )
         rollback = plan_rollback(self._rollbacks, epoch, self._step, self._interval)
         if rollback is None:
             return RollbackError(
                 f"{_NOT_FINITE} in step {self._step + 1} of epoch "
-                f"{epoch + 1}, after {MAX_ROLLBACKS} rollbacks in it; try a lower --lr"
+                f"{epoch + 1}, after {MAX_ROLLBACKS} rollbacks in it; try a lower {self._lr_flag}"
             )
         if trainer.is_global_zero:
             write_rollbacks(self._run, [*self._rollbacks, rollback])

@@ -1,11 +1,11 @@
 """Question of the train workers whether to stop, which all ask together and answer alike."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
-import ray.train
 from ray.exceptions import ActorUnavailableError
 
 if TYPE_CHECKING:  # the driver knows ``StopTraining``: it does without the seconds that this loads
@@ -42,10 +42,11 @@ class StopPoll:
 
     Args:
         status: Handle of a ``TrainingStatus``; None where nobody asks to stop.
+        read_notice: Returns what the cluster announces of a node that goes away soon, or None.
     """
 
-    def __init__(self, status: Any) -> None:
-        self._status = status
+    def __init__(self, status: Any, read_notice: Callable[[], Any]) -> None:
+        self._status, self._read_notice = status, read_notice
         self._steps_left, self._num_steps = 1, 1
         self._asked_s = time.monotonic()
         self._notice: Any = None
@@ -61,7 +62,7 @@ class StopPoll:
             (self._is_stop_wanted(), self._plan()) if trainer.is_global_zero else (False, 1)
         )
         self._steps_left = self._num_steps
-        notice = ray.train.get_preemption_info()
+        notice = self._read_notice()
         is_new = notice is not None and notice != self._notice
         self._notice = notice
         return StopAnswer(is_stop_wanted, is_new)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,18 +43,40 @@ def fit_run(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> Ru
         TrainingError: The workers failed.
         StopTraining: The workers have stopped as asked.
     """
+    return _conclude(loop, _fit_while_it_advances(loop, callbacks).return_value)
+
+
+def fit_alone(loop: TrainLoopConfig, report: Callable[[Mapping[str, float]], None]) -> RunResult:
+    """Train in this process, without workers of Ray; else like ``fit_run``.
+
+    Ray Train needs many seconds to start a worker, more than a temporal model needs to train.
+
+    Args:
+        loop: The training, of one worker.
+        report: Receives the record of each epoch.
+
+    Raises:
+        DivergedError: The loss is not finite.
+    """
+    from ophnet_ray.train.worker import run_worker
+    from ophnet_ray.train.worker_place import place_alone
+
+    return _conclude(loop, run_worker(loop, place_alone(report)))
+
+
+def _conclude(loop: TrainLoopConfig, answer: Mapping[str, str]) -> RunResult:
+    """Keep the result of a training that ended with an answer of ``run_worker``."""
     run = loop.run
-    result = _fit_while_it_advances(loop, callbacks)
-    if stopped := result.return_value["stopped"]:
+    if stopped := answer["stopped"]:
         raise StopTraining(stopped)
-    if failure := result.return_value["failure"]:
+    if failure := answer["failure"]:
         raise DivergedError(f"{failure}; see {run.logs}")
     run.enter()  # rank 0 may have worked on another machine
     best = best_checkpoint(find_checkpoints(run.checkpoints))
     checkpoint = str(best.file.relative_to(run.path))
-    answer = RunResult(checkpoint, best.epoch + 1, best.metrics, run.hash_metrics())
-    run.write_result(answer)
-    return answer
+    result = RunResult(checkpoint, best.epoch + 1, best.metrics, run.hash_metrics())
+    run.write_result(result)
+    return result
 
 
 def _fit_while_it_advances(loop: TrainLoopConfig, callbacks: Sequence[UserCallback]) -> Any:
@@ -130,8 +152,9 @@ def train_loop(loop_config: dict[str, TrainLoopConfig]) -> dict[str, str]:
     # Lightning and timm take four seconds of CPU to load: the processes that only start workers
     # and wait for them do without
     from ophnet_ray.train.worker import run_worker
+    from ophnet_ray.train.worker_place import place_in_group
 
-    return run_worker(loop_config["loop"])
+    return run_worker(loop_config["loop"], place_in_group())
 
 
 @contextmanager

@@ -10,8 +10,6 @@ from functools import partial
 from typing import NamedTuple
 
 import lightning as L  # noqa: N812 - Lightning's own convention
-import ray.train
-import ray.train.collective
 import torch
 from ray.train.lightning import (
     RayDDPStrategy,
@@ -43,6 +41,7 @@ from ophnet_ray.train.resume_point import ResumePoint, agree_on_resume_point
 from ophnet_ray.train.rollback import RollbackError
 from ophnet_ray.train.stop_poll import StopTraining
 from ophnet_ray.train.tensorboard_callback import TensorBoardPictures, number_cases
+from ophnet_ray.train.worker_place import WorkerPlace
 
 FSDP_UNIT_PARAMETERS = 1_000_000
 """Minimum number of parameters of the groups of layers that FSDP gathers together."""
@@ -50,15 +49,18 @@ FSDP_UNIT_PARAMETERS = 1_000_000
 logger = logging.getLogger(__name__)
 
 
-def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
+def run_worker(loop: TrainLoopConfig, place: WorkerPlace) -> dict[str, str]:
     """Train, or resume where the run stopped.
+
+    Args:
+        loop: What the driver sent.
+        place: Place of this worker.
 
     Returns:
         ``failure``: why training stopped early, in one line; empty when it did not. ``stopped``:
         where training stopped because it was asked to; likewise.
     """
-    context, run = ray.train.get_context(), loop.run
-    rank, num_workers = context.get_world_rank(), context.get_world_size()
+    run, rank, num_workers = loop.run, place.rank, place.num_workers
     loop = replace(loop, resources=replace(loop.resources, train_workers=num_workers))
     run.enter()
     log_to(run.worker_log(rank))
@@ -75,7 +77,7 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
             loop.status.warn.remote(f"training on {num_workers} of {most} workers")
     while True:
         try:
-            return _fit_from_last_checkpoint(loop, rank, heartbeat)
+            return _fit_from_last_checkpoint(loop, place, heartbeat)
         except RollbackError as error:
             if error.rollback is None:
                 return {"failure": str(error), "stopped": ""}
@@ -85,7 +87,7 @@ def run_worker(loop: TrainLoopConfig) -> dict[str, str]:
 
 
 def _fit_from_last_checkpoint(
-    loop: TrainLoopConfig, rank: int, heartbeat: Heartbeat
+    loop: TrainLoopConfig, place: WorkerPlace, heartbeat: Heartbeat
 ) -> dict[str, str]:
     """Build module and trainer, and fit; see ``run_worker``.
 
@@ -94,16 +96,13 @@ def _fit_from_last_checkpoint(
     """
     run = loop.run
     resume = agree_on_resume_point(
-        run.checkpoints,
-        rank,
-        ray.train.collective.broadcast_from_rank_zero,
-        loop.resources.train_workers,
+        run.checkpoints, place.rank, place.broadcast, loop.resources.train_workers
     )
     for folder in resume.damaged if loop.status is not None else ():
         loop.status.warn.remote(f"a damaged checkpoint is not used, and was moved to {folder}")
     resume_from = str(resume.last.file) if resume.last else None
-    module, data, callback = _build_fit(loop, resume, heartbeat)
-    trainer = prepare_trainer(_build_trainer(loop, callback))
+    module, data, callback = _build_fit(loop, resume, heartbeat, place)
+    trainer = _build_trainer(loop, callback, place)
     stopped = ""
     try:
         with heartbeat:
@@ -121,10 +120,12 @@ class _Fit(NamedTuple):
     callback: EpochCallback
 
 
-def _build_fit(loop: TrainLoopConfig, resume: ResumePoint, heartbeat: Heartbeat) -> _Fit:
+def _build_fit(
+    loop: TrainLoopConfig, resume: ResumePoint, heartbeat: Heartbeat, place: WorkerPlace
+) -> _Fit:
     """Build the fit of a frame model or temporal model on this worker's share of the data."""
     if isinstance(loop, HeadLoopConfig):
-        return _Fit(*build_head_fit(loop, resume, heartbeat))
+        return _Fit(*build_head_fit(loop, resume, heartbeat, place))
     training = loop.config.training
     # a run that an earlier version began keeps its pooling
     pooling = read_payload(resume.last.file).pooling if resume.last else None
@@ -134,7 +135,7 @@ def _build_fit(loop: TrainLoopConfig, resume: ResumePoint, heartbeat: Heartbeat)
     data = ManifestDataModule(
         loop.manifest, training.batch_size, training.seed, loop.resources.begun_with
     )
-    return _Fit(module, data, EpochCallback(loop, resume.finished, heartbeat))
+    return _Fit(module, data, EpochCallback(loop, resume.finished, heartbeat, place))
 
 
 def _build_module(loop: TrainLoopConfig, pooling: Pooling | None) -> SurgicalPhaseModule:
@@ -165,7 +166,7 @@ def _build_strategy(name: Strategy) -> RayDDPStrategy | RayFSDPStrategy:
     return RayDDPStrategy(broadcast_buffers=False)
 
 
-def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback) -> L.Trainer:
+def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback, place: WorkerPlace) -> L.Trainer:
     training = loop.config.training
     if training.deterministic:
         # written before Lightning sets the variable, too
@@ -178,7 +179,7 @@ def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback) -> L.Trainer:
         loop.resources.begun_with,
     )
     num_accumulated = training.accumulate_grad_batches * steps.num_accumulated
-    return build_lightning_trainer(
+    trainer = build_lightning_trainer(
         replace(training, accumulate_grad_batches=num_accumulated),
         loop.resources.use_gpu,
         [
@@ -187,10 +188,11 @@ def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback) -> L.Trainer:
             *([callback.skipper] if callback.skipper else []),
         ],
         loop.run.path,
-        strategy=_build_strategy(training.strategy),
-        plugins=[RayLightningEnvironment(), SyncedCheckpointIO()],
+        strategy="auto" if place.is_alone else _build_strategy(training.strategy),
+        plugins=[SyncedCheckpointIO(), *([] if place.is_alone else [RayLightningEnvironment()])],
         logger=build_loggers(loop.config, loop.run),
     )
+    return trainer if place.is_alone else prepare_trainer(trainer)
 
 
 def _build_pictures(loop: TrainLoopConfig) -> list[TensorBoardPictures]:

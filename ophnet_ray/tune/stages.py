@@ -93,7 +93,8 @@ def complete_search(search: Search, output: str) -> SearchResult:
         if _is_complete(search):
             run.console.say(f"already complete: {search.directory.path}")
         else:
-            check_disk_space(run, output, search.num_trials)
+            if not run.config.temporal.is_used:  # else the checkpoints of trials are small
+                check_disk_space(run, output, search.num_trials)
             metadata, num_local = run.job_metadata(), search.num_local_trials
             with (
                 run.open_cache().in_use(run.console.warn),

@@ -1,9 +1,11 @@
 """One trial on Ray Tune: a whole training run whose scores are reported after each epoch.
 
-A trial is a driver function that builds a ``TorchTrainer`` of its own and waits for it, which is
-Ray's pattern since Train V2.
+A trial of a frame model is a driver function that builds a ``TorchTrainer`` of its own and waits
+for it, which is Ray's pattern since Train V2. A temporal model trains in the driver function
+itself, in seconds; the process then takes the next trial.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +22,14 @@ from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.train.head_protocol import HeadData, build_head_loop
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
-from ophnet_ray.train.trainer import fit_run
+from ophnet_ray.train.trainer import fit_alone, fit_run
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.directory import SearchDirectory
-from ophnet_ray.tune.resources import TrialPlan
+from ophnet_ray.tune.resources import DRIVER_CPUS, TrialPlan
 from ophnet_ray.tune.trial import best_record, write_trial_end
 
+STOP_TIMEOUT_S = 60
+"""Time for a trial that is stopped to leave the process to the next one; Ray's own is 2 s."""
 EPOCHS, SCORE = "epochs", "score"
 """Keys of a trial's report after each epoch: epochs done, and the metric at the best of them."""
 
@@ -44,6 +48,21 @@ class TrialSetup:
     data_hash: str
     metric: RankedMetric
     head: HeadData | None = None
+
+    @property
+    def trains_alone(self) -> bool:
+        """True if a trial trains in the process of its driver: a temporal model, on one worker."""
+        training, workers = self.plan.base.training, self.plan.resources.train_workers
+        # what else there is, the workers of Ray Train set up
+        is_plain = training.strategy == "ddp" and not training.deterministic
+        return self.head is not None and workers == 1 and is_plain
+
+    @property
+    def driver_resources(self) -> dict[str, float]:
+        """Resources of the process that drives a trial, in Ray's terms."""
+        if not self.trains_alone:
+            return {"CPU": DRIVER_CPUS}
+        return {"CPU": 1.0, "GPU": float(self.plan.resources.use_gpu)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +101,12 @@ def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
     for record in read_trained_epochs(run):
         ray.tune.report(progress.add_epoch(record))
     try:
-        fit_run(_build_loop(setup, config, run), [_ReportToTune(progress)])
+        loop = _build_loop(setup, config, run)
+        if setup.trains_alone:
+            os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(STOP_TIMEOUT_S)
+            fit_alone(loop, lambda record: ray.tune.report(progress.add_epoch(record)))
+        else:
+            fit_run(loop, [_ReportToTune(progress)])
     except DivergedError as error:
         write_trial_end(run, "diverged", len(run.read_metrics()), str(error))
         raise

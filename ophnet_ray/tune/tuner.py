@@ -12,7 +12,6 @@ import ray.tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from ophnet_ray.tune.resources import DRIVER_CPUS
 from ophnet_ray.tune.searcher import Suggestions
 from ophnet_ray.tune.trial import outcome_of, read_trial
 from ophnet_ray.tune.trial_task import SCORE, TrialSetup, TrialTask, run_trial
@@ -87,7 +86,7 @@ def build_tuner(
     shutil.rmtree(records, ignore_errors=True)
     trainable = ray.tune.with_parameters(run_trial, setup=setup)
     return ray.tune.Tuner(
-        ray.tune.with_resources(trainable, {"CPU": DRIVER_CPUS}),
+        ray.tune.with_resources(trainable, setup.driver_resources),
         tune_config=ray.tune.TuneConfig(
             metric=SCORE,
             mode="max",
@@ -96,6 +95,7 @@ def build_tuner(
             num_samples=num_trials,
             max_concurrent_trials=setup.plan.max_concurrent,
             time_budget_s=time_budget_s,
+            reuse_actors=setup.trains_alone,
         ),
         run_config=ray.tune.RunConfig(
             name=records.name, storage_path=str(records.parent), verbose=0

@@ -1,0 +1,120 @@
+"""Training of a temporal model in this process, as trials do it: the same files as with workers."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ophnet_ray.config import Config
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.sequences import HeldValues, LabelledSequence
+from ophnet_ray.distributed.resources import Resources
+from ophnet_ray.errors import DivergedError
+from ophnet_ray.models.checkpoint_file import read_payload
+from ophnet_ray.models.checkpoints import find_checkpoints
+from ophnet_ray.models.payload import Preprocessing
+from ophnet_ray.train.head_protocol import EncoderFacts, HeadData, build_head_loop
+from ophnet_ray.train.rollback import read_rollbacks
+from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.train.trainer import fit_alone
+
+pytestmark = pytest.mark.unit
+
+PHASES = ("a", "b", "c")
+ENCODER = EncoderFacts(
+    backbone="test_resnet",
+    num_classes=3,
+    phases=PHASES,
+    preprocessing=Preprocessing(
+        mean=(0.5,) * 3, std=(0.5,) * 3, mask="rg", image_size=32, window_size=16, stride=8
+    ),
+    pooling="all",
+)
+SETTINGS = {"temporal": "mstcn", "temporal_layers": 2, "temporal_channels": 8, "temporal_lr": 1e-2}
+
+
+def make_video(number):
+    labels = np.repeat([0, 1, 2], 10)
+    noise = np.random.default_rng(number).standard_normal((30, 3)) / 5
+    held = HeldValues((np.eye(3)[labels] + noise).astype(np.float32))
+    return LabelledSequence(f"v{number}", f"v{number}", labels, held)
+
+
+def make_loop(folder, **settings):
+    """Return the task of a training on five videos; the sixth validates."""
+    run = RunDirectory(folder)
+    run.create()
+    videos = [make_video(number) for number in range(6)]
+    rows = tuple(
+        Segment(f"{v.case_id}:{k}", v.case_id, f"{v.case_id}.mp4", 10.0 * k, 10.0 * k + 10, phase)
+        for v in videos
+        for k, phase in enumerate(PHASES)
+    )
+    rows = tuple(replace(row, split="val" if row.case_id == "v5" else "train") for row in rows)
+    data = HeadData(train=tuple(videos[:5]), val=(videos[5],), segments=rows, encoder=ENCODER)
+    config = Config().replace_flat(**(SETTINGS | settings))
+    return build_head_loop(config, data, PHASES, Resources(1, False, 1, 1), run, "0" * 64)
+
+
+def weights_of(run):
+    return torch.load(find_checkpoints(run.checkpoints)[-1].file, weights_only=True)["state_dict"]
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path):
+    whole = make_loop(tmp_path / "whole", temporal_epochs=3)
+    records = []
+    result = fit_alone(whole, records.append)
+    assert [record["epoch"] for record in records] == [0, 1, 2]
+    assert result.scores["val_macro_f1"] == 1
+    assert read_payload(whole.run.path / result.checkpoint).head.spec.num_inputs == 3
+    # five videos, each taken four times per epoch
+    assert records[-1]["step"] == 3 * 20
+    stopped = make_loop(tmp_path / "stopped", temporal_epochs=3)
+
+    def stop(record):
+        if record["epoch"] == 1:
+            sys.exit()  # as Ray Tune ends a trial that falls behind
+
+    with pytest.raises(SystemExit):
+        fit_alone(stopped, stop)
+    again = []
+    fit_alone(stopped, again.append)
+    assert [record["epoch"] for record in again] == [2]
+    ours, theirs = weights_of(whole.run), weights_of(stopped.run)
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_with_the_cure(tmp_path):
+    loop = make_loop(tmp_path / "run", temporal_lr=1e30)
+    with pytest.raises(DivergedError, match=r"not finite in epoch 1; try a lower --temporal_lr"):
+        fit_alone(loop, lambda record: None)
+
+
+class FaultyMemory:
+    """Values that are infinite at the second reading: once, in the first epoch."""
+
+    def __init__(self, read_values):
+        self._read_values, self._num_readings = read_values, 0
+
+    def __call__(self):
+        self._num_readings += 1
+        values = self._read_values()
+        return np.full_like(values, np.inf) if self._num_readings == 2 else values
+
+
+def test_after_a_rollback_the_weights_are_those_of_a_training_without_the_fault(tmp_path):
+    whole = make_loop(tmp_path / "whole", temporal_epochs=1, on_nan="rollback")
+    faulty = make_loop(tmp_path / "faulty", temporal_epochs=1, on_nan="rollback")
+    first, *others = faulty.data.train
+    first = replace(first, read_values=FaultyMemory(first.read_values))
+    faulty = replace(faulty, data=replace(faulty.data, train=(first, *others)))
+    for loop in (whole, faulty):
+        fit_alone(loop, lambda record: None)
+    assert [each.first for each in read_rollbacks(faulty.run)] == [None]
+    assert not read_rollbacks(whole.run)
+    ours, theirs = weights_of(whole.run), weights_of(faulty.run)
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
