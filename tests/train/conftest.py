@@ -33,5 +33,6 @@ def two_workers(ray_session, color_csv, color_cache, tmp_path_factory):
         every_n_train_steps=2,
         cache_dir=color_cache,
         deterministic=True,
+        private=True,
     )
     return config, run(config)

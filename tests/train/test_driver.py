@@ -183,6 +183,14 @@ def test_three_short_clips_train(weights_and_clips):
     assert len(passport["phases_not_in_training"]) == 1
 
 
+def test_no_other_user_may_read_what_a_private_run_writes_on_a_cluster(two_workers):
+    """The daemon of the cluster has the usual umask; the files of its workers are private, too."""
+    result = two_workers[1]
+    written = [result.checkpoint, result.run, *result.run.rglob("*")]
+    assert {".ckpt", ".json", ".log"} <= {path.suffix for path in written}
+    assert [path for path in written if path.stat().st_mode & 0o077] == []
+
+
 def test_deterministic_workers_set_up_cublas_before_they_start(first_run, two_workers):
     logs = [(run.run / "logs/train-rank-0.log").read_text() for _, run in (first_run, two_workers)]
     says = "only algorithms whose results repeat; CUBLAS_WORKSPACE_CONFIG=:4096:8"
