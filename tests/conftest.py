@@ -82,7 +82,8 @@ def ray_session(tmp_path_factory) -> Iterator[str]:
             "PYTHONPATH": f"{ROOT}:{ROOT}/tests/helpers/worker_site",
         },
     )
-    address = holder.stdout.readline().strip()
+    lines = (line.split() for line in holder.stdout)
+    address = next((words[1] for words in lines if words[:1] == ["address"]), None)
     assert address, "the test cluster did not start"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", address)

@@ -23,7 +23,6 @@ TINY = "--image_size 64 --backbone test_resnet --no_pretrained --num_workers 2"
 SMALL = f"{TINY} --max_epochs 2 --train_workers 2"
 PLACED = f"{SMALL} --placement_strategy STRICT_SPREAD --wait_for_nodes_s 120".split()
 HOME = ["--storage_path", "/mnt/my runs", "--output_pth", "/mnt/my model.ckpt"]
-HOME += ["--csv_path", COLORS]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,8 @@ def answer_of(text):
     return {name: value.strip() for name, value in lines}
 
 
-def test_a_job_through_the_tunnel_trains_with_one_worker_on_each_node(cluster):
+def submit_job(cluster, *flags):
+    """Call ``ray job submit`` through the tunnel of ``ray dashboard``; return what it prints."""
     lab, launcher_file = cluster
     tunnel = subprocess.Popen(
         tied(lab.enter("client", "ray", "dashboard", launcher_file)),
@@ -79,22 +79,10 @@ def test_a_job_through_the_tunnel_trains_with_one_worker_on_each_node(cluster):
     try:
         wait_for_port(lab, 8265)
         job = "ray job submit --address http://127.0.0.1:8265 --working-dir . -- python train.py"
-        text = lab.run("client", *job.split(), *PLACED, *HOME, "--name", "a job", timeout_s=300)
+        return lab.run("client", *job.split(), *flags, timeout_s=400)
     finally:
         tunnel.terminate()
         tunnel.wait()
-    print(text)
-    assert "succeeded" in text
-    assert answer_of(text)["checkpoint"] == "/mnt/my model.ckpt"
-    assert (lab.shared / "my model.ckpt").is_file()
-    run = lab.shared / "my runs/a job"
-    assert (run / "result.json").is_file()
-    hosts = {
-        re.findall(r"is process \d+ on (\S+)", log.read_text())[-1].rpartition("-")[2]
-        for log in (run / "logs").glob("train-rank-*.log")
-    }
-    assert hosts == {"head", "worker"}
-    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").open()] == [0, 1]
 
 
 def wait_for_port(lab, port):
@@ -105,14 +93,80 @@ def wait_for_port(lab, port):
     )
 
 
-def test_ray_submit_searches_on_the_nodes_and_uses_the_same_cache(cluster):
+IN_SECOND_EPOCH = """
+import sys
+from ophnet_ray.storage.files import list_objects
+from tests.helpers.waiting import wait_until
+def is_in_second_epoch():
+    names = list_objects(sys.argv[1], recursive=True)
+    return any("unfinished/epoch=0001" in name and "manifest" in name for name in names)
+wait_until(is_in_second_epoch, "a checkpoint of the second epoch is there", 300)
+"""
+UPLOAD = """
+import sys
+from pathlib import Path
+from ophnet_ray.storage.paths import join
+from ophnet_ray.storage.files import upload
+for file in Path(sys.argv[1]).iterdir():
+    upload(file, join(sys.argv[2], file.name))
+"""
+READ = "import sys; from ophnet_ray.storage.files import read_bytes; "
+READ += "print(*(read_bytes(uri).decode() for uri in sys.argv[1:]))"
+
+
+def test_a_run_in_a_bucket_is_completed_after_its_node_is_lost(cluster, bucket):
+    """Cut the power of the head in mid-epoch: the driver and a train worker go with it.
+
+    The head comes back without its local copies of the bucket. The same command is given again, as
+    a job, and trains with one worker on each node.
+    """
+    lab, launcher_file = cluster
+    lab.run("client", "python", "-c", UPLOAD, "/mnt/colors", bucket.uri("colors"))
+    flags = [*PLACED, "--max_epochs", "3", "--batch_size", "1", "--every_n_train_steps", "2"]
+    flags += ["--csv_path", bucket.uri("colors/segments.csv"), "--cache_dir", bucket.uri("cache")]
+    flags += ["--storage_path", bucket.uri("runs"), "--output_pth", bucket.uri("model.ckpt")]
+    flags += ["--lr", "2e-3", "--name", "lost"]
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(submit, cluster, *flags)
+        waited, output = lab.try_run(
+            "client", "python", "-c", IN_SECOND_EPOCH, bucket.uri("runs/lost"), timeout_s=320
+        )
+        lab.kill("head")
+        code, text = first.result()
+    assert waited == 0, f"{output}\n{text}"
+    assert code != 0, text
+    lab.boot("head")
+    start_cluster(lab, launcher_file)
+    text = submit_job(cluster, *flags)
+    print(text)
+    assert "succeeded" in text
+    assert answer_of(text)["checkpoint"] == bucket.uri("model.ckpt")
+    logs = ("logs/train-rank-0.log", "logs/train-rank-1.log", "logs/driver.log")
+    content = lab.run(
+        "client",
+        "python",
+        "-c",
+        READ,
+        *(bucket.uri(f"runs/lost/{n}") for n in ("metrics.jsonl", *logs)),
+    )
+    assert re.findall(r'"epoch": (\d+)', content) == ["0", "1", "2"]
+    assert re.search(r"resuming after step \d+ of epoch 2", content), content
+    assert "decoded 0 of 0 videos" in content
+    hosts = re.findall(r"is process \d+ on (\S+)", content)
+    assert {host.rpartition("-")[2] for host in hosts} == {"head", "worker"}
+
+
+def test_ray_submit_searches_on_the_nodes_and_uses_the_same_cache(cluster, bucket):
     """After the run above, the search decodes nothing."""
     lab, _ = cluster
     flags = f"{TINY} --max_epochs 1 --searcher grid --search lr=choice(1e-3,2e-3)".split()
     flags += ["--lr", "1e-3"]  # the settings as given are a trial of the grid
+    flags += ["--csv_path", bucket.uri("colors/segments.csv"), "--cache_dir", bucket.uri("cache")]
     code, text = submit(cluster, *flags, *HOME, "--name", "a search", script="tune.py")
     print(text)
     assert code == 0, text
+    assert answer_of(text)["checkpoint"] == "/mnt/my model.ckpt"
+    assert (lab.shared / "my model.ckpt").is_file()
     assert "decode   nothing: all videos are in the cache" in text
     search = lab.shared / "my runs/a search"
     table = (search / "trials.csv").read_text().splitlines()
@@ -188,7 +242,7 @@ def test_a_node_with_other_code_is_named(cluster):
     lab.run("worker", "mount", "--bind", f"{other}/ophnet_ray", str(ROOT / "ophnet_ray"))
     try:
         lab.run("worker", "bash", "-c", f"echo '# edited' >> {other}/ophnet_ray/errors.py")
-        code, text = submit(cluster, *PLACED, *HOME, "--name", "other")
+        code, text = submit(cluster, *PLACED, *HOME, "--csv_path", COLORS, "--name", "other")
     finally:
         lab.run("worker", "umount", str(ROOT / "ophnet_ray"))
     assert code != 0
@@ -213,62 +267,6 @@ def bucket(cluster):
     lab.run("client", "python", "-c", create, bucket.endpoint)
     yield bucket
     server.communicate(timeout=30)
-
-
-IN_SECOND_EPOCH = """
-import sys
-from ophnet_ray.storage.files import list_objects
-from tests.helpers.waiting import wait_until
-def is_in_second_epoch():
-    names = list_objects(sys.argv[1], recursive=True)
-    return any("unfinished/epoch=0001" in name and "manifest" in name for name in names)
-wait_until(is_in_second_epoch, "a checkpoint of the second epoch is there", 300)
-"""
-UPLOAD = """
-import sys
-from pathlib import Path
-from ophnet_ray.storage.paths import join
-from ophnet_ray.storage.files import upload
-for file in Path(sys.argv[1]).iterdir():
-    upload(file, join(sys.argv[2], file.name))
-"""
-READ = "import sys; from ophnet_ray.storage.files import read_bytes; "
-READ += "print(*(read_bytes(uri).decode() for uri in sys.argv[1:]))"
-
-
-def test_a_run_in_a_bucket_is_completed_after_its_node_is_lost(cluster, bucket):
-    """Cut the power of the head in mid-epoch: the driver and a train worker go with it.
-
-    The head comes back without its local copies of the bucket; the same command is given again.
-    """
-    lab, launcher_file = cluster
-    lab.run("client", "python", "-c", UPLOAD, "/mnt/colors", bucket.uri("colors"))
-    flags = [*PLACED, "--max_epochs", "3", "--batch_size", "1", "--every_n_train_steps", "2"]
-    flags += ["--csv_path", bucket.uri("colors/segments.csv"), "--cache_dir", bucket.uri("cache")]
-    flags += ["--storage_path", bucket.uri("runs"), "--output_pth", bucket.uri("model.ckpt")]
-    flags += ["--lr", "2e-3", "--name", "lost"]
-    with ThreadPoolExecutor() as pool:
-        first = pool.submit(submit, cluster, *flags)
-        waited, output = lab.try_run(
-            "client", "python", "-c", IN_SECOND_EPOCH, bucket.uri("runs/lost"), timeout_s=320
-        )
-        lab.kill("head")
-        code, text = first.result()
-    assert waited == 0, f"{output}\n{text}"
-    assert code != 0, text
-    lab.boot("head")
-    start_cluster(lab, launcher_file)
-    code, text = submit(cluster, *flags)
-    print(text)
-    assert code == 0, text
-    assert answer_of(text)["checkpoint"] == bucket.uri("model.ckpt")
-    names = ("metrics.jsonl", "logs/train-rank-0.log", "logs/driver.log")
-    content = lab.run(
-        "client", "python", "-c", READ, *(bucket.uri(f"runs/lost/{n}") for n in names)
-    )
-    assert re.findall(r'"epoch": (\d+)', content) == ["0", "1", "2"]
-    assert re.search(r"resuming after step \d+ of epoch 2", content), content
-    assert "decoded 0 of 0 videos" in content
 
 
 def test_a_check_names_each_node_that_does_not_see_a_path(cluster):

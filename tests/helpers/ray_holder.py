@@ -1,6 +1,7 @@
 """A local Ray in a process of its own, for as long as its standard input is open.
 
-``python -m tests.helpers.ray_holder`` prints the address of the cluster.
+``python -m tests.helpers.ray_holder`` prints ``address`` and the address of the cluster; Ray may
+print lines of its own before.
 """
 
 import sys
@@ -16,7 +17,7 @@ def main():
     from ophnet_ray.distributed.cluster import connect
 
     with connect(Config().replace_flat(train_workers=3, num_workers=2)):
-        print(ray.get_runtime_context().gcs_address, flush=True)
+        print("address", ray.get_runtime_context().gcs_address, flush=True)
         sys.stdin.read()
 
 

@@ -37,7 +37,7 @@ from ophnet_ray.models.payload import SmoothingChoice
 from ophnet_ray.train.run_mirror import RunMirror
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 from tests.helpers.paths import ROOT
-from tests.helpers.videos import COLORS, write_color_dataset, write_variant
+from tests.helpers.videos import COLORS, write_color_dataset, write_variant, write_video
 from tests.helpers.waiting import wait_until
 
 PHASES = sorted(COLORS)
@@ -340,7 +340,7 @@ def predict(checkpoint, videos, output):
     command = [sys.executable, "-m", "ophnet_ray", "predict", "--checkpoint", str(checkpoint)]
     command += ["--videos", str(videos), "--output", str(output), "--frame_rate", "2"]
     return subprocess.Popen(
-        [*command, "--num_workers", "1"],
+        [*command, "--num_workers", "1", "--causal", "--smooth", "viterbi"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -348,13 +348,35 @@ def predict(checkpoint, videos, output):
     )
 
 
+def write_two_futures(folder):
+    """Write ``one`` and ``other``: four seconds of four greys, the same in both, then two more."""
+    past = np.repeat([0, 80, 160, 240], 10)
+    for name, level in (("one", 40), ("other", 200)):
+        levels = np.append(past, np.full(20, level)).astype(np.uint8)
+        frames = [np.full((32, 32, 3), level) for level in levels]
+        write_video(folder / f"{name}.mkv", frames, codec="ffv1", gop=1)
+
+
+def check_that_the_past_is_the_same(predictions, num_past):
+    found = {p.video_id: (p, labels) for p, labels in read_predictions(predictions)}
+    (one, first), (other, second) = found["one"], found["other"]
+    assert first[:num_past].tolist() == second[:num_past].tolist()
+    pair = one.probabilities, other.probabilities
+    np.testing.assert_allclose(*(values[:num_past] for values in pair), atol=1e-6)
+    assert not np.allclose(*(values[num_past:] for values in pair))
+
+
 @pytest.mark.integration
 def test_a_killed_prediction_goes_on_past_broken_videos_and_those_that_crash_the_codec(
     ray_session, checkpoint, tmp_path
 ):
-    """Each process that opens one of them dies of a segmentation fault: see worker_site."""
+    """Each process that opens one of them dies of a segmentation fault: see worker_site.
+
+    The prediction is causal, too: of two videos the future differs, and what comes before does not.
+    """
     videos = tmp_path / "videos"
     write_color_dataset(videos, num_cases=8)
+    write_two_futures(videos)
     (videos / "broken.mp4").write_bytes(b"no video")
     output = tmp_path / "out"
     killed = predict(checkpoint, videos, output)
@@ -368,7 +390,7 @@ def test_a_killed_prediction_goes_on_past_broken_videos_and_those_that_crash_the
     killed.communicate()
     # the actor of a dead driver may still finish its video, which then is not among these
     done = {part: part.stat().st_mtime_ns for part in output.glob("parts/*.parquet")}
-    print(f"{len(done)} of 8 videos were done when it was killed")
+    print(f"{len(done)} of 10 videos were done when it was killed")
     assert not (output / "predictions.parquet").exists()
     write_variant(videos / "v1.mp4", videos / "crashes-the-codec.mp4", 1)
     # the second time, nothing but that video is left to predict
@@ -376,16 +398,18 @@ def test_a_killed_prediction_goes_on_past_broken_videos_and_those_that_crash_the
         again = predict(checkpoint, videos, output)
         out, err = again.communicate(timeout=600)
         assert again.returncode == 0, err
-        assert "8 of 10" in out, err
+        assert "10 of 12" in out, err
         assert "(raylet)" not in out
         assert "Warning" not in err
         assert "broken.mp4 is left out" in err
         assert "crashes-the-codec.mp4 is left out: the decoder crashed" in " ".join(err.split())
         rows = read_predictions(output / "predictions.parquet")
         lengths = {p.video_id: len(p.times_s) for p, _ in rows}
-        assert lengths == dict.fromkeys(sorted(f"v{i}" for i in range(8)), 18)
+        assert lengths == dict.fromkeys((f"v{i}" for i in range(8)), 18) | {"one": 12, "other": 12}
         assert "the decoder crashed" in (output / "report.html").read_text()
     assert {part: part.stat().st_mtime_ns for part in done} == done
-    assert read_info(output / "predictions.parquet").frame_rate == 2
+    info = read_info(output / "predictions.parquet")
+    assert (info.frame_rate, info.causal, info.smooth) == (2, True, "viterbi")
+    check_that_the_past_is_the_same(output / "predictions.parquet", num_past=8)
     segments = read_annotations(output / "segments.csv", videos)
     assert {s.case_id for s in segments} == set(lengths)

@@ -4,15 +4,21 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from ophnet_ray.config import Config
+from ophnet_ray.console import Console
 from ophnet_ray.inference.predictions import read_predictions
 from ophnet_ray.inference.predictor import build_job
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.checkpoints import newest_position
+from ophnet_ray.tune.config import SearchConfig, TuneConfig
+from ophnet_ray.tune.driver import tune
 from tests.helpers.paths import TRAIN_PY
 from tests.helpers.runs import flags_of, is_running, run, tiny_config, weights_of, worker_pid
 from tests.helpers.waiting import wait_until
@@ -56,6 +62,37 @@ def test_one_command_trains_all_stages_and_its_checkpoint_predicts(first_run, co
     truth = np.repeat([2, 1, 0], 6)
     assert (prediction.labels == truth).mean() > 0.8
     assert result.scores["val_acc"] > 0.8
+
+
+def test_a_search_trains_temporal_models_in_one_process_over_the_features_of_a_run(
+    first_run, tmp_path
+):
+    config, whole = first_run
+    features = {path: path.stat().st_mtime_ns for path in Path(config.run.cache_dir).rglob("*.npz")}
+    given = config.replace_flat(
+        encoder=str(whole.run / "encoder.ckpt"),
+        output_pth=str(tmp_path / "best.ckpt"),
+        name="search",
+        temporal_epochs=3,
+    )
+    search = SearchConfig(
+        search=("temporal_layers=choice(2,3)", "temporal_lr=choice(1e-2,1e-9)"),
+        searcher="grid",
+        grace_period=1,
+        max_concurrent=1,
+    )
+    parts = {part.name: getattr(given, part.name) for part in fields(Config)}
+    found = tune(TuneConfig(**parts, search=search), Console())
+    trials = [row.trial for row in found.ranked]
+    assert len(trials) == 4
+    assert {trial.state for trial in trials} == {"finished", "stopped"}
+    assert all(t.state == "stopped" for t in trials if t.settings["temporal_lr"] == 1e-9)
+    # a process of its own would take longer to start than a trial to train
+    assert len({worker_pid(trial.run.worker_log(0)) for trial in trials}) == 1
+    best = read_payload(tmp_path / "best.ckpt")
+    assert best.head.spec.num_layers == found.winner.trial.settings["temporal_layers"]
+    # nothing was decoded or encoded again
+    assert features == {path: path.stat().st_mtime_ns for path in features}
 
 
 def test_a_head_killed_in_training_goes_on_to_the_same_weights(first_run, tmp_path, capfd):
