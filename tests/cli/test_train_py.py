@@ -185,14 +185,20 @@ def test_the_benchmarks_name_their_parts():
     assert parts in " ".join(done.stdout.split())
 
 
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory):
+    """The folder in which the demo is trained."""
+    return tmp_path_factory.mktemp("demo")
+
+
 @pytest.mark.e2e
 @pytest.mark.slow
-def test_the_demo_is_learnt_in_its_time_and_calmly(tmp_path):
+def test_the_demo_is_learnt_in_its_time_and_calmly(demo_run):
     """The README's first command; the scores are on held-out cases."""
     started_s = time.monotonic()
     done = subprocess.run(
         [sys.executable, str(TRAIN_PY)],
-        cwd=tmp_path,
+        cwd=demo_run,
         capture_output=True,
         text=True,
         check=False,
@@ -212,8 +218,10 @@ def test_the_demo_is_learnt_in_its_time_and_calmly(tmp_path):
 
 @pytest.mark.e2e
 @pytest.mark.slow
-def test_the_mean_colour_does_not_tell_the_phases_of_the_demo(tmp_path):
-    data = OphNetDataModule(make_demo(tmp_path), image_size=128, cache_dir=tmp_path)
+def test_the_mean_colour_does_not_tell_the_phases_of_the_demo(demo_run):
+    """The windows of the run above, whose cache has all of them."""
+    cache = demo_run / "runs/cache"
+    data = OphNetDataModule(make_demo(cache), image_size=128, cache_dir=cache)
     data.setup()
 
     def mean_colors(split):

@@ -30,10 +30,10 @@ def cluster(tmp_path_factory):
     """Start the two nodes of cluster/local.yaml; with the client's path of the launcher file."""
     if obstacle := find_obstacle():
         pytest.skip(f"no cluster of namespaces on this machine: {obstacle}")
-    lab = Lab(
-        tmp_path_factory.mktemp("lab"),
-        {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
-    )
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    # one list of fonts for all nodes: each would look for all fonts of the machine
+    fonts = {"MPLCONFIGDIR": "/mnt/matplotlib"}
+    lab = Lab(tmp_path_factory.mktemp("lab"), {name: os.environ[name] for name in names} | fonts)
     try:
         lab.up()
         lab.run("client", "ray", "get-auth-token", "--generate")

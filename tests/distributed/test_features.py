@@ -21,16 +21,16 @@ def run(*arguments):
         [sys.executable, "-m", "ophnet_ray", *map(str, arguments)],
         check=False,
         cwd=ROOT,
-        env=os.environ | {"RAY_ADDRESS": "local"},
         capture_output=True,
         text=True,
         timeout=600,
     )
 
 
-@pytest.mark.e2e
-@pytest.mark.slow
-def test_what_is_in_the_store_is_not_encoded_again_and_a_broken_video_is_left_out(tmp_path):
+@pytest.mark.integration
+def test_what_is_in_the_store_is_not_encoded_again_and_a_broken_video_is_left_out(
+    ray_session, tmp_path
+):
     table = write_color_dataset(tmp_path / "data", num_cases=3)
     videos = tmp_path / "data"
     (videos / "v0 again.mp4").write_bytes((videos / "v0.mp4").read_bytes())

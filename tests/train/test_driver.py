@@ -413,7 +413,7 @@ def test_real_pixels_and_labels_are_learnt(ray_session, shared_data, tmp_path):
         tmp_path,
         image_size=128,
         backbone="test_efficientnet",
-        max_epochs=40,
+        max_epochs=25,
         batch_size=8,
         lr=1e-3,
     )
