@@ -218,6 +218,9 @@ class Lab:
         (home / ".ssh").mkdir(parents=True, mode=0o700)
         home.chmod(0o700)
         self._make_tmp(name)
+        # there is no name server: without this file, each lookup of a machine waits for ten seconds
+        hosts = ["127.0.0.1 localhost", *(f"{ip} {self._net(of)}" for of, ip in ADDRESSES.items())]
+        (self.folder / "n" / name / "hosts").write_text("\n".join(hosts) + "\n")
         exports = [f"export {name}={shlex.quote(v)}\n" for name, v in self._environment.items()]
         exports.append(f"export PATH={self.folder}/bin:{Path(sys.executable).parent}:$PATH\n")
         (home / ".bashrc").write_text("".join(exports))

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Process 1 of a small container: its own mounts, host name, /tmp, /root and /dev/shm.
+# Process 1 of a small container: its own mounts, host names, /tmp, /root and /dev/shm.
 # node.sh FOLDER NAME SHARED VISIBLE...: the visible folders are seen under their own paths.
 set -eu
 folder=$1 name=$2 shared=$3
@@ -12,6 +12,7 @@ for path in "$@"; do
   mount --bind "$path" "$folder$path"
 done
 mount --bind "$shared" /mnt
+mount --bind "$folder/hosts" /etc/hosts
 mount --rbind "$folder/root" /root
 mount --rbind "$folder/tmp" /tmp
 hostname "$name"

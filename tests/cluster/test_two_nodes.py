@@ -46,6 +46,24 @@ def cluster(tmp_path_factory):
         lab.down()
 
 
+@pytest.fixture(scope="module")
+def bucket(cluster):
+    """Serve S3 on the client, which every node reaches."""
+    lab, _ = cluster
+    server = subprocess.Popen(
+        lab.enter("client", "python", "tests/helpers/bucket_server.py", ADDRESSES["client"]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    bucket = Bucket(f"http://{ADDRESSES['client']}:{server.stdout.readline().strip()}")
+    create = "import sys, boto3; boto3.client('s3', endpoint_url=sys.argv[1], "
+    create += "region_name='us-east-1').create_bucket(Bucket='surgery')"
+    lab.run("client", "python", "-c", create, bucket.endpoint)
+    yield bucket
+    server.communicate(timeout=30)
+
+
 def start_cluster(lab, launcher_file):
     """Run ``ray up``, again if it fails: a head has ten seconds, too few on a busy machine."""
     command = ("ray", "up", launcher_file, "--yes")
@@ -249,24 +267,6 @@ def test_a_node_with_other_code_is_named(cluster):
     error = next(line for line in text.splitlines() if line.startswith("error: "))
     assert f"node {ADDRESSES['worker']}" in error
     assert "has ophnet-ray 0.1.0+" in error
-
-
-@pytest.fixture
-def bucket(cluster):
-    """Serve S3 on the client, which every node reaches."""
-    lab, _ = cluster
-    server = subprocess.Popen(
-        lab.enter("client", "python", "tests/helpers/bucket_server.py", ADDRESSES["client"]),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    bucket = Bucket(f"http://{ADDRESSES['client']}:{server.stdout.readline().strip()}")
-    create = "import sys, boto3; boto3.client('s3', endpoint_url=sys.argv[1], "
-    create += "region_name='us-east-1').create_bucket(Bucket='surgery')"
-    lab.run("client", "python", "-c", create, bucket.endpoint)
-    yield bucket
-    server.communicate(timeout=30)
 
 
 def test_a_check_names_each_node_that_does_not_see_a_path(cluster):
