@@ -49,8 +49,8 @@ class TemporalConfig:
     temporal_lr: float = setting(1e-3, is_late=True)
     """Learning rate of the temporal model."""
     temporal_epochs: int = setting(40, is_late=True)
-    """Epochs of the temporal model. Each takes every training video, few videos several times: for
-    20 steps."""
+    """Epochs of the temporal model. Each has at least 20 steps: few videos are taken several
+    times."""
     smoothing_loss: float = setting(0.15, is_late=True)
     """Weight of the loss on jumps of the log-probabilities between neighbouring frames."""
 

@@ -11,9 +11,7 @@ from ophnet_ray.data.features.store import FeatureStore
 from ophnet_ray.distributed.video_pool import VideoWorkError, work_on_videos
 from ophnet_ray.errors import EncodingError
 from ophnet_ray.inference.encoder_source import EncoderSource
-from ophnet_ray.inference.encoding_job import EncodingJob
-
-UNREADABLE = "does not exist, or cannot be read"
+from ophnet_ray.inference.encoding_job import EncodingJob, plan_encoding
 
 
 def extract_features(
@@ -41,19 +39,15 @@ def extract_features(
         UserError: The store cannot be written.
         EncodingError: The cluster or the encoder failed.
     """
-    content_ids = store.identify(videos.values())
-    broken = {id_: UNREADABLE for id_, video in videos.items() if video not in content_ids}
-    ids = {id_: content_ids[video] for id_, video in videos.items() if id_ not in broken}
-    present = store.find(ids.values())
-    if present:
-        num_done = sum(content_id in present for content_id in ids.values())
+    plan = plan_encoding(store, videos.values())
+    broken = {id_: plan.broken[video] for id_, video in videos.items() if video in plan.broken}
+    ids = {id_: plan.content_ids[video] for id_, video in videos.items() if id_ not in broken}
+    num_done = sum(content_id not in plan.todo for content_id in ids.values())
+    if num_done:
         console.say(f"features  {num_done} of {len(videos)} videos are encoded already")
-    todo = {ids[id_]: videos[id_] for id_ in ids if ids[id_] not in present}
-    if todo:  # a store that is complete may be read-only
-        store.check_writable()
     try:
         job = EncodingJob(encoder, store)
-        unreadable = work_on_videos(job, todo, num_workers, console, "features")
+        unreadable = work_on_videos(job, plan.todo, num_workers, console, "features")
     except VideoWorkError as error:
         raise EncodingError(str(error)) from error
     broken |= {id_: unreadable[own] for id_, own in ids.items() if own in unreadable}

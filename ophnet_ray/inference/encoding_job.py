@@ -1,7 +1,8 @@
 """Video → features at its frame times, decoded in one pass, written to the store of features."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,36 @@ from ophnet_ray.inference.predictor import (
     stream_batches,
     windows_of,
 )
+
+UNREADABLE = "does not exist, or cannot be read"
+
+
+class EncodingPlan(NamedTuple):
+    """Videos by their state in a store.
+
+    ``content_ids``: of the readable videos, by path; ``todo``: path of each content that the store
+    lacks; ``broken``: reason of each video that cannot be read, by path.
+    """
+
+    content_ids: dict[str, str]
+    todo: dict[str, str]
+    broken: dict[str, str]
+
+
+def plan_encoding(store: FeatureStore, videos: Iterable[str]) -> EncodingPlan:
+    """Find what a store lacks of some videos; files of equal content are encoded once.
+
+    Raises:
+        UserError: Something is to be encoded, and the store cannot be written.
+    """
+    videos = list(videos)
+    content_ids = dict(store.identify(videos))
+    present = store.find(content_ids.values())
+    todo = {id_: video for video, id_ in content_ids.items() if id_ not in present}
+    if todo:  # a store that is complete may be read-only
+        store.check_writable()
+    broken = {video: UNREADABLE for video in videos if video not in content_ids}
+    return EncodingPlan(content_ids, todo, broken)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from ophnet_ray.inference.annotated_videos import AnnotatedVideo, group_by_video
 from ophnet_ray.inference.audit_result import Audit, AuditSettings, choose_rows, score_labels
 from ophnet_ray.inference.encoder import load_encoder
 from ophnet_ray.inference.encoder_source import EncoderSource
-from ophnet_ray.inference.encoding_job import EncodingJob
+from ophnet_ray.inference.encoding_job import EncodingJob, plan_encoding
 from ophnet_ray.inference.predictor import frame_times
 from ophnet_ray.metrics.timelines import NOT_ANNOTATED, label_times
 from ophnet_ray.models.checkpoint_file import read_payload
@@ -37,7 +37,6 @@ from ophnet_ray.models.temporal_network import TemporalModel
 from ophnet_ray.reports.audit_report import AuditScore
 
 Labels = NDArray[np.int64]
-UNREADABLE = "does not exist, or cannot be read"
 _MEANINGS = {
     "as it is": "The temporal model on whole videos. All rows below compare with this one.",
     "frame model alone": "The classifier under the temporal model, frame by frame. The difference "
@@ -259,20 +258,16 @@ def _encode_missing(
     source: EncoderSource, store: FeatureStore, videos: Iterable[str], device: str
 ) -> dict[str, str]:
     """Encode the videos that the store lacks, in this process; return a reason for each failure."""
-    videos = list(videos)
-    content_ids = store.identify(videos)
-    present = store.find(content_ids.values())
-    broken = {video: UNREADABLE for video in videos if video not in content_ids}
-    todo = {id_: video for video, id_ in content_ids.items() if id_ not in present}
-    if not todo:
-        return broken
-    store.check_writable()
+    plan = plan_encoding(store, videos)
+    if not plan.todo:
+        return plan.broken
     encode = EncodingJob(source, store).build_worker(device, torch.get_num_threads())
-    for content_id, video in todo.items():
+    broken = dict(plan.broken)
+    for content_id, video in plan.todo.items():
         try:
             encode(content_id, video)
         except VideoError as error:
-            same = [each for each, id_ in content_ids.items() if id_ == content_id]
+            same = [each for each, id_ in plan.content_ids.items() if id_ == content_id]
             broken |= dict.fromkeys(same, str(error))
     return broken
 

@@ -61,11 +61,10 @@ def list_frame_trainings(config: Config, data: RunData) -> Iterator[FrameTrainin
             case_rule=data.case_rule,
             same_videos=data.same_videos,
         )
-        name = f"{fold + 1}of{num_folds}"
         yield FrameTraining(
             without,
-            f"encoder-{name}.ckpt",
-            f"{FRAMES_SUFFIX}-{name}",
+            _encoder_file_of(fold, num_folds),
+            f"{FRAMES_SUFFIX}-{fold + 1}of{num_folds}",
             f"a frame model without fold {fold + 1} of {num_folds} of the training cases",
         )
 
@@ -78,8 +77,8 @@ def assign_encoders(run: Run) -> list[EncodedRows]:
     if num_folds is None:
         return [EncodedRows(locate_encoder(run), fitted)]
     fold_of = fold_cases(data.segments, num_folds, config.training.seed, data.same_videos)
-    _, *folds = list_frame_trainings(config, data)
-    encoders = [EncoderSource(name=str(run.directory.path / each.file)) for each in folds]
+    files = [run.directory.path / _encoder_file_of(fold, num_folds) for fold in range(num_folds)]
+    encoders = [EncoderSource(name=str(file)) for file in files]
     rows: list[list[Segment]] = [[] for _ in encoders]
     validation: list[Segment] = []
     for row in fitted:
@@ -87,6 +86,10 @@ def assign_encoders(run: Run) -> list[EncodedRows]:
         own.append(row)
     pairs = zip([locate_encoder(run), *encoders], [validation, *rows], strict=True)
     return [EncodedRows(encoder, tuple(own)) for encoder, own in pairs]
+
+
+def _encoder_file_of(fold: int, num_folds: int) -> str:
+    return f"encoder-{fold + 1}of{num_folds}.ckpt"
 
 
 def locate_encoder(run: Run) -> EncoderSource:
