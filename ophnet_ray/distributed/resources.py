@@ -44,10 +44,15 @@ class Resources:
     begun_with: int | None = None
     sizes: tuple[int, ...] = ()
 
+    @property
+    def step_workers(self) -> int:
+        """Train workers whose batches make up a step: those that the run began with."""
+        return self.begun_with or self.train_workers
+
     def describe(self) -> dict[str, int | str]:
         """Return the values that affect the numbers of a run; a resumed run must match them."""
         return {
-            "train_workers": self.begun_with or self.train_workers,
+            "train_workers": self.step_workers,
             "device": "GPU" if self.use_gpu else "CPU",
             "threads_per_worker": self.threads_per_worker,
         }

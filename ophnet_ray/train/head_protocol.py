@@ -73,9 +73,8 @@ class HeadLoopConfig(TrainLoopConfig):
     @property
     def num_train(self) -> int:
         """Training videos of an epoch, repetitions included; each is a step of one worker."""
-        num_videos, resources = len(self.data.train), self.resources
-        workers = resources.begun_with or resources.train_workers
-        return num_videos * count_passes(num_videos, workers)
+        num_videos = len(self.data.train)
+        return num_videos * count_passes(num_videos, self.resources.step_workers)
 
     def __repr__(self) -> str:
         """Name the run only, as the base class does."""

@@ -168,7 +168,7 @@ def fit_head_run(run: Run, data: HeadData, resources: Resources) -> RunResult:
     num_train, workers = len(data.train), resources.train_workers
     if num_train < workers:
         raise UserError(f"--train_workers {workers}: only {num_train} training videos")
-    num_passes = count_passes(num_train, resources.begun_with or workers)
+    num_passes = count_passes(num_train, resources.step_workers)
     resources = share_steps(resources, run, num_train * num_passes, 1)
     loop = build_head_loop(
         run.config, data, run.data.phases, resources, run.directory, run.data.data_hash
@@ -183,7 +183,7 @@ def describe_head(temporal: TemporalConfig, data: HeadData, resources: Resources
     """Return model, steps and receptive field in one line."""
     spec, num_train = TemporalSpec.of_config(temporal, 1, 1), len(data.train)
     train: list[Segment] = [segment for segment in data.segments if segment.split == "train"]
-    workers = resources.begun_with or resources.train_workers
+    workers = resources.step_workers
     num_passes = count_passes(num_train, workers)
     steps = plan_training_steps(num_train * num_passes, 1, workers).num_steps
     repeated = f", each {num_passes} times per epoch" if num_passes > 1 else ""

@@ -108,7 +108,7 @@ def share_steps(resources: Resources, run: Run, num_train: int, batch_size: int)
         UserError: There is none.
     """
     training, most = run.config.training, resources.train_workers
-    begun_with = resources.begun_with or most
+    begun_with = resources.step_workers
     asked = resources.sizes or (most,)
     try:
         sizes = find_sizes(num_train, batch_size, asked, begun_with)
