@@ -1,10 +1,13 @@
-"""Signals that ask a program to stop: Ctrl-C, SIGTERM, and SIGUSR1, which Slurm sends beforehand.
+"""Signals that ask a program to stop: Ctrl-C, SIGTERM, SIGUSR1 (Slurm), SIGHUP (closed terminal).
 
 While a run trains, the first such signal is a request: training writes a checkpoint and stops. The
-second one, or one at any other time, ends the program at once.
+second one, or one at any other time, ends the program at once. Slurm sends SIGUSR1 before the time
+is up. Below ``nohup``, SIGHUP is ignored.
 """
 
+import os
 import signal
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,12 +17,23 @@ from types import FrameType
 Handler = Callable[[int, FrameType | None], None]
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
-EXIT_TERMINATED = 128 + signal.SIGTERM
-_TERMINATING = (signal.SIGTERM, signal.SIGUSR1)
+EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
+_TERMINATING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+_EXIT_CODES = {"SIGINT": EXIT_INTERRUPTED, "SIGHUP": 128 + signal.SIGHUP}
+_EXIT_TERMINATED = 128 + signal.SIGTERM
+_OUTPUTS = (1, 2)
 
 
 class Terminated(BaseException):
-    """A signal that ends the program now; as ``KeyboardInterrupt``, no ``Exception``."""
+    """A signal that ends the program now; as ``KeyboardInterrupt``, no ``Exception``.
+
+    Its text is the signal's name.
+    """
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a program that the signal has ended."""
+        return _exit_code(str(self))
 
 
 @dataclass
@@ -35,14 +49,15 @@ class StopRequest:
     @property
     def exit_code(self) -> int:
         """The exit code of a program that has stopped as it was asked to."""
-        return EXIT_INTERRUPTED if self.signal_name == "SIGINT" else EXIT_TERMINATED
+        return _exit_code(self.signal_name)
 
 
 @contextmanager
 def terminate_on_signals() -> Iterator[None]:
-    """Raise ``Terminated`` in the main thread on SIGTERM and SIGUSR1."""
+    """Raise ``Terminated`` in the main thread on SIGTERM, SIGUSR1 and SIGHUP."""
 
     def terminate(number: int, _frame: FrameType | None) -> None:
+        _leave_terminal(number)
         raise Terminated(signal.Signals(number).name)
 
     with _handled(dict.fromkeys(_TERMINATING, terminate)):
@@ -58,6 +73,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     request = StopRequest()
 
     def remember(number: int, _frame: FrameType | None) -> None:
+        _leave_terminal(number)
         name = signal.Signals(number).name
         if request.signal_name:
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(name)
@@ -69,10 +85,17 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def kept_handlers() -> Iterator[None]:
-    """Restore the handlers that the context replaces, as ``ray.init`` does SIGTERM's."""
+    """Restore the handlers that the context replaces, as ``ray.init`` does SIGTERM's.
+
+    Processes that are started in the context ignore SIGHUP: a terminal that is closed sends it to
+    all processes below it, and a program needs its Ray to write a checkpoint.
+    """
     numbers = (signal.SIGINT, *_TERMINATING)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
+        if _is_main_thread():
+            # a handler does not pass on to programs that are started; that a signal is ignored does
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         yield
     finally:
         if _is_main_thread():
@@ -85,10 +108,36 @@ def _handled(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
     if not _is_main_thread():
         yield
         return
-    with kept_handlers():
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    before = {number: signal.getsignal(number) for number in handlers}
+    if before.get(signal.SIGHUP) is signal.SIG_IGN:  # by nohup: the program outlives its terminal
+        del before[signal.SIGHUP]
+    try:
+        for number in before:
+            signal.signal(number, handlers[number])
         yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave_terminal(number: int) -> None:
+    """After SIGHUP, print to nowhere: each line to a terminal that is gone would be an error."""
+    if number != signal.SIGHUP:
+        return
+    for output in _OUTPUTS:
+        if stat.S_ISCHR(os.fstat(output).st_mode):
+            discard_output(output)
+
+
+def discard_output(output: int) -> None:
+    """Let what is written to a file descriptor go nowhere from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, output)
+    os.close(nowhere)
+
+
+def _exit_code(name: str) -> int:
+    return _EXIT_CODES.get(name, _EXIT_TERMINATED)
 
 
 def _is_main_thread() -> bool:

@@ -1,7 +1,10 @@
 """Signals: the first asks, the second ends, and Ray's own handlers do not stay."""
 
 import os
+import pty
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -22,6 +25,7 @@ def send(number):
         (signal.SIGINT, KeyboardInterrupt, 130),
         (signal.SIGTERM, Terminated, 143),
         (signal.SIGUSR1, Terminated, 143),
+        (signal.SIGHUP, Terminated, 129),
     ],
 )
 def test_the_first_signal_is_a_request_and_the_second_ends(number, second, exit_code):
@@ -36,11 +40,13 @@ def test_the_first_signal_is_a_request_and_the_second_ends(number, second, exit_
     assert signal.getsignal(number) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_outside_of_training_ends_the_program_with_one_line(number, capsys):
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_outside_of_training_ends_the_program_with_one_line(number, exit_code, capsys):
     with pytest.raises(SystemExit) as ended:
         run_program(lambda: send(number))
-    assert ended.value.code == 143
+    assert ended.value.code == exit_code
     assert capsys.readouterr().err == (
         f"ended by {number.name}; the same command resumes where it stopped\n"
     )
@@ -62,3 +68,54 @@ def test_a_library_that_replaces_a_handler_does_not_keep_it():
     with kept_handlers():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+STOP_WHEN_ASKED = """
+import sys, time
+from pathlib import Path
+from ophnet_ray.cli.arguments import run_program
+from ophnet_ray.console import Console
+from ophnet_ray.errors import StoppedError
+from ophnet_ray.signals import stop_on_signals
+
+def main():
+    console = Console()
+    with stop_on_signals() as request:
+        console.say("ready")
+        while not request.signal_name:
+            time.sleep(0.01)
+        console.say("writes a checkpoint")
+        print("as it was asked to", flush=True)
+        Path(sys.argv[1]).touch()
+    raise StoppedError("after step 7", request.exit_code)
+
+run_program(main)
+"""
+
+
+def test_a_program_whose_terminal_is_closed_writes_a_checkpoint_first(tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", STOP_WHEN_ASKED, str(checkpoint)])
+    assert b"ready" in os.read(terminal, 100)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
+    assert checkpoint.exists()
+
+
+def test_below_nohup_a_hang_up_is_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as request:
+            send(signal.SIGHUP)
+        assert request.signal_name == ""
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_program_that_is_started_with_ray_s_own_handlers_outlives_the_terminal():
+    with kept_handlers():
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child.send_signal(signal.SIGHUP)
+    assert child.communicate(b"alive")[0] == b"alive"

@@ -14,9 +14,10 @@ from ophnet_ray.config import AnyConfig, Config
 from ophnet_ray.errors import EncodingError, PredictionError, StoppedError, TrainingError, UserError
 from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.signals import (
+    EXIT_BROKEN_PIPE,
     EXIT_INTERRUPTED,
-    EXIT_TERMINATED,
     Terminated,
+    discard_output,
     terminate_on_signals,
 )
 from ophnet_ray.storage.filesystems import StorageError
@@ -129,7 +130,23 @@ def with_demo_settings(config: AnyConfig) -> AnyConfig:
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """Run a program; an error that a user may cause becomes one line and an exit code."""
+    """Run a program; an error that a user may cause becomes one line and an exit code.
+
+    A reader that closes the pipe (``| head``) ends the program without a word.
+    """
+    try:
+        try:
+            _run_with_exit_codes(main)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at the end, see the note on SIGPIPE in its module signal
+        for stream in (sys.stdout, sys.stderr):
+            discard_output(stream.fileno())
+        raise SystemExit(EXIT_BROKEN_PIPE) from None
+
+
+def _run_with_exit_codes(main: Callable[[], None]) -> None:
     try:
         with terminate_on_signals():
             main()
@@ -148,7 +165,7 @@ def run_program(main: Callable[[], None]) -> None:
         raise SystemExit(EXIT_INTERRUPTED) from None
     except Terminated as error:
         print(f"ended by {error}; the same command resumes where it stopped", file=sys.stderr)
-        raise SystemExit(EXIT_TERMINATED) from None
+        raise SystemExit(error.exit_code) from None
 
 
 def read_boxed_error(text: str) -> str:

@@ -18,6 +18,7 @@ from ophnet_ray.config import Config
 from ophnet_ray.errors import PredictionError, TrainingError, UserError
 from ophnet_ray.settings_file import dump_config
 from ophnet_ray.storage.filesystems import StorageError
+from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.unit
 
@@ -168,3 +169,23 @@ def test_an_expected_error_is_one_line_and_an_exit_code(capsys, error, code, lin
         run_program(fail)
     assert ended.value.code == code
     assert capsys.readouterr().err == line + "\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "output"),
+    [
+        (["train.py", "--help"], "stdout"),
+        (["train.py", "--print_config"], "stdout"),
+        (["-m", "ophnet_ray", "--help"], "stdout"),
+        (["train.py", "--csv_path", "missing.csv"], "stderr"),
+    ],
+)
+def test_a_reader_that_leaves_ends_the_program_without_a_word(argv, output):
+    """As ``| head`` does."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    outputs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, output: writer}
+    done = subprocess.run([sys.executable, *argv], check=False, text=True, cwd=ROOT, **outputs)
+    os.close(writer)
+    assert done.returncode == 141
+    assert (done.stdout or "") + (done.stderr or "") == ""

@@ -54,6 +54,7 @@ CASES: dict[str, Case] = {
     "nan_batch": Case(kills.run_nan_batch, 5, is_fuzz=False),
     "sigterm": Case(kills.run_sigterm, 10, is_fuzz=False),
     "sigint": Case(kills.run_sigint, 10, is_fuzz=False),
+    "sighup": Case(kills.run_sighup, 10, is_fuzz=False),
     "asleep": Case(workers.run_asleep, 3, is_fuzz=False),
     "elastic": Case(nodes.run_elastic, 3, is_fuzz=False),
     "uneven": Case(workers.run_uneven, 3, is_fuzz=False),

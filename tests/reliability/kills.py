@@ -53,6 +53,14 @@ def run_sigint(n: int, seed: int, folder: Path) -> Outcome:
     return run_struck(n, seed, folder, "sigint", _strike_driver(signal.SIGINT, 130))
 
 
+def run_sighup(n: int, seed: int, folder: Path) -> Outcome:
+    """Close the terminal at a step: exit code 129 and a checkpoint; the same command again.
+
+    As the kernel does, the signal goes to the driver and to all that it started.
+    """
+    return run_struck(n, seed, folder, "sighup", _strike_driver(signal.SIGHUP, 129))
+
+
 def run_nan(n: int, seed: int, folder: Path) -> Outcome:
     """Set the weights of a worker to NaN at a step, once; ``--on_nan rollback`` goes back."""
     return run_struck(n, seed, folder, "nan", _set_nan)
@@ -137,6 +145,8 @@ def _strike_driver(number: signal.Signals, exit_code: int) -> Any:
         process = place.start(wait_at(rank, step))
         await_step(place, process)
         below = psutil.Process(process.pid).children(recursive=True)
+        for each in below if number == signal.SIGHUP else []:
+            each.send_signal(number)
         process.send_signal(number)
         heard = read_until(process, "training writes a checkpoint") if is_request else ""
         (place.ledger / "go on").touch()
