@@ -288,6 +288,7 @@ class SequenceDataModule(L.LightningDataModule):
         val: Validation sequences.
         seed: Of the order.
         begun_with: See ``plan_training_steps``.
+        num_passes: Times that an epoch takes each training video (default: ``count_passes``).
     """
 
     def __init__(
@@ -295,20 +296,28 @@ class SequenceDataModule(L.LightningDataModule):
         train: Sequence[LabelledSequence],
         val: Sequence[LabelledSequence],
         seed: int,
+        *,
         begun_with: int | None = None,
+        num_passes: int | None = None,
     ) -> None:
         super().__init__()
         self.train, self.val = train, val
-        self.seed, self.begun_with = seed, begun_with
+        self.seed, self.begun_with, self.num_passes = seed, begun_with, num_passes
 
     def train_dataloader(self) -> SequenceLoader:
-        """Build the loader of this worker's share: each training video ``count_passes`` times.
+        """Build the loader of this worker's share: each training video ``num_passes`` times.
 
         Videos that the workers cannot share equally are left out, others in each epoch.
         """
         num_replicas = self.trainer.world_size if self.trainer else 1
-        passes = range(count_passes(len(self.train), self.begun_with or num_replicas))
-        ids = [f"{each.sequence_id}{f'#{i}' if i else ''}" for i in passes for each in self.train]
+        num_passes = self.num_passes
+        if num_passes is None:
+            num_passes = count_passes(len(self.train), self.begun_with or num_replicas)
+        ids = [
+            f"{each.sequence_id}{f'#{i}' if i else ''}"
+            for i in range(num_passes)
+            for each in self.train
+        ]
         sampler = TrainingSampler(
             ids,
             [ONE_WINDOW] * len(ids),

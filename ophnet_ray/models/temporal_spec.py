@@ -84,6 +84,8 @@ class HeadPayload:
     """Classes of the encoder's own classifier; 0 of a timm network without classifier."""
     encoder_phases: tuple[str, ...] = ()
     """Phases of these classes; empty in checkpoints of earlier versions, which are not known."""
+    num_passes: int = 0
+    """Times that an epoch of the training took each video; 0 where an earlier version trained."""
 
     def has_frame_model(self, phases: Sequence[str]) -> bool:
         """Return True if the encoder's classes are these phases, in their order."""
@@ -97,6 +99,7 @@ class HeadPayload:
             backbone=values["backbone"],
             num_encoder_classes=values["num_encoder_classes"],
             encoder_phases=tuple(values.get("encoder_phases", ())),
+            num_passes=values.get("num_passes", 0),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,6 +109,7 @@ class HeadPayload:
             "backbone": self.backbone,
             "num_encoder_classes": self.num_encoder_classes,
             "encoder_phases": list(self.encoder_phases),
+            "num_passes": self.num_passes,
         }
 
 

@@ -12,13 +12,14 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.features.sequence import FeatureSequence
 from ophnet_ray.data.features.store import FeatureStore
 from ophnet_ray.data.manifest import Manifest
-from ophnet_ray.data.sequences import LabelledSequence, count_passes
+from ophnet_ray.data.sequences import LabelledSequence
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.metrics.timelines import label_times
 from ophnet_ray.models.payload import Preprocessing
 from ophnet_ray.models.temporal_input import select_values
 from ophnet_ray.models.temporal_spec import head_training
 from ophnet_ray.temporal_config import TemporalInput
+from ophnet_ray.train.head_passes import keep_passes
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
 
@@ -62,19 +63,20 @@ class HeadLoopConfig(TrainLoopConfig):
     """Everything the driver sends to a worker that trains a temporal model.
 
     ``config.training`` is that of the temporal model, see ``head_training``; ``settings`` are those
-    of the user. The manifest holds the phases alone.
+    of the user. ``num_passes``: times that an epoch takes each training video. The manifest holds
+    the phases alone.
     """
 
     settings: Config
     data: HeadData
+    num_passes: int
 
     lr_flag: ClassVar[str] = "--temporal_lr"
 
     @property
     def num_train(self) -> int:
         """Training videos of an epoch, repetitions included; each is a step of one worker."""
-        num_videos = len(self.data.train)
-        return num_videos * count_passes(num_videos, self.resources.step_workers)
+        return len(self.data.train) * self.num_passes
 
     def __repr__(self) -> str:
         """Name the run only, as the base class does."""
@@ -111,4 +113,5 @@ def build_head_loop(
         data_hash=data_hash,
         settings=config,
         data=data,
+        num_passes=keep_passes(run.checkpoints, len(data.train), resources.step_workers),
     )

@@ -8,7 +8,6 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.features.store import FeatureStore
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.samplers import plan_training_steps
-from ophnet_ray.data.sequences import count_passes
 from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.distributed.features import extract_features
@@ -26,7 +25,12 @@ from ophnet_ray.train.head_data import (
     reject_rows,
 )
 from ophnet_ray.train.head_folds import assign_encoders, list_frame_trainings, locate_encoder
-from ophnet_ray.train.head_protocol import EncoderFacts, HeadData, build_head_loop
+from ophnet_ray.train.head_protocol import (
+    EncoderFacts,
+    HeadData,
+    HeadLoopConfig,
+    build_head_loop,
+)
 from ophnet_ray.train.preflight import check_cluster
 from ophnet_ray.train.prepare import account_for_rows
 from ophnet_ray.train.protocol import start_status
@@ -168,27 +172,25 @@ def fit_head_run(run: Run, data: HeadData, resources: Resources) -> RunResult:
     num_train, workers = len(data.train), resources.train_workers
     if num_train < workers:
         raise UserError(f"--train_workers {workers}: only {num_train} training videos")
-    num_passes = count_passes(num_train, resources.step_workers)
-    resources = share_steps(resources, run, num_train * num_passes, 1)
     loop = build_head_loop(
         run.config, data, run.data.phases, resources, run.directory, run.data.data_hash
     )
-    loop = replace(loop, status=start_status(run.directory.name))
+    shared = share_steps(resources, run, loop.num_train, 1)
+    loop = replace(loop, resources=shared, status=start_status(run.directory.name))
     run.console.say("stage 3 of 3: the temporal model")
-    run.console.say(describe_head(run.config.temporal, data, resources))
+    run.console.say(describe_head(loop))
     return fit_and_watch(run, loop)
 
 
-def describe_head(temporal: TemporalConfig, data: HeadData, resources: Resources) -> str:
+def describe_head(loop: HeadLoopConfig) -> str:
     """Return model, steps and receptive field in one line."""
-    spec, num_train = TemporalSpec.of_config(temporal, 1, 1), len(data.train)
+    temporal, data, num_passes = loop.settings.temporal, loop.data, loop.num_passes
+    spec = TemporalSpec.of_config(temporal, 1, 1)
     train: list[Segment] = [segment for segment in data.segments if segment.split == "train"]
-    workers = resources.step_workers
-    num_passes = count_passes(num_train, workers)
-    steps = plan_training_steps(num_train * num_passes, 1, workers).num_steps
+    steps = plan_training_steps(loop.num_train, 1, loop.resources.step_workers).num_steps
     repeated = f", each {num_passes} times per epoch" if num_passes > 1 else ""
     return (
-        f"temporal model {temporal.temporal}: {num_train} training videos{repeated}; "
+        f"temporal model {temporal.temporal}: {len(data.train)} training videos{repeated}; "
         f"{temporal.temporal_epochs} epochs of {steps} steps; it sees {spec.describe_context()}; "
         f"95 % of the training segments last up to {measure_segments(train):.0f} s"
     )

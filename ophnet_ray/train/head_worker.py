@@ -32,7 +32,11 @@ def build_head_fit(
         data.train, data.val, len(loop.manifest.phases), settings.temporal, settings.training
     )
     videos = SequenceDataModule(
-        data.train, data.val, settings.training.seed, loop.resources.begun_with
+        data.train,
+        data.val,
+        settings.training.seed,
+        begun_with=loop.resources.begun_with,
+        num_passes=loop.num_passes,
     )
     return HeadFit(module, videos, HeadEpochCallback(loop, resume.finished, heartbeat, place))
 
@@ -66,5 +70,6 @@ class HeadEpochCallback(EpochCallback):
                 backbone=encoder.backbone,
                 num_encoder_classes=encoder.num_classes,
                 encoder_phases=encoder.phases,
+                num_passes=loop.num_passes,
             ),
         )

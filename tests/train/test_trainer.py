@@ -2,6 +2,8 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
+from itertools import count
 
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ from ophnet_ray.data.sequences import HeldValues, LabelledSequence
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.errors import DivergedError
 from ophnet_ray.models.checkpoint_file import read_payload
-from ophnet_ray.models.checkpoints import find_checkpoints
-from ophnet_ray.models.payload import Preprocessing
+from ophnet_ray.models.checkpoints import find_checkpoints, replace_checkpoint_file
+from ophnet_ray.models.payload import PAYLOAD_KEY, Preprocessing
 from ophnet_ray.train.head_protocol import EncoderFacts, HeadData, build_head_loop
 from ophnet_ray.train.rollback import read_rollbacks
 from ophnet_ray.train.run_directory import RunDirectory
@@ -85,6 +87,59 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path):
     ours, theirs = weights_of(whole.run), weights_of(stopped.run)
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
+
+
+def end_at_reading(data, number):
+    """Return the data with readers that end the process at a reading of all, as a kill does."""
+    readings = count(1)
+
+    def read(values):
+        if next(readings) == number:
+            sys.exit()
+        return values
+
+    train = (replace(v, read_values=partial(read, v.read_values())) for v in data.train)
+    return replace(data, train=tuple(train))
+
+
+def forget_passes(run):
+    """Rewrite the checkpoints as versions did that took each video once, and did not say so."""
+    for file in run.checkpoints.rglob("*.ckpt"):
+        content = torch.load(file, weights_only=True)
+        del content[PAYLOAD_KEY]["head"]["num_passes"]
+        replace_checkpoint_file(file, partial(torch.save, content))
+
+
+@pytest.mark.parametrize("end", ["after an epoch", "inside the first"])
+def test_a_training_that_took_each_video_once_goes_on_so(tmp_path, end):
+    settings = {"temporal_epochs": 3, "lr_schedule": "one_cycle", "every_n_train_steps": 1}
+    whole = replace(make_loop(tmp_path / "whole", **settings), num_passes=1)
+    fit_alone(whole, lambda record: None)
+    stopped = replace(make_loop(tmp_path / "stopped", **settings), num_passes=1)
+    if end == "inside the first":
+        # five readings measure the values, three steps train
+        stopped = replace(stopped, data=end_at_reading(stopped.data, 5 + 4))
+    with pytest.raises(SystemExit):
+        fit_alone(stopped, lambda record: sys.exit())
+    forget_passes(stopped.run)
+    resumed = make_loop(tmp_path / "stopped", **settings)
+    assert resumed.num_passes == 1
+    records = []
+    fit_alone(resumed, records.append)
+    assert records[-1]["step"] == 3 * 5
+    ours, theirs = weights_of(whole.run), weights_of(resumed.run)
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_a_training_goes_on_with_the_passes_that_it_began_with(tmp_path):
+    begun = replace(make_loop(tmp_path, temporal_epochs=2), num_passes=3)
+    with pytest.raises(SystemExit):
+        fit_alone(begun, lambda record: sys.exit())
+    assert make_loop(tmp_path, temporal_epochs=2).num_passes == 3
+    # its checkpoint tells the steps of an epoch, too, where it does not tell the passes
+    forget_passes(begun.run)
+    assert make_loop(tmp_path, temporal_epochs=2).num_passes == 3
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_with_the_cure(tmp_path):
