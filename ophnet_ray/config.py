@@ -124,6 +124,8 @@ class ModelConfig:
     """Start the encoder from timm's pretrained weights."""
     backbone_weights: str | None = setting(None, is_path=True)
     """Start the encoder from this file (.safetensors, .pt, .ckpt) instead."""
+    allow_noncommercial: bool = setting(False, affects="nothing")
+    """Accept pretrained weights whose licence forbids commercial use, e.g. those of ConvNeXt V2."""
     mask: MaskKind = "rg"
     """Masks for the fusion: red and green channel, chromaticity, or no fusion."""
 

@@ -61,6 +61,20 @@ def test_wrong_input_is_refused_before_torch_and_ray_load(tmp_path, program, tex
     assert loaded == []
 
 
+@pytest.mark.parametrize("program", ["train.py", "tune.py"])
+def test_a_network_is_refused_by_its_name_before_torch_and_ray_load(tmp_path, color_csv, program):
+    command = [
+        str(ROOT / program),
+        "--csv_path",
+        str(color_csv),
+        "--backbone",
+        "hiera_tiny_224.mae",
+    ]
+    code, messages, loaded = run(tmp_path, *command)
+    assert "cc-by-nc-4.0, forbids commercial use; give --allow_noncommercial" in messages
+    assert (code, loaded) == (2, [])
+
+
 @pytest.mark.parametrize("program", ["train.py", "tune.py", "ophnet_ray/__main__.py"])
 def test_help_loads_nothing_heavy(tmp_path, program):
     code, messages, loaded = run(tmp_path, str(ROOT / program), "--help", heavy=HEAVY | CODEC)

@@ -22,6 +22,7 @@ from ophnet_ray.settings import parse_worker_range, setting
 from ophnet_ray.train.preflight import (
     check_backbone,
     check_loggers,
+    check_network,
     check_num_segments,
     check_output,
     find_shared_paths,
@@ -158,6 +159,7 @@ def _check_setup(config: Config, inspection: "Inspection", console: Console) -> 
         *collect("set-up", "--train_workers", check_workers),
         *collect("set-up", "--logger", lambda: check_loggers(config)),
         *collect("set-up", "--output_pth", lambda: check_output(config.run.output_pth)),
+        *collect("set-up", "--backbone", lambda: check_network(config)),
         *collect("set-up", "--backbone", lambda: check_backbone(config, console.say)),
     ]
 

@@ -21,6 +21,14 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.inference.encoder_source import EncoderSource
 from ophnet_ray.inference.predictions import DEFAULT_FRAME_RATE
 from ophnet_ray.inference.video_names import find_videos, name_videos
+from ophnet_ray.models.backbone_names import (
+    UNKNOWN,
+    check_licence,
+    describe_licence,
+    find_noncommercial,
+    find_uncovered_pixels,
+    read_licence,
+)
 from ophnet_ray.settings import NUM_WORKERS, check_rules
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.paths import check_location, plain_uri
@@ -38,6 +46,8 @@ class FeaturesCommand:
     """Checkpoint that train.py wrote (.ckpt), or the name of a timm model."""
     encoder_weights: str | None = None
     """File with weights of the timm model (default: timm's pretrained weights)."""
+    allow_noncommercial: bool = False
+    """Accept pretrained weights whose licence forbids commercial use."""
     videos: list[str] = field(default_factory=list)
     """Video files and folders of videos, local or in buckets."""
     csv_path: str | None = None
@@ -87,6 +97,8 @@ class FeaturesCommand:
         encoding = load_encoder(source).encoding(self.frame_rate, self.causal)
         store = FeatureStore(self.cache_dir, encoding, self.local_cache_dir)
         console = Console()
+        if not source.is_checkpoint:
+            _tell_of_backbone(source, console)
         with store.in_use(console.warn):
             broken = extract_features(source, videos, store, self.num_workers, console)
             encoded = {id_: video for id_, video in videos.items() if id_ not in broken}
@@ -112,6 +124,9 @@ class FeaturesCommand:
         source = EncoderSource(name=self.encoder, weights=self.encoder_weights, windows=windows)
         if source.is_checkpoint:
             check_checkpoint(self.encoder)
+        elif self.encoder_weights is None:
+            licence = find_noncommercial(self.encoder)
+            check_licence("--encoder", self.encoder, licence, self.allow_noncommercial)
         return source.located()
 
     def _find_videos(self) -> dict[str, str]:
@@ -127,6 +142,15 @@ class FeaturesCommand:
             return None
         folder, name = str(Path(self.index).parent), Path(self.index).name
         return create_output_folder(folder, name, flag="--index") / name
+
+
+def _tell_of_backbone(source: EncoderSource, console: Console) -> None:
+    """Show the licence of a timm model's weights, and warn of pixels that it leaves out."""
+    licence = UNKNOWN if source.weights else read_licence(source.name)
+    console.say(f"encoder {source.name}: {describe_licence(licence)}")
+    uncovered = find_uncovered_pixels("--encoder", source.name, source.windows.image_size)
+    if uncovered is not None:
+        console.warn(uncovered)
 
 
 def _describe(store: "FeatureStore", content_id: str) -> dict[str, object]:

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ophnet_ray.inference.encoder import load_encoder_of
-from ophnet_ray.inference.export import OPSET, compare_outputs, convert_images, import_extra
+from ophnet_ray.inference.export import (
+    OPSET,
+    compare_outputs,
+    convert_images,
+    find_weights_licence,
+    import_extra,
+)
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.temporal_checkpoint import load_head
 from ophnet_ray.models.temporal_network import TemporalModel
@@ -62,6 +68,7 @@ def build_temporal_card(checkpoint: str) -> dict[str, Any]:
         "backbone": payload.head.backbone,
         "validation": dict(payload.history[-1]) if payload.history else {},
         "data_hash": payload.data_hash,
+        "weights_licence": find_weights_licence(payload),
     }
 
 

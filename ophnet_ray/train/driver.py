@@ -11,7 +11,7 @@ from ophnet_ray.console import Console, log_to
 from ophnet_ray.distributed.private import private_files
 from ophnet_ray.storage.paths import is_remote, join
 from ophnet_ray.train.head_input import locate_data
-from ophnet_ray.train.preflight import check_input
+from ophnet_ray.train.preflight import check_input, check_network
 from ophnet_ray.train.run import open_run
 
 
@@ -58,6 +58,8 @@ def _train(config: Config, console: Console) -> TrainingResult:
     directory, temporal = run.directory, run.config.temporal
     with directory.locked(console.warn):
         directory.check_same(run.config, run.data.data_hash)
+        if not directory.config.exists():
+            check_network(run.config)
         log_to(directory.driver_log)
         # torch and Ray take seconds to load: only once the input is right
         if temporal.is_used:

@@ -7,13 +7,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic
 
-from ophnet_ray.config import AnyConfig, Config
+from ophnet_ray.config import AnyConfig, Config, ModelConfig
 from ophnet_ray.console import Console
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.demo_world import LONG, SHORT, DemoWorld
 from ophnet_ray.data.run_data import RunData, read_run_data
 from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.table_checks import check_spellings
+from ophnet_ray.models.backbone_names import (
+    UNKNOWN,
+    check_licence,
+    describe_licence,
+    find_noncommercial,
+    find_uncovered_pixels,
+    read_licence,
+)
 from ophnet_ray.storage.files import check_readable, check_writable, list_objects, upload
 from ophnet_ray.storage.local_copies import default_local_dir, local_folder
 from ophnet_ray.storage.paths import absolute, is_remote, is_same_place, join, parent_of
@@ -179,6 +187,26 @@ def _draw_demo(folder: Path, world: DemoWorld, console: Console) -> Path:
         return make_demo(folder, lambda num: stage.update(num, "demo videos"), world)
 
 
+def check_network(config: Config) -> None:
+    """Check the network of a new run by its name, without timm: its patches and its licence.
+
+    A run that an earlier version began goes on without this check.
+
+    Raises:
+        UserError: The patches do not cover the image, or the weights forbid commercial use.
+    """
+    flag, name = "--backbone", config.model.backbone
+    is_pretrained = config.model.pretrained and config.model.backbone_weights is None
+    if config.temporal.is_used and config.temporal.encoder is not None:
+        flag, name, is_pretrained = "--encoder", config.temporal.encoder, True
+    if not name.endswith(CHECKPOINT_SUFFIX):
+        uncovered = find_uncovered_pixels(flag, name, config.windows.image_size)
+        if uncovered is not None:
+            raise UserError(uncovered)
+        if is_pretrained:
+            check_licence(flag, name, find_noncommercial(name), config.model.allow_noncommercial)
+
+
 def check_backbone(config: Config, on_notice: Callable[[str], None]) -> None:
     """Build the network here, so that a GPU worker does not fail to do so later.
 
@@ -192,13 +220,26 @@ def check_backbone(config: Config, on_notice: Callable[[str], None]) -> None:
     # the same call as that of the network, whose answer is kept
     probe_backbone(config.model.backbone, config.windows.image_size, None)
     if config.model.pretrained or config.model.backbone_weights:
-        source = config.model.backbone_weights or "pretrained"
-        on_notice(f"backbone {config.model.backbone}: loading {source} weights")
+        on_notice(f"backbone {config.model.backbone}: loading {_describe_weights(config.model)}")
         network = SurgicalPhaseClassificationModel.from_config(
             2, config.model, config.windows.image_size
         )
         if network.weights_use is not None:
             on_notice(f"backbone {config.model.backbone}: {network.weights_use}")
+
+
+def _describe_weights(model: ModelConfig) -> str:
+    """Return the source of an encoder's weights and their licence.
+
+    Raises:
+        UserError: A timm newer than ``check_network`` says that it forbids commercial use.
+    """
+    if model.backbone_weights is not None:
+        return f"{model.backbone_weights} weights, {describe_licence(UNKNOWN)}"
+    licence = read_licence(model.backbone)
+    if find_noncommercial(model.backbone) is None:
+        check_licence("--backbone", model.backbone, licence, model.allow_noncommercial)
+    return f"pretrained weights, {describe_licence(licence)}"
 
 
 def check_num_segments(num_workers: int, num_train: int) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from ophnet_ray.console import Console, log_to
 from ophnet_ray.distributed.private import private_files
 from ophnet_ray.train.head_input import locate_data
-from ophnet_ray.train.preflight import check_input
+from ophnet_ray.train.preflight import check_input, check_network
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.plan import plan_search
 from ophnet_ray.tune.search import open_search
+from ophnet_ray.tune.space import network_variants
 
 if TYPE_CHECKING:
     from ophnet_ray.tune.stages import SearchResult
@@ -34,6 +35,9 @@ def _search(config: TuneConfig, console: Console) -> "SearchResult":
     search = open_search(plan, checked.config, locate_data(checked.data, checked.config), console)
     with search.run.directory.locked(console.warn):
         log_to(search.run.directory.driver_log)
+        if not search.run.directory.config.exists():
+            for settings in network_variants(plan.space):
+                check_network(search.run.config.replace_flat(**settings))
         # torch, Optuna and Ray take seconds to load: only once the input is right
         from ophnet_ray.tune.stages import complete_search
 

@@ -5,17 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ophnet_ray.config import Config
 from ophnet_ray.console import Console
+from ophnet_ray.data.run_data import RunData
 from ophnet_ray.errors import UserError
 from ophnet_ray.train.preflight import (
     check_input,
     check_loggers,
+    check_network,
     check_num_segments,
     check_output,
     resolve_paths,
 )
 from ophnet_ray.train.run import open_run
-from tests.helpers.runs import tiny_config
+from tests.helpers.runs import run, tiny_config
 from tests.helpers.videos import write_video
 
 pytestmark = pytest.mark.unit
@@ -50,10 +53,10 @@ def test_checked_input_has_absolute_paths_and_split_rows(csv_path, monkeypatch):
 def test_the_name_of_a_run_comes_from_the_csv_and_the_settings(csv_path):
     config = tiny_config(csv_path, csv_path.parent)
     checked = check_input(config, Console())
-    run = open_run(checked.config, checked.data, Console())
-    assert run.directory.name == f"t-{checked.config.identity_hash(checked.data.data_hash)}"
-    assert run.job_metadata() == {
-        "run": run.directory.name,
+    opened = open_run(checked.config, checked.data, Console())
+    assert opened.directory.name == f"t-{checked.config.identity_hash(checked.data.data_hash)}"
+    assert opened.job_metadata() == {
+        "run": opened.directory.name,
         "backbone": "test_resnet",
         "epochs": "2",
     }
@@ -127,6 +130,40 @@ def test_more_workers_than_training_rows_are_refused_before_anything_is_decoded(
     check_num_segments(4, data.num_train)
     with pytest.raises(UserError, match="--train_workers 5: only 4 training segments"):
         check_num_segments(5, data.num_train)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"backbone": "convnextv2_tiny"}, "--backbone convnextv2_tiny: .*forbids commercial use"),
+        ({"backbone": "convnextv2_tiny", "allow_noncommercial": True}, None),
+        ({"backbone": "convnextv2_tiny", "pretrained": False}, None),
+        ({"backbone": "convnextv2_tiny", "backbone_weights": "/w.pt"}, None),
+        ({"temporal": "gru", "encoder": "hiera_tiny_224.mae"}, "--encoder hiera_tiny_224.mae: "),
+        ({"temporal": "gru", "encoder": "/m.ckpt", "backbone": "convnextv2_tiny"}, None),
+        ({"backbone": "vit_small_patch14_dinov2", "image_size": 256}, "--image_size 256: 4 rows"),
+        ({"backbone": "vit_small_patch14_dinov2"}, None),
+    ],
+)
+def test_the_network_of_a_new_run_is_checked_by_its_name(settings, says):
+    config = Config().replace_flat(**settings)
+    if says is None:
+        check_network(config)
+    else:
+        with pytest.raises(UserError, match=says):
+            check_network(config)
+
+
+def test_a_run_that_began_before_licences_were_checked_goes_on(csv_path):
+    config = tiny_config(csv_path, csv_path.parent, backbone="hiera_tiny_224.mae", name="mine")
+    config = config.replace_flat(pretrained=True, image_size=224)
+    with pytest.raises(UserError, match="forbids commercial use"):
+        run(config)
+    begun = open_run(check_input(config, Console()).config, RunData.of_rows([]), Console())
+    begun.directory.write_config(begun.config)
+    # it is compared with what began, not refused for its licence
+    with pytest.raises(UserError, match=r"lr 0\.002 -> 0\.5"):
+        run(config.replace_flat(lr=0.5))
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
