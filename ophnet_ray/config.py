@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_type_hints
 
 from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.recipe_config import RecipeConfig
 from ophnet_ray.settings import (
     MAX_REASON_CHARS,
     Effect,
@@ -31,7 +32,7 @@ MissingVideos = Literal["error", "skip"]
 CaseFrom = Literal["auto", "column", "folder", "name", "clip"]
 WeightScheme = Literal["none", "inverse", "inverse_sqrt", "effective", "logit_adjusted", "focal"]
 _RESERVED = ("", "..", "cache")
-LRSchedule = Literal["constant", "one_cycle"]
+LRSchedule = Literal["constant", "one_cycle", "cosine"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 LOGGERS = ("tensorboard", "mlflow", "wandb")
 Strategy = Literal["ddp", "fsdp"]
@@ -137,9 +138,9 @@ class TrainingConfig:
     batch_size: int = 8
     """Windows per step and train worker."""
     lr: float = 1e-4
-    """Learning rate of Adam."""
+    """Learning rate."""
     lr_schedule: LRSchedule = "constant"
-    """Course of lr: constant, or one cycle up and down over the run."""
+    """Course of lr: constant; one_cycle, up and down over the run; cosine, down after a warm-up."""
     max_epochs: int = 30
     """Passes over the training segments; each takes one window of every segment."""
     class_weights: WeightScheme = "none"
@@ -247,6 +248,7 @@ class Config:
     windows: WindowConfig = field(default_factory=WindowConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -325,8 +327,9 @@ class Config:
             UserError: Naming the flag, its value and the cure.
         """
         self.check_locations()
-        for part in (self.windows, self.training, self.temporal, self.data, self.run):
+        for part in (self.windows, self.training, self.recipe, self.temporal, self.data, self.run):
             check_rules(part.rules())
+        check_rules(self.recipe.rules_of_strategy(self.training.strategy))
 
 
 def settings_that_affect(*effects: Effect) -> tuple[str, ...]:

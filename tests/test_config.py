@@ -20,6 +20,7 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.store import BlockCache, sampling_of
 from ophnet_ray.errors import UserError
+from ophnet_ray.recipe_config import RECIPES, RecipeConfig
 from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.temporal_config import TemporalConfig
 from ophnet_ray.tune.config import TuneConfig
@@ -153,7 +154,8 @@ def test_nothing_but_the_windows_affects_the_decoding():
 
 def test_no_setting_of_the_run_affects_a_result():
     places = {field.name for field in fields(RunConfig)}
-    assert set(settings_that_affect("nothing")) == places | {"allow_noncommercial"}
+    # the values of a recipe's settings count, not its name
+    assert set(settings_that_affect("nothing")) == places | {"allow_noncommercial", "recipe"}
 
 
 def test_the_identity_holds_all_settings_that_affect_a_result():
@@ -162,11 +164,37 @@ def test_the_identity_holds_all_settings_that_affect_a_result():
     left_out = {*rows, *settings_that_affect("nothing")}
     assert set(Config().identity()) == set(Config().to_flat()) - left_out - set(late_settings())
     temporal = {name: value for name, value in asdict(TemporalConfig()).items() if name not in rows}
-    assert late_settings() == {"deterministic": False, "on_nan": "stop"} | temporal
+    recipe = {name: value for name, value in asdict(RecipeConfig()).items() if name != "recipe"}
+    assert late_settings() == {"deterministic": False, "on_nan": "stop"} | recipe | temporal
     repeatable = Config().replace_flat(deterministic=True)
     assert repeatable.identity() == Config().identity() | {"deterministic": True}
     data = {field.name for field in fields(DataConfig)}
     assert set(settings_that_affect("data", "location")) == data | {"encoder"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_values_of_a_recipe_are_those_of_settings_within_their_limits(name):
+    config = Config().replace_flat(**RECIPES[name])
+    config.validate()
+    assert all(config.to_flat()[setting] == value for setting, value in RECIPES[name].items())
+
+
+def test_a_search_takes_the_settings_of_the_recipe():
+    items = {
+        "opt": "choice(adam,adamw)",
+        "weight_decay": "loguniform(0.0001,0.1)",
+        "layer_decay": "uniform(0.6,1)",
+        "lr_schedule": "choice(constant,cosine)",
+        "gradient_clip_val": "choice(0.5,1.0)",
+        "drop_path_rate": "uniform(0,0.3)",
+        "model_ema_decay": "choice(0.99,0.9998)",
+        "freeze": "choice(none,bn,stages:2)",
+        "lora_rank": "choice(4,8)",
+        "patience": "randint(3,9)",
+    }
+    texts = [f"{name}={domain}" for name, domain in items.items()]
+    space = parse_search_space(texts, Config().replace_flat(patience=5))
+    assert {name: str(domain) for name, domain in space.items()} == items
 
 
 def test_every_path_is_checked_for_credentials():
@@ -215,6 +243,18 @@ def test_every_path_is_checked_for_credentials():
         ({"every_n_train_steps": 0}, "--every_n_train_steps 0: must be at least 1"),
         ({"logger": "paper"}, "--logger paper: choose from tensorboard, mlflow, wandb"),
         ({"wait_for_nodes_s": -1}, "--wait_for_nodes_s -1: must not be negative"),
+        ({"weight_decay": -0.1}, "--weight_decay -0.1: must be 0 or more, and finite"),
+        ({"layer_decay": 0.0}, "--layer_decay 0.0: must be more than 0, and at most 1"),
+        ({"head_lr_scale": 0.0}, "--head_lr_scale 0.0: must be more than 0, and finite"),
+        ({"warmup_ratio": 1.0}, "--warmup_ratio 1.0: must be 0 or more, and less than 1"),
+        ({"label_smoothing": 1.0}, "--label_smoothing 1.0: must be 0 or more, and less than 1"),
+        ({"model_ema_decay": 1.0}, "--model_ema_decay 1.0: must be 0 or more, and less than 1"),
+        ({"gradient_clip_val": 0.0}, "--gradient_clip_val 0.0: must be more than 0, and finite"),
+        ({"freeze": "stages:0"}, "--freeze 'stages:0': give none, encoder, bn, or stages:N"),
+        ({"lora_rank": 0}, "--lora_rank 0: must be 1 to 256"),
+        ({"lora_rank": 4, "freeze": "bn"}, "leave --freeze bn out"),
+        ({"patience": 0}, "--patience 0: must be at least 1"),
+        ({"lora_rank": 4, "strategy": "fsdp"}, "--lora_rank needs whole parameters on each worker"),
         ({"num_workers": 0}, "--num_workers 0: must be at least 1"),
         ({"name": "a/b"}, "--name a/b: must be a plain folder name"),
         ({"name": ".."}, "--name ..: must be a plain folder name"),

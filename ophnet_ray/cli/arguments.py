@@ -12,6 +12,7 @@ import tyro
 
 from ophnet_ray.config import AnyConfig, Config
 from ophnet_ray.errors import EncodingError, PredictionError, StoppedError, TrainingError, UserError
+from ophnet_ray.recipe_config import RECIPES, RecipeName
 from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.signals import (
     EXIT_BROKEN_PIPE,
@@ -39,8 +40,8 @@ def parse_config(
 ) -> AnyConfig:
     """Read flags over the file of ``--config`` over the defaults.
 
-    Without a CSV the defaults are those of the demo data set. ``--print_config`` prints the
-    settings as YAML and ends the program.
+    Without a CSV the defaults are those of the demo data set; ``--recipe`` changes them, too.
+    ``--print_config`` prints the settings as YAML and ends the program.
 
     Raises:
         UserError: A flag or the file of ``--config`` is wrong.
@@ -67,8 +68,10 @@ def parse_config(
             return parsed
 
     config = parse(defaults)
-    if config.uses_demo:
-        config = parse(with_demo_settings(defaults))
+    base = with_demo_settings(defaults) if config.uses_demo else defaults
+    base = with_recipe(base, config.recipe.recipe)
+    if base != defaults:
+        config = parse(base)
     config.check_locations()
     if wants_print:
         print(dump_config(config), end="")
@@ -127,6 +130,11 @@ def with_demo_settings(config: AnyConfig) -> AnyConfig:
         lr_schedule="one_cycle",
         max_epochs=24,
     )
+
+
+def with_recipe(config: AnyConfig, name: RecipeName) -> AnyConfig:
+    """Return settings with the defaults of a recipe."""
+    return config.replace_flat(recipe=name, **RECIPES[name])
 
 
 def run_program(main: Callable[[], None]) -> None:

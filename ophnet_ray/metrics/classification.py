@@ -5,7 +5,7 @@ Counts are summed over batches, workers and videos; a score divides once, at the
 without a prediction: they are wrong, and they cost no class precision.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -188,3 +188,9 @@ def rank_epoch(scores: Mapping[str, float]) -> tuple[float, float]:
     compared and the best epoch is marked on pages.
     """
     return scores["val_macro_f1"], -scores["val_loss"]
+
+
+def epochs_since_best(history: Sequence[Mapping[str, float]]) -> int:
+    """Return the number of epochs after the best one; 0 without epochs."""
+    ranks = [rank_epoch(scores) for scores in history]
+    return len(ranks) - 1 - ranks.index(max(ranks)) if ranks else 0

@@ -6,6 +6,8 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import group_parameters
+from timm.optim._param_groups import auto_group_layers
 from torch import Tensor
 
 from ophnet_ray.config import Pooling
@@ -48,15 +50,34 @@ def probe_backbone(
     return int(tokens.shape[-1]), unused
 
 
-def create_encoder(backbone: str, image_size: int, pretrained: bool) -> Any:
+def create_encoder(
+    backbone: str, image_size: int, pretrained: bool, *, drop_path_rate: float | None = None
+) -> Any:
     """Create a timm network without classifier, for images of the given size.
 
+    Args:
+        backbone: Name of a timm model.
+        image_size: Height and width of the input, pixels.
+        pretrained: Fetch timm's weights.
+        drop_path_rate: Rate of stochastic depth (arXiv:1603.09382); None: as timm sets it.
+
     Raises:
-        UserError: The pretrained weights cannot be fetched.
+        UserError: The pretrained weights cannot be fetched, or the network has no stochastic depth.
     """
     options = input_options(backbone, image_size)
+    if drop_path_rate is not None:
+        options["drop_path_rate"] = drop_path_rate
     try:
         return timm.create_model(backbone, pretrained=pretrained, num_classes=0, **options)
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        if not drop_path_rate:
+            return create_encoder(backbone, image_size, pretrained)
+        raise UserError(
+            f"--drop_path_rate {drop_path_rate}: the backbone {backbone} has no residual branches "
+            "to drop; give 0"
+        ) from error
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
@@ -75,6 +96,18 @@ def input_options(backbone: str, image_size: int) -> dict[str, Any]:
     settings = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
     is_fixed = settings is not None and settings.fixed_input_size
     return {"img_size": image_size} if is_fixed else {}
+
+
+def group_layers(encoder: Any, *, coarse: bool = False) -> dict[str, int]:
+    """Return the layer of each parameter of an encoder, from 0, by its name.
+
+    Args:
+        encoder: A timm network.
+        coarse: Count stages, as timm defines them for the network, not blocks.
+    """
+    if not hasattr(encoder, "group_matcher"):
+        return dict(auto_group_layers(encoder))
+    return dict(group_parameters(encoder, encoder.group_matcher(coarse=coarse), reverse=True))
 
 
 def choose_pooling(encoder: Any) -> Pooling:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
@@ -12,9 +13,19 @@ from ophnet_ray.config import LRSchedule, OnNan, TrainingConfig
 from ophnet_ray.data.loader import SEGMENT_WEIGHT
 from ophnet_ray.data.preprocessing import augment_images, prepare_batch, to_unit
 from ophnet_ray.metrics.classification import accuracy, macro_f1_present
+from ophnet_ray.models.lora import merge_lora
 from ophnet_ray.models.losses import PhaseBalance, PhaseLoss
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.models.optimizer import plan_parameters
 from ophnet_ray.models.phase_module import PhaseModule
+from ophnet_ray.models.weight_average import WeightAverage
+from ophnet_ray.recipe_config import RecipeConfig
+
+MODEL_PREFIX = "model."
+"""Start of the names of the network's weights in a checkpoint."""
+FIT_KEY = "fit_weights"
+"""Key of a checkpoint: weights from which the fit goes on, where others predict."""
+_RECIPE = RecipeConfig()
 
 
 class SurgicalPhaseModule(PhaseModule):
@@ -28,16 +39,16 @@ class SurgicalPhaseModule(PhaseModule):
         num_classes: Number of phases, K.
         class_weights: Weight of each phase in the training loss, (K,); see ``losses.unit_mean``
             for their scale. The validation loss has no weights.
-        lr: Learning rate of Adam.
+        lr: Learning rate.
         model: The network; the default network when None.
-        lr_schedule: ``constant``, or ``one_cycle``: up to ``lr`` and down to almost 0 over all
-            steps, see "Super-Convergence" (arXiv:1708.07120).
+        lr_schedule: Course of ``lr``, see ``optimizer.build_schedule``.
         random_shift: Largest shift of training images, see ``preprocessing.augment_images``.
         color_jitter: Largest change of their colour gains, see there.
         balance: Adjustments of the training loss; takes precedence over ``class_weights``.
         num_val_cases: Number of validation cases, C. With more than one, batches name the case of
             each window (``case``, int64 (B,) in [0, C)), and counts are kept per case.
         on_nan: With ``skip``, batches whose loss is not finite do not count in ``train_loss``.
+        recipe: Optimiser, regularisation and trained layers; by default Adam on all layers.
 
     Attributes:
         epoch_metrics: ``train_loss``, ``val_loss``, ``val_acc`` and ``val_macro_f1`` of the last
@@ -61,15 +72,24 @@ class SurgicalPhaseModule(PhaseModule):
         balance: PhaseBalance | None = None,
         num_val_cases: int = 1,
         on_nan: OnNan = TrainingConfig.on_nan,
+        recipe: RecipeConfig = _RECIPE,
     ) -> None:
-        super().__init__(lr, lr_schedule)
+        super().__init__(lr, lr_schedule, recipe)
         self.random_shift, self.color_jitter = random_shift, color_jitter
         self.model = model or SurgicalPhaseClassificationModel(num_classes)
         self.num_classes = num_classes
-        self.loss = PhaseLoss(num_classes, balance or PhaseBalance(class_weights))
+        self.loss = PhaseLoss(
+            num_classes, balance or PhaseBalance(class_weights), recipe.label_smoothing
+        )
         self.num_val_cases, self.on_nan = num_val_cases, on_nan
         self.confusion_by_case = np.zeros((num_val_cases, num_classes, num_classes), np.int64)
         self.segments_by_case = np.zeros(self.confusion_by_case.shape)
+        self.model.adapt(recipe)
+        self._average: WeightAverage | None = None
+        self._saved_average: tuple[dict[str, Tensor], int] | None = None
+        # here, where parameters have their shapes: FSDP flattens them
+        planned = plan_parameters(self.model, recipe)
+        self.planned_parameters = {MODEL_PREFIX + name: own for name, own in planned.items()}
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Return logits (B, K) of normalised images (B, 3, H, W) and masks (B, 2, H, W)."""
@@ -93,6 +113,55 @@ class SurgicalPhaseModule(PhaseModule):
         kept = {name: batch[name] for name in names if name in batch}
         return {"image": image, "mask": mask, **kept}
 
+    def on_train_start(self) -> None:
+        """Begin the average of the weights, on their device, or go on with that of a checkpoint."""
+        if self.recipe.model_ema_decay is None:
+            return
+        self._average = WeightAverage(self.model, self.recipe.model_ema_decay)
+        if self._saved_average is not None:
+            self._average.load(*self._saved_average)
+            self._saved_average = None
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Do a step, and add the weights after it to their average."""
+        super().optimizer_step(*args, **kwargs)
+        # a step that was left out has no gradients, and leaves no trace
+        if self._average is not None and any(each.grad is not None for each in self.parameters()):
+            self._average.update(self.model)
+
+    def on_train_end(self) -> None:
+        """Leave the average in the network: the weights that were validated."""
+        if self._average is not None:
+            self._average.swap(self.model)
+            self._average = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write the weights that predict, average and LoRA's sums; beside them those of the fit."""
+        if self._average is None and self.recipe.lora_rank is None:
+            return
+        trained = {
+            name.removeprefix(MODEL_PREFIX): value
+            for name, value in checkpoint["state_dict"].items()
+        }
+        averaged = self._average.state_dict() if self._average else trained
+        checkpoint[FIT_KEY] = {
+            "trained": trained,
+            "averaged": averaged,
+            "num_updates": self._average.num_updates if self._average else 0,
+        }
+        merged = merge_lora(averaged)
+        checkpoint["state_dict"] = {MODEL_PREFIX + name: value for name, value in merged.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the weights of the fit to go on with, or those that are averaged to validate."""
+        state = checkpoint.get(FIT_KEY)
+        if state is None:
+            return
+        is_fit = self.trainer.state.fn == TrainerFn.FITTING
+        chosen = state["trained" if is_fit else "averaged"]
+        checkpoint["state_dict"] = {MODEL_PREFIX + name: value for name, value in chosen.items()}
+        self._saved_average = state["averaged"], state["num_updates"]
+
     def on_train_epoch_start(self) -> None:
         """Reset the sums of the epoch."""
         self.train_sums = torch.zeros(2, device=self.device)
@@ -110,8 +179,12 @@ class SurgicalPhaseModule(PhaseModule):
         self.train_sums = state["train_sums"].to(self.device)
 
     def statistics(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield names and tensors of the batch-norm statistics."""
-        for name, buffer in self.model.named_buffers():
+        """Yield names and tensors of the batch-norm statistics, and of their averages."""
+        buffers = list(self.model.named_buffers())
+        if self._average is not None:
+            averaged = self._average.named_buffers()
+            buffers += [(f"average.{name}", buffer) for name, buffer in averaged]
+        for name, buffer in buffers:
             if name.endswith(("running_mean", "running_var")):
                 yield name, buffer
 
@@ -145,7 +218,9 @@ class SurgicalPhaseModule(PhaseModule):
             buffer.copy_(mean)
 
     def on_validation_epoch_start(self) -> None:
-        """Reset the sums of the validation."""
+        """Reset the sums of the validation; put the average of the weights in their place."""
+        if self._average is not None:
+            self._average.swap(self.model)
         size = self.confusion_by_case.size
         self._val_loss_sum = torch.zeros((), device=self.device)
         self._val_counts = torch.zeros(size, dtype=torch.int64, device=self.device)
@@ -174,7 +249,9 @@ class SurgicalPhaseModule(PhaseModule):
         return {"case": cases, "label": labels, "prediction": predictions}
 
     def on_validation_epoch_end(self) -> None:
-        """Sum the counts of all workers, then divide once."""
+        """Put the weights back. Sum the counts of all workers, then divide once."""
+        if self._average is not None:
+            self._average.swap(self.model)
         counts = self.sum_over_workers(self._val_counts).cpu().numpy()
         loss_sum = float(self.sum_over_workers(self._val_loss_sum))
         self.confusion_by_case = counts.reshape(self.confusion_by_case.shape)

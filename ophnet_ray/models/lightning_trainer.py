@@ -23,6 +23,7 @@ def build_lightning_trainer(
     strategy: Strategy | str = "auto",
     plugins: Sequence[Any] = (),
     logger: Sequence[Logger] = (),
+    gradient_clip_val: float | None = None,
 ) -> L.Trainer:
     """Build the trainer of a worker; one of ``callbacks`` writes the checkpoints.
 
@@ -34,6 +35,7 @@ def build_lightning_trainer(
         strategy: Lightning's own; ``auto``: one process on one device.
         plugins: Lightning's own.
         logger: Loggers of the curves.
+        gradient_clip_val: Largest norm of the gradient of a step; None: any.
     """
     return L.Trainer(
         max_epochs=training.max_epochs,
@@ -43,6 +45,7 @@ def build_lightning_trainer(
         plugins=list(plugins),
         precision=choose_precision(training.precision, use_gpu),
         accumulate_grad_batches=training.accumulate_grad_batches,
+        gradient_clip_val=gradient_clip_val,
         # Lightning also turns off that cuDNN chooses its fastest algorithm by trying, and sets the
         # variable for cuBLAS, for which it is late where something has started CUDA before
         deterministic=training.deterministic,

@@ -29,15 +29,27 @@ class PhaseBalance:
 
 
 class PhaseLoss(nn.Module):
-    """Cross-entropy with the adjustments of a ``PhaseBalance``.
+    """Cross-entropy with the adjustments of a ``PhaseBalance`` and label smoothing.
+
+    Smoothing takes the share ε of each target from its phase and spreads it over all K, see
+    "Rethinking the Inception Architecture" (arXiv:1512.00567). It precedes the adjustments: offsets
+    are added to the logits first, and the smoothed loss is multiplied by the weight, and by the
+    focal factor, of the annotated phase.
 
     Args:
         num_classes: Number of phases.
         balance: Adjustments; the plain cross-entropy by default.
+        label_smoothing: ε, in [0, 1).
     """
 
-    def __init__(self, num_classes: int, balance: PhaseBalance | None = None) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        balance: PhaseBalance | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.label_smoothing = label_smoothing
         balance = balance or PhaseBalance()
         weights, offsets = balance.weights, balance.logit_offsets
         self.weights: Tensor
@@ -57,10 +69,15 @@ class PhaseLoss(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of logits (B, K) and labels (B,)."""
-        losses = F.cross_entropy(logits + self.logit_offsets, labels, reduction="none")
+        adjusted = logits + self.logit_offsets
+        losses = plain = F.cross_entropy(adjusted, labels, reduction="none")
+        if self.label_smoothing:
+            losses = F.cross_entropy(
+                adjusted, labels, reduction="none", label_smoothing=self.label_smoothing
+            )
         if self.focal_gamma:
             # exp(-cross-entropy) is the probability of the label
-            losses = losses * (1 - torch.exp(-losses)) ** self.focal_gamma
+            losses = losses * (1 - torch.exp(-plain)) ** self.focal_gamma
         return (losses * self.weights[labels]).mean()
 
 

@@ -1,5 +1,6 @@
 """Network: a timm encoder, the fusion of its tokens with the masks, and a classifier."""
 
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -7,15 +8,20 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from ophnet_ray.config import MaskKind, ModelConfig, Pooling, WindowConfig
+from ophnet_ray.errors import UserError
 from ophnet_ray.models.backbone import (
     choose_pooling,
     create_encoder,
+    group_layers,
     pool_tokens,
     probe_backbone,
     to_tokens,
 )
 from ophnet_ray.models.encoder_weights import WeightsUse, load_encoder_weights
+from ophnet_ray.models.lora import add_lora
+from ophnet_ray.recipe_config import RecipeConfig
 
+ENCODER_PREFIX = "image_encoder."
 MASK_PATCH = 16
 HIDDEN_FEATURES = 512
 DROPOUT = 0.1
@@ -65,9 +71,12 @@ class SurgicalPhaseClassificationModel(nn.Module):
         mask: Kind of masks that the network expects; ``none`` leaves the fusion out.
         pooling: Tokens behind the feature of an image; None: as suits the encoder. Checkpoints
             name theirs.
+        drop_path_rate: Share of residual branches of the encoder's last layer that training drops;
+            None: as timm sets it.
 
     Attributes:
         image_encoder: The timm network.
+        backbone: Its name.
         weights_use: Tensors taken from ``backbone_weights``.
         mask: Kind of masks that the network expects; ``SurgicalPhaseModule`` extracts these.
         mean: Mean of the encoder's normalisation, for inputs in [0, 1]; float32 (3,).
@@ -87,12 +96,17 @@ class SurgicalPhaseClassificationModel(nn.Module):
         backbone_weights: str | None = None,
         mask: MaskKind = ModelConfig.mask,
         pooling: Pooling | None = None,
+        drop_path_rate: float | None = None,
     ) -> None:
         super().__init__()
         self.mask: MaskKind = mask
+        self.backbone = backbone
         num_features, unused = probe_backbone(backbone, image_size, pooling)
         self.image_encoder = create_encoder(
-            backbone, image_size, pretrained and backbone_weights is None
+            backbone,
+            image_size,
+            pretrained and backbone_weights is None,
+            drop_path_rate=drop_path_rate,
         )
         self.weights_use: WeightsUse | None = None
         if backbone_weights is not None:
@@ -119,6 +133,7 @@ class SurgicalPhaseClassificationModel(nn.Module):
             nn.Dropout(DROPOUT),
             nn.Linear(HIDDEN_FEATURES, num_classes),
         )
+        self.has_frozen_layers = False
         # windows of one case are not independent: their statistics would spoil pretrained ones
         self.freeze_batch_norm = pretrained or backbone_weights is not None
         # a module is born in training mode, and Lightning's fit() keeps the mode that it finds
@@ -131,6 +146,8 @@ class SurgicalPhaseClassificationModel(nn.Module):
         config: ModelConfig,
         image_size: int,
         pooling: Pooling | None = None,
+        *,
+        drop_path_rate: float | None = None,
     ) -> Self:
         """Build the network that the settings of a run describe."""
         return cls(
@@ -141,7 +158,26 @@ class SurgicalPhaseClassificationModel(nn.Module):
             backbone_weights=config.backbone_weights,
             mask=config.mask,
             pooling=pooling,
+            drop_path_rate=drop_path_rate,
         )
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Return timm's function from the name of a parameter to its layer, from 0.
+
+        Layers of the encoder are those that timm counts; the last one is all behind the encoder.
+
+        Args:
+            coarse: Count the encoder's stages, not its blocks.
+        """
+        own = group_layers(self.image_encoder, coarse=coarse)
+        layers = {ENCODER_PREFIX + name: layer for name, layer in own.items()}
+        last = max(layers.values()) + 1
+        return lambda name: layers.get(name, last)
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of positions and tokens, as timm's networks do."""
+        own: set[str] = getattr(self.image_encoder, "no_weight_decay", set)()
+        return {"fusion.position", "fusion.null_token", *(ENCODER_PREFIX + name for name in own)}
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Return logits (B, K) of normalised images (B, 3, H, W) and masks (B, 2, H, W)."""
@@ -156,11 +192,56 @@ class SurgicalPhaseClassificationModel(nn.Module):
             tokens = self.fusion(tokens, mask)
         return pool_tokens(self.norm(tokens), self.pooling)
 
+    def adapt(self, recipe: RecipeConfig) -> None:
+        """Freeze the layers that a recipe names, and add its low-rank updates, see ``lora``.
+
+        The weights of frozen layers get no gradient, and their statistics stay.
+
+        Raises:
+            UserError: The encoder has fewer stages, or no linear layer.
+        """
+        encoder, layers = self.image_encoder, recipe.freeze
+        if layers == "encoder":
+            encoder.requires_grad_(False)
+        elif layers == "bn":
+            for norm in filter(_is_batch_norm, encoder.modules()):
+                norm.requires_grad_(False)
+            self.freeze_batch_norm = True
+        elif layers != "none":
+            self._freeze_stages(int(layers.partition(":")[2]))
+        if recipe.lora_rank is not None:
+            add_lora(encoder, recipe.lora_rank, self.backbone)
+        self.has_frozen_layers = layers != "none" or recipe.lora_rank is not None
+        self.train(self.training)
+
+    def _freeze_stages(self, num_stages: int) -> None:
+        """Freeze the stem, which timm counts as stage 0, and the first stages."""
+        stages = group_layers(self.image_encoder, coarse=True)
+        last = max(stages.values())
+        if num_stages > last:
+            raise UserError(
+                f"--freeze stages:{num_stages}: the backbone {self.backbone} has {last} stages"
+            )
+        for name, parameter in self.image_encoder.named_parameters():
+            if stages[name] <= num_stages:
+                parameter.requires_grad_(False)
+
     def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation mode; frozen batch norms stay in the latter."""
+        """Switch between training and evaluation mode; frozen layers stay in the latter."""
         super().train(mode)
-        if mode and self.freeze_batch_norm:
+        if mode and (self.freeze_batch_norm or self.has_frozen_layers):
             for module in self.image_encoder.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001
+                is_frozen_norm = self.freeze_batch_norm and _is_batch_norm(module)
+                if is_frozen_norm or (self.has_frozen_layers and _is_frozen(module)):
                     module.eval()
         return self
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001 - the base of all
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    """Return True if a module has parameters, and none gets a gradient."""
+    gradients = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(gradients) and not any(gradients)

@@ -8,31 +8,39 @@ import lightning as L  # noqa: N812 - Lightning's own convention
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from ophnet_ray.config import LRSchedule
+from ophnet_ray.models.optimizer import (
+    ParameterSettings,
+    build_optimizer,
+    build_schedule,
+    scheduled_lr,
+)
+from ophnet_ray.recipe_config import RecipeConfig
+
+_RECIPE = RecipeConfig()
 
 
 class PhaseModule(L.LightningModule):
     """Module of a fit that resumes exactly, whatever it classifies: windows or whole videos.
 
     Args:
-        lr: Learning rate of Adam.
-        lr_schedule: ``constant``, or ``one_cycle``: up to ``lr`` and down to almost 0 over all
-            steps, see "Super-Convergence" (arXiv:1708.07120).
+        lr: Learning rate.
+        lr_schedule: Course of ``lr``, see ``optimizer.build_schedule``.
+        recipe: Its optimiser and warm-up; Adam by default.
 
     Attributes:
-        train_sums: Sum of the losses of this worker in the epoch so far, and their number, (2,).
         epoch_metrics: Scores of the last epoch over all workers, each a sum divided once.
+        planned_parameters: Settings of the parameters in the optimiser, by name.
         train_sums: (sum of losses, batches or windows) of this worker in the epoch so far, (2,).
     """
 
-    def __init__(self, lr: float, lr_schedule: LRSchedule) -> None:
+    def __init__(self, lr: float, lr_schedule: LRSchedule, recipe: RecipeConfig = _RECIPE) -> None:
         super().__init__()
-        self.lr, self.lr_schedule = lr, lr_schedule
+        self.lr, self.lr_schedule, self.recipe = lr, lr_schedule, recipe
+        self.planned_parameters: dict[str, ParameterSettings] = {}
         self.epoch_metrics: dict[str, float] = {}
         self.train_sums: Tensor = torch.zeros(2)
-        self.train_sums = torch.zeros(2)
 
     @abstractmethod
     def worker_state(self) -> dict[str, Tensor]:
@@ -47,19 +55,31 @@ class PhaseModule(L.LightningModule):
         yield from ()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return Adam over all parameters that get a gradient, and the schedule of its rate."""
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(trainable, lr=self.lr)
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        scheduler: LRScheduler
-        if self.lr_schedule == "one_cycle":
-            scheduler = OneCycleLR(optimizer, self.lr, total_steps, cycle_momentum=False)
-        else:
-            scheduler = ConstantLR(optimizer, factor=1.0)
+        """Return the optimiser of all parameters that get a gradient, and its rate's schedule."""
+        # Lightning clips no gradients that a fused optimiser would unscale
+        has_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        optimizer = build_optimizer(
+            self.named_parameters(),
+            self.lr,
+            self.recipe.opt,
+            self.planned_parameters,
+            may_fuse=not has_scaler,
+        )
+        scheduler = build_schedule(
+            optimizer,
+            self.lr_schedule,
+            int(self.trainer.estimated_stepping_batches),
+            self.recipe.warmup_ratio,
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    @property
+    def scheduled_lr(self) -> float:
+        """Learning rate of the next step, without the factors of layers."""
+        return scheduled_lr(self.trainer.optimizers[0])
 
     def sum_over_workers(self, values: Tensor) -> Tensor:
         """Return the sum of a tensor over all workers."""

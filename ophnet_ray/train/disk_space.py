@@ -57,18 +57,32 @@ def check_disk_space(run: Run, output: str, num_trials: int = 1) -> None:
 
 
 def checkpoint_bytes(config: Config, num_phases: int) -> int:
-    """Return the size of a checkpoint: weights, and Adam's two tensors for each that is trained."""
+    """Return the size of a checkpoint: weights, and Adam's two tensors for each that is trained.
+
+    An average of the weights adds a second copy; LoRA the layers without and with its updates.
+
+    Raises:
+        UserError: The recipe does not suit the backbone.
+    """
     # timm takes seconds to load: not in the processes that import this module and train nothing
+    from ophnet_ray.models.lora import is_adapted
     from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 
     model = replace(config.model, pretrained=False, backbone_weights=None)
     with torch.device("meta"):
         network = SurgicalPhaseClassificationModel.from_config(
-            num_phases, model, config.windows.image_size
+            num_phases,
+            model,
+            config.windows.image_size,
+            drop_path_rate=config.recipe.drop_path_rate,
         )
+        network.adapt(config.recipe)
+    num_copies = 1 if config.recipe.model_ema_decay is None else 2
+    adapted = [each for name, each in network.named_parameters() if is_adapted(name)]
     tensors = [*network.parameters(), *network.buffers()]
     trained = [each for each in network.parameters() if each.requires_grad]
-    return _bytes_of(tensors) + ADAM_COPIES * _bytes_of(trained)
+    weights = num_copies * _bytes_of(tensors) + _bytes_of(adapted)
+    return weights + ADAM_COPIES * _bytes_of(trained)
 
 
 def _bytes_of(tensors: Sequence[torch.Tensor]) -> int:

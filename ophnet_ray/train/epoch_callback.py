@@ -11,6 +11,7 @@ import lightning as L  # noqa: N812 - Lightning's own convention
 import torch
 
 from ophnet_ray.distributed.prometheus import TrainingMetrics
+from ophnet_ray.metrics.classification import epochs_since_best
 from ophnet_ray.models.checkpoints import (
     Checkpoint,
     commit_checkpoint,
@@ -76,6 +77,15 @@ class EpochCallback(ExactResume):
         self.history: list[Mapping[str, float]] = []
         self._checkpoints = list(checkpoints)
         self.failure = ""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End at once where a checkpoint says that patience is over, besides the base class."""
+        super().on_train_start(trainer, pl_module)
+        trainer.should_stop |= self._is_patience_over()
+
+    def _is_patience_over(self) -> bool:
+        patience = self._loop.config.recipe.patience
+        return patience is not None and epochs_since_best(self.history) >= patience
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count the steps and the time of the epoch from here, besides what the base class does."""
@@ -230,7 +240,7 @@ class EpochCallback(ExactResume):
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
             **metrics,
-            "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            "lr": module.scheduled_lr,
             "seconds": round(time.monotonic() - self._epoch_started_s, 3),
             "data_wait_share": round(loader_of(trainer).wait_share, 4),
             **(self.skipper.counts() if self.skipper else {}),
@@ -241,6 +251,7 @@ class EpochCallback(ExactResume):
         # every worker takes part: a sharded model is gathered from all of them
         trainer.save_checkpoint(temporary_file(run.checkpoints, trainer.current_epoch))
         self._commit_epoch(trainer, record)
+        trainer.should_stop |= self._is_patience_over()
         self._is_checkpoint_wanted = False
         self._is_stop_wanted |= self._stop_poll.ask(trainer).is_stop_wanted
         if (

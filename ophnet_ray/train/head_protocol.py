@@ -18,6 +18,7 @@ from ophnet_ray.metrics.timelines import label_times
 from ophnet_ray.models.payload import Preprocessing
 from ophnet_ray.models.temporal_input import select_values
 from ophnet_ray.models.temporal_spec import head_training
+from ophnet_ray.recipe_config import RecipeConfig
 from ophnet_ray.temporal_config import TemporalInput
 from ophnet_ray.train.head_passes import keep_passes
 from ophnet_ray.train.protocol import TrainLoopConfig
@@ -106,7 +107,11 @@ def build_head_loop(
 ) -> HeadLoopConfig:
     """Build the task of the workers that train a temporal model; nobody watches them yet."""
     return HeadLoopConfig(
-        config=replace(config, training=head_training(config.temporal, config.training)),
+        config=replace(
+            config,
+            training=head_training(config.temporal, config.training),
+            recipe=RecipeConfig(),  # the settings are those of the frame model
+        ),
         manifest=Manifest(tuple(phases), config.windows, ()),
         resources=resources,
         run=run,

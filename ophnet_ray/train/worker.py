@@ -145,7 +145,11 @@ def _build_module(loop: TrainLoopConfig, pooling: Pooling | None) -> SurgicalPha
         num_classes,
         lr=config.training.lr,
         model=SurgicalPhaseClassificationModel.from_config(
-            num_classes, config.model, config.windows.image_size, pooling
+            num_classes,
+            config.model,
+            config.windows.image_size,
+            pooling,
+            drop_path_rate=config.recipe.drop_path_rate,
         ),
         lr_schedule=config.training.lr_schedule,
         random_shift=config.training.random_shift,
@@ -153,6 +157,7 @@ def _build_module(loop: TrainLoopConfig, pooling: Pooling | None) -> SurgicalPha
         balance=balance_phases(manifest.label_counts("train"), config.training.class_weights),
         num_val_cases=len(manifest.cases_of("val")),
         on_nan=config.training.on_nan,
+        recipe=config.recipe,
     )
 
 
@@ -191,6 +196,7 @@ def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback, place: Worker
         strategy="auto" if place.is_alone else _build_strategy(training.strategy),
         plugins=[SyncedCheckpointIO(), *([] if place.is_alone else [RayLightningEnvironment()])],
         logger=build_loggers(loop.config, loop.run),
+        gradient_clip_val=loop.config.recipe.gradient_clip_val,
     )
     return trainer if place.is_alone else prepare_trainer(trainer)
 

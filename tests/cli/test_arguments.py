@@ -16,6 +16,7 @@ from ophnet_ray.cli.arguments import (
 )
 from ophnet_ray.config import Config
 from ophnet_ray.errors import PredictionError, TrainingError, UserError
+from ophnet_ray.recipe_config import RECIPES
 from ophnet_ray.settings_file import dump_config
 from ophnet_ray.storage.filesystems import StorageError
 from tests.helpers.paths import ROOT
@@ -39,6 +40,18 @@ def test_without_a_csv_the_defaults_are_those_of_the_demo():
     assert parse().windows.image_size == 128
     assert parse("--lr", "0.5").training.lr == 0.5
     assert parse("--csv_path", "a.csv").windows.image_size == Config().windows.image_size
+
+
+def test_a_recipe_changes_defaults_which_flags_and_a_file_override(tmp_path):
+    (tmp_path / "run.yaml").write_text("recipe: modern\nlayer_decay: 0.9\n")
+    config = parse("--csv_path", "a.csv", "--config", str(tmp_path / "run.yaml"), "--opt", "adam")
+    recipe, chosen = config.recipe, RECIPES["modern"]
+    assert (recipe.recipe, recipe.layer_decay, recipe.opt) == ("modern", 0.9, "adam")
+    assert recipe.weight_decay == chosen["weight_decay"]
+    assert config.training.lr_schedule == "cosine"
+    assert parse("--recipe", "modern").training.lr_schedule == "cosine", "on the demo, too"
+    assert parse("--recipe", "modern").windows.image_size == 128
+    assert parse("--recipe", "seed") == parse()
 
 
 def test_print_config_prints_settings_that_a_file_takes_back(tmp_path, capsys):

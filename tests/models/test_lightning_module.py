@@ -8,9 +8,11 @@ from torch.utils.data import DataLoader
 
 from ophnet_ray.data.loader import SEGMENT_WEIGHT
 from ophnet_ray.data.preprocessing import extract_masks, to_unit
+from ophnet_ray.errors import UserError
 from ophnet_ray.models.backbone import create_encoder
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.recipe_config import RecipeConfig
 
 pytestmark = pytest.mark.unit
 
@@ -151,3 +153,47 @@ def test_each_step_takes_the_mean_gradient_of_its_batches_also_the_last_of_an_ep
     assert len(recorder.seen) == 2
     torch.testing.assert_close(recorder.seen[0], torch.stack(own[:3]).mean(0))
     torch.testing.assert_close(recorder.seen[1], torch.stack(own[3:]).mean(0))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "freeze", "moving"),
+    [
+        ("test_resnet", "encoder", ()),
+        ("test_resnet", "stages:3", ("layer4",)),
+        ("test_vit", "stages:4", ("blocks.4", "blocks.5", "norm")),
+        ("test_efficientnet", "bn", ("conv", "blocks")),
+        ("test_efficientnet", "none", ("conv", "bn", "blocks")),
+    ],
+)
+def test_frozen_layers_keep_weights_and_statistics_and_are_not_in_the_optimiser(
+    tmp_path, backbone, freeze, moving
+):
+    torch.manual_seed(0)
+    model = SurgicalPhaseClassificationModel(2, backbone, False, SIZE)
+    module = SurgicalPhaseModule(2, lr=0.1, model=model, recipe=RecipeConfig(freeze=freeze))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fit(module, random_batch(), tmp_path, max_epochs=2)
+    moved = {
+        name.removeprefix("image_encoder.")
+        for name, value in model.state_dict().items()
+        if name.startswith("image_encoder.") and not torch.equal(value, before[name])
+    }
+    assert all(name.startswith(moving) for name in moved), moved
+    assert all(any(name.startswith(part) for name in moved) for part in moving), moved
+    if freeze == "bn":
+        norms = [each for each in model.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+        assert norms
+        assert not any(each.training or each.weight.requires_grad for each in norms)
+    groups = module.optimizers().optimizer.param_groups
+    optimised = {id(each) for group in groups for each in group["params"]}
+    image = torch.rand(2, 3, SIZE, SIZE)
+    model(image, image[:, :2]).sum().backward()
+    learning = {id(each) for each in model.parameters() if each.grad is not None}
+    assert optimised == learning, "DDP would wait for the others"
+    assert not torch.equal(model.classifier[0].weight, before["classifier.0.weight"])
+
+
+def test_more_stages_than_the_backbone_has_cannot_be_frozen():
+    model = SurgicalPhaseClassificationModel(2, "test_resnet", False, SIZE)
+    with pytest.raises(UserError, match="--freeze stages:5: the backbone test_resnet has 4 stages"):
+        SurgicalPhaseModule(2, model=model, recipe=RecipeConfig(freeze="stages:5"))

@@ -80,3 +80,23 @@ def test_each_window_counts_by_the_weight_of_its_phase():
 def test_the_adjustments_are_no_weights_of_the_network():
     """They come from the training segments, so a checkpoint must not bring its own."""
     assert PhaseLoss(2, balance_phases(np.asarray([3, 1]), "inverse")).state_dict() == {}
+
+
+@pytest.mark.parametrize("scheme", ["none", "logit_adjusted", "inverse", "focal"])
+def test_smoothed_targets_are_those_of_torch_and_keep_the_adjustments(scheme):
+    """The loss against the target (1 - ε)·phase + ε/K, and the weight of the annotated phase."""
+    counts, smoothing = np.asarray([6, 3, 1]), 0.1
+    torch.manual_seed(0)
+    logits, labels = torch.randn(8, 3), torch.arange(8) % 3
+    balance = balance_phases(counts, scheme)
+    loss = PhaseLoss(3, balance, smoothing)(logits, labels)
+    offsets = torch.zeros(3) if balance.logit_offsets is None else balance.logit_offsets
+    targets = F.one_hot(labels, 3) * (1 - smoothing) + smoothing / 3
+    losses = F.cross_entropy(logits + offsets, targets, reduction="none")
+    if balance.weights is not None:
+        losses = losses * balance.weights[labels]
+    if scheme == "focal":
+        losses = losses * (1 - logits.softmax(1)[range(8), labels]) ** 2
+    torch.testing.assert_close(loss, losses.mean())
+    if scheme == "none":
+        torch.testing.assert_close(loss, F.cross_entropy(logits, labels, label_smoothing=smoothing))

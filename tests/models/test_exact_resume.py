@@ -1,0 +1,170 @@
+"""Resumes inside an epoch with every ingredient of the recipe, and what predicts from them."""
+
+import numpy as np
+import pytest
+import torch
+
+from ophnet_ray import OphNetDataModule
+from ophnet_ray.config import Config
+from ophnet_ray.data.datasets import ManifestDataModule
+from ophnet_ray.inference.trained_model import load_model
+from ophnet_ray.models.exact_resume import ExactResume
+from ophnet_ray.models.lightning_module import SurgicalPhaseModule
+from ophnet_ray.models.lightning_trainer import build_lightning_trainer
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.models.payload import (
+    PAYLOAD_KEY,
+    CheckpointPayload,
+    Preprocessing,
+    describe_settings,
+)
+from tests.helpers.checkpoints import make_payload
+
+pytestmark = pytest.mark.unit
+
+SIZE = 32
+EVERYTHING = {
+    "opt": "adamw",
+    "weight_decay": 0.05,
+    "layer_decay": 0.8,
+    "head_lr_scale": 2.0,
+    "lr_schedule": "cosine",
+    "gradient_clip_val": 0.5,
+    "label_smoothing": 0.1,
+    "drop_path_rate": 0.5,
+    "model_ema_decay": 0.9,
+}
+
+
+class InsideEpoch(ExactResume):
+    """Write a checkpoint at a step of the second epoch, then stop; resume from such a one."""
+
+    def __init__(self, config, stop_at=None, file=None):
+        super().__init__(seed=0)
+        self._config, self._stop_at, self._file = config, stop_at, file
+        self.num_steps, self.validated = 0, None
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.num_steps += 1
+        if (trainer.current_epoch, batch_idx + 1) == (1, self._stop_at):
+            self.save_inside_epoch(trainer, self._file)
+            raise KeyboardInterrupt
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, *rest):
+        with torch.inference_mode():
+            self.validated = pl_module.model(batch["image"], batch["mask"])
+        self.batch = batch
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+        model = pl_module.model
+        payload = make_payload(
+            phases=("0", "1", "2"),
+            preprocessing=Preprocessing.of_network(model, self._config.windows),
+            config=describe_settings(self._config),
+            pooling=model.pooling,
+            workers=self.gather_worker_states(trainer),
+        )
+        checkpoint[PAYLOAD_KEY] = payload.to_dict()
+
+    def on_load_checkpoint(self, trainer, pl_module, checkpoint):
+        payload = CheckpointPayload.from_dict(checkpoint[PAYLOAD_KEY], "a checkpoint")
+        self.restore(payload.workers, trainer.global_rank)
+
+
+@pytest.fixture
+def manifest(color_csv, color_cache):
+    data = OphNetDataModule(color_csv, image_size=SIZE, cache_dir=color_cache)
+    data.setup()
+    return data.manifest
+
+
+def make_config(backbone, **settings):
+    return Config().replace_flat(
+        backbone=backbone,
+        pretrained=False,
+        image_size=SIZE,
+        max_epochs=2,
+        batch_size=2,
+        lr=1e-2,
+        **settings,
+    )
+
+
+def fit(config, manifest, tmp_path, callback, ckpt_path=None):
+    """Fit from the same first weights; return the module and the trainer."""
+    torch.manual_seed(3)
+    recipe, training = config.recipe, config.training
+    model = SurgicalPhaseClassificationModel.from_config(
+        3, config.model, SIZE, drop_path_rate=recipe.drop_path_rate
+    )
+    module = SurgicalPhaseModule(
+        3, lr=training.lr, model=model, lr_schedule=training.lr_schedule, recipe=recipe
+    )
+    trainer = build_lightning_trainer(
+        training, False, [callback], tmp_path, gradient_clip_val=recipe.gradient_clip_val
+    )
+    data = ManifestDataModule(manifest, training.batch_size, training.seed)
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return module, trainer
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings"),
+    [
+        pytest.param("test_efficientnet", EVERYTHING, id="batch norms"),
+        pytest.param("test_vit", EVERYTHING | {"lora_rank": 2}, id="lora"),
+        pytest.param("test_resnet", EVERYTHING | {"freeze": "stages:2"}, id="frozen stages"),
+    ],
+)
+def test_a_fit_that_resumes_inside_an_epoch_ends_with_the_same_weights_and_average(
+    manifest, tmp_path, backbone, settings
+):
+    config, file = make_config(backbone, **settings), tmp_path / "inside.ckpt"
+    first, stopped, resumed = (
+        InsideEpoch(config),
+        InsideEpoch(config, 3, file),
+        InsideEpoch(config),
+    )
+    whole, trainer = fit(config, manifest, tmp_path, first)
+    trainer.save_checkpoint(tmp_path / "whole.ckpt")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(config, manifest, tmp_path, stopped)
+    rest, _ = fit(config, manifest, tmp_path, resumed, str(file))
+    assert first.num_steps == stopped.num_steps + resumed.num_steps
+    assert resumed.num_steps < stopped.num_steps
+    expected = whole.state_dict()
+    assert rest.state_dict().keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(rest.state_dict()[name], value), name
+    assert torch.equal(resumed.validated, first.validated)
+    assert rest.epoch_metrics == whole.epoch_metrics
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"model_ema_decay": 0.9}, id="average"),
+        pytest.param({"lora_rank": 2}, id="lora"),
+        pytest.param({"model_ema_decay": 0.9, "lora_rank": 2}, id="both"),
+    ],
+)
+def test_a_checkpoint_predicts_with_the_weights_that_were_validated(manifest, tmp_path, settings):
+    config, file = make_config("test_vit", **settings), tmp_path / "inside.ckpt"
+    callback = AfterValidation(config, file)
+    fit(config, manifest, tmp_path, callback)
+    network = load_model(file).network
+    batch = callback.batch
+    with torch.inference_mode():
+        logits = network(batch["image"], batch["mask"])
+    np.testing.assert_array_equal(logits, callback.validated)
+
+
+class AfterValidation(InsideEpoch):
+    """Write a checkpoint at the end of each epoch, as a run does."""
+
+    def __init__(self, config, file):
+        super().__init__(config)
+        self._target = file
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.save_checkpoint(self._target)
