@@ -1,7 +1,5 @@
 """Flags of ``train.py`` with their limits, as frozen dataclasses; a docstring is the help."""
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import Field, asdict, dataclass, field, fields, replace
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_type_hints
 
 from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.hashing import hash_identity
 from ophnet_ray.recipe_config import RecipeConfig
 from ophnet_ray.settings import (
     MAX_REASON_CHARS,
@@ -304,8 +303,7 @@ class Config:
 
     def identity_hash(self, data_hash: str) -> str:
         """Return eight hexadecimal digits for the data and the settings behind a result."""
-        text = json.dumps([self.identity(), data_hash], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return hash_identity(self.identity(), data_hash)
 
     def check_locations(self) -> None:
         """Refuse URIs that cannot be used or hold credentials, before anything prints them.

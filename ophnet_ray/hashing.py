@@ -5,8 +5,10 @@ depends only on (seed, epoch, segment) is the same after a restart and on every 
 """
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,3 +48,9 @@ def _mix(x: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return np.asarray(x ^ (x >> np.uint64(31)), dtype=np.uint64)
+
+
+def hash_identity(identity: Mapping[str, Any], data_hash: str) -> str:
+    """Return eight hexadecimal digits for the data and the settings behind a result."""
+    text = json.dumps([dict(identity), data_hash], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -33,6 +33,7 @@ from ophnet_ray.storage.records import (
     read_record,
     read_yaml_record,
 )
+from ophnet_ray.train.extension import extended_settings
 from ophnet_ray.train.run_mirror import RunMirror
 from ophnet_ray.train.run_paths import RunPaths
 
@@ -186,11 +187,11 @@ class RunDirectory(RunPaths):
             # earlier versions kept the path alone
             now["backbone_weights"] = config.model.backbone_weights
         # those are compared with what the run took, see ``check_passport``
-        resources = settings_that_affect("resources")
+        left_out = settings_that_affect("resources") + extended_settings(before, now)
         changes = [
             f"{name} {before.get(name)} -> {value}"
             for name, value in now.items()
-            if name not in resources and before.get(name) != value
+            if name not in left_out and before.get(name) != value
         ]
         if self.passport.exists() and self.read_passport().data_hash != data_hash:
             changes.append("the rows of the CSV, their split or the videos")

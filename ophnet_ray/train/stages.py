@@ -19,6 +19,7 @@ from ophnet_ray.train.protocol import TrainLoopConfig, start_status
 from ophnet_ray.train.report import write_run_report
 from ophnet_ray.train.run import Run
 from ophnet_ray.train.run_directory import RunResult
+from ophnet_ray.train.shorter_run import continue_shorter_run
 from ophnet_ray.train.stop_poll import StopTraining
 from ophnet_ray.train.trainer import failures_in_one_line, fit_run
 from ophnet_ray.train.watch import TrainingWatch
@@ -37,6 +38,7 @@ def complete_run(run: Run, output: str) -> RunResult:
     """
     directory = run.directory
     with failures_in_one_line(directory, "run"):
+        continue_shorter_run(run)
         result = read_result(run)
         if result is None:
             check_disk_space(run, output)

@@ -120,6 +120,21 @@ def test_a_run_is_the_same_with_its_settings_and_data_wherever_these_lie(run):
         run.check_same(config, "e")
 
 
+def test_a_run_takes_more_epochs_where_its_learning_rate_does_not_depend_on_their_number(run):
+    config = Config().replace_flat(csv_path="/a.csv", max_epochs=4)
+    run.write_config(config)
+    run.write_passport(passport("d"))
+    run.check_same(config.replace_flat(max_epochs=6), "d")
+    with pytest.raises(UserError, match="max_epochs 4 -> 3"):
+        run.check_same(config.replace_flat(max_epochs=3), "d")
+    with pytest.raises(UserError, match=r"\(lr 0.0001 -> 0.5\)"):
+        run.check_same(config.replace_flat(max_epochs=6, lr=0.5), "d")
+    for changed in ({"lr_schedule": "cosine"}, {"temporal": "gru"}):
+        run.write_config(config.replace_flat(**changed))
+        with pytest.raises(UserError, match="max_epochs 4 -> 6"):
+            run.check_same(config.replace_flat(max_epochs=6, **changed), "d")
+
+
 def test_a_file_of_weights_is_known_by_its_content(run, tmp_path):
     weights, copy = tmp_path / "w.pt", tmp_path / "elsewhere.pt"
     weights.write_bytes(b"weights")
