@@ -66,7 +66,9 @@ def add_lora(encoder: Any, rank: int, backbone: str) -> None:
         )
     encoder.requires_grad_(False)
     for layer in layers:
-        parametrize.register_parametrization(layer, "weight", LowRankUpdate(layer.weight, rank))
+        update = LowRankUpdate(layer.weight, rank)
+        # unsafe: without a trial, which tensors without storage (device meta) do not bear
+        parametrize.register_parametrization(layer, "weight", update, unsafe=True)
 
 
 def is_adapted(name: str) -> bool:

@@ -18,6 +18,7 @@ from ophnet_ray.models.payload import (
     Preprocessing,
     describe_settings,
 )
+from ophnet_ray.train.disk_space import checkpoint_bytes
 from tests.helpers.checkpoints import make_payload
 
 pytestmark = pytest.mark.unit
@@ -152,6 +153,8 @@ def test_a_checkpoint_predicts_with_the_weights_that_were_validated(manifest, tm
     config, file = make_config("test_vit", **settings), tmp_path / "inside.ckpt"
     callback = AfterValidation(config, file)
     fit(config, manifest, tmp_path, callback)
+    size_bytes = checkpoint_bytes(config, num_phases=3)
+    assert size_bytes <= file.stat().st_size < size_bytes * 1.02 + 250_000
     network = load_model(file).network
     batch = callback.batch
     with torch.inference_mode():
