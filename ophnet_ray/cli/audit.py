@@ -1,8 +1,10 @@
 """``python -m ophnet_ray audit``: does the model look at the image, or at the order of time?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ophnet_ray.cli.checks import (
     check_at_least_1,
@@ -12,8 +14,13 @@ from ophnet_ray.cli.checks import (
 )
 from ophnet_ray.config import DEFAULT_CACHE_DIR, CaseFrom
 from ophnet_ray.console import Console, print_answer
-from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.data.annotations import Segment, read_annotations
+from ophnet_ray.distributed.environment import prepare_environment
 from ophnet_ray.settings import NUM_WORKERS
+
+if TYPE_CHECKING:
+    # loads the codec, which --help does not need
+    from ophnet_ray.inference.audit_result import Audit, AuditSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +43,7 @@ class AuditCommand:
     """Folder of the decoded windows and features, shared with train.py; what is missing is
     decoded and encoded."""
     num_workers: int = NUM_WORKERS
-    """Number of parallel decode workers."""
+    """Number of parallel decode workers; for a temporal model, of actors that decode and encode."""
     max_windows: int = 4000
     """Maximum number of windows, or frames of a temporal model, per split, evenly spread over
     it."""
@@ -50,6 +57,7 @@ class AuditCommand:
 
         Raises:
             UserError: The input is wrong.
+            EncodingError: The cluster or the encoder failed.
         """
         check_at_least_1("--max_windows", self.max_windows)
         check_at_least_1("--num_workers", self.num_workers)
@@ -60,7 +68,6 @@ class AuditCommand:
         )
         folder = create_output_folder(self.output, "audit.json", "report.html")
         from ophnet_ray.inference.audit_result import AuditSettings, write_audit
-        from ophnet_ray.models.checkpoint_file import read_payload
 
         settings = AuditSettings(
             split=self.split,
@@ -69,12 +76,7 @@ class AuditCommand:
             max_windows=self.max_windows,
             seed=self.seed,
         )
-        if read_payload(self.checkpoint).head is None:
-            from ophnet_ray.inference.audit import audit
-        else:
-            from ophnet_ray.inference.temporal_audit import audit_temporal_model as audit
-
-        result = audit(self.checkpoint, segments, settings)
+        result = self._audit(segments, settings)
         source = f"{Path(self.checkpoint).name} on {Path(self.csv_path).name}"
         files = write_audit(result, folder, source)
         for warning in result.warnings:
@@ -85,3 +87,17 @@ class AuditCommand:
         for name, norm in result.gradient_norms.items():
             answer[f"gradient of {name}"] = f"{norm:.2e}"
         print_answer(answer | {"scores": files.scores, "report": files.report})
+
+    def _audit(self, segments: Sequence[Segment], settings: "AuditSettings") -> "Audit":
+        from ophnet_ray.models.checkpoint_file import read_payload
+
+        if read_payload(self.checkpoint).head is None:
+            from ophnet_ray.inference.audit import audit
+
+            return audit(self.checkpoint, segments, settings)
+        prepare_environment()
+        from ophnet_ray.distributed.features import extract_features
+        from ophnet_ray.inference.temporal_audit import audit_temporal_model
+
+        encode = partial(extract_features, num_workers=self.num_workers, console=Console())
+        return audit_temporal_model(self.checkpoint, segments, settings, encode)

@@ -8,7 +8,7 @@ scored by itself. Models that see next to nothing are scored on the same frames.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,13 +19,11 @@ from numpy.typing import NDArray
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.features.sequence import FeatureSequence
 from ophnet_ray.data.features.store import FeatureStore
-from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.annotated_videos import AnnotatedVideo, group_by_video
 from ophnet_ray.inference.audit_result import Audit, AuditSettings, choose_rows, score_labels
 from ophnet_ray.inference.encoder import load_encoder
 from ophnet_ray.inference.encoder_source import EncoderSource
-from ophnet_ray.inference.encoding_job import EncodingJob, plan_encoding
 from ophnet_ray.inference.predictor import frame_times
 from ophnet_ray.metrics.timelines import NOT_ANNOTATED, label_times
 from ophnet_ray.models.checkpoint_file import read_payload
@@ -37,6 +35,8 @@ from ophnet_ray.models.temporal_network import TemporalModel
 from ophnet_ray.reports.audit_report import AuditScore
 
 Labels = NDArray[np.int64]
+EncodeVideos = Callable[[EncoderSource, Mapping[str, str], FeatureStore], Mapping[str, str]]
+"""Write the features of videos, by id, that a store lacks; return the reasons of broken ones."""
 _MEANINGS = {
     "as it is": "The temporal model on whole videos. All rows below compare with this one.",
     "frame model alone": "The classifier under the temporal model, frame by frame. The difference "
@@ -69,9 +69,15 @@ class AuditedSequence:
 
 
 def audit_temporal_model(
-    checkpoint: str, segments: Sequence[Segment], settings: AuditSettings
+    checkpoint: str, segments: Sequence[Segment], settings: AuditSettings, encode: EncodeVideos
 ) -> Audit:
-    """Audit a checkpoint on the frames of a split; features that the cache lacks are computed.
+    """Audit a checkpoint on the frames of a split.
+
+    Args:
+        checkpoint: With a temporal model.
+        segments: All rows.
+        settings: Rows to score, and the cache.
+        encode: Computes features that the cache lacks.
 
     Raises:
         UserError: The checkpoint is wrong, a video is missing, or the split has no usable frames.
@@ -84,7 +90,7 @@ def audit_temporal_model(
     store = FeatureStore(settings.cache_dir, encoding)
     with store.in_use():
         videos = group_by_video(rows.scored, payload.phases)
-        broken = _encode_missing(source, store, [video.video for video in videos], device)
+        broken = encode(source, {video.video: video.video for video in videos}, store)
         warnings = [*rows.warnings, *(f"{v} is left out: {why}" for v, why in broken.items())]
         readable = [video for video in videos if video.video not in broken]
         found = _find_sequences(store, readable, payload.phases)
@@ -252,24 +258,6 @@ def _find_sequences(
         labels[features.is_damaged] = NOT_ANNOTATED
         sequences.append(AuditedSequence(labels, read))
     return sequences
-
-
-def _encode_missing(
-    source: EncoderSource, store: FeatureStore, videos: Iterable[str], device: str
-) -> dict[str, str]:
-    """Encode the videos that the store lacks, in this process; return a reason for each failure."""
-    plan = plan_encoding(store, videos)
-    if not plan.todo:
-        return plan.broken
-    encode = EncodingJob(source, store).build_worker(device, torch.get_num_threads())
-    broken = dict(plan.broken)
-    for content_id, video in plan.todo.items():
-        try:
-            encode(content_id, video)
-        except VideoError as error:
-            same = [each for each, id_ in plan.content_ids.items() if id_ == content_id]
-            broken |= dict.fromkeys(same, str(error))
-    return broken
 
 
 def _label_training(

@@ -7,13 +7,20 @@ import pytest
 import torch
 
 from ophnet_ray.cli.audit import AuditCommand
+from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.features.sequence import FeatureSequence
+from ophnet_ray.data.features.store import FeatureStore
+from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
+from ophnet_ray.inference.audit_result import AuditSettings
+from ophnet_ray.inference.encoder import load_encoder
 from ophnet_ray.inference.encoder_source import EncoderSource
+from ophnet_ray.inference.encoding_job import EncodingJob, plan_encoding
 from ophnet_ray.inference.temporal_audit import (
     AuditedSequence,
     audit_order,
     audit_rivals,
+    audit_temporal_model,
     predict_from_past,
     thin_out,
 )
@@ -115,8 +122,8 @@ def test_the_clock_alone_tells_phases_that_always_begin_at_the_same_time():
     assert elapsed.accuracy == 1  # after the end of training videos, their last phase
 
 
-def audit_by_command(checkpoint, tmp_path, num_inputs, phases=PHASES, **settings):
-    """Audit a temporal model over the frame model; v0 is training, v1 and v2 validation."""
+def write_model(checkpoint, tmp_path, num_inputs, phases=PHASES, **settings):
+    """Write a temporal model over the frame model, and rows: v0 trains, v1 and v2 validate."""
     head, *rows = (tmp_path / "videos/segments.csv").read_text().splitlines()
     splits = {"v0": "train", "v1": "val", "v2": "val"}
     table = tmp_path / "videos/split.csv"
@@ -130,6 +137,23 @@ def audit_by_command(checkpoint, tmp_path, num_inputs, phases=PHASES, **settings
         frame_rate=2.0,
         **settings,
     )
+    return model, table
+
+
+def encode_here(source, videos, store):
+    """Encode in this process what a store lacks, without Ray."""
+    plan = plan_encoding(store, videos.values())
+    encode = EncodingJob(source, store).build_worker("cpu", 1)
+    broken = {}
+    for content_id, video in plan.todo.items():
+        try:
+            encode(content_id, video)
+        except VideoError as error:
+            broken[video] = str(error)
+    return broken
+
+
+def audit_by_command(model, table, tmp_path):
     AuditCommand(
         checkpoint=str(model),
         csv_path=str(table),
@@ -139,14 +163,19 @@ def audit_by_command(checkpoint, tmp_path, num_inputs, phases=PHASES, **settings
     return json.loads((tmp_path / "audit/audit.json").read_text())
 
 
-def times_of_features(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")}
-
-
-def test_the_command_audits_a_temporal_model_and_encodes_once(checkpoint, tmp_path, capsys):
+def test_the_command_audits_a_temporal_model_on_the_features_of_the_cache(
+    checkpoint, tmp_path, capsys
+):
     write_color_dataset(tmp_path / "videos", num_cases=3)
-    content = audit_by_command(checkpoint, tmp_path, 3, temporal_input="log_probs")
-    encoded = times_of_features(tmp_path)
+    model, table = write_model(checkpoint, tmp_path, 3, temporal_input="log_probs")
+    source = EncoderSource(name=str(model))
+    store = FeatureStore(str(tmp_path / "cache"), load_encoder(source).encoding(2.0, causal=False))
+    names = [str(tmp_path / f"videos/v{number}.mp4") for number in (1, 2)]
+    assert not encode_here(source, dict(zip(names, names, strict=True)), store)
+    content = audit_by_command(model, table, tmp_path)
+    told = capsys.readouterr()
+    assert "2 of 2 videos are encoded already" in told.err  # and no Ray starts
+    assert "time shuffled" in told.out
     assert [score["name"] for score in content["scores"]] == [
         "as it is",
         "frame model alone",
@@ -162,26 +191,27 @@ def test_the_command_audits_a_temporal_model_and_encodes_once(checkpoint, tmp_pa
     page = (tmp_path / "audit/report.html").read_text()
     assert "What does the model make of time?" in page
     assert "36 frames. Accuracy: share of frames that are right" in page
-    assert "time shuffled" in capsys.readouterr().out
-    audit_by_command(checkpoint, tmp_path, 3, temporal_input="log_probs")
-    assert times_of_features(tmp_path) == encoded
 
 
-def test_a_video_that_cannot_be_read_is_left_out_with_its_reason(checkpoint, tmp_path, capsys):
+def test_a_video_that_cannot_be_read_is_left_out_with_its_reason(checkpoint, tmp_path):
     write_color_dataset(tmp_path / "videos", num_cases=3)
     (tmp_path / "videos/v1.mp4").write_bytes(b"no video")
     num_inputs = load_model(checkpoint).network.classifier[0].in_features
-    content = audit_by_command(checkpoint, tmp_path, num_inputs, PHASES[::-1], temporal="gru")
-    assert content["num_frames"] == 18
+    model, table = write_model(checkpoint, tmp_path, num_inputs, PHASES[::-1], temporal="gru")
+    settings = AuditSettings(
+        split="val", cache_dir=str(tmp_path / "cache"), num_workers=1, max_windows=4000, seed=0
+    )
+    found = audit_temporal_model(str(model), read_annotations(table), settings, encode_here)
+    assert found.num_units == 18
     # its classes are not those of the temporal model
-    assert "frame model alone" not in {score["name"] for score in content["scores"]}
-    (warning,) = content["warnings"]
+    assert "frame model alone" not in {score.name for score in found.scores}
+    (warning,) = found.warnings
     assert "v1.mp4 is left out: " in warning
-    assert "v1.mp4 is left out: " in "".join(capsys.readouterr().err.split("\n"))
 
 
 def test_a_missing_video_is_refused_as_in_training(checkpoint, tmp_path):
     write_color_dataset(tmp_path / "videos", num_cases=3)
+    model_and_table = write_model(checkpoint, tmp_path, 3, temporal_input="log_probs")
     (tmp_path / "videos/v1.mp4").unlink()
     with pytest.raises(UserError, match=r"1 videos are missing, the first: .*v1\.mp4"):
-        audit_by_command(checkpoint, tmp_path, 3, temporal_input="log_probs")
+        audit_by_command(*model_and_table, tmp_path)

@@ -1,6 +1,7 @@
 """Runs with a temporal model on one Ray cluster: stages, one checkpoint, exact resume."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from ophnet_ray.cli.audit import AuditCommand
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
 from ophnet_ray.inference.predictions import read_predictions
@@ -44,7 +46,9 @@ def first_run(ray_session, color_csv, color_cache, tmp_path_factory):
     return config, run(config)
 
 
-def test_one_command_trains_all_stages_and_its_checkpoint_predicts(first_run, color_csv, tmp_path):
+def test_one_command_trains_all_stages_and_its_checkpoint_predicts(
+    first_run, color_csv, tmp_path, capfd
+):
     _, result = first_run
     # the frame model is a run of its own, which another temporal model finds complete
     assert (result.run.parent / "colors-frames" / "result.json").exists()
@@ -62,6 +66,18 @@ def test_one_command_trains_all_stages_and_its_checkpoint_predicts(first_run, co
     truth = np.repeat([2, 1, 0], 6)
     assert (prediction.labels == truth).mean() > 0.8
     assert result.scores["val_acc"] > 0.8
+    # an audit encodes what its cache lacks; the second one nothing
+    audit = AuditCommand(
+        checkpoint=str(result.checkpoint),
+        csv_path=str(color_csv),
+        cache_dir=str(tmp_path / "cache"),
+        output=str(tmp_path / "audit"),
+    )
+    audit.run()
+    audit.run()
+    told = capfd.readouterr().err
+    assert re.search(r"^features \d/\d  videos", told, re.MULTILINE)
+    assert told.count("videos are encoded already") == 1
 
 
 def test_a_search_trains_temporal_models_in_one_process_over_the_features_of_a_run(
