@@ -1,13 +1,14 @@
 """Network: a timm encoder, the fusion of its tokens with the masks, and a classifier."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Self
 
 import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from ophnet_ray.config import MaskKind, ModelConfig, Pooling, WindowConfig
+from ophnet_ray.config import Config, MaskKind, ModelConfig, Pooling, WindowConfig
 from ophnet_ray.errors import UserError
 from ophnet_ray.models.backbone import (
     choose_pooling,
@@ -235,6 +236,24 @@ class SurgicalPhaseClassificationModel(nn.Module):
                 if is_frozen_norm or (self.has_frozen_layers and _is_frozen(module)):
                     module.eval()
         return self
+
+
+def outline_network(num_classes: int, config: Config) -> SurgicalPhaseClassificationModel:
+    """Build the network of a run as its recipe trains it: names and shapes, without storage.
+
+    Raises:
+        UserError: The backbone does not exist, or the recipe does not suit it.
+    """
+    model = replace(config.model, pretrained=False, backbone_weights=None)
+    with torch.device("meta"):
+        network = SurgicalPhaseClassificationModel.from_config(
+            num_classes,
+            model,
+            config.windows.image_size,
+            drop_path_rate=config.recipe.drop_path_rate,
+        )
+        network.adapt(config.recipe)
+    return network
 
 
 def _is_batch_norm(module: nn.Module) -> bool:

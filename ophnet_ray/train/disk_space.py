@@ -5,7 +5,6 @@ the videos is estimated, since no video is open yet: a disk that may be too smal
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -66,17 +65,9 @@ def checkpoint_bytes(config: Config, num_phases: int) -> int:
     """
     # timm takes seconds to load: not in the processes that import this module and train nothing
     from ophnet_ray.models.lora import is_adapted
-    from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+    from ophnet_ray.models.network import outline_network
 
-    model = replace(config.model, pretrained=False, backbone_weights=None)
-    with torch.device("meta"):
-        network = SurgicalPhaseClassificationModel.from_config(
-            num_phases,
-            model,
-            config.windows.image_size,
-            drop_path_rate=config.recipe.drop_path_rate,
-        )
-        network.adapt(config.recipe)
+    network = outline_network(num_phases, config)
     num_copies = 1 if config.recipe.model_ema_decay is None else 2
     adapted = [each for name, each in network.named_parameters() if is_adapted(name)]
     tensors = [*network.parameters(), *network.buffers()]

@@ -228,6 +228,17 @@ def check_backbone(config: Config, on_notice: Callable[[str], None]) -> None:
             on_notice(f"backbone {config.model.backbone}: {network.weights_use}")
 
 
+def check_recipe(config: Config) -> None:
+    """Make sure that the backbone has what the recipe names: stages, linear layers, drop path.
+
+    Raises:
+        UserError: It has not; the flag is named.
+    """
+    from ophnet_ray.models.network import outline_network
+
+    outline_network(2, config)
+
+
 def _describe_weights(model: ModelConfig) -> str:
     """Return the source of an encoder's weights and their licence.
 

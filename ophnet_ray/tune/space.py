@@ -16,6 +16,7 @@ _ITEM = re.compile(r"(\w+)=(choice|uniform|loguniform|randint)\((.*)\)", re.DOTA
 _FORM = "expected e.g. lr=loguniform(1e-5,1e-2) window_size=choice(8,16,32)"
 _DECODING = settings_that_affect("decoding")
 _NETWORK = ("backbone", "image_size", "pretrained", "backbone_weights")
+_OF_LAYERS = ("drop_path_rate", "freeze", "lora_rank")
 _NOT_SEARCHED: dict[Effect, str] = {
     "nothing": "it does not change a result",
     "data": "trials are compared on the same data",
@@ -127,6 +128,11 @@ def decoding_variants(space: SearchSpace) -> Iterator[dict[str, Any]]:
 def network_variants(space: SearchSpace) -> Iterator[dict[str, Any]]:
     """Yield all combinations of the searched settings that affect which network is built."""
     return _combine(space, _NETWORK)
+
+
+def recipe_variants(space: SearchSpace) -> Iterator[dict[str, Any]]:
+    """Yield all combinations of the searched settings that a backbone may not suit."""
+    return _combine(space, (*_NETWORK, *_OF_LAYERS))
 
 
 def _combine(space: SearchSpace, names: Sequence[str]) -> Iterator[dict[str, Any]]:

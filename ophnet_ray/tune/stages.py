@@ -18,7 +18,12 @@ from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.disk_space import check_disk_space
-from ophnet_ray.train.preflight import check_backbone, check_cluster, check_num_segments
+from ophnet_ray.train.preflight import (
+    check_backbone,
+    check_cluster,
+    check_num_segments,
+    check_recipe,
+)
 from ophnet_ray.train.prepare import prepare_data, prepare_variant
 from ophnet_ray.train.trainer import failures_in_one_line
 from ophnet_ray.tune.config import RankedMetric
@@ -37,7 +42,7 @@ from ophnet_ray.tune.resources import plan_trials
 from ophnet_ray.tune.scheduler import build_scheduler
 from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.searcher import Suggestions
-from ophnet_ray.tune.space import decoding_variants, network_variants, select_base
+from ophnet_ray.tune.space import decoding_variants, network_variants, recipe_variants, select_base
 from ophnet_ray.tune.trial import Trial, outcome_of, write_trial_end
 from ophnet_ray.tune.trial_task import TrialSetup, TrialTask
 from ophnet_ray.tune.tuner import TrialQueue, build_tuner
@@ -131,6 +136,8 @@ def _prepare(search: Search, held: ExitStack) -> TrialSetup:
     check_num_segments(plan.resources.train_workers, run.data.num_train)
     for settings in network_variants(search.space):
         check_backbone(run.config.replace_flat(**settings), run.console.say)
+    for settings in recipe_variants(search.space):
+        check_recipe(run.config.replace_flat(**settings))
     check_cluster(run.config, run.data.segments)
     first = prepare_data(run, run.open_cache(), plan.resources)
     decoded = {sampling_of(run.config.windows): first}

@@ -15,6 +15,7 @@ from ophnet_ray.train.preflight import (
     check_network,
     check_num_segments,
     check_output,
+    check_recipe,
     resolve_paths,
 )
 from ophnet_ray.train.run import open_run
@@ -193,3 +194,24 @@ def test_mlflow_needs_a_server_when_the_runs_lie_in_a_bucket(monkeypatch, tmp_pa
         check_loggers(config)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     check_loggers(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"freeze": "stages:9"}, "--freeze stages:9: the backbone test_resnet has 4 stages"),
+        ({"lora_rank": 4}, "--lora_rank 4: the backbone test_resnet has no linear layers"),
+        (
+            {"drop_path_rate": 0.1, "backbone": "vgg11"},
+            "--drop_path_rate 0.1: the backbone vgg11 has no residual branches to drop; give 0",
+        ),
+    ],
+)
+def test_a_recipe_that_does_not_suit_the_backbone_is_refused_before_training(
+    color_csv, tmp_path, settings, says
+):
+    config = tiny_config(color_csv, tmp_path)
+    check_recipe(config)
+    check_recipe(config.replace_flat(drop_path_rate=0.0, backbone="vgg11"))
+    with pytest.raises(UserError, match=says):
+        check_recipe(config.replace_flat(**settings))

@@ -11,6 +11,7 @@ from ophnet_ray.tune.space import (
     list_combinations,
     network_variants,
     parse_search_space,
+    recipe_variants,
 )
 from tests.helpers.searches import ITEMS
 
@@ -83,6 +84,17 @@ def test_each_network_of_a_space_is_known_before_the_first_trial():
         ("resnet18", 128),
         ("test_vit", 64),
         ("test_vit", 128),
+    ]
+
+
+def test_each_choice_of_layers_is_known_with_its_network_before_the_first_trial():
+    items = ["backbone=choice(test_resnet,test_vit)", "freeze=choice(none,stages:2)"]
+    space = parse_search_space([*items, "weight_decay=choice(0.01,0.1)"], Config())
+    assert [tuple(settings.values()) for settings in recipe_variants(space)] == [
+        ("test_resnet", "none"),
+        ("test_resnet", "stages:2"),
+        ("test_vit", "none"),
+        ("test_vit", "stages:2"),
     ]
 
 
