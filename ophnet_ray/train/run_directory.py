@@ -206,15 +206,24 @@ class RunDirectory(RunPaths):
         if not self.passport.exists():
             return
         before = self.read_passport()
-        self._check_resources(before.resources, passport.resources)
+        self.check_resources(passport.resources)
         changes = []
         if before.used_hash != passport.used_hash:
             changes.append(f"{before.rows_used} -> {passport.rows_used} usable rows")
         self._refuse(changes)
 
-    def _check_resources(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    def check_resources(self, now: Mapping[str, Any]) -> None:
+        """Make sure that a resumed run takes of the cluster what it began with.
+
+        Args:
+            now: ``Resources.describe`` of the command.
+
+        Raises:
+            UserError: It takes something else.
+        """
+        before = self.read_resources()
         changed = [name for name, value in before.items() if now[name] != value]
-        if now["device"] == before["device"] == "GPU":
+        if now["device"] == before.get("device") == "GPU":
             # threads of the host sum no gradient
             changed = [name for name in changed if name != "threads_per_worker"]
         if changed:

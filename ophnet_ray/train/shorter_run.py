@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.hashing import hash_identity
 from ophnet_ray.storage.files import delete_object
 from ophnet_ray.storage.paths import join, stem_of
@@ -12,25 +13,37 @@ from ophnet_ray.train.run import Run
 from ophnet_ray.train.run_directory import RunDirectory
 
 
-def continue_shorter_run(run: Run) -> None:
+def is_extended(run: Run) -> bool:
+    """Return True for a complete run with a name that the command gives more epochs."""
+    directory = run.directory
+    if run.config.run.name is None or not directory.result.exists():
+        return False
+    return bool(directory.read_config()["max_epochs"] < run.config.training.max_epochs)
+
+
+def continue_shorter_run(run: Run, resources: Resources) -> None:
     """Let a run begin where one with fewer epochs ended, if there is one that is complete.
 
     A run with a name continues in its folder. One without has a folder of its own, which receives
-    the checkpoints of the other; in a bucket it is not looked for. The result is the same as
-    without: epochs do not depend on how many follow.
+    the checkpoints of the other, if that took the same resources; in a bucket it is not looked for.
+    The weights are the same as without: epochs do not depend on how many follow.
 
     Args:
-        run: A locked run.
+        run: A locked run. Nothing may refuse its command any more: the result is deleted.
+        resources: Of the command.
+
+    Raises:
+        UserError: The run with a name began with other resources.
     """
-    directory, name = run.directory, run.config.run.name
-    if name is not None and directory.result.exists():
+    directory, is_named = run.directory, run.config.run.name is not None
+    if is_extended(run):
+        directory.check_resources(resources.describe())
         before = directory.read_config()["max_epochs"]
-        if before < run.config.training.max_epochs:
-            run.console.say(f"continuing {directory.location} after its {before} epochs")
-            _reopen(directory)
-    elif name is None and not directory.is_in_bucket and not list(_checkpoints_in(directory)):
+        run.console.say(f"continuing {directory.location} after its {before} epochs")
+        _reopen(directory)
+    elif not (is_named or directory.is_in_bucket or any(_checkpoints_in(directory))):
         shorter = find_shorter_run(run)
-        if shorter is not None:
+        if shorter is not None and shorter.read_resources() == resources.describe():
             run.console.say(f"continuing from the complete run {shorter.location}")
             _copy_training(shorter, directory)
 
@@ -60,9 +73,8 @@ def _reopen(directory: RunDirectory) -> None:
 
 def _copy_training(source: RunDirectory, target: RunDirectory) -> None:
     """Copy what a run resumes from; the order allows a kill at any moment."""
-    for path in (source.passport, source.rejects, source.rollbacks):
-        if path.exists():
-            shutil.copy2(path, target.path / path.name)
+    if source.rollbacks.exists():
+        shutil.copy2(source.rollbacks, target.rollbacks)
     if source.tensorboard.exists():
         shutil.copytree(source.tensorboard, target.tensorboard, dirs_exist_ok=True)
     target.checkpoints.mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ from ophnet_ray.train.protocol import TrainLoopConfig, start_status
 from ophnet_ray.train.report import write_run_report
 from ophnet_ray.train.run import Run
 from ophnet_ray.train.run_directory import RunResult
-from ophnet_ray.train.shorter_run import continue_shorter_run
+from ophnet_ray.train.shorter_run import continue_shorter_run, is_extended
 from ophnet_ray.train.stop_poll import StopTraining
 from ophnet_ray.train.trainer import failures_in_one_line, fit_run
 from ophnet_ray.train.watch import TrainingWatch
@@ -38,8 +38,7 @@ def complete_run(run: Run, output: str) -> RunResult:
     """
     directory = run.directory
     with failures_in_one_line(directory, "run"):
-        continue_shorter_run(run)
-        result = read_result(run)
+        result = None if is_extended(run) else read_result(run)
         if result is None:
             check_disk_space(run, output)
             result = _train_on_cluster(run)
@@ -82,6 +81,7 @@ def _train_on_cluster(run: Run) -> RunResult:
         check_num_segments(resources.train_workers, run.data.num_train)
         check_backbone(run.config, run.console.say)
         check_cluster(run.config, run.data.segments)
+        continue_shorter_run(run, resources)
         manifest = prepare_data(run, cache, resources)
         return fit(run, manifest, resources)
 

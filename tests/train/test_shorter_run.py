@@ -6,11 +6,13 @@ import torch
 from ophnet_ray import OphNetDataModule
 from ophnet_ray.console import Console
 from ophnet_ray.distributed.resources import Resources
+from ophnet_ray.errors import UserError
 from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.train.preflight import check_input
+from ophnet_ray.train.prepare import account_for_rows
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run import open_run
-from ophnet_ray.train.shorter_run import continue_shorter_run
+from ophnet_ray.train.shorter_run import continue_shorter_run, is_extended
 from ophnet_ray.train.stages import read_result
 from ophnet_ray.train.trainer import fit_alone
 from tests.helpers.runs import tiny_config, weights_of
@@ -24,15 +26,15 @@ def train(color_csv, color_cache, tmp_path):
     data = OphNetDataModule(color_csv, image_size=32, cache_dir=color_cache)
     data.setup()
 
-    def fit(storage="one", **settings):
+    def fit(storage="one", threads=1, **settings):
         config = tiny_config(color_csv, tmp_path / storage, cache_dir=color_cache, **settings)
         checked = check_input(config, Console())
         run = open_run(checked.config, checked.data, Console())
-        continue_shorter_run(run)
         trained = []
-        if read_result(run) is None:
-            run.directory.write_config(run.config)
-            resources = Resources(1, use_gpu=False, decode_workers=1, threads_per_worker=1)
+        if is_extended(run) or read_result(run) is None:
+            resources = Resources(1, use_gpu=False, decode_workers=1, threads_per_worker=threads)
+            continue_shorter_run(run, resources)
+            account_for_rows(run, data.manifest, [], resources)
             loop = TrainLoopConfig(run.config, data.manifest, resources, run.directory, "0")
             fit_alone(loop, lambda record: trained.append(record["epoch"]))
         return run.directory, trained
@@ -71,3 +73,13 @@ def test_only_a_complete_run_of_the_same_settings_is_continued(train):
     assert train(max_epochs=2, lr=1e-3)[1] == [0, 1]
     short.result.unlink()
     assert train(max_epochs=3, seed=42)[1] == [0, 1, 2]
+
+
+def test_a_run_of_other_resources_is_not_continued_and_keeps_its_result(train):
+    train(max_epochs=1)
+    assert train(threads=2, max_epochs=2)[1] == [0, 1], "another number of threads adds otherwise"
+    named, _ = train(name="mine", max_epochs=1)
+    with pytest.raises(UserError, match="give --threads_per_worker 1 to resume it"):
+        train(threads=2, name="mine", max_epochs=2)
+    assert named.read_result() is not None
+    assert train(name="mine", max_epochs=1)[1] == [], "it is as complete as before"
