@@ -38,6 +38,8 @@ Strategy = Literal["ddp", "fsdp"]
 OnNan = Literal["stop", "skip", "rollback"]
 UseGpu = Literal["auto", "true", "false"]
 MAX_IMAGE_SIZE = 8192
+CONTENT_SETTINGS = ("backbone_weights", "init_checkpoint", "phase_map")
+"""Settings of files that a run knows by their content."""
 Placement = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 
@@ -124,10 +126,34 @@ class ModelConfig:
     """Start the encoder from timm's pretrained weights."""
     backbone_weights: str | None = setting(None, is_path=True)
     """Start the encoder from this file (.safetensors, .pt, .ckpt) instead."""
+    init_checkpoint: str | None = setting(None, is_path=True, is_late=True)
+    """Start encoder, fusion and classifier from this checkpoint of train.py instead. Phases of
+    equal id or name keep their rows of the classifier; other rows start anew."""
+    phase_map: str | None = setting(None, is_path=True, is_late=True)
+    """CSV with the columns source,target: phases of init_checkpoint and those of the data that take
+    their rows, of several the mean (default: phases of equal id or name)."""
+    allow_seen_cases: bool = setting(False, affects="nothing")
+    """Accept validation cases that init_checkpoint was trained on."""
     allow_noncommercial: bool = setting(False, affects="nothing")
     """Accept pretrained weights whose licence forbids commercial use, e.g. those of ConvNeXt V2."""
     mask: MaskKind = "rg"
     """Masks for the fusion: red and green channel, chromaticity, or no fusion."""
+
+    @property
+    def fetches_weights(self) -> bool:
+        """True if the encoder starts from timm's pretrained weights."""
+        return self.pretrained and self.backbone_weights is None and self.init_checkpoint is None
+
+    def rules(self) -> Iterator[Rule]:
+        """Yield the limits of these settings."""
+        yield (
+            self.init_checkpoint is None or self.backbone_weights is None,
+            "--init_checkpoint, --backbone_weights: both start the encoder; leave one out",
+        )
+        yield (
+            self.phase_map is None or self.init_checkpoint is not None,
+            "--phase_map: needs --init_checkpoint, whose phases it maps",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,10 +310,11 @@ class Config:
         """Return the settings that determine the result.
 
         The location of the data is left out: the hash of the segments stands for their content. So
-        does the hash of a file of weights. Settings that came late are left out at their defaults.
+        does the hash of each of the ``CONTENT_SETTINGS``. Settings that came late are left out at
+        their defaults.
 
         Raises:
-            UserError: The file of weights is missing or cannot be read.
+            UserError: One of these files is missing or cannot be read.
         """
         left_out, late = settings_that_affect("location", "nothing"), late_settings()
         values = {
@@ -295,10 +322,9 @@ class Config:
             for name, value in self.to_flat().items()
             if name not in left_out and (name not in late or value != late[name])
         }
-        if self.model.backbone_weights is not None:
-            values["backbone_weights"] = hash_content(
-                "--backbone_weights", self.model.backbone_weights
-            )
+        for name in CONTENT_SETTINGS:
+            if (path := getattr(self.model, name)) is not None:
+                values[name] = hash_content(f"--{name}", path)
         return values
 
     def identity_hash(self, data_hash: str) -> str:
@@ -325,7 +351,8 @@ class Config:
             UserError: Naming the flag, its value and the cure.
         """
         self.check_locations()
-        for part in (self.windows, self.training, self.recipe, self.temporal, self.data, self.run):
+        parts = (self.windows, self.model, self.training, self.recipe, self.temporal)
+        for part in (*parts, self.data, self.run):
             check_rules(part.rules())
         check_rules(self.recipe.rules_of_strategy(self.training.strategy))
 

@@ -155,7 +155,8 @@ def test_nothing_but_the_windows_affects_the_decoding():
 def test_no_setting_of_the_run_affects_a_result():
     places = {field.name for field in fields(RunConfig)}
     # the values of a recipe's settings count, not its name
-    assert set(settings_that_affect("nothing")) == places | {"allow_noncommercial", "recipe"}
+    leaves = {"allow_noncommercial", "allow_seen_cases"}
+    assert set(settings_that_affect("nothing")) == places | leaves | {"recipe"}
 
 
 def test_the_identity_holds_all_settings_that_affect_a_result():
@@ -165,7 +166,8 @@ def test_the_identity_holds_all_settings_that_affect_a_result():
     assert set(Config().identity()) == set(Config().to_flat()) - left_out - set(late_settings())
     temporal = {name: value for name, value in asdict(TemporalConfig()).items() if name not in rows}
     recipe = {name: value for name, value in asdict(RecipeConfig()).items() if name != "recipe"}
-    assert late_settings() == {"deterministic": False, "on_nan": "stop"} | recipe | temporal
+    single = {"deterministic": False, "on_nan": "stop", "init_checkpoint": None, "phase_map": None}
+    assert late_settings() == single | recipe | temporal
     repeatable = Config().replace_flat(deterministic=True)
     assert repeatable.identity() == Config().identity() | {"deterministic": True}
     data = {field.name for field in fields(DataConfig)}
@@ -202,6 +204,8 @@ def test_every_path_is_checked_for_credentials():
         "csv_path",
         "video_dir",
         "backbone_weights",
+        "init_checkpoint",
+        "phase_map",
         "encoder",
         "output_pth",
         "storage_path",
@@ -222,6 +226,11 @@ def test_every_path_is_checked_for_credentials():
         ({"window_size": 20}, "--window_size 20 is not a multiple of --stride 8"),
         ({"max_frames": 8}, "--max_frames 8 is less than --window_size 16"),
         ({"image_size": 100}, "--image_size 100 is not a multiple of 32"),
+        (
+            {"init_checkpoint": "a", "backbone_weights": "b"},
+            "--init_checkpoint, --backbone_weights",
+        ),
+        ({"phase_map": "a"}, "--phase_map: needs --init_checkpoint"),
         ({"batch_size": 0}, "--batch_size 0: must be at least 1"),
         ({"lr": 0.0}, "--lr 0.0: must be more than 0"),
         ({"max_epochs": 0}, "--max_epochs 0: must be at least 1"),

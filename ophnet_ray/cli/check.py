@@ -22,7 +22,6 @@ from ophnet_ray.settings import parse_worker_range, setting
 from ophnet_ray.train.preflight import (
     check_backbone,
     check_loggers,
-    check_network,
     check_num_segments,
     check_output,
     find_shared_paths,
@@ -155,11 +154,18 @@ def _check_setup(config: Config, inspection: "Inspection", console: Console) -> 
         if workers is not None and data is not None and data.num_train:
             check_num_segments(workers, data.num_train)
 
+    def check_network() -> None:
+        # loads the codec
+        from ophnet_ray.train.new_run import check_new_run
+
+        if data is not None:
+            check_new_run(config, data, console.say)
+
     return [
         *collect("set-up", "--train_workers", check_workers),
         *collect("set-up", "--logger", lambda: check_loggers(config)),
         *collect("set-up", "--output_pth", lambda: check_output(config.run.output_pth)),
-        *collect("set-up", "--backbone", lambda: check_network(config)),
+        *collect("set-up", "--backbone", check_network),
         *collect("set-up", "--backbone", lambda: check_backbone(config, console.say)),
     ]
 

@@ -1,7 +1,7 @@
 """Videos of equal content under several names: one operation, whatever its files are called."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from ophnet_ray.storage.contents import hash_ends
@@ -31,6 +31,17 @@ def read_content_ids(videos: Iterable[str]) -> dict[str, str]:
     read are left out.
     """
     return _identify(_read_sizes(videos))
+
+
+def find_known_videos(videos: Iterable[str], content_ids: Collection[str]) -> list[str]:
+    """Return the files whose content is among those of ``read_content_ids``, sorted.
+
+    Only files of a size that is known are read.
+    """
+    known_sizes = {content_id.partition("-")[0] for content_id in content_ids}
+    sizes = _read_sizes(videos)
+    found = _identify({video: size for video, size in sizes.items() if str(size) in known_sizes})
+    return sorted(video for video, content_id in found.items() if content_id in content_ids)
 
 
 def _read_sizes(videos: Iterable[str]) -> dict[str, int]:

@@ -31,12 +31,14 @@ class ManifestItem:
 class Manifest:
     """Everything that reading windows needs: no video, no CSV, no codec.
 
-    ``phases[label]`` is the phase's id or name in the CSV.
+    ``phases[label]`` is the phase's id or name in the CSV. ``train_video_hashes``: content ids of
+    the training videos, sorted; None where they were not read.
     """
 
     phases: tuple[str, ...]
     windows: WindowConfig
     items: tuple[ManifestItem, ...]
+    train_video_hashes: tuple[str, ...] | None = None
 
     def of_split(self, split: str) -> list[ManifestItem]:
         """Return the segments of a split, in the CSV's order."""

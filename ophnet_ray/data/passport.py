@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from typing import Any, Self
@@ -38,7 +38,9 @@ class Passport:
     cases that the CSV puts into more than one split. ``phases``: the vocabulary, by label.
     ``resources``: what the run takes of the cluster, by name; a resumed run must take the same.
     ``case_from``: source of the cases, see ``cases``. ``same_videos``: names of videos of equal
-    content. The last two have defaults: earlier versions wrote none.
+    content. ``new_phases``: phases whose rows of the classifier start anew, and ``seen_cases``:
+    held-out cases that were trained on before, of a run that starts from a checkpoint. These four
+    have defaults: earlier versions wrote none.
     """
 
     data_hash: str
@@ -60,6 +62,8 @@ class Passport:
     resources: dict[str, int | str]
     case_from: str = ""
     same_videos: list[list[str]] = field(default_factory=list)
+    new_phases: list[str] = field(default_factory=list)
+    seen_cases: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the file."""
@@ -72,7 +76,7 @@ class Passport:
         Raises:
             KeyError: An entry is missing.
         """
-        optional = {"case_from", "same_videos"}
+        optional = {"case_from", "same_videos", "new_phases", "seen_cases"}
         names = [each.name for each in fields(cls)]
         known = {n: content[n] for n in names if n in content or n not in optional}
         splits = {name: SplitCounts(**counts) for name, counts in content["splits"].items()}
@@ -97,6 +101,7 @@ def build_passport(
     rejected = {reject.segment.segment_id for reject in unreadable}
     used = [segment for segment in segments if segment.segment_id not in rejected]
     rejects = [*unreadable, *data.missing]
+    quirks = count_quirks(segments)
     return Passport(
         data_hash=data.data_hash,
         used_hash=hashlib.sha256(
@@ -107,7 +112,9 @@ def build_passport(
         rows_rejected=len(rejects),
         rejected_by_reason=dict(Counter(reject.reason for reject in rejects).most_common()),
         rows_cut_at_video_end=sum(item.entry.is_truncated for item in manifest.items),
-        **count_quirks(segments),
+        overlaps=quirks["overlaps"],
+        gaps=quirks["gaps"],
+        shorter_than_1_s=quirks["shorter_than_1_s"],
         splits={
             name: _count_split([segment for segment in used if segment.split == name], phases)
             for name in SPLITS
@@ -151,6 +158,7 @@ def describe_warnings(passport: Passport) -> list[str]:
             "each clip is a case of its own: if several clips show one operation, they lie in "
             "training and in validation, and the scores are too high; add a case_id column"
         )
+    warnings += _warn_of_start(passport)
     if lacking := passport.phases_not_in_training:
         warnings.append(
             f"training has no segment of {_list_names(lacking, 'phase')}: cannot be learnt"
@@ -158,6 +166,20 @@ def describe_warnings(passport: Passport) -> list[str]:
     if lacking := passport.phases_not_in_validation:
         warnings.append(f"validation has no segment of {_list_names(lacking, 'phase')}: not scored")
     return warnings
+
+
+def _warn_of_start(passport: Passport) -> Iterator[str]:
+    """Yield warnings about the checkpoint that training starts from."""
+    if seen := passport.seen_cases:
+        yield (
+            f"the checkpoint that training starts from was trained on {_list_names(seen, 'case')}, "
+            "held out here: scores on them say nothing about new cases"
+        )
+    if anew := passport.new_phases:
+        yield (
+            "the checkpoint that training starts from has no phase for "
+            f"{_list_names(anew, 'phase')}: learnt anew"
+        )
 
 
 def _has_one_clip_per_case(passport: Passport) -> bool:

@@ -14,8 +14,12 @@ class AnnotationError(UserError):
     """Error in a row, in a column or in the file itself."""
 
 
-def read_rows(path: str) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: str, flag: str = "--csv_path") -> Iterator[tuple[int, list[str]]]:
     """Read the lines of a CSV: the number of each line and its values.
+
+    Args:
+        path: File on disk or in a bucket.
+        flag: Flag that names it, for messages.
 
     Raises:
         AnnotationError: The file cannot be read, or is no CSV in UTF-8.
@@ -24,9 +28,9 @@ def read_rows(path: str) -> Iterator[tuple[int, list[str]]]:
         # the published CSVs begin with a byte-order mark
         text = read_bytes(absolute(path)).decode("utf-8-sig")
     except IsADirectoryError as error:
-        raise AnnotationError(f"{path} is a folder; --csv_path takes a CSV file") from error
+        raise AnnotationError(f"{path} is a folder; {flag} takes a CSV file") from error
     except FileNotFoundError as error:
-        raise AnnotationError(f"{path} does not exist; check --csv_path") from error
+        raise AnnotationError(f"{path} does not exist; check {flag}") from error
     except OSError as error:
         raise AnnotationError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

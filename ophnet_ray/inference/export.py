@@ -17,10 +17,8 @@ from torch import Tensor, nn
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.trained_model import TrainedModel, WithPreprocessing, choose_smoothing
-from ophnet_ray.models.backbone_names import UNKNOWN, read_licence
-from ophnet_ray.models.payload import CheckpointPayload
+from ophnet_ray.models.init_checkpoint import find_weights_licence
 from ophnet_ray.storage.files import open_atomically, write_atomically
-from ophnet_ray.temporal_config import CHECKPOINT_SUFFIX
 
 MAX_DIFFERENCE = 1e-3
 """Largest accepted difference between probabilities of PyTorch and onnxruntime."""
@@ -179,22 +177,6 @@ def build_card(model: TrainedModel) -> dict[str, Any]:
         "data_hash": payload.data_hash,
         "weights_licence": find_weights_licence(payload),
     }
-
-
-def find_weights_licence(payload: CheckpointPayload) -> str | None:
-    """Return the licence of the weights that a checkpoint's encoder started from.
-
-    ``unknown`` for a file of weights; None for random weights. It is that of timm's weights for
-    the names that the settings give.
-    """
-    settings, head = payload.settings, payload.head
-    encoder = settings.temporal.encoder if head else None
-    if encoder is not None:
-        # of a checkpoint that was given as encoder, the name of its file alone is known
-        return UNKNOWN if encoder.endswith(CHECKPOINT_SUFFIX) else read_licence(encoder)
-    if settings.model.backbone_weights is not None:
-        return UNKNOWN
-    return read_licence(settings.model.backbone) if settings.model.pretrained else None
 
 
 def import_extra(name: str) -> Any:

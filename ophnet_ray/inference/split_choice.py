@@ -66,8 +66,8 @@ def choose_split(
 
 
 def find_seen_cases(segments: Sequence[Segment], payload: CheckpointPayload) -> list[str]:
-    """Return the cases that the checkpoint was trained on, by their pseudonyms."""
-    seen = dict.fromkeys(payload.training.case_hashes, "train")
+    """Return the cases that the checkpoint, or its origin, was trained on, by their pseudonyms."""
+    seen = dict.fromkeys(payload.seen_case_hashes, "train")
     return sorted({s.case_id for s in segments if _find_side(s, seen, payload)})
 
 

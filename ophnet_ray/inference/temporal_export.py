@@ -13,14 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ophnet_ray.inference.encoder import load_encoder_of
-from ophnet_ray.inference.export import (
-    OPSET,
-    compare_outputs,
-    convert_images,
-    find_weights_licence,
-    import_extra,
-)
+from ophnet_ray.inference.export import OPSET, compare_outputs, convert_images, import_extra
 from ophnet_ray.models.checkpoint_file import read_payload
+from ophnet_ray.models.init_checkpoint import find_weights_licence
 from ophnet_ray.models.temporal_checkpoint import load_head
 from ophnet_ray.models.temporal_network import TemporalModel
 from ophnet_ray.storage.files import write_atomically

@@ -52,12 +52,31 @@ def load_encoder_weights(encoder: Any, path: str, backbone: str, image_size: int
     Raises:
         UserError: The file cannot be read or does not fit the encoder.
     """
-    content = _read_weights(path)
+    return take_weights(
+        encoder, _read_weights(path), f"--backbone_weights {path}", backbone, image_size
+    )
+
+
+def take_weights(
+    encoder: Any, content: Any, source: str, backbone: str, image_size: int
+) -> WeightsUse:
+    """Load all weights of the encoder from the content of a file; see ``load_encoder_weights``.
+
+    Args:
+        encoder: The timm network.
+        content: Tensors by name, in nested dictionaries.
+        source: Flag and path of the file, for errors.
+        backbone: Name of the timm network.
+        image_size: Height and width of its input.
+
+    Raises:
+        UserError: It does not fit the encoder.
+    """
     wanted = {name: value for name, value in encoder.state_dict().items() if _is_learned(value)}
     state = _choose_state(content, wanted)
     if not state:
-        raise UserError(f"--backbone_weights {path} is not a file of weights (it holds no tensor)")
-    misfit = f"--backbone_weights {path} does not fit the backbone"
+        raise UserError(f"{source} is not a file of weights (it holds no tensor)")
+    misfit = f"{source} does not fit the backbone"
     # timm loads what it finds and says nothing of the rest; values that are no numbers show it
     marked = {
         name: torch.full((1,), torch.nan).expand(value.shape) if _is_learned(value) else value

@@ -151,16 +151,19 @@ class SurgicalPhaseClassificationModel(nn.Module):
         drop_path_rate: float | None = None,
     ) -> Self:
         """Build the network that the settings of a run describe."""
-        return cls(
+        network = cls(
             num_classes,
             config.backbone,
-            config.pretrained,
+            config.fetches_weights,
             image_size,
             backbone_weights=config.backbone_weights,
             mask=config.mask,
             pooling=pooling,
             drop_path_rate=drop_path_rate,
         )
+        # the weights of init_checkpoint are loaded afterwards
+        network.freeze_batch_norm |= config.init_checkpoint is not None
+        return network.train()
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """Return timm's function from the name of a parameter to its layer, from 0.

@@ -4,7 +4,7 @@ Everything that reads a checkpoint comes through ``CheckpointPayload.from_dict``
 format version. Only this module and ``checkpoint_file`` know the keys on disk.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,13 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.config import Config, MaskKind, Pooling, WindowConfig, path_settings
-from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.errors import UserError, one_line
-from ophnet_ray.hashing import hash_case
 from ophnet_ray.models.decoder import Decoder
-from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
+from ophnet_ray.models.origin import Origin
 from ophnet_ray.models.temporal_spec import HeadPayload
+from ophnet_ray.models.training_summary import TrainingSummary
 from ophnet_ray.models.worker_state import WorkerState
 from ophnet_ray.storage.paths import name_of
 
@@ -30,7 +28,8 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 3
 """Versions before one of these must not read a checkpoint that has what it names.
 
-2: the checkpoint pools other tokens than all. 3: it holds a temporal model.
+2: the checkpoint pools other tokens than all. 3: it holds a temporal model. What earlier versions
+may ignore (``origin``, ``train_video_hashes``) changes no version.
 """
 PAYLOAD_KEY = "ophnet_ray"
 """Key of the payload in a checkpoint, beside Lightning's own keys."""
@@ -85,74 +84,6 @@ class Preprocessing:
             "window_size": self.window_size,
             "stride": self.stride,
         }
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TrainingSummary:
-    """Facts about the training segments that scoring and smoothing need."""
-
-    case_hashes: tuple[str, ...]
-    """Pseudonyms of the training cases (``hashing.hash_case``): they reveal a case that the model
-    has seen without naming a patient."""
-    cases_by_phase: tuple[int, ...]
-    """Training cases that show each phase, (K,)."""
-    val_case_hashes: tuple[str, ...]
-    """Pseudonyms of the validation cases: with both, other commands know the training's split."""
-    dynamics: PhaseDynamics | None
-    """Order and duration of the phases; None when all training videos were trimmed clips."""
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], num_phases: int) -> Self:
-        """Read the summary out of a payload's values."""
-        if "train_cases_by_phase" not in values:
-            return cls.unknown(num_phases)
-        dynamics, val_hashes = values["dynamics"], values.get("val_case_hashes")
-        if val_hashes is None:
-            # earlier versions wrote the cases themselves
-            val_hashes = sorted(map(hash_case, values.get("cases", ())))
-        return cls(
-            case_hashes=tuple(values["train_case_hashes"]),
-            cases_by_phase=tuple(values["train_cases_by_phase"]),
-            val_case_hashes=tuple(val_hashes),
-            dynamics=PhaseDynamics.from_dict(dynamics) if dynamics else None,
-        )
-
-    @classmethod
-    def unknown(cls, num_phases: int) -> Self:
-        """Return the summary for checkpoints that are older than the record of training cases.
-
-        No case counts as seen, each phase has 0 training cases, and smoothing is not available.
-        """
-        cases_by_phase = (0,) * num_phases
-        return cls(case_hashes=(), cases_by_phase=cases_by_phase, val_case_hashes=(), dynamics=None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for a checkpoint."""
-        return {
-            "train_case_hashes": list(self.case_hashes),
-            "train_cases_by_phase": list(self.cases_by_phase),
-            "val_case_hashes": list(self.val_case_hashes),
-            "dynamics": self.dynamics.to_dict() if self.dynamics else None,
-        }
-
-
-def summarise_training_segments(manifest: Manifest) -> TrainingSummary:
-    """Collect the pseudonyms of the cases, and the counts and dynamics of the training phases."""
-    return summarise_segments([item.segment for item in manifest.items], manifest.phases)
-
-
-def summarise_segments(segments: Sequence[Segment], phases: Sequence[str]) -> TrainingSummary:
-    """Summarise usable segments with their splits, see ``summarise_training_segments``."""
-    train = [segment for segment in segments if segment.split == "train"]
-    cases = {(segment.phase, segment.case_id) for segment in train}
-    label_of = {phase: label for label, phase in enumerate(phases)}
-    val_cases = {segment.case_id for segment in segments if segment.split == "val"}
-    return TrainingSummary(
-        case_hashes=tuple(sorted({hash_case(case_id) for _, case_id in cases})),
-        val_case_hashes=tuple(sorted(map(hash_case, val_cases))),
-        cases_by_phase=tuple(sum(phase == own for own, _ in cases) for phase in phases),
-        dynamics=learn_dynamics(train, label_of),
-    )
 
 
 def describe_settings(config: Config) -> dict[str, Any]:
@@ -248,6 +179,8 @@ class CheckpointPayload:
     """Tokens behind the feature of an image; checkpoints that do not say average all of them."""
     head: HeadPayload | None = None
     """The temporal model; None in the checkpoint of a frame model."""
+    origin: Origin | None = None
+    """Origin of the weights; None unless the training started from a checkpoint."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: object) -> Self:
@@ -265,7 +198,7 @@ class CheckpointPayload:
                 raise UserError(f"checkpoint {source} is of a newer ophnet-ray; install that one")
             segments = values.get("segments_by_case")
             counts, smoothing = values.get("confusion_by_case"), values.get(SMOOTHING_KEY)
-            head = values.get("head")
+            head, origin = values.get("head"), values.get("origin")
             return cls(
                 phases=tuple(values["phases"]),
                 preprocessing=Preprocessing.from_dict(values["preprocessing"]),
@@ -279,6 +212,7 @@ class CheckpointPayload:
                 smoothing=None if smoothing is None else SmoothingChoice.from_dict(smoothing),
                 pooling=values.get("pooling", "all"),
                 head=None if head is None else HeadPayload.from_dict(head),
+                origin=None if origin is None else Origin.from_dict(origin),
             )
         except KeyError as error:
             raise UserError(f"checkpoint {source} is damaged: it lacks {error}") from error
@@ -311,6 +245,8 @@ class CheckpointPayload:
             values[SMOOTHING_KEY] = self.smoothing.to_dict()
         if self.head is not None:
             values["head"] = self.head.to_dict()
+        if self.origin is not None:
+            values["origin"] = self.origin.to_dict()
         return values
 
     def _format_version(self) -> int:
@@ -318,6 +254,18 @@ class CheckpointPayload:
         if self.head is not None:
             return 3
         return 1 if self.pooling == "all" else 2
+
+    @property
+    def seen_case_hashes(self) -> frozenset[str]:
+        """Pseudonyms of all cases that the weights were trained on, before this training, too."""
+        before = self.origin.case_hashes if self.origin else ()
+        return frozenset((*self.training.case_hashes, *before))
+
+    @property
+    def seen_video_hashes(self) -> frozenset[str] | None:
+        """Content ids of the videos of these cases; None where a training did not record them."""
+        own, before = self.training.video_hashes, self.origin.video_hashes if self.origin else ()
+        return None if own is None or before is None else frozenset((*own, *before))
 
     @property
     def settings(self) -> Config:

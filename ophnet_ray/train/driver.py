@@ -11,7 +11,8 @@ from ophnet_ray.console import Console, log_to
 from ophnet_ray.distributed.private import private_files
 from ophnet_ray.storage.paths import is_remote, join
 from ophnet_ray.train.head_input import locate_data
-from ophnet_ray.train.preflight import check_input, check_network
+from ophnet_ray.train.new_run import check_new_run
+from ophnet_ray.train.preflight import check_input
 from ophnet_ray.train.run import open_run
 
 
@@ -59,7 +60,7 @@ def _train(config: Config, console: Console) -> TrainingResult:
     with directory.locked(console.warn):
         directory.check_same(run.config, run.data.data_hash)
         if not directory.config.exists():
-            check_network(run.config)
+            check_new_run(run.config, run.data, console.say)
         log_to(directory.driver_log)
         # torch and Ray take seconds to load: only once the input is right
         if temporal.is_used:

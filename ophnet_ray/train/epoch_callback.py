@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import lightning as L  # noqa: N812 - Lightning's own convention
@@ -20,16 +21,18 @@ from ophnet_ray.models.checkpoints import (
     temporary_file,
 )
 from ophnet_ray.models.exact_resume import ExactResume, loader_of, module_of
+from ophnet_ray.models.init_checkpoint import read_start
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
+from ophnet_ray.models.origin import Origin
 from ophnet_ray.models.payload import (
     PAYLOAD_KEY,
     CheckpointPayload,
     Preprocessing,
     describe_settings,
-    summarise_training_segments,
 )
 from ophnet_ray.models.phase_module import PhaseModule
 from ophnet_ray.models.step_skipper import StepSkipper
+from ophnet_ray.models.training_summary import summarise_training_segments
 from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
 from ophnet_ray.train.heartbeat import Heartbeat, Position
@@ -222,7 +225,13 @@ class EpochCallback(ExactResume):
             confusion_by_case=module.confusion_by_case,
             segments_by_case=module.segments_by_case,
             pooling=module.model.pooling,
+            origin=self._origin,
         )
+
+    @cached_property
+    def _origin(self) -> Origin | None:
+        start = read_start(self._loop.config, self._loop.manifest.phases)
+        return start.describe_origin() if start else None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the checkpoint and the record of the epoch; only the first worker writes files."""

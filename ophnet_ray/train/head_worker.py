@@ -3,11 +3,12 @@
 from typing import NamedTuple
 
 from ophnet_ray.data.datasets import SequenceDataModule
-from ophnet_ray.models.payload import CheckpointPayload, describe_settings, summarise_segments
+from ophnet_ray.models.payload import CheckpointPayload, describe_settings
 from ophnet_ray.models.phase_module import PhaseModule
 from ophnet_ray.models.temporal_fit import build_head_module
 from ophnet_ray.models.temporal_module import TemporalModule
 from ophnet_ray.models.temporal_spec import HeadPayload
+from ophnet_ray.models.training_summary import summarise_segments
 from ophnet_ray.train.epoch_callback import EpochCallback
 from ophnet_ray.train.head_protocol import HeadLoopConfig
 from ophnet_ray.train.heartbeat import Heartbeat

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic
 
-from ophnet_ray.config import AnyConfig, Config, ModelConfig
+from ophnet_ray.config import CONTENT_SETTINGS, AnyConfig, Config, ModelConfig
 from ophnet_ray.console import Console
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.demo_world import LONG, SHORT, DemoWorld
@@ -58,11 +58,16 @@ def check_input(config: AnyConfig, console: Console) -> CheckedInput[AnyConfig]:
     check_loggers(config)
     output = check_output(config.run.output_pth)
     resolved = resolve_paths(config)
-    if is_same_place(output, resolved.temporal.encoder):
-        raise UserError(
-            f"--output_pth {config.run.output_pth}: the result would replace the --encoder; give "
-            "another path"
-        )
+    sources = {
+        "--encoder": resolved.temporal.encoder,
+        "--init_checkpoint": resolved.model.init_checkpoint,
+    }
+    for flag, source in sources.items():
+        if is_same_place(output, source):
+            raise UserError(
+                f"--output_pth {config.run.output_pth}: the result would replace the {flag}; give "
+                "another path"
+            )
     csv_path = resolved.data.csv_path or _provide_demo(resolved, console)
     resolved = replace(resolved, data=replace(resolved.data, csv_path=csv_path))
     data = read_run_data(csv_path, resolved.data, resolved.training.seed, console.say)
@@ -130,13 +135,13 @@ def resolve_paths(config: AnyConfig) -> AnyConfig:
     storage = absolute(config.run.storage_path)
     cache = absolute(config.run.cache_dir or join(storage, "cache"))
     local = str(Path(config.run.local_cache_dir or default_local_dir()).absolute())
-    data, weights = config.data, config.model.backbone_weights
+    data, model = config.data, config.model
+    files = {name: path for name in CONTENT_SETTINGS if (path := getattr(model, name)) is not None}
     encoder = config.temporal.encoder
     if encoder is not None and encoder.endswith(CHECKPOINT_SUFFIX):
         encoder = absolute(encoder)
     resolved = replace(
-        config,
-        model=replace(config.model, backbone_weights=absolute(weights) if weights else None),
+        config.replace_flat(**{name: absolute(path) for name, path in files.items()}),
         temporal=replace(config.temporal, encoder=encoder),
         data=replace(
             data,
@@ -196,7 +201,7 @@ def check_network(config: Config) -> None:
         UserError: The patches do not cover the image, or the weights forbid commercial use.
     """
     flag, name = "--backbone", config.model.backbone
-    is_pretrained = config.model.pretrained and config.model.backbone_weights is None
+    is_pretrained = config.model.fetches_weights
     if config.temporal.is_used and config.temporal.encoder is not None:
         flag, name, is_pretrained = "--encoder", config.temporal.encoder, True
     if not name.endswith(CHECKPOINT_SUFFIX):
@@ -215,11 +220,18 @@ def check_backbone(config: Config, on_notice: Callable[[str], None]) -> None:
     """
     # timm loads torch: only once everything cheaper was right
     from ophnet_ray.models.backbone import probe_backbone
+    from ophnet_ray.models.init_checkpoint import build_network
     from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 
     # the same call as that of the network, whose answer is kept
     probe_backbone(config.model.backbone, config.windows.image_size, None)
-    if config.model.pretrained or config.model.backbone_weights:
+    starts = config.model.fetches_weights or config.model.backbone_weights is not None
+    if config.model.init_checkpoint is not None:
+        # phases do not matter here: encoder and fusion have to fit
+        without_map = replace(config, model=replace(config.model, phase_map=None))
+        build_network(without_map, ("0", "1"))
+        _tell_of_first_weights(without_map, on_notice)
+    elif starts:
         on_notice(f"backbone {config.model.backbone}: loading {_describe_weights(config.model)}")
         network = SurgicalPhaseClassificationModel.from_config(
             2, config.model, config.windows.image_size
@@ -237,6 +249,22 @@ def check_recipe(config: Config) -> None:
     from ophnet_ray.models.network import outline_network
 
     outline_network(2, config)
+
+
+def _tell_of_first_weights(config: Config, on_notice: Callable[[str], None]) -> None:
+    """Show the licence of the weights from which the training behind a checkpoint started.
+
+    Raises:
+        UserError: It forbids commercial use, and that is not allowed.
+    """
+    from ophnet_ray.models.init_checkpoint import read_start
+
+    start = read_start(config, ())
+    licence = start.describe_origin().licence if start else None
+    if licence is not None:
+        path = config.model.init_checkpoint
+        on_notice(f"--init_checkpoint {path}: its first weights, {describe_licence(licence)}")
+        check_licence("--init_checkpoint", str(path), licence, config.model.allow_noncommercial)
 
 
 def _describe_weights(model: ModelConfig) -> str:
@@ -281,8 +309,9 @@ def find_shared_paths(config: Config, videos: Sequence[str]) -> "SharedPaths":
     from ophnet_ray.distributed.cluster_check import SharedPaths
 
     files = dict.fromkeys(videos, "the video")
-    if config.model.backbone_weights:
-        files[config.model.backbone_weights] = "--backbone_weights"
+    for name in CONTENT_SETTINGS:
+        if (path := getattr(config.model, name)) is not None:
+            files[path] = f"--{name}"
     if config.temporal.encoder and config.temporal.encoder.endswith(CHECKPOINT_SUFFIX):
         files[config.temporal.encoder] = "--encoder"
     folders = {

@@ -9,6 +9,7 @@ from ophnet_ray.data.annotations import Reject, Segment
 from ophnet_ray.data.cache.fill import FillProgress, fill_cache
 from ophnet_ray.data.cache.shards import UNRECORDED_KIND
 from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.duplicates import read_content_ids
 from ophnet_ray.data.manifest import Manifest, build_manifest
 from ophnet_ray.data.passport import build_passport, describe_warnings
 from ophnet_ray.data.splits import FITTED_SPLITS
@@ -16,6 +17,8 @@ from ophnet_ray.distributed.decode import decode_on_ray
 from ophnet_ray.distributed.prometheus import count_rejects
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.errors import UserError
+from ophnet_ray.models.init_checkpoint import read_start
+from ophnet_ray.train.new_run import find_leaks
 from ophnet_ray.train.run import Run
 
 logger = logging.getLogger(__name__)
@@ -37,6 +40,12 @@ def prepare_data(run: Run, cache: BlockCache, resources: Resources) -> Manifest:
     return manifest
 
 
+def _identify_training(manifest: Manifest) -> Manifest:
+    """Add the content ids of the training videos, by which another training knows them."""
+    videos = {item.segment.video for item in manifest.of_split("train")}
+    return replace(manifest, train_video_hashes=tuple(sorted(read_content_ids(videos).values())))
+
+
 def account_for_rows(
     run: Run, manifest: Manifest, unreadable: Sequence[Reject], resources: Resources
 ) -> None:
@@ -48,6 +57,13 @@ def account_for_rows(
     data, directory = run.data, run.directory
     rejects = [*unreadable, *data.missing]
     passport = build_passport(data, manifest, unreadable, resources.describe())
+    start = read_start(run.config, data.phases)
+    if start is not None:
+        passport = replace(
+            passport,
+            new_phases=start.new_phases(data.phases),
+            seen_cases=find_leaks(start.payload, data, run.config),
+        )
     directory.write_rejects(rejects)
     count_rejects(directory.name, rejects)
     if not directory.passport.exists():
@@ -153,4 +169,5 @@ def _fill(
         console.say(f"decode   nothing: all videos are in the cache {cache.location}")
     elif num_here < num_missing:
         console.say(f"decode   another run decoded {num_missing - num_here} of them")
-    return build_manifest(segments, filled.entries, phases, cache.windows)
+    manifest, unreadable = build_manifest(segments, filled.entries, phases, cache.windows)
+    return _identify_training(manifest), unreadable

@@ -11,7 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ophnet_ray.config import Config, late_settings, settings_that_affect
+from ophnet_ray.config import (
+    CONTENT_SETTINGS,
+    Config,
+    late_settings,
+    settings_that_affect,
+)
 from ophnet_ray.data.annotations import Reject
 from ophnet_ray.data.passport import Passport
 from ophnet_ray.errors import UserError
@@ -181,11 +186,12 @@ class RunDirectory(RunPaths):
             return
         before = late_settings() | self.read_config()
         now = late_settings() | config.identity()
-        if self.weights_hash.exists():
-            before["backbone_weights"] = self.weights_hash.read_text().strip()
-        elif before.get("backbone_weights") is not None:
-            # earlier versions kept the path alone
-            now["backbone_weights"] = config.model.backbone_weights
+        for name in CONTENT_SETTINGS:
+            if (file := self.content_hash(name)).exists():
+                before[name] = file.read_text().strip()
+            elif before.get(name) is not None:
+                # earlier versions kept the path alone
+                now[name] = getattr(config.model, name)
         # those are compared with what the run took, see ``check_passport``
         left_out = settings_that_affect("resources") + extended_settings(before, now)
         changes = [
@@ -263,9 +269,10 @@ class RunDirectory(RunPaths):
 
     def write_config(self, config: Config) -> None:
         """Write the settings."""
-        if config.model.backbone_weights is not None:
-            content = config.identity()["backbone_weights"]
-            self._write(self.weights_hash, f"{content}\n".encode())
+        identity = config.identity()
+        for name in CONTENT_SETTINGS:
+            if getattr(config.model, name) is not None:
+                self._write(self.content_hash(name), f"{identity[name]}\n".encode())
         self._write(self.config, dump_yaml_record(dump_config(config)))
 
     def read_config(self) -> dict[str, Any]:

@@ -48,10 +48,9 @@ class RunPaths:
         """The settings, as ``--config`` reads them."""
         return self.path / "config.yaml"
 
-    @property
-    def weights_hash(self) -> Path:
-        """Hash of the file ``--backbone_weights``; the file exists if that was given."""
-        return self.path / "backbone_weights.txt"
+    def content_hash(self, name: str) -> Path:
+        """Hash of the file that one of the ``CONTENT_SETTINGS`` names; exists if that is given."""
+        return self.path / f"{name}.txt"
 
     @property
     def passport(self) -> Path:

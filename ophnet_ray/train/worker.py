@@ -19,16 +19,17 @@ from ray.train.lightning import (
 )
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 
-from ophnet_ray.config import Pooling, Strategy
+from ophnet_ray.config import Strategy
 from ophnet_ray.console import log_to
 from ophnet_ray.data.cache.shards import FETCH_THREADS, fetch_shards
 from ophnet_ray.data.datasets import ManifestDataModule
 from ophnet_ray.data.samplers import plan_training_steps
 from ophnet_ray.models.checkpoint_file import read_payload
+from ophnet_ray.models.init_checkpoint import build_network
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.lightning_trainer import build_lightning_trainer
 from ophnet_ray.models.losses import balance_phases
-from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.models.payload import CheckpointPayload
 from ophnet_ray.models.phase_module import PhaseModule
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
 from ophnet_ray.train.epoch_callback import EpochCallback
@@ -127,30 +128,23 @@ def _build_fit(
     if isinstance(loop, HeadLoopConfig):
         return _Fit(*build_head_fit(loop, resume, heartbeat, place))
     training = loop.config.training
-    # a run that an earlier version began keeps its pooling
-    pooling = read_payload(resume.last.file).pooling if resume.last else None
+    resumed = read_payload(resume.last.file) if resume.last else None
     # the same first weights on every worker and in every rerun
     torch.manual_seed(training.seed)
-    module = _build_module(loop, pooling)
+    module = _build_module(loop, resumed)
     data = ManifestDataModule(
         loop.manifest, training.batch_size, training.seed, loop.resources.begun_with
     )
     return _Fit(module, data, EpochCallback(loop, resume.finished, heartbeat, place))
 
 
-def _build_module(loop: TrainLoopConfig, pooling: Pooling | None) -> SurgicalPhaseModule:
+def _build_module(loop: TrainLoopConfig, resumed: CheckpointPayload | None) -> SurgicalPhaseModule:
     config, manifest = loop.config, loop.manifest
     num_classes = len(manifest.phases)
     return SurgicalPhaseModule(
         num_classes,
         lr=config.training.lr,
-        model=SurgicalPhaseClassificationModel.from_config(
-            num_classes,
-            config.model,
-            config.windows.image_size,
-            pooling,
-            drop_path_rate=config.recipe.drop_path_rate,
-        ),
+        model=build_network(config, manifest.phases, resumed),
         lr_schedule=config.training.lr_schedule,
         random_shift=config.training.random_shift,
         color_jitter=config.training.color_jitter,

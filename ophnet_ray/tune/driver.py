@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from ophnet_ray.console import Console, log_to
 from ophnet_ray.distributed.private import private_files
 from ophnet_ray.train.head_input import locate_data
-from ophnet_ray.train.preflight import check_input, check_network
+from ophnet_ray.train.new_run import check_new_run
+from ophnet_ray.train.preflight import check_input
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.plan import plan_search
 from ophnet_ray.tune.search import open_search
@@ -37,7 +38,8 @@ def _search(config: TuneConfig, console: Console) -> "SearchResult":
         log_to(search.run.directory.driver_log)
         if not search.run.directory.config.exists():
             for settings in network_variants(plan.space):
-                check_network(search.run.config.replace_flat(**settings))
+                network = search.run.config.replace_flat(**settings)
+                check_new_run(network, search.run.data, console.say)
         # torch, Optuna and Ray take seconds to load: only once the input is right
         from ophnet_ray.tune.stages import complete_search
 

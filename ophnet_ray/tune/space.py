@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ophnet_ray.config import Config, settings_that_affect
+from ophnet_ray.config import CONTENT_SETTINGS, Config, settings_that_affect
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.settings import MAX_REASON_CHARS, Effect, parse_yaml
 
@@ -15,7 +15,7 @@ RangeKind = Literal["uniform", "loguniform", "randint"]
 _ITEM = re.compile(r"(\w+)=(choice|uniform|loguniform|randint)\((.*)\)", re.DOTALL)
 _FORM = "expected e.g. lr=loguniform(1e-5,1e-2) window_size=choice(8,16,32)"
 _DECODING = settings_that_affect("decoding")
-_NETWORK = ("backbone", "image_size", "pretrained", "backbone_weights")
+_NETWORK = ("backbone", "image_size", "pretrained", *CONTENT_SETTINGS)
 _OF_LAYERS = ("drop_path_rate", "freeze", "lora_rank")
 _NOT_SEARCHED: dict[Effect, str] = {
     "nothing": "it does not change a result",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ophnet_ray.data.duplicates import find_same_videos
+from ophnet_ray.data.duplicates import find_known_videos, find_same_videos, read_content_ids
 from ophnet_ray.storage.contents import END_BYTES
 
 pytestmark = pytest.mark.unit
@@ -28,6 +28,16 @@ def test_files_of_equal_content_are_found_whatever_their_names(tmp_path):
         (str(tmp_path / "a.mp4"), str(tmp_path / "c/a.mp4")),
         (str(tmp_path / "d.mp4"), str(tmp_path / "f.mp4")),
     ]
+
+
+def test_contents_that_were_seen_elsewhere_are_known(tmp_path):
+    for name, content in {"a": b"12", "b": b"21", "c": b"123"}.items():
+        (tmp_path / name).write_bytes(content)
+    seen = read_content_ids([str(tmp_path / "a"), str(tmp_path / "c")]).values()
+    (tmp_path / "a").rename(tmp_path / "d")
+    videos = [str(tmp_path / name) for name in "abcd"]
+    assert find_known_videos(videos, seen) == [str(tmp_path / "c"), str(tmp_path / "d")]
+    assert find_known_videos(videos, ()) == []
 
 
 def test_the_same_content_in_a_bucket_is_found_too(bucket):

@@ -19,7 +19,7 @@ KEYS_ON_DISK = [
     "data_hash", "used_hash", "rows", "rows_used", "rows_rejected", "rejected_by_reason",
     "rows_cut_at_video_end", "overlaps", "gaps", "shorter_than_1_s", "splits",
     "cases_on_both_sides", "phases", "phases_not_in_training", "phases_not_in_validation",
-    "versions", "resources", "case_from", "same_videos",
+    "versions", "resources", "case_from", "same_videos", "new_phases", "seen_cases",
 ]  # fmt: skip
 
 

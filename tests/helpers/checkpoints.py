@@ -8,12 +8,8 @@ import torch
 
 from ophnet_ray.config import Config
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
-from ophnet_ray.models.payload import (
-    PAYLOAD_KEY,
-    CheckpointPayload,
-    Preprocessing,
-    TrainingSummary,
-)
+from ophnet_ray.models.payload import PAYLOAD_KEY, CheckpointPayload, Preprocessing
+from ophnet_ray.models.training_summary import TrainingSummary
 
 
 def make_payload(num_phases: int = 2, **changes) -> CheckpointPayload:

@@ -9,11 +9,8 @@ from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.models.dynamics import learn_dynamics
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
-from ophnet_ray.models.payload import (
-    PAYLOAD_KEY,
-    Preprocessing,
-    TrainingSummary,
-)
+from ophnet_ray.models.payload import PAYLOAD_KEY, Preprocessing
+from ophnet_ray.models.training_summary import TrainingSummary
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 from tests.helpers.videos import COLORS, write_color_dataset
 

@@ -11,7 +11,8 @@ from ophnet_ray.data.cases import parse_case
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.split_choice import choose_split, warn_of_seen_cases
-from ophnet_ray.models.payload import TrainingSummary
+from ophnet_ray.models.origin import Origin
+from ophnet_ray.models.training_summary import TrainingSummary
 from tests.helpers.checkpoints import make_payload
 
 pytestmark = pytest.mark.unit
@@ -104,6 +105,14 @@ def test_clips_of_a_checkpoint_that_read_other_cases_keep_their_sides(clips, tra
     assert "trained on 1 case(s)" in warning
     if parse_case(clips[0], ["3"]) not in train:
         assert choose_split(table, "val", new).split == "all", "cases of this name are others"
+
+
+def test_cases_of_the_checkpoint_that_training_started_from_are_warned_of_too():
+    origin = Origin(case_hashes=(hash_case("c"),), video_hashes=None, licence=None)
+    later = replace(payload(train="a", val="b"), origin=origin)
+    choice = choose_split(TABLE, "all", later)
+    (warning,) = warn_of_seen_cases(choice, later)
+    assert "trained on 2 case(s) of the all split (a, c)" in warning
 
 
 def test_checkpoints_without_a_record_of_their_split_make_one():

@@ -14,12 +14,9 @@ from ophnet_ray.models.checkpoint_file import (
     read_payload,
 )
 from ophnet_ray.models.dynamics import PhaseDynamics
-from ophnet_ray.models.payload import (
-    CheckpointPayload,
-    SmoothingChoice,
-    TrainingSummary,
-    describe_settings,
-)
+from ophnet_ray.models.origin import Origin
+from ophnet_ray.models.payload import CheckpointPayload, SmoothingChoice, describe_settings
+from ophnet_ray.models.training_summary import TrainingSummary
 from ophnet_ray.models.worker_state import WorkerState
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 
@@ -104,6 +101,7 @@ def test_a_payload_survives_a_file(tmp_path):
             dynamics=PhaseDynamics(
                 np.array([1, 0]), np.array([[0, 1], [0, 0]]), np.array([1.0, 2.0]), 1.5
             ),
+            video_hashes=("9-ff",),
         ),
         workers=(
             WorkerState(
@@ -114,6 +112,7 @@ def test_a_payload_survives_a_file(tmp_path):
             ),
         ),
         smoothing=SmoothingChoice("median", "val", ("frame_accuracy",)),
+        origin=Origin(case_hashes=("cc",), video_hashes=None, licence="mit"),
     )
     save_checkpoint(tmp_path / "a.ckpt", payload)
     assert_same(read_payload(tmp_path / "a.ckpt"), payload)

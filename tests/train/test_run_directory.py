@@ -157,6 +157,21 @@ def test_a_file_of_weights_is_known_by_its_content(run, tmp_path):
         moved.identity()
 
 
+@pytest.mark.parametrize("name", ["init_checkpoint", "phase_map"])
+def test_a_checkpoint_to_start_from_and_its_map_are_known_by_their_content(run, tmp_path, name):
+    files = {each: tmp_path / each for each in ("init_checkpoint", "phase_map")}
+    for file in files.values():
+        file.write_bytes(b"content")
+    config = Config().replace_flat(**{each: str(file) for each, file in files.items()})
+    run.write_config(config)
+    run.write_passport(passport("d"))
+    moved = files[name].rename(tmp_path / "elsewhere")
+    run.check_same(config.replace_flat(**{name: str(moved)}), "d")
+    moved.write_bytes(b"another")
+    with pytest.raises(UserError, match=rf"\({name} sha256:\w+ -> sha256:\w+\); choose another"):
+        run.check_same(config.replace_flat(**{name: str(moved)}), "d")
+
+
 def test_a_run_that_began_without_a_late_setting_is_found_at_its_default_only(run):
     """Versions without ``deterministic`` wrote no such line."""
     config = Config()

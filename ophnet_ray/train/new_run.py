@@ -1,0 +1,95 @@
+"""Checks of a run that begins: its network, the checkpoint that it starts from, and their cases.
+
+A run that has begun goes on without them: an earlier version may have had other rules.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from ophnet_ray.config import Config
+from ophnet_ray.data.duplicates import find_known_videos
+from ophnet_ray.data.run_data import RunData
+from ophnet_ray.data.splits import FITTED_SPLITS
+from ophnet_ray.errors import UserError
+from ophnet_ray.inference.split_choice import find_seen_cases
+from ophnet_ray.models.init_checkpoint import FLAG, Start, read_start
+from ophnet_ray.models.payload import CheckpointPayload
+from ophnet_ray.train.preflight import check_network
+
+MAX_NAMES = 5
+
+
+def check_new_run(config: Config, data: RunData, tell: Callable[[str], None]) -> None:
+    """Check the network of a new run, and the checkpoint that it starts from.
+
+    Args:
+        config: Settings with absolute paths.
+        data: Rows of the run.
+        tell: Receives lines about what is taken of the checkpoint.
+
+    Raises:
+        UserError: The network cannot be used, the checkpoint cannot be read or does not fit, or it
+            was trained on cases that are to validate this training.
+    """
+    check_network(config)
+    if config.model.init_checkpoint is None:
+        return
+    if config.temporal.is_used and config.temporal.encoder is not None:
+        raise UserError(f"{FLAG}: with --encoder no frame model is trained; leave one out")
+    start = read_start(config, data.phases)
+    if start is None:
+        return
+    for line in describe_start(start, config, data.phases):
+        tell(line)
+    seen = find_leaks(start.payload, data, config)
+    if seen and not config.model.allow_seen_cases:
+        raise UserError(
+            f"{FLAG} {config.model.init_checkpoint} was trained on {len(seen)} of the cases that "
+            f"this training holds out ({_list_names(seen)}): scores on them would say nothing "
+            "about new cases; hold out others (a split column, another --seed), or give "
+            "--allow_seen_cases"
+        )
+
+
+def describe_start(start: Start, config: Config, phases: Sequence[str]) -> Iterator[str]:
+    """Yield lines about what a training takes of a checkpoint, and what starts anew."""
+    own, path = start.payload.preprocessing, config.model.init_checkpoint
+    mask, num_rows = config.model.mask, start.map.num_matched
+    if mask == "none" or own.mask == "none":
+        fusion = ""
+    elif mask == own.mask:
+        fusion = ", fusion"
+    else:
+        fusion = f", no fusion (masks {own.mask} there, {mask} here)"
+    yield (
+        f"{FLAG} {path}: encoder{fusion}, classifier with the rows of {num_rows} of {len(phases)} "
+        "phases"
+    )
+    if anew := start.new_phases(phases):
+        yield f"{FLAG}: rows that start anew: {_list_names(anew)}"
+    if unknown := start.map.unknown:
+        yield (
+            f"--phase_map: no phase of the checkpoint or of the data, and left out: "
+            f"{_list_names(unknown)}"
+        )
+    if not start.payload.seen_case_hashes:
+        yield f"{FLAG}: it is too old to tell its training cases; nothing is checked against them"
+    elif start.payload.seen_video_hashes is None:
+        yield f"{FLAG}: it is too old to tell its training videos; cases are compared by id alone"
+
+
+def find_leaks(payload: CheckpointPayload, data: RunData, config: Config) -> list[str]:
+    """Return the held-out cases on which a checkpoint, or its origin, was trained, sorted.
+
+    Cases are known by their pseudonyms, and by the content of their videos under any name. With
+    ``--cross_fit`` training cases are held out, too.
+    """
+    splits = ("val",) if config.temporal.cross_fit is None else FITTED_SPLITS
+    rows = [row for row in data.segments if row.split in splits]
+    known = set(find_known_videos({row.video for row in rows}, payload.seen_video_hashes or ()))
+    seen = {row.case_id for row in rows if row.video in known}
+    return sorted(seen | set(find_seen_cases(rows, payload)))
+
+
+def _list_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
