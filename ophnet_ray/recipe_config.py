@@ -53,7 +53,8 @@ class RecipeConfig:
     head_lr_scale: float = setting(1.0, is_late=True)
     """Factor of lr for everything behind the encoder: fusion, norm and classifier."""
     warmup_ratio: float = setting(0.05, is_late=True)
-    """Share of the steps in which lr rises, with --lr_schedule cosine (arXiv:1706.02677)."""
+    """Share of the frame model's steps in which lr rises, with --lr_schedule cosine
+    (arXiv:1706.02677)."""
     gradient_clip_val: float | None = setting(None, is_late=True)
     """Largest norm of the gradient of a step; a longer one is scaled down to it (arXiv:1211.5063;
     default: any)."""
@@ -111,10 +112,11 @@ class RecipeConfig:
     def rules_of_strategy(self, strategy: str) -> Iterator[Rule]:
         """Yield the limits that a strategy sets to these settings."""
         for name in ("gradient_clip_val", "model_ema_decay", "lora_rank"):
-            yield (
-                strategy != "fsdp" or getattr(self, name) is None,
-                f"--{name} needs whole parameters on each worker, not --strategy fsdp",
+            message = (
+                f"--{name} needs whole parameters on each worker, not --strategy fsdp; give "
+                f"--{name} None"
             )
+            yield strategy != "fsdp" or getattr(self, name) is None, message
 
 
 def _is_finite(name: str, value: float) -> Rule:

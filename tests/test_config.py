@@ -191,7 +191,6 @@ def test_a_search_takes_the_settings_of_the_recipe():
         "drop_path_rate": "uniform(0,0.3)",
         "model_ema_decay": "choice(0.99,0.9998)",
         "freeze": "choice(none,bn,stages:2)",
-        "lora_rank": "choice(4,8)",
         "patience": "randint(3,9)",
     }
     texts = [f"{name}={domain}" for name, domain in items.items()]

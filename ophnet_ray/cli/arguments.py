@@ -70,6 +70,8 @@ def parse_config(
     config = parse(defaults)
     base = with_demo_settings(defaults) if config.uses_demo else defaults
     base = with_recipe(base, config.recipe.recipe)
+    if config_path is not None:
+        _check_recipe_of_file(config_path, base)
     if base != defaults:
         config = parse(base)
     config.check_locations()
@@ -117,6 +119,16 @@ def parse_command(commands: Mapping[str, type[Command]], argv: Sequence[str], pr
             args=rest,
             use_underscores=True,
             config=(tyro.conf.FlagCreatePairsOff,),
+        )
+
+
+def _check_recipe_of_file(path: str, base: Config) -> None:
+    """Refuse a file of ``--config`` whose settings are those of another recipe than the flag's."""
+    flag, in_file = base.recipe.recipe, read_config(path, base).recipe.recipe
+    if flag != in_file:
+        raise UserError(
+            f"--recipe {flag}: the settings of the recipe {in_file} in --config {path} would "
+            f"override it; leave out the flag, or the lines of {in_file} in the file"
         )
 
 

@@ -14,6 +14,7 @@ _RESEARCH_ONLY = ("apple-amlr",)
 _NONCOMMERCIAL = {
     "cc-by-nc-4.0": (
         "convnextv2_[!s]*", "hiera_*_224*", "regnety_*.swag_*", "regnety_1280", "resne*.fb_*",
+        "ig_resnext*", "ssl_resne*", "swsl_resne*",
         "resnext101_32x4d", "resnext101_32x16d", "resnext101_32x32d", "vit_*.mae",
         "vit_*.metaclip*", "vit_*_ijepa", "vit_base_patch16_clip_quickgelu_224",
         "vit_giant_patch16_gap_224", "vit_gigantic_patch14_clip_378",

@@ -154,10 +154,12 @@ class SurgicalPhaseModule(PhaseModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the weights of the fit to go on with, or those that are averaged to validate."""
-        state = checkpoint.get(FIT_KEY)
-        if state is None:
+        state, recipe = checkpoint.get(FIT_KEY), self.recipe
+        if state is None or (recipe.model_ema_decay is None and recipe.lora_rank is None):
+            # a network without average and LoRA takes the weights that predict
             return
-        is_fit = self.trainer.state.fn == TrainerFn.FITTING
+        # without a trainer: ``load_from_checkpoint``
+        is_fit = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         chosen = state["trained" if is_fit else "averaged"]
         checkpoint["state_dict"] = {MODEL_PREFIX + name: value for name, value in chosen.items()}
         self._saved_average = state["averaged"], state["num_updates"]

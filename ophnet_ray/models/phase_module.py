@@ -7,7 +7,8 @@ from typing import Any
 import lightning as L  # noqa: N812 - Lightning's own convention
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ophnet_ray.config import LRSchedule
 from ophnet_ray.models.optimizer import (
@@ -56,7 +57,7 @@ class PhaseModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return the optimiser of all parameters that get a gradient, and its rate's schedule."""
-        # Lightning clips no gradients that a fused optimiser would unscale
+        # a fused optimiser unscales the gradients itself, after they were clipped
         has_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         optimizer = build_optimizer(
             self.named_parameters(),
@@ -75,6 +76,24 @@ class PhaseModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Scale a gradient whose norm is larger than ``gradient_clip_val`` down to it.
+
+        Lightning's own refuses fused optimisers in mixed precision, with bf16, too, where nothing
+        is to unscale.
+        """
+        if gradient_clip_val is None:
+            return
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise ValueError(f"gradient_clip_algorithm {gradient_clip_algorithm}: only norm")
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     @property
     def scheduled_lr(self) -> float:

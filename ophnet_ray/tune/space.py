@@ -101,7 +101,7 @@ def parse_search_space(items: Sequence[str], base: Config) -> SearchSpace:
         space[name] = domain
     if not space:
         raise UserError(f"--search: nothing to search; {_FORM}")
-    for settings in decoding_variants(space):
+    for settings in (*decoding_variants(space), *recipe_variants(space)):
         try:
             base.replace_flat(**settings).validate()
         except UserError as error:

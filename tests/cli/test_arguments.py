@@ -54,6 +54,14 @@ def test_a_recipe_changes_defaults_which_flags_and_a_file_override(tmp_path):
     assert parse("--recipe", "seed") == parse()
 
 
+def test_a_file_with_the_settings_of_another_recipe_than_the_flag_s_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse("--csv_path", "a.csv", "--print_config")
+    (tmp_path / "run.yaml").write_text(capsys.readouterr().out)
+    with pytest.raises(UserError, match="the settings of the recipe seed in --config"):
+        parse("--config", str(tmp_path / "run.yaml"), "--recipe", "modern")
+
+
 def test_print_config_prints_settings_that_a_file_takes_back(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         parse("--csv_path", "a.csv", "--lr", "0.25", "--print_config")

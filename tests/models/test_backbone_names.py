@@ -31,6 +31,22 @@ def test_the_names_of_weights_without_commercial_use_are_those_of_timm():
     assert differ == {}
 
 
+def test_former_names_of_timm_have_the_licence_of_the_weights_that_they_stand_for():
+    aliases = timm.models._registry._deprecated_models  # timm lists them nowhere else
+    former = {
+        name: now
+        for name, now in aliases.items()
+        if now and now in timm.list_models(pretrained=True)
+    }
+    assert former["swsl_resnet18"] == "resnet18.fb_swsl_ig1b_ft_in1k"
+    differ = {
+        name: now
+        for name, now in former.items()
+        if (find_noncommercial(name) is None) == forbids_commercial_use(read_licence(now))
+    }
+    assert differ == {}
+
+
 @pytest.mark.parametrize(
     ("backbone", "says"),
     [

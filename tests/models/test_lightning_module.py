@@ -30,7 +30,7 @@ def random_batch(num=4):
     }
 
 
-def fit(module, batch, tmp_path, max_epochs=1):
+def fit(module, batch, tmp_path, max_epochs=1, **options):
     trainer = L.Trainer(
         max_epochs=max_epochs,
         accelerator="cpu",
@@ -40,9 +40,30 @@ def fit(module, batch, tmp_path, max_epochs=1):
         enable_model_summary=False,
         num_sanity_val_steps=0,
         default_root_dir=tmp_path,
+        **options,
     )
     loader = DataLoader([batch], batch_size=None)
     trainer.fit(module, train_dataloaders=loader, val_dataloaders=loader)
+    return trainer
+
+
+def test_a_fused_optimiser_takes_clipped_gradients_in_mixed_precision(tmp_path):
+    """As the recipe modern does on a GPU."""
+    torch.manual_seed(0)
+    module = SurgicalPhaseModule(
+        2, model=SurgicalPhaseClassificationModel(2, "test_resnet", False, SIZE)
+    )
+    module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.1, fused=True)
+    norms = []
+
+    class Recorder(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *rest):
+            gradients = [each.grad for each in module.parameters() if each.grad is not None]
+            norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+
+    options = {"precision": "bf16-mixed", "gradient_clip_val": 1e-3, "callbacks": [Recorder()]}
+    fit(module, random_batch(), tmp_path, **options)
+    assert norms == [pytest.approx(1e-3, rel=1e-3)]
 
 
 @pytest.mark.parametrize("mask", ["rg", "chroma", "none"])

@@ -3,6 +3,7 @@
 import lightning as L  # noqa: N812
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from ophnet_ray.config import ModelConfig
@@ -41,7 +42,7 @@ def copy_state(network):
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
-def fit(batches, tmp_path, decay=DECAY, **options):
+def fit(batches, tmp_path, decay=DECAY, callbacks=(), **options):
     torch.manual_seed(0)
     model = SurgicalPhaseClassificationModel.from_config(
         2, ModelConfig(backbone="test_resnet", pretrained=False), SIZE
@@ -55,7 +56,7 @@ def fit(batches, tmp_path, decay=DECAY, **options):
     trainer = L.Trainer(
         max_epochs=1,
         accelerator="cpu",
-        callbacks=[recorder, StepSkipper()],
+        callbacks=[recorder, StepSkipper(), *callbacks],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -113,3 +114,22 @@ def test_training_goes_on_with_the_weights_and_not_with_their_average(tmp_path):
     _, averaged = fit(batches, tmp_path)
     for before, after in zip(plain.weights, averaged.weights, strict=True):
         assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_checkpoint_with_an_average_is_loaded_without_a_trainer_and_by_a_plain_module(tmp_path):
+    keep = ModelCheckpoint(dirpath=tmp_path)
+    module, _ = fit([make_batch(seed) for seed in range(3)], tmp_path, callbacks=[keep])
+    file = keep.best_model_path
+
+    def untrained(**settings):
+        model = SurgicalPhaseClassificationModel(2, "test_resnet", False, SIZE)
+        return {"num_classes": 2, "model": model, **settings}
+
+    averaged = untrained(recipe=RecipeConfig(model_ema_decay=DECAY))
+    loaded = SurgicalPhaseModule.load_from_checkpoint(file, **averaged)
+    plain = SurgicalPhaseModule(**untrained())
+    trainer = L.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    trainer.validate(plain, DataLoader([make_batch(7)], batch_size=None), ckpt_path=file)
+    for name, value in module.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], value), name
+        assert torch.equal(plain.model.state_dict()[name], value), name

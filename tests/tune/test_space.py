@@ -129,3 +129,9 @@ def test_trials_of_temporal_models_share_an_encoder_and_vary_the_model_alone():
             parse_search_space([item], base)
     with pytest.raises(UserError, match="temporal_lr is of a temporal model; give --temporal"):
         parse_search_space(items[1:], Config())
+
+
+def test_settings_that_exclude_each_other_are_refused_before_the_first_trial():
+    items = ["freeze=choice(none,bn)", "lora_rank=choice(4,8)"]
+    with pytest.raises(UserError, match=r"freeze=bn.*leave --freeze bn out"):
+        parse_search_space(items, Config())
