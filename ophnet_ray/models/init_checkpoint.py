@@ -55,12 +55,7 @@ class Start:
 
     def describe_origin(self) -> Origin:
         """Return everything that the weights have seen, for the checkpoints of this training."""
-        payload, videos = self.payload, self.payload.seen_video_hashes
-        return Origin(
-            case_hashes=tuple(sorted(payload.seen_case_hashes)),
-            video_hashes=None if videos is None else tuple(sorted(videos)),
-            licence=find_weights_licence(payload),
-        )
+        return describe_origin(self.payload)
 
 
 def read_start(config: Config, phases: Sequence[str]) -> Start | None:
@@ -210,6 +205,16 @@ def _take_rows(layer: "nn.Module", state: "Mapping[str, Tensor]", phase_map: Pha
             for name, values in state.items():
                 own[name][label] = values[list(sources)].mean(dim=0)
     layer.load_state_dict(own)
+
+
+def describe_origin(payload: CheckpointPayload) -> Origin:
+    """Return everything that the weights of a checkpoint have seen, in its training and before."""
+    videos = payload.seen_video_hashes
+    return Origin(
+        case_hashes=tuple(sorted(payload.seen_case_hashes)),
+        video_hashes=None if videos is None else tuple(sorted(videos)),
+        licence=find_weights_licence(payload),
+    )
 
 
 def find_weights_licence(payload: CheckpointPayload) -> str | None:

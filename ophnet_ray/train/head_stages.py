@@ -14,7 +14,7 @@ from ophnet_ray.distributed.features import extract_features
 from ophnet_ray.distributed.resources import Resources, plan_resources
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.encoder import Encoder, load_encoder
-from ophnet_ray.models.checkpoint_file import copy_checkpoint
+from ophnet_ray.models.checkpoint_file import copy_checkpoint, read_payload
 from ophnet_ray.models.temporal_checkpoint import write_temporal_checkpoint
 from ophnet_ray.models.temporal_spec import TemporalSpec
 from ophnet_ray.temporal_config import TemporalConfig
@@ -125,7 +125,9 @@ def prepare_head(run: Run, resources: Resources, held: ExitStack) -> HeadData:
 def join_checkpoints(run: Run, trained: Path) -> Path:
     """Write the checkpoint with the run's encoder and a trained temporal model; return its path."""
     target = run.directory.path / MODEL_FILE
-    write_temporal_checkpoint(load_encoder(locate_encoder(run)).state(), trained, target)
+    source = locate_encoder(run)
+    frame_model = read_payload(source.name) if source.is_checkpoint else None
+    write_temporal_checkpoint(load_encoder(source).state(), trained, target, frame_model)
     return target
 
 

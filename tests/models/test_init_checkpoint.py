@@ -9,10 +9,12 @@ from ophnet_ray.config import Config
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.encoder_source import EncoderSource
+from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.init_checkpoint import build_network, find_weights_licence, read_start
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.origin import Origin
 from ophnet_ray.models.payload import Preprocessing
+from ophnet_ray.models.temporal_checkpoint import write_temporal_checkpoint
 from ophnet_ray.models.training_summary import TrainingSummary
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 from tests.helpers.heads import save_temporal_checkpoint
@@ -131,6 +133,19 @@ def test_the_frame_model_under_a_temporal_model_is_taken(tmp_path):
     )
     network = build(settings(head))
     assert differing(network, source) == []
+
+
+def test_a_temporal_checkpoint_holds_what_its_encoder_has_seen(tmp_path):
+    before = Origin(case_hashes=(hash_case("p"),), video_hashes=("1-a",), licence="mit")
+    save(tmp_path / "m.ckpt", training=summary("q", videos=("2-b",)), origin=before)
+    frame_model = read_payload(tmp_path / "m.ckpt")
+    for cases, videos in (("q", {"1-a", "2-b"}), ("r", None)):
+        save(tmp_path / "head.ckpt", training=summary(*cases))
+        write_temporal_checkpoint({}, tmp_path / "head.ckpt", tmp_path / "both.ckpt", frame_model)
+        found = read_payload(tmp_path / "both.ckpt")
+        assert found.seen_case_hashes == {hash_case(case) for case in {"p", "q", *cases}}
+        assert found.seen_video_hashes == videos
+        assert found.origin.licence == "mit"
 
 
 @pytest.mark.parametrize(
