@@ -19,6 +19,10 @@ class TrainingError(ReportedError):
     """Training cannot continue. ``str(error)`` is the cause in one line; exit code 1."""
 
 
+class ClusterError(ReportedError):
+    """Ray does not start. ``str(error)`` is the cause in one line; exit code 1."""
+
+
 class DivergedError(TrainingError):
     """The loss is not finite. The same settings would diverge again."""
 

@@ -11,7 +11,14 @@ from typing import TypeVar
 import tyro
 
 from ophnet_ray.config import AnyConfig, Config
-from ophnet_ray.errors import EncodingError, PredictionError, StoppedError, TrainingError, UserError
+from ophnet_ray.errors import (
+    ClusterError,
+    EncodingError,
+    PredictionError,
+    StoppedError,
+    TrainingError,
+    UserError,
+)
 from ophnet_ray.recipe_config import RECIPES, RecipeName
 from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.signals import (
@@ -28,6 +35,7 @@ Command = TypeVar("Command")
 EXIT_FAILED, EXIT_USER_ERROR = 1, 2
 _FAILURES: dict[type[Exception], str] = {
     TrainingError: "training",
+    ClusterError: "the start of Ray",
     StorageError: "storage",
     PredictionError: "prediction",
     EncodingError: "encoding",

@@ -4,11 +4,12 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray._private.services import get_webui_url_from_internal_kv
 from ray.job_config import JobConfig
@@ -25,13 +26,15 @@ from ophnet_ray.distributed.environment import (
 from ophnet_ray.distributed.ownership import check_token_file, create_token, own_ray_folder
 from ophnet_ray.distributed.private import PRIVATE_VARIABLE, hide_arguments
 from ophnet_ray.distributed.resources import local_cpus
-from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.errors import ClusterError, UserError, one_line
+from ophnet_ray.settings import MAX_REASON_CHARS
 from ophnet_ray.signals import kept_handlers
 from ophnet_ray.storage.disk_space import Need, find_shortages
 
 logger = logging.getLogger(__name__)
 
 DASHBOARD_TIMEOUT_S = 30.0
+START_ATTEMPTS = 3
 MIN_TEMPORARY_BYTES = 20_000_000
 """Room without which a Ray of this machine is not started: it takes some MB for its logs."""
 
@@ -55,6 +58,7 @@ def connect(
     Raises:
         UserError: A cluster is named but does not answer, or is open to everybody; or the disk for
             the temporary files of a new Ray is full.
+        ClusterError: Ray does not start on this machine.
     """
     if ray.is_initialized():
         yield "the Ray of the stage before"
@@ -102,13 +106,33 @@ def _join_closed(head: str, job: JobConfig, is_private: bool) -> str:
 def _start_local(config: Config, concurrent_runs: int, job: JobConfig) -> str:
     """Start Ray on this machine, on loopback; return the dashboard's address.
 
+    Ray gives each of its processes half a minute, which a busy machine may exceed: it gets a second
+    and a third chance.
+
     Raises:
         UserError: The disk of its temporary files is full.
+        ClusterError: Ray does not start.
     """
     folder = own_ray_folder()
     need = Need("Ray's temporary files (RAY_TMPDIR)", Path(folder), MIN_TEMPORARY_BYTES)
     for shortage in find_shortages([need]):
         raise UserError(f"{shortage}; free some, or set RAY_TMPDIR to another folder")
+    failure = ""
+    for _ in range(START_ATTEMPTS):
+        before = psutil.Process().children()
+        try:
+            return _init_local(folder, config, concurrent_runs, job)
+        except Exception as error:  # Ray raises no narrower one for what did not come up
+            logger.info("Ray does not start", exc_info=True)
+            failure = one_line(error, MAX_REASON_CHARS)
+            ray.shutdown()
+            _end_processes([each for each in psutil.Process().children() if each not in before])
+    raise ClusterError(
+        f"{failure}; is the machine very busy, or its memory full? The same command tries again"
+    )
+
+
+def _init_local(folder: str, config: Config, concurrent_runs: int, job: JobConfig) -> str:
     # The actor that frees the CPUs of a stopped run finds the cluster by this variable. Without it
     # the actor guesses, and fails beside a second Ray. The port must be known before the start.
     with socket.socket() as probe:
@@ -128,6 +152,14 @@ def _start_local(config: Config, concurrent_runs: int, job: JobConfig) -> str:
             _temp_dir=folder,
         )
     return str(context.dashboard_url)
+
+
+def _end_processes(processes: Sequence[psutil.Process]) -> None:
+    """End the processes of a Ray that did not come up."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
 
 
 def _join(head: str, job: JobConfig, is_private: bool) -> str:

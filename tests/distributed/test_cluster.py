@@ -11,6 +11,7 @@ import pytest
 from ophnet_ray.config import Config
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.errors import UserError
+from tests.helpers.paths import ROOT
 from tests.helpers.small_disk import small_disk
 
 STRANGER = 65534
@@ -31,6 +32,52 @@ def test_on_a_full_disk_no_ray_is_started_and_folder_and_bytes_are_named(tmp_pat
         with refused, connect(Config()):
             pytest.fail("a Ray on a full disk")
         assert list(disk.iterdir()) == []
+
+
+SITE = """
+import os, sys
+from pathlib import Path
+
+if any(argument.endswith("dashboard.py") for argument in sys.orig_argv):
+    ends = Path(os.environ["ENDS"])
+    if left := int(ends.read_text()):
+        ends.write_text(str(left - 1))
+        os._exit(1)
+"""
+CONNECT = """
+from ophnet_ray.cli.arguments import run_program
+from ophnet_ray.config import Config
+from ophnet_ray.distributed.cluster import connect
+
+def main():
+    with connect(Config()) as where:
+        print(where)
+
+run_program(main)
+"""
+
+
+@pytest.mark.integration
+def test_a_ray_that_does_not_come_up_is_started_again_and_then_named_in_one_line(tmp_path):
+    """Its dashboard ends at once, here by a module that Python runs at the start of a process."""
+    (tmp_path / "sitecustomize.py").write_text(SITE)
+    ends = tmp_path / "ends"
+    env = os.environ | {"RAY_ADDRESS": "local", "ENDS": str(ends)}
+    env["PYTHONPATH"] = f"{tmp_path}:{ROOT}"
+
+    def start(num_ends):
+        ends.write_text(str(num_ends))
+        return subprocess.run(
+            [sys.executable, "-c", CONNECT], capture_output=True, text=True, check=False, env=env
+        )
+
+    done = start(1)
+    assert (done.returncode, ends.read_text()) == (0, "0"), done.stderr
+    assert done.stdout.startswith("local Ray, dashboard http://127.0.0.1:")
+    failed = start(9)
+    assert (failed.returncode, ends.read_text()) == (1, "6")
+    assert failed.stderr.splitlines()[-1].startswith("the start of Ray failed: ")
+    assert "Traceback" not in failed.stderr, failed.stderr
 
 
 @pytest.mark.integration

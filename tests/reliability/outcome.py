@@ -15,7 +15,7 @@ import numpy as np
 from ophnet_ray.characters import describe_unfit
 from ophnet_ray.errors import UserError
 
-MAX_EXAMPLE_CHARS = 300
+MAX_EXAMPLE_CHARS = 600
 LIMIT_S = 10.0
 """Time limit of one input; parsers need milliseconds."""
 
@@ -48,7 +48,12 @@ class Outcome:
         self.num_runs += 1
         self.num_failures += 1
         self.counts[f"FAILED: {kind}"] += 1
-        self.failures.setdefault(kind, repr(example)[:MAX_EXAMPLE_CHARS])
+        text = repr(example)
+        if (
+            len(text) > MAX_EXAMPLE_CHARS
+        ):  # an input begins with its cause, a traceback ends with it
+            text = f"{text[: MAX_EXAMPLE_CHARS // 2]} … {text[-MAX_EXAMPLE_CHARS // 2 :]}"
+        self.failures.setdefault(kind, text)
 
     def sample(self, name: str, value: float) -> None:
         """Keep a figure of a run."""
