@@ -3,7 +3,9 @@
 On a terminal a stage is a progress bar; in a log file or a cluster job it is a few lines.
 """
 
+import atexit
 import logging
+import os
 import sys
 import threading
 import time
@@ -17,6 +19,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ophnet_ray.characters import escape_unfit
+from ophnet_ray.signals import EXIT_INTERRUPTED, Terminated
 
 T = TypeVar("T")
 
@@ -112,12 +115,27 @@ def run_watched(work: Callable[[], T], show: Callable[[], None], interval_s: flo
         except BaseException as error:  # noqa: BLE001 - raised again below
             future.set_exception(error)
 
-    threading.Thread(target=run, name="watched", daemon=True).start()
-    while not wait([future], timeout=interval_s).done:
-        show()
+    thread = threading.Thread(target=run, name="watched", daemon=True)
+    thread.start()
+    try:
+        while not wait([future], timeout=interval_s).done:
+            show()
+    except KeyboardInterrupt:
+        atexit.register(_end_despite, thread, EXIT_INTERRUPTED)
+        raise
+    except Terminated as signalled:
+        atexit.register(_end_despite, thread, signalled.exit_code)
+        raise
     result = future.result()
     show()
     return result
+
+
+def _end_despite(thread: threading.Thread, exit_code: int) -> None:
+    """End the process while a thread works in compiled code, where Python would abort it."""
+    if thread.is_alive():
+        sys.stdout.flush()
+        os._exit(exit_code)
 
 
 def log_to(path: Path) -> None:

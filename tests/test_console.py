@@ -1,11 +1,15 @@
 """Output for the user: lines of stages, watched work, the answer."""
 
 import logging
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from ophnet_ray.console import LINES_PER_STAGE, Console, log_to, print_answer, run_watched
+from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.unit
 
@@ -49,6 +53,41 @@ def test_an_error_of_watched_work_is_raised():
 
     with pytest.raises(KeyError, match="name"):
         run_watched(work, lambda: None, interval_s=0.01)
+
+
+WORK_IN_TORCH = """
+import torch
+from ophnet_ray.cli.arguments import run_program
+from ophnet_ray.console import run_watched
+from ophnet_ray.signals import stop_on_signals
+
+def work():
+    value = torch.randn(256, 256, requires_grad=True)
+    while True:
+        (value @ value).sum().backward()
+
+def main():
+    with stop_on_signals() as request:
+        run_watched(work, lambda: print(request.signal_name or "works", flush=True), 0.05)
+
+run_program(main)
+"""
+
+
+def test_a_second_signal_ends_a_program_that_works_in_torch_with_its_exit_code():
+    with subprocess.Popen(
+        [sys.executable, "-c", WORK_IN_TORCH],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for expected in ("works", "SIGTERM"):
+            assert any(line.strip() == expected for line in process.stdout)
+            process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate()
+    assert errors == "ended by SIGTERM; the same command resumes where it stopped\n"
+    assert process.returncode == 128 + signal.SIGTERM
 
 
 def test_a_log_file_takes_records_and_warnings(tmp_path):

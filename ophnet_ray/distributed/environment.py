@@ -101,6 +101,9 @@ def prepare_environment() -> None:
     if head is None:
         # a Ray of this run's own: on loopback, and locked even there
         defaults |= {_CLUSTERS_ALLOWED: "0", "RAY_AUTH_MODE": "token"}
+        # a thread of torch that waits for the others spins as long as waking it takes, some 20 µs;
+        # by default 300 times as long, and with other programs on the cores a step takes minutes
+        defaults["GOMP_SPINCOUNT"] = "1000"
         # a trial has processes that only wait; a small machine soon has four times as many as
         # cores, and Ray would warn of that on stdout, between the lines of the answer
         defaults["RAY_worker_maximum_startup_concurrency"] = str(max(cpu_count(), 8))

@@ -9,6 +9,7 @@ from pathlib import Path
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, log_to
 from ophnet_ray.distributed.private import private_files
+from ophnet_ray.quick_import import quick_import
 from ophnet_ray.storage.paths import is_remote, join
 from ophnet_ray.train.head_input import locate_data
 from ophnet_ray.train.new_run import check_new_run
@@ -63,10 +64,11 @@ def _train(config: Config, console: Console) -> TrainingResult:
             check_new_run(run.config, run.data, console.say)
         log_to(directory.driver_log)
         # torch and Ray take seconds to load: only once the input is right
-        if temporal.is_used:
-            from ophnet_ray.train.head_stages import complete_head_run as complete_run
-        else:
-            from ophnet_ray.train.stages import complete_run
+        with quick_import():
+            if temporal.is_used:
+                from ophnet_ray.train.head_stages import complete_head_run as complete_run
+            else:
+                from ophnet_ray.train.stages import complete_run
 
         result = complete_run(run, checked.output)
     return TrainingResult(

@@ -24,6 +24,7 @@ from ophnet_ray.distributed.failures import find_cause
 from ophnet_ray.distributed.process_group import BoundTorchConfig
 from ophnet_ray.errors import DivergedError, TrainingError, UserError
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints, newest_position
+from ophnet_ray.quick_import import quick_import
 from ophnet_ray.train.elastic import ScaledTrainer
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory, RunResult
@@ -151,8 +152,9 @@ def train_loop(loop_config: dict[str, TrainLoopConfig]) -> dict[str, str]:
     """Run on each worker, called by Ray Train; see ``worker.run_worker``."""
     # Lightning and timm take four seconds of CPU to load: the processes that only start workers
     # and wait for them do without
-    from ophnet_ray.train.worker import run_worker
-    from ophnet_ray.train.worker_place import place_in_group
+    with quick_import():
+        from ophnet_ray.train.worker import run_worker
+        from ophnet_ray.train.worker_place import place_in_group
 
     return run_worker(loop_config["loop"], place_in_group())
 
