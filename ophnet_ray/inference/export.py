@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ophnet_ray.errors import UserError
+from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.trained_model import TrainedModel, WithPreprocessing, choose_smoothing
 from ophnet_ray.models.init_checkpoint import find_weights_licence
@@ -68,8 +68,8 @@ def convert_images(
         card: Content of the file's metadata.
 
     Raises:
-        UserError: A package is missing, or an output differs from PyTorch's by more than
-            ``MAX_DIFFERENCE``.
+        UserError: A package is missing, torch cannot convert the network, or an output differs from
+            PyTorch's by more than ``MAX_DIFFERENCE``.
     """
     onnx = import_extra("onnx")
     import_extra("onnxscript")
@@ -77,17 +77,24 @@ def convert_images(
         # deprecations inside the libraries, and constants that they do not fold
         warnings.simplefilter("ignore")
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            module,
-            # a batch size unlike all other sizes: the exporter takes equal sizes for one dimension
-            (torch.zeros(5, 3, size, size, dtype=torch.uint8),),
-            dynamo=True,
-            input_names=["pixels"],
-            output_names=list(outputs),
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            opset_version=OPSET,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                module,
+                # a batch size unlike all other sizes: the exporter takes equal sizes for one
+                # dimension
+                (torch.zeros(5, 3, size, size, dtype=torch.uint8),),
+                dynamo=True,
+                input_names=["pixels"],
+                output_names=list(outputs),
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                opset_version=OPSET,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = one_line(error.__cause__ or error, max_chars=160)
+            raise UserError(
+                f"--export_onnx: torch cannot convert this network ({reason}); give --safetensors"
+            ) from error
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     proto = program.model_proto

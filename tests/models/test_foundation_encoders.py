@@ -7,6 +7,8 @@ import torch
 from timm.layers import global_pool_nlc
 
 from ophnet_ray.config import Config
+from ophnet_ray.errors import UserError
+from ophnet_ray.inference.export import convert_images
 from ophnet_ray.inference.trained_model import WithPreprocessing, load_model
 from ophnet_ray.models.backbone import pool_tokens, to_tokens
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
@@ -35,6 +37,18 @@ def pooling_of(name):
     is_hiera = name.startswith("hiera")  # its weights are called mae, too
     kinds = [kind for kind, parts in POOLING.items() if any(part in name for part in parts)]
     return "all" if is_hiera or name.startswith("convnext") else kinds[0]
+
+
+class PixelNetwork(torch.nn.Module):
+    """A network of bytes, without masks."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels):
+        image = pixels / 255
+        return self.network(image, image[:, :2])
 
 
 def build(name, size=SIZE):
@@ -96,3 +110,11 @@ def test_images_of_other_sizes_are_taken(name):
     with torch.inference_mode():
         logits = network(torch.randn(1, 3, size, size), torch.rand(1, 2, size, size))
     assert logits.isfinite().all()
+
+
+def test_a_network_that_torch_cannot_convert_is_refused_in_one_line():
+    pytest.importorskip("onnxscript")
+    network = PixelNetwork(build("hiera_tiny_224.mae", 64)).eval()
+    with pytest.raises(UserError, match="torch cannot convert this network") as caught:
+        convert_images(network, 64, ["probabilities"], {})
+    assert "\n" not in str(caught.value)
