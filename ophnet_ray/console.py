@@ -148,6 +148,20 @@ def log_to(path: Path) -> None:
     logging.captureWarnings(True)
 
 
+@contextmanager
+def kept_log() -> Iterator[None]:
+    """Restore the log that ``log_to`` replaces inside."""
+    root = logging.getLogger()
+    handlers = root.handlers
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            if handler not in handlers:
+                handler.close()
+        root.handlers = handlers
+
+
 def print_answer(lines: dict[str, object]) -> None:
     """Print names and values to stdout."""
     width = max(len(name) for name in lines) + 1

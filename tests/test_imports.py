@@ -113,3 +113,10 @@ def test_processes_that_start_train_workers_and_wait_load_neither_lightning_nor_
     (tmp_path / "program.py").write_text(f"import {modules}")
     code, _, loaded = run(tmp_path, "program.py", heavy={"lightning", "timm", "torchvision"})
     assert (code, loaded) == (0, [])
+
+
+def test_a_run_that_trains_in_its_own_process_does_without_the_libraries_of_ray(tmp_path):
+    modules = "ophnet_ray.train.stages, ophnet_ray.train.worker"
+    (tmp_path / "program.py").write_text(f"import {modules}")
+    code, _, loaded = run(tmp_path, "program.py", heavy={"ray.data", "ray.train", "ray.tune"})
+    assert (code, loaded) == (0, [])

@@ -12,6 +12,10 @@ from pathlib import Path
 
 from ophnet_ray.distributed.ownership import is_trusted_file, is_trusted_listener
 
+CUBLAS_ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+"""Variables without which cuBLAS need not repeat its results. They must be set before a process
+starts CUDA; see ``torch.use_deterministic_algorithms``."""
+
 logger = logging.getLogger(__name__)
 
 # Ray's switch for "clusters, or this machine only", named after the systems where it matters most:

@@ -23,9 +23,7 @@ from ray.train.torch.config import (
 )
 from torch.distributed import TCPStore  # type: ignore[attr-defined] # public, but not listed
 
-CUBLAS_ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-"""Variables without which cuBLAS need not repeat its results. They must be set before a process
-starts CUDA; see ``torch.use_deterministic_algorithms``."""
+from ophnet_ray.distributed.environment import CUBLAS_ENVIRONMENT
 
 _stores: list[TCPStore] = []
 """Stores of this process: a store ends with the worker of rank 0."""

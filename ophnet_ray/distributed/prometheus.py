@@ -1,5 +1,7 @@
 """Metrics of a run for Prometheus, through Ray's own exporter: counts and scores, no path, no id.
 
+Without a connection to Ray, the functions do nothing.
+
 Ray adds a prefix to every name: ``ophnet_epoch`` is scraped as ``ray_ophnet_epoch``. It drops a
 gauge that is not set for 20 s, so values that change once per epoch are set every second, too.
 """
@@ -9,6 +11,7 @@ from collections import Counter as Tally
 from collections.abc import Iterable, Mapping
 from functools import cache
 
+import ray
 from ray.util.metrics import Counter, Gauge
 
 from ophnet_ray.data.annotations import Reject
@@ -45,6 +48,8 @@ def count_decoded(num_windows: int) -> None:
 
 def count_rejects(run: str, rejects: Iterable[Reject]) -> None:
     """Add the rows of a run that are not used, by kind: the text of a reason may name the file."""
+    if not ray.is_initialized():
+        return
     rejected = _counter("ophnet_rejected_rows", "Rows that are not used", "run", "reason")
     for kind, num_rows in Tally(reject.kind for reject in rejects).items():
         rejected.inc(num_rows, {"run": run, "reason": kind})
@@ -93,5 +98,7 @@ class TrainingMetrics:
         self._show(self._scores | pace)
 
     def _show(self, values: Mapping[str, float]) -> None:
+        if not ray.is_initialized():
+            return
         for name, value in values.items():
             _gauge(name, "run", "rank").set(value, {"run": self._run, "rank": str(self._rank)})

@@ -125,6 +125,21 @@ def read_cluster_size() -> ClusterSize:
     )
 
 
+def measure_machine(config: Config) -> ClusterSize:
+    """Return the size that a Ray of this machine would have for the run, without starting it."""
+    import torch  # takes a second of CPU to load: a cluster is measured by Ray
+
+    num_cpus, num_gpus = local_cpus(config), torch.cuda.device_count()
+    return ClusterSize(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        cpus_by_node=(num_cpus,),
+        gpus_by_node=(num_gpus,),
+        is_joined=False,
+        num_cores=cpu_count(),
+    )
+
+
 def choose_resources(config: Config, cluster: ClusterSize) -> Resources:
     """Choose the workers of a run for a cluster.
 

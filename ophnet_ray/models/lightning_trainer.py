@@ -40,7 +40,8 @@ def build_lightning_trainer(
     return L.Trainer(
         max_epochs=training.max_epochs,
         accelerator="gpu" if use_gpu else "cpu",
-        devices="auto" if use_gpu else 1,
+        # a worker in a group sees its GPU alone
+        devices="auto" if use_gpu and strategy != "auto" else 1,
         strategy=strategy,
         plugins=list(plugins),
         precision=choose_precision(training.precision, use_gpu),

@@ -135,7 +135,7 @@ class EpochCallback(ExactResume):
 
     def _report_progress(self, **progress: Any) -> None:
         if self._loop.status is not None:
-            self._loop.status.update.remote(**progress)
+            self._loop.status.update(**progress)
 
     def _write_unfinished(self, trainer: L.Trainer, step: int) -> None:
         folder, epoch = self._loop.run.checkpoints, trainer.current_epoch
@@ -273,9 +273,7 @@ class EpochCallback(ExactResume):
         """Name skipped steps on the console; fail, and return False, if there was no other."""
         epoch, skipped, steps = trainer.current_epoch + 1, skipper.num_skipped, skipper.num_steps
         if skipped and trainer.is_global_zero and self._loop.status is not None:
-            self._loop.status.warn.remote(
-                f"{skipped} of {steps} steps of epoch {epoch} {skipper.reason}"
-            )
+            self._loop.status.warn(f"{skipped} of {steps} steps of epoch {epoch} {skipper.reason}")
         if skipped == steps:
             self._fail(trainer, "every gradient")
         return skipped < steps

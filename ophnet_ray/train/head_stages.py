@@ -18,6 +18,7 @@ from ophnet_ray.models.checkpoint_file import copy_checkpoint, read_payload
 from ophnet_ray.models.temporal_checkpoint import write_temporal_checkpoint
 from ophnet_ray.models.temporal_spec import TemporalSpec
 from ophnet_ray.temporal_config import TemporalConfig
+from ophnet_ray.train.conclusion import failures_in_one_line
 from ophnet_ray.train.head_data import (
     StoredRows,
     build_head_data,
@@ -33,7 +34,6 @@ from ophnet_ray.train.head_protocol import (
 )
 from ophnet_ray.train.preflight import check_cluster
 from ophnet_ray.train.prepare import account_for_rows
-from ophnet_ray.train.protocol import start_status
 from ophnet_ray.train.report import write_run_report
 from ophnet_ray.train.run import Run, open_run
 from ophnet_ray.train.run_directory import RunResult
@@ -45,7 +45,6 @@ from ophnet_ray.train.stages import (
     read_result,
     share_steps,
 )
-from ophnet_ray.train.trainer import failures_in_one_line
 
 MODEL_FILE = "model.ckpt"
 """The checkpoint with encoder and temporal model in the folder of the run."""
@@ -177,8 +176,7 @@ def fit_head_run(run: Run, data: HeadData, resources: Resources) -> RunResult:
     loop = build_head_loop(
         run.config, data, run.data.phases, resources, run.directory, run.data.data_hash
     )
-    shared = share_steps(resources, run, loop.num_train, 1)
-    loop = replace(loop, resources=shared, status=start_status(run.directory.name))
+    loop = replace(loop, resources=share_steps(resources, run, loop.num_train, 1))
     run.console.say("stage 3 of 3: the temporal model")
     run.console.say(describe_head(loop))
     return fit_and_watch(run, loop)

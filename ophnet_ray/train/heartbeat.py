@@ -59,7 +59,7 @@ class Heartbeat:
     The main thread may wait for another worker inside a collective, which no Python code leaves.
 
     Args:
-        status: Handle of a ``TrainingStatus``; None where nobody watches.
+        status: A ``TrainingStatus`` or ``RemoteStatus``; None where nobody watches.
         rank: Rank of the worker.
     """
 
@@ -90,7 +90,7 @@ class Heartbeat:
             self._beat()
 
     def _beat(self) -> None:
-        self._status.beat.remote(self._rank, self.position, self._where)
+        self._status.beat(self._rank, self.position, self._where)
 
 
 def name_silence(pulses: Mapping[int, Pulse], longest_s: float) -> str:

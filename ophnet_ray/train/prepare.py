@@ -2,18 +2,20 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
+import ray
+
 from ophnet_ray.data.annotations import Reject, Segment
-from ophnet_ray.data.cache.fill import FillProgress, fill_cache
+from ophnet_ray.data.cache.fill import DecodeAll, DecodeTask, FillProgress, fill_cache
 from ophnet_ray.data.cache.shards import UNRECORDED_KIND
-from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.cache.store import BlockCache, DecodeResult
 from ophnet_ray.data.duplicates import read_content_ids
 from ophnet_ray.data.manifest import Manifest, build_manifest
 from ophnet_ray.data.passport import build_passport, describe_warnings
 from ophnet_ray.data.splits import FITTED_SPLITS
-from ophnet_ray.distributed.decode import decode_on_ray
 from ophnet_ray.distributed.prometheus import count_rejects
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.errors import UserError
@@ -152,7 +154,8 @@ def _fill(
     """Decode what the cache lacks, show the progress, and build the manifest."""
     segments, console, workers = _fitted_rows(run), run.console, resources.decode_workers
     started_s = time.monotonic()
-    with console.stage("decode", len({segment.video for segment in segments})) as stage:
+    num_videos = len({segment.video for segment in segments})
+    with ExitStack() as held, console.stage("decode", num_videos) as stage:
 
         def show(progress: FillProgress) -> None:
             windows = progress.num_blocks / cache.windows.blocks_per_window
@@ -162,7 +165,7 @@ def _fill(
                 progress.num_videos, f"videos, {progress.num_blocks} blocks, {rate:.0f} windows/s"
             )
 
-        filled = fill_cache(cache, segments, workers, decode_on_ray(workers), show)
+        filled = fill_cache(cache, segments, workers, _decode_on_ray(run, workers, held), show)
     num_here, num_missing = filled.decoded_videos, filled.missing_videos
     logger.info("decoded %d of %d videos that the cache lacked", num_here, num_missing)
     if not num_missing:
@@ -171,3 +174,24 @@ def _fill(
         console.say(f"decode   another run decoded {num_missing - num_here} of them")
     manifest, unreadable = build_manifest(segments, filled.entries, phases, cache.windows)
     return _identify_training(manifest), unreadable
+
+
+def _decode_on_ray(run: Run, num_workers: int, held: ExitStack) -> DecodeAll:
+    """Return a function that decodes on Ray; one is started for it where none is connected.
+
+    Args:
+        run: The run.
+        num_workers: Parallel decode workers.
+        held: Ends that Ray, and its processes, when it is closed.
+    """
+
+    def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[DecodeResult]:
+        # Ray Data takes a second of CPU to load, which a run with a full cache does without
+        from ophnet_ray.distributed.cluster import connect
+        from ophnet_ray.distributed.decode import decode_on_ray
+
+        if not ray.is_initialized():
+            run.console.say(held.enter_context(connect(run.config, run.job_metadata())))
+        yield from decode_on_ray(num_workers)(cache, tasks)
+
+    return decode_all

@@ -1,10 +1,12 @@
 """Messages between the driver and the train workers: the task of a worker, and its progress."""
 
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import ray
+from ray.exceptions import ActorUnavailableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ophnet_ray.config import Config
@@ -18,7 +20,7 @@ from ophnet_ray.train.run_directory import RunDirectory
 class TrainLoopConfig:
     """Everything the driver sends to a train worker.
 
-    ``status`` is the handle of a ``TrainingStatus``, None where nobody watches.
+    ``status`` is a ``TrainingStatus`` or a ``RemoteStatus``, None where nobody watches.
     """
 
     config: Config
@@ -50,46 +52,51 @@ class _Beat(NamedTuple):
     moved_s: float
 
 
-@ray.remote(num_cpus=0, max_restarts=-1)
 class TrainingStatus:
-    """Training progress: an actor that the workers update and the driver polls."""
+    """Training progress, which the workers update and the driver polls, from several threads."""
 
     def __init__(self) -> None:
+        self._lock = threading.RLock()
         self._status: dict[str, Any] = {"epoch": 0, "step": 0, "metrics": {}, "warnings": []}
         self._status |= {"num_steps": 0, "stop": False, "failure": ""}
         self._heard: dict[int, _Beat] = {}
 
     def update(self, **fields: Any) -> None:
         """Set some fields."""
-        self._status |= fields
+        with self._lock:
+            self._status |= fields
 
     def warn(self, text: str) -> None:
         """Add a line for the user's console."""
-        self._status["warnings"].append(text)
+        with self._lock:
+            self._status["warnings"].append(text)
 
     def begin(self, num_workers: int) -> None:
         """Forget the workers before, of which there may have been more."""
-        self._heard = {rank: beat for rank, beat in self._heard.items() if rank < num_workers}
+        with self._lock:
+            self._heard = {rank: beat for rank, beat in self._heard.items() if rank < num_workers}
 
     def beat(self, rank: int, position: Position, where: str) -> None:
         """Remember where a worker is, and when it was heard and moved."""
         now_s = time.monotonic()
-        before = self._heard.get(rank)
-        has_moved = before is None or (before.position, before.where) != (position, where)
-        moved_s = now_s if before is None or has_moved else before.moved_s
-        self._heard[rank] = _Beat(position, where, now_s, moved_s)
+        with self._lock:
+            before = self._heard.get(rank)
+            has_moved = before is None or (before.position, before.where) != (position, where)
+            moved_s = now_s if before is None or has_moved else before.moved_s
+            self._heard[rank] = _Beat(position, where, now_s, moved_s)
 
     def fail(self, failures: dict[int, str]) -> None:
         """Add lines about workers that have failed, and about those that they waited for."""
-        lines = name_failures(failures, self._pulses())
-        self._status["failure"] = lines[0]
-        for line in lines:
-            self.warn(f"{line}; training resumes from the last checkpoint")
-        self._heard.clear()
+        with self._lock:
+            lines = name_failures(failures, self._pulses())
+            self._status["failure"] = lines[0]
+            for line in lines:
+                self.warn(f"{line}; training resumes from the last checkpoint")
+            self._heard.clear()
 
     def stop(self) -> None:
         """Ask the workers to write a checkpoint and to stop."""
-        self._status["stop"] = True
+        self.update(stop=True)
 
     def get(self) -> dict[str, Any]:
         """Return the status.
@@ -98,7 +105,9 @@ class TrainingStatus:
         all ``warnings``, ``stop``: True once the workers are asked to stop, ``failure``: the last
         line about failed workers, and the ``pulses`` of the workers by rank.
         """
-        return self._status | {"pulses": self._pulses()}
+        with self._lock:
+            warnings = [*self._status["warnings"]]
+            return self._status | {"warnings": warnings, "pulses": self._pulses()}
 
     def _pulses(self) -> dict[int, Pulse]:
         now_s = time.monotonic()
@@ -108,11 +117,52 @@ class TrainingStatus:
         }
 
 
-def start_status(run_name: str) -> Any:
-    """Start a ``TrainingStatus`` and return its handle; the dashboard shows the run's name."""
-    # beside the driver: a node of the workers may be lost, and the lines about it with it
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    named: Any = TrainingStatus.options(  # type: ignore[attr-defined] # added by ray.remote
-        name=f"train status of {run_name}", scheduling_strategy=here
-    )
-    return named.remote()
+class RemoteStatus:
+    """A ``TrainingStatus`` in an actor, with the same methods; only ``get`` waits for an answer.
+
+    Args:
+        run_name: Name of the run, for the dashboard.
+    """
+
+    def __init__(self, run_name: str) -> None:
+        # beside the driver: a node of the workers may be lost, and the lines about it with it
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        actor: Any = ray.remote(TrainingStatus).options(
+            name=f"train status of {run_name}",
+            num_cpus=0,
+            max_restarts=-1,
+            scheduling_strategy=here,
+        )
+        self._actor: Any = actor.remote()
+
+    def update(self, **fields: Any) -> None:
+        """Set some fields."""
+        self._actor.update.remote(**fields)
+
+    def warn(self, text: str) -> None:
+        """Add a line for the user's console."""
+        self._actor.warn.remote(text)
+
+    def begin(self, num_workers: int) -> None:
+        """Forget the workers before, of which there may have been more."""
+        self._actor.begin.remote(num_workers)
+
+    def beat(self, rank: int, position: Position, where: str) -> None:
+        """Remember where a worker is, and when it was heard and moved."""
+        self._actor.beat.remote(rank, position, where)
+
+    def fail(self, failures: dict[int, str]) -> None:
+        """Add lines about workers that have failed, and about those that they waited for."""
+        self._actor.fail.remote(failures)
+
+    def stop(self) -> None:
+        """Ask the workers to write a checkpoint and to stop."""
+        self._actor.stop.remote()
+
+    def get(self) -> dict[str, Any] | None:
+        """Return the status; None while the actor, whose node was lost, restarts elsewhere."""
+        try:
+            status: dict[str, Any] = ray.get(self._actor.get.remote())
+        except ActorUnavailableError:
+            return None
+        return status

@@ -1,27 +1,36 @@
-"""Stages of a run on the cluster: prepare the data, train, copy the checkpoint, report."""
+"""Stages of a run: prepare the data, train, copy the checkpoint, report."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.samplers import find_sizes, plan_training_steps
 from ophnet_ray.distributed.cluster import connect
-from ophnet_ray.distributed.resources import Resources, plan_resources
+from ophnet_ray.distributed.environment import find_running_head
+from ophnet_ray.distributed.private import hide_arguments
+from ophnet_ray.distributed.resources import (
+    Resources,
+    choose_resources,
+    measure_machine,
+    plan_resources,
+)
 from ophnet_ray.errors import StoppedError, TrainingError, UserError
 from ophnet_ray.models.checkpoint_file import copy_checkpoint, read_payload
 from ophnet_ray.models.checkpoints import find_checkpoints
+from ophnet_ray.quick_import import quick_import
 from ophnet_ray.signals import stop_on_signals
 from ophnet_ray.storage.records import DamagedFileError
+from ophnet_ray.train.conclusion import failures_in_one_line
 from ophnet_ray.train.disk_space import check_disk_space
+from ophnet_ray.train.lone_worker import fit_here, trains_here
 from ophnet_ray.train.preflight import check_backbone, check_cluster, check_num_segments
 from ophnet_ray.train.prepare import prepare_data
-from ophnet_ray.train.protocol import TrainLoopConfig, start_status
-from ophnet_ray.train.report import write_run_report
+from ophnet_ray.train.protocol import RemoteStatus, TrainingStatus, TrainLoopConfig
 from ophnet_ray.train.run import Run
 from ophnet_ray.train.run_directory import RunResult
 from ophnet_ray.train.shorter_run import continue_shorter_run, is_extended
 from ophnet_ray.train.stop_poll import StopTraining
-from ophnet_ray.train.trainer import failures_in_one_line, fit_run
 from ophnet_ray.train.watch import TrainingWatch
 
 
@@ -40,8 +49,9 @@ def complete_run(run: Run, output: str) -> RunResult:
     with failures_in_one_line(directory, "run"):
         result = None if is_extended(run) else read_result(run)
         if result is None:
-            check_disk_space(run, output)
-            result = _train_on_cluster(run)
+            with quick_import():  # timm
+                check_disk_space(run, output)
+            result = _train(run)
         else:
             run.console.say(
                 f"already complete: {directory.location} (another --name or --seed starts a new "
@@ -49,6 +59,9 @@ def complete_run(run: Run, output: str) -> RunResult:
             )
         copy_checkpoint(find_best_checkpoint(run, result), output, run.console.warn)
         if not directory.report.exists():
+            # the drawing library takes a second to load
+            from ophnet_ray.train.report import write_run_report
+
             write_run_report(directory, result)
             directory.send(directory.scores, directory.report)
     return result
@@ -72,18 +85,30 @@ def read_result(run: Run) -> RunResult | None:
     return result
 
 
-def _train_on_cluster(run: Run) -> RunResult:
+def _train(run: Run) -> RunResult:
+    """Prepare the data and train: here, if one worker on this machine does it, else on Ray."""
     cache = run.open_cache()
-    with cache.in_use(run.console.warn), connect(run.config, run.job_metadata()) as where:
-        run.console.say(where)
-        planned = plan_resources(run.config, run.console.say)
-        resources = keep_resources(planned, run)
+    with cache.in_use(run.console.warn), ExitStack() as held:
+        resources = _plan_here(run)
+        if resources is None:
+            run.console.say(held.enter_context(connect(run.config, run.job_metadata())))
+            resources = keep_resources(plan_resources(run.config, run.console.say), run)
+        elif run.config.run.private:
+            hide_arguments()
         check_num_segments(resources.train_workers, run.data.num_train)
         check_backbone(run.config, run.console.say)
         check_cluster(run.config, run.data.segments)
         continue_shorter_run(run, resources)
         manifest = prepare_data(run, cache, resources)
         return fit(run, manifest, resources)
+
+
+def _plan_here(run: Run) -> Resources | None:
+    """Return the resources of a run that trains in this process; None for every other run."""
+    if find_running_head() is not None or run.config.training.train_workers is not None:
+        return None
+    resources = keep_resources(choose_resources(run.config, measure_machine(run.config)), run)
+    return resources if trains_here(run.config, resources) else None
 
 
 def keep_resources(planned: Resources, run: Run) -> Resources:
@@ -163,7 +188,6 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
         resources,
         run.directory,
         run.data.data_hash,
-        start_status(run.directory.name),
     )
     return fit_and_watch(run, loop)
 
@@ -176,18 +200,29 @@ def fit_and_watch(run: Run, loop: TrainLoopConfig) -> RunResult:
         StoppedError: A signal asked to stop.
     """
     max_epochs = loop.config.training.max_epochs
+    is_here = trains_here(loop.config, loop.resources)
+    status = TrainingStatus() if is_here else RemoteStatus(run.directory.name)
+    fit_workers = fit_here if is_here else _fit_on_ray
+    loop = replace(loop, status=status)
     with run.console.stage("train", max_epochs) as stage, stop_on_signals() as request:
         watch = TrainingWatch(
-            loop.status,
+            status,
             stage,
             warn=run.console.warn,
             resources=loop.resources,
             request=request,
         )
         try:
-            return watch.run(lambda: fit_run(loop))
+            return watch.run(lambda: fit_workers(loop))
         except StopTraining as stopped:
             raise StoppedError(str(stopped), request.exit_code) from stopped
+
+
+def _fit_on_ray(loop: TrainLoopConfig) -> RunResult:
+    # Ray Train takes a second of CPU to load, which a run in this process does without
+    from ophnet_ray.train.trainer import fit_run
+
+    return fit_run(loop)
 
 
 def find_best_checkpoint(run: Run, result: RunResult) -> Path:

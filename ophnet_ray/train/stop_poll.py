@@ -5,9 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import ray
-from ray.exceptions import ActorUnavailableError
-
 if TYPE_CHECKING:  # the driver knows ``StopTraining``: it does without the seconds that this loads
     import lightning as L  # noqa: N812 - Lightning's own convention
 
@@ -41,7 +38,7 @@ class StopPoll:
     asks, and sends the answer and the number of steps until the next question to all.
 
     Args:
-        status: Handle of a ``TrainingStatus``; None where nobody asks to stop.
+        status: A ``TrainingStatus`` or ``RemoteStatus``; None where nobody asks to stop.
         read_notice: Returns what the cluster announces of a node that goes away soon, or None.
     """
 
@@ -68,12 +65,9 @@ class StopPoll:
         return StopAnswer(is_stop_wanted, is_new)
 
     def _is_stop_wanted(self) -> bool:
-        if self._status is None:
-            return False
-        try:
-            return bool(ray.get(self._status.get.remote())["stop"])
-        except ActorUnavailableError:
-            return False  # it restarts elsewhere; the next question comes soon
+        status = self._status.get() if self._status is not None else None
+        # without an answer: the next question comes soon
+        return status is not None and bool(status["stop"])
 
     def _plan(self) -> int:
         """Return the number of steps until the next question, from the pace since the last."""

@@ -1,14 +1,11 @@
-"""The ``TorchTrainer`` of a run, and its failures in one line."""
+"""The ``TorchTrainer`` of a run: training on workers of Ray Train."""
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.exceptions import ActorUnavailableError, RayError
 from ray.train import (
     CheckpointConfig,
     FailureConfig,
@@ -18,20 +15,15 @@ from ray.train import (
     WorkerGroupError,
 )
 from ray.train.v2._internal.constants import WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR
-from ray.tune import TuneError
 
-from ophnet_ray.distributed.failures import find_cause
 from ophnet_ray.distributed.process_group import BoundTorchConfig
-from ophnet_ray.errors import DivergedError, TrainingError, UserError
-from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints, newest_position
+from ophnet_ray.errors import TrainingError
+from ophnet_ray.models.checkpoints import newest_position
 from ophnet_ray.quick_import import quick_import
+from ophnet_ray.train.conclusion import MAX_WORKER_FAILURES, conclude, describe, find_root
 from ophnet_ray.train.elastic import ScaledTrainer
 from ophnet_ray.train.protocol import TrainLoopConfig
-from ophnet_ray.train.run_directory import RunDirectory, RunResult
-from ophnet_ray.train.stop_poll import StopTraining
-
-MAX_WORKER_FAILURES = 3
-"""Failures of workers after which training ends, if there was no new checkpoint."""
+from ophnet_ray.train.run_directory import RunResult
 
 logger = logging.getLogger(__name__)
 
@@ -44,40 +36,7 @@ def fit_run(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> Ru
         TrainingError: The workers failed.
         StopTraining: The workers have stopped as asked.
     """
-    return _conclude(loop, _fit_while_it_advances(loop, callbacks).return_value)
-
-
-def fit_alone(loop: TrainLoopConfig, report: Callable[[Mapping[str, float]], None]) -> RunResult:
-    """Train in this process, without workers of Ray; else like ``fit_run``.
-
-    Ray Train needs many seconds to start a worker, more than a temporal model needs to train.
-
-    Args:
-        loop: The training, of one worker.
-        report: Receives the record of each epoch.
-
-    Raises:
-        DivergedError: The loss is not finite.
-    """
-    from ophnet_ray.train.worker import run_worker
-    from ophnet_ray.train.worker_place import place_alone
-
-    return _conclude(loop, run_worker(loop, place_alone(report)))
-
-
-def _conclude(loop: TrainLoopConfig, answer: Mapping[str, str]) -> RunResult:
-    """Keep the result of a training that ended with an answer of ``run_worker``."""
-    run = loop.run
-    if stopped := answer["stopped"]:
-        raise StopTraining(stopped)
-    if failure := answer["failure"]:
-        raise DivergedError(f"{failure}; see {run.logs}")
-    run.enter()  # rank 0 may have worked on another machine
-    best = best_checkpoint(find_checkpoints(run.checkpoints))
-    checkpoint = str(best.file.relative_to(run.path))
-    result = RunResult(checkpoint, best.epoch + 1, best.metrics, run.hash_metrics())
-    run.write_result(result)
-    return result
+    return conclude(loop, _fit_while_it_advances(loop, callbacks).return_value)
 
 
 def _fit_while_it_advances(loop: TrainLoopConfig, callbacks: Sequence[UserCallback]) -> Any:
@@ -134,7 +93,7 @@ class _WarnOfFailures(UserCallback):
     """Callback that names each failure of a worker on the user's console.
 
     Args:
-        status: Handle of a ``TrainingStatus``; None where nobody watches.
+        status: A ``RemoteStatus``; None where nobody watches.
     """
 
     def __init__(self, status: Any) -> None:
@@ -144,8 +103,8 @@ class _WarnOfFailures(UserCallback):
         """Name ranks and causes."""
         if self._status is None:
             return
-        causes = {rank: _describe(_cause_of(error)) for rank, error in worker_exceptions.items()}
-        self._status.fail.remote(causes)
+        causes = {rank: describe(find_root(error)) for rank, error in worker_exceptions.items()}
+        self._status.fail(causes)
 
 
 def train_loop(loop_config: dict[str, TrainLoopConfig]) -> dict[str, str]:
@@ -159,32 +118,10 @@ def train_loop(loop_config: dict[str, TrainLoopConfig]) -> dict[str, str]:
     return run_worker(loop_config["loop"], place_in_group())
 
 
-@contextmanager
-def failures_in_one_line(run: RunDirectory, what: str) -> Iterator[None]:
-    """Log an error that ends a run, and reduce it to one line.
-
-    Raises:
-        UserError: As it was raised inside.
-        TrainingError: Likewise, or for errors of Ray and of the disk.
-    """
-    try:
-        yield
-    except (UserError, TrainingError) as error:
-        logger.error("%s", error)
-        raise
-    except (RayError, TuneError, OSError) as error:
-        logger.exception("the %s broke off", what)
-        raise TrainingError(f"{_describe(error)}; see {run.logs}") from error
-
-
 def _named_failure(status: Any) -> str:
     """Return the line that names the workers of the last failure; empty where nobody watches."""
-    if status is None:
-        return ""
-    try:
-        return str(ray.get(status.get.remote())["failure"])
-    except ActorUnavailableError:
-        return ""  # it restarts elsewhere, and knows nothing
+    answer = status.get() if status is not None else None
+    return str(answer["failure"]) if answer is not None else ""
 
 
 def _root_cause(error: TrainingFailedError) -> str:
@@ -192,15 +129,4 @@ def _root_cause(error: TrainingFailedError) -> str:
     cause: BaseException = error
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         cause = next(iter(error.worker_failures.values()))
-    return _describe(_cause_of(cause))
-
-
-def _cause_of(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _describe(error: BaseException) -> str:
-    """Return an exception's type and the cause in its message."""
-    return f"{type(error).__name__}: {find_cause(error) or 'no message'}"
+    return describe(find_root(cause))

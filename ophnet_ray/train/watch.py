@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import ActorUnavailableError
 
 from ophnet_ray.console import Stage, run_watched
 from ophnet_ray.distributed.resources import Resources
@@ -25,7 +24,7 @@ class TrainingWatch:
     """Progress of the workers on a console stage.
 
     Args:
-        status: Handle of a ``TrainingStatus``.
+        status: A ``TrainingStatus`` or ``RemoteStatus``.
         stage: Counts epochs.
         warn: Prints a warning.
         resources: What the run asks the cluster for.
@@ -54,10 +53,9 @@ class TrainingWatch:
 
     def _show(self) -> None:
         self._pass_on_request()
-        try:
-            status = ray.get(self._status.get.remote())
-        except ActorUnavailableError:
-            return  # it restarts elsewhere; training does not depend on it
+        status = self._status.get()
+        if status is None:
+            return
         for warning in status["warnings"][self._num_warned :]:
             self._warn(warning)
         self._num_warned = len(status["warnings"])
@@ -78,7 +76,7 @@ class TrainingWatch:
                 f"{self._request.signal_name}: training writes a checkpoint and stops; a second "
                 "signal ends it at once"
             )
-            self._status.stop.remote()
+            self._status.stop()
 
     def _name_silence(self, status: dict[str, Any]) -> None:
         """Say why nothing moves, at growing intervals."""
@@ -96,10 +94,12 @@ class TrainingWatch:
             self._patience_s = SILENT_S
 
     def _name_missing_resources(self) -> str:
+        waited_s = time.monotonic() - self._started_s
+        if not ray.is_initialized():
+            return f"no step for {waited_s:.0f} s: this process still loads its libraries"
         free = ray.available_resources()
         wanted = min(self._resources.sizes, default=self._resources.train_workers)
         device = "GPU" if self._resources.use_gpu else "CPU"
-        waited_s = time.monotonic() - self._started_s
         text = f"no train worker has started for {waited_s:.0f} s: "
         if free.get(device, 0) < wanted:
             return (

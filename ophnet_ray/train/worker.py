@@ -6,20 +6,11 @@ import socket
 import threading
 import warnings
 from dataclasses import replace
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L  # noqa: N812 - Lightning's own convention
 import torch
-from ray.train.lightning import (
-    RayDDPStrategy,
-    RayFSDPStrategy,
-    RayLightningEnvironment,
-    prepare_trainer,
-)
-from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 
-from ophnet_ray.config import Strategy
 from ophnet_ray.console import log_to
 from ophnet_ray.data.cache.shards import FETCH_THREADS, fetch_shards
 from ophnet_ray.data.datasets import ManifestDataModule
@@ -44,9 +35,6 @@ from ophnet_ray.train.stop_poll import StopTraining
 from ophnet_ray.train.tensorboard_callback import TensorBoardPictures, number_cases
 from ophnet_ray.train.worker_place import WorkerPlace
 
-FSDP_UNIT_PARAMETERS = 1_000_000
-"""Minimum number of parameters of the groups of layers that FSDP gathers together."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -68,14 +56,15 @@ def run_worker(loop: TrainLoopConfig, place: WorkerPlace) -> dict[str, str]:
     threading.current_thread().name = f"train rank {rank}"  # in the dashboard's stack traces
     logger.info("rank %d is process %d on %s", rank, os.getpid(), socket.gethostname())
     warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning").handlers.clear()  # its lines are in the log, too
     torch.set_num_threads(loop.resources.threads_per_worker)
     fetch_shards([item.entry for item in loop.manifest.items], first=rank * FETCH_THREADS)
     heartbeat = Heartbeat(loop.status, rank)
     if rank == 0 and loop.status is not None:
-        loop.status.begin.remote(num_workers)
+        loop.status.begin(num_workers)
         if loop.resources.sizes:
             most = loop.resources.sizes[-1]
-            loop.status.warn.remote(f"training on {num_workers} of {most} workers")
+            loop.status.warn(f"training on {num_workers} of {most} workers")
     while True:
         try:
             return _fit_from_last_checkpoint(loop, place, heartbeat)
@@ -84,7 +73,7 @@ def run_worker(loop: TrainLoopConfig, place: WorkerPlace) -> dict[str, str]:
                 return {"failure": str(error), "stopped": ""}
             logger.warning("%s", error)
             if rank == 0 and loop.status is not None:
-                loop.status.warn.remote(str(error))
+                loop.status.warn(str(error))
 
 
 def _fit_from_last_checkpoint(
@@ -100,7 +89,7 @@ def _fit_from_last_checkpoint(
         run.checkpoints, place.rank, place.broadcast, loop.resources.train_workers
     )
     for folder in resume.damaged if loop.status is not None else ():
-        loop.status.warn.remote(f"a damaged checkpoint is not used, and was moved to {folder}")
+        loop.status.warn(f"a damaged checkpoint is not used, and was moved to {folder}")
     resume_from = str(resume.last.file) if resume.last else None
     module, data, callback = _build_fit(loop, resume, heartbeat, place)
     trainer = _build_trainer(loop, callback, place)
@@ -155,16 +144,6 @@ def _build_module(loop: TrainLoopConfig, resumed: CheckpointPayload | None) -> S
     )
 
 
-def _build_strategy(name: Strategy) -> RayDDPStrategy | RayFSDPStrategy:
-    if name == "fsdp":
-        # parameters are gathered a few layers at a time; the checkpoint holds the whole model
-        wrap = partial(size_based_auto_wrap_policy, min_num_params=FSDP_UNIT_PARAMETERS)
-        return RayFSDPStrategy(auto_wrap_policy=wrap, state_dict_type="full")
-    # validation goes through the same wrapper: syncing buffers there would block when one worker
-    # is a step ahead, and would mix the batch statistics of the workers
-    return RayDDPStrategy(broadcast_buffers=False)
-
-
 def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback, place: WorkerPlace) -> L.Trainer:
     training = loop.config.training
     if training.deterministic:
@@ -178,7 +157,8 @@ def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback, place: Worker
         loop.resources.begun_with,
     )
     num_accumulated = training.accumulate_grad_batches * steps.num_accumulated
-    trainer = build_lightning_trainer(
+    strategy, environment = _build_place_parts(loop, place)
+    return build_lightning_trainer(
         replace(training, accumulate_grad_batches=num_accumulated),
         loop.resources.use_gpu,
         [
@@ -187,12 +167,21 @@ def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback, place: Worker
             *([callback.skipper] if callback.skipper else []),
         ],
         loop.run.path,
-        strategy="auto" if place.is_alone else _build_strategy(training.strategy),
-        plugins=[SyncedCheckpointIO(), *([] if place.is_alone else [RayLightningEnvironment()])],
+        strategy=strategy,
+        plugins=[SyncedCheckpointIO(), *environment],
         logger=build_loggers(loop.config, loop.run),
         gradient_clip_val=loop.config.recipe.gradient_clip_val,
     )
-    return trainer if place.is_alone else prepare_trainer(trainer)
+
+
+def _build_place_parts(loop: TrainLoopConfig, place: WorkerPlace) -> tuple[Any, list[Any]]:
+    """Build Lightning's strategy and environment for the place of the worker."""
+    if place.is_alone:
+        return "auto", []
+    # Ray Train takes a second of CPU to load, which a worker outside of it does without
+    from ophnet_ray.train.group_strategy import build_group_environment, build_group_strategy
+
+    return build_group_strategy(loop.config.training.strategy), [build_group_environment()]
 
 
 def _build_pictures(loop: TrainLoopConfig) -> list[TensorBoardPictures]:

@@ -5,10 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray.train
-import ray.train.collective
-from ray.train import CheckpointUploadMode
-
 
 @dataclass(frozen=True)
 class WorkerPlace:
@@ -34,6 +30,9 @@ class WorkerPlace:
 
 def place_in_group() -> WorkerPlace:
     """Return the place of this worker in its group of Ray Train."""
+    # a worker outside of Ray Train does without the second of CPU that it takes to load
+    import ray.train.collective
+
     context = ray.train.get_context()
     return WorkerPlace(
         rank=context.get_world_rank(),
@@ -62,11 +61,13 @@ def place_alone(report: Callable[[Mapping[str, float]], None]) -> WorkerPlace:
 
 
 def _report_to_ray(record: Mapping[str, float], checkpoint: Path | None) -> None:
+    import ray.train
+
     if checkpoint is None:
         ray.train.report(dict(record))
         return
     ray.train.report(
         dict(record),
         checkpoint=ray.train.Checkpoint.from_directory(str(checkpoint)),
-        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
     )

@@ -17,6 +17,7 @@ from ophnet_ray.models.checkpoint_file import copy_checkpoint
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.storage.files import write_atomically
+from ophnet_ray.train.conclusion import failures_in_one_line
 from ophnet_ray.train.disk_space import check_disk_space
 from ophnet_ray.train.preflight import (
     check_backbone,
@@ -25,7 +26,6 @@ from ophnet_ray.train.preflight import (
     check_recipe,
 )
 from ophnet_ray.train.prepare import prepare_data, prepare_variant
-from ophnet_ray.train.trainer import failures_in_one_line
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.progress import SearchTable

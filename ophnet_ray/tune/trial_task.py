@@ -20,9 +20,10 @@ from ophnet_ray.errors import DivergedError, TrainingError, UserError
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.train.head_protocol import HeadData, build_head_loop
+from ophnet_ray.train.lone_worker import fit_alone
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
-from ophnet_ray.train.trainer import fit_alone, fit_run
+from ophnet_ray.train.trainer import fit_run
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.resources import DRIVER_CPUS, TrialPlan

@@ -52,6 +52,7 @@ CASES: dict[str, Case] = {
     "kill_driver": Case(kills.run_kill_driver, 20, is_fuzz=False),
     "nan": Case(kills.run_nan, 5, is_fuzz=False),
     "nan_batch": Case(kills.run_nan_batch, 5, is_fuzz=False),
+    "here": Case(kills.run_here, 12, is_fuzz=False),
     "sigterm": Case(kills.run_sigterm, 10, is_fuzz=False),
     "sigint": Case(kills.run_sigint, 10, is_fuzz=False),
     "sighup": Case(kills.run_sighup, 10, is_fuzz=False),

@@ -61,6 +61,20 @@ def run_sighup(n: int, seed: int, folder: Path) -> Outcome:
     return run_struck(n, seed, folder, "sighup", _strike_driver(signal.SIGHUP, 129))
 
 
+def run_here(n: int, seed: int, folder: Path) -> Outcome:
+    """Strike a command that trains in its own process: kill -9, SIGTERM and Ctrl-C in turn."""
+    strikes = [
+        _strike_driver(signal.SIGKILL, -signal.SIGKILL),
+        _strike_driver(signal.SIGTERM, 143),
+        _strike_driver(signal.SIGINT, 130),
+    ]
+
+    def attempt(place: Place, rank: int, step: int) -> None:
+        strikes[int(place.folder.name) % 3](place, rank, step)
+
+    return run_struck(n, seed, folder, "here", attempt, train_workers=None)
+
+
 def run_nan(n: int, seed: int, folder: Path) -> Outcome:
     """Set the weights of a worker to NaN at a step, once; ``--on_nan rollback`` goes back."""
     return run_struck(n, seed, folder, "nan", _set_nan)
@@ -100,19 +114,27 @@ def run_nan_batch(n: int, seed: int, folder: Path) -> Outcome:
     return outcome
 
 
-def run_struck(n: int, seed: int, folder: Path, name: str, attempt: Any) -> Outcome:
+def run_struck(
+    n: int,
+    seed: int,
+    folder: Path,
+    name: str,
+    attempt: Any,
+    *,
+    train_workers: int | None = WORKERS,
+) -> Outcome:
     """Let ``attempt(place, rank, step)`` strike runs at random steps; compare with a whole run."""
     outcome = Outcome()
     data = folder / "data"
     write_color_dataset(data)
-    whole = Place(folder / "whole", data)
+    whole = Place(folder / "whole", data, train_workers)
     finish(whole.start())
     wanted, windows = whole.weights(), windows_by_epoch(whole.read_ledger())
     for number in range(n):
         rng = random.Random(f"{name}:{seed}:{number}")
-        place = Place(folder / str(number), data)
+        place = Place(folder / str(number), data, train_workers)
         # not in the last epoch, which a run may as well end when it is asked to stop
-        rank, step = rng.randrange(WORKERS), rng.randrange(1, (EPOCHS - 1) * STEPS)
+        rank, step = rng.randrange(train_workers or 1), rng.randrange(1, (EPOCHS - 1) * STEPS)
         with judged(outcome, place, (rank, step)):
             attempt(place, rank, step)
             judge(place, wanted, windows)

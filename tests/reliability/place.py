@@ -36,10 +36,12 @@ class Place:
     Attributes:
         folder: Folder of the run's files.
         data: Folder of the data set; all runs share it and its cache.
+        train_workers: Workers of the run; None for one in the process of the command.
     """
 
     folder: Path
     data: Path
+    train_workers: int | None = WORKERS
 
     @property
     def ledger(self) -> Path:
@@ -58,7 +60,7 @@ class Place:
             "max_epochs": EPOCHS,
             "image_size": 64,
             "batch_size": 1,
-            "train_workers": WORKERS,
+            "train_workers": self.train_workers,
             "every_n_train_steps": INTERVAL,
             "cache_dir": str(self.data / "cache"),
         }

@@ -267,6 +267,32 @@ def test_a_stopped_and_a_killed_run_go_on_to_the_same_weights(first_run, tmp_pat
     assert result.scores == whole.scores
 
 
+def test_a_worker_in_the_process_of_the_command_trains_to_the_weights_of_one_on_ray(
+    first_run, tmp_path
+):
+    config, on_ray = first_run
+    config = config.replace_flat(
+        storage_path=str(tmp_path / "runs"),
+        output_pth=str(tmp_path / "model.ckpt"),
+        threads_per_worker=1,
+    )
+    done = subprocess.run(
+        [sys.executable, str(TRAIN_PY), *flags_of(config)],
+        env=os.environ | {"RAY_ADDRESS": "local"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "training on 1 CPU worker" in done.stderr
+    assert "local Ray" not in done.stderr
+    last = "checkpoints/epoch=0005/checkpoint.ckpt"
+    (here,) = tmp_path.glob("runs/*")
+    ours, theirs = weights_of(here / last), weights_of(on_ray.run / last)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
 def before_last_epoch(whole, folder):
     """Copy a run of three epochs as it was before the last one; return the copy."""
     copy = folder / "resumed" / whole.run.name

@@ -6,9 +6,9 @@ from ophnet_ray import OphNetDataModule
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.models.checkpoints import find_checkpoints
+from ophnet_ray.train.lone_worker import fit_alone
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
-from ophnet_ray.train.trainer import fit_alone
 from tests.helpers.runs import tiny_config, weights_of
 
 pytestmark = pytest.mark.unit

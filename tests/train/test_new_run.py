@@ -17,10 +17,10 @@ from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.payload import Preprocessing
 from ophnet_ray.models.training_summary import TrainingSummary
+from ophnet_ray.train.lone_worker import fit_alone
 from ophnet_ray.train.new_run import check_new_run
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
-from ophnet_ray.train.trainer import fit_alone
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 from tests.helpers.runs import run, tiny_config, weights_of
 

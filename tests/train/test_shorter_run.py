@@ -8,13 +8,13 @@ from ophnet_ray.console import Console
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.errors import UserError
 from ophnet_ray.models.checkpoints import find_checkpoints
+from ophnet_ray.train.lone_worker import fit_alone
 from ophnet_ray.train.preflight import check_input
 from ophnet_ray.train.prepare import account_for_rows
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run import open_run
 from ophnet_ray.train.shorter_run import continue_shorter_run, is_extended
 from ophnet_ray.train.stages import read_result
-from ophnet_ray.train.trainer import fit_alone
 from tests.helpers.runs import tiny_config, weights_of
 
 pytestmark = pytest.mark.unit

@@ -13,14 +13,15 @@ from ophnet_ray.config import Config
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.sequences import HeldValues, LabelledSequence
 from ophnet_ray.distributed.resources import Resources
-from ophnet_ray.errors import DivergedError
+from ophnet_ray.errors import DivergedError, TrainingError
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.checkpoints import find_checkpoints, replace_checkpoint_file
 from ophnet_ray.models.payload import PAYLOAD_KEY, Preprocessing
 from ophnet_ray.train.head_protocol import EncoderFacts, HeadData, build_head_loop
+from ophnet_ray.train.lone_worker import fit_alone, fit_here
+from ophnet_ray.train.protocol import TrainingStatus
 from ophnet_ray.train.rollback import read_rollbacks
 from ophnet_ray.train.run_directory import RunDirectory
-from ophnet_ray.train.trainer import fit_alone
 
 pytestmark = pytest.mark.unit
 
@@ -173,3 +174,56 @@ def test_after_a_rollback_the_weights_are_those_of_a_training_without_the_fault(
     ours, theirs = weights_of(whole.run), weights_of(faulty.run)
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
+
+
+class FailingOnce(TrainingStatus):
+    """Status whose update after the second epoch fails, once."""
+
+    has_failed = False
+
+    def update(self, **fields):
+        if fields.get("epoch") == 2 and not self.has_failed:
+            self.has_failed = True
+            raise OSError("the network is gone")
+        super().update(**fields)
+
+
+def test_a_failure_is_named_and_training_resumes_to_the_same_weights(tmp_path):
+    whole = make_loop(tmp_path / "whole", temporal_epochs=3)
+    fit_here(whole)
+    failing = replace(make_loop(tmp_path / "failing", temporal_epochs=3), status=FailingOnce())
+    fit_here(failing)
+    (warning,) = failing.status.get()["warnings"]
+    assert warning.startswith(
+        "train worker 0 failed (OSError: the network is gone); training resumes"
+    )
+    assert "resuming after epoch 2" in failing.run.worker_log(0).read_text()
+    ours, theirs = weights_of(whole.run), weights_of(failing.run)
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+class LostMemory:
+    """Values that can be read before the training only."""
+
+    def __init__(self, read_values):
+        self._read_values, self._num_readings = read_values, 0
+
+    def __call__(self):
+        self._num_readings += 1
+        if self._num_readings > 1:
+            raise OSError("the disk is gone")
+        return self._read_values()
+
+
+def test_after_four_failures_without_a_checkpoint_training_ends_in_one_line(tmp_path):
+    loop = make_loop(tmp_path / "run", temporal_epochs=1)
+    first, *others = loop.data.train
+    data = replace(
+        loop.data, train=(replace(first, read_values=LostMemory(first.read_values)), *others)
+    )
+    loop = replace(loop, data=data, status=TrainingStatus())
+    with pytest.raises(TrainingError, match=r"^OSError: the disk is gone; see .*logs$"):
+        fit_here(loop)
+    assert len(loop.status.get()["warnings"]) == 4
+    assert find_checkpoints(loop.run.checkpoints) == []

@@ -1,0 +1,89 @@
+"""Training of a run's only worker in this process, without a worker process of Ray Train.
+
+Ray Train's local mode (``ScalingConfig(num_workers=0)``) calls the training function just like
+this. It retries nothing and calls no callback of a run; here, a failure is retried and named.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+
+from ophnet_ray.config import Config
+from ophnet_ray.console import kept_log
+from ophnet_ray.distributed.environment import CUBLAS_ENVIRONMENT, find_running_head
+from ophnet_ray.distributed.resources import Resources
+from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.models.checkpoints import newest_position
+from ophnet_ray.quick_import import quick_import
+from ophnet_ray.train.conclusion import MAX_WORKER_FAILURES, conclude, describe, find_root
+from ophnet_ray.train.protocol import TrainLoopConfig
+from ophnet_ray.train.run_directory import RunResult
+from ophnet_ray.train.stop_poll import StopTraining
+
+logger = logging.getLogger(__name__)
+
+
+def trains_here(config: Config, resources: Resources) -> bool:
+    """Return True for a run of one worker on a machine of its own: its worker is this process.
+
+    A number of workers that was asked for is that of workers of Ray Train.
+    """
+    training = config.training
+    return (
+        find_running_head() is None
+        and training.train_workers is None
+        and training.strategy != "fsdp"
+        and resources.train_workers == 1
+    )
+
+
+def fit_here(loop: TrainLoopConfig) -> RunResult:
+    """Train in this process, and resume where an error broke the training off.
+
+    Raises:
+        DivergedError: The loss is not finite.
+        TrainingError: Training failed again and again without a new checkpoint.
+        StopTraining: Training has stopped as asked.
+    """
+    if loop.config.training.deterministic:
+        os.environ |= CUBLAS_ENVIRONMENT
+    with kept_log():
+        return _fit_while_it_advances(loop)
+
+
+def _fit_while_it_advances(loop: TrainLoopConfig) -> RunResult:
+    run, num_failures = loop.run, 0
+    while True:
+        before = newest_position(run.checkpoints)
+        try:
+            return fit_alone(loop, lambda _: None)
+        except (UserError, TrainingError, StopTraining):
+            raise
+        except Exception as error:
+            logger.exception("training failed")
+            cause = describe(find_root(error))
+            is_advancing = newest_position(run.checkpoints) > before
+            num_failures = 0 if is_advancing else num_failures + 1
+            if loop.status is not None:
+                loop.status.fail({0: cause})
+            if num_failures > MAX_WORKER_FAILURES:
+                raise TrainingError(f"{cause}; see {run.logs}") from error
+
+
+def fit_alone(loop: TrainLoopConfig, report: Callable[[Mapping[str, float]], None]) -> RunResult:
+    """Train once in this process; return and keep the result.
+
+    Args:
+        loop: The training, of one worker.
+        report: Receives the record of each epoch.
+
+    Raises:
+        DivergedError: The loss is not finite.
+        StopTraining: Training has stopped as asked.
+    """
+    # Lightning and timm take seconds to load: the processes that only start trials do without
+    with quick_import():
+        from ophnet_ray.train.worker import run_worker
+        from ophnet_ray.train.worker_place import place_alone
+
+    return conclude(loop, run_worker(loop, place_alone(report)))
