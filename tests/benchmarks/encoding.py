@@ -30,7 +30,14 @@ from ophnet_ray.inference.encoder import load_encoder
 from ophnet_ray.inference.encoder_source import EncoderSource
 from ophnet_ray.inference.encoding_job import EncodingJob
 from ophnet_ray.inference.predictor import stream_batches
-from ophnet_ray.metrics.classification import confusion_counts, macro_f1_present
+from ophnet_ray.metrics.bootstrap import (
+    ScoreFn,
+    bootstrap_scores,
+    difference_interval,
+    score_interval,
+)
+from ophnet_ray.metrics.classification import accuracy, confusion_counts, macro_f1_present
+from ophnet_ray.metrics.segmental import find_stretches
 from ophnet_ray.models.backbone import create_encoder, probe_backbone
 from ophnet_ray.models.temporal_fit import fit_head, predict_sequence
 from ophnet_ray.temporal_config import TemporalConfig
@@ -135,10 +142,11 @@ def compare_frozen_encoder(folder: Path) -> list[Figure]:
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
     probe.fit(values[train >= 0], train[train >= 0])
     known = f"{(train >= 0).sum()} training and {(val >= 0).sum()} validation frame times"
-    figures = _score("frame model", val, [probe.predict(values)], known)
+    frames = _count(val, [probe.predict(values)])
+    figures = _score("frame model", frames, frames, known)
     for name, head in (("offline head", HEAD), ("causal head", _causal(HEAD))):
         labels = [_fit_and_predict(values, train, head, seed) for seed in SEEDS]
-        figures += _score(name, val, labels, f"mean of {len(SEEDS)} seeds")
+        figures += _score(name, _count(val, labels), frames, f"mean of {len(SEEDS)} seeds")
     return figures
 
 
@@ -165,19 +173,39 @@ def _causal(head: TemporalConfig) -> TemporalConfig:
     return replace(head, causal=True)
 
 
+def _count(truth: NDArray[np.int64], predictions: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Count the frames of each of S known segments under P predictions: (S, P, K, K)."""
+    _, starts, stops = find_stretches(truth)
+    return np.stack(
+        [
+            [confusion_counts(truth[own], each[own], NUM_GESTURES) for each in predictions]
+            for own in map(slice, starts, stops)
+        ]
+    )
+
+
 def _score(
-    name: str, truth: NDArray[np.int64], predictions: list[NDArray[np.int64]], note: str
+    name: str, counts: NDArray[np.int64], baseline: NDArray[np.int64], note: str
 ) -> list[Figure]:
-    is_known = truth >= 0
-    confusions = [
-        confusion_counts(truth[is_known], labels[is_known], NUM_GESTURES) for labels in predictions
-    ]
-    accuracy = np.mean([np.trace(each) / each.sum() for each in confusions])
-    f1 = np.mean([macro_f1_present(each) for each in confusions])
-    return [
-        Figure(f"{name}: accuracy", float(accuracy), note),
-        Figure(f"{name}: macro-F1", float(f1), note),
-    ]
+    """Score the mean over predictions, with intervals over segments, and the gain over a baseline.
+
+    There is one video: the intervals say nothing about others.
+    """
+    figures = []
+    for title, score in (("accuracy", accuracy), ("macro-F1", macro_f1_present)):
+
+        def of_all(confusions: NDArray[np.float64], score: ScoreFn = score) -> float:
+            return float(np.mean([score(each) for each in confusions]))
+
+        value, before = (of_all(each.sum(axis=0)) for each in (counts, baseline))
+        low, high = score_interval(value, bootstrap_scores(counts, of_all), len(counts))
+        text = f"[{low:.3f}, {high:.3f}], {note}"
+        if counts is not baseline:
+            differences = bootstrap_scores(counts, of_all) - bootstrap_scores(baseline, of_all)
+            low, high = difference_interval(value - before, differences, len(counts))
+            text += f", gain {value - before:+.3f} [{low:+.3f}, {high:+.3f}]"
+        figures.append(Figure(f"{name}: {title}", value, text))
+    return figures
 
 
 def _lite2_weights(folder: Path) -> Path | None:
