@@ -20,6 +20,7 @@ from tests.reliability import (
     settings_files,
     small_files,
     templates,
+    temporal_kills,
     video_files,
     workers,
 )
@@ -50,6 +51,10 @@ CASES: dict[str, Case] = {
     # whole runs: minutes each
     "kill_worker": Case(kills.run_kill_worker, 20, is_fuzz=False),
     "kill_driver": Case(kills.run_kill_driver, 20, is_fuzz=False),
+    **{
+        name: Case(partial(temporal_kills.run, name), 5, is_fuzz=False)
+        for name in temporal_kills.CASES
+    },
     "nan": Case(kills.run_nan, 5, is_fuzz=False),
     "nan_batch": Case(kills.run_nan_batch, 5, is_fuzz=False),
     "here": Case(kills.run_here, 12, is_fuzz=False),

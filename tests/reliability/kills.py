@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from tests.helpers.videos import write_color_dataset
@@ -21,12 +20,11 @@ from tests.reliability.place import (
     EPOCHS,
     INTERVAL,
     STEPS,
-    TIMEOUT_S,
     WORKERS,
     Place,
     await_step,
     finish,
-    read_until,
+    strike_driver,
     wait_at,
 )
 
@@ -161,21 +159,10 @@ def _kill_worker(place: Place, rank: int, step: int) -> None:
 
 
 def _strike_driver(number: signal.Signals, exit_code: int) -> Any:
-    is_request = number != signal.SIGKILL
-
     def attempt(place: Place, rank: int, step: int) -> None:
         process = place.start(wait_at(rank, step))
         await_step(place, process)
-        below = psutil.Process(process.pid).children(recursive=True)
-        for each in below if number == signal.SIGHUP else []:
-            each.send_signal(number)
-        process.send_signal(number)
-        heard = read_until(process, "training writes a checkpoint") if is_request else ""
-        (place.ledger / "go on").touch()
-        text, _ = process.communicate(timeout=TIMEOUT_S)
-        assert process.returncode == exit_code, f"exit code {process.returncode}\n{heard}{text}"
-        _, alive = psutil.wait_procs(below, timeout=180)
-        assert not (alive and is_request), f"processes are left: {[p.name() for p in alive]}"
+        strike_driver(place, process, number, exit_code)
         finish(place.start())
 
     return attempt

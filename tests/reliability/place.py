@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from tests.helpers.paths import ROOT, TRAIN_PY
@@ -152,6 +154,23 @@ def read_until(process: subprocess.Popen[str], words: str) -> str:
         if words in line:
             break
     return "".join(lines)
+
+
+def strike_driver(
+    place: Place, process: subprocess.Popen[str], number: signal.Signals, exit_code: int
+) -> None:
+    """Send a signal to a driver whose worker waits for it, and wait until all has ended."""
+    is_request = number != signal.SIGKILL
+    below = psutil.Process(process.pid).children(recursive=True)
+    for each in below if number == signal.SIGHUP else []:
+        each.send_signal(number)
+    process.send_signal(number)
+    heard = read_until(process, "training writes a checkpoint") if is_request else ""
+    (place.ledger / "go on").touch()
+    text, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == exit_code, f"exit code {process.returncode}\n{heard}{text}"
+    _, alive = psutil.wait_procs(below, timeout=180)
+    assert not (alive and is_request), f"processes are left: {[p.name() for p in alive]}"
 
 
 def finish(process: subprocess.Popen[str]) -> str:

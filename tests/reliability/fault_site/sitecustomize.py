@@ -5,8 +5,8 @@ the root of the repository.
 the windows of its batch. ``OPHNET_FAULT`` is a JSON list: ``what`` happens to ``rank`` before its
 step number ``step`` (counted over epochs, from 0), when it comes there for the first time, or the
 ``visit``-th; ``nan_batch`` each time. With ``slow``, every step of all workers takes ``seconds``
-more. With ``OPHNET_NO_FLOCK``, no file can be locked. Python runs this module when a process
-starts.
+more. A fault with ``video`` happens before the features of the ``video``-th video are written.
+With ``OPHNET_NO_FLOCK``, no file can be locked. Python runs this module when a process starts.
 """
 
 import errno
@@ -57,11 +57,24 @@ def strike(trainer, pl_module, batch, batch_idx):
     for number, fault in enumerate(json.loads(os.environ.get("OPHNET_FAULT", "[]"))):
         if fault["what"] == "slow":
             time.sleep(fault["seconds"])
-        elif here == (fault["rank"], fault["step"]):
+        elif here == (fault.get("rank"), fault.get("step")):
             if fault["what"] == "nan_batch":
                 batch["image"].fill_(float("nan"))
             elif count_visit(number) == fault.get("visit", 1):
                 strike_once(fault["what"], pl_module)
+
+
+def watch_features(module):
+    """Let the faults of videos happen before their features are written."""
+    write = module.FeatureStore.write
+
+    def strike_and_write(store, sequence):
+        for number, fault in enumerate(json.loads(os.environ.get("OPHNET_FAULT", "[]"))):
+            if "video" in fault and count_visit(number) == fault["video"]:
+                strike_once(fault["what"], None)
+        write(store, sequence)
+
+    module.FeatureStore.write = strike_and_write
 
 
 def count_visit(number):
@@ -104,3 +117,4 @@ if "OPHNET_NO_FLOCK" in os.environ:
     refuse_locks(fcntl)
 if "OPHNET_LEDGER" in os.environ:
     after_import("ophnet_ray.train.epoch_callback", watch_steps)
+    after_import("ophnet_ray.data.features.store", watch_features)
