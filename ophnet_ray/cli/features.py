@@ -23,9 +23,8 @@ from ophnet_ray.inference.predictions import DEFAULT_FRAME_RATE
 from ophnet_ray.inference.video_names import find_videos, name_videos
 from ophnet_ray.models.backbone_names import (
     UNKNOWN,
-    check_licence,
+    check_commercial_use,
     describe_licence,
-    find_noncommercial,
     find_uncovered_pixels,
     read_licence,
 )
@@ -125,8 +124,7 @@ class FeaturesCommand:
         if source.is_checkpoint:
             check_checkpoint(self.encoder)
         elif self.encoder_weights is None:
-            licence = find_noncommercial(self.encoder)
-            check_licence("--encoder", self.encoder, licence, self.allow_noncommercial)
+            check_commercial_use("--encoder", self.encoder, self.allow_noncommercial)
         return source.located()
 
     def _find_videos(self) -> dict[str, str]:

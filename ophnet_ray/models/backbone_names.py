@@ -64,6 +64,15 @@ def check_licence(flag: str, backbone: str, licence: str | None, is_allowed: boo
         )
 
 
+def check_commercial_use(flag: str, backbone: str, is_allowed: bool) -> None:
+    """Refuse a timm model whose weights forbid commercial use, by its name, unless that is allowed.
+
+    Raises:
+        UserError: Naming the licence and the cure.
+    """
+    check_licence(flag, backbone, find_noncommercial(backbone), is_allowed)
+
+
 def describe_licence(licence: str) -> str:
     """Return a licence for people, with a word on commercial use where there is none."""
     use = " (no commercial use)" if forbids_commercial_use(licence) else ""

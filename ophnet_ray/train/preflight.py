@@ -16,6 +16,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.table_checks import check_spellings
 from ophnet_ray.models.backbone_names import (
     UNKNOWN,
+    check_commercial_use,
     check_licence,
     describe_licence,
     find_noncommercial,
@@ -209,7 +210,7 @@ def check_network(config: Config) -> None:
         if uncovered is not None:
             raise UserError(uncovered)
         if is_pretrained:
-            check_licence(flag, name, find_noncommercial(name), config.model.allow_noncommercial)
+            check_commercial_use(flag, name, config.model.allow_noncommercial)
 
 
 def check_backbone(config: Config, on_notice: Callable[[str], None]) -> None:
