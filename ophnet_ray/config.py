@@ -25,6 +25,7 @@ from ophnet_ray.temporal_config import TemporalConfig
 
 Coverage = Literal["spread", "head"]
 MaskKind = Literal["rg", "chroma", "none"]
+WindowImage = Literal["mean", "center"]
 Demo = Literal["short", "long"]
 Pooling = Literal["all", "patches", "class_and_patches"]
 MissingVideos = Literal["error", "skip"]
@@ -92,6 +93,9 @@ class WindowConfig:
     (head)."""
     image_size: int = setting(224, affects="decoding")
     """Height and width of the model input, pixels; a multiple of 32."""
+    window_image: WindowImage = setting("mean", affects="decoding", is_late=True)
+    """Picture of a window: the mean of its frames, or the frame in its middle, which is sharp
+    (center)."""
 
     @property
     def blocks_per_window(self) -> int:

@@ -130,6 +130,7 @@ OTHER = {
     "max_frames": 128,
     "coverage": "head",
     "image_size": 64,
+    "window_image": "center",
 }
 
 
@@ -167,7 +168,8 @@ def test_the_identity_holds_all_settings_that_affect_a_result():
     temporal = {name: value for name, value in asdict(TemporalConfig()).items() if name not in rows}
     recipe = {name: value for name, value in asdict(RecipeConfig()).items() if name != "recipe"}
     single = {"deterministic": False, "on_nan": "stop", "init_checkpoint": None, "phase_map": None}
-    assert late_settings() == single | recipe | temporal
+    windows = {"window_image": "mean"}
+    assert late_settings() == windows | single | recipe | temporal
     repeatable = Config().replace_flat(deterministic=True)
     assert repeatable.identity() == Config().identity() | {"deterministic": True}
     data = {field.name for field in fields(DataConfig)}

@@ -19,6 +19,7 @@ OTHER_FILES = {
     "test_layout.py": "this rule",
     "cli/test_train_py.py": "train.py, as a user runs it",
     "data/cache/test_survival.py": "several processes on one cache, some of them killed",
+    "data/test_window_image.py": "pictures of windows, from a video through the cache to a batch",
     "models/test_foundation_encoders.py": "families of timm encoders, from network to prediction",
     "train/test_run_lock.py": "a run in a bucket under two machines: its folder, mirror and lock",
     "train/test_window_order.py": "samplers and loader in real Ray Train workers",

@@ -102,7 +102,7 @@ def build_features_table(found: "Sequence[EncodedVideos]") -> Table:
                 encoding.backbone,
                 encoding.weights_hash[:8],
                 str(encoding.image_size),
-                str(encoding.window_size),
+                f"{encoding.window_size} {encoding.window_image}",
                 f"{encoding.frame_rate:g}/s",
                 "yes" if encoding.causal else "no",
             )
@@ -113,14 +113,16 @@ def build_features_table(found: "Sequence[EncodedVideos]") -> Table:
 def build_table(shards: "Sequence[Shard]") -> Table:
     """Build a table with one row per setting of the windows that runs have used."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("image", "stride", "frames", "coverage"):
+    for name in ("image", "stride", "frames", "coverage", "shows"):
         table.add_column(name)
     for name in ("videos", "segments", "rejected", "shards", "size", "last used"):
         table.add_column(name, justify="right")
     settings = ("image_size", "stride", "max_frames", "coverage")
     groups: dict[tuple[str, ...], list[Shard]] = {}
     for shard in shards:
-        groups.setdefault(tuple(str(shard.index.windows[s]) for s in settings), []).append(shard)
+        windows = shard.index.windows
+        cut = (*(str(windows[name]) for name in settings), windows.get("window_image", "mean"))
+        groups.setdefault(cut, []).append(shard)
     for cut, members in groups.items():
         entries = [entry for shard in members for entry in shard.index.entries]
         videos = {video for shard in members for video in shard.index.videos}

@@ -13,7 +13,7 @@ from ophnet_ray.cli.checks import (
     check_frame_rate,
     create_output_folder,
 )
-from ophnet_ray.config import DEFAULT_CACHE_DIR, WindowConfig
+from ophnet_ray.config import DEFAULT_CACHE_DIR, WindowConfig, WindowImage
 from ophnet_ray.console import Console, print_answer
 from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.distributed.environment import prepare_environment
@@ -65,6 +65,8 @@ class FeaturesCommand:
     """Frames averaged into one input of a timm model; a multiple of stride."""
     stride: int = WindowConfig.stride
     """Frames averaged before others are added; 1 for --window_size 1."""
+    window_image: WindowImage = WindowConfig.window_image
+    """Input of a timm model: the mean of the frames, or the sharp one in their middle (center)."""
     cache_dir: str = DEFAULT_CACHE_DIR
     """Folder of the cache, as given to train.py."""
     local_cache_dir: str | None = None
@@ -118,6 +120,7 @@ class FeaturesCommand:
             stride=self.stride,
             max_frames=self.window_size,
             image_size=self.image_size,
+            window_image=self.window_image,
         )
         check_rules(windows.rules())
         source = EncoderSource(name=self.encoder, weights=self.encoder_weights, windows=windows)

@@ -20,6 +20,7 @@ from ophnet_ray.config import (
     ModelConfig,
     TrainingConfig,
     WindowConfig,
+    WindowImage,
 )
 from ophnet_ray.data.annotations import (
     Reject,
@@ -29,7 +30,7 @@ from ophnet_ray.data.annotations import (
 )
 from ophnet_ray.data.duplicates import find_same_videos
 from ophnet_ray.data.loader import WindowLoader, read_window
-from ophnet_ray.data.manifest import Manifest, prepare_manifest
+from ophnet_ray.data.manifest import Manifest, ManifestItem, prepare_manifest
 from ophnet_ray.data.preprocessing import one_hot, prepare_batch, to_unit
 from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler, pick_windows
 from ophnet_ray.data.sequences import (
@@ -39,7 +40,7 @@ from ophnet_ray.data.sequences import (
     count_passes,
 )
 from ophnet_ray.data.splits import FITTED_SPLITS, assign_splits
-from ophnet_ray.data.windows import cut_windows
+from ophnet_ray.data.windows import cut_windows, shown_blocks
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_ids
 from ophnet_ray.settings import NUM_WORKERS
@@ -63,6 +64,7 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         allow_outside: See ``DataConfig``; the folder is ``video_dir``.
         coverage: See ``WindowConfig``.
         image_size: Height and width, pixels.
+        window_image: Picture of a window, see ``WindowConfig``.
         mask: Kind of masks, see ``preprocessing.extract_masks``.
         mean: Mean of the normalisation, the backbone's own, (3,).
         std: Its standard deviation, (3,).
@@ -82,6 +84,7 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         allow_outside: bool = DataConfig.allow_outside,
         coverage: Coverage = _WINDOWS.coverage,
         image_size: int = _WINDOWS.image_size,
+        window_image: WindowImage = _WINDOWS.window_image,
         mask: MaskKind = ModelConfig.mask,
         mean: Sequence[float] = timm.data.IMAGENET_DEFAULT_MEAN,
         std: Sequence[float] = timm.data.IMAGENET_DEFAULT_STD,
@@ -94,6 +97,7 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
             max_frames=max_frames,
             coverage=coverage,
             image_size=image_size,
+            window_image=window_image,
         )
         rows = [{str(k): str(v) for k, v in row.items()} for row in df.to_dict("records")]
         # nothing is split here, so a clip table need not tell its cases
@@ -105,8 +109,7 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         )
         self._items = manifest.items
         self._ids = hash_ids([item.segment.segment_id for item in self._items])
-        self._blocks_per_window = windows.blocks_per_window
-        self._image_size = image_size
+        self._windows = windows
         self._mask = mask
         self._mean, self._std = torch.tensor(mean), torch.tensor(std)
         self._num_classes = len(phases)
@@ -128,12 +131,13 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
             one-hot (K,).
         """
         item = self._items[index]
-        windows = cut_windows(item.entry.snippet_lengths, self._blocks_per_window)
+        windows = cut_windows(item.entry.snippet_lengths, self._windows.blocks_per_window)
         num_windows = np.asarray([len(windows)], dtype=np.uint64)
         (picked,) = pick_windows(self._ids[[index]], num_windows, self._seed, self._epoch)
-        first, count = windows[picked]
-        pixels = np.empty((self._image_size, self._image_size, 3), dtype=np.uint8)
-        read_window(item, int(first), int(count), pixels)
+        first, count = windows[picked].tolist()
+        size = self._windows.image_size
+        pixels = np.empty((size, size, 3), dtype=np.uint8)
+        read_window(item, *shown_blocks(first, count, self._windows.window_image), pixels)
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         image, mask = prepare_batch(to_unit(batch), self._mean, self._std, self._mask)
         label = one_hot(torch.tensor([item.label]), self._num_classes)
@@ -177,7 +181,7 @@ class ManifestDataModule(L.LightningDataModule):
             num_replicas=self._num_replicas,
             begun_with=self.begun_with,
         )
-        return WindowLoader(items, sampler, manifest.windows.image_size)
+        return self._build_loader(items, sampler)
 
     def val_dataloader(self) -> WindowLoader:
         """Build the loader of every validation window, once over all workers."""
@@ -190,7 +194,13 @@ class ManifestDataModule(L.LightningDataModule):
             rank=self._rank,
             num_replicas=self._num_replicas,
         )
-        return WindowLoader(items, sampler, manifest.windows.image_size)
+        return self._build_loader(items, sampler)
+
+    def _build_loader(
+        self, items: Sequence[ManifestItem], sampler: TrainingSampler | ValidationSampler
+    ) -> WindowLoader:
+        windows = self._require_manifest().windows
+        return WindowLoader(items, sampler, windows.image_size, windows.window_image)
 
     def _require_manifest(self) -> Manifest:
         if self.manifest is None:
@@ -223,6 +233,7 @@ class OphNetDataModule(ManifestDataModule):
         video_dir: Folder of the videos; the CSV's when None.
         coverage: See ``WindowConfig``.
         image_size: Height and width, pixels.
+        window_image: Picture of a window, see ``WindowConfig``.
         case_from: See ``DataConfig``.
         allow_outside: See ``DataConfig``.
         val_fraction: Share of the cases for validation, without a split column.
@@ -243,6 +254,7 @@ class OphNetDataModule(ManifestDataModule):
         video_dir: str | Path | None = None,
         coverage: Coverage = _WINDOWS.coverage,
         image_size: int = _WINDOWS.image_size,
+        window_image: WindowImage = _WINDOWS.window_image,
         case_from: CaseFrom = DataConfig.case_from,
         allow_outside: bool = DataConfig.allow_outside,
         val_fraction: float = DataConfig.val_fraction,
@@ -258,6 +270,7 @@ class OphNetDataModule(ManifestDataModule):
             max_frames=max_frames,
             coverage=coverage,
             image_size=image_size,
+            window_image=window_image,
         )
         self.case_from, self.val_fraction = case_from, val_fraction
         self.allow_outside = allow_outside

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ophnet_ray.config import WindowImage
 from ophnet_ray.data.cache.shards import check_blocks, read_blocks
 from ophnet_ray.data.manifest import ManifestItem
 from ophnet_ray.data.samplers import Step, TrainingSampler, ValidationSampler
-from ophnet_ray.data.windows import mean_of_blocks
+from ophnet_ray.data.windows import mean_of_blocks, shown_blocks
 
 BATCHES_AHEAD = 4
 MAX_READ_THREADS = 8
@@ -67,6 +68,7 @@ class WindowLoader:
         items: The segments that the sampler's rows refer to.
         sampler: Order of the windows; Lightning finds it by this name and sets its epoch.
         image_size: Height and width of a block.
+        window_image: Picture of a window, see ``WindowConfig``.
     """
 
     batch_sampler = None  # Lightning looks for it beside a sampler, as a DataLoader has both
@@ -76,6 +78,7 @@ class WindowLoader:
         items: Sequence[ManifestItem],
         sampler: TrainingSampler | ValidationSampler,
         image_size: int,
+        window_image: WindowImage = "mean",
     ) -> None:
         self.sampler = sampler
         self._items = items
@@ -87,7 +90,7 @@ class WindowLoader:
         num_blocks = [sum(item.entry.snippet_lengths) for item in items]
         self._first_blocks = np.cumsum([0, *num_blocks])
         self._is_checked = np.zeros(self._first_blocks[-1], dtype=bool)
-        self._image_size = image_size
+        self._image_size, self._window_image = image_size, window_image
         self._position = self._resume_at = 0
         self._wait_s = self._use_s = self._blocked_s = 0.0
         self._num_threads = 1
@@ -141,10 +144,11 @@ class WindowLoader:
         shape = (self._image_size, self._image_size, 3)
         pixels = np.empty((len(step.windows), *shape), dtype=np.uint8)
         scratch = np.empty((max(step.windows[:, 2].max(), 1), *shape), dtype=np.uint8)
-        for target, (segment, first, count) in zip(pixels, step.windows.tolist(), strict=True):
+        for target, (segment, start, length) in zip(pixels, step.windows.tolist(), strict=True):
             if segment < 0:
                 target[:] = 0
             else:
+                first, count = shown_blocks(start, length, self._window_image)
                 position = self._first_blocks[segment] + first
                 is_checked = self._is_checked[position : position + count]
                 is_known = bool(is_checked.all())
@@ -174,12 +178,12 @@ def read_window(
     *,
     check: bool = True,
 ) -> None:
-    """Read the mean image of a window.
+    """Read the picture of a window: the mean of its shown blocks.
 
     Args:
         item: The segment.
-        first: First block of the window.
-        count: Number of its blocks.
+        first: First of these blocks, see ``windows.shown_blocks``.
+        count: Their number.
         out: Receives the mean, RGB, uint8 (S, S, 3).
         scratch: Memory of at least ``count`` blocks that may be overwritten.
         check: Compare the blocks with their checksums.

@@ -3,6 +3,10 @@
 A *block* is the mean of ``stride`` consecutive frames, a *window* the mean of ``window_size`` of
 them. Since the window size is a multiple of the stride, every window is the mean of neighbouring
 blocks: the cache holds blocks, and windows of any size are cut from them without decoding again.
+
+Under ``window_image="center"`` one frame stands for each block, its first one. A window shows that
+of its middle block: the frame in the middle of an even number of blocks, and half a block before
+the middle of an odd one.
 """
 
 from collections.abc import Sequence
@@ -11,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.config import WindowConfig
+from ophnet_ray.config import WindowConfig, WindowImage
 
 SNIPPET_FRAMES = 32
 """Frames of a snippet under ``coverage="spread"``, for every window size up to this number."""
@@ -102,6 +106,15 @@ def plan_blocks(snippets: Sequence[range], stride: int) -> list[range]:
     ]
 
 
+def first_frames(blocks: Sequence[range], stride: int) -> list[range]:
+    """Return the frame that stands for each block where windows show one sharp frame.
+
+    It is the first one; the middle one of a block that is shorter than ``stride``, and so a window.
+    """
+    starts = [0 if len(block) == stride else len(block) // 2 for block in blocks]
+    return [block[start : start + 1] for block, start in zip(blocks, starts, strict=True)]
+
+
 def cut_windows(snippet_lengths: Sequence[int], blocks_per_window: int) -> NDArray[np.int64]:
     """Cut the windows of a segment; no window crosses from one snippet into the next.
 
@@ -122,6 +135,25 @@ def cut_windows(snippet_lengths: Sequence[int], blocks_per_window: int) -> NDArr
         longest = int(np.argmax(snippet_lengths))
         windows = [(sum(snippet_lengths[:longest]), snippet_lengths[longest])]
     return np.asarray(windows, dtype=np.int64)
+
+
+def shown_blocks(first: int, count: int, window_image: WindowImage) -> tuple[int, int]:
+    """Return the first block and the number of blocks that make the picture of a window.
+
+    Args:
+        first: First block of the window.
+        count: Number of its blocks.
+        window_image: See ``WindowConfig``.
+    """
+    return (first + count // 2, 1) if window_image == "center" else (first, count)
+
+
+def show_window(
+    blocks: Sequence[NDArray[np.uint8]], window_image: WindowImage
+) -> NDArray[np.uint8]:
+    """Return the picture of a window, uint8 RGB (S, S, 3), from all of its blocks."""
+    first, count = shown_blocks(0, len(blocks), window_image)
+    return mean_of_blocks(np.stack(blocks[first : first + count]))
 
 
 def mean_of_blocks(

@@ -96,7 +96,7 @@ def read_windows(manifest: Manifest, split: str, max_windows: int) -> AuditedWin
     owners = _segments_of(sampler)
     pixels: list[torch.Tensor] = []
     done = 0
-    for batch in WindowLoader(items, sampler, config.image_size):
+    for batch in WindowLoader(items, sampler, config.image_size, config.window_image):
         valid = batch["pixels"][batch["valid"]]
         chosen = [i for i in range(len(valid)) if (done + i) % step == 0]
         pixels.append(valid[chosen].clone())

@@ -111,6 +111,7 @@ class Encoder:
             pooling=self._pooling,
             window_size=own.window_size,
             stride=own.stride,
+            window_image=own.window_image,
             frame_rate=frame_rate,
             causal=causal,
         )
@@ -242,6 +243,7 @@ def _load_backbone(source: EncoderSource) -> Encoder:
         image_size=size,
         window_size=source.windows.window_size,
         stride=source.windows.stride,
+        window_image=source.windows.window_image,
     )
     pooling = choose_pooling(backbone)
     network = _Backbone(backbone, pooling)

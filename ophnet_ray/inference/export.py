@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ophnet_ray.config import WindowImage
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.trained_model import TrainedModel, WithPreprocessing, choose_smoothing
@@ -23,13 +24,17 @@ from ophnet_ray.storage.files import open_atomically, write_atomically
 MAX_DIFFERENCE = 1e-3
 """Largest accepted difference between probabilities of PyTorch and onnxruntime."""
 OPSET = 18
+_INPUTS: dict[WindowImage, str] = {
+    "mean": "mean of window_size consecutive frames",
+    "center": "frame window_size // stride // 2 * stride, counted from 0, of the window",
+}
 NUM_CHECKED = 16
 
 
 def export_onnx(model: TrainedModel, path: Path) -> float:
     """Write ONNX: ``pixels`` uint8 (batch, 3, S, S), RGB → ``probabilities`` float32 (batch, K).
 
-    ``pixels`` is the mean image of a window; scaling, normalisation, masks and softmax are inside.
+    ``pixels`` is the picture of a window; scaling, normalisation, masks and softmax are inside.
     The file's metadata holds the phases.
 
     Returns:
@@ -171,7 +176,8 @@ def build_card(model: TrainedModel) -> dict[str, Any]:
     return {
         "phases": list(model.phases),
         "preprocessing": {
-            "input": "mean of window_size consecutive frames, resized, uint8 RGB",
+            "input": f"{_INPUTS[preprocessing.window_image]}, resized, uint8 RGB",
+            "window_image": preprocessing.window_image,
             "window_size": preprocessing.window_size,
             "stride": preprocessing.stride,
             "image_size": preprocessing.image_size,

@@ -27,7 +27,7 @@ from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.data.video.decoder import read_video_index
 from ophnet_ray.data.video.hang_guard import codec_at_rest
 from ophnet_ray.data.video.index import VideoIndex, frames_shown_at
-from ophnet_ray.data.windows import mean_of_blocks
+from ophnet_ray.data.windows import show_window
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction, write_predictions
@@ -209,12 +209,13 @@ def windows_of(preprocessing: Preprocessing) -> WindowConfig:
         stride=preprocessing.stride,
         max_frames=preprocessing.window_size,
         image_size=preprocessing.image_size,
+        window_image=preprocessing.window_image,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class WindowBatch:
-    """Mean images of windows, uint8 RGB (B, S, S, 3), and the indices of their B frame times."""
+    """Pictures of windows, uint8 RGB (B, S, S, 3), and the indices of their B frame times."""
 
     indices: list[int]
     images: NDArray[np.uint8]
@@ -248,7 +249,7 @@ def stream_batches(
 
 @dataclass(frozen=True, slots=True)
 class FrameWindow:
-    """Mean image of the window of a frame time, uint8 RGB (S, S, 3).
+    """Picture of the window of a frame time, uint8 RGB (S, S, 3).
 
     ``index`` counts the frame times from 0. ``image`` is None, with a ``reason``, where the frames
     are damaged.
@@ -285,7 +286,7 @@ def stream_windows(
     Args:
         video: Path.
         frame_rate: Frame times per second.
-        windows: ``window_size``, ``stride`` and ``image_size`` as trained.
+        windows: ``window_size``, ``stride``, ``image_size`` and ``window_image`` as trained.
         causal: Use only frames up to each frame time.
 
     Raises:
@@ -304,10 +305,11 @@ def stream_windows(
         max_frames=windows.window_size,
         coverage="head",
         image_size=windows.image_size,
+        window_image=windows.window_image,
     )
     for i, blocks in decode_segments(video, segments, one_window):
         if blocks.pixels:
-            yield FrameWindow(i, mean_of_blocks(np.stack(blocks.pixels)))
+            yield FrameWindow(i, show_window(blocks.pixels, windows.window_image))
         elif blocks.is_permanent:
             yield FrameWindow(i, None, blocks.reason)
         else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.config import Config, MaskKind, Pooling, WindowConfig, path_settings
+from ophnet_ray.config import Config, MaskKind, Pooling, WindowConfig, WindowImage, path_settings
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.models.decoder import Decoder
 from ophnet_ray.models.origin import Origin
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
     from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Versions before one of these must not read a checkpoint that has what it names.
 
-2: the checkpoint pools other tokens than all. 3: it holds a temporal model. What earlier versions
-may ignore (``origin``, ``train_video_hashes``) changes no version.
+2: the checkpoint pools other tokens than all. 3: it holds a temporal model. 4: its windows show
+other pictures than the mean of their frames. What earlier versions may ignore (``origin``,
+``train_video_hashes``) changes no version.
 """
 PAYLOAD_KEY = "ophnet_ray"
 """Key of the payload in a checkpoint, beside Lightning's own keys."""
@@ -39,7 +40,7 @@ SMOOTHING_KEY = "smoothing_choice"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """Input of the network: means of ``window_size`` consecutive RGB frames, normalised."""
+    """Input of the network: pictures of ``window_size`` consecutive RGB frames, normalised."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -47,6 +48,8 @@ class Preprocessing:
     image_size: int
     window_size: int
     stride: int
+    window_image: WindowImage = "mean"
+    """Picture of a window; checkpoints that do not say show the mean of its frames."""
 
     @classmethod
     def of_network(cls, network: "SurgicalPhaseClassificationModel", windows: WindowConfig) -> Self:
@@ -58,6 +61,7 @@ class Preprocessing:
             image_size=windows.image_size,
             window_size=windows.window_size,
             stride=windows.stride,
+            window_image=windows.window_image,
         )
 
     @classmethod
@@ -70,11 +74,12 @@ class Preprocessing:
             image_size=values["image_size"],
             window_size=values["window_size"],
             stride=values["stride"],
+            window_image=values.get("window_image", "mean"),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
-        return {
+        values: dict[str, Any] = {
             "mean": list(self.mean),
             "std": list(self.std),
             # no choice, and read by nothing here; older versions refuse a checkpoint without it
@@ -84,6 +89,9 @@ class Preprocessing:
             "window_size": self.window_size,
             "stride": self.stride,
         }
+        if self.window_image != "mean":
+            values["window_image"] = self.window_image
+        return values
 
 
 def describe_settings(config: Config) -> dict[str, Any]:
@@ -251,6 +259,8 @@ class CheckpointPayload:
 
     def _format_version(self) -> int:
         """Return the lowest version that can read this checkpoint."""
+        if self.preprocessing.window_image != "mean":
+            return 4
         if self.head is not None:
             return 3
         return 1 if self.pooling == "all" else 2

@@ -7,6 +7,7 @@ import torch
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.features.store import FeatureStore
 from ophnet_ray.data.video.container import VideoError
+from ophnet_ray.data.video.decoder import decode_frames, read_video_index
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.encoder import load_encoder
 from ophnet_ray.inference.encoder_source import EncoderSource
@@ -15,6 +16,7 @@ from ophnet_ray.inference.predictions import PredictionInfo
 from ophnet_ray.inference.predictor import predict_video
 from ophnet_ray.inference.trained_model import load_model
 from ophnet_ray.models.backbone import create_encoder
+from ophnet_ray.models.payload import PAYLOAD_KEY
 from tests.helpers.videos import write_video
 
 pytestmark = pytest.mark.unit
@@ -64,6 +66,24 @@ def test_the_classifier_says_of_features_what_predict_says_of_the_video(
         logits = model.network.classifier(torch.from_numpy(found.features).float())
     np.testing.assert_allclose(logits.softmax(dim=1).numpy(), predicted.probabilities, atol=5e-3)
     assert 1 <= found.is_damaged.sum() <= 8
+
+
+def test_prediction_and_features_take_the_picture_from_the_checkpoint(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content[PAYLOAD_KEY]["preprocessing"]["window_image"] = "center"
+    torch.save(content, tmp_path / "sharp.ckpt")
+    frames = np.random.default_rng(0).integers(0, 255, (100, 32, 32, 3), dtype=np.uint8)
+    video = write_video(tmp_path / "v.mp4", frames, frame_rate=10)
+    model = load_model(tmp_path / "sharp.ckpt")
+    info = PredictionInfo(model.phases, 1.0, "f" * 64)
+    predicted = predict_video(model, "v", str(video), info).probabilities[1:]
+    shown = decode_frames(str(video), read_video_index(str(video)), np.arange(10, 91, 10))
+    expected = model.predict(np.stack([frame.pixels for frame in shown]))
+    # the last window is moved into the video
+    np.testing.assert_allclose(predicted[:-1], expected[:-1], atol=1e-6)
+    source = EncoderSource(name=str(tmp_path / "sharp.ckpt"))
+    found = np.exp(encode(source, video, tmp_path, frame_rate=1.0).log_probs[1:].astype("f4"))
+    np.testing.assert_allclose(found, predicted, atol=1e-3)
 
 
 def test_a_timm_model_gives_features_and_no_classes(noise, tmp_path):

@@ -1,12 +1,16 @@
 """Whole videos: the frames of each window, damaged frames, and the names of videos."""
 
 import itertools
+from dataclasses import asdict, replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from ophnet_ray.config import WindowConfig
+from ophnet_ray.config import WindowConfig, WindowImage
+from ophnet_ray.data.datasets import OphNetDataModule
 from ophnet_ray.data.video.container import VideoError
+from ophnet_ray.data.video.decoder import decode_frames, read_video_index
 from ophnet_ray.data.video.index import VideoIndex
 from ophnet_ray.inference.predictor import frame_times, plan_window, stream_windows
 from tests.helpers.videos import grey_frames, write_video
@@ -80,3 +84,34 @@ def test_a_broken_video_is_an_error_and_a_damaged_stretch_costs_its_own_windows(
     damaged = [window for window in windows if window.image is None]
     assert 1 <= len(damaged) <= 4
     assert "damaged" in damaged[0].reason
+
+
+@pytest.mark.parametrize("window_image", get_args(WindowImage))
+def test_a_video_is_shown_to_the_network_as_training_showed_its_segments(tmp_path, window_image):
+    """The window of frame times 1 s and 3 s, and segments of the same frames."""
+    noise = np.random.default_rng(0).integers(0, 255, (60, 32, 32, 3), dtype=np.uint8)
+    video = write_video(tmp_path / "v.mp4", noise, frame_rate=10)
+    windows = replace(WINDOWS, window_image=window_image)
+    predicted = {w.index: w.image for w in stream_windows(str(video), 1.0, windows)}
+    (tmp_path / "segments.csv").write_text(
+        "video_id,start,end,phase,split\nv,0.6,1.4,a,train\nv,2.6,3.4,b,val\n"
+    )
+    data = OphNetDataModule(
+        tmp_path / "segments.csv", cache_dir=tmp_path / "cache", batch_size=1, **asdict(windows)
+    )
+    data.setup()
+    for time_s, loader in ((1, data.train_dataloader()), (3, data.val_dataloader())):
+        (batch,) = loader
+        np.testing.assert_array_equal(
+            batch["pixels"][0].permute(1, 2, 0).numpy(), predicted[time_s]
+        )
+
+
+def test_a_sharp_window_shows_the_frame_of_its_time(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (60, 32, 32, 3), dtype=np.uint8)
+    video = write_video(tmp_path / "v.mp4", noise, frame_rate=10)
+    index = read_video_index(str(video))
+    decoded = [f.pixels for f in decode_frames(str(video), index, np.arange(10, 60, 10))]
+    shown = list(stream_windows(str(video), 1.0, replace(WINDOWS, window_image="center")))
+    for window, pixels in zip(shown[1:], decoded, strict=True):
+        np.testing.assert_array_equal(window.image, pixels)

@@ -1,7 +1,7 @@
 """The payload of a checkpoint: what was written comes back, also from older versions."""
 
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 import pytest
@@ -118,6 +118,16 @@ def test_a_payload_survives_a_file(tmp_path):
     assert_same(read_payload(tmp_path / "a.ckpt"), payload)
 
 
+def test_an_earlier_version_does_not_take_a_sharp_frame_for_a_mean(tmp_path):
+    mean = make_payload()
+    sharp = replace(mean.preprocessing, window_image="center")
+    payload = make_payload(preprocessing=sharp)
+    save_checkpoint(tmp_path / "a.ckpt", payload)
+    assert read_payload(tmp_path / "a.ckpt").preprocessing == sharp
+    assert payload.to_dict()["format_version"] > 3
+    assert mean.to_dict()["format_version"] == 1
+
+
 def test_a_checkpoint_older_than_the_training_summary_counts_no_case_as_seen():
     values = values_of_first_release()
     for key in ("train_case_hashes", "train_cases_by_phase", "dynamics", "workers"):
@@ -164,7 +174,7 @@ def test_paths_are_written_without_their_folders():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"format_version": 4}, "checkpoint a.ckpt is of a newer ophnet-ray; install that one"),
+        ({"format_version": 99}, "checkpoint a.ckpt is of a newer ophnet-ray; install that one"),
         ({"phases": None}, "checkpoint a.ckpt is damaged"),
         ({"confusion_by_case": 5}, "checkpoint a.ckpt is damaged"),
         ({"config": "text"}, "checkpoint a.ckpt is damaged"),

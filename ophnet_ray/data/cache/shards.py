@@ -150,7 +150,7 @@ def write_shard(
     kept = [entry for entry, keep in zip(entries, is_permanent, strict=True) if keep]
     index = {
         "size_bytes": shard.stat().st_size,
-        "windows": asdict(windows),
+        "windows": _windows_to_json(windows),
         "videos": sorted(videos),
         "entries": [_entry_to_json(entry) for entry in kept],
         # beside the entries: a reader of an older version refuses an entry with a key it lacks
@@ -201,6 +201,14 @@ def parse_shard_index(
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         logger.warning("%s cannot be used (%r); its segments are decoded again", shard, error)
         return None
+
+
+def _windows_to_json(windows: WindowConfig) -> dict[str, Any]:
+    """Return the settings of windows; those of means as versions without other pictures did."""
+    values = asdict(windows)
+    if windows.window_image == "mean":
+        del values["window_image"]
+    return values
 
 
 def _entry_to_json(entry: CacheEntry) -> dict[str, Any]:

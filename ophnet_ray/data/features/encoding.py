@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from ophnet_ray.config import MaskKind, Pooling
+from ophnet_ray.config import MaskKind, Pooling, WindowImage
 from ophnet_ray.data.video.blocks import RESIZE_FILTER
 
 FORMAT_VERSION = 1
@@ -31,6 +31,7 @@ class Encoding:
         stride: Frames per block; blocks are rounded to whole numbers before they are averaged.
         frame_rate: Frame times per second.
         causal: Windows end at their frame time.
+        window_image: Picture of a window.
     """
 
     backbone: str
@@ -44,6 +45,7 @@ class Encoding:
     stride: int
     frame_rate: float
     causal: bool
+    window_image: WindowImage = "mean"
 
     @property
     def key(self) -> str:
@@ -54,6 +56,8 @@ class Encoding:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         values = asdict(self)
+        if self.window_image == "mean":  # keys of earlier versions stay
+            del values["window_image"]
         floats = {name: [float(value) for value in values[name]] for name in ("mean", "std")}
         return values | floats | {"frame_rate": float(self.frame_rate)}
 
@@ -64,5 +68,6 @@ class Encoding:
         Raises:
             KeyError: One is missing.
         """
+        values = {"window_image": "mean", **values}
         own = {field.name: values[field.name] for field in fields(cls)}
         return cls(**own | {"mean": tuple(own["mean"]), "std": tuple(own["std"])})

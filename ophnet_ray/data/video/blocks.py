@@ -22,7 +22,7 @@ from ophnet_ray.data.video.decoder import Frame, decode_frames, read_video_index
 from ophnet_ray.data.video.index import VideoIndex
 from ophnet_ray.data.video.kernels import RowBands, plan_bands, resize_mean
 from ophnet_ray.data.video.planes import Picture, add_pair
-from ophnet_ray.data.windows import plan_blocks, plan_snippets
+from ophnet_ray.data.windows import first_frames, plan_blocks, plan_snippets
 
 RESIZE_FILTER = "area"
 RETRY_PAUSES_S = (0.5, 2.0, 8.0)
@@ -107,7 +107,7 @@ def _decode(
 
 @dataclass(frozen=True, slots=True)
 class SegmentPlan:
-    """The frames of each block of a segment, or why there are none."""
+    """The frames that are decoded for each block of a segment, or why there are none."""
 
     blocks: tuple[range, ...] = ()
     snippet_lengths: tuple[int, ...] = ()
@@ -151,8 +151,11 @@ def plan_segment(segment: Segment, index: VideoIndex, windows: WindowConfig) -> 
         range(inside.start + snippet.start, inside.start + snippet.stop)
         for snippet in plan_snippets(len(inside), windows)
     ]
+    blocks = plan_blocks(snippets, windows.stride)
+    if windows.window_image == "center":
+        blocks = first_frames(blocks, windows.stride)
     return SegmentPlan(
-        tuple(plan_blocks(snippets, windows.stride)),
+        tuple(blocks),
         tuple(max(len(snippet) // windows.stride, 1) for snippet in snippets),
         # the last frame is shown for an unknown time: allow it 0.1 s
         is_truncated=math.isfinite(segment.end_s) and segment.end_s > last_s + 0.1,

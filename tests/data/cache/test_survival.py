@@ -231,9 +231,10 @@ def test_the_command_tells_what_is_there(videos, tmp_path):
     command = [sys.executable, "-m", "ophnet_ray", "cache", "--cache_dir", str(tmp_path)]
     listed = subprocess.run([*command, "--list"], capture_output=True, text=True, check=True)
     header, row, _ = listed.stdout.splitlines()
-    assert header.split()[:4] == ["image", "stride", "frames", "coverage"]
+    assert header.split()[:5] == ["image", "stride", "frames", "coverage", "shows"]
     num_segments = NUM_VIDEOS * SEGMENTS_A_VIDEO
-    assert row.split()[:7] == ["32", "8", "64", "spread", str(NUM_VIDEOS), str(num_segments), "0"]
+    settings, counts = ["32", "8", "64", "spread", "mean"], [NUM_VIDEOS, num_segments, 0]
+    assert row.split()[:8] == [*settings, *map(str, counts)]
     assert row.endswith("today")
     pruned = subprocess.run([*command, "--prune"], capture_output=True, text=True, check=True)
     assert pruned.stdout.startswith("removed 0 shards not used for 30 days and 0 leftovers")

@@ -71,6 +71,7 @@ def test_features_of_another_encoder_rate_or_input_are_others(tmp_path):
         {"frame_rate": 2.0},
         {"causal": True},
         {"window_size": 8},
+        {"window_image": "center"},
         {"stride": 4},
         {"image_size": 32},
         {"mask": "rg"},
@@ -82,6 +83,15 @@ def test_features_of_another_encoder_rate_or_input_are_others(tmp_path):
         assert other.find(["1-a"]) == set(), change
         with pytest.raises(MissingFeaturesError, match="1-a"):
             other.read("1-a")
+
+
+def test_features_of_means_are_found_where_earlier_versions_stored_them():
+    # of commit 15deeaf, which knew means alone
+    assert (
+        replace(ENCODING, std=(0.25,) * 3, pooling="all").key == "18031b3b669c724a7821b01f0d67dcf0"
+    )
+    assert "window_image" not in ENCODING.to_dict()
+    assert Encoding.from_dict(ENCODING.to_dict()) == ENCODING
 
 
 def test_no_flipped_bit_and_no_cut_gives_other_values(tmp_path, caplog):
