@@ -6,6 +6,7 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_type_hints
 
+from ophnet_ray.augmentation_config import AugmentationConfig
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.hashing import hash_identity
 from ophnet_ray.recipe_config import RecipeConfig
@@ -278,6 +279,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -355,8 +357,8 @@ class Config:
             UserError: Naming the flag, its value and the cure.
         """
         self.check_locations()
-        parts = (self.windows, self.model, self.training, self.recipe, self.temporal)
-        for part in (*parts, self.data, self.run):
+        parts = (self.windows, self.model, self.training, self.recipe, self.augmentation)
+        for part in (*parts, self.temporal, self.data, self.run):
             check_rules(part.rules())
         check_rules(self.recipe.rules_of_strategy(self.training.strategy))
 

@@ -1,11 +1,13 @@
 """Settings: what each affects, names of runs and keys of the cache, limits, YAML."""
 
+import math
 import os
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
 
+from ophnet_ray.augmentation_config import AugmentationConfig
 from ophnet_ray.cli.arguments import with_demo_settings
 from ophnet_ray.config import (
     Config,
@@ -168,8 +170,8 @@ def test_the_identity_holds_all_settings_that_affect_a_result():
     temporal = {name: value for name, value in asdict(TemporalConfig()).items() if name not in rows}
     recipe = {name: value for name, value in asdict(RecipeConfig()).items() if name != "recipe"}
     single = {"deterministic": False, "on_nan": "stop", "init_checkpoint": None, "phase_map": None}
-    windows = {"window_image": "mean"}
-    assert late_settings() == windows | single | recipe | temporal
+    windows, augmentation = {"window_image": "mean"}, asdict(AugmentationConfig())
+    assert late_settings() == windows | single | recipe | augmentation | temporal
     repeatable = Config().replace_flat(deterministic=True)
     assert repeatable.identity() == Config().identity() | {"deterministic": True}
     data = {field.name for field in fields(DataConfig)}
@@ -257,6 +259,11 @@ def test_every_path_is_checked_for_credentials():
         ({"layer_decay": 0.0}, "--layer_decay 0.0: must be more than 0, and at most 1"),
         ({"head_lr_scale": 0.0}, "--head_lr_scale 0.0: must be more than 0, and finite"),
         ({"warmup_ratio": 1.0}, "--warmup_ratio 1.0: must be 0 or more, and less than 1"),
+        ({"scale": 0.0}, "--scale 0.0: must be more than 0, and at most 1"),
+        ({"rotate": 181.0}, "--rotate 181.0: must be 0 to 180"),
+        ({"hflip": 1.5}, "--hflip 1.5: must be 0 to 1"),
+        ({"contrast": 1.0}, "--contrast 1.0: must be 0 or more, and less than 1"),
+        ({"hue": math.nan}, "--hue nan: must be 0 to 0.5"),
         ({"label_smoothing": 1.0}, "--label_smoothing 1.0: must be 0 or more, and less than 1"),
         ({"model_ema_decay": 1.0}, "--model_ema_decay 1.0: must be 0 or more, and less than 1"),
         ({"gradient_clip_val": 0.0}, "--gradient_clip_val 0.0: must be more than 0, and finite"),

@@ -30,27 +30,6 @@ def to_unit(pixels: Tensor) -> Tensor:
     return pixels.float() / 255.0
 
 
-def augment_images(
-    pixels: Tensor, draws: Tensor, random_shift: float, color_jitter: float
-) -> Tensor:
-    """Shift mean images and change their colour, each by its own random numbers.
-
-    Args:
-        pixels: uint8 (B, 3, H, W), RGB.
-        draws: (B, 5) in [-1, 1]: down, right, gain of red, green and blue.
-        random_shift: Largest shift, as a share of the size.
-        color_jitter: Largest change of a channel's gain.
-
-    Returns:
-        float32 (B, 3, H, W) in [0, 1].
-    """
-    size = torch.tensor(pixels.shape[-2:], device=pixels.device)
-    offsets = (draws[:, :2] * random_shift * size).round().long()
-    values = to_unit(shift_images(pixels, offsets))
-    gain = 1 + color_jitter * draws[:, 2:5]
-    return (values * gain[:, :, None, None]).clamp(0, 1)
-
-
 def extract_masks(values: Tensor, mask: MaskKind) -> Tensor:
     """Compute two masks of each image: one for the pupil, one for the instruments.
 
@@ -72,12 +51,13 @@ def extract_masks(values: Tensor, mask: MaskKind) -> Tensor:
     return torch.stack([red_share, values.amin(dim=1)], dim=1)
 
 
-def shift_images(pixels: Tensor, offsets: Tensor) -> Tensor:
-    """Move each image by its own offset; the edge is mirrored.
+def shift_images(pixels: Tensor, offsets: Tensor, is_flipped: Tensor | None = None) -> Tensor:
+    """Move each image by its own offset, then mirror it or not; the edge is mirrored, too.
 
     Args:
         pixels: (B, 3, H, W) of any type.
         offsets: int (B, 2), rows down and columns right, each less than H or W.
+        is_flipped: bool (B, 2): top to bottom, left to right; None for no image.
 
     Returns:
         (B, 3, H, W) of the same type.
@@ -85,6 +65,9 @@ def shift_images(pixels: Tensor, offsets: Tensor) -> Tensor:
     batch, _, height, width = pixels.shape
     rows = _mirror(torch.arange(height, device=pixels.device) - offsets[:, :1], height)
     columns = _mirror(torch.arange(width, device=pixels.device) - offsets[:, 1:], width)
+    if is_flipped is not None:
+        rows = torch.where(is_flipped[:, :1], rows.flip(1), rows)
+        columns = torch.where(is_flipped[:, 1:], columns.flip(1), columns)
     index = torch.arange(batch, device=pixels.device).view(-1, 1, 1)
     # advanced indices around a slice put the channel last
     return pixels[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

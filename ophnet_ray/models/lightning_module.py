@@ -9,9 +9,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
+from ophnet_ray.augmentation_config import AugmentationConfig
 from ophnet_ray.config import LRSchedule, OnNan, TrainingConfig
+from ophnet_ray.data.augmentation import augment_images
 from ophnet_ray.data.loader import SEGMENT_WEIGHT
-from ophnet_ray.data.preprocessing import augment_images, prepare_batch, to_unit
+from ophnet_ray.data.preprocessing import prepare_batch, to_unit
 from ophnet_ray.metrics.classification import accuracy, macro_f1_present
 from ophnet_ray.models.lora import merge_lora
 from ophnet_ray.models.losses import PhaseBalance, PhaseLoss
@@ -25,7 +27,7 @@ MODEL_PREFIX = "model."
 """Start of the names of the network's weights in a checkpoint."""
 FIT_KEY = "fit_weights"
 """Key of a checkpoint: weights from which the fit goes on, where others predict."""
-_RECIPE = RecipeConfig()
+_RECIPE, _AUGMENTATION = RecipeConfig(), AugmentationConfig()
 
 
 class SurgicalPhaseModule(PhaseModule):
@@ -42,13 +44,14 @@ class SurgicalPhaseModule(PhaseModule):
         lr: Learning rate.
         model: The network; the default network when None.
         lr_schedule: Course of ``lr``, see ``optimizer.build_schedule``.
-        random_shift: Largest shift of training images, see ``preprocessing.augment_images``.
+        random_shift: Largest shift of training images, see ``augmentation.augment_images``.
         color_jitter: Largest change of their colour gains, see there.
         balance: Adjustments of the training loss; takes precedence over ``class_weights``.
         num_val_cases: Number of validation cases, C. With more than one, batches name the case of
             each window (``case``, int64 (B,) in [0, C)), and counts are kept per case.
         on_nan: With ``skip``, batches whose loss is not finite do not count in ``train_loss``.
         recipe: Optimiser, regularisation and trained layers; by default Adam on all layers.
+        augmentation: Further changes of training images; by default none.
 
     Attributes:
         epoch_metrics: ``train_loss``, ``val_loss``, ``val_acc`` and ``val_macro_f1`` of the last
@@ -73,9 +76,11 @@ class SurgicalPhaseModule(PhaseModule):
         num_val_cases: int = 1,
         on_nan: OnNan = TrainingConfig.on_nan,
         recipe: RecipeConfig = _RECIPE,
+        augmentation: AugmentationConfig = _AUGMENTATION,
     ) -> None:
         super().__init__(lr, lr_schedule, recipe)
         self.random_shift, self.color_jitter = random_shift, color_jitter
+        self.augmentation = augmentation
         self.model = model or SurgicalPhaseClassificationModel(num_classes)
         self.num_classes = num_classes
         self.loss = PhaseLoss(
@@ -104,7 +109,11 @@ class SurgicalPhaseModule(PhaseModule):
             return batch
         if self.trainer.training:
             values = augment_images(
-                batch["pixels"], batch["draws"], self.random_shift, self.color_jitter
+                batch["pixels"],
+                batch["draws"],
+                self.random_shift,
+                self.color_jitter,
+                self.augmentation,
             )
         else:
             values = to_unit(batch["pixels"])

@@ -141,6 +141,7 @@ def _build_module(loop: TrainLoopConfig, resumed: CheckpointPayload | None) -> S
         num_val_cases=len(manifest.cases_of("val")),
         on_nan=config.training.on_nan,
         recipe=config.recipe,
+        augmentation=config.augmentation,
     )
 
 

@@ -1,10 +1,9 @@
-"""Mean images become normalised images and masks, shifted and recoloured as drawn."""
+"""Mean images become normalised images and masks, each moved by its own offset."""
 
 import pytest
 import torch
 
 from ophnet_ray.data.preprocessing import (
-    augment_images,
     extract_masks,
     prepare_batch,
     shift_images,
@@ -34,9 +33,3 @@ def test_each_image_is_shifted_by_its_own_offset():
     shifted = shift_images(pixels, torch.tensor([[0, 0], [2, -1]]))
     assert torch.equal(shifted[0], pixels[0])
     assert torch.equal(shifted[1, :, 2:, :5], pixels[1, :, :4, 1:])
-
-
-def test_augmentation_by_nothing_changes_nothing():
-    pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    draws = torch.rand(2, 5) * 2 - 1
-    torch.testing.assert_close(augment_images(pixels, draws, 0.0, 0.0), to_unit(pixels))

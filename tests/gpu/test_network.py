@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ophnet_ray.data.preprocessing import augment_images, prepare_batch
+from ophnet_ray.data.augmentation import augment_images
+from ophnet_ray.data.preprocessing import prepare_batch
 from ophnet_ray.inference.trained_model import load_model
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel

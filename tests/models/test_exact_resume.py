@@ -34,6 +34,19 @@ EVERYTHING = {
     "label_smoothing": 0.1,
     "drop_path_rate": 0.5,
     "model_ema_decay": 0.9,
+    "scale": 0.5,
+    "rotate": 20.0,
+    "hflip": 0.5,
+    "vflip": 0.5,
+    "brightness": 0.2,
+    "contrast": 0.2,
+    "saturation": 0.2,
+    "hue": 0.1,
+    "white_balance": 0.1,
+    "blur": 0.5,
+    "noise": 0.5,
+    "glare": 0.5,
+    "reprob": 0.5,
 }
 
 
@@ -99,7 +112,12 @@ def fit(config, manifest, tmp_path, callback, ckpt_path=None):
         3, config.model, SIZE, drop_path_rate=recipe.drop_path_rate
     )
     module = SurgicalPhaseModule(
-        3, lr=training.lr, model=model, lr_schedule=training.lr_schedule, recipe=recipe
+        3,
+        lr=training.lr,
+        model=model,
+        lr_schedule=training.lr_schedule,
+        recipe=recipe,
+        augmentation=config.augmentation,
     )
     trainer = build_lightning_trainer(
         training, False, [callback], tmp_path, gradient_clip_val=recipe.gradient_clip_val
