@@ -1,4 +1,4 @@
-"""Sub-commands beside training: check, predict, evaluate, audit, features, export, cache."""
+"""Sub-commands: check, predict, evaluate, compare, audit, features, export, cache."""
 
 import sys
 
@@ -6,6 +6,7 @@ from ophnet_ray.cli.arguments import parse_command, run_program
 from ophnet_ray.cli.audit import AuditCommand
 from ophnet_ray.cli.cache import CacheCommand
 from ophnet_ray.cli.check import CheckCommand
+from ophnet_ray.cli.compare import CompareCommand
 from ophnet_ray.cli.evaluate import EvaluateCommand
 from ophnet_ray.cli.export import ExportCommand
 from ophnet_ray.cli.features import FeaturesCommand
@@ -18,6 +19,7 @@ def main() -> None:
         "check": CheckCommand,
         "predict": PredictCommand,
         "evaluate": EvaluateCommand,
+        "compare": CompareCommand,
         "audit": AuditCommand,
         "features": FeaturesCommand,
         "export": ExportCommand,

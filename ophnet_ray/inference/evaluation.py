@@ -3,8 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ophnet_ray import __version__
 from ophnet_ray.data.annotations import Segment
@@ -29,6 +30,7 @@ from ophnet_ray.inference.predictions import (
     VideoPrediction,
     read_info,
     read_predictions,
+    write_predictions,
 )
 from ophnet_ray.inference.predictor import PredictVideos, build_job, frame_times, is_causal
 from ophnet_ray.inference.smoothing import SMOOTHERS, Smooth, Smoothing
@@ -39,6 +41,7 @@ from ophnet_ray.inference.split_choice import (
 )
 from ophnet_ray.inference.split_evaluation import NO_FRAME_TIME, SplitEvaluation
 from ophnet_ray.inference.trained_model import choose_smoothing
+from ophnet_ray.inference.truth_file import write_truth
 from ophnet_ray.metrics.score_card import ScoreCard
 from ophnet_ray.metrics.scoring import build_score_card
 from ophnet_ray.metrics.timelines import VideoTimeline
@@ -98,7 +101,7 @@ def evaluate(
     segments: Sequence[Segment],
     predict: PredictVideos,
 ) -> Evaluation:
-    """Score a checkpoint on a split; write ``scores.json`` and the page.
+    """Score a checkpoint on a split; write the scores, what was scored, and the page.
 
     Args:
         folder: Output.
@@ -158,7 +161,7 @@ def evaluate(
             "annotations_sha256": hash_truth(videos),
             "videos_without_prediction": missing,
         }
-        write_atomically(folder.scores, json.dumps(content, indent=1).encode())
+        _write_scored(folder, result, info, smooth, content)
         report = _build_report(
             request,
             card,
@@ -245,6 +248,20 @@ def _collect_predictions(
         raise UserError(f"none of the {len(videos)} videos can be read")
     found = [next(iter(read_predictions(part)))[0] for part in result.parts.values()]
     return job.info, {prediction.video_id: prediction for prediction in found}, result.broken
+
+
+def _write_scored(
+    folder: PredictionFolder,
+    result: SplitEvaluation,
+    info: PredictionInfo,
+    smooth: Smooth,
+    content: Mapping[str, Any],
+) -> None:
+    """Write the scores, the predictions at all frame times, and the truth: for ``compare``."""
+    kept = replace(info, smooth=smooth, look_ahead_s=content["look_ahead_s"] or 0.0)
+    write_predictions(folder.scored, result.final_predictions(smooth), kept)
+    write_truth(folder.truth, result.videos, content["split"])
+    write_atomically(folder.scores, json.dumps(content, indent=1).encode())
 
 
 def _build_report(

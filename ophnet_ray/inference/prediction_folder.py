@@ -82,6 +82,16 @@ class PredictionFolder:
         return self.path / "scores.json"
 
     @property
+    def scored(self) -> Path:
+        """Predictions of an evaluation at all frame times, as they were scored."""
+        return self.path / "scored.parquet"
+
+    @property
+    def truth(self) -> Path:
+        """Annotations that they were scored against."""
+        return self.path / "truth.json"
+
+    @property
     def report(self) -> Path:
         """The page."""
         return self.path / "report.html"
@@ -102,8 +112,8 @@ class PredictionFolder:
                 raise UserError(
                     f"--output {self.path} cannot be written: {error.strerror}"
                 ) from error
-            files = (self.predictions, self.segments, self.submission, self.scores, self.report)
-            check_no_folder("--output", *files)
+            files = (self.predictions, self.segments, self.submission, self.report)
+            check_no_folder("--output", *files, self.scores, self.scored, self.truth)
             delete_unnamed(self.path, self.parts)
             yield
 

@@ -1,6 +1,6 @@
 """Videos of a split with truth and predictions, under each kind of smoothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +44,8 @@ def align_prediction(
         probabilities[indices[is_inside]] = prediction.probabilities[is_inside]
         if frame_labels is not None and prediction.frame_labels is not None:
             frame_labels[indices[is_inside]] = prediction.frame_labels[is_inside]
-    return VideoPrediction(video.video_id, times_s, probabilities, frame_labels=frame_labels)
+    content_id = prediction.content_id if prediction is not None else ""
+    return VideoPrediction(video.video_id, times_s, probabilities, content_id, frame_labels)
 
 
 class SplitEvaluation:
@@ -117,6 +118,14 @@ class SplitEvaluation:
             else timeline
             for timeline, (video, aligned, truth) in zip(timelines, rows, strict=True)
         ]
+
+    def final_predictions(
+        self, smooth: Smooth
+    ) -> Iterator[tuple[VideoPrediction, NDArray[np.int64]]]:
+        """Yield the predictions at all frame times, and the labels that are scored."""
+        for aligned in self._aligned:
+            if len(aligned.times_s):
+                yield aligned, self._labels(aligned, smooth)
 
     def _scored(self, smooth: Smooth) -> list[ScoredVideo]:
         return [

@@ -20,7 +20,7 @@ from ophnet_ray.metrics.classification import (
     share_of_present,
 )
 
-_WINDOW_SCORES: dict[str, tuple[Callable[[NDArray[np.int64]], float], str]] = {
+WINDOW_SCORES: dict[str, tuple[Callable[[NDArray[np.int64]], float], str]] = {
     "macro_f1_present": (macro_f1_present, "mean F1 over the phases among the labels"),
     "window_accuracy": (accuracy, "share of all windows that are right"),
     "balanced_accuracy": (balanced_accuracy, "mean recall over the phases among the labels"),
@@ -173,7 +173,7 @@ def build_window_card(
                 convention.replace("windows", unit),
                 interval_over_cases(confusion_by_case, fix_terms(score, confusion)),
             )
-            for name, (score, convention) in _WINDOW_SCORES.items()
+            for name, (score, convention) in WINDOW_SCORES.items()
         ),
         by_phase=score_phases(confusion, phases, num_train_cases),
         confusion=confusion,

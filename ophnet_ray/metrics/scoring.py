@@ -51,11 +51,12 @@ _PER_VIDEO = (
     "segmental_edit",
 )
 """Scores that each video has by itself; the score of a split is their mean over videos."""
-_WITHOUT_INTERVAL = (
+WITHOUT_INTERVAL = (
     "aptos_rank_score_ceiling",
     "segments_ratio",
     *(f"{name}_std" for name in _PER_VIDEO[:-1]),
 )
+"""Scores that are no share, or say how videos differ: they get no interval."""
 _RELAXED = "within 10 s of a true boundary both phases count as right: compare with relaxed only"
 _DEVIATION = "standard deviation over videos, whose sum of squares is divided by their number,"
 CONVENTIONS = {
@@ -241,6 +242,9 @@ class CaseScores:
     Args:
         videos: At least one of them has an annotated frame.
         num_classes: K.
+
+    Attributes:
+        by_case: Counts of each case, (C, counts), as ``Counts.to_vector`` orders them.
     """
 
     def __init__(self, videos: Iterable[ScoredVideo], num_classes: int) -> None:
@@ -251,11 +255,11 @@ class CaseScores:
             if counts is not None:
                 by_case[video.case_id].append(counts.to_vector())
                 self.num_videos += 1
-        self._by_case = np.stack([np.sum(rows, axis=0) for rows in by_case.values()])
-        self._num_classes = num_classes
+        self.by_case = np.stack([np.sum(rows, axis=0) for rows in by_case.values()])
+        self.num_classes = num_classes
         self.case_ids = tuple(by_case)
         self.num_cases = len(by_case)
-        self.counts = Counts.from_vector(self._by_case.sum(axis=0), num_classes)
+        self.counts = Counts.from_vector(self.by_case.sum(axis=0), num_classes)
         self.values = score_counts(self.counts)
 
     @cached_property
@@ -264,10 +268,10 @@ class CaseScores:
         shares = share_classes(self.counts.confusion)
 
         def score(vector: NDArray[np.float64]) -> list[float]:
-            counts = Counts.from_vector(vector, self._num_classes)
+            counts = Counts.from_vector(vector, self.num_classes)
             return list(score_counts(counts, shares).values())
 
-        return bootstrap_scores(self._by_case, score)
+        return bootstrap_scores(self.by_case, score)
 
 
 def build_score_card(
@@ -286,7 +290,7 @@ def build_score_card(
     named = []
     for i, (name, value) in enumerate(scores.values.items()):
         interval = None
-        if resampled is not None and name not in _WITHOUT_INTERVAL:
+        if resampled is not None and name not in WITHOUT_INTERVAL:
             interval = score_interval(value, resampled[:, i], scores.num_cases)
         named.append(Score(name, value, CONVENTIONS[name], interval))
     return ScoreCard(

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from ophnet_ray.cli.compare import CompareCommand
 from ophnet_ray.cli.evaluate import EvaluateCommand
 from ophnet_ray.config import DataConfig
 from ophnet_ray.data.annotations import read_annotations
@@ -93,6 +95,28 @@ def test_a_video_without_predictions_is_wrong_in_every_frame(checkpoint, dataset
     page = (tmp_path / "evaluation/report.html").read_text()
     assert note in page
     assert page.count(reason) > 1, "in the list of what is left out"
+
+
+@pytest.mark.unit
+def test_two_evaluations_are_compared_as_they_were_scored(checkpoint, dataset, tmp_path):
+    """The second model lacks a video, whose frames count as wrong."""
+    given, folders = {"one": ["v0", "v1", "v2", "v3"], "two": ["v0", "v1", "v2"]}, []
+    for name, videos in given.items():
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        write_perfect_predictions(folders[-1] / "p.parquet", dataset, videos)
+        evaluate(checkpoint, dataset, folders[-1], folders[-1] / "p.parquet", smooth="median")
+    paths = tuple(str(folder / "evaluation") for folder in folders)
+    CompareCommand(models=paths, output=str(tmp_path / "both")).run()
+    content = json.loads((tmp_path / "both/comparison.json").read_text())
+    assert content["models"] == ["one/evaluation", "two/evaluation"]
+    for name, scored in zip(("before", "after"), paths, strict=True):
+        card = json.loads((Path(scored) / "scores.json").read_text())
+        values = {score["name"]: score["value"] for score in card["scores"]}
+        (found,) = content["comparisons"]
+        assert {score["name"]: score[name] for score in found["scores"]} == pytest.approx(values)
+    assert found["num_differing"] == 1
+    assert found["cases"][0]["case"] == "v3"
 
 
 @pytest.mark.unit

@@ -1,0 +1,71 @@
+"""Checkpoints of trainings that a user names: files, and the best one of a run directory."""
+
+from pathlib import Path
+
+from ophnet_ray.errors import UserError
+from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
+from ophnet_ray.storage.files import exists, list_names, read_bytes
+from ophnet_ray.storage.local_copies import fetch_version
+from ophnet_ray.storage.paths import is_remote, join, plain_uri
+from ophnet_ray.storage.records import parse_record
+from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.train.run_paths import CHECKPOINTS
+
+_OF_RUN = {"config.yaml", "result.json", CHECKPOINTS}
+"""Files and folders of which a run directory holds at least one."""
+
+
+def is_run(path: str) -> bool:
+    """Return True for the directory of a run, on disk or in a bucket.
+
+    Raises:
+        UserError: The folder may not be read.
+    """
+    return bool(_OF_RUN.intersection(list_names(path)))
+
+
+def find_trained(path: str) -> Path | None:
+    """Return the checkpoint file of a run or of the same name; one in a bucket is fetched.
+
+    A complete run has the checkpoint of its result, another one its best checkpoint so far.
+
+    Returns:
+        None if the path is neither a run nor a file.
+
+    Raises:
+        UserError: The run has no checkpoint, or it is damaged.
+        OSError: The bucket does not answer.
+    """
+    if is_remote(path):
+        return _fetch_trained(path)
+    if not is_run(path):
+        return Path(path) if Path(path).is_file() else None
+    run = RunDirectory(Path(path))
+    result = run.read_result()
+    if result is not None and exists(str(run.path / result.checkpoint)):
+        return run.path / result.checkpoint
+    found = find_checkpoints(run.checkpoints)
+    if not found:
+        raise UserError(f"the run {path} has no checkpoint of a whole epoch yet")
+    return best_checkpoint(found).file
+
+
+def _fetch_trained(uri: str) -> Path:
+    if not is_run(uri):
+        return _fetch(uri)
+    try:
+        checkpoint = str(parse_record(read_bytes(join(uri, "result.json")))["checkpoint"])
+    except FileNotFoundError as error:
+        raise UserError(
+            f"the run {plain_uri(uri)} is not complete: give one of its checkpoints"
+        ) from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{plain_uri(uri)}/result.json is damaged") from error
+    return _fetch(join(uri, checkpoint))
+
+
+def _fetch(uri: str) -> Path:
+    try:
+        return fetch_version(uri)
+    except FileNotFoundError as error:
+        raise UserError(f"{plain_uri(uri)} does not exist") from error
