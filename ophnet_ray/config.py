@@ -10,6 +10,7 @@ from ophnet_ray.augmentation_config import AugmentationConfig
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.hashing import hash_identity
 from ophnet_ray.recipe_config import RecipeConfig
+from ophnet_ray.sampling_config import SamplingConfig
 from ophnet_ray.settings import (
     MAX_REASON_CHARS,
     Effect,
@@ -172,7 +173,7 @@ class TrainingConfig:
     lr_schedule: LRSchedule = "constant"
     """Course of lr: constant; one_cycle, up and down over the run; cosine, down after a warm-up."""
     max_epochs: int = 30
-    """Passes over the training segments; each takes one window of every segment."""
+    """Passes over the training segments; each takes the windows that --sampler chooses."""
     class_weights: WeightScheme = "none"
     """Compensation for rare phases in the loss, from the training rows: weights of the phases,
     logits adjusted by the phases' frequency, or the focal loss."""
@@ -278,6 +279,7 @@ class Config:
     windows: WindowConfig = field(default_factory=WindowConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
@@ -357,8 +359,8 @@ class Config:
             UserError: Naming the flag, its value and the cure.
         """
         self.check_locations()
-        parts = (self.windows, self.model, self.training, self.recipe, self.augmentation)
-        for part in (*parts, self.temporal, self.data, self.run):
+        parts = (self.windows, self.model, self.training, self.sampling, self.recipe)
+        for part in (*parts, self.augmentation, self.temporal, self.data, self.run):
             check_rules(part.rules())
         check_rules(self.recipe.rules_of_strategy(self.training.strategy))
 

@@ -13,13 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_OFFSET = 0x9E3779B97F4A7C15
 
-def hash_ids(ids: Sequence[str] | NDArray[np.uint64], *salts: int) -> NDArray[np.uint64]:
+
+def hash_ids(
+    ids: Sequence[str] | NDArray[np.uint64], *salts: int | NDArray[np.int64]
+) -> NDArray[np.uint64]:
     """Return a uniform 64-bit number for each id.
 
     Args:
         ids: Texts, or the numbers that an earlier call returned for them.
-        salts: Non-negative integers, e.g. seed and epoch; each changes all numbers.
+        salts: Non-negative integers, e.g. seed and epoch, or one for each id; each changes all
+            numbers.
     """
     if isinstance(ids, np.ndarray):
         values = ids
@@ -27,7 +32,9 @@ def hash_ids(ids: Sequence[str] | NDArray[np.uint64], *salts: int) -> NDArray[np
         digests = b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in ids)
         values = np.frombuffer(digests, dtype="<u8").astype(np.uint64)
     for salt in salts:
-        values = _mix(values ^ _mix(np.uint64((salt + 0x9E3779B97F4A7C15) % 2**64)))
+        with np.errstate(over="ignore"):
+            salted = np.asarray(salt, dtype=np.uint64) + np.uint64(_OFFSET)
+        values = _mix(values ^ _mix(salted))
     return values
 
 

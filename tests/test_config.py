@@ -23,6 +23,7 @@ from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.store import BlockCache, sampling_of
 from ophnet_ray.errors import UserError
 from ophnet_ray.recipe_config import RECIPES, RecipeConfig
+from ophnet_ray.sampling_config import SamplingConfig
 from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.temporal_config import TemporalConfig
 from ophnet_ray.tune.config import TuneConfig
@@ -171,6 +172,7 @@ def test_the_identity_holds_all_settings_that_affect_a_result():
     recipe = {name: value for name, value in asdict(RecipeConfig()).items() if name != "recipe"}
     single = {"deterministic": False, "on_nan": "stop", "init_checkpoint": None, "phase_map": None}
     windows, augmentation = {"window_image": "mean"}, asdict(AugmentationConfig())
+    windows |= asdict(SamplingConfig())
     assert late_settings() == windows | single | recipe | augmentation | temporal
     repeatable = Config().replace_flat(deterministic=True)
     assert repeatable.identity() == Config().identity() | {"deterministic": True}

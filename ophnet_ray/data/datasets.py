@@ -30,22 +30,23 @@ from ophnet_ray.data.annotations import (
 )
 from ophnet_ray.data.duplicates import find_same_videos
 from ophnet_ray.data.loader import WindowLoader, read_window
-from ophnet_ray.data.manifest import Manifest, ManifestItem, prepare_manifest
+from ophnet_ray.data.manifest import (
+    Manifest,
+    ManifestItem,
+    measure_lengths,
+    prepare_manifest,
+)
 from ophnet_ray.data.preprocessing import one_hot, prepare_batch, to_unit
 from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler, pick_windows
-from ophnet_ray.data.sequences import (
-    ONE_WINDOW,
-    LabelledSequence,
-    SequenceLoader,
-    count_passes,
-)
 from ophnet_ray.data.splits import FITTED_SPLITS, assign_splits
+from ophnet_ray.data.window_counts import WindowCounts
 from ophnet_ray.data.windows import cut_windows, shown_blocks
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_ids
-from ophnet_ray.settings import NUM_WORKERS
+from ophnet_ray.sampling_config import SamplingConfig
+from ophnet_ray.settings import NUM_WORKERS, check_rules
 
-_WINDOWS, _TRAINING = WindowConfig(), TrainingConfig()
+_WINDOWS, _TRAINING, _SAMPLING = WindowConfig(), TrainingConfig(), SamplingConfig()
 
 
 class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
@@ -154,6 +155,7 @@ class ManifestDataModule(L.LightningDataModule):
         batch_size: Windows per step and worker.
         seed: Of the order and the windows.
         begun_with: See ``plan_training_steps``.
+        sampling: Windows of an epoch; by default one of each training segment.
     """
 
     def __init__(
@@ -162,17 +164,23 @@ class ManifestDataModule(L.LightningDataModule):
         batch_size: int,
         seed: int,
         begun_with: int | None = None,
+        *,
+        sampling: SamplingConfig = _SAMPLING,
     ) -> None:
         super().__init__()
+        check_rules(sampling.rules())
         self.manifest, self.batch_size, self.seed = manifest, batch_size, seed
-        self.begun_with = begun_with
+        self.begun_with, self.sampling = begun_with, sampling
 
     def train_dataloader(self) -> WindowLoader:
-        """Build the loader of this worker's share: one window per training segment and epoch."""
+        """Build the loader of this worker's share of an epoch's windows."""
         manifest = self._require_manifest()
         items = manifest.of_split("train")
+        ids = [item.segment.segment_id for item in items]
+        labels = np.asarray([item.label for item in items], dtype=np.int64)
+        lengths = measure_lengths(items)
         sampler = TrainingSampler(
-            [item.segment.segment_id for item in items],
+            ids,
             [item.entry.snippet_lengths for item in items],
             manifest.windows.blocks_per_window,
             self.batch_size,
@@ -180,6 +188,7 @@ class ManifestDataModule(L.LightningDataModule):
             rank=self._rank,
             num_replicas=self._num_replicas,
             begun_with=self.begun_with,
+            counts=WindowCounts(ids, labels, lengths, self.sampling, self.seed),
         )
         return self._build_loader(items, sampler)
 
@@ -239,6 +248,7 @@ class OphNetDataModule(ManifestDataModule):
         val_fraction: Share of the cases for validation, without a split column.
         cache_dir: Folder of the cache.
         seed: Of the split, the order and the windows.
+        sampling: Windows of an epoch; by default one of each training segment.
     """
 
     def __init__(
@@ -260,8 +270,9 @@ class OphNetDataModule(ManifestDataModule):
         val_fraction: float = DataConfig.val_fraction,
         cache_dir: str | Path = DEFAULT_CACHE_DIR,
         seed: int = _TRAINING.seed,
+        sampling: SamplingConfig = _SAMPLING,
     ) -> None:
-        super().__init__(None, batch_size, seed)
+        super().__init__(None, batch_size, seed, sampling=sampling)
         self.csv_path, self.video_dir, self.cache_dir = csv_path, video_dir, cache_dir
         self.phase2idx, self.num_workers = phase2idx, num_workers
         self.windows = WindowConfig(
@@ -291,68 +302,6 @@ class OphNetDataModule(ManifestDataModule):
         self.manifest, self.rejects = prepare_manifest(
             fitted, phases, self.windows, self.cache_dir, self.num_workers
         )
-
-
-class SequenceDataModule(L.LightningDataModule):
-    """Training and validation videos; each worker of a distributed training reads its share.
-
-    Args:
-        train: Training sequences.
-        val: Validation sequences.
-        seed: Of the order.
-        begun_with: See ``plan_training_steps``.
-        num_passes: Times that an epoch takes each training video (default: ``count_passes``).
-    """
-
-    def __init__(
-        self,
-        train: Sequence[LabelledSequence],
-        val: Sequence[LabelledSequence],
-        seed: int,
-        *,
-        begun_with: int | None = None,
-        num_passes: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.train, self.val = train, val
-        self.seed, self.begun_with, self.num_passes = seed, begun_with, num_passes
-
-    def train_dataloader(self) -> SequenceLoader:
-        """Build the loader of this worker's share: each training video ``num_passes`` times.
-
-        Videos that the workers cannot share equally are left out, others in each epoch.
-        """
-        num_replicas = self.trainer.world_size if self.trainer else 1
-        num_passes = self.num_passes
-        if num_passes is None:
-            num_passes = count_passes(len(self.train), self.begun_with or num_replicas)
-        ids = [
-            f"{each.sequence_id}{f'#{i}' if i else ''}"
-            for i in range(num_passes)
-            for each in self.train
-        ]
-        sampler = TrainingSampler(
-            ids,
-            [ONE_WINDOW] * len(ids),
-            1,
-            1,
-            self.seed,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            num_replicas=num_replicas,
-            begun_with=self.begun_with,
-        )
-        return SequenceLoader(self.train, sampler)
-
-    def val_dataloader(self) -> SequenceLoader:
-        """Build the loader of every validation video, once over all workers."""
-        sampler = ValidationSampler(
-            [ONE_WINDOW] * len(self.val),
-            1,
-            1,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            num_replicas=self.trainer.world_size if self.trainer else 1,
-        )
-        return SequenceLoader(self.val, sampler)
 
 
 def phases_by_label(phase2idx: Mapping[str, int]) -> list[str]:

@@ -85,7 +85,7 @@ class WindowLoader:
         self._labels = np.asarray([item.label for item in items], dtype=np.int64)
         case_ids = [item.segment.case_id for item in items]
         self._cases = np.unique(np.asarray(case_ids, dtype=object), return_inverse=True)[1]
-        shares = SEGMENT_WEIGHT / np.maximum(sampler.windows_per_segment, 1)
+        shares = SEGMENT_WEIGHT / np.maximum(sampler.windows_by_segment, 1)
         self._weights = np.rint(shares).astype(np.int64)
         num_blocks = [sum(item.entry.snippet_lengths) for item in items]
         self._first_blocks = np.cumsum([0, *num_blocks])

@@ -14,6 +14,7 @@ from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.errors import UserError
+from ophnet_ray.sampling_config import SamplerKind
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,33 @@ class Manifest:
         """Count the segments of each phase, (K,)."""
         labels = [item.label for item in self.of_split(split)]
         return np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(self.phases))
+
+    def training_counts(self, sampler: SamplerKind) -> NDArray[np.int64]:
+        """Divide the training segments among the phases as a sampler divides its windows, (K,)."""
+        counts = self.label_counts("train")
+        if sampler == "segment":
+            return counts
+        if sampler == "balanced":
+            shares = counts > 0
+        else:
+            shares = np.zeros_like(counts)
+            items = self.of_split("train")
+            np.add.at(shares, [item.label for item in items], measure_lengths(items))
+        expected: NDArray[np.float64] = np.rint(counts.sum() * shares / shares.sum())
+        return np.maximum(expected.astype(np.int64), counts > 0)
+
+
+def measure_lengths(items: Sequence[ManifestItem]) -> NDArray[np.int64]:
+    """Return the annotated milliseconds of each segment, at least 1, int64 (N,).
+
+    Clips have no annotated end: where there is one, the lengths are those that were decoded, in
+    blocks.
+    """
+    seconds = np.asarray([item.segment.end_s - item.segment.start_s for item in items])
+    if not np.isfinite(seconds).all():
+        return np.asarray([sum(item.entry.snippet_lengths) for item in items], dtype=np.int64)
+    milliseconds: NDArray[np.float64] = np.rint(seconds * 1000)
+    return np.maximum(milliseconds.astype(np.int64), 1)
 
 
 def build_manifest(

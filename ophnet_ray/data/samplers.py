@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ophnet_ray.data.window_counts import WindowCounts
 from ophnet_ray.data.windows import cut_windows
 from ophnet_ray.hashing import hash_ids
 
@@ -46,7 +47,7 @@ def plan_training_steps(
     A training set smaller than one step is taken in one smaller step.
 
     Args:
-        num_windows: Training segments.
+        num_windows: Training windows of an epoch.
         batch_size: Windows per step and worker.
         num_replicas: Workers.
         begun_with: Workers that the run began with. The windows of each gradient stay those of the
@@ -61,7 +62,7 @@ def plan_training_steps(
         before = plan_training_steps(num_windows, batch_size, begun_with)
         return _divide_again(before, before.batch_size * begun_with, num_replicas)
     if num_windows < num_replicas:
-        raise ValueError(f"{num_windows} training segments for {num_replicas} train workers")
+        raise ValueError(f"{num_windows} training windows for {num_replicas} train workers")
     batch_size = min(batch_size, num_windows // num_replicas)
     num_steps = num_windows // (batch_size * num_replicas)
     return StepPlan(num_steps, batch_size, num_windows - num_steps * batch_size * num_replicas)
@@ -87,7 +88,7 @@ def find_sizes(
     """Return the numbers of workers that can share the steps of a run equally, ascending.
 
     Args:
-        num_windows: Training segments.
+        num_windows: Training windows of an epoch.
         batch_size: Windows per step and worker.
         candidates: Numbers of workers.
         begun_with: See ``plan_training_steps``.
@@ -125,8 +126,58 @@ def pick_windows(
     return (hash_ids(segment_ids, seed, epoch, _PICK) % num_windows).astype(np.int64)
 
 
+def pick_distinct_windows(
+    segment_ids: NDArray[np.uint64],
+    num_windows: NDArray[np.uint64],
+    num_picks: NDArray[np.int64],
+    seed: int,
+    epoch: int,
+) -> NDArray[np.int64]:
+    """Pick several windows of each segment in an epoch, each anew only after all others.
+
+    Args:
+        segment_ids: See ``pick_windows``.
+        num_windows: See there.
+        num_picks: Picks of each segment, from 0, (N,).
+        seed: Of the run.
+        epoch: From 0.
+
+    Returns:
+        Indices of the picked windows, those of a segment side by side, (sum of ``num_picks``,). The
+        first of a segment is that of ``pick_windows``, the others are in random order.
+    """
+    picked = pick_windows(segment_ids, num_windows, seed, epoch)
+    several = num_picks > 1
+    if not several.any():
+        return picked[num_picks > 0]
+    counts = num_windows[several].astype(np.int64)
+    first = np.cumsum(counts) - counts
+    owners = np.repeat(np.arange(len(counts)), counts)
+    windows = np.arange(len(owners)) - first[owners]
+    keys = hash_ids(hash_ids(segment_ids[several], seed, epoch, _PICK)[owners], windows)
+    keys[first + picked[several]] = 0  # the smallest
+    # one number to sort by: the segment in the upper bits, which is faster than two
+    bits = len(counts).bit_length()
+    upper = owners.astype(np.uint64) << np.uint64(64 - bits)
+    shuffled = windows[np.argsort(upper | (keys >> np.uint64(bits)), kind="stable")]
+    starts, sizes = np.zeros(len(num_picks), np.int64), np.ones(len(num_picks), np.int64)
+    starts[several], sizes[several] = first, counts
+    rows, repeats = list_repeats(num_picks)
+    return np.where(several[rows], shuffled[starts[rows] + repeats % sizes[rows]], picked[rows])
+
+
+def list_repeats(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return each index as often as it counts, and beside it the number of its repetition, from 0.
+
+    Args:
+        counts: (N,), from 0.
+    """
+    rows = np.repeat(np.arange(len(counts)), counts)
+    return rows, np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
 class TrainingSampler:
-    """One random window of every segment per epoch, in random order.
+    """Random windows of the segments per epoch, by default one of each, in random order.
 
     At step s, worker r of W takes the positions ``[(s*W + r)*b, (s*W + r + 1)*b)`` of the
     epoch's permutation.
@@ -140,6 +191,7 @@ class TrainingSampler:
         rank: This worker, in [0, num_replicas).
         num_replicas: Workers.
         begun_with: See ``plan_training_steps``.
+        counts: Windows of each segment; one by default.
     """
 
     def __init__(
@@ -153,11 +205,14 @@ class TrainingSampler:
         rank: int = 0,
         num_replicas: int = 1,
         begun_with: int | None = None,
+        counts: WindowCounts | None = None,
     ) -> None:
         self._ids = hash_ids(segment_ids)
         self._windows = [cut_windows(lengths, blocks_per_window) for lengths in snippet_lengths]
-        self.windows_per_segment = np.asarray([len(w) for w in self._windows], dtype=np.int64)
-        self.plan = plan_training_steps(len(self._ids), batch_size, num_replicas, begun_with)
+        self.windows_by_segment = np.asarray([len(w) for w in self._windows], dtype=np.int64)
+        self._counts = counts
+        num_windows = counts.total if counts else len(self._ids)
+        self.plan = plan_training_steps(num_windows, batch_size, num_replicas, begun_with)
         self._seed, self._rank, self._num_replicas = seed, rank, num_replicas
         self._epoch = 0
 
@@ -175,20 +230,32 @@ class TrainingSampler:
 
     def steps(self, first: int = 0) -> Iterator[Step]:
         """Yield this worker's steps from step ``first`` on, to resume inside an epoch."""
-        order = np.argsort(self._hash(_ORDER), kind="stable")
-        num_windows = self.windows_per_segment.astype(np.uint64)
-        picked = pick_windows(self._ids, num_windows, self._seed, self._epoch)
-        raw = np.stack([self._hash(_DRAWS + i) for i in range(NUM_DRAWS)], axis=1)
-        draws = (raw / 2.0**63 - 1.0).astype(np.float32)
+        counts = self._counts.of_epoch(self._epoch) if self._counts else np.ones_like(self._ids)
+        counts = counts.astype(np.int64)
+        segments, repeats = list_repeats(counts)
+        num_windows = self.windows_by_segment.astype(np.uint64)
+        picked = pick_distinct_windows(self._ids, num_windows, counts, self._seed, self._epoch)
+        order = np.argsort(self._hash(segments, repeats, _ORDER), kind="stable")
+        raw = [self._hash(segments, repeats, _DRAWS + i) for i in range(NUM_DRAWS)]
+        draws = (np.stack(raw, axis=1) / 2.0**63 - 1.0).astype(np.float32)
         size = self.plan.batch_size
         for step in range(first, self.plan.num_steps):
             start = (step * self._num_replicas + self._rank) * size
-            rows = order[start : start + size]
-            windows = np.stack([self._windows[i][picked[i]] for i in rows])
-            yield Step(np.concatenate([rows[:, None], windows], axis=1), draws[rows])
+            own = order[start : start + size]
+            rows = segments[own]
+            windows = np.stack(
+                [self._windows[i][picked[j]] for i, j in zip(rows, own, strict=True)]
+            )
+            yield Step(np.concatenate([rows[:, None], windows], axis=1), draws[own])
 
-    def _hash(self, use: int) -> NDArray[np.uint64]:
-        return hash_ids(self._ids, self._seed, self._epoch, use)
+    def _hash(
+        self, segments: NDArray[np.int64], repeats: NDArray[np.int64], use: int
+    ) -> NDArray[np.uint64]:
+        """Return a number for each window: of the first one of a segment, that of the segment."""
+        values = hash_ids(self._ids[segments], self._seed, self._epoch, use)
+        is_repeat = repeats > 0
+        values[is_repeat] = hash_ids(values[is_repeat], repeats[is_repeat])
+        return values
 
 
 class ValidationSampler:
@@ -212,7 +279,7 @@ class ValidationSampler:
         ]
         windows = np.concatenate(rows) if rows else np.empty((0, 3), dtype=np.int64)
         self.num_windows = len(windows)
-        self.windows_per_segment = np.asarray([len(own) for own in rows], dtype=np.int64)
+        self.windows_by_segment = np.asarray([len(own) for own in rows], dtype=np.int64)
         self._num_steps = -(-len(windows) // (batch_size * num_replicas))
         padded = np.zeros((self._num_steps * batch_size * num_replicas, 3), dtype=np.int64)
         padded[:, 0] = -1

@@ -146,7 +146,8 @@ def check_phases(rows: Sequence[Segment], phases: list[str]) -> Iterator[Finding
                 f"phase {rare}",
                 f"training has {most} rows of {frequent!r} and {least} of {rare!r}, "
                 f"{most / least:.0f} to 1",
-                "--class_weights effective, or logit_adjusted; tune.py compares them",
+                "--class_weights effective, or logit_adjusted, or --sampler balanced; tune.py "
+                "compares them",
             )
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from numpy.typing import NDArray
 
 from ophnet_ray.config import TrainingConfig
-from ophnet_ray.data.datasets import SequenceDataModule
+from ophnet_ray.data.sequence_module import SequenceDataModule
 from ophnet_ray.data.sequences import LabelledSequence, measure_sequences
 from ophnet_ray.errors import TrainingError
 from ophnet_ray.metrics.classification import rank_epoch

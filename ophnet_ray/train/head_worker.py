@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ophnet_ray.data.datasets import SequenceDataModule
+from ophnet_ray.data.sequence_module import SequenceDataModule
 from ophnet_ray.models.payload import CheckpointPayload, describe_settings
 from ophnet_ray.models.phase_module import PhaseModule
 from ophnet_ray.models.temporal_fit import build_head_module

@@ -35,8 +35,8 @@ class TrainLoopConfig:
 
     @property
     def num_train(self) -> int:
-        """Training segments, each with one window per epoch."""
-        return len(self.manifest.of_split("train"))
+        """Training windows of an epoch."""
+        return self.config.sampling.count_windows(len(self.manifest.of_split("train")))
 
     def __repr__(self) -> str:
         """Name the run only: Ray Train shows this text in the dashboard, and cases are private."""

@@ -169,19 +169,25 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
         TrainingError: The workers failed, or the loss became infinite.
         StoppedError: A signal asked to stop.
     """
-    training = run.config.training
+    training, sampling = run.config.training, run.config.sampling
     num_train = len(manifest.of_split("train"))
     check_num_segments(resources.train_workers, num_train)  # those that could be decoded
-    resources = share_steps(resources, run, num_train, training.batch_size)
+    num_windows = sampling.count_windows(num_train)
+    resources = share_steps(resources, run, num_windows, training.batch_size)
     num_workers = resources.train_workers
-    steps = plan_training_steps(num_train, training.batch_size, num_workers, resources.begun_with)
+    steps = plan_training_steps(num_windows, training.batch_size, num_workers, resources.begun_with)
     device = "GPU" if resources.use_gpu else "CPU"
     run.console.say(
         f"training on {_list_sizes(resources)} {device} worker{'s' if num_workers > 1 else ''}: "
-        f"{num_train} segments, {steps.num_steps // steps.num_accumulated} "
+        f"{sampling.describe(num_train)}, {steps.num_steps // steps.num_accumulated} "
         f"steps of {steps.batch_size * num_workers * steps.num_accumulated} per epoch"
         + (f", {steps.num_left_out} left out each" if steps.num_left_out else "")
     )
+    if sampling.sampler == "balanced" and training.class_weights not in ("none", "focal"):
+        run.console.say(
+            f"--class_weights {training.class_weights}: no effect on the frame model, as --sampler "
+            "balanced takes as many windows of each phase"
+        )
     loop = TrainLoopConfig(
         run.config,
         manifest,

@@ -122,7 +122,11 @@ def _build_fit(
     torch.manual_seed(training.seed)
     module = _build_module(loop, resumed)
     data = ManifestDataModule(
-        loop.manifest, training.batch_size, training.seed, loop.resources.begun_with
+        loop.manifest,
+        training.batch_size,
+        training.seed,
+        loop.resources.begun_with,
+        sampling=loop.config.sampling,
     )
     return _Fit(module, data, EpochCallback(loop, resume.finished, heartbeat, place))
 
@@ -130,6 +134,7 @@ def _build_fit(
 def _build_module(loop: TrainLoopConfig, resumed: CheckpointPayload | None) -> SurgicalPhaseModule:
     config, manifest = loop.config, loop.manifest
     num_classes = len(manifest.phases)
+    counts = manifest.training_counts(config.sampling.sampler)
     return SurgicalPhaseModule(
         num_classes,
         lr=config.training.lr,
@@ -137,7 +142,7 @@ def _build_module(loop: TrainLoopConfig, resumed: CheckpointPayload | None) -> S
         lr_schedule=config.training.lr_schedule,
         random_shift=config.training.random_shift,
         color_jitter=config.training.color_jitter,
-        balance=balance_phases(manifest.label_counts("train"), config.training.class_weights),
+        balance=balance_phases(counts, config.training.class_weights),
         num_val_cases=len(manifest.cases_of("val")),
         on_nan=config.training.on_nan,
         recipe=config.recipe,

@@ -1,6 +1,7 @@
 """The public classes of the seed, over the same cache, without Ray."""
 
 import threading
+from collections import Counter
 from pathlib import Path
 
 import lightning as L  # noqa: N812
@@ -15,6 +16,7 @@ from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.cache.inventory import read_inventory
 from ophnet_ray.data.cache.shards import read_blocks
 from ophnet_ray.errors import UserError
+from ophnet_ray.sampling_config import SamplingConfig
 from tests.helpers.videos import write_color_dataset
 
 pytestmark = pytest.mark.unit
@@ -129,6 +131,61 @@ def test_the_data_module_trains_the_module_outside_ray(color_csv, tmp_path):
     assert module.epoch_metrics["val_acc"] == 1.0
     assert module.confusion_by_case.sum() == data.val_dataloader().sampler.num_windows
     assert module.segments_by_case.sum() == pytest.approx(len(data.manifest.of_split("val")))
+
+
+class CountLabels(L.Callback):
+    """The labels of each epoch's batches, and the optimiser steps of the whole fit."""
+
+    def __init__(self):
+        self.epochs = []
+
+    def on_train_start(self, trainer, pl_module):
+        self.num_steps = trainer.estimated_stepping_batches
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.epochs.append([])
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.epochs[-1] += batch["label"].tolist()
+
+
+def test_a_balanced_fit_takes_as_many_windows_of_each_phase(color_csv, color_cache, tmp_path):
+    """Of red a single segment is left, which gives a third of the windows."""
+    header, *rows = color_csv.read_text().split()
+    red = [row for row in rows if row.endswith(",red")]
+    kept = [row for row in rows if row not in red[1:]]
+    csv_path = tmp_path / "rare.csv"
+    csv_path.write_text("\n".join([f"{header},split", *(f"{row},train" for row in kept)]))
+    data = ophnet_ray.OphNetDataModule(
+        csv_path,
+        PHASES,
+        batch_size=2,
+        image_size=32,
+        video_dir=color_csv.parent,
+        cache_dir=color_cache,
+        sampling=SamplingConfig(sampler="balanced", windows_per_segment=2),
+    )
+    counter = CountLabels()
+    model = ophnet_ray.SurgicalPhaseClassificationModel(3, "test_resnet", False, 32)
+    trainer = L.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        callbacks=[counter],
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=str(tmp_path),
+    )
+    trainer.fit(ophnet_ray.SurgicalPhaseModule(3, model=model), data)
+    num_windows = 2 * len(data.manifest.of_split("train"))
+    assert data.manifest.label_counts("train")[PHASES["red"]] == 1
+    for labels in counter.epochs:
+        by_phase = Counter(labels).values()
+        assert sum(by_phase) == num_windows
+        assert max(by_phase) - min(by_phase) <= 1
+    assert counter.num_steps == trainer.global_step == 2 * num_windows // 2
 
 
 def test_the_loader_gives_bytes_in_the_samplers_order(color_csv, tmp_path):

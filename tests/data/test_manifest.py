@@ -1,13 +1,14 @@
 """Segments joined with what the cache has of them."""
 
 import logging
+import math
 
 import pytest
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment, read_annotations
 from ophnet_ray.data.cache.shards import CacheEntry
-from ophnet_ray.data.manifest import build_manifest, prepare_manifest
+from ophnet_ray.data.manifest import build_manifest, measure_lengths, prepare_manifest
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.errors import UserError
 
@@ -55,6 +56,31 @@ def test_a_split_has_its_own_segments_cases_and_counts(segments):
     assert manifest.label_counts("train").tolist() == [1, 1, 1]
     assert manifest.label_counts("val").tolist() == [0, 0, 1]
     assert manifest.label_counts("test").tolist() == [0, 0, 0]
+
+
+def test_phases_count_as_their_windows_do_under_each_sampler():
+    """Five segments of one phase, one of another, which lasts as long as all others."""
+    rows = [make_segment(name, "red", case_id=name) for name in "abcde"]
+    rows += [Segment("f", "f", "f.mp4", 0.0, 5.0, "blue", "train")]
+    entries = {name: CacheEntry(name, snippet_lengths=(2,)) for name in "abcdef"}
+    manifest, _ = build_manifest(rows, entries, PHASES, WINDOWS)
+    assert manifest.training_counts("segment").tolist() == [1, 0, 5]
+    assert manifest.training_counts("balanced").tolist() == [3, 0, 3]
+    assert manifest.training_counts("seconds").tolist() == [3, 0, 3]
+    assert measure_lengths(manifest.items).tolist() == [1000] * 5 + [5000]
+
+
+def test_clips_are_as_long_as_what_was_decoded_of_them():
+    rows = [
+        Segment("a", "a", "a.mp4", 0.0, math.inf, "red"),
+        Segment("b", "b", "b.mp4", 0.0, math.inf, "red"),
+    ]
+    entries = {
+        "a": CacheEntry("a", snippet_lengths=(4, 4)),
+        "b": CacheEntry("b", snippet_lengths=(3,)),
+    }
+    manifest, _ = build_manifest(rows, entries, PHASES, WINDOWS)
+    assert measure_lengths(manifest.items).tolist() == [8, 3]
 
 
 def test_preparing_decodes_and_names_what_is_left_out(color_csv, tmp_path, caplog):

@@ -1,5 +1,8 @@
 """The order of windows is a function of (seed, epoch, segment); nothing is seen twice or lost."""
 
+import hashlib
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -10,13 +13,36 @@ from ophnet_ray.data.samplers import (
     pick_windows,
     plan_training_steps,
 )
+from ophnet_ray.data.window_counts import WindowCounts
 from ophnet_ray.data.windows import cut_windows
 from ophnet_ray.hashing import hash_ids
+from ophnet_ray.sampling_config import SamplingConfig
 
 pytestmark = pytest.mark.unit
 
 IDS = [f"segment {i}" for i in range(103)]
 SNIPPETS = [[1 + i % 5, 4] for i in range(103)]
+SAMPLINGS = [
+    SamplingConfig(windows_per_segment=3),
+    SamplingConfig(sampler="balanced"),
+    SamplingConfig(sampler="balanced", windows_per_segment=2),
+    SamplingConfig(sampler="seconds", windows_per_segment=2),
+]
+
+
+def make_sampler(sampling, seed=7, batch_size=6, **place):
+    """A sampler over segments of three phases, of 90, 10 and 3 of them."""
+    labels = np.repeat([2, 0, 5], [90, 10, 3])
+    lengths = np.arange(103) * 700 + 1
+    counts = WindowCounts(IDS, labels, lengths, sampling, seed)
+    return TrainingSampler(IDS, SNIPPETS, 2, batch_size, seed, counts=counts, **place)
+
+
+def read_epoch(sampler, epoch):
+    """The windows and draws of an epoch, in order."""
+    sampler.set_epoch(epoch)
+    steps = list(sampler)
+    return np.concatenate([s.windows for s in steps]), np.concatenate([s.draws for s in steps])
 
 
 def epoch_of(num_replicas, epoch, batch_size, order=slice(None)):
@@ -61,6 +87,76 @@ def test_a_run_of_another_version_is_resumed_with_the_same_windows():
     np.testing.assert_allclose(
         step.draws[0], [-0.00855, -0.101193, -0.513045, -0.347367, 0.507074], atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("rank", "num_replicas", "epoch", "seed", "digest"),
+    [
+        (0, 1, 0, 7, "bbf103d9df753d40"),
+        (0, 1, 5, 7, "e43b3163f6a6a830"),
+        (1, 2, 1, 42, "ece72da6b2e91e82"),
+        (2, 3, 30, 2**40, "ce869b7ae6fbe2de"),
+    ],
+)
+def test_whole_epochs_are_those_of_earlier_versions(rank, num_replicas, epoch, seed, digest):
+    """Digests of commit 15deeaf, which knew no other sampler: windows and draws, bit for bit."""
+    place = {"rank": rank, "num_replicas": num_replicas}
+    for sampler in (
+        TrainingSampler(IDS, SNIPPETS, 2, 6, seed, **place),
+        make_sampler(SamplingConfig(), seed, **place),
+    ):
+        found = hashlib.blake2b(digest_size=8)
+        sampler.set_epoch(epoch)
+        for step in sampler:
+            found.update(step.windows.astype("<i8").tobytes())
+            found.update(step.draws.astype("<f4").tobytes())
+        assert found.hexdigest() == digest
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=repr)
+def test_the_windows_of_a_segment_differ_until_it_has_no_other(sampling):
+    own_windows = [cut_windows(lengths, 2) for lengths in SNIPPETS]
+    for epoch in range(3):
+        windows, draws = read_epoch(make_sampler(sampling, batch_size=1), epoch)
+        assert len(windows) == sampling.count_windows(len(IDS))
+        assert len(np.unique(draws, axis=0)) == len(draws), "two windows are augmented alike"
+        for segment, num_taken in Counter(windows[:, 0].tolist()).items():
+            taken = Counter(map(tuple, windows[windows[:, 0] == segment, 1:].tolist()))
+            every = list(map(tuple, own_windows[segment].tolist()))
+            assert taken.keys() <= set(every)
+            most = -(-num_taken // len(every))
+            assert max(taken.values()) == most
+            assert len(taken) == min(num_taken, len(every))
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=repr)
+def test_the_first_window_of_a_segment_is_that_of_one_window_per_segment(sampling):
+    windows, draws = read_epoch(make_sampler(sampling, batch_size=1), 2)
+    first, first_draws = read_epoch(make_sampler(SamplingConfig(), batch_size=1), 2)
+    rows = set(map(bytes, np.concatenate([windows, draws * 2**24], axis=1).astype(np.int64)))
+    expected = np.concatenate([first, first_draws * 2**24], axis=1).astype(np.int64)
+    for row in expected:
+        assert (bytes(row) in rows) == (row[0] in windows[:, 0])
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=repr)
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_any_workers_take_the_same_windows_in_each_step(sampling, workers):
+    """Steps of twelve windows, and every worker resumed at its second step."""
+    place = {"num_replicas": workers, "begun_with": 4, "batch_size": 3}
+    parts = [make_sampler(sampling, rank=rank, **place) for rank in range(workers)]
+    whole = make_sampler(sampling, batch_size=12)
+    for sampler in (*parts, whole):
+        sampler.set_epoch(1)
+    num_batches = parts[0].plan.num_accumulated
+    assert workers * num_batches * parts[0].plan.batch_size == 12
+    batches = [list(each.steps(num_batches)) for each in parts]
+    assert len(batches[0]) == num_batches * (len(whole) - 1)
+    for number, step in enumerate(whole.steps(1)):
+        rows = slice(number * num_batches, (number + 1) * num_batches)
+        together = [b for group in zip(*(own[rows] for own in batches), strict=True) for b in group]
+        np.testing.assert_array_equal(np.concatenate([b.windows for b in together]), step.windows)
+        np.testing.assert_array_equal(np.concatenate([b.draws for b in together]), step.draws)
 
 
 def test_the_picked_window_is_the_one_that_training_takes():

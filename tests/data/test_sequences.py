@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ophnet_ray.data.datasets import SequenceDataModule
 from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler
+from ophnet_ray.data.sequence_module import SequenceDataModule
 from ophnet_ray.data.sequences import (
     ONE_WINDOW,
     HeldValues,

@@ -122,7 +122,9 @@ def fit(config, manifest, tmp_path, callback, ckpt_path=None):
     trainer = build_lightning_trainer(
         training, False, [callback], tmp_path, gradient_clip_val=recipe.gradient_clip_val
     )
-    data = ManifestDataModule(manifest, training.batch_size, training.seed)
+    data = ManifestDataModule(
+        manifest, training.batch_size, training.seed, sampling=config.sampling
+    )
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     return module, trainer
 
@@ -131,6 +133,11 @@ def fit(config, manifest, tmp_path, callback, ckpt_path=None):
     ("backbone", "settings"),
     [
         pytest.param("test_efficientnet", EVERYTHING, id="batch norms"),
+        pytest.param(
+            "test_resnet",
+            {"sampler": "balanced", "windows_per_segment": 2},
+            id="two windows per segment",
+        ),
         pytest.param("test_vit", EVERYTHING | {"lora_rank": 2}, id="lora"),
         pytest.param("test_resnet", EVERYTHING | {"freeze": "stages:2"}, id="frozen stages"),
     ],

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ophnet_ray.config import Config, TrainingConfig
-from ophnet_ray.data.datasets import SequenceDataModule
+from ophnet_ray.data.sequence_module import SequenceDataModule
 from ophnet_ray.data.sequences import HeldValues, LabelledSequence
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.models.lightning_trainer import build_lightning_trainer

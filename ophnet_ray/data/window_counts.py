@@ -1,0 +1,92 @@
+"""Windows that each epoch takes of each training segment, counted exactly."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.hashing import hash_ids
+from ophnet_ray.sampling_config import SamplingConfig
+
+_TURN = 1000
+"""Salt of the turn in which segments of a phase are taken; those of the sampler are smaller."""
+_GOLDEN = (5**0.5 - 1) / 2
+_MAX_INTEGER = 2**62
+
+
+class WindowCounts:
+    """Numbers of windows that epochs take of training segments.
+
+    Every epoch has T = N * ``windows_per_segment`` windows of N segments.
+
+    - ``segment``: ``windows_per_segment`` of each.
+    - ``balanced``: the K phases that have segments are dealt T windows in turn, and the next epoch
+      goes on where this one ended: each phase has T / K windows, rounded up or down. So are the
+      windows of a phase dealt among its segments, in a random turn that is that of all epochs: over
+      any number of epochs, two segments of a phase differ by at most one window.
+    - ``seconds``: systematic sampling (Madow, 1949). The segments lie end to end, phase by phase in
+      random order, and T points at equal distances choose them: a segment whose share of the
+      duration is p has p * T windows, rounded up or down, and so has each phase. The points of the
+      next epoch are shifted by the golden section of the distance: a segment that is shorter than
+      the distance is not taken in every epoch, but in turn.
+
+    Args:
+        segment_ids: Unique names of the segments.
+        labels: Phase of each segment, (N,).
+        lengths: Duration of each segment, positive integers of any one unit, (N,).
+        sampling: Settings.
+        seed: Seed of the run.
+    """
+
+    def __init__(
+        self,
+        segment_ids: Sequence[str],
+        labels: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        sampling: SamplingConfig,
+        seed: int,
+    ) -> None:
+        self.total = sampling.count_windows(len(segment_ids))
+        self._sampling = sampling
+        self._ranks, sizes = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+        self._num_phases, self._sizes = len(sizes), sizes[self._ranks]
+        turns = hash_ids(segment_ids, seed, _TURN)
+        in_order = np.lexsort((turns, self._ranks))
+        self._places = np.empty_like(self._sizes)
+        first = np.cumsum(sizes) - sizes
+        self._places[in_order] = np.arange(len(in_order)) - np.repeat(first, sizes)
+        # whole numbers add up to the same on every machine
+        unit = 1 + int(lengths.sum()) * self.total // _MAX_INTEGER
+        self._lengths = np.maximum(lengths // unit, 1)
+        self._stops = np.empty_like(self._lengths)
+        self._stops[in_order] = np.cumsum(self._lengths[in_order])
+
+    def of_epoch(self, epoch: int) -> NDArray[np.int64]:
+        """Return the windows of each segment in an epoch, from 0, int64 (N,); their sum is T."""
+        match self._sampling.sampler:
+            case "segment":
+                return np.full(len(self._ranks), self._sampling.windows_per_segment)
+            case "balanced":
+                return self._deal(epoch)
+            case "seconds":
+                return self._measure(epoch)
+
+    def _deal(self, epoch: int) -> NDArray[np.int64]:
+        """Deal windows among the phases, and those of a phase among its segments."""
+        before, after = (self._dealt_until(number) for number in (epoch, epoch + 1))
+        return after - before
+
+    def _dealt_until(self, epoch: int) -> NDArray[np.int64]:
+        """Count the windows of each segment in all epochs before this one, (N,)."""
+        of_phase = (epoch * self.total + self._ranks) // self._num_phases  # in all epoch * T
+        dealt: NDArray[np.int64] = (of_phase + self._sizes - 1 - self._places) // self._sizes
+        return dealt
+
+    def _measure(self, epoch: int) -> NDArray[np.int64]:
+        """Count the points of an epoch that lie on each segment."""
+        whole = int(self._lengths.sum())
+        shift = epoch * round(whole * _GOLDEN) % whole
+        until = (self._stops * self.total + shift) // whole
+        before = ((self._stops - self._lengths) * self.total + shift) // whole
+        points: NDArray[np.int64] = until - before
+        return points

@@ -1,0 +1,46 @@
+"""Flags of sampling: the windows that each epoch takes of the training segments."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ophnet_ray.settings import Rule, count_rule, setting, show
+
+SamplerKind = Literal["segment", "balanced", "seconds"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """The training windows of an epoch."""
+
+    sampler: SamplerKind = setting("segment", is_late=True)
+    """Windows of an epoch: as many of each segment; balanced, as many of each phase; or seconds, in
+    proportion to the duration of the segments (of clips: their decoded length)."""
+    windows_per_segment: int = setting(1, is_late=True)
+    """Windows of each segment in an epoch, with balanced and seconds on average; those of a segment
+    differ until it has no other."""
+
+    def count_windows(self, num_segments: int) -> int:
+        """Return the windows of an epoch, whatever the sampler."""
+        return num_segments * self.windows_per_segment
+
+    def describe(self, num_segments: int) -> str:
+        """Return what an epoch takes of the training segments, for a message."""
+        segments, num_windows = f"{num_segments} segments", self.count_windows(num_segments)
+        match self.sampler:
+            case "balanced":
+                return f"{segments}, {num_windows} windows, as many of each phase"
+            case "seconds":
+                return f"{segments}, {num_windows} windows, by duration"
+        if self.windows_per_segment == 1:
+            return segments
+        return f"{segments}, {self.windows_per_segment} windows of each"
+
+    def rules(self) -> Iterator[Rule]:
+        """Yield the limits of these settings."""
+        kinds = get_args(SamplerKind)
+        yield (
+            self.sampler in kinds,
+            f"--sampler {show(self.sampler)}: choose from {', '.join(kinds)}",
+        )
+        yield count_rule("windows_per_segment", self.windows_per_segment)
