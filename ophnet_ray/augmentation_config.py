@@ -1,11 +1,12 @@
-"""Flags of the augmentation: random changes of training images."""
+"""Flags of the augmentation: random changes of training images, and mixtures of them."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ophnet_ray.settings import Rule, setting
 
-_SHARES = ("hflip", "vflip", "blur", "noise", "glare", "reprob")
+_SHARES = ("hflip", "vflip", "blur", "noise", "glare", "reprob", "mixup_prob")
 _CHANGES = ("brightness", "contrast", "saturation", "white_balance")
 
 
@@ -39,6 +40,14 @@ class AugmentationConfig:
     """Share of the images with bright reflections of the microscope's lamp."""
     reprob: float = setting(0.0, is_late=True)
     """Share of the images of which a random rectangle is erased (arXiv:1708.04896)."""
+    mixup: float = setting(0.0, is_late=True)
+    """Mix images and labels of two windows; alpha of the mixture's beta distribution
+    (arXiv:1710.09412)."""
+    cutmix: float = setting(0.0, is_late=True)
+    """Paste a rectangle of another window, with its share of the label; alpha likewise
+    (arXiv:1905.04899). With --mixup, too, each takes half of the mixed images."""
+    mixup_prob: float = setting(1.0, is_late=True)
+    """Share of the images that --mixup and --cutmix mix."""
 
     @property
     def recolors(self) -> bool:
@@ -49,6 +58,11 @@ class AugmentationConfig:
     def warps(self) -> bool:
         """True if images are sampled between their pixels."""
         return self.scale < 1 or self.rotate > 0
+
+    @property
+    def mixes(self) -> bool:
+        """True if windows are mixed."""
+        return bool(self.mixup_prob and (self.mixup or self.cutmix))
 
     def rules(self) -> Iterator[Rule]:
         """Yield the limits of these settings."""
@@ -62,3 +76,6 @@ class AugmentationConfig:
         for name in _CHANGES:
             value = getattr(self, name)
             yield 0 <= value < 1, f"--{name} {value}: must be 0 or more, and less than 1"
+        for name in ("mixup", "cutmix"):
+            value = getattr(self, name)
+            yield 0 <= value < math.inf, f"--{name} {value}: must be 0 or more, and finite"

@@ -13,6 +13,7 @@ from ophnet_ray.augmentation_config import AugmentationConfig
 from ophnet_ray.config import LRSchedule, OnNan, TrainingConfig
 from ophnet_ray.data.augmentation import augment_images
 from ophnet_ray.data.loader import SEGMENT_WEIGHT
+from ophnet_ray.data.mixing import mix_images
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
 from ophnet_ray.metrics.classification import accuracy, macro_f1_present
 from ophnet_ray.models.lora import merge_lora
@@ -51,7 +52,7 @@ class SurgicalPhaseModule(PhaseModule):
             each window (``case``, int64 (B,) in [0, C)), and counts are kept per case.
         on_nan: With ``skip``, batches whose loss is not finite do not count in ``train_loss``.
         recipe: Optimiser, regularisation and trained layers; by default Adam on all layers.
-        augmentation: Further changes of training images; by default none.
+        augmentation: Further changes of training images, and mixtures; by default none.
 
     Attributes:
         epoch_metrics: ``train_loss``, ``val_loss``, ``val_acc`` and ``val_macro_f1`` of the last
@@ -104,9 +105,15 @@ class SurgicalPhaseModule(PhaseModule):
     def on_after_batch_transfer(
         self, batch: dict[str, Tensor], dataloader_idx: int
     ) -> dict[str, Tensor]:
-        """Turn bytes into normalised images and masks, on the device."""
+        """Turn bytes into normalised images and masks, on the device.
+
+        With mixtures a training batch also has the ``other_label`` of each window and its
+        ``own_share``, see ``PhaseLoss``.
+        """
         if "pixels" not in batch:
             return batch
+        names = ("label", "valid", "case", "weight")
+        kept = {name: batch[name] for name in names if name in batch}
         if self.trainer.training:
             values = augment_images(
                 batch["pixels"],
@@ -115,11 +122,12 @@ class SurgicalPhaseModule(PhaseModule):
                 self.color_jitter,
                 self.augmentation,
             )
+            if self.augmentation.mixes:
+                values, others, own_share = mix_images(values, batch["draws"], self.augmentation)
+                kept |= {"other_label": batch["label"][others], "own_share": own_share}
         else:
             values = to_unit(batch["pixels"])
         image, mask = prepare_batch(values, self.model.mean, self.model.std, self.model.mask)
-        names = ("label", "valid", "case", "weight")
-        kept = {name: batch[name] for name in names if name in batch}
         return {"image": image, "mask": mask, **kept}
 
     def on_train_start(self) -> None:
@@ -202,7 +210,12 @@ class SurgicalPhaseModule(PhaseModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the balanced loss of the batch, scaled in an incomplete group of batches."""
         labels = _as_indices(batch["label"])
-        loss: Tensor = self.loss(self(batch["image"], batch["mask"]), labels)
+        loss: Tensor = self.loss(
+            self(batch["image"], batch["mask"]),
+            labels,
+            batch.get("other_label"),
+            batch.get("own_share"),
+        )
         # stays on the device: reading a number back would wait for the step to end
         self.train_sums += self._count(loss.detach().float(), len(labels))
         self.log("train_loss_step", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)

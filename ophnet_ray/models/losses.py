@@ -36,6 +36,10 @@ class PhaseLoss(nn.Module):
     are added to the logits first, and the smoothed loss is multiplied by the weight, and by the
     focal factor, of the annotated phase.
 
+    The loss of a mixed window is the mean of its losses against its two phases, each adjusted as
+    if it were the annotated one, weighted by their shares. Without adjustments that is the
+    cross-entropy against the mixed target, see "mixup" (arXiv:1710.09412).
+
     Args:
         num_classes: Number of phases.
         balance: Adjustments; the plain cross-entropy by default.
@@ -67,8 +71,28 @@ class PhaseLoss(nn.Module):
         )
         self.focal_gamma = balance.focal_gamma
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss of logits (B, K) and labels (B,)."""
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        other_labels: Tensor | None = None,
+        own_share: Tensor | None = None,
+    ) -> Tensor:
+        """Return the mean loss.
+
+        Args:
+            logits: (B, K).
+            labels: (B,).
+            other_labels: Second labels of mixed windows, (B,); None without mixtures.
+            own_share: Share of ``labels`` in the targets, (B,) in [0, 1].
+        """
+        losses = self._losses(logits, labels)
+        if other_labels is not None and own_share is not None:
+            losses = self._losses(logits, other_labels).lerp(losses, own_share)
+        return losses.mean()
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the adjusted loss of each window against its label, (B,)."""
         adjusted = logits + self.logit_offsets
         losses = plain = F.cross_entropy(adjusted, labels, reduction="none")
         if self.label_smoothing:
@@ -78,7 +102,7 @@ class PhaseLoss(nn.Module):
         if self.focal_gamma:
             # exp(-cross-entropy) is the probability of the label
             losses = losses * (1 - torch.exp(-plain)) ** self.focal_gamma
-        return (losses * self.weights[labels]).mean()
+        return losses * self.weights[labels]
 
 
 def balance_phases(counts: NDArray[np.int64], scheme: WeightScheme) -> PhaseBalance:

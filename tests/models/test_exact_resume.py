@@ -47,6 +47,8 @@ EVERYTHING = {
     "noise": 0.5,
     "glare": 0.5,
     "reprob": 0.5,
+    "mixup": 0.4,
+    "cutmix": 1.0,
 }
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from ophnet_ray.augmentation_config import AugmentationConfig
 from ophnet_ray.data.loader import SEGMENT_WEIGHT
 from ophnet_ray.data.preprocessing import extract_masks, to_unit
 from ophnet_ray.errors import UserError
@@ -64,6 +65,42 @@ def test_a_fused_optimiser_takes_clipped_gradients_in_mixed_precision(tmp_path):
     options = {"precision": "bf16-mixed", "gradient_clip_val": 1e-3, "callbacks": [Recorder()]}
     fit(module, random_batch(), tmp_path, **options)
     assert norms == [pytest.approx(1e-3, rel=1e-3)]
+
+
+class BatchRecorder(L.Callback):
+    """Keep the prepared training batches."""
+
+    def __init__(self) -> None:
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.seen.append(batch)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 1.0, "cutmix": 1.0}]
+)
+def test_labels_are_mixed_as_the_images_are(tmp_path, settings):
+    """Each image is of one brightness, 0 or 1, as its label is."""
+    batch = random_batch(16)
+    batch["pixels"][:] = 255 * batch["label"].view(-1, 1, 1, 1)
+    batch["draws"] = torch.rand(16, 5, generator=torch.Generator().manual_seed(0))
+    module = SurgicalPhaseModule(
+        2,
+        model=SurgicalPhaseClassificationModel(2, "test_resnet", False, SIZE),
+        random_shift=0.0,
+        color_jitter=0.0,
+        augmentation=AugmentationConfig(**settings),
+    )
+    recorder = BatchRecorder()
+    fit(module, batch, tmp_path, callbacks=[recorder])
+    (seen,) = recorder.seen
+    share = seen["own_share"]
+    target = share * seen["label"] + (1 - share) * seen["other_label"]
+    model = module.model
+    shown = seen["image"] * model.std.view(3, 1, 1) + model.mean.view(3, 1, 1)
+    torch.testing.assert_close(shown.mean((1, 2, 3)), target)
+    assert ((target > 0.01) & (target < 0.99)).sum() > 3
 
 
 @pytest.mark.parametrize("mask", ["rg", "chroma", "none"])

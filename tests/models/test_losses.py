@@ -100,3 +100,27 @@ def test_smoothed_targets_are_those_of_torch_and_keep_the_adjustments(scheme):
     torch.testing.assert_close(loss, losses.mean())
     if scheme == "none":
         torch.testing.assert_close(loss, F.cross_entropy(logits, labels, label_smoothing=smoothing))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("scheme", ["none", "logit_adjusted", "inverse", "focal"])
+def test_a_mixed_window_counts_against_each_phase_by_its_share(scheme, smoothing):
+    torch.manual_seed(0)
+    logits, own, other = torch.randn(6, 3), torch.arange(6) % 3, torch.arange(6) // 2
+    share = torch.tensor([1.0, 0.0, 0.3, 0.5, 0.9, 0.2])
+    balance = balance_phases(np.asarray([6, 3, 1]), scheme)
+    loss = PhaseLoss(3, balance, smoothing)
+
+    def losses(labels):
+        return torch.stack([loss(logits[i : i + 1], labels[i : i + 1]) for i in range(6)])
+
+    expected = (share * losses(own) + (1 - share) * losses(other)).mean()
+    torch.testing.assert_close(loss(logits, own, other, share), expected)
+    torch.testing.assert_close(loss(logits, own, own, share), loss(logits, own))
+    if scheme in ("none", "logit_adjusted"):
+        offsets = torch.zeros(3) if balance.logit_offsets is None else balance.logit_offsets
+        targets = share[:, None] * F.one_hot(own, 3) + (1 - share)[:, None] * F.one_hot(other, 3)
+        targets = targets * (1 - smoothing) + smoothing / 3
+        torch.testing.assert_close(
+            loss(logits, own, other, share), F.cross_entropy(logits + offsets, targets)
+        )
