@@ -24,7 +24,6 @@ from ophnet_ray.storage.paths import absolute, check_location, is_remote, plain_
 if TYPE_CHECKING:
     from ophnet_ray.inference.model_comparison import ModelComparison
 
-JSON_FILE, PAGE_FILE = "comparison.json", "comparison.html"
 MAX_SCORES = 12
 """Scores on the console; comparison.json holds all."""
 MAX_PHASES = 5
@@ -63,17 +62,20 @@ class CompareCommand:
         """
         self._check()
         segments = self._read_segments()
-        folder = create_output_folder(self.output, JSON_FILE, PAGE_FILE)
-        from ophnet_ray.inference.model_comparison import write_comparison
+        from ophnet_ray.inference.model_comparison import JSON_FILE, PAGE_FILE, write_comparison
 
+        folder = create_output_folder(self.output, JSON_FILE, PAGE_FILE)
         result = self._compare(segments)
-        write_comparison(folder / JSON_FILE, result)
+        write_comparison(folder, result)
         console = RichConsole(highlight=False, soft_wrap=True)
         console.width = max(console.width, TABLE_WIDTH)  # a file or a pipe claims to have 80
         for comparison in result.comparisons:
             console.print(build_table(comparison))
             console.print()
-        answer: dict[str, object] = {"comparison": folder / JSON_FILE}
+        answer: dict[str, object] = {
+            "comparison": folder / JSON_FILE,
+            "report": folder / PAGE_FILE,
+        }
         for number, verdict in enumerate(result.verdicts, 1):
             name = "outcome" if len(result.verdicts) == 1 else f"outcome_{number}"
             answer[name] = escape_unfit(verdict.sentence)

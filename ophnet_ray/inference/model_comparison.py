@@ -1,4 +1,4 @@
-"""Comparison of several models with the first of them, and its JSON file."""
+"""Comparison of several models with the first of them, its JSON file and its page."""
 
 import json
 from collections.abc import Sequence
@@ -6,10 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ophnet_ray import __version__
 from ophnet_ray.inference.compared_predictions import PredictedModel
 from ophnet_ray.metrics.comparison import ComparedModel, Comparison, compare_models
 from ophnet_ray.metrics.verdict import Verdict, judge
+from ophnet_ray.reports.comparison_report import (
+    ComparedVideo,
+    ComparisonReport,
+    write_comparison_report,
+)
 from ophnet_ray.storage.files import write_atomically
+
+JSON_FILE, PAGE_FILE = "comparison.json", "comparison.html"
+NO_VIDEOS = (
+    "The models are compared by the validation {unit} that chose their best epochs, so both scores "
+    "are slightly optimistic. Evaluations show whole videos as well."
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,36 @@ def compare_with_first(
     )
 
 
-def write_comparison(path: Path, comparison: ModelComparison) -> None:
-    """Write the JSON file atomically."""
-    write_atomically(path, json.dumps(comparison.to_dict(), indent=1).encode())
+def write_comparison(folder: Path, comparison: ModelComparison) -> None:
+    """Write ``comparison.json`` and the page, each atomically."""
+    content = json.dumps(comparison.to_dict(), indent=1).encode()
+    write_atomically(folder / JSON_FILE, content)
+    write_comparison_report(folder / PAGE_FILE, _build_report(comparison))
+
+
+def _build_report(comparison: ModelComparison) -> ComparisonReport:
+    first, predicted = comparison.models[0], comparison.predicted
+    names = [model.name for model in comparison.models]
+    videos = [
+        ComparedVideo(
+            same[0].video_id,
+            same[0].case_id,
+            same[0].times_s,
+            same[0].truth,
+            {name: video.labels for name, video in zip(names, same, strict=True)},
+        )
+        for same in zip(*(model.videos for model in predicted), strict=True)
+    ]
+    notes = [] if videos else [NO_VIDEOS.format(unit=first.unit)]
+    num_videos = f", {len(videos)} videos" if videos else ""
+    return ComparisonReport(
+        title=" against ".join(names) if len(names) == 2 else f"Comparison of {len(names)} models",
+        subtitle=f"{first.unit} of {len(first.cases)} cases{num_videos}",
+        models=names,
+        phases=first.phases,
+        comparisons=comparison.comparisons,
+        verdicts=comparison.verdicts,
+        videos=videos,
+        notes=notes,
+        versions={"ophnet-ray": __version__},
+    )

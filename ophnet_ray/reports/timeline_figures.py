@@ -1,6 +1,6 @@
 """Phases of a video over time as ribbons: truth, models, smoothed, errors, confidence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -76,6 +76,40 @@ def draw_timeline(timeline: VideoTimeline, phases: Sequence[str]) -> Figure:
     axes.tick_params(axis="y", labelleft=False, labelright=True, length=0, pad=2)
     axes.tick_params(axis="x", labelbottom=True, length=3)
     axes.grid(visible=True, axis="x", color=LINE, linewidth=0.6)
+    return figure
+
+
+def draw_model_ribbons(
+    times_s: NDArray[np.float64],
+    truth: NDArray[np.int64],
+    labels: Mapping[str, NDArray[np.int64]],
+    phases: Sequence[str],
+) -> Figure:
+    """Draw the truth of a video above the labels of several models, each with its errors below.
+
+    Args:
+        times_s: Ascending frame times (N,).
+        truth: (N,), ``NOT_ANNOTATED`` between segments.
+        labels: (N,) of each model, by a short name.
+        phases: Name of each label.
+    """
+    step_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 1.0
+    end_s = float(times_s[-1] + step_s)
+    shown = _choose_times(len(times_s))
+    edges_s = np.append(times_s[shown], end_s)
+    model_px = RIBBON_PX + ERRORS_PX + 2 * GAP_PX
+    height_px = RIBBON_PX + GAP_PX + model_px * len(labels) + AXIS_PX
+    figure = new_figure(LEFT_PX + PLOT_PX + RIGHT_PX, height_px)
+    axes = _add_row(figure, "truth", 2.0, RIBBON_PX, end_s)
+    _draw_ribbon(axes, _cut_segments(truth[shown], edges_s), phases)
+    top_px = 2.0 + RIBBON_PX + GAP_PX
+    for name, own in labels.items():
+        axes = _add_row(figure, name, top_px, RIBBON_PX, end_s)
+        _draw_ribbon(axes, _cut_segments(own[shown], edges_s), phases)
+        axes = _add_row(figure, "errors", top_px + RIBBON_PX + GAP_PX, ERRORS_PX, end_s)
+        _draw_errors(axes, truth[shown], own[shown], edges_s)
+        top_px += model_px
+    axes.tick_params(axis="x", labelbottom=True, length=3)
     return figure
 
 

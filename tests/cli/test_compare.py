@@ -1,6 +1,7 @@
 """``compare``: one sentence, a table, JSON and a page; and models that do not fit together."""
 
 import json
+import re
 
 import pytest
 
@@ -121,6 +122,25 @@ def test_a_damaged_truth_and_forged_names_are_one_line(tmp_path):
     forged = write_evaluation(tmp_path / "forged", {"x\nerror: y": 3})
     with pytest.raises(UserError, match="control character"):
         compare(tmp_path, a, forged)
+
+
+def test_the_page_shows_the_videos_that_changed_most_and_names_stay_text(tmp_path):
+    phases = ("<script>alert(1)</script>", "costs $x$ & $y", "c")
+    a = write_evaluation(tmp_path / "a", dict.fromkeys(CASES[:6], 3), phases=phases)
+    wrong = dict(zip([*CASES[:5], "<b>x"], [3, 3, 3, 3, 20, 3], strict=True))
+    b = write_evaluation(tmp_path / "b", wrong, phases=phases)
+    with pytest.raises(UserError, match="only b has cases <b>x"):
+        compare(tmp_path, a, b)
+    wrong = dict(zip(CASES[:6], [3, 3, 3, 3, 20, 3], strict=True))
+    c = write_evaluation(tmp_path / "c", wrong, phases=phases)
+    compare(tmp_path, a, c)
+    text = (tmp_path / "comparison/comparison.html").read_text()
+    assert "<script" not in text.lower()
+    assert "&lt;script&gt;" in text
+    assert re.findall("<h3>(video.*)</h3>", text) == ["video-case4"], "the others are unchanged"
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', text)) <= set(ids)
 
 
 @pytest.mark.parametrize(
