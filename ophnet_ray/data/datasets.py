@@ -43,14 +43,14 @@ from ophnet_ray.data.window_counts import WindowCounts
 from ophnet_ray.data.windows import cut_windows, shown_blocks
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_ids
-from ophnet_ray.sampling_config import SamplingConfig
+from ophnet_ray.sampling_config import SamplerKind, SamplingConfig
 from ophnet_ray.settings import NUM_WORKERS, check_rules
 
 _WINDOWS, _TRAINING, _SAMPLING = WindowConfig(), TrainingConfig(), SamplingConfig()
 
 
 class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
-    """The window that training picks of each segment, for notebooks and debugging.
+    """The first window that an epoch takes of each segment, for notebooks and debugging.
 
     Building the data set decodes the segments into the cache. What cannot be read is logged, listed
     in ``rejects`` and left out, never replaced by dummy data.
@@ -248,7 +248,8 @@ class OphNetDataModule(ManifestDataModule):
         val_fraction: Share of the cases for validation, without a split column.
         cache_dir: Folder of the cache.
         seed: Of the split, the order and the windows.
-        sampling: Windows of an epoch; by default one of each training segment.
+        sampler: See ``SamplingConfig``.
+        windows_per_segment: See there.
     """
 
     def __init__(
@@ -270,8 +271,10 @@ class OphNetDataModule(ManifestDataModule):
         val_fraction: float = DataConfig.val_fraction,
         cache_dir: str | Path = DEFAULT_CACHE_DIR,
         seed: int = _TRAINING.seed,
-        sampling: SamplingConfig = _SAMPLING,
+        sampler: SamplerKind = _SAMPLING.sampler,
+        windows_per_segment: int = _SAMPLING.windows_per_segment,
     ) -> None:
+        sampling = SamplingConfig(sampler=sampler, windows_per_segment=windows_per_segment)
         super().__init__(None, batch_size, seed, sampling=sampling)
         self.csv_path, self.video_dir, self.cache_dir = csv_path, video_dir, cache_dir
         self.phase2idx, self.num_workers = phase2idx, num_workers

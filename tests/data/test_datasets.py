@@ -16,7 +16,6 @@ from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.cache.inventory import read_inventory
 from ophnet_ray.data.cache.shards import read_blocks
 from ophnet_ray.errors import UserError
-from ophnet_ray.sampling_config import SamplingConfig
 from tests.helpers.videos import write_color_dataset
 
 pytestmark = pytest.mark.unit
@@ -133,6 +132,18 @@ def test_the_data_module_trains_the_module_outside_ray(color_csv, tmp_path):
     assert module.segments_by_case.sum() == pytest.approx(len(data.manifest.of_split("val")))
 
 
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ({"sampler": "random"}, "choose from segment, balanced, seconds"),
+        ({"windows_per_segment": 0}, "must be at least 1"),
+    ],
+)
+def test_a_sampling_that_does_not_exist_is_refused(color_csv, setting, reason):
+    with pytest.raises(UserError, match=reason):
+        ophnet_ray.OphNetDataModule(color_csv, PHASES, **setting)
+
+
 class CountLabels(L.Callback):
     """The labels of each epoch's batches, and the optimiser steps of the whole fit."""
 
@@ -163,7 +174,8 @@ def test_a_balanced_fit_takes_as_many_windows_of_each_phase(color_csv, color_cac
         image_size=32,
         video_dir=color_csv.parent,
         cache_dir=color_cache,
-        sampling=SamplingConfig(sampler="balanced", windows_per_segment=2),
+        sampler="balanced",
+        windows_per_segment=2,
     )
     counter = CountLabels()
     model = ophnet_ray.SurgicalPhaseClassificationModel(3, "test_resnet", False, 32)
