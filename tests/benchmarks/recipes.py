@@ -1,0 +1,179 @@
+"""Ablation of the recipe: each of its ingredients added to ``seed``, and left out of ``modern``.
+
+Every run is one ``train.py`` command over one cache. Runs are kept below ``--folder``: the same
+command goes on after a kill, and with other ``--seeds`` it adds to them. Each seed holds out cases
+of its own. The counts of a case are added over the seeds that held it out, and intervals are over
+cases.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray import OphNetDataModule
+from ophnet_ray.config import Config, DataConfig
+from ophnet_ray.data.demo import make_demo
+from ophnet_ray.data.demo_world import LONG, SHORT
+from ophnet_ray.data.run_data import read_run_data
+from ophnet_ray.metrics.bootstrap import (
+    bootstrap_scores,
+    difference_interval,
+    score_interval,
+)
+from ophnet_ray.metrics.classification import macro_f1_present
+from ophnet_ray.models.checkpoint_file import read_payload
+from tests.benchmarks.encoding import LITE2, SUTURING, lite2_weights
+from tests.benchmarks.table import Figure
+from tests.benchmarks.temporal import SEEDS
+from tests.helpers.paths import ROOT, TRAIN_PY
+
+Data = Literal["long", "short", "suturing"]
+DATA: tuple[Data, ...] = get_args(Data)
+Counts = NDArray[np.int64]
+
+INGREDIENTS: dict[str, dict[str, Any]] = {
+    "adamw": {"opt": "adamw", "weight_decay": 0.05},
+    "layer_decay": {"layer_decay": 0.75},
+    "cosine": {"lr_schedule": "cosine", "warmup_ratio": 0.1},
+    "clip": {"gradient_clip_val": 1.0},
+    "smoothing": {"label_smoothing": 0.1},
+    "drop_path": {"drop_path_rate": 0.1},
+    "ema": {"model_ema_decay": 0.9998},
+}
+"""Settings of ``modern``, by the ingredient that they make up."""
+SAMPLERS = ("balanced", "seconds")
+"""Samplers, each of which is one line more."""
+DEMO = ("--image_size", "64", "--max_epochs", "12")
+FINE_TUNING = ("--backbone", LITE2, "--lr", "1e-3", "--max_epochs", "20")
+PLAIN = ("--recipe", "seed", "--lr_schedule", "constant")
+BASE = "seed"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Data of an ablation: its CSV, and the flags of every run on it."""
+
+    name: Data
+    csv_path: Path
+    flags: tuple[str, ...]
+    image_size: int
+
+
+def list_lines() -> dict[str, tuple[str, ...]]:
+    """Return the flags of each line of the table, the two whole recipes first."""
+    defaults = Config().to_flat()
+    lines = {BASE: PLAIN, "modern": ("--recipe", "modern")}
+    for name, settings in INGREDIENTS.items():
+        lines[f"seed-with-{name}"] = (*PLAIN, *_to_flags(settings))
+    for name in SAMPLERS:
+        lines[f"seed-with-{name}"] = (*PLAIN, "--sampler", name)
+    for name, settings in INGREDIENTS.items():
+        without = {each: defaults[each] for each in settings}
+        lines[f"modern-without-{name}"] = ("--recipe", "modern", *_to_flags(without))
+    return lines
+
+
+def compare_recipes(
+    folder: Path,
+    seeds: Sequence[int] = SEEDS,
+    data: Data = DATA[0],
+    only: Sequence[str] = (),
+) -> list[Figure]:
+    """Train what is not trained yet, print a Markdown table, and return its figures.
+
+    Args:
+        folder: Receives runs and cache.
+        seeds: Seeds of split, order and weights.
+        data: Data set.
+        only: Lines of the table; empty for all.
+    """
+    folder = folder.absolute() / "recipes"
+    folder.mkdir(parents=True, exist_ok=True)
+    data_set = _prepare(folder, data)
+    if data_set is None:
+        return []
+    every = list_lines()
+    if unknown := set(only) - every.keys():
+        raise SystemExit(f"--lines {' '.join(unknown)}: choose from {' '.join(every)}")
+    chosen = dict.fromkeys((BASE, *(only or every)))
+    runs: dict[str, list[Path]] = {line: [] for line in chosen}
+    for seed in seeds:
+        for line, own in runs.items():
+            own.append(_train(folder, data_set, line, every[line], seed))
+    counts = {line: _pool(data_set, seeds, own) for line, own in runs.items()}
+    figures = [_score(line, own, counts[BASE], runs[line]) for line, own in counts.items()]
+    print(f"\n| {data}, seeds {' '.join(map(str, seeds))} | macro-F1 | by seed, gain |")
+    print("|---|---|---|")
+    for figure in figures:
+        print(f"| {figure.name} | {figure.value:.3f} | {figure.note} |")
+    return figures
+
+
+def _prepare(folder: Path, data: Data) -> DataSet | None:
+    """Draw or find the data, and decode them once for all runs, without Ray."""
+    if data == "suturing":
+        weights = lite2_weights(folder)
+        if weights is None or not SUTURING.is_dir():
+            return None
+        (table,) = SUTURING.glob("*.csv")
+        flags = ("--csv_path", str(table), "--backbone_weights", str(weights), *FINE_TUNING)
+        data_set = DataSet(data, table, flags, 224)
+    else:
+        table = make_demo(folder / "runs" / "cache", world=LONG if data == "long" else SHORT)
+        data_set = DataSet(data, table, ("--demo", data, *DEMO), 64)
+    cache = folder / "runs" / "cache"
+    OphNetDataModule(table, image_size=data_set.image_size, cache_dir=cache).setup()
+    return data_set
+
+
+def _train(folder: Path, data_set: DataSet, line: str, flags: Sequence[str], seed: int) -> Path:
+    """Train a run unless it is complete; return its best checkpoint."""
+    name = f"{data_set.name}-{line}-seed{seed}"
+    checkpoint = folder / f"{name}.ckpt"
+    if not (folder / "runs" / name / "scores.json").exists():
+        command = (
+            sys.executable, str(TRAIN_PY), *data_set.flags, *flags, "--seed", str(seed),
+            "--threads_per_worker", "1", "--storage_path", str(folder / "runs"),
+            "--output_pth", str(checkpoint), "--name", name,
+        )  # fmt: skip
+        print(" ".join(command[1:]), file=sys.stderr)
+        subprocess.run(command, stdout=sys.stderr, cwd=ROOT, check=True)
+    return checkpoint
+
+
+def _pool(data_set: DataSet, seeds: Sequence[int], checkpoints: Sequence[Path]) -> Counts:
+    """Add the counts of each validation case over the seeds that held it out, (C, K, K)."""
+    by_case: dict[str, Counts] = {}
+    for seed, checkpoint in zip(seeds, checkpoints, strict=True):
+        rows = read_run_data(str(data_set.csv_path), DataConfig(), seed, lambda text: None)
+        cases = sorted({row.case_id for row in rows.segments if row.split == "val"})
+        counts = read_payload(checkpoint).validation_counts()
+        for case, own in zip(cases, counts, strict=True):
+            by_case[case] = by_case.get(case, np.zeros_like(own)) + own
+    return np.stack([by_case[case] for case in sorted(by_case)])
+
+
+def _score(line: str, counts: Counts, base: Counts, checkpoints: Sequence[Path]) -> Figure:
+    """Score the windows of all cases, with the gain over ``seed`` on the same cases."""
+    value, before = (macro_f1_present(each.sum(axis=0)) for each in (counts, base))
+    of_seeds = [read_payload(file).validation_counts().sum(axis=0) for file in checkpoints]
+    note = ", ".join(f"{macro_f1_present(each):.3f}" for each in of_seeds)
+    if len(counts) > 1:
+        drawn = bootstrap_scores(counts, macro_f1_present)
+        low, high = score_interval(value, drawn, len(counts))
+        note = f"[{low:.3f}, {high:.3f}], {note}"
+        if line != BASE:
+            differences = drawn - bootstrap_scores(base, macro_f1_present)
+            low, high = difference_interval(value - before, differences, len(counts))
+            note += f", gain {value - before:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return Figure(line, value, note)
+
+
+def _to_flags(settings: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(text for name, value in settings.items() for text in (f"--{name}", str(value)))
