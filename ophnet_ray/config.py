@@ -27,7 +27,7 @@ from ophnet_ray.temporal_config import TemporalConfig
 
 Coverage = Literal["spread", "head"]
 MaskKind = Literal["rg", "chroma", "none"]
-WindowImage = Literal["mean", "center"]
+WindowImage = Literal["mean", "center", "mean+motion"]
 Demo = Literal["short", "long"]
 Pooling = Literal["all", "patches", "class_and_patches"]
 MissingVideos = Literal["error", "skip"]
@@ -96,8 +96,13 @@ class WindowConfig:
     image_size: int = setting(224, affects="decoding")
     """Height and width of the model input, pixels; a multiple of 32."""
     window_image: WindowImage = setting("mean", affects="decoding", is_late=True)
-    """Picture of a window: the mean of its frames, or the frame in its middle, which is sharp
-    (center)."""
+    """Picture of a window: the mean of its frames; center, the frame in its middle, which is sharp;
+    or mean+motion, with one more mask: where neighbouring blocks of stride frames differ."""
+
+    @property
+    def stored_image(self) -> Literal["mean", "center"]:
+        """Picture of a block in the cache: its mean, or one frame of it."""
+        return "center" if self.window_image == "center" else "mean"
 
     @property
     def blocks_per_window(self) -> int:
@@ -110,6 +115,10 @@ class WindowConfig:
         yield (
             self.window_size >= 1 and self.window_size % max(self.stride, 1) == 0,
             f"--window_size {self.window_size} is not a multiple of --stride {self.stride}",
+        )
+        yield (
+            self.window_image != "mean+motion" or self.window_size > self.stride,
+            f"--window_image mean+motion: --window_size must be at least 2 --stride {self.stride}",
         )
         yield (
             self.max_frames >= self.window_size,

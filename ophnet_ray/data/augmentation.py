@@ -38,12 +38,12 @@ def augment_images(
     color_jitter: float,
     augmentation: AugmentationConfig = _NOTHING,
 ) -> Tensor:
-    """Move, recolour and disturb mean images, each by its own random numbers.
+    """Move, recolour and disturb pictures of windows, each by its own random numbers.
 
     Nothing here waits for the device. Windows are not mixed, see ``mixing.mix_images``.
 
     Args:
-        pixels: uint8 (B, 3, H, W), RGB.
+        pixels: uint8 (B, C, H, W): RGB, and perhaps motion, which moves and is erased with them.
         draws: (B, 5) in [-1, 1]: down, right, gain of red, green and blue; other numbers are
             hashes of these.
         random_shift: Largest shift, as a share of the size.
@@ -51,10 +51,11 @@ def augment_images(
         augmentation: Further changes.
 
     Returns:
-        float32 (B, 3, H, W) in [0, 1], channels last in memory.
+        float32 (B, C, H, W) in [0, 1], channels last in memory.
     """
     numbers = draw_numbers(draws)
-    values = _move(pixels, draws[:, :2] * random_shift, augmentation, numbers)
+    moved = _move(pixels, draws[:, :2] * random_shift, augmentation, numbers)
+    values, motion = moved[:, :3], moved[:, 3:]
     gain = 1 + color_jitter * draws[:, 2:5]
     if augmentation.recolors:
         values = _recolor(values, gain, augmentation, numbers.color)
@@ -67,6 +68,8 @@ def augment_images(
         values = _add_glare(values, numbers.glare, augmentation.glare)
     if augmentation.noise:
         values = _add_noise(values, draws, numbers.noise, augmentation.noise)
+    if motion.shape[1]:
+        values = torch.cat([values, motion], dim=1)
     if augmentation.reprob:
         values = _erase(values, numbers.erase, augmentation.reprob)
     return values.clamp(0, 1).contiguous(memory_format=torch.channels_last)
@@ -78,13 +81,13 @@ def _move(pixels: Tensor, shift: Tensor, own: AugmentationConfig, numbers: Windo
     Without crops and rotations, whole pixels move.
 
     Args:
-        pixels: uint8 (B, 3, H, W).
+        pixels: uint8 (B, C, H, W).
         shift: Down and right, as shares of the size, (B, 2).
         own: Settings.
         numbers: Of the windows.
 
     Returns:
-        float32 (B, 3, H, W) in [0, 1].
+        float32 (B, C, H, W) in [0, 1].
     """
     height, width = pixels.shape[-2:]
     is_flipped = torch.stack(
@@ -202,7 +205,7 @@ def _add_noise(values: Tensor, draws: Tensor, numbers: Tensor, share: float) -> 
 
 
 def _erase(values: Tensor, numbers: Tensor, share: float) -> Tensor:
-    """Fill a rectangle in a share of the images with the mean colour of the image."""
+    """Fill a rectangle in a share of the images with the mean of each channel."""
     height, width = values.shape[-2:]
     least, most = ERASED_AREAS
     area = least + (most - least) * numbers[:, 1]

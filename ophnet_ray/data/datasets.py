@@ -40,7 +40,7 @@ from ophnet_ray.data.preprocessing import one_hot, prepare_batch, to_unit
 from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler, pick_windows
 from ophnet_ray.data.splits import FITTED_SPLITS, assign_splits
 from ophnet_ray.data.window_counts import WindowCounts
-from ophnet_ray.data.windows import cut_windows, shown_blocks
+from ophnet_ray.data.windows import count_channels, cut_windows, shown_blocks
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_ids
 from ophnet_ray.sampling_config import SamplerKind, SamplingConfig
@@ -128,17 +128,17 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         """Read the window of a segment.
 
         Returns:
-            ``image`` float32 (3, H, W), normalised; ``mask`` (2, H, W) in [0, 1]; ``label``
-            one-hot (K,).
+            ``image`` float32 (3, H, W), normalised; ``mask`` (2 or more, H, W) in [0, 1];
+            ``label`` one-hot (K,).
         """
         item = self._items[index]
         windows = cut_windows(item.entry.snippet_lengths, self._windows.blocks_per_window)
         num_windows = np.asarray([len(windows)], dtype=np.uint64)
         (picked,) = pick_windows(self._ids[[index]], num_windows, self._seed, self._epoch)
         first, count = windows[picked].tolist()
-        size = self._windows.image_size
-        pixels = np.empty((size, size, 3), dtype=np.uint8)
-        read_window(item, *shown_blocks(first, count, self._windows.window_image), pixels)
+        size, kind = self._windows.image_size, self._windows.window_image
+        pixels = np.empty((size, size, count_channels(kind)), dtype=np.uint8)
+        read_window(item, *shown_blocks(first, count, kind), pixels)
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         image, mask = prepare_batch(to_unit(batch), self._mean, self._std, self._mask)
         label = one_hot(torch.tensor([item.label]), self._num_classes)

@@ -15,7 +15,7 @@ from ophnet_ray.config import WindowImage
 from ophnet_ray.data.cache.shards import check_blocks, read_blocks
 from ophnet_ray.data.manifest import ManifestItem
 from ophnet_ray.data.samplers import Step, TrainingSampler, ValidationSampler
-from ophnet_ray.data.windows import mean_of_blocks, shown_blocks
+from ophnet_ray.data.windows import count_channels, paint_window, shown_blocks
 
 BATCHES_AHEAD = 4
 MAX_READ_THREADS = 8
@@ -58,11 +58,11 @@ class TrainingLoader(Protocol):
 class WindowLoader:
     """Iterate over batches, as a ``DataLoader`` does.
 
-    A batch holds uint8 ``pixels`` (B, 3, H, W), int64 ``label`` (B,), float32 ``draws`` (B, 5) in
-    [-1, 1] for augmentation, int64 ``case`` (B,), the index of the window's case among the sorted
-    cases of the items, int64 ``weight`` (B,), the window's share of ``SEGMENT_WEIGHT``, and bool
-    ``valid`` (B,), False for padding. The host moves bytes; floating
-    point starts on the training device. Threads suffice: reading releases the interpreter.
+    A batch holds uint8 ``pixels`` (B, C, H, W), see ``windows.count_channels``, int64 ``label``
+    (B,), float32 ``draws`` (B, 5) in [-1, 1] for augmentation, int64 ``case`` (B,), the index of
+    the window's case among the sorted cases of the items, int64 ``weight`` (B,), the window's share
+    of ``SEGMENT_WEIGHT``, and bool ``valid`` (B,), False for padding. The host moves bytes;
+    floating point starts on the training device. Threads suffice: reading releases the interpreter.
 
     Args:
         items: The segments that the sampler's rows refer to.
@@ -141,9 +141,9 @@ class WindowLoader:
 
     def _read_batch(self, step: Step) -> _Read:
         started_s, started_cpu_s = time.perf_counter(), time.thread_time()
-        shape = (self._image_size, self._image_size, 3)
-        pixels = np.empty((len(step.windows), *shape), dtype=np.uint8)
-        scratch = np.empty((max(step.windows[:, 2].max(), 1), *shape), dtype=np.uint8)
+        size, channels = self._image_size, count_channels(self._window_image)
+        pixels = np.empty((len(step.windows), size, size, channels), dtype=np.uint8)
+        scratch = np.empty((max(step.windows[:, 2].max(), 1), size, size, 3), dtype=np.uint8)
         for target, (segment, start, length) in zip(pixels, step.windows.tolist(), strict=True):
             if segment < 0:
                 target[:] = 0
@@ -178,26 +178,28 @@ def read_window(
     *,
     check: bool = True,
 ) -> None:
-    """Read the picture of a window: the mean of its shown blocks.
+    """Read the picture of a window, see ``windows.paint_window``.
 
     Args:
         item: The segment.
         first: First of these blocks, see ``windows.shown_blocks``.
         count: Their number.
-        out: Receives the mean, RGB, uint8 (S, S, 3).
+        out: Receives the picture, uint8 (S, S, channels).
         scratch: Memory of at least ``count`` blocks that may be overwritten.
         check: Compare the blocks with their checksums.
 
     Raises:
         OSError: The blocks cannot be read, or are damaged.
     """
-    if count == 1:
+    size, _, channels = out.shape
+    is_block = count == 1 and channels == 3
+    if is_block:
         blocks = out[None]
     else:
-        memory = np.empty((count, *out.shape), dtype=np.uint8) if scratch is None else scratch
+        memory = np.empty((count, size, size, 3), dtype=np.uint8) if scratch is None else scratch
         blocks = memory[:count]
     read_blocks(item.entry, first, blocks)
     if check:
         check_blocks(item.entry, first, blocks)
-    if count > 1:
-        mean_of_blocks(blocks, out)
+    if not is_block:
+        paint_window(blocks, out)

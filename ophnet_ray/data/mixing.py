@@ -17,7 +17,7 @@ NUM_QUANTILES = 4096
 class Mixed(NamedTuple):
     """Mixed images, and of each the other window and the window's own share.
 
-    ``values``: float32 (B, 3, H, W). ``others``: int64 (B,), positions in the batch.
+    ``values``: float32 (B, C, H, W). ``others``: int64 (B,), positions in the batch.
     ``own_share``: float32 (B,) in [0, 1]; 1 for a window that is not mixed.
     """
 
@@ -36,7 +36,7 @@ def mix_images(values: Tensor, draws: Tensor, augmentation: AugmentationConfig) 
     others.
 
     Args:
-        values: float32 (B, 3, H, W).
+        values: float32 (B, C, H, W).
         draws: See ``augmentation.augment_images``.
         augmentation: Settings.
     """

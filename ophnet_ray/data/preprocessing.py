@@ -10,19 +10,24 @@ from ophnet_ray.config import MaskKind
 def prepare_batch(
     values: Tensor, mean: Tensor, std: Tensor, mask: MaskKind
 ) -> tuple[Tensor, Tensor]:
-    """Normalise mean images and take their masks.
+    """Normalise pictures of windows and take their masks.
 
     Args:
-        values: (B, 3, H, W) RGB in [0, 1], see ``to_unit``.
+        values: (B, 3, H, W) RGB in [0, 1], see ``to_unit``; a fourth channel is the motion, which
+            becomes the last mask.
         mean: Mean of the backbone's normalisation, (3,), for values in [0, 1].
         std: Its standard deviation, (3,).
         mask: Kind of masks.
 
     Returns:
-        ``image`` float32 (B, 3, H, W), normalised, and ``mask`` float32 (B, 2, H, W) in [0, 1].
+        ``image`` float32 (B, 3, H, W), normalised, and ``mask`` float32 (B, M, H, W) in [0, 1];
+        zeros (B, 2, H, W) without masks.
     """
-    image = (values - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
-    return image, extract_masks(values, mask)
+    colors, motion = values[:, :3], values[:, 3:]
+    image = (colors - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    if not motion.shape[1]:
+        return image, extract_masks(colors, mask)
+    return image, motion if mask == "none" else torch.cat([extract_masks(colors, mask), motion], 1)
 
 
 def to_unit(pixels: Tensor) -> Tensor:

@@ -7,15 +7,19 @@ blocks: the cache holds blocks, and windows of any size are cut from them withou
 Under ``window_image="center"`` one frame stands for each block, its first one. A window shows that
 of its middle block: the frame in the middle of an even number of blocks, and half a block before
 the middle of an odd one.
+
+Under ``window_image="mean+motion"`` a window has a fourth channel: where neighbouring blocks
+differ. It needs nothing that the cache of means does not hold.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.config import WindowConfig, WindowImage
+from ophnet_ray.config import MaskKind, WindowConfig, WindowImage
 
 SNIPPET_FRAMES = 32
 """Frames of a snippet under ``coverage="spread"``, for every window size up to this number."""
@@ -148,12 +152,66 @@ def shown_blocks(first: int, count: int, window_image: WindowImage) -> tuple[int
     return (first + count // 2, 1) if window_image == "center" else (first, count)
 
 
+def count_channels(window_image: WindowImage) -> int:
+    """Return the channels of a window's picture: red, green, blue and, in some, motion."""
+    return 4 if window_image == "mean+motion" else 3
+
+
+def count_masks(mask: MaskKind, window_image: WindowImage) -> int:
+    """Return the masks of a window that a network fuses, M: two of its colours, one of motion."""
+    return (0 if mask == "none" else 2) + (1 if window_image == "mean+motion" else 0)
+
+
+def name_masks(mask: MaskKind, window_image: WindowImage) -> str:
+    """Return the name of these masks, e.g. ``rg+motion``; ``none`` without any."""
+    if window_image != "mean+motion":
+        return mask
+    return "motion" if mask == "none" else f"{mask}+motion"
+
+
 def show_window(
     blocks: Sequence[NDArray[np.uint8]], window_image: WindowImage
 ) -> NDArray[np.uint8]:
-    """Return the picture of a window, uint8 RGB (S, S, 3), from all of its blocks."""
+    """Return the picture of a window, uint8 (S, S, channels), from all of its blocks."""
     first, count = shown_blocks(0, len(blocks), window_image)
-    return mean_of_blocks(np.stack(blocks[first : first + count]))
+    shown = np.stack(blocks[first : first + count])
+    picture = np.empty((*shown.shape[1:3], count_channels(window_image)), dtype=np.uint8)
+    paint_window(shown, picture)
+    return picture
+
+
+def paint_window(blocks: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Write the picture of a window.
+
+    Args:
+        blocks: Its shown blocks, RGB (N, S, S, 3); left in an undefined state.
+        out: Receives their mean and, if it has a fourth channel, their motion, (S, S, channels).
+    """
+    if out.shape[2] == 3:
+        mean_of_blocks(blocks, out)
+        return
+    out[..., 3] = motion_of_blocks(blocks)
+    # arithmetic on three bytes of four takes twice as long as this copy
+    mean = mean_of_blocks(blocks, np.empty(blocks.shape[1:], dtype=np.uint8))
+    for channel in range(3):
+        out[..., channel] = mean[..., channel]
+
+
+def motion_of_blocks(blocks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Compute where blocks (N, S, S, 3) differ from the next ones, uint8 (S, S); 0 for one block.
+
+    It is the mean over neighbouring blocks of the largest absolute difference of a colour, rounded
+    half up: the accumulative difference picture of Jain and Nagel (IEEE TPAMI 1(2), 1979) without
+    its threshold. Differences of frames tell actions apart as input of a network ("RGB difference"
+    of Temporal Segment Networks, arXiv:1608.00859).
+    """
+    total = np.zeros(blocks.shape[1:3], dtype=np.uint32)
+    for one, other in itertools.pairwise(blocks):
+        difference = np.maximum(one, other) - np.minimum(one, other)
+        red, green, blue = np.moveaxis(difference, -1, 0)
+        total += np.maximum(np.maximum(red, green), blue)
+    num_pairs = max(len(blocks) - 1, 1)
+    return ((total + num_pairs // 2) // num_pairs).astype(np.uint8)
 
 
 def mean_of_blocks(

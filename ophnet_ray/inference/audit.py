@@ -31,8 +31,8 @@ _MEANINGS = {
     "as it is": "The model with its own inputs. All rows below compare with this one.",
     "images exchanged": "Each image comes from a window of another phase. If the score stays as "
     "it is, the model does not use the image.",
-    "masks exchanged": "Both masks come from a window of another phase. If the score stays as it "
-    "is, the model does not use the masks.",
+    "masks exchanged": "The masks (and the motion, if the model sees it) come from a window of "
+    "another phase. If the score stays as it is, the model does not use the masks.",
     "time shuffled within videos": "The predictions of a video, in random order. If the score "
     "stays as it is, the model recognises the video, not the moment.",
     "majority phase of training": "Always the most frequent phase. A model must score more.",
@@ -43,7 +43,7 @@ _MEANINGS = {
 
 @dataclass(frozen=True, slots=True)
 class AuditedWindows:
-    """Windows of a split: uint8 (N, 3, S, S), labels (N,), and the number of their video (N,)."""
+    """Windows of a split: uint8 (N, C, S, S), labels (N,), and the number of their video (N,)."""
 
     pixels: torch.Tensor
     labels: NDArray[np.int64]
@@ -197,7 +197,7 @@ def predict_labels(
 
 def mean_colors(windows: AuditedWindows) -> NDArray[np.float32]:
     """Return mean red, green and blue of each window, (N, 3)."""
-    return np.asarray(windows.pixels.float().mean(dim=(2, 3)).numpy(), dtype=np.float32)
+    return np.asarray(windows.pixels[:, :3].float().mean(dim=(2, 3)).numpy(), dtype=np.float32)
 
 
 def _score(name: str, labels: NDArray[np.int64], found: NDArray[np.int64]) -> AuditScore:

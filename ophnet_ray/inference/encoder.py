@@ -117,7 +117,7 @@ class Encoder:
         )
 
     def encode(self, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        """Start to encode mean images, uint8 RGB (B, S, S, 3).
+        """Start to encode pictures of windows, uint8 (B, S, S, channels).
 
         On a GPU the call returns before the work is done; reading the result waits for it.
 
@@ -125,7 +125,7 @@ class Encoder:
             Features (B, D) and log-probabilities (B, K), float16 on the device. Features beyond
             the range of float16 are cut to it.
         """
-        # (B, S, S, 3) -> (B, 3, S, S), a view: channels last in memory
+        # (B, S, S, C) -> (B, C, S, S), a view: channels last in memory
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self._mean.device)
         with torch.inference_mode():
             image, mask = prepare_batch(
@@ -168,7 +168,7 @@ class _Backbone(nn.Module):
 
 
 class _WithPreprocessing(nn.Module):
-    """An encoder of uint8 images (B, 3, S, S), RGB."""
+    """An encoder of uint8 pictures of windows, (B, C, S, S)."""
 
     def __init__(
         self, network: "_WithClassifier | _Backbone", preprocessing: Preprocessing

@@ -34,10 +34,15 @@ class EncoderSource:
         """Return the same source with absolute paths, for processes in other folders.
 
         Raises:
-            UserError: A checkpoint is given weights.
+            UserError: A checkpoint is given weights, or a timm model windows with motion.
         """
         if self.is_checkpoint and self.weights is not None:
             raise UserError("--encoder_weights: a checkpoint has its own; leave it out")
+        if not self.is_checkpoint and self.windows.window_image == "mean+motion":
+            raise UserError(
+                f"--window_image mean+motion: the timm model {self.name} sees colours alone; give "
+                "mean or center, or a checkpoint of a model that was trained on motion"
+            )
         return replace(
             self,
             name=str(Path(self.name).absolute()) if self.is_checkpoint else self.name,

@@ -27,15 +27,17 @@ OPSET = 18
 _INPUTS: dict[WindowImage, str] = {
     "mean": "mean of window_size consecutive frames",
     "center": "frame window_size // stride // 2 * stride, counted from 0, of the window",
+    "mean+motion": "mean of window_size consecutive frames; fourth channel: mean over neighbouring "
+    "means of stride frames of the largest absolute difference of a colour",
 }
 NUM_CHECKED = 16
 
 
 def export_onnx(model: TrainedModel, path: Path) -> float:
-    """Write ONNX: ``pixels`` uint8 (batch, 3, S, S), RGB → ``probabilities`` float32 (batch, K).
+    """Write ONNX: ``pixels`` uint8 (batch, C, S, S) → ``probabilities`` float32 (batch, K).
 
-    ``pixels`` is the picture of a window; scaling, normalisation, masks and softmax are inside.
-    The file's metadata holds the phases.
+    ``pixels`` is the picture of a window, RGB and perhaps motion; scaling, normalisation, masks and
+    softmax are inside. The file's metadata holds the phases.
 
     Returns:
         The largest difference of a probability from PyTorch's, over random images in batches of
@@ -45,9 +47,9 @@ def export_onnx(model: TrainedModel, path: Path) -> float:
         UserError: A package is missing, or the largest difference is more than
             ``MAX_DIFFERENCE``. No file is written then.
     """
-    size = model.preprocessing.image_size
+    shape = model.preprocessing.input_shape
     converted = convert_images(
-        WithPreprocessing(model).eval(), size, ["probabilities"], build_card(model)
+        WithPreprocessing(model).eval(), shape, ["probabilities"], build_card(model)
     )
     write_atomically(path, converted.content)
     return converted.difference
@@ -62,13 +64,16 @@ class Converted:
 
 
 def convert_images(
-    module: nn.Module, size: int, outputs: Sequence[str], card: Mapping[str, Any]
+    module: nn.Module,
+    shape: tuple[int, int, int],
+    outputs: Sequence[str],
+    card: Mapping[str, Any],
 ) -> Converted:
-    """Convert a network of images to ONNX: ``pixels`` uint8 (batch, 3, S, S) → ``outputs``.
+    """Convert a network of images to ONNX: ``pixels`` uint8 (batch, C, S, S) → ``outputs``.
 
     Args:
         module: Returns a tensor, or one per output.
-        size: S.
+        shape: (C, S, S).
         outputs: Names of the outputs.
         card: Content of the file's metadata.
 
@@ -87,7 +92,7 @@ def convert_images(
                 module,
                 # a batch size unlike all other sizes: the exporter takes equal sizes for one
                 # dimension
-                (torch.zeros(5, 3, size, size, dtype=torch.uint8),),
+                (torch.zeros(5, *shape, dtype=torch.uint8),),
                 dynamo=True,
                 input_names=["pixels"],
                 output_names=list(outputs),
@@ -105,7 +110,7 @@ def convert_images(
     proto = program.model_proto
     onnx.helper.set_model_props(proto, {"card": json.dumps(card)})
     content = proto.SerializeToString()
-    return Converted(content, compare_outputs(module, content, "pixels", _draw_images(size)))
+    return Converted(content, compare_outputs(module, content, "pixels", _draw_images(shape)))
 
 
 def compare_outputs(
@@ -207,9 +212,9 @@ def import_extra(name: str) -> Any:
         ) from error
 
 
-def _draw_images(size: int) -> Iterator[NDArray[np.uint8]]:
+def _draw_images(shape: tuple[int, int, int]) -> Iterator[NDArray[np.uint8]]:
     """Yield dark to bright images, in batches of 1, 3 and more."""
     rng = np.random.default_rng(0)
     for batch in (1, 3, NUM_CHECKED):
-        top = rng.integers(1, 256, (batch, 3, 1, 1))
-        yield (rng.random((batch, 3, size, size)) * top).astype(np.uint8)
+        top = rng.integers(1, 256, (batch, shape[0], 1, 1))
+        yield (rng.random((batch, *shape)) * top).astype(np.uint8)

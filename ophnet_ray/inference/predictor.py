@@ -215,7 +215,7 @@ def windows_of(preprocessing: Preprocessing) -> WindowConfig:
 
 @dataclass(frozen=True, slots=True)
 class WindowBatch:
-    """Pictures of windows, uint8 RGB (B, S, S, 3), and the indices of their B frame times."""
+    """Pictures of windows, uint8 (B, S, S, channels), and the indices of their B frame times."""
 
     indices: list[int]
     images: NDArray[np.uint8]
@@ -249,7 +249,7 @@ def stream_batches(
 
 @dataclass(frozen=True, slots=True)
 class FrameWindow:
-    """Picture of the window of a frame time, uint8 RGB (S, S, 3).
+    """Picture of the window of a frame time, uint8 (S, S, channels).
 
     ``index`` counts the frame times from 0. ``image`` is None, with a ``reason``, where the frames
     are damaged.

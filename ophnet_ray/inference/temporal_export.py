@@ -27,7 +27,7 @@ HEAD_SUFFIX = ".head.onnx"
 def export_temporal_onnx(checkpoint: str, path: Path) -> tuple[Path, float]:
     """Write the encoder to ``path`` and the temporal model beside it, ``<stem>.head.onnx``.
 
-    Encoder: ``pixels`` uint8 (batch, 3, S, S) → ``features`` (batch, D) and, of a frame model,
+    Encoder: ``pixels`` uint8 (batch, C, S, S) → ``features`` (batch, D) and, of a frame model,
     ``log_probs`` (batch, K). Head: ``values`` float32 (1, frames, D), which are the features or
     log-probabilities of a whole video in the order of time → ``probabilities`` (1, frames, K).
     The metadata of both hold the same card.
@@ -42,8 +42,8 @@ def export_temporal_onnx(checkpoint: str, path: Path) -> tuple[Path, float]:
     encoder, head = load_encoder_of(checkpoint), load_head(checkpoint)
     card = build_temporal_card(checkpoint)
     outputs = ["features", "log_probs"] if encoder.num_classes else ["features"]
-    size = encoder.preprocessing.image_size
-    images = convert_images(encoder.as_module(), size, outputs, card)
+    shape = encoder.preprocessing.input_shape
+    images = convert_images(encoder.as_module(), shape, outputs, card)
     content, difference = _convert_head(head, card)
     target = path.with_name(path.stem + HEAD_SUFFIX)
     write_atomically(path, images.content)

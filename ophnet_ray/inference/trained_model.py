@@ -53,15 +53,15 @@ class TrainedModel:
         return self.network.mean.device
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Predict probabilities (B, K) from mean images (B, S, S, 3), RGB."""
-        # (B, S, S, 3) -> (B, 3, S, S), a view: channels last in memory
+        """Predict probabilities (B, K) from pictures of windows, (B, S, S, channels)."""
+        # (B, S, S, C) -> (B, C, S, S), a view: channels last in memory
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)
         with torch.inference_mode():
             probabilities = self.logits(to_unit(pixels)).softmax(dim=1)
         return np.asarray(probabilities.cpu().numpy(), dtype=np.float32)
 
     def logits(self, values: Tensor) -> Tensor:
-        """Compute logits (B, K) from images (B, 3, S, S) in [0, 1], not normalised."""
+        """Compute logits (B, K) from pictures (B, C, S, S) in [0, 1], not normalised."""
         image, mask = prepare_batch(
             values, self.network.mean, self.network.std, self.preprocessing.mask
         )
@@ -82,7 +82,7 @@ class WithPreprocessing(nn.Module):
         self._mask = model.preprocessing.mask
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Compute probabilities (B, K) from mean images, uint8 (B, 3, S, S), RGB."""
+        """Compute probabilities (B, K) from pictures of windows, uint8 (B, C, S, S)."""
         image, mask = prepare_batch(
             to_unit(pixels), self.network.mean, self.network.std, self._mask
         )
@@ -125,6 +125,7 @@ def load_frame_model(path: str | Path, device: str = "cpu") -> TrainedModel:
         pretrained=False,
         image_size=preprocessing.image_size,
         mask=preprocessing.mask,
+        window_image=preprocessing.window_image,
         pooling=payload.pooling,
     )
     load_weights(network, saved, _MODEL_PREFIX, path, "network")

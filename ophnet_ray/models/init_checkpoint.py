@@ -2,7 +2,7 @@
 
 The encoder is taken whole; timm resamples position tables to another image size. The fusion is
 taken if it saw masks of the same kind, its positions resampled likewise. A row of the classifier is
-the mean of the rows of the source phases. No weight depends on the windows.
+the mean of the rows of the source phases. No other weight depends on the windows.
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ophnet_ray.config import Config
 from ophnet_ray.data.phase_map import PhaseMap, match_phases
+from ophnet_ray.data.windows import name_masks
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.models.backbone_names import UNKNOWN, read_licence
 from ophnet_ray.models.checkpoint_file import load_checkpoint, read_payload
@@ -138,6 +139,7 @@ def build_network(
         config.windows.image_size,
         # what was trained keeps its pooling, also that of an earlier version
         source.pooling if source else None,
+        window_image=config.windows.window_image,
         drop_path_rate=config.recipe.drop_path_rate,
     )
     if source is not None:
@@ -157,7 +159,8 @@ def _take(network: "SurgicalPhaseClassificationModel", start: Start, config: Con
     """
     from ophnet_ray.models.encoder_weights import take_weights
 
-    path, mask = config.model.init_checkpoint, start.payload.preprocessing.mask
+    path = config.model.init_checkpoint
+    masks = name_masks(network.mask, config.windows.window_image)
     saved, _ = load_checkpoint(start.file)
     state = {
         name.removeprefix(_PREFIX): value
@@ -172,7 +175,7 @@ def _take(network: "SurgicalPhaseClassificationModel", start: Start, config: Con
         config.windows.image_size,
     )
     try:
-        if network.fusion is not None and mask == network.mask:
+        if network.fusion is not None and start.payload.preprocessing.masks == masks:
             _take_fusion(network.fusion, _below("fusion.", state))
         network.norm.load_state_dict(_below("norm.", state))
         network.classifier[0].load_state_dict(_below(_FIRST_LAYER, state))

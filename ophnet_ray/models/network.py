@@ -8,7 +8,8 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from ophnet_ray.config import Config, MaskKind, ModelConfig, Pooling, WindowConfig
+from ophnet_ray.config import Config, MaskKind, ModelConfig, Pooling, WindowConfig, WindowImage
+from ophnet_ray.data.windows import count_masks
 from ophnet_ray.errors import UserError
 from ophnet_ray.models.backbone import (
     choose_pooling,
@@ -37,9 +38,11 @@ class MaskFusion(nn.Module):
     the tokens with a small learned scale per channel (LayerScale, arXiv:2103.17239).
     """
 
-    def __init__(self, num_features: int, image_size: int, num_heads: int) -> None:
+    def __init__(
+        self, num_features: int, image_size: int, num_heads: int, num_masks: int = 2
+    ) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(2, num_features, kernel_size=MASK_PATCH, stride=MASK_PATCH)
+        self.patches = nn.Conv2d(num_masks, num_features, kernel_size=MASK_PATCH, stride=MASK_PATCH)
         num_patches = (image_size // MASK_PATCH) ** 2
         self.position = nn.Parameter(torch.randn(1, num_patches, num_features) * 0.02)
         self.null_token = nn.Parameter(torch.randn(1, 1, num_features) * 0.02)
@@ -50,7 +53,7 @@ class MaskFusion(nn.Module):
         self.scale = nn.Parameter(torch.full((num_features,), 0.01))
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Add what the masks (B, 2, H, W) show to the tokens (B, N, D)."""
+        """Add what the masks (B, M, H, W) show to the tokens (B, N, D)."""
         keys = self.patches(mask).flatten(2).transpose(1, 2) + self.position  # (B, P, D)
         # shape[0], not len(): an exported graph must accept batches of any size
         keys = torch.cat([self.null_token.expand(keys.shape[0], -1, -1), keys], dim=1)
@@ -70,6 +73,7 @@ class SurgicalPhaseClassificationModel(nn.Module):
         image_size: Height and width of the input, a multiple of 32.
         backbone_weights: File with weights for the encoder; takes precedence over ``pretrained``.
         mask: Kind of masks that the network expects; ``none`` leaves the fusion out.
+        window_image: Picture of a window; with motion there is one mask more, and a fusion.
         pooling: Tokens behind the feature of an image; None: as suits the encoder. Checkpoints
             name theirs.
         drop_path_rate: Share of residual branches of the encoder's last layer that training drops;
@@ -96,6 +100,7 @@ class SurgicalPhaseClassificationModel(nn.Module):
         *,
         backbone_weights: str | None = None,
         mask: MaskKind = ModelConfig.mask,
+        window_image: WindowImage = WindowConfig.window_image,
         pooling: Pooling | None = None,
         drop_path_rate: float | None = None,
     ) -> None:
@@ -125,7 +130,10 @@ class SurgicalPhaseClassificationModel(nn.Module):
         self.register_buffer("mean", torch.tensor(data["mean"]), persistent=False)
         self.register_buffer("std", torch.tensor(data["std"]), persistent=False)
         num_heads = next(heads for heads in (8, 4, 2, 1) if num_features % heads == 0)
-        self.fusion = None if mask == "none" else MaskFusion(num_features, image_size, num_heads)
+        num_masks = count_masks(mask, window_image)
+        self.fusion = (
+            MaskFusion(num_features, image_size, num_heads, num_masks) if num_masks else None
+        )
         self.norm = nn.LayerNorm(num_features)
         num_pooled = 2 * num_features if self.pooling == "class_and_patches" else num_features
         self.classifier = nn.Sequential(
@@ -148,6 +156,7 @@ class SurgicalPhaseClassificationModel(nn.Module):
         image_size: int,
         pooling: Pooling | None = None,
         *,
+        window_image: WindowImage = WindowConfig.window_image,
         drop_path_rate: float | None = None,
     ) -> Self:
         """Build the network that the settings of a run describe."""
@@ -158,6 +167,7 @@ class SurgicalPhaseClassificationModel(nn.Module):
             image_size,
             backbone_weights=config.backbone_weights,
             mask=config.mask,
+            window_image=window_image,
             pooling=pooling,
             drop_path_rate=drop_path_rate,
         )
@@ -184,7 +194,7 @@ class SurgicalPhaseClassificationModel(nn.Module):
         return {"fusion.position", "fusion.null_token", *(ENCODER_PREFIX + name for name in own)}
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Return logits (B, K) of normalised images (B, 3, H, W) and masks (B, 2, H, W)."""
+        """Return logits (B, K) of normalised images (B, 3, H, W) and masks (B, M, H, W)."""
         logits: Tensor = self.classifier(self.encode(image, mask))
         return logits
 
@@ -253,6 +263,7 @@ def outline_network(num_classes: int, config: Config) -> SurgicalPhaseClassifica
             num_classes,
             model,
             config.windows.image_size,
+            window_image=config.windows.window_image,
             drop_path_rate=config.recipe.drop_path_rate,
         )
         network.adapt(config.recipe)

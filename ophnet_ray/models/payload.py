@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.config import Config, MaskKind, Pooling, WindowConfig, WindowImage, path_settings
+from ophnet_ray.data.windows import count_channels, name_masks
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.models.decoder import Decoder
 from ophnet_ray.models.origin import Origin
@@ -50,6 +51,16 @@ class Preprocessing:
     stride: int
     window_image: WindowImage = "mean"
     """Picture of a window; checkpoints that do not say show the mean of its frames."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the picture of a window."""
+        return count_channels(self.window_image), self.image_size, self.image_size
+
+    @property
+    def masks(self) -> str:
+        """Name of the masks that the network fuses, the motion included."""
+        return name_masks(self.mask, self.window_image)
 
     @classmethod
     def of_network(cls, network: "SurgicalPhaseClassificationModel", windows: WindowConfig) -> Self:

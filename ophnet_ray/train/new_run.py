@@ -9,6 +9,7 @@ from ophnet_ray.config import Config
 from ophnet_ray.data.duplicates import find_known_videos
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.data.splits import FITTED_SPLITS
+from ophnet_ray.data.windows import name_masks
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.split_choice import find_seen_cases
 from ophnet_ray.models.init_checkpoint import FLAG, Start, read_start
@@ -52,14 +53,15 @@ def check_new_run(config: Config, data: RunData, tell: Callable[[str], None]) ->
 
 def describe_start(start: Start, config: Config, phases: Sequence[str]) -> Iterator[str]:
     """Yield lines about what a training takes of a checkpoint, and what starts anew."""
-    own, path = start.payload.preprocessing, config.model.init_checkpoint
-    mask, num_rows = config.model.mask, start.map.num_matched
-    if mask == "none" or own.mask == "none":
+    own, path = start.payload.preprocessing.masks, config.model.init_checkpoint
+    mask = name_masks(config.model.mask, config.windows.window_image)
+    num_rows = start.map.num_matched
+    if "none" in (mask, own):
         fusion = ""
-    elif mask == own.mask:
+    elif mask == own:
         fusion = ", fusion"
     else:
-        fusion = f", no fusion (masks {own.mask} there, {mask} here)"
+        fusion = f", no fusion (masks {own} there, {mask} here)"
     yield (
         f"{FLAG} {path}: encoder{fusion}, classifier with the rows of {num_rows} of {len(phases)} "
         "phases"

@@ -13,6 +13,7 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.demo_world import LONG, SHORT, DemoWorld
 from ophnet_ray.data.run_data import RunData, read_run_data
 from ophnet_ray.errors import UserError
+from ophnet_ray.inference.encoder_source import EncoderSource
 from ophnet_ray.inspection.table_checks import check_spellings
 from ophnet_ray.models.backbone_names import (
     UNKNOWN,
@@ -199,12 +200,14 @@ def check_network(config: Config) -> None:
     A run that an earlier version began goes on without this check.
 
     Raises:
-        UserError: The patches do not cover the image, or the weights forbid commercial use.
+        UserError: The patches do not cover the image, the encoder sees no motion, or the weights
+            forbid commercial use.
     """
     flag, name = "--backbone", config.model.backbone
     is_pretrained = config.model.fetches_weights
     if config.temporal.is_used and config.temporal.encoder is not None:
         flag, name, is_pretrained = "--encoder", config.temporal.encoder, True
+        EncoderSource(name=name, windows=config.windows).located()
     if not name.endswith(CHECKPOINT_SUFFIX):
         uncovered = find_uncovered_pixels(flag, name, config.windows.image_size)
         if uncovered is not None:
@@ -235,7 +238,7 @@ def check_backbone(config: Config, on_notice: Callable[[str], None]) -> None:
     elif starts:
         on_notice(f"backbone {config.model.backbone}: loading {_describe_weights(config.model)}")
         network = SurgicalPhaseClassificationModel.from_config(
-            2, config.model, config.windows.image_size
+            2, config.model, config.windows.image_size, window_image=config.windows.window_image
         )
         if network.weights_use is not None:
             on_notice(f"backbone {config.model.backbone}: {network.weights_use}")

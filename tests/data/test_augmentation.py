@@ -67,6 +67,19 @@ def test_shift_and_gains_are_those_of_earlier_versions():
     assert values.double().sum().item() == pytest.approx(1493.0640286887065, abs=1e-9)
 
 
+def test_motion_follows_the_picture_and_has_no_colour():
+    """A fourth channel: it moves and is erased as the colours are, and nothing else."""
+    motion = PIXELS[:, :1].roll(1, 0)
+    moves = {"scale": 0.5, "rotate": 20, "hflip": 0.5, "vflip": 0.5, "reprob": 0.5}
+    for own in ({}, {"hflip": 0.5}, moves):
+        everything = vars(EVERYTHING) | {name: own.get(name, 0.0) for name in moves}
+        everything |= {"scale": own.get("scale", 1.0)}
+        both = augment(torch.cat([PIXELS, motion], 1), 0.1, 0.3, **everything)
+        assert torch.equal(both[:, 3:], augment(motion.expand(-1, 3, -1, -1), 0.1, **own)[:, :1])
+        assert torch.equal(both[:, :3], augment(PIXELS, 0.1, 0.3, **everything))
+        assert both.stride()[1] == 1, "channels last"
+
+
 def test_mirrors_are_exact():
     values = to_unit(PIXELS)
     assert torch.equal(augment(hflip=1.0), values.flip(3))

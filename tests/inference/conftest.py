@@ -25,9 +25,24 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="session")
 def checkpoint(dataset, tmp_path_factory):
     """A checkpoint as a training run writes it, with random weights."""
+    return save_random(dataset, tmp_path_factory.mktemp("checkpoint") / "model.ckpt")
+
+
+@pytest.fixture(scope="session")
+def motion_checkpoint(dataset, tmp_path_factory):
+    """The same of a network that sees motion, too."""
+    path = tmp_path_factory.mktemp("motion") / "motion.ckpt"
+    return save_random(dataset, path, window_image="mean+motion")
+
+
+def save_random(dataset, path, window_image="mean"):
     torch.manual_seed(0)
-    network = SurgicalPhaseClassificationModel(3, "test_resnet", False, image_size=32)
-    config = Config().replace_flat(backbone="test_resnet", pretrained=False, image_size=32)
+    network = SurgicalPhaseClassificationModel(
+        3, "test_resnet", False, image_size=32, window_image=window_image
+    )
+    config = Config().replace_flat(
+        backbone="test_resnet", pretrained=False, image_size=32, window_image=window_image
+    )
     segments = read_annotations(dataset)
     labels = {phase: label for label, phase in enumerate(PHASES)}
     payload = make_payload(
@@ -42,7 +57,6 @@ def checkpoint(dataset, tmp_path_factory):
         ),
         confusion_by_case=np.zeros((1, 3, 3), dtype=np.int64),
     )
-    path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
     save_checkpoint(path, payload, network)
     return path
 

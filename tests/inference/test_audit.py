@@ -45,9 +45,9 @@ def test_mean_colour_alone_tells_phases_of_one_colour_each_apart():
     assert forest.accuracy == 1
 
 
-def test_an_audit_scores_every_experiment_and_writes_a_page(checkpoint, tmp_path):
+def test_an_audit_scores_every_experiment_and_writes_a_page(motion_checkpoint, tmp_path):
     dataset = write_color_dataset(tmp_path / "videos", num_cases=4)
-    result = audit(str(checkpoint), read_annotations(dataset), settings_of(tmp_path))
+    result = audit(str(motion_checkpoint), read_annotations(dataset), settings_of(tmp_path))
     assert [score.name for score in result.scores] == [
         "as it is",
         "images exchanged",

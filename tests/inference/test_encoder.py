@@ -152,3 +152,10 @@ def test_an_encoder_that_cannot_be_loaded_is_named_by_its_flag(name, weights, me
 def test_a_checkpoint_takes_no_other_weights():
     with pytest.raises(UserError, match="--encoder_weights"):
         EncoderSource(name="a.ckpt", weights="b.pt").located()
+
+
+def test_a_timm_model_takes_no_motion():
+    windows = WindowConfig(window_image="mean+motion")
+    with pytest.raises(UserError, match=r"mean\+motion: the timm model test_vit sees"):
+        EncoderSource(name="test_vit", windows=windows).located()
+    assert EncoderSource(name="a.ckpt", windows=windows).located().is_checkpoint

@@ -16,10 +16,11 @@ from tests.helpers.heads import save_temporal_checkpoint
 pytestmark = pytest.mark.unit
 
 
-@pytest.mark.parametrize("kind", ["mstcn", "gru"])
+@pytest.mark.parametrize(("kind", "channels"), [("mstcn", 3), ("gru", 4)])
 def test_two_files_and_one_card_give_the_predictions_of_the_checkpoint(
-    checkpoint, tmp_path, kind, capsys
+    checkpoint, motion_checkpoint, tmp_path, kind, channels, capsys
 ):
+    checkpoint = motion_checkpoint if channels == 4 else checkpoint
     runtime = pytest.importorskip("onnxruntime")
     num_inputs = load_model(checkpoint).network.classifier[0].in_features
     source = EncoderSource(name=str(checkpoint))
@@ -30,7 +31,7 @@ def test_two_files_and_one_card_give_the_predictions_of_the_checkpoint(
 
     encoder = runtime.InferenceSession(tmp_path / "model.onnx")
     head = runtime.InferenceSession(tmp_path / "model.head.onnx")
-    images = np.random.default_rng(1).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+    images = np.random.default_rng(1).integers(0, 256, (9, 32, 32, channels), dtype=np.uint8)
     features, log_probs = encoder.run(None, {"pixels": images.transpose(0, 3, 1, 2)})
     ours, ours_log = load_encoder_of(str(path)).encode(images)
     np.testing.assert_allclose(features, ours.float().numpy(), atol=5e-3)

@@ -125,6 +125,13 @@ def test_a_fusion_of_other_masks_starts_anew(tmp_path, there, here):
         assert not torch.equal(ours["fusion.position"], theirs["fusion.position"])
 
 
+def test_a_fusion_without_motion_is_not_taken_by_a_network_that_sees_it(tmp_path):
+    source = save(tmp_path / "m.ckpt")
+    network = build(settings(tmp_path / "m.ckpt", window_image="mean+motion"))
+    assert {name.partition(".")[0] for name in differing(network, source)} == {"fusion"}
+    assert network.fusion.patches.weight.shape[1] == 3
+
+
 def test_the_frame_model_under_a_temporal_model_is_taken(tmp_path):
     source = save(tmp_path / "m.ckpt")
     width = 2 * source.norm.normalized_shape[0]

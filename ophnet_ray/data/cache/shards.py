@@ -205,8 +205,8 @@ def parse_shard_index(
 
 def _windows_to_json(windows: WindowConfig) -> dict[str, Any]:
     """Return the settings of windows; those of means as versions without other pictures did."""
-    values = asdict(windows)
-    if windows.window_image == "mean":
+    values = asdict(windows) | {"window_image": windows.stored_image}
+    if windows.stored_image == "mean":
         del values["window_image"]
     return values
 

@@ -72,7 +72,7 @@ def sampling_of(windows: WindowConfig) -> tuple[int | str, ...]:
     """Return the settings that determine the decoded blocks; equal values share cache entries."""
     w = windows
     # means have the keys that they had before there were other pictures
-    kind = () if w.window_image == "mean" else (w.window_image,)
+    kind = () if w.stored_image == "mean" else (w.stored_image,)
     return w.stride, w.max_frames, w.coverage, snippet_frames(w), w.image_size, RESIZE_FILTER, *kind
 
 

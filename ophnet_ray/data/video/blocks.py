@@ -152,7 +152,7 @@ def plan_segment(segment: Segment, index: VideoIndex, windows: WindowConfig) -> 
         for snippet in plan_snippets(len(inside), windows)
     ]
     blocks = plan_blocks(snippets, windows.stride)
-    if windows.window_image == "center":
+    if windows.stored_image == "center":
         blocks = first_frames(blocks, windows.stride)
     return SegmentPlan(
         tuple(blocks),
