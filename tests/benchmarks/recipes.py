@@ -50,7 +50,7 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
 SAMPLERS = ("balanced", "seconds")
 """Samplers, each of which is one line more."""
 DEMO = ("--image_size", "64", "--max_epochs", "12")
-FINE_TUNING = ("--backbone", LITE2, "--lr", "1e-3", "--max_epochs", "20")
+FINE_TUNING = ("--backbone", LITE2, "--image_size", "128", "--lr", "1e-3", "--max_epochs", "16")
 PLAIN = ("--recipe", "seed", "--lr_schedule", "constant")
 BASE = "seed"
 
@@ -123,7 +123,7 @@ def _prepare(folder: Path, data: Data) -> DataSet | None:
             return None
         (table,) = SUTURING.glob("*.csv")
         flags = ("--csv_path", str(table), "--backbone_weights", str(weights), *FINE_TUNING)
-        data_set = DataSet(data, table, flags, 224)
+        data_set = DataSet(data, table, flags, 128)
     else:
         table = make_demo(folder / "runs" / "cache", world=LONG if data == "long" else SHORT)
         data_set = DataSet(data, table, ("--demo", data, *DEMO), 64)
