@@ -3,7 +3,7 @@
 import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ class ModelReport:
 
     ``history``: lines of ``metrics.jsonl``. ``passport``: content of ``passport.json``.
     ``rejects``: (row, reason) pairs. ``notes``: cautions for readers of the scores, one sentence
-    each. ``phases``: names of the timelines' labels, for a page without a score card.
+    each. ``phases``: names of the timelines' labels, for a page without a score card. ``pictures``:
+    JPEGs of training windows by caption.
     """
 
     title: str
@@ -57,6 +58,7 @@ class ModelReport:
     versions: Mapping[str, str]
     notes: Sequence[str]
     phases: Sequence[str] = ()
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def write_model_report(path: Path, report: ModelReport) -> None:
@@ -75,6 +77,10 @@ def write_model_report(path: Path, report: ModelReport) -> None:
             "colors": dict(zip(phases, phase_colors(len(phases)), strict=True)),
             **_collect_card(report.card),
             **_collect_videos(report.timelines, phases),
+            "pictures": {
+                caption: base64.b64encode(jpeg).decode()
+                for caption, jpeg in report.pictures.items()
+            },
             "timing": collect_timing(report.timelines, phases),
             **_collect_data(report),
         },

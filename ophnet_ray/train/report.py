@@ -18,6 +18,8 @@ OPTIMISM = (
     "{unit} that were used to choose it."
 )
 """Caution on the page, beside the scores."""
+BATCH_CAPTION = "Windows of the first training batch, augmented as the network saw them."
+PHASE_CAPTION = "Training windows of each phase, as they are stored, of different cases."
 
 
 def write_run_report(run: RunDirectory, result: RunResult) -> None:
@@ -55,6 +57,14 @@ def write_run_report(run: RunDirectory, result: RunResult) -> None:
             config=run.read_config(),
             versions=passport.versions,
             notes=[OPTIMISM.format(unit=unit), *describe_warnings(passport)],
+            pictures={
+                caption: file.read_bytes()
+                for file, caption in (
+                    (run.batch_picture, BATCH_CAPTION),
+                    (run.phase_picture, PHASE_CAPTION),
+                )
+                if file.exists()
+            },
         ),
     )
 

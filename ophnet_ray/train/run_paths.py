@@ -44,6 +44,16 @@ class RunPaths:
         return self.path / "tensorboard"
 
     @property
+    def batch_picture(self) -> Path:
+        """Windows of the first training batch, as the network saw them."""
+        return self.path / "pictures" / "augmented_batch.jpg"
+
+    @property
+    def phase_picture(self) -> Path:
+        """Training windows of each phase, as they are stored."""
+        return self.path / "pictures" / "windows_by_phase.jpg"
+
+    @property
     def config(self) -> Path:
         """The settings, as ``--config`` reads them."""
         return self.path / "config.yaml"

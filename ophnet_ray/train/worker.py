@@ -33,6 +33,7 @@ from ophnet_ray.train.resume_point import ResumePoint, agree_on_resume_point
 from ophnet_ray.train.rollback import RollbackError
 from ophnet_ray.train.stop_poll import StopTraining
 from ophnet_ray.train.tensorboard_callback import TensorBoardPictures, number_cases
+from ophnet_ray.train.training_pictures import TrainingPictures
 from ophnet_ray.train.worker_place import WorkerPlace
 
 logger = logging.getLogger(__name__)
@@ -190,11 +191,14 @@ def _build_place_parts(loop: TrainLoopConfig, place: WorkerPlace) -> tuple[Any, 
     return build_group_strategy(loop.config.training.strategy), [build_group_environment()]
 
 
-def _build_pictures(loop: TrainLoopConfig) -> list[TensorBoardPictures]:
-    """Build the callback for pictures of the validation windows; videos have none."""
+def _build_pictures(loop: TrainLoopConfig) -> list[L.Callback]:
+    """Build the callbacks for pictures of the windows; videos have none."""
     if isinstance(loop, HeadLoopConfig):
         return []
     cases = loop.manifest.cases_of("val")
     if loop.config.run.private:
         cases = number_cases(cases)
-    return [TensorBoardPictures(loop.manifest.phases, cases)]
+    return [
+        TensorBoardPictures(loop.manifest.phases, cases),
+        TrainingPictures(loop.manifest, loop.run),
+    ]

@@ -74,6 +74,12 @@ def make_timeline(video_id: str, num_phases: int, seconds: int = 1200) -> VideoT
     )
 
 
+def make_pictures() -> dict[str, bytes]:
+    jpeg = io.BytesIO()
+    Image.new("RGB", (1000, 200), "teal").save(jpeg, "JPEG")
+    return {"Windows of <a> batch.": jpeg.getvalue()}
+
+
 def make_history(num_epochs: int):
     return [
         {"epoch": e, "train_loss": 2.0 - e, "val_loss": 1.0, "val_acc": 0.5, "lr": 1e-3}
@@ -192,6 +198,15 @@ def test_a_section_without_content_is_left_out(tmp_path, changes):
     assert ('id="data"' in text) == (changes.get("rejects") != [])
 
 
+def test_a_page_shows_training_windows(tmp_path):
+    text = write(
+        tmp_path, "page", make_report(name_phases(3), pictures=make_pictures())
+    ).read_text()
+    assert 'id="pictures"' in text
+    assert "<figcaption>Windows of &lt;a&gt; batch.</figcaption>" in text
+    assert 'id="pictures"' not in write(tmp_path, "without", make_report(("a",))).read_text()
+
+
 def test_a_page_compares_boundaries_durations_and_changes_with_the_truth(tmp_path):
     times_s, sure = np.arange(40.0), np.ones(40, np.float32)
     truth, late = np.repeat([0, 1, 2], [10, 10, 20]), np.repeat([0, 1, 0, 2], [14, 3, 3, 20])
@@ -228,7 +243,7 @@ def test_a_search_without_schemes_has_no_comparison_of_them(tmp_path, num_trials
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
 def test_in_a_browser_pages_fit_a_phone_and_ask_for_nothing(tmp_path):
     contents = {
-        "many": make_report(name_phases(52), ["a_case_" * 12, "b"]),
+        "many": make_report(name_phases(52), ["a_case_" * 12, "b"], pictures=make_pictures()),
         "predict": make_report(name_phases(6), ["a"], card=None, history=[]),
         "search": make_search(30, "inverse_sqrt", name_phases(52)),
     }
