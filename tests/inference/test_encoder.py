@@ -53,8 +53,9 @@ def noise(tmp_path):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_classifier_says_of_features_what_predict_says_of_the_video(
-    checkpoint, noise, tmp_path, causal
+    checkpoint, motion_checkpoint, noise, tmp_path, causal
 ):
+    checkpoint = motion_checkpoint if causal else checkpoint
     found = encode(EncoderSource(name=str(checkpoint)), noise, tmp_path, causal=causal)
     model = load_model(checkpoint)
     info = PredictionInfo(model.phases, 2.0, "f" * 64, causal)

@@ -3,6 +3,7 @@
 import pytest
 
 from ophnet_ray.config import Config
+from ophnet_ray.data.cache.store import sampling_of
 from ophnet_ray.errors import UserError
 from ophnet_ray.tune.space import (
     Choice,
@@ -74,6 +75,13 @@ def test_only_settings_that_affect_decoding_make_decoding_variants():
     assert len(variants) == 4
     assert {"max_frames": 128, "window_size": 8} in variants
     assert list(decoding_variants(parse_search_space(["lr=choice(0.1,0.2)"], Config()))) == [{}]
+
+
+def test_a_search_over_the_pictures_of_windows_decodes_means_and_frames_once_each():
+    space = parse_search_space(["window_image=choice(mean,center,mean+motion)"], Config())
+    configs = [Config().replace_flat(**settings) for settings in decoding_variants(space)]
+    assert len(configs) == 3
+    assert len({sampling_of(config.windows) for config in configs}) == 2
 
 
 def test_each_network_of_a_space_is_known_before_the_first_trial():
