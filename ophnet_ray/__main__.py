@@ -1,4 +1,4 @@
-"""Sub-commands: check, predict, evaluate, compare, audit, features, export, cache."""
+"""Sub-commands: check, predict, evaluate, compare, runs, audit, features, export, cache."""
 
 import sys
 
@@ -11,6 +11,7 @@ from ophnet_ray.cli.evaluate import EvaluateCommand
 from ophnet_ray.cli.export import ExportCommand
 from ophnet_ray.cli.features import FeaturesCommand
 from ophnet_ray.cli.predict import PredictCommand
+from ophnet_ray.cli.runs import RunsCommand
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
         "predict": PredictCommand,
         "evaluate": EvaluateCommand,
         "compare": CompareCommand,
+        "runs": RunsCommand,
         "audit": AuditCommand,
         "features": FeaturesCommand,
         "export": ExportCommand,

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Literal
 
 from ophnet_ray.data.passport import describe_warnings
+from ophnet_ray.metrics.case_counts import format_counts
 from ophnet_ray.metrics.score_card import build_window_card
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.reports.model_report import ModelReport, write_model_report
@@ -42,7 +43,12 @@ def write_run_report(run: RunDirectory, result: RunResult) -> None:
     history = run.read_metrics()
     of_run = asdict(result)
     del of_run["metrics_sha256"]
-    content = card.to_dict() | of_run
+    # for `runs`, which opens no checkpoint: the counts are in the order of the cases' ids
+    by_case = {
+        "case_hashes": list(payload.training.val_case_hashes),
+        "counts_by_case": format_counts(payload.validation_counts()),
+    }
+    content = card.to_dict() | of_run | by_case
     write_atomically(run.scores, json.dumps(content, indent=1).encode())
     write_model_report(
         run.report,

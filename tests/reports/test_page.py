@@ -11,9 +11,17 @@ from PIL import Image
 
 from ophnet_ray.metrics.bootstrap import Interval
 from ophnet_ray.metrics.classification import f1_per_class
+from ophnet_ray.metrics.comparison import compare_models, count_windows
 from ophnet_ray.metrics.score_card import PhaseScore, Score, ScoreCard
 from ophnet_ray.metrics.timelines import VideoTimeline, WorstFrame
+from ophnet_ray.metrics.verdict import judge
+from ophnet_ray.reports.comparison_report import (
+    ComparedVideo,
+    ComparisonReport,
+    write_comparison_report,
+)
 from ophnet_ray.reports.model_report import ModelReport, write_model_report
+from ophnet_ray.reports.runs_report import RunRow, RunsReport, RunTable, write_runs_report
 from ophnet_ray.reports.search_report import SearchReport, write_search_report
 from ophnet_ray.reports.trial_record import TrialRecord
 from tests.helpers.browser import CHROMIUM, visit_pages
@@ -240,6 +248,62 @@ def test_a_search_without_schemes_has_no_comparison_of_them(tmp_path, num_trials
     assert ('id="history"' in text) == (num_trials > 0)
 
 
+def write_comparison(folder: Path) -> Path:
+    phases, rng = name_phases(52), np.random.default_rng(0)
+    models = [
+        count_windows(
+            name, phases, [f"case {i}" for i in range(6)], rng.integers(0, 9, (6, 52, 52))
+        )
+        for name in ("a_model_" * 8, "b")
+    ]
+    comparison = compare_models(*models)
+    labels = np.repeat(np.arange(52), 60)
+    report = ComparisonReport(
+        title="a against b",
+        subtitle="frames of 6 cases",
+        models=[model.name for model in models],
+        phases=phases,
+        comparisons=[comparison],
+        verdicts=judge([comparison]),
+        videos=[
+            ComparedVideo(
+                "v" * 60,
+                "case 0",
+                np.arange(52.0 * 60),
+                labels,
+                {models[0].name: np.roll(labels, 90), models[1].name: labels},
+            )
+        ],
+        notes=["a note"],
+        versions={"ray": "2.60.0"},
+    )
+    write_comparison_report(folder / "comparison.html", report)
+    return folder / "comparison.html"
+
+
+def write_runs(folder: Path) -> Path:
+    row = RunRow(
+        name="a_run_" * 20,
+        state="complete",
+        rank=1,
+        score=0.9,
+        interval=Interval(0.8, 0.95),
+        accuracy=0.9,
+        lead=None,
+        is_tied=False,
+        epochs=20,
+        seconds=8000.0,
+        settings={"backbone": "maxvit_large_tf_224.in21k"},
+        report=folder / "runs/a/report.html",
+    )
+    names = ["backbone", *(f"setting_{i}" for i in range(60))]
+    table = RunTable("a" * 64, "table.csv, val: 9 cases", "windows", names, [row] * 30)
+    damaged = [("a_run_" * 20, "config.yaml is damaged")]
+    report = RunsReport("Runs", "runs: 30 runs", [table], damaged, ["a note"], {"ray": "2.60.0"})
+    write_runs_report(folder / "runs.html", report)
+    return folder / "runs.html"
+
+
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
 def test_in_a_browser_pages_fit_a_phone_and_ask_for_nothing(tmp_path):
     contents = {
@@ -248,6 +312,7 @@ def test_in_a_browser_pages_fit_a_phone_and_ask_for_nothing(tmp_path):
         "search": make_search(30, "inverse_sqrt", name_phases(52)),
     }
     pages = [write(tmp_path, name, content) for name, content in contents.items()]
+    pages += [write_comparison(tmp_path), write_runs(tmp_path)]
     for page, visit in zip(pages, visit_pages(pages, width=360), strict=True):
         assert visit.overflow_px <= 0, page
         assert visit.complaints == []

@@ -1,0 +1,226 @@
+"""One run of a listing: its small files, read without a lock and without trust in them."""
+
+import json
+import math
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.characters import escape_unfit
+from ophnet_ray.data.passport import Passport
+from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.metrics.bootstrap import Interval
+from ophnet_ray.metrics.case_counts import parse_counts
+from ophnet_ray.metrics.classification import rank_epoch
+from ophnet_ray.models.checkpoint_file import read_payload
+from ophnet_ray.storage.paths import check_text
+from ophnet_ray.storage.records import DamagedFileError
+from ophnet_ray.train.run_directory import RunDirectory, RunResult
+
+MAX_BYTES = 64_000_000
+"""Size of a small file; a larger one is damaged."""
+SCORE = "val_macro_f1"
+"""Score by which runs are ranked."""
+RunState = Literal["complete", "unfinished", "stopped", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """Content of a run directory, as far as a listing shows it.
+
+    ``name``: path below the storage path; ``scores``: of the best epoch so far; ``intervals``: 95 %
+    intervals of some of them; ``settings``: by flag name, of trials with those of the trial;
+    ``has_report``: the page exists; ``counts``: validation counts by case (C, K, K), with
+    pseudonyms of the cases, None where they are not known. ``problem``: reason for which a part of
+    it could not be read; empty for none.
+    """
+
+    name: str
+    state: RunState
+    epochs: int
+    seconds: float
+    data_hash: str
+    data: str
+    unit: str
+    scores: Mapping[str, float]
+    intervals: Mapping[str, Interval]
+    settings: Mapping[str, Any]
+    has_report: bool
+    cases: tuple[str, ...] = ()
+    counts: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    problem: str = ""
+
+    @property
+    def score(self) -> float | None:
+        """The score that ranks; None before the first epoch has ended."""
+        return self.scores.get(SCORE)
+
+    def is_paired_with(self, other: "ListedRun") -> bool:
+        """Return True if both have counts of the same validation cases."""
+        if self.counts is None or other.counts is None or not self.cases:
+            return False
+        return self.cases == other.cases and self.counts.shape == other.counts.shape
+
+
+@dataclass(frozen=True)
+class SearchContext:
+    """Settings and data of a search, which its trials share."""
+
+    settings: Mapping[str, Any]
+    passport: Passport | None
+
+
+def read_listed_run(run: RunDirectory, name: str, search: SearchContext | None = None) -> ListedRun:
+    """Read a run; of a trial, with what its search knows.
+
+    Raises:
+        DamagedFileError: A small file is damaged.
+        UserError: A name in it holds characters that no name may hold.
+        OSError: A file cannot be read.
+    """
+    for path in (run.config, run.passport, run.metrics, run.result, run.scores):
+        check_plain(path)
+    passport = search.passport if search else None
+    if run.passport.exists():
+        passport = run.read_passport()
+    settings = dict(search.settings) if search else {}
+    if run.config.exists():
+        settings = run.read_config()
+    history = [_numbers(record) for record in run.read_metrics()]
+    result = _read_result(run)
+    content = _read_scores(run.scores) if result else {}
+    unit = content.get("unit", "windows")
+    data_hash = passport.data_hash if passport else ""
+    listed = ListedRun(
+        name=name,
+        state="complete" if result else "unfinished",
+        epochs=len(history),
+        seconds=sum(record.get("seconds", 0.0) for record in history),
+        data_hash=_check_word(run.passport, data_hash),
+        data=_describe_data(passport, settings),
+        unit=unit if unit in ("windows", "frames") else "windows",
+        scores=_numbers(result.scores) if result else _best(history),
+        intervals=_read_intervals(content),
+        settings={escape_unfit(str(key)): _plain(value) for key, value in settings.items()},
+        has_report=run.report.is_file(),
+    )
+    return _add_counts(listed, run, result, content)
+
+
+def check_plain(path: Path) -> None:
+    """Refuse a pipe, a device or a huge file: reading it would not end.
+
+    Raises:
+        DamagedFileError: The path is one.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+        raise DamagedFileError(f"{path} is damaged (no file of less than {MAX_BYTES:,} bytes)")
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the finite numbers of a record by name."""
+    return {
+        str(key): float(value)
+        for key, value in record.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def _best(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    scored = [record for record in history if {SCORE, "val_loss"} <= record.keys()]
+    if not scored:
+        return {}
+    best = max(scored, key=rank_epoch)
+    return dict(best)
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as it stands; what is no setting (a nested mapping) as a mark."""
+    if isinstance(value, list | tuple):
+        return ",".join(str(_plain(each)) for each in value[:20])
+    if isinstance(value, str):
+        return escape_unfit(one_line(value, max_chars=200))
+    return value if value is None or isinstance(value, bool | int | float) else "…"
+
+
+def _read_result(run: RunDirectory) -> RunResult | None:
+    result = run.read_result()
+    if result is None:
+        return None
+    if not isinstance(result.checkpoint, str) or not isinstance(result.scores, dict):
+        raise DamagedFileError(f"{run.result} is damaged (checkpoint or scores of another type)")
+    return result
+
+
+def _check_word(path: Path, value: Any) -> str:
+    if not isinstance(value, str):
+        raise DamagedFileError(f"{path} is damaged (a hash is no text)")
+    check_text(f"{path}:", value)
+    return value
+
+
+def _describe_data(passport: Passport | None, settings: Mapping[str, Any]) -> str:
+    """Return the name of the CSV and the cases of each split."""
+    csv = settings.get("csv_path")
+    name = PurePosixPath(csv).name if isinstance(csv, str) else "the demo data set"
+    if passport is None:
+        return escape_unfit(one_line(name, max_chars=200))
+    splits = [f"{split}: {counts.cases} cases" for split, counts in passport.splits.items()]
+    return escape_unfit(one_line(f"{name}, {', '.join(splits)}", max_chars=200))
+
+
+def _read_scores(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged ({one_line(error)[:100]})") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _read_intervals(content: Mapping[str, Any]) -> dict[str, Interval]:
+    """Return the intervals of a score card, by the names of the scores in ``metrics.jsonl``."""
+    names = {"macro_f1_present": SCORE, "window_accuracy": "val_acc", "frame_accuracy": "val_acc"}
+    rows = content.get("scores")
+    found = {}
+    for row in rows if isinstance(rows, list) else []:
+        ends = _numbers(row) if isinstance(row, dict) else {}
+        name = names.get(str(row.get("name"))) if {"low", "high"} <= ends.keys() else None
+        if name is not None:
+            found[name] = Interval(ends["low"], ends["high"])
+    return found
+
+
+def _add_counts(
+    listed: ListedRun, run: RunDirectory, result: RunResult | None, content: Mapping[str, Any]
+) -> ListedRun:
+    """Add the counts by case: from ``scores.json`` or, of an earlier version, the checkpoint."""
+    if result is None:
+        return listed
+    lines, cases = content.get("counts_by_case"), content.get("case_hashes")
+    if isinstance(lines, list) and isinstance(cases, list):
+        try:
+            counts = parse_counts([str(line) for line in lines], len(content["phases"]))
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raise DamagedFileError(f"{run.scores} is damaged ({one_line(error)[:100]})") from error
+        return replace(listed, counts=counts, cases=tuple(map(str, cases)))
+    inside = PurePosixPath(result.checkpoint)
+    file = run.path / inside
+    if inside.is_absolute() or ".." in inside.parts or not file.is_file():
+        return listed
+    try:
+        payload = read_payload(file)
+        counts = payload.validation_counts()
+    except UserError as error:
+        return replace(listed, problem=one_line(error))
+    return replace(listed, counts=counts, cases=payload.training.val_case_hashes)
