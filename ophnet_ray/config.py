@@ -21,6 +21,7 @@ from ophnet_ray.settings import (
     setting,
     worker_rules,
 )
+from ophnet_ray.speed_config import SpeedConfig
 from ophnet_ray.storage.local_copies import hash_content
 from ophnet_ray.storage.paths import check_location, is_remote
 from ophnet_ray.temporal_config import TemporalConfig
@@ -291,6 +292,7 @@ class Config:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -368,7 +370,7 @@ class Config:
             UserError: Naming the flag, its value and the cure.
         """
         self.check_locations()
-        parts = (self.windows, self.model, self.training, self.sampling, self.recipe)
+        parts = (self.windows, self.model, self.training, self.sampling, self.recipe, self.speed)
         for part in (*parts, self.augmentation, self.temporal, self.data, self.run):
             check_rules(part.rules())
         check_rules(self.recipe.rules_of_strategy(self.training.strategy))

@@ -25,6 +25,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.recipe_config import RECIPES, RecipeConfig
 from ophnet_ray.sampling_config import SamplingConfig
 from ophnet_ray.settings_file import dump_config, read_config
+from ophnet_ray.speed_config import SpeedConfig
 from ophnet_ray.temporal_config import TemporalConfig
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.directory import search_identity
@@ -173,7 +174,8 @@ def test_the_identity_holds_all_settings_that_affect_a_result():
     single = {"deterministic": False, "on_nan": "stop", "init_checkpoint": None, "phase_map": None}
     windows, augmentation = {"window_image": "mean"}, asdict(AugmentationConfig())
     windows |= asdict(SamplingConfig())
-    assert late_settings() == windows | single | recipe | augmentation | temporal
+    speed = asdict(SpeedConfig())
+    assert late_settings() == windows | single | recipe | augmentation | speed | temporal
     repeatable = Config().replace_flat(deterministic=True)
     assert repeatable.identity() == Config().identity() | {"deterministic": True}
     data = {field.name for field in fields(DataConfig)}

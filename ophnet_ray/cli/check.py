@@ -24,6 +24,7 @@ from ophnet_ray.train.preflight import (
     check_loggers,
     check_num_segments,
     check_output,
+    check_speed,
     find_shared_paths,
     resolve_paths,
 )
@@ -153,6 +154,9 @@ def _check_setup(config: Config, inspection: "Inspection", console: Console) -> 
     def check_workers() -> None:
         if workers is not None and data is not None and data.num_train:
             check_num_segments(workers, data.num_train)
+        # whether a cluster has GPUs is not known here
+        use_gpu = config.training.use_gpu != "false"
+        check_speed(config, workers or 1, use_gpu)
 
     def check_network() -> None:
         # loads the codec

@@ -46,6 +46,8 @@ from ophnet_ray.hashing import hash_ids
 from ophnet_ray.sampling_config import SamplerKind, SamplingConfig
 from ophnet_ray.settings import NUM_WORKERS, check_rules
 
+VAL_BATCH_FACTOR = 4
+"""Windows of a validation step for each of a training step: it keeps no activations."""
 _WINDOWS, _TRAINING, _SAMPLING = WindowConfig(), TrainingConfig(), SamplingConfig()
 
 
@@ -156,6 +158,7 @@ class ManifestDataModule(L.LightningDataModule):
         seed: Of the order and the windows.
         begun_with: See ``plan_training_steps``.
         sampling: Windows of an epoch; by default one of each training segment.
+        val_batch_size: Windows per validation step and worker; None: see ``VAL_BATCH_FACTOR``.
     """
 
     def __init__(
@@ -166,11 +169,13 @@ class ManifestDataModule(L.LightningDataModule):
         begun_with: int | None = None,
         *,
         sampling: SamplingConfig = _SAMPLING,
+        val_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         check_rules(sampling.rules())
         self.manifest, self.batch_size, self.seed = manifest, batch_size, seed
         self.begun_with, self.sampling = begun_with, sampling
+        self.val_batch_size = val_batch_size or VAL_BATCH_FACTOR * batch_size
 
     def train_dataloader(self) -> WindowLoader:
         """Build the loader of this worker's share of an epoch's windows."""
@@ -199,7 +204,7 @@ class ManifestDataModule(L.LightningDataModule):
         sampler = ValidationSampler(
             [item.entry.snippet_lengths for item in items],
             manifest.windows.blocks_per_window,
-            self.batch_size,
+            self.val_batch_size,
             rank=self._rank,
             num_replicas=self._num_replicas,
         )
@@ -209,7 +214,10 @@ class ManifestDataModule(L.LightningDataModule):
         self, items: Sequence[ManifestItem], sampler: TrainingSampler | ValidationSampler
     ) -> WindowLoader:
         windows = self._require_manifest().windows
-        return WindowLoader(items, sampler, windows.image_size, windows.window_image)
+        is_on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return WindowLoader(
+            items, sampler, windows.image_size, windows.window_image, pin_memory=is_on_gpu
+        )
 
     def _require_manifest(self) -> Manifest:
         if self.manifest is None:

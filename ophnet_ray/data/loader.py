@@ -69,6 +69,7 @@ class WindowLoader:
         sampler: Order of the windows; Lightning finds it by this name and sets its epoch.
         image_size: Height and width of a block.
         window_image: Picture of a window, see ``WindowConfig``.
+        pin_memory: Read into page-locked memory, from which a GPU copies while it computes.
     """
 
     batch_sampler = None  # Lightning looks for it beside a sampler, as a DataLoader has both
@@ -79,8 +80,11 @@ class WindowLoader:
         sampler: TrainingSampler | ValidationSampler,
         image_size: int,
         window_image: WindowImage = "mean",
+        *,
+        pin_memory: bool = False,
     ) -> None:
         self.sampler = sampler
+        self._pin_memory = pin_memory
         self._items = items
         self._labels = np.asarray([item.label for item in items], dtype=np.int64)
         case_ids = [item.segment.case_id for item in items]
@@ -142,7 +146,9 @@ class WindowLoader:
     def _read_batch(self, step: Step) -> _Read:
         started_s, started_cpu_s = time.perf_counter(), time.thread_time()
         size, channels = self._image_size, count_channels(self._window_image)
-        pixels = np.empty((len(step.windows), size, size, channels), dtype=np.uint8)
+        shape = (len(step.windows), size, size, channels)
+        memory = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
+        pixels = memory.numpy()
         scratch = np.empty((max(step.windows[:, 2].max(), 1), size, size, 3), dtype=np.uint8)
         for target, (segment, start, length) in zip(pixels, step.windows.tolist(), strict=True):
             if segment < 0:
@@ -158,13 +164,16 @@ class WindowLoader:
         labels = np.where(segments >= 0, self._labels[segments], 0)
         batch = {
             # a permuted view: channels last in memory, which is what the convolutions want
-            "pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2),
+            "pixels": memory.permute(0, 3, 1, 2),
             "label": torch.from_numpy(labels),
             "draws": torch.from_numpy(step.draws),
             "case": torch.from_numpy(np.where(segments >= 0, self._cases[segments], 0)),
             "weight": torch.from_numpy(np.where(segments >= 0, self._weights[segments], 0)),
             "valid": torch.from_numpy(segments >= 0),
         }
+        if self._pin_memory:
+            # what is pinned already stays as it is
+            batch = {name: value.pin_memory() for name, value in batch.items()}
         took_s, took_cpu_s = time.perf_counter() - started_s, time.thread_time() - started_cpu_s
         return _Read(batch, took_s - took_cpu_s)
 

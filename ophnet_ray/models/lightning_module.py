@@ -53,6 +53,7 @@ class SurgicalPhaseModule(PhaseModule):
         on_nan: With ``skip``, batches whose loss is not finite do not count in ``train_loss``.
         recipe: Optimiser, regularisation and trained layers; by default Adam on all layers.
         augmentation: Further changes of training images, and mixtures; by default none.
+        memory_format: Memory format of the network's weights and images; None: images as they come.
 
     Attributes:
         epoch_metrics: ``train_loss``, ``val_loss``, ``val_acc`` and ``val_macro_f1`` of the last
@@ -78,11 +79,15 @@ class SurgicalPhaseModule(PhaseModule):
         on_nan: OnNan = TrainingConfig.on_nan,
         recipe: RecipeConfig = _RECIPE,
         augmentation: AugmentationConfig = _AUGMENTATION,
+        memory_format: torch.memory_format | None = None,
     ) -> None:
         super().__init__(lr, lr_schedule, recipe)
         self.random_shift, self.color_jitter = random_shift, color_jitter
         self.augmentation = augmentation
         self.model = model or SurgicalPhaseClassificationModel(num_classes)
+        self.memory_format = memory_format
+        if memory_format is not None:
+            self.model.use_memory_format(memory_format)
         self.num_classes = num_classes
         self.loss = PhaseLoss(
             num_classes, balance or PhaseBalance(class_weights), recipe.label_smoothing
@@ -128,6 +133,8 @@ class SurgicalPhaseModule(PhaseModule):
         else:
             values = to_unit(batch["pixels"])
         image, mask = prepare_batch(values, self.model.mean, self.model.std, self.model.mask)
+        if self.memory_format is not None:
+            image = image.contiguous(memory_format=self.memory_format)
         return {"image": image, "mask": mask, **kept}
 
     def on_train_start(self) -> None:
@@ -299,6 +306,7 @@ class SurgicalPhaseModule(PhaseModule):
         """Compute the mean training loss over all workers."""
         total, count = self.sum_over_workers(self.train_sums).tolist()
         self.epoch_metrics["train_loss"] = total / max(count, 1.0)
+        self.num_trained = int(count)
         self.log("train_loss", self.epoch_metrics["train_loss"])
 
 

@@ -228,6 +228,30 @@ class SurgicalPhaseClassificationModel(nn.Module):
         self.has_frozen_layers = layers != "none" or recipe.lora_rank is not None
         self.train(self.training)
 
+    def use_memory_format(self, memory_format: torch.memory_format) -> None:
+        """Keep the weights of convolutions in a memory format."""
+        self.to(memory_format=memory_format)  # type: ignore[call-overload] # torch's stub lacks it
+
+    def checkpoint_activations(self) -> None:
+        """Let the backward pass compute activations of the encoder again (arXiv:1604.06174).
+
+        Raises:
+            UserError: timm has no such thing for the encoder, or its batch norms are trained: they
+                would count each batch twice.
+        """
+        if not self.freeze_batch_norm and any(map(_is_batch_norm, self.image_encoder.modules())):
+            raise UserError(
+                f"--grad_checkpointing: the batch norms of the backbone {self.backbone} would "
+                "count each batch twice; give --freeze bn, or leave it out"
+            )
+        try:
+            self.image_encoder.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError) as error:
+            raise UserError(
+                f"--grad_checkpointing: timm has none for the backbone {self.backbone}; leave it "
+                "out"
+            ) from error
+
     def _freeze_stages(self, num_stages: int) -> None:
         """Freeze the stem, which timm counts as stage 0, and the first stages."""
         stages = group_layers(self.image_encoder, coarse=True)
@@ -255,7 +279,8 @@ def outline_network(num_classes: int, config: Config) -> SurgicalPhaseClassifica
     """Build the network of a run as its recipe trains it: names and shapes, without storage.
 
     Raises:
-        UserError: The backbone does not exist, or the recipe does not suit it.
+        UserError: The backbone does not exist, or the recipe or ``--grad_checkpointing`` does not
+            suit it.
     """
     model = replace(config.model, pretrained=False, backbone_weights=None)
     with torch.device("meta"):
@@ -267,6 +292,11 @@ def outline_network(num_classes: int, config: Config) -> SurgicalPhaseClassifica
             drop_path_rate=config.recipe.drop_path_rate,
         )
         network.adapt(config.recipe)
+    if config.speed.grad_checkpointing:
+        # the outline has no weights, and the batch norms of such weights are frozen
+        network.freeze_batch_norm |= config.model.fetches_weights
+        network.freeze_batch_norm |= config.model.backbone_weights is not None
+        network.checkpoint_activations()
     return network
 
 

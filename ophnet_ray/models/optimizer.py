@@ -68,7 +68,7 @@ def build_optimizer(
     Args:
         parameters: Names and parameters of the module.
         lr: Learning rate.
-        opt: Kind of the optimiser. AdamW takes torch's fused kernel on CUDA.
+        opt: Kind of the optimiser. On CUDA it takes torch's fused kernel.
         planned: Settings by name; parameters without any have the defaults.
         may_fuse: False where a scaler of gradients needs the kernels that are not fused.
     """
@@ -80,15 +80,15 @@ def build_optimizer(
     groups: dict[ParameterSettings, list[nn.Parameter]] = {}
     for name, parameter in trained.items():
         groups.setdefault(planned.get(name, ParameterSettings()), []).append(parameter)
+    is_fused = may_fuse and all(each.is_cuda for each in trained.values())
+    options: dict[str, Any] = {"fused": True} if is_fused else {}
     if opt == "adam" and groups.keys() == {ParameterSettings()}:
         # one group without further keys: checkpoints of earlier versions hold that
-        return torch.optim.Adam(list(trained.values()), lr=lr)
+        return torch.optim.Adam(list(trained.values()), lr=lr, **options)
     values = [
         {"params": groups[own], "lr": lr * own.lr_scale, **own._asdict()}
         for own in sorted(groups, reverse=True)
     ]
-    is_fused = may_fuse and all(each.is_cuda for each in trained.values())
-    options: dict[str, Any] = {"fused": True} if is_fused and opt == "adamw" else {}
     optimizer: torch.optim.Optimizer = create_optimizer_v2(values, opt, lr=lr, **options)
     return optimizer
 

@@ -33,6 +33,7 @@ class PhaseModule(L.LightningModule):
     Attributes:
         epoch_metrics: Scores of the last epoch over all workers, each a sum divided once.
         planned_parameters: Settings of the parameters in the optimiser, by name.
+        num_trained: Windows or batches of the last epoch over all workers.
         train_sums: (sum of losses, batches or windows) of this worker in the epoch so far, (2,).
     """
 
@@ -41,6 +42,7 @@ class PhaseModule(L.LightningModule):
         self.lr, self.lr_schedule, self.recipe = lr, lr_schedule, recipe
         self.planned_parameters: dict[str, ParameterSettings] = {}
         self.epoch_metrics: dict[str, float] = {}
+        self.num_trained = 0
         self.train_sums: Tensor = torch.zeros(2)
 
     @abstractmethod

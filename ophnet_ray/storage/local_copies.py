@@ -45,9 +45,22 @@ def local_folder(uri: str, local_dir: str | None) -> Path:
     Raises:
         UserError: The folder cannot be created.
     """
-    root = Path(local_dir or default_local_dir())
     digest = hashlib.blake2b(plain_uri(uri).encode(), digest_size=4).hexdigest()
-    folder = root / f"{name_of(uri)}-{digest}"
+    return user_folder(f"{name_of(uri)}-{digest}", local_dir)
+
+
+def user_folder(name: str, local_dir: str | None) -> Path:
+    """Return a folder of this machine and user by its name; create it when it is missing.
+
+    Args:
+        name: Plain name.
+        local_dir: Value of ``--local_cache_dir``.
+
+    Raises:
+        UserError: The folder cannot be created.
+    """
+    root = Path(local_dir or default_local_dir())
+    folder = root / name
     try:
         # private to the user, like the names of the videos in it
         root.mkdir(mode=0o700, parents=True, exist_ok=True)

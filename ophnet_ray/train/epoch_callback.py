@@ -35,6 +35,7 @@ from ophnet_ray.models.step_skipper import StepSkipper
 from ophnet_ray.models.training_summary import summarise_training_segments
 from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
+from ophnet_ray.train.epoch_speed import EpochSpeed
 from ophnet_ray.train.heartbeat import Heartbeat, Position
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.rollback import StepGuard
@@ -73,6 +74,7 @@ class EpochCallback(ExactResume):
         self._loop, self._place = loop, place
         self._heartbeat = heartbeat
         self._run_metrics = TrainingMetrics(loop.run.path.name)
+        self._speed = EpochSpeed(loop.config, len(loop.manifest.phases))
         self._status_sent_s = 0.0
         self.skipper = _build_skipper(loop)
         self._stop_poll = StopPoll(loop.status, place.read_notice)
@@ -111,6 +113,8 @@ class EpochCallback(ExactResume):
         step = batch_idx + 1
         is_last = step == trainer.num_training_batches
         self._run_metrics.end_step(self._loop.config.training.batch_size, is_last)
+        if is_last:
+            self._speed.end_steps(self._epoch_started_s)
         if trainer.is_global_zero and time.monotonic() - self._status_sent_s > 1:
             self._status_sent_s = time.monotonic()
             self._report_progress(
@@ -252,6 +256,7 @@ class EpochCallback(ExactResume):
             "lr": module.scheduled_lr,
             "seconds": round(time.monotonic() - self._epoch_started_s, 3),
             "data_wait_share": round(loader_of(trainer).wait_share, 4),
+            **self.describe_speed(trainer, module),
             **(self.skipper.counts() if self.skipper else {}),
         }
         self.history = [*self.history, record]
@@ -268,6 +273,13 @@ class EpochCallback(ExactResume):
             and trainer.current_epoch + 1 < self._loop.config.training.max_epochs
         ):
             raise StopTraining(f"after epoch {trainer.current_epoch + 1}")
+
+    def describe_speed(self, trainer: L.Trainer, module: PhaseModule) -> dict[str, float]:
+        """Return the speed of the epoch's training steps, for its record."""
+        speed = self._speed.measure(trainer, module.num_trained)
+        shown = ", ".join(f"{name} {value}" for name, value in speed.items())
+        logger.info("epoch %d: %s", trainer.current_epoch + 1, shown)
+        return speed
 
     def _accept_skipped(self, trainer: L.Trainer, skipper: StepSkipper) -> bool:
         """Name skipped steps on the console; fail, and return False, if there was no other."""

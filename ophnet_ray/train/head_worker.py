@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import lightning as L  # noqa: N812 - Lightning's own convention
+
 from ophnet_ray.data.sequence_module import SequenceDataModule
 from ophnet_ray.models.payload import CheckpointPayload, describe_settings
 from ophnet_ray.models.phase_module import PhaseModule
@@ -46,6 +48,10 @@ class HeadEpochCallback(EpochCallback):
     """Checkpoints and reports of a temporal model; without its encoder, which never changes."""
 
     _loop: HeadLoopConfig
+
+    def describe_speed(self, trainer: L.Trainer, module: PhaseModule) -> dict[str, float]:
+        """Return nothing: its steps are videos of any length."""
+        return {}
 
     def describe_model(self, module: PhaseModule) -> CheckpointPayload:
         """Return the payload of a temporal model, without history and states of workers.

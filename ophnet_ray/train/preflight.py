@@ -24,6 +24,7 @@ from ophnet_ray.models.backbone_names import (
     find_uncovered_pixels,
     read_licence,
 )
+from ophnet_ray.settings import check_rules
 from ophnet_ray.storage.files import check_readable, check_writable, list_objects, upload
 from ophnet_ray.storage.local_copies import default_local_dir, local_folder
 from ophnet_ray.storage.paths import absolute, is_remote, is_same_place, join, parent_of
@@ -283,6 +284,16 @@ def _describe_weights(model: ModelConfig) -> str:
     if find_noncommercial(model.backbone) is None:
         check_licence("--backbone", model.backbone, licence, model.allow_noncommercial)
     return f"pretrained weights, {describe_licence(licence)}"
+
+
+def check_speed(config: Config, num_workers: int, use_gpu: bool) -> None:
+    """Make sure that the workers of a run can take the steps that its flags ask for.
+
+    Raises:
+        UserError: They cannot; the flags are named.
+    """
+    strategy = config.training.strategy
+    check_rules(config.speed.rules_of_workers(num_workers, use_gpu, strategy))
 
 
 def check_num_segments(num_workers: int, num_train: int) -> None:

@@ -24,7 +24,12 @@ from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.conclusion import failures_in_one_line
 from ophnet_ray.train.disk_space import check_disk_space
 from ophnet_ray.train.lone_worker import fit_here, trains_here
-from ophnet_ray.train.preflight import check_backbone, check_cluster, check_num_segments
+from ophnet_ray.train.preflight import (
+    check_backbone,
+    check_cluster,
+    check_num_segments,
+    check_speed,
+)
 from ophnet_ray.train.prepare import prepare_data
 from ophnet_ray.train.protocol import RemoteStatus, TrainingStatus, TrainLoopConfig
 from ophnet_ray.train.run import Run
@@ -96,6 +101,7 @@ def _train(run: Run) -> RunResult:
         elif run.config.run.private:
             hide_arguments()
         check_num_segments(resources.train_workers, run.data.num_train)
+        check_speed(run.config, resources.train_workers, resources.use_gpu)
         check_backbone(run.config, run.console.say)
         check_cluster(run.config, run.data.segments)
         continue_shorter_run(run, resources)

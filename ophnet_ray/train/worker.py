@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,18 +17,21 @@ from ophnet_ray.data.cache.shards import FETCH_THREADS, fetch_shards
 from ophnet_ray.data.datasets import ManifestDataModule
 from ophnet_ray.data.samplers import plan_training_steps
 from ophnet_ray.models.checkpoint_file import read_payload
+from ophnet_ray.models.compilation import compile_network, name_compile_errors
 from ophnet_ray.models.init_checkpoint import build_network
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.lightning_trainer import build_lightning_trainer
 from ophnet_ray.models.losses import balance_phases
 from ophnet_ray.models.payload import CheckpointPayload
 from ophnet_ray.models.phase_module import PhaseModule
+from ophnet_ray.storage.local_copies import user_folder
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
 from ophnet_ray.train.epoch_callback import EpochCallback
 from ophnet_ray.train.head_protocol import HeadLoopConfig
 from ophnet_ray.train.head_worker import build_head_fit
 from ophnet_ray.train.heartbeat import Heartbeat
 from ophnet_ray.train.loggers import build_loggers
+from ophnet_ray.train.memory_format import choose_memory_format
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.resume_point import ResumePoint, agree_on_resume_point
 from ophnet_ray.train.rollback import RollbackError
@@ -96,7 +100,7 @@ def _fit_from_last_checkpoint(
     trainer = _build_trainer(loop, callback, place)
     stopped = ""
     try:
-        with heartbeat:
+        with heartbeat, name_compile_errors() if loop.config.speed.compile else nullcontext():
             trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
     except StopTraining as stop:
         stopped = str(stop)
@@ -121,25 +125,29 @@ def _build_fit(
     resumed = read_payload(resume.last.file) if resume.last else None
     # the same first weights on every worker and in every rerun
     torch.manual_seed(training.seed)
-    module = _build_module(loop, resumed)
+    module = _build_module(loop, resumed, place)
     data = ManifestDataModule(
         loop.manifest,
         training.batch_size,
         training.seed,
         loop.resources.begun_with,
         sampling=loop.config.sampling,
+        val_batch_size=loop.config.speed.val_batch_size,
     )
     return _Fit(module, data, EpochCallback(loop, resume.finished, heartbeat, place))
 
 
-def _build_module(loop: TrainLoopConfig, resumed: CheckpointPayload | None) -> SurgicalPhaseModule:
+def _build_module(
+    loop: TrainLoopConfig, resumed: CheckpointPayload | None, place: WorkerPlace
+) -> SurgicalPhaseModule:
     config, manifest = loop.config, loop.manifest
     num_classes = len(manifest.phases)
     counts = manifest.training_counts(config.sampling.sampler)
-    return SurgicalPhaseModule(
+    network = build_network(config, manifest.phases, resumed)
+    module = SurgicalPhaseModule(
         num_classes,
         lr=config.training.lr,
-        model=build_network(config, manifest.phases, resumed),
+        model=network,
         lr_schedule=config.training.lr_schedule,
         random_shift=config.training.random_shift,
         color_jitter=config.training.color_jitter,
@@ -148,7 +156,13 @@ def _build_module(loop: TrainLoopConfig, resumed: CheckpointPayload | None) -> S
         on_nan=config.training.on_nan,
         recipe=config.recipe,
         augmentation=config.augmentation,
+        memory_format=choose_memory_format(loop, network, place),
     )
+    if config.speed.grad_checkpointing:
+        network.checkpoint_activations()
+    if config.speed.compile:
+        compile_network(network, user_folder("compiled", config.run.local_cache_dir))
+    return module
 
 
 def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback, place: WorkerPlace) -> L.Trainer:
@@ -164,7 +178,7 @@ def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback, place: Worker
         loop.resources.begun_with,
     )
     num_accumulated = training.accumulate_grad_batches * steps.num_accumulated
-    strategy, environment = _build_place_parts(loop, place)
+    strategy, environment = _build_place_parts(loop, place, num_accumulated)
     return build_lightning_trainer(
         replace(training, accumulate_grad_batches=num_accumulated),
         loop.resources.use_gpu,
@@ -178,17 +192,21 @@ def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback, place: Worker
         plugins=[SyncedCheckpointIO(), *environment],
         logger=build_loggers(loop.config, loop.run),
         gradient_clip_val=loop.config.recipe.gradient_clip_val,
+        sync_batchnorm=loop.config.speed.sync_batchnorm and not place.is_alone,
     )
 
 
-def _build_place_parts(loop: TrainLoopConfig, place: WorkerPlace) -> tuple[Any, list[Any]]:
+def _build_place_parts(
+    loop: TrainLoopConfig, place: WorkerPlace, num_accumulated: int
+) -> tuple[Any, list[Any]]:
     """Build Lightning's strategy and environment for the place of the worker."""
     if place.is_alone:
         return "auto", []
     # Ray Train takes a second of CPU to load, which a worker outside of it does without
     from ophnet_ray.train.group_strategy import build_group_environment, build_group_strategy
 
-    return build_group_strategy(loop.config.training.strategy), [build_group_environment()]
+    strategy = build_group_strategy(loop.config.training.strategy, accumulates=num_accumulated > 1)
+    return strategy, [build_group_environment()]
 
 
 def _build_pictures(loop: TrainLoopConfig) -> list[L.Callback]:

@@ -24,6 +24,7 @@ from ophnet_ray.train.preflight import (
     check_cluster,
     check_num_segments,
     check_recipe,
+    check_speed,
 )
 from ophnet_ray.train.prepare import prepare_data, prepare_variant
 from ophnet_ray.tune.config import RankedMetric
@@ -134,6 +135,7 @@ def _prepare(search: Search, held: ExitStack) -> TrialSetup:
         only = {run.config.windows: manifest}
         return TrialSetup(search.directory, plan, only, run.data.data_hash, search.metric, head)
     check_num_segments(plan.resources.train_workers, run.data.num_train)
+    check_speed(run.config, plan.resources.train_workers, plan.resources.use_gpu)
     for settings in network_variants(search.space):
         check_backbone(run.config.replace_flat(**settings), run.console.say)
     for settings in recipe_variants(search.space):

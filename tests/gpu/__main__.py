@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,14 @@ from typing import Any
 from tests.gpu.scale import GPU, TOY
 
 NEEDED = ("av", "cv2", "lightning", "numba", "pandas", "pyarrow", "pytest", "timm", "torch", "yaml")
+OLDEST_TIMM = (1, 0, 31)
+"""Version of timm below which some models of the tests do not exist."""
 HEADER = [
     *("model", "batch"),
-    *("img/s", "bare img/s", "ratio"),
-    *("MFU", "bare MFU", "GiB", "bare GiB", "wait"),
+    *("img/s", "bare img/s", "ratio", "plain img/s", "ratio"),
+    *("compiled img/s", "gain", "minutes"),
+    *("MFU", "compiled MFU", "busy", "format"),
+    *("GiB", "bare GiB", "wait"),
     *("predict fr/s", "decode fr/s", "ratio"),
     "repeats",
 ]
@@ -102,15 +107,29 @@ def row_of(backbone: str, results: dict[str, Any]) -> list[str]:
     def mfu(images_s: float | None) -> str:
         return cell(images_s * flops / peak if images_s and flops and peak else None, "{:.1%}")
 
+    compiled = results.get("compiled", {})
+    formats = results.get("memory_format", {})
+    kernels_s, batch_size = results.get("kernels_s"), results.get("batch_size")
+    busy = ours["images_s"] * kernels_s / batch_size if ours and kernels_s else None
     repeats = {True: "yes", False: "NO", None: "-"}[results.get("repeats")]
     speeds = [each.get("images_s") for each in (ours, bare)]
+    gain = [each.get("images_s") for each in (compiled, ours)]
+    plain = results.get("plain", {}).get("images_s")
+    minutes = compiled["seconds"] / 60 if compiled else None
     frames = [predict.get("predict_frames_s"), predict.get("decode_frames_s")]
     return [
         backbone,
         cell(results.get("batch_size")),
         *map(cell, speeds),
         ratio(*speeds),
-        *map(mfu, speeds),
+        cell(plain),
+        ratio(speeds[0], plain),
+        cell(gain[0]),
+        ratio(*gain),
+        cell(minutes, "{:.1f}"),
+        *map(mfu, reversed(gain)),
+        cell(busy, "{:.0%}"),
+        min(formats, key=formats.get) if formats else "-",
         *(cell(each.get("peak_gib"), "{:.1f}") for each in (ours, bare)),
         cell(ours.get("wait_share"), "{:.1%}"),
         *map(cell, frames),
@@ -141,6 +160,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", help="timm models, in place of the four")
     args = parser.parse_args()
     missing = [name for name in NEEDED if find_spec(name) is None]
+    if "timm" not in missing and _version_of("timm") < OLDEST_TIMM:
+        missing.append(f"timm {'.'.join(map(str, OLDEST_TIMM))}")
     if missing:
         sys.exit(f"missing here: {', '.join(missing)}; put wheels into .whl/, see its README.md")
     toy = args.toy or not (shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists())
@@ -168,11 +189,16 @@ def main() -> None:
     sys.exit(1 if failed else 0)
 
 
+def _version_of(package: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version(package))[:3])
+
+
 def run_tests(out: Path, limit_s: float, toy: bool) -> Section:
     """Run the GPU-marked tests, without the set-up of the other tests, which needs Ray."""
     folder = Path(__file__).parent
     command = ["pytest", str(folder), "-m", "gpu", "-q", "-o", "addopts=", "-p", "no:cacheprovider"]
     command += ["--import-mode=importlib", f"--confcutdir={folder}", "-rf", "--tb=short"]
+    command += ["-W", "ignore::pytest.PytestUnknownMarkWarning"]
     return run_section(command, out / "tests.log", limit_s, toy)
 
 

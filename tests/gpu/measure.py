@@ -2,8 +2,8 @@
 
 import gc
 import json
-import re
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -13,34 +13,26 @@ from typing import Any
 
 import torch
 
+from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.errors import one_line
+from ophnet_ray.models.compilation import compile_network
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
+from ophnet_ray.models.memory_format import StepShape, time_formats
+from ophnet_ray.models.throughput import find_peak
 from tests.gpu.prediction import time_predict, write_checkpoint
 from tests.gpu.scale import GPU, TOY, Scale
 from tests.gpu.training import (
     Clock,
     build_module,
+    build_timm_model,
     count_flops,
+    profile_ours,
     repeats,
     time_bare,
     time_matrix_product,
     time_ours,
 )
 from tests.gpu.workload import draw_video, write_windows
-
-# TFLOP/s of dense bfloat16 products without sparsity, from the data sheets
-PEAKS = {
-    "H100 NVL": 835.0,
-    "H100 PCIe": 756.0,
-    "H100": 989.4,
-    "H200": 989.4,
-    "GH200": 989.4,
-    "A100": 311.9,
-    "A10G": 70.0,
-    "A40": 149.7,
-    "L40S": 362.1,
-    "L4": 121.0,
-}
 
 
 @dataclass(frozen=True)
@@ -60,18 +52,39 @@ def measure(backbone: str, batch_size: int, scale: Scale, place: Place) -> None:
     device, folder = place.device, place.work / backbone
     results: dict[str, Any] = {"batch_size": batch_size, "machine": describe_machine(device)}
     errors = results["errors"] = {}
+    shape = StepShape(batch_size, scale.image_size, torch.bfloat16, device)
 
     def clock() -> Clock:
         return Clock(scale.warmup_steps, scale.max_steps, scale.seconds)
 
+    def memory_format() -> torch.memory_format:
+        is_last = results.get("memory_format", {"channels_last": 0, "contiguous": 1})
+        is_faster = is_last["channels_last"] < is_last["contiguous"]
+        return torch.channels_last if is_faster else torch.contiguous_format
+
     @cache
     def module() -> SurgicalPhaseModule:
-        return build_module(backbone, scale.image_size)
+        return build_module(backbone, scale.image_size, memory_format())
+
+    @cache
+    def windows() -> Manifest:
+        steps = scale.warmup_steps + scale.max_steps + 1
+        return write_windows(folder / "windows", scale.image_size, steps * batch_size)
 
     def ours() -> dict[str, float | None]:
-        steps = scale.warmup_steps + scale.max_steps + 1
-        manifest = write_windows(folder / "windows", scale.image_size, steps * batch_size)
-        return time_ours(module(), manifest, batch_size, clock(), folder, device)
+        return time_ours(module(), windows(), batch_size, clock(), folder, device)
+
+    def compiled() -> dict[str, float | None]:
+        fast = build_module(backbone, scale.image_size, memory_format())
+        compile_network(fast.model, folder / "compiled")
+        started_s = time.perf_counter()
+        found = time_ours(fast, windows(), batch_size, clock(), folder, device)
+        return found | {"seconds": time.perf_counter() - started_s}
+
+    def profiled() -> float:
+        kernels_s, tables = profile_ours(module(), windows(), batch_size, folder, device)
+        (place.out / f"{backbone}.profile.txt").write_text(tables)
+        return kernels_s
 
     def deterministic() -> bool:
         manifest = write_windows(folder / "few", scale.image_size, 16)
@@ -81,14 +94,30 @@ def measure(backbone: str, batch_size: int, scale: Scale, place: Place) -> None:
         file = write_checkpoint(folder / "m.ckpt", module().model, backbone, scale.image_size)
         return time_predict(file, draw_video(place.work / "v.mp4", *scale.video), device)
 
+    def bare() -> dict[str, float | None]:
+        model = build_timm_model(backbone, scale.image_size)
+        return time_bare(model, shape, memory_format(), clock())
+
+    def plain() -> dict[str, float | None]:
+        model = build_module(backbone, scale.image_size).model
+        return time_bare(model, shape, memory_format(), clock())
+
     parts: dict[str, Callable[[], Any]] = {
         "flops_per_image": lambda: count_flops(backbone, scale.image_size),
         "matrix_product_flops_s": lambda: time_matrix_product(scale.matrix, device),
-        "bare": lambda: time_bare(backbone, scale.image_size, batch_size, clock(), device),
+        "memory_format": lambda: time_formats(
+            build_module(backbone, scale.image_size).model, shape
+        ),
+        "bare": bare,
+        "plain": plain,
         "ours": ours,
-        "predict": predict,
+        "kernels_s": profiled,
+        "compiled": compiled,
         "repeats": deterministic,
+        "predict": predict,
     }
+    if backbone not in scale.compiled:
+        del parts["compiled"]
     folder.mkdir()
     for name, part in parts.items():
         try:
@@ -101,18 +130,13 @@ def measure(backbone: str, batch_size: int, scale: Scale, place: Place) -> None:
         (place.out / f"{backbone}.json").write_text(json.dumps(results, indent=1))
 
 
-def find_peak(device: str) -> float | None:
-    """Return the peak rate of a GPU by its name, TFLOP/s; None for one that is not in the table."""
-    return next((peak for part, peak in PEAKS.items() if re.search(rf"\b{part}\b", device)), None)
-
-
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return the device, its peak rate if it is known, and the versions."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     peak = find_peak(name)
     return {
         "device": name,
-        "peak_flops_s": None if peak is None else peak * 1e12,
+        "peak_flops_s": peak,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         **{name: import_module(name).__version__ for name in ("torch", "lightning", "timm", "av")},

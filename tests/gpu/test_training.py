@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from ophnet_ray.config import TrainingConfig
+from ophnet_ray.config import Config, TrainingConfig
 from ophnet_ray.models.backbone import create_encoder
 from ophnet_ray.models.exact_resume import ExactResume
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.payload import PAYLOAD_KEY, CheckpointPayload
+from ophnet_ray.recipe_config import RECIPES
 from tests.gpu.training import build_module, fit
 from tests.helpers.checkpoints import make_payload
 
@@ -16,6 +17,21 @@ pytestmark = pytest.mark.gpu
 
 SIZE = 32
 TRAINING = TrainingConfig(batch_size=4, max_epochs=2, lr=1e-3, deterministic=True)
+
+
+class WithoutWaiting(ExactResume):
+    """Let torch refuse, from the first step to the last, all that waits for the GPU."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=0)
+        self.is_fused = None
+        self.steps = 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.steps += 1
+        self.is_fused = trainer.optimizers[0].param_groups[0]["fused"]
+        is_last = self.steps == trainer.num_training_batches
+        torch.cuda.set_sync_debug_mode("default" if is_last else "error")
 
 
 class InsideEpoch(ExactResume):
@@ -85,3 +101,19 @@ def test_fit_moves_no_statistic_of_a_frozen_batch_norm(device, manifest, tmp_pat
     assert before
     moved = [name for name, old in before.items() if not torch.equal(old, after[name])]
     assert moved == []
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_no_step_waits_for_the_gpu(device, manifest, tmp_path, recipe):
+    """Six steps: Lightning reads the loss for the loggers in the tenth."""
+    if device.type == "cpu":
+        pytest.skip("a CPU computes in the loop's own thread")
+    settings = Config().replace_flat(batch_size=4, max_epochs=1, **RECIPES[recipe])
+    model = SurgicalPhaseClassificationModel(len(manifest.phases), "test_vit", False, SIZE)
+    module = SurgicalPhaseModule(len(manifest.phases), model=model, recipe=settings.recipe)
+    callback = WithoutWaiting()
+    try:
+        fit(module, manifest, settings.training, callback, tmp_path, device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (callback.steps, callback.is_fused) == (6, True)

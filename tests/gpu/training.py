@@ -1,6 +1,7 @@
 """Training steps of the product, without Ray, and of a bare timm loop."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import lightning as L  # noqa: N812 - Lightning's own convention
 import timm
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
-from torch.utils.flop_counter import FlopCounterMode
+from torch.profiler import ProfilerActivity, profile, schedule
 
 from ophnet_ray.config import TrainingConfig
 from ophnet_ray.data.datasets import ManifestDataModule
@@ -17,17 +18,23 @@ from ophnet_ray.models.backbone import input_options
 from ophnet_ray.models.exact_resume import ExactResume, loader_of
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.lightning_trainer import build_lightning_trainer, choose_precision
+from ophnet_ray.models.memory_format import StepShape
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.models.throughput import count_training_flops
 from tests.gpu.workload import PHASES
 
 GIB = 2**30
+PROFILE_AFTER, PROFILED_STEPS = 5, 5
+"""Steps before the profile, and those in it."""
 
 
-def build_module(backbone: str, image_size: int) -> SurgicalPhaseModule:
+def build_module(
+    backbone: str, image_size: int, memory_format: torch.memory_format | None = None
+) -> SurgicalPhaseModule:
     """Build the product's module with random weights, the same each time."""
     torch.manual_seed(0)
     model = SurgicalPhaseClassificationModel(len(PHASES), backbone, False, image_size)
-    return SurgicalPhaseModule(len(PHASES), model=model)
+    return SurgicalPhaseModule(len(PHASES), model=model, memory_format=memory_format)
 
 
 def fit(
@@ -41,13 +48,16 @@ def fit(
 ) -> None:
     """Train as a train worker does, on one device, without validation; it ends on the CPU."""
     trainer = build_lightning_trainer(training, device.type == "cuda", [callback], folder)
-    data = ManifestDataModule(manifest, training.batch_size, training.seed)
-    trainer.fit(
-        module,
-        train_dataloaders=data.train_dataloader(),
-        ckpt_path=ckpt_path,
-        weights_only=True,
-    )
+    data = TrainingWindows(manifest, training.batch_size, training.seed)
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+
+
+class TrainingWindows(ManifestDataModule):
+    """Training windows of a manifest, without validation."""
+
+    def val_dataloader(self) -> list[Any]:
+        """Return no loader."""
+        return []
 
 
 class Clock:
@@ -82,16 +92,22 @@ class Clock:
 
 
 class TimedFit(ExactResume):
-    """Fit that stops with its clock; ``wait_share``: see ``WindowLoader``."""
+    """Fit that stops with its clock; ``wait_share``: see ``WindowLoader``.
 
-    def __init__(self, clock: Clock) -> None:
+    Args:
+        clock: The clock.
+        on_step: Called after each step.
+    """
+
+    def __init__(self, clock: Clock, on_step: Callable[[], None] = lambda: None) -> None:
         super().__init__(seed=0)
-        self._clock = clock
+        self._clock, self._on_step = clock, on_step
         self.wait_share = float("nan")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, i: int
     ) -> None:
+        self._on_step()
         if not trainer.should_stop and self._clock.tick():
             self.wait_share = loader_of(trainer).wait_share
             trainer.should_stop = True
@@ -117,21 +133,55 @@ def time_ours(
     }
 
 
-def time_bare(
-    backbone: str, image_size: int, batch_size: int, clock: Clock, device: torch.device
-) -> dict[str, float | None]:
-    """Measure a plain loop over a timm model, with one batch that lies on the device."""
-    _reset_peak()
+def profile_ours(
+    module: SurgicalPhaseModule,
+    manifest: Manifest,
+    batch_size: int,
+    folder: Path,
+    device: torch.device,
+) -> tuple[float, str]:
+    """Return the seconds of a step in which kernels run, and tables of all operations."""
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    plan = schedule(wait=PROFILE_AFTER, warmup=1, active=PROFILED_STEPS, repeat=1)
+    training = TrainingConfig(batch_size=batch_size, max_epochs=1)
+    clock = Clock(0, PROFILE_AFTER + PROFILED_STEPS + 2, float("inf"))
+    with profile(activities=kinds, schedule=plan) as profiler:
+        fit(module, manifest, training, TimedFit(clock, profiler.step), folder, device)
+    averages = profiler.key_averages()
+    kernels_s = sum(each.self_device_time_total for each in averages) / PROFILED_STEPS / 1e6
+    orders = ("self_cpu_time_total", "self_device_time_total")
+    tables = [averages.table(sort_by=order, row_limit=40) for order in orders]
+    return kernels_s, "\n".join(tables)
+
+
+def build_timm_model(backbone: str, image_size: int) -> torch.nn.Module:
+    """Build the timm model by itself, with its own classifier."""
     options = input_options(backbone, image_size)
-    model = timm.create_model(backbone, num_classes=len(PHASES), **options)
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model: torch.nn.Module = timm.create_model(backbone, num_classes=len(PHASES), **options)
+    return model
+
+
+def time_bare(
+    model: torch.nn.Module, shape: StepShape, memory_format: torch.memory_format, clock: Clock
+) -> dict[str, float | None]:
+    """Measure a plain loop over a model, with one batch that lies on the device.
+
+    The product's own network also gets masks.
+    """
+    _reset_peak()
+    device, batch_size, image_size = shape.device, shape.batch_size, shape.image_size
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    model = model.to(device, memory_format=memory_format).train()
     images = torch.rand(batch_size, 3, image_size, image_size, device=device)
-    images = images.to(memory_format=torch.channels_last)
+    images = images.to(memory_format=memory_format)
+    has_masks = isinstance(model, SurgicalPhaseClassificationModel)
+    inputs = (images, images[:, :2]) if has_masks else (images,)
     labels = torch.arange(batch_size, device=device) % len(PHASES)
-    optimizer = torch.optim.Adam(model.parameters(), lr=TrainingConfig.lr)
+    fused = device.type == "cuda"
+    optimizer = torch.optim.Adam(model.parameters(), lr=TrainingConfig.lr, fused=fused)
     while True:
         with autocast(device):
-            loss = F.cross_entropy(model(images), labels)
+            loss = F.cross_entropy(model(*inputs), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -162,19 +212,11 @@ def repeats(
 
 
 def count_flops(backbone: str, image_size: int) -> int:
-    """Count the operations of a training step per image: three times those of a forward pass.
-
-    Of a backward pass torch's counter takes a depthwise convolution for a full one.
-    """
+    """Count the operations of a training step of the timm model per image."""
     with torch.device("meta"):
-        options = input_options(backbone, image_size)
-        model = timm.create_model(backbone, num_classes=len(PHASES), **options).eval()
+        model = build_timm_model(backbone, image_size)
         image = torch.empty(1, 3, image_size, image_size)
-    # the counter knows no fused attention without a device
-    math_only = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-    with math_only, FlopCounterMode(display=False) as counter:
-        model(image)
-    return 3 * int(counter.get_total_flops())
+    return count_training_flops(model, image)
 
 
 def time_matrix_product(rows: int, device: torch.device) -> float:

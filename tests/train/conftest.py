@@ -1,7 +1,12 @@
-"""Fixtures: two whole runs, on one train worker and on two, that many tests look at."""
+"""Fixtures: two whole runs that many tests look at, and runs in this process, without Ray."""
 
 import pytest
 
+from ophnet_ray import OphNetDataModule
+from ophnet_ray.distributed.resources import Resources
+from ophnet_ray.train.lone_worker import fit_alone
+from ophnet_ray.train.protocol import TrainLoopConfig
+from ophnet_ray.train.run_directory import RunDirectory
 from tests.helpers.runs import run, tiny_config
 
 
@@ -36,3 +41,20 @@ def two_workers(ray_session, color_csv, color_cache, tmp_path_factory):
         private=True,
     )
     return config, run(config)
+
+
+@pytest.fixture
+def start(color_csv, color_cache, tmp_path):
+    """Train in the folder of a name; a report may raise what stops it."""
+    data = OphNetDataModule(color_csv, image_size=32, cache_dir=color_cache)
+    data.setup()
+
+    def fit(name, report=lambda record: None, **settings):
+        config = tiny_config(color_csv, tmp_path, **settings)
+        directory = RunDirectory(tmp_path / name)
+        directory.create()
+        resources = Resources(1, use_gpu=False, decode_workers=1, threads_per_worker=1)
+        loop = TrainLoopConfig(config, data.manifest, resources, directory, "0")
+        return directory, fit_alone(loop, report)
+
+    return fit

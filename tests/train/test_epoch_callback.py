@@ -2,33 +2,11 @@
 
 import pytest
 
-from ophnet_ray import OphNetDataModule
-from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.models.checkpoints import find_checkpoints
-from ophnet_ray.train.lone_worker import fit_alone
-from ophnet_ray.train.protocol import TrainLoopConfig
-from ophnet_ray.train.run_directory import RunDirectory
-from tests.helpers.runs import tiny_config, weights_of
+from tests.helpers.runs import weights_of
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture
-def start(color_csv, color_cache, tmp_path):
-    """Train in the folder of a name; a report may raise what stops it."""
-    data = OphNetDataModule(color_csv, image_size=32, cache_dir=color_cache)
-    data.setup()
-
-    def fit(name, report=lambda record: None, **settings):
-        config = tiny_config(color_csv, tmp_path, **settings)
-        directory = RunDirectory(tmp_path / name)
-        directory.create()
-        resources = Resources(1, use_gpu=False, decode_workers=1, threads_per_worker=1)
-        loop = TrainLoopConfig(config, data.manifest, resources, directory, "0")
-        return directory, fit_alone(loop, report)
-
-    return fit
 
 
 class KilledError(Exception):

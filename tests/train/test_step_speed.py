@@ -1,0 +1,135 @@
+"""Flags of the speed of a step: the same training, sooner or in less memory."""
+
+import pytest
+import torch
+
+from ophnet_ray.errors import UserError
+from ophnet_ray.models.checkpoints import find_checkpoints
+from ophnet_ray.models.compilation import CACHE_VARIABLE
+from ophnet_ray.models.memory_format import StepShape, is_channels_last_faster
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.speed_config import SpeedConfig
+from tests.helpers.runs import weights_of
+
+pytestmark = pytest.mark.unit
+
+SCORES = ("val_loss", "val_acc", "val_macro_f1", "val_segment_acc", "val_segment_macro_f1")
+
+
+class KilledError(Exception):
+    """An end that the worker does not know of."""
+
+
+def last_weights(directory):
+    return weights_of(find_checkpoints(directory.checkpoints)[-1].file)
+
+
+def differences(one, other):
+    assert one.keys() == other.keys()
+    return [name for name, tensor in one.items() if not torch.equal(tensor, other[name])]
+
+
+@pytest.fixture
+def compiled_code(tmp_path, monkeypatch):
+    """An empty folder for what torch compiles."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "code"))
+    return tmp_path / "code"
+
+
+@pytest.mark.slow
+def test_a_compiled_run_resumes_to_the_same_weights_under_the_same_names(start, compiled_code):
+    settings = {"backbone": "test_vit", "max_epochs": 2}
+    eager, _ = start("eager", **settings)
+    whole, result = start("whole", compile=True, **settings)
+    assert list(compiled_code.iterdir()), "nothing was compiled"
+
+    def die(record):
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        start("killed", die, compile=True, **settings)
+    killed, again = start("killed", compile=True, **settings)
+    assert [record["epoch"] for record in killed.read_metrics()] == [0, 1]
+    weights = last_weights(whole)
+    assert differences(last_weights(killed), weights) == []
+    assert again.scores == result.scores
+    for name, tensor in last_weights(eager).items():
+        # sums in another order; Adam makes a whole step of the smallest gradient
+        assert (tensor - weights[name]).abs().max() < 0.02, name
+
+
+def test_a_machine_without_compiler_is_named_with_the_cure(start, compiled_code, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"--compile: torch cannot compile.*leave --compile out"):
+        start("run", compile=True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"backbone": "test_vit"}, id="layer norms"),
+        pytest.param({"backbone": "test_efficientnet", "freeze": "bn"}, id="frozen batch norms"),
+    ],
+)
+def test_activations_that_are_computed_again_leave_the_weights_as_they_are(start, settings):
+    kept, _ = start("kept", grad_checkpointing=False, **settings)
+    again, _ = start("again", grad_checkpointing=True, **settings)
+    assert differences(last_weights(again), last_weights(kept)) == []
+
+
+def test_batch_norms_would_count_activations_that_are_computed_again(start):
+    with pytest.raises(UserError, match=r"--grad_checkpointing: .*; give --freeze bn"):
+        start("run", backbone="test_efficientnet", grad_checkpointing=True)
+
+
+def test_channels_last_changes_the_rounding_only(start):
+    plain, _ = start("plain", max_epochs=1)
+    changed, _ = start("changed", max_epochs=1, channels_last="true")
+    weights = last_weights(plain)
+    for name, tensor in last_weights(changed).items():
+        assert (tensor - weights[name]).abs().max() < 0.02, name
+
+
+def test_validation_scores_do_not_depend_on_its_batches(start):
+    ones, _ = start("ones", val_batch_size=1)
+    all_at_once, _ = start("all", val_batch_size=100)
+    for one, other in zip(ones.read_metrics(), all_at_once.read_metrics(), strict=True):
+        assert [one[name] for name in SCORES] == pytest.approx([other[name] for name in SCORES])
+    assert differences(last_weights(ones), last_weights(all_at_once)) == []
+
+
+def test_the_record_of_an_epoch_gives_images_per_second_of_training_alone(start):
+    run, _ = start("run")
+    for record in run.read_metrics():
+        assert record["images_per_second"] > record["step"] / record["seconds"]
+        assert "mfu" not in record, "the peak of a CPU is not known"
+
+
+def test_memory_formats_are_measured_once_and_leave_the_network_as_it_is(tmp_path):
+    network = SurgicalPhaseClassificationModel(3, "test_resnet", False, 32)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    shape = StepShape(2, 32, torch.bfloat16, torch.device("cpu"))
+    first = is_channels_last_faster(network, shape, tmp_path)
+    (file,) = tmp_path.iterdir()
+    measured = file.read_bytes()
+    assert is_channels_last_faster(network, shape, tmp_path) == first
+    assert file.read_bytes() == measured
+    file.write_bytes(measured[:-20])
+    is_channels_last_faster(network, shape, tmp_path)
+    assert file.read_bytes() != measured[:-20], "what is damaged is measured again"
+    assert differences(network.state_dict(), before) == []
+    assert network.training
+    assert all(each.grad is None for each in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "workers", "flags"),
+    [
+        ({"compile": True, "grad_checkpointing": True}, 2, "--compile, --grad_checkpointing"),
+        ({"sync_batchnorm": True}, 2, "--sync_batchnorm"),
+    ],
+)
+def test_what_torch_cannot_do_is_refused_by_flag(settings, workers, flags):
+    rules = SpeedConfig(**settings).rules_of_workers(workers, use_gpu=False, strategy="ddp")
+    assert [message.split(":")[0] for holds, message in rules if not holds] == [flags]
