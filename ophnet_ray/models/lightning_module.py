@@ -225,7 +225,9 @@ class SurgicalPhaseModule(PhaseModule):
         )
         # stays on the device: reading a number back would wait for the step to end
         self.train_sums += self._count(loss.detach().float(), len(labels))
-        self.log("train_loss_step", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
+        # for a bar, Lightning reads the number back after each step, also where there is none
+        has_bar = self.trainer.progress_bar_callback is not None
+        self.log("train_loss_step", loss.detach(), on_step=True, on_epoch=False, prog_bar=has_bar)
         return loss * self.scale_of_group(batch_idx)
 
     def _count(self, loss: Tensor, num_windows: int) -> Tensor:

@@ -1,9 +1,12 @@
 """The Lightning module, trained through Lightning."""
 
+import traceback
+
 import lightning as L  # noqa: N812
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from ophnet_ray.augmentation_config import AugmentationConfig
@@ -46,6 +49,48 @@ def fit(module, batch, tmp_path, max_epochs=1, **options):
     loader = DataLoader([batch], batch_size=None)
     trainer.fit(module, train_dataloaders=loader, val_dataloaders=loader)
     return trainer
+
+
+class NumbersRead(TorchDispatchMode):
+    """Count the numbers that are read back from tensors, besides those of the optimiser."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            frames = traceback.extract_stack()
+            if not any("torch/optim" in frame.filename for frame in frames):
+                self.places += [f"{frame.filename}:{frame.lineno}" for frame in frames[-4:-1]]
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_step_reads_a_number_back_which_a_gpu_would_have_to_finish_first(tmp_path):
+    module = SurgicalPhaseModule(
+        2, model=SurgicalPhaseClassificationModel(2, "test_resnet", False, SIZE)
+    )
+    read = NumbersRead()
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 1:
+                read.__enter__()
+            if batch_idx == 4:
+                read.__exit__(None, None, None)
+
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[Watch()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, DataLoader([random_batch()] * 6, batch_size=None))
+    assert read.places == []
 
 
 def test_a_fused_optimiser_takes_clipped_gradients_in_mixed_precision(tmp_path):
