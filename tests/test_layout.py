@@ -22,6 +22,7 @@ OTHER_FILES = {
     "data/test_window_image.py": "pictures of windows, from a video through the cache to a batch",
     "models/test_foundation_encoders.py": "families of timm encoders, from network to prediction",
     "train/test_run_lock.py": "a run in a bucket under two machines: its folder, mirror and lock",
+    "train/test_step_speed.py": "flags of the speed of a step, in runs of this process",
     "train/test_window_order.py": "samplers and loader in real Ray Train workers",
 }
 
