@@ -84,6 +84,7 @@ class SurgicalPhaseClassificationModel(nn.Module):
         backbone: Its name.
         weights_use: Tensors taken from ``backbone_weights``.
         mask: Kind of masks that the network expects; ``SurgicalPhaseModule`` extracts these.
+        num_masks: Number of masks that it fuses, M.
         mean: Mean of the encoder's normalisation, for inputs in [0, 1]; float32 (3,).
         std: Standard deviation of the encoder's normalisation; float32 (3,).
 
@@ -130,7 +131,7 @@ class SurgicalPhaseClassificationModel(nn.Module):
         self.register_buffer("mean", torch.tensor(data["mean"]), persistent=False)
         self.register_buffer("std", torch.tensor(data["std"]), persistent=False)
         num_heads = next(heads for heads in (8, 4, 2, 1) if num_features % heads == 0)
-        num_masks = count_masks(mask, window_image)
+        self.num_masks = num_masks = count_masks(mask, window_image)
         self.fusion = (
             MaskFusion(num_features, image_size, num_heads, num_masks) if num_masks else None
         )
@@ -174,6 +175,10 @@ class SurgicalPhaseClassificationModel(nn.Module):
         # the weights of init_checkpoint are loaded afterwards
         network.freeze_batch_norm |= config.init_checkpoint is not None
         return network.train()
+
+    def blank_masks(self, image: Tensor) -> Tensor:
+        """Return masks without content, (B, M, H, W), for images (B, 3, H, W)."""
+        return image.new_zeros((image.shape[0], self.num_masks, *image.shape[2:]))
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """Return timm's function from the name of a parameter to its layer, from 0.

@@ -54,4 +54,4 @@ class EpochSpeed:
         size = self._config.windows.image_size
         network = outline_network(self._num_phases, self._config)
         image = torch.empty(1, 3, size, size, device="meta")
-        return count_training_flops(network, image, image[:, :2])
+        return count_training_flops(network, image, network.blank_masks(image))

@@ -178,7 +178,7 @@ def time_bare(
     images = torch.rand(batch_size, 3, image_size, image_size, device=device)
     images = images.to(memory_format=memory_format)
     has_masks = isinstance(model, SurgicalPhaseClassificationModel)
-    inputs = (images, images[:, :2]) if has_masks else (images,)
+    inputs = (images, model.blank_masks(images)) if has_masks else (images,)
     labels = torch.arange(batch_size, device=device) % len(PHASES)
     fused = device.type == "cuda"
     optimizer = torch.optim.Adam(model.parameters(), lr=TrainingConfig.lr, fused=fused)

@@ -107,7 +107,9 @@ def test_the_record_of_an_epoch_gives_images_per_second_of_training_alone(start)
 
 
 def test_memory_formats_are_measured_once_and_leave_the_network_as_it_is(tmp_path):
-    network = SurgicalPhaseClassificationModel(3, "test_resnet", False, 32)
+    network = SurgicalPhaseClassificationModel(
+        3, "test_resnet", False, 32, window_image="mean+motion"
+    )
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     shape = StepShape(2, 32, torch.bfloat16, torch.device("cpu"))
     first = is_channels_last_faster(network, shape, tmp_path)
