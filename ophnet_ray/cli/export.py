@@ -17,7 +17,7 @@ class ExportCommand:
     checkpoint: str
     """Checkpoint that train.py wrote."""
     export_onnx: str | None = None
-    """ONNX file to write. Input: mean image of a window (uint8); output: probabilities. Of a
+    """ONNX file to write. Input: picture of a window (uint8); output: probabilities. Of a
     checkpoint with a temporal model: its encoder; the temporal model goes to <file>.head.onnx."""
     safetensors: str | None = None
     """Folder for model.safetensors and card.json."""

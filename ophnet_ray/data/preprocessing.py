@@ -1,4 +1,4 @@
-"""Stored mean images → input of the network. Runs on the training device."""
+"""Stored pictures of windows → input of the network. Runs on the training device."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Image encoder of a checkpoint or of timm, with its weights: mean images → pooled features."""
+"""Image encoder of a checkpoint or of timm, with its weights: pictures of windows → features."""
 
 import hashlib
 from collections.abc import Iterator, Mapping

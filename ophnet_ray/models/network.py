@@ -64,7 +64,7 @@ class MaskFusion(nn.Module):
 
 
 class SurgicalPhaseClassificationModel(nn.Module):
-    """Classifier of mean images of surgical video by phase.
+    """Classifier of windows of surgical video by phase.
 
     Args:
         num_classes: Number of phases.
