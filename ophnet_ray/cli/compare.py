@@ -13,15 +13,16 @@ from rich.text import Text
 from ophnet_ray.characters import escape_unfit
 from ophnet_ray.cli.checks import create_output_folder
 from ophnet_ray.config import CaseFrom
-from ophnet_ray.console import print_answer
+from ophnet_ray.console import Console, print_answer
 from ophnet_ray.data.annotations import Segment, read_annotations
 from ophnet_ray.errors import UserError
-from ophnet_ray.metrics.comparison import MAIN_SCORE, ComparedModel, Comparison, Difference
+from ophnet_ray.metrics.comparison import MAIN_SCORE, Comparison, Difference
 from ophnet_ray.metrics.verdict import format_p_value
 from ophnet_ray.storage.files import exists
 from ophnet_ray.storage.paths import absolute, check_location, is_remote, plain_uri
 
 if TYPE_CHECKING:
+    from ophnet_ray.inference.compared_checkpoint import TrainedModel
     from ophnet_ray.inference.model_comparison import ModelComparison
 
 MAX_SCORES = 12
@@ -69,6 +70,8 @@ class CompareCommand:
         write_comparison(folder, result)
         console = RichConsole(highlight=False, soft_wrap=True)
         console.width = max(console.width, TABLE_WIDTH)  # a file or a pipe claims to have 80
+        for note in result.notes:
+            Console().say(note)
         for comparison in result.comparisons:
             console.print(build_table(comparison))
             console.print()
@@ -104,7 +107,7 @@ class CompareCommand:
 
     def _compare(self, segments: list[Segment] | None) -> "ModelComparison":
         from ophnet_ray.inference.compared_predictions import PredictionFiles, read_models
-        from ophnet_ray.inference.model_comparison import compare_with_first
+        from ophnet_ray.inference.model_comparison import compare_predicted, compare_trained
 
         names = name_paths(self.models)
         files = {
@@ -119,9 +122,9 @@ class CompareCommand:
                 "latter, and compare the output folders"
             )
         if files:
-            predicted = read_models([(names[path], files[path]) for path in files], segments)
-            return compare_with_first([model.count() for model in predicted], predicted)
-        return compare_with_first(_count_trained(names))
+            given = [(names[path], files[path]) for path in files]
+            return compare_predicted(read_models(given, segments))
+        return compare_trained(_read_trained(names))
 
 
 def name_paths(paths: Sequence[str]) -> dict[str, str]:
@@ -134,9 +137,9 @@ def name_paths(paths: Sequence[str]) -> dict[str, str]:
     return dict(zip(paths, paths, strict=True))
 
 
-def _count_trained(names: Mapping[str, str]) -> list[ComparedModel]:
-    """Take the validation counts of runs and checkpoints; ``names``: the name of each path."""
-    from ophnet_ray.inference.compared_checkpoint import TrainedModel, count_trained
+def _read_trained(names: Mapping[str, str]) -> "list[TrainedModel]":
+    """Read the payloads of runs and checkpoints; ``names``: the name of each path."""
+    from ophnet_ray.inference.compared_checkpoint import TrainedModel
     from ophnet_ray.models.checkpoint_file import read_payload
     from ophnet_ray.train.trained_models import find_trained
 
@@ -149,7 +152,7 @@ def _count_trained(names: Mapping[str, str]) -> list[ComparedModel]:
                 "`evaluate` or `predict`"
             )
         models.append(TrainedModel(name, read_payload(file)))
-    return count_trained(models)
+    return models
 
 
 def build_table(comparison: Comparison) -> Table:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ophnet_ray.config import late_settings, settings_that_affect
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.compared_predictions import check_same_cases, check_same_phases
 from ophnet_ray.metrics.comparison import ComparedModel, count_windows
@@ -82,3 +83,11 @@ def _check_same_data(first: TrainedModel, other: TrainedModel) -> None:
 def _shorten(payload: CheckpointPayload) -> list[str]:
     """Return the pseudonyms of the validation cases, as messages show them."""
     return [each[:SHOWN_CHARS] for each in payload.training.val_case_hashes]
+
+
+def differ_by_seed_alone(models: Sequence[TrainedModel]) -> bool:
+    """Return True if the seed is the only setting of the trainings that differs."""
+    ignored = {*settings_that_affect("nothing", "location", "resources")}
+    recipes = [late_settings() | dict(model.payload.config) for model in models]
+    names = {name for recipe in recipes for name in recipe} - ignored
+    return [n for n in names if len({str(recipe.get(n)) for recipe in recipes}) > 1] == ["seed"]

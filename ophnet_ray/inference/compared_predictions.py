@@ -79,9 +79,11 @@ class PredictionFiles:
         """Find the files in an output folder of ``evaluate`` or ``predict``, or take a file.
 
         Returns:
-            None if there are none.
+            None if there are none, and for a file with another suffix than ``.parquet``.
         """
         if path.is_file():
+            if path.suffix != ".parquet":
+                return None
             beside = PredictionFolder(path.parent)
             is_scored = path.name == beside.scored.name and beside.truth.is_file()
             return cls(path, beside.truth if is_scored else None)

@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ophnet_ray import __version__
+from ophnet_ray.inference.compared_checkpoint import (
+    TrainedModel,
+    count_trained,
+    differ_by_seed_alone,
+)
 from ophnet_ray.inference.compared_predictions import PredictedModel
 from ophnet_ray.metrics.comparison import ComparedModel, Comparison, compare_models
 from ophnet_ray.metrics.verdict import Verdict, judge
@@ -23,18 +28,29 @@ NO_VIDEOS = (
     "are slightly optimistic. Evaluations show whole videos as well."
 )
 
+ONE_TRAINING = (
+    "This compares trained models, not settings: the same settings under another seed are another "
+    "model, which may differ as much."
+)
+SEEDS_ALONE = (
+    "The seed is the only setting that differs: a difference shown here is luck of the seed, and "
+    "other settings must gain more than this before they count."
+)
+
 
 @dataclass(frozen=True)
 class ModelComparison:
     """The first model against each other one, with the verdicts.
 
-    ``predicted``: the models with the labels of their videos; empty for checkpoints.
+    ``predicted``: the models with the labels of their videos; empty for checkpoints. ``notes``:
+    cautions for readers, one sentence each.
     """
 
     models: tuple[ComparedModel, ...]
     comparisons: tuple[Comparison, ...]
     verdicts: tuple[Verdict, ...]
     predicted: tuple[PredictedModel, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object of ``comparison.json``."""
@@ -44,6 +60,7 @@ class ModelComparison:
             "unit": first.unit,
             "phases": list(first.phases),
             "cases": list(first.cases),
+            "notes": list(self.notes),
             "comparisons": [
                 each.to_dict()
                 | {
@@ -57,13 +74,29 @@ class ModelComparison:
         }
 
 
-def compare_with_first(
-    models: Sequence[ComparedModel], predicted: Sequence[PredictedModel] = ()
+def compare_predicted(models: Sequence[PredictedModel]) -> ModelComparison:
+    """Compare the first model with each other one by their predictions of the same frames."""
+    return _compare([model.count() for model in models], models, [ONE_TRAINING])
+
+
+def compare_trained(models: Sequence[TrainedModel]) -> ModelComparison:
+    """Compare the first model with each other one by their validation counts.
+
+    Raises:
+        UserError: See ``count_trained``.
+    """
+    counted = count_trained(models)
+    by_seed = differ_by_seed_alone(models)
+    notes = [NO_VIDEOS.format(unit=counted[0].unit), SEEDS_ALONE if by_seed else ONE_TRAINING]
+    return _compare(counted, (), notes)
+
+
+def _compare(
+    models: Sequence[ComparedModel], predicted: Sequence[PredictedModel], notes: Sequence[str]
 ) -> ModelComparison:
-    """Compare the first model with each other one, on the same cases in the same order."""
     comparisons = [compare_models(models[0], other) for other in models[1:]]
     return ModelComparison(
-        tuple(models), tuple(comparisons), tuple(judge(comparisons)), tuple(predicted)
+        tuple(models), tuple(comparisons), tuple(judge(comparisons)), tuple(predicted), tuple(notes)
     )
 
 
@@ -87,7 +120,6 @@ def _build_report(comparison: ModelComparison) -> ComparisonReport:
         )
         for same in zip(*(model.videos for model in predicted), strict=True)
     ]
-    notes = [] if videos else [NO_VIDEOS.format(unit=first.unit)]
     num_videos = f", {len(videos)} videos" if videos else ""
     return ComparisonReport(
         title=" against ".join(names) if len(names) == 2 else f"Comparison of {len(names)} models",
@@ -97,6 +129,6 @@ def _build_report(comparison: ModelComparison) -> ComparisonReport:
         comparisons=comparison.comparisons,
         verdicts=comparison.verdicts,
         videos=videos,
-        notes=notes,
+        notes=comparison.notes,
         versions={"ophnet-ray": __version__},
     )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.characters import escape_unfit
+from ophnet_ray.config import late_settings
 from ophnet_ray.data.passport import Passport
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.metrics.bootstrap import Interval
@@ -90,7 +91,8 @@ def read_listed_run(run: RunDirectory, name: str, search: SearchContext | None =
         passport = run.read_passport()
     settings = dict(search.settings) if search else {}
     if run.config.exists():
-        settings = run.read_config()
+        # settings that came later had their defaults in runs of earlier versions
+        settings = late_settings() | run.read_config()
     history = [_numbers(record) for record in run.read_metrics()]
     result = _read_result(run)
     content = _read_scores(run.scores) if result else {}

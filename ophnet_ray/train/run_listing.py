@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ophnet_ray.characters import escape_unfit
-from ophnet_ray.config import settings_that_affect
+from ophnet_ray.config import late_settings, settings_that_affect
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.metrics.bootstrap import Interval
 from ophnet_ray.metrics.case_counts import lead_interval
@@ -149,7 +149,7 @@ def _read(path: Path, name: str, search: Path | None) -> ListedRun:
     whole = RunDirectory(search)
     for file in (path / TRIAL_FILE, path / ENDED_FILE, whole.config, whole.passport):
         check_plain(file)
-    settings = whole.read_config() if whole.config.exists() else {}
+    settings = late_settings() | (whole.read_config() if whole.config.exists() else {})
     passport = whole.read_passport() if whole.passport.exists() else None
     own = read_record(path / TRIAL_FILE, lambda values: dict(values["settings"]), "delete it")
     listed = read_listed_run(RunDirectory(path), name, SearchContext(settings | own, passport))

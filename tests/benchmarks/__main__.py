@@ -23,6 +23,7 @@ def main() -> None:
     # before anything uses OpenCV's thread pool: a fork would wait for its threads for ever
     cv2.setNumThreads(1)
     from tests.benchmarks.buckets import compare_buckets
+    from tests.benchmarks.comparisons import simulate_comparisons
     from tests.benchmarks.cost_model import describe_costs
     from tests.benchmarks.decoding import compare_decoding, compare_with_exact_mean
     from tests.benchmarks.encoding import compare_frozen_encoder, measure_features
@@ -55,6 +56,7 @@ def main() -> None:
         "imbalance": search_imbalance,
         "timelines": compare_decoders,
         "errors": compare_on_simulated_errors,
+        "comparisons": simulate_comparisons,
         "temporal": compare_temporal,
         "recipes": compare_recipes,
     }
