@@ -119,7 +119,7 @@ class WindowConfig:
         )
         yield (
             self.window_image != "mean+motion" or self.window_size > self.stride,
-            f"--window_image mean+motion: --window_size must be at least 2 --stride {self.stride}",
+            f"--window_image mean+motion: give --window_size {2 * self.stride} or a lower --stride",
         )
         yield (
             self.max_frames >= self.window_size,

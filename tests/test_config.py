@@ -233,7 +233,7 @@ def test_every_path_is_checked_for_credentials():
         ({"window_size": 20}, "--window_size 20 is not a multiple of --stride 8"),
         (
             {"window_image": "mean+motion", "window_size": 8},
-            "--window_image mean+motion: --window_size must be at least 2 --stride 8",
+            "--window_image mean+motion: give --window_size 16 or a lower --stride",
         ),
         ({"max_frames": 8}, "--max_frames 8 is less than --window_size 16"),
         ({"image_size": 100}, "--image_size 100 is not a multiple of 32"),
