@@ -118,9 +118,8 @@ def build_table(group: "RunGroup") -> Table:
 
 def _format_row(row: "RankedRun", group: "RunGroup") -> tuple[str, ...]:
     from ophnet_ray.reports.page import format_clock, format_plain
-    from ophnet_ray.train.listed_run import SCORE
 
-    run, ends = row.run, row.run.intervals.get(SCORE)
+    run, ends = row.run, row.run.interval
     return (
         str(row.rank or ""),
         run.name,

@@ -46,8 +46,10 @@ def format_difference(difference: Difference) -> str:
 
 
 def format_p_value(p_value: float) -> str:
-    """Return a p-value with two significant digits: ``0.31``, ``0.0049``, ``0.0005``."""
-    return f"{p_value:.2g}" if p_value < 0.995 else "1"
+    """Return a p-value with two digits, ``0.31``, or three near ``LEVEL``: ``0.0503``."""
+    if p_value >= 0.995:
+        return "1"
+    return f"{p_value:.3g}" if abs(p_value - LEVEL) < LEVEL / 10 else f"{p_value:.2g}"
 
 
 def _judge(comparison: Comparison, p_value: float, num_comparisons: int) -> Verdict:

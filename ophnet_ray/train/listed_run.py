@@ -15,11 +15,11 @@ from ophnet_ray.characters import escape_unfit
 from ophnet_ray.config import late_settings
 from ophnet_ray.data.passport import Passport
 from ophnet_ray.errors import UserError, one_line
-from ophnet_ray.metrics.bootstrap import Interval
-from ophnet_ray.metrics.case_counts import parse_counts
+from ophnet_ray.metrics.bootstrap import Interval, score_interval
+from ophnet_ray.metrics.case_counts import macro_f1_of_resamples, parse_counts
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.models.checkpoint_file import read_payload
-from ophnet_ray.storage.paths import check_text
+from ophnet_ray.storage.paths import check_text, is_remote
 from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.run_directory import RunDirectory, RunResult
 
@@ -34,8 +34,8 @@ RunState = Literal["complete", "unfinished", "stopped", "diverged", "failed"]
 class ListedRun:
     """Content of a run directory, as far as a listing shows it.
 
-    ``name``: path below the storage path; ``scores``: of the best epoch so far; ``intervals``: 95 %
-    intervals of some of them; ``settings``: by flag name, of trials with those of the trial;
+    ``name``: path below the storage path; ``scores``: of the best epoch so far; ``interval``: 95 %
+    interval of the score that ranks; ``settings``: by flag name, of trials with those of the trial;
     ``has_report``: the page exists; ``counts``: validation counts by case (C, K, K), with
     pseudonyms of the cases, None where they are not known. ``problem``: reason for which a part of
     it could not be read; empty for none.
@@ -49,9 +49,9 @@ class ListedRun:
     data: str
     unit: str
     scores: Mapping[str, float]
-    intervals: Mapping[str, Interval]
     settings: Mapping[str, Any]
     has_report: bool
+    interval: Interval | None = None
     cases: tuple[str, ...] = ()
     counts: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
     problem: str = ""
@@ -84,7 +84,7 @@ def read_listed_run(run: RunDirectory, name: str, search: SearchContext | None =
         UserError: A name in it holds characters that no name may hold.
         OSError: A file cannot be read.
     """
-    for path in (run.config, run.passport, run.metrics, run.result, run.scores):
+    for path in (run.config, run.passport, run.metrics, run.scores):
         check_plain(path)
     passport = search.passport if search else None
     if run.passport.exists():
@@ -94,7 +94,7 @@ def read_listed_run(run: RunDirectory, name: str, search: SearchContext | None =
         # settings that came later had their defaults in runs of earlier versions
         settings = late_settings() | run.read_config()
     history = [_numbers(record) for record in run.read_metrics()]
-    result = _read_result(run)
+    result = read_result(run)
     content = _read_scores(run.scores) if result else {}
     unit = content.get("unit", "windows")
     data_hash = passport.data_hash if passport else ""
@@ -107,11 +107,10 @@ def read_listed_run(run: RunDirectory, name: str, search: SearchContext | None =
         data=_describe_data(passport, settings),
         unit=unit if unit in ("windows", "frames") else "windows",
         scores=_numbers(result.scores) if result else _best(history),
-        intervals=_read_intervals(content),
         settings={escape_unfit(str(key)): _plain(value) for key, value in settings.items()},
         has_report=run.report.is_file(),
     )
-    return _add_counts(listed, run, result, content)
+    return _add_interval(_add_counts(listed, run, result, content))
 
 
 def check_plain(path: Path) -> None:
@@ -154,13 +153,31 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float) else "…"
 
 
-def _read_result(run: RunDirectory) -> RunResult | None:
+def read_result(run: RunDirectory) -> RunResult | None:
+    """Read the result of a run that others may have written; None while it is not complete.
+
+    Raises:
+        DamagedFileError: It is damaged, or its checkpoint lies outside of the run.
+    """
+    check_plain(run.result)
     result = run.read_result()
-    if result is None:
-        return None
-    if not isinstance(result.checkpoint, str) or not isinstance(result.scores, dict):
-        raise DamagedFileError(f"{run.result} is damaged (checkpoint or scores of another type)")
+    if result is not None:
+        check_result(result, str(run.result))
     return result
+
+
+def check_result(result: RunResult, source: str) -> None:
+    """Make sure that a result has scores, and that its checkpoint lies in the run.
+
+    Raises:
+        DamagedFileError: It has not, or it does not.
+    """
+    checkpoint, scores = result.checkpoint, result.scores
+    if not isinstance(checkpoint, str) or not isinstance(scores, dict):
+        raise DamagedFileError(f"{source} is damaged (checkpoint or scores of another type)")
+    inside = PurePosixPath(checkpoint)
+    if inside.is_absolute() or ".." in inside.parts or is_remote(checkpoint):
+        raise DamagedFileError(f"{source} is damaged (its checkpoint lies outside of the run)")
 
 
 def _check_word(path: Path, value: Any) -> str:
@@ -190,19 +207,6 @@ def _read_scores(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _read_intervals(content: Mapping[str, Any]) -> dict[str, Interval]:
-    """Return the intervals of a score card, by the names of the scores in ``metrics.jsonl``."""
-    names = {"macro_f1_present": SCORE, "window_accuracy": "val_acc", "frame_accuracy": "val_acc"}
-    rows = content.get("scores")
-    found = {}
-    for row in rows if isinstance(rows, list) else []:
-        ends = _numbers(row) if isinstance(row, dict) else {}
-        name = names.get(str(row.get("name"))) if {"low", "high"} <= ends.keys() else None
-        if name is not None:
-            found[name] = Interval(ends["low"], ends["high"])
-    return found
-
-
 def _add_counts(
     listed: ListedRun, run: RunDirectory, result: RunResult | None, content: Mapping[str, Any]
 ) -> ListedRun:
@@ -216,9 +220,8 @@ def _add_counts(
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise DamagedFileError(f"{run.scores} is damaged ({one_line(error)[:100]})") from error
         return replace(listed, counts=counts, cases=tuple(map(str, cases)))
-    inside = PurePosixPath(result.checkpoint)
-    file = run.path / inside
-    if inside.is_absolute() or ".." in inside.parts or not file.is_file():
+    file = run.path / result.checkpoint
+    if not file.is_file():
         return listed
     try:
         payload = read_payload(file)
@@ -226,3 +229,12 @@ def _add_counts(
     except UserError as error:
         return replace(listed, problem=one_line(error))
     return replace(listed, counts=counts, cases=payload.training.val_case_hashes)
+
+
+def _add_interval(listed: ListedRun) -> ListedRun:
+    """Add the 95 % interval of the score that ranks, if there are counts of two cases."""
+    counts, score = listed.counts, listed.score
+    if counts is None or len(counts) < 2 or score is None or not 0 <= score <= 1:
+        return listed
+    interval = score_interval(score, macro_f1_of_resamples(counts), len(counts))
+    return replace(listed, interval=interval)

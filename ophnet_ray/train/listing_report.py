@@ -7,7 +7,6 @@ from typing import Any
 from ophnet_ray import __version__
 from ophnet_ray.reports.runs_report import RunRow, RunsReport, RunTable, write_runs_report
 from ophnet_ray.storage.files import write_atomically
-from ophnet_ray.train.listed_run import SCORE
 from ophnet_ray.train.run_listing import RankedRun, RunGroup, RunListing
 
 JSON_FILE, PAGE_FILE = "runs.json", "runs.html"
@@ -80,7 +79,7 @@ def _build_row(row: RankedRun, group: RunGroup, local: Path | None) -> RunRow:
         state=run.state,
         rank=row.rank,
         score=run.score,
-        interval=run.intervals.get(SCORE),
+        interval=run.interval,
         accuracy=run.scores.get("val_acc"),
         lead=row.lead,
         is_tied=row.is_tied,
@@ -102,7 +101,7 @@ def _describe_group(group: RunGroup) -> dict[str, Any]:
                 "state": row.run.state,
                 "rank": row.rank,
                 "scores": dict(row.run.scores),
-                "intervals": {name: list(ends) for name, ends in row.run.intervals.items()},
+                "interval": None if row.run.interval is None else list(row.run.interval),
                 "lead_of_best": None if row.lead is None else list(row.lead),
                 "tied": row.is_tied,
                 "epochs": row.run.epochs,

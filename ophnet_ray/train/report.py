@@ -2,7 +2,6 @@
 
 import csv
 import json
-from dataclasses import asdict
 from typing import Literal
 
 from ophnet_ray.data.passport import describe_warnings
@@ -41,8 +40,11 @@ def write_run_report(run: RunDirectory, result: RunResult) -> None:
         unit,
     )
     history = run.read_metrics()
-    of_run = asdict(result)
-    del of_run["metrics_sha256"]
+    of_run = {
+        "checkpoint": result.checkpoint,
+        "best_epoch": result.best_epoch,
+        "metrics": result.scores,
+    }
     # for `runs`, which opens no checkpoint: the counts are in the order of the cases' ids
     by_case = {
         "case_hashes": list(payload.training.val_case_hashes),

@@ -8,7 +8,8 @@ from ophnet_ray.storage.files import exists, list_names, read_bytes
 from ophnet_ray.storage.local_copies import fetch_version
 from ophnet_ray.storage.paths import is_remote, join, plain_uri
 from ophnet_ray.storage.records import parse_record
-from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.train.listed_run import check_result, read_result
+from ophnet_ray.train.run_directory import RunDirectory, RunResult
 from ophnet_ray.train.run_paths import CHECKPOINTS
 
 _OF_RUN = {"config.yaml", "result.json", CHECKPOINTS}
@@ -41,7 +42,7 @@ def find_trained(path: str) -> Path | None:
     if not is_run(path):
         return Path(path) if Path(path).is_file() else None
     run = RunDirectory(Path(path))
-    result = run.read_result()
+    result = read_result(run)
     if result is not None and exists(str(run.path / result.checkpoint)):
         return run.path / result.checkpoint
     found = find_checkpoints(run.checkpoints)
@@ -54,14 +55,15 @@ def _fetch_trained(uri: str) -> Path:
     if not is_run(uri):
         return _fetch(uri)
     try:
-        checkpoint = str(parse_record(read_bytes(join(uri, "result.json")))["checkpoint"])
+        result = RunResult(**parse_record(read_bytes(join(uri, "result.json"))))
+        check_result(result, f"{plain_uri(uri)}/result.json")
     except FileNotFoundError as error:
         raise UserError(
             f"the run {plain_uri(uri)} is not complete: give one of its checkpoints"
         ) from error
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{plain_uri(uri)}/result.json is damaged") from error
-    return _fetch(join(uri, checkpoint))
+    return _fetch(join(uri, result.checkpoint))
 
 
 def _fetch(uri: str) -> Path:

@@ -54,7 +54,7 @@ def test_runs_are_ranked_on_the_same_data_only_and_close_ones_are_tied(tmp_path,
     assert runs["worse"]["lead_of_best"][0] > 0
     assert set(runs["best"]["settings"]) == {"lr"}
     assert runs["best"]["seconds"] == 60
-    low, high = runs["best"]["intervals"]["val_macro_f1"]
+    low, high = runs["best"]["interval"]
     assert low < runs["best"]["scores"]["val_macro_f1"] < high
     out, _ = capsys.readouterr()
     assert "5 runs on 2 data sets" in out

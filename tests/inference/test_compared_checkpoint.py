@@ -112,3 +112,11 @@ def test_a_run_without_a_checkpoint_and_a_file_that_is_none_are_refused(tmp_path
     (tmp_path / "x.ckpt").write_text("no checkpoint")
     with pytest.raises(UserError, match=r"x\.ckpt"):
         compare(tmp_path, a, tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("checkpoint", ["../b/checkpoints/epoch=0000/checkpoint.ckpt", 3])
+def test_a_result_that_leads_out_of_its_run_is_damaged(tmp_path, checkpoint):
+    a, b = write_run(tmp_path / "a", 20), write_run(tmp_path / "b", 30)
+    RunDirectory(a).write_result(RunResult(checkpoint, 1, {}))
+    with pytest.raises(UserError, match=r"result\.json is damaged"):
+        compare(tmp_path, a, b)
