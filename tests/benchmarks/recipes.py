@@ -1,9 +1,10 @@
 """Ablation of the recipe: each of its ingredients added to ``seed``, and left out of ``modern``.
 
-Every run is one ``train.py`` command over one cache. Runs are kept below ``--folder``: the same
-command goes on after a kill, and with other ``--seeds`` it adds to them. Each seed holds out cases
-of its own. The counts of a case are added over the seeds that held it out, and intervals are over
-cases.
+The data are a demo, the long demo from a checkpoint of the short one (``transfer``), or a real
+video with published weights (``suturing``). Every run is one ``train.py`` command over one cache.
+Runs are kept below ``--folder``: the same command goes on after a kill, and with other ``--seeds``
+it adds to them. Each seed holds out cases of its own. The counts of a case are added over the seeds
+that held it out, and intervals are over cases.
 """
 
 import subprocess
@@ -33,7 +34,7 @@ from tests.benchmarks.table import Figure
 from tests.benchmarks.temporal import SEEDS
 from tests.helpers.paths import ROOT, TRAIN_PY
 
-Data = Literal["long", "short", "suturing"]
+Data = Literal["long", "short", "transfer", "suturing"]
 DATA: tuple[Data, ...] = get_args(Data)
 Counts = NDArray[np.int64]
 
@@ -50,6 +51,8 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
 SAMPLERS = ("balanced", "seconds")
 """Samplers, each of which is one line more."""
 DEMO = ("--image_size", "64", "--max_epochs", "12")
+TRANSFER = ("--image_size", "64", "--max_epochs", "4", "--allow_seen_cases")
+"""The demos have equal names of cases, and other videos."""
 FINE_TUNING = ("--backbone", LITE2, "--image_size", "128", "--lr", "1e-3", "--max_epochs", "16")
 PLAIN = ("--recipe", "seed", "--lr_schedule", "constant")
 BASE = "seed"
@@ -117,19 +120,33 @@ def compare_recipes(
 
 def _prepare(folder: Path, data: Data) -> DataSet | None:
     """Draw or find the data, and decode them once for all runs, without Ray."""
-    if data == "suturing":
-        weights = lite2_weights(folder)
-        if weights is None or not SUTURING.is_dir():
-            return None
-        (table,) = SUTURING.glob("*.csv")
-        flags = ("--csv_path", str(table), "--backbone_weights", str(weights), *FINE_TUNING)
-        data_set = DataSet(data, table, flags, 128)
-    else:
-        table = make_demo(folder / "runs" / "cache", world=LONG if data == "long" else SHORT)
-        data_set = DataSet(data, table, ("--demo", data, *DEMO), 64)
     cache = folder / "runs" / "cache"
-    OphNetDataModule(table, image_size=data_set.image_size, cache_dir=cache).setup()
+    data_set = _find_suturing(folder) if data == "suturing" else _draw(folder, cache, data)
+    if data_set is not None:
+        size = data_set.image_size
+        OphNetDataModule(data_set.csv_path, image_size=size, cache_dir=cache).setup()
     return data_set
+
+
+def _draw(folder: Path, cache: Path, data: Data) -> DataSet:
+    """Draw a demo; train the checkpoint from which ``transfer`` starts."""
+    table = make_demo(cache, world=SHORT if data == "short" else LONG)
+    flags: tuple[str, ...] = ("--demo", data, *DEMO)
+    if data == "transfer":
+        start = _prepare(folder, "short")
+        source = start and _train(folder, start, "start", ("--recipe", "seed"), 0)
+        flags = ("--demo", "long", "--init_checkpoint", str(source), *TRANSFER)
+    return DataSet(data, table, flags, 64)
+
+
+def _find_suturing(folder: Path) -> DataSet | None:
+    """Return the real video; None where it or the published weights are missing."""
+    weights = lite2_weights(folder)
+    if weights is None or not SUTURING.is_dir():
+        return None
+    (table,) = SUTURING.glob("*.csv")
+    flags = ("--csv_path", str(table), "--backbone_weights", str(weights), *FINE_TUNING)
+    return DataSet("suturing", table, flags, 128)
 
 
 def _train(folder: Path, data_set: DataSet, line: str, flags: Sequence[str], seed: int) -> Path:
