@@ -10,6 +10,8 @@ import pytest
 from ophnet_ray.cli.runs import RunsCommand
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import list_objects, upload
+from ophnet_ray.tune.directory import SearchDirectory
+from ophnet_ray.tune.trial import write_trial_end
 from tests.helpers.run_directories import write_run
 
 pytestmark = pytest.mark.unit
@@ -117,6 +119,34 @@ def test_a_damaged_run_directory_is_named_and_counted(tmp_path, capsys, damage):
     assert "1 run on 1 data set, 1 damaged" in out
     assert "warning: broken: " in err
     assert "broken" in (tmp_path / "listing/runs.html").read_text()
+
+
+def test_the_trials_of_a_search_have_its_data_and_its_damage_is_theirs(tmp_path):
+    """A trial has no passport of its own; a search is no run."""
+    search = write_run(tmp_path / "runs", "search", is_complete=False)
+    (search / "search.yaml").write_text("metric: val_macro_f1\n")
+    for number, share in enumerate((0.9, 0.6)):
+        run = SearchDirectory(search).start_trial(number, {"lr": 0.1 * (number + 1)})
+        shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+        trial = write_run(search / "trials", f"written-{number}", share, lr=0.1 * (number + 1))
+        (trial / "passport.json").unlink()
+        for file in trial.iterdir():
+            file.rename(run.path / file.name)
+        trial.rmdir()
+    write_trial_end(run, "stopped", 2)
+    write_run(tmp_path / "runs", "alone")
+    (group,) = list_runs(tmp_path / "runs", tmp_path)["groups"]
+    assert names_of(group) == ["alone"]
+    (group,) = list_runs(tmp_path / "runs", tmp_path, trials=True)["groups"]
+    assert {run["name"]: run["state"] for run in group["runs"]} == {
+        "search/trials/0000": "complete",
+        "alone": "complete",
+        "search/trials/0001": "stopped",
+    }
+    assert [run["rank"] for run in group["runs"]] == [1, 2, None]
+    break_config(search)
+    damaged = list_runs(tmp_path / "runs", tmp_path, trials=True)["damaged"]
+    assert [each["name"] for each in damaged] == ["search/trials/0000", "search/trials/0001"]
 
 
 def test_names_forge_no_line_and_no_link_and_stay_text(tmp_path, capsys):
