@@ -19,6 +19,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ophnet_ray.characters import escape_unfit
+from ophnet_ray.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
 from ophnet_ray.signals import EXIT_INTERRUPTED, Terminated
 
 T = TypeVar("T")
@@ -120,15 +121,21 @@ def run_watched(work: Callable[[], T], show: Callable[[], None], interval_s: flo
     try:
         while not wait([future], timeout=interval_s).done:
             show()
-    except KeyboardInterrupt:
-        atexit.register(_end_despite, thread, EXIT_INTERRUPTED)
-        raise
-    except Terminated as signalled:
-        atexit.register(_end_despite, thread, signalled.exit_code)
+    except BaseException as error:
+        atexit.register(_end_despite, thread, _exit_code_of(error))
         raise
     result = future.result()
     show()
     return result
+
+
+def _exit_code_of(error: BaseException) -> int:
+    """Return the exit code of a program that an error ends, see ``run_program``."""
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    if isinstance(error, Terminated):
+        return error.exit_code
+    return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILED
 
 
 def _end_despite(thread: threading.Thread, exit_code: int) -> None:

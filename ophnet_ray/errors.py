@@ -2,6 +2,9 @@
 
 from ophnet_ray.characters import escape_unfit
 
+EXIT_FAILED, EXIT_USER_ERROR = 1, 2
+"""Exit codes of a program that has failed: not for its input, or for its input."""
+
 
 class ReportedError(Exception):
     """An error whose text is for the user: ``str(error)`` has no control characters."""

@@ -56,9 +56,11 @@ def test_an_error_of_watched_work_is_raised():
 
 
 WORK_IN_TORCH = """
+import sys
 import torch
 from ophnet_ray.cli.arguments import run_program
 from ophnet_ray.console import run_watched
+from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.signals import stop_on_signals
 
 def work():
@@ -66,9 +68,15 @@ def work():
     while True:
         (value @ value).sum().backward()
 
+def show():
+    print(request.signal_name or "works", flush=True)
+    if sys.argv[1:]:
+        raise {"TrainingError": TrainingError, "UserError": UserError}[sys.argv[1]]("the cause")
+
 def main():
+    global request
     with stop_on_signals() as request:
-        run_watched(work, lambda: print(request.signal_name or "works", flush=True), 0.05)
+        run_watched(work, show, 0.05)
 
 run_program(main)
 """
@@ -88,6 +96,23 @@ def test_a_second_signal_ends_a_program_that_works_in_torch_with_its_exit_code()
         _, errors = process.communicate()
     assert errors == "ended by SIGTERM; the same command resumes where it stopped\n"
     assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "exit_code"),
+    [("TrainingError", "training failed", 1), ("UserError", "error", 2)],
+)
+def test_an_error_ends_a_program_that_works_in_torch_with_its_exit_code(error, says, exit_code):
+    done = subprocess.run(
+        [sys.executable, "-c", WORK_IN_TORCH, error],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stderr == f"{says}: the cause\n"
+    assert done.returncode == exit_code
 
 
 def test_a_log_file_takes_records_and_warnings(tmp_path):

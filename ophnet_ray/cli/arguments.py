@@ -12,6 +12,8 @@ import tyro
 
 from ophnet_ray.config import AnyConfig, Config
 from ophnet_ray.errors import (
+    EXIT_FAILED,
+    EXIT_USER_ERROR,
     ClusterError,
     EncodingError,
     PredictionError,
@@ -32,7 +34,6 @@ from ophnet_ray.storage.filesystems import StorageError
 
 Command = TypeVar("Command")
 
-EXIT_FAILED, EXIT_USER_ERROR = 1, 2
 _FAILURES: dict[type[Exception], str] = {
     TrainingError: "training",
     ClusterError: "the start of Ray",

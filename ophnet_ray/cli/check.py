@@ -10,13 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ophnet_ray.characters import escape_unfit
-from ophnet_ray.cli.arguments import EXIT_USER_ERROR
 from ophnet_ray.cli.checks import create_output_folder
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console, print_answer
 from ophnet_ray.distributed.environment import find_running_head, prepare_environment
 from ophnet_ray.distributed.private import private_files
-from ophnet_ray.errors import UserError
+from ophnet_ray.errors import EXIT_USER_ERROR, UserError
 from ophnet_ray.inspection.findings import Finding, group_by_kind, would_start
 from ophnet_ray.settings import parse_worker_range, setting
 from ophnet_ray.train.preflight import (

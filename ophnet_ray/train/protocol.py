@@ -2,11 +2,12 @@
 
 import threading
 import time
+import uuid
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import ray
-from ray.exceptions import ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ophnet_ray.config import Config
@@ -58,7 +59,7 @@ class TrainingStatus:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._status: dict[str, Any] = {"epoch": 0, "step": 0, "metrics": {}, "warnings": []}
-        self._status |= {"num_steps": 0, "stop": False, "failure": ""}
+        self._status |= {"num_steps": 0, "stop": False, "failure": "", "life": uuid.uuid4().hex}
         self._heard: dict[int, _Beat] = {}
 
     def update(self, **fields: Any) -> None:
@@ -103,7 +104,8 @@ class TrainingStatus:
 
         ``epoch`` and ``step`` done, ``num_steps`` of an epoch, ``metrics`` of the last whole epoch,
         all ``warnings``, ``stop``: True once the workers are asked to stop, ``failure``: the last
-        line about failed workers, and the ``pulses`` of the workers by rank.
+        line about failed workers, the ``pulses`` of the workers by rank, and ``life``: another text
+        after a restart, which forgets the rest.
         """
         with self._lock:
             warnings = [*self._status["warnings"]]
@@ -125,8 +127,9 @@ class RemoteStatus:
     """
 
     def __init__(self, run_name: str) -> None:
-        # beside the driver: a node of the workers may be lost, and the lines about it with it
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        # beside the driver: a node of the workers may be lost, and the lines about it with it. Ray
+        # ignores a soft affinity of an actor that takes no CPU, and draws a node
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(TrainingStatus).options(
             name=f"train status of {run_name}",
             num_cpus=0,
@@ -160,9 +163,18 @@ class RemoteStatus:
         self._actor.stop.remote()
 
     def get(self) -> dict[str, Any] | None:
-        """Return the status; None while the actor, whose node was lost, restarts elsewhere."""
+        """Return the status; None while the actor restarts.
+
+        Raises:
+            ActorDiedError: It does not restart.
+        """
         try:
             status: dict[str, Any] = ray.get(self._actor.get.remote())
         except ActorUnavailableError:
             return None
+        except ActorDiedError as error:
+            # Ray infers from the notice to its node that the actor is dead, though it restarts
+            if error.preempted:
+                return None
+            raise
         return status

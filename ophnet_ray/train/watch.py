@@ -41,7 +41,7 @@ class TrainingWatch:
         request: StopRequest,
     ) -> None:
         self._status, self._stage = status, stage
-        self._warn, self._num_warned = warn, 0
+        self._warn, self._num_warned, self._life = warn, 0, ""
         self._request, self._is_stopping = request, False
         self._resources = resources
         self._started_s = time.monotonic()
@@ -56,6 +56,7 @@ class TrainingWatch:
         status = self._status.get()
         if status is None:
             return
+        self._catch_up(status)
         for warning in status["warnings"][self._num_warned :]:
             self._warn(warning)
         self._num_warned = len(status["warnings"])
@@ -76,6 +77,13 @@ class TrainingWatch:
                 f"{self._request.signal_name}: training writes a checkpoint and stops; a second "
                 "signal ends it at once"
             )
+            self._status.stop()
+
+    def _catch_up(self, status: dict[str, Any]) -> None:
+        """Begin with the first line of a status that has restarted, and ask it again to stop."""
+        if status["life"] != self._life:
+            self._life, self._num_warned = status["life"], 0
+        if self._is_stopping and not status["stop"]:
             self._status.stop()
 
     def _name_silence(self, status: dict[str, Any]) -> None:
