@@ -25,7 +25,7 @@ from ophnet_ray.storage.filesystems import StorageError
 from ophnet_ray.storage.local_copies import mark_copy
 from ophnet_ray.storage.locks import Tell, exclusive
 from ophnet_ray.storage.paths import join
-from ophnet_ray.train.run_paths import CHECKPOINTS, METRICS, ROLLBACKS
+from ophnet_ray.train.run_paths import CHECKPOINTS, METRICS, PICTURES, ROLLBACKS
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ class RunMirror:
             self._fetch_checkpoints(listed)
 
     def fetch_checkpoints(self) -> None:
-        """Make checkpoints, metrics and rollbacks equal to the bucket; leave e.g. open logs.
+        """Make checkpoints, metrics, rollbacks and pictures equal to the bucket; leave open logs.
 
         Raises:
             LostLockError: Another machine has taken the run over.
@@ -88,6 +88,9 @@ class RunMirror:
             self._fetch_checkpoints(listed)
             for name in sorted({METRICS, ROLLBACKS} & set(list_objects(self.uri))):
                 self._fetch(name)
+            for name in sorted(list_objects(join(self.uri, PICTURES))):
+                if not (self.folder / PICTURES / name).exists():  # they never change
+                    self._fetch(f"{PICTURES}/{name}")
 
     def send(self, *paths: Path) -> None:
         """Send files, and the files in folders, that have changed since they were sent.

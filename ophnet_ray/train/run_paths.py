@@ -5,6 +5,7 @@ from pathlib import Path
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
+PICTURES = "pictures"
 ROLLBACKS = "rollbacks.json"
 
 
@@ -46,12 +47,12 @@ class RunPaths:
     @property
     def batch_picture(self) -> Path:
         """Windows of the first training batch, as the network saw them."""
-        return self.path / "pictures" / "augmented_batch.jpg"
+        return self.path / PICTURES / "augmented_batch.jpg"
 
     @property
     def phase_picture(self) -> Path:
         """Training windows of each phase, as they are stored."""
-        return self.path / "pictures" / "windows_by_phase.jpg"
+        return self.path / PICTURES / "windows_by_phase.jpg"
 
     @property
     def config(self) -> Path:

@@ -35,8 +35,11 @@ def test_examples_are_of_different_cases_where_there_are_as_many(cases, chosen):
     assert [int(item.segment.segment_id) for item in items] == chosen
 
 
-def test_each_phase_shows_its_own_training_windows(color_csv, color_cache):
-    data = OphNetDataModule(color_csv, image_size=32, cache_dir=color_cache)
+@pytest.mark.parametrize("window_image", ["mean", "mean+motion"])
+def test_each_phase_shows_its_own_training_windows(color_csv, color_cache, window_image):
+    data = OphNetDataModule(
+        color_csv, image_size=32, cache_dir=color_cache, window_image=window_image
+    )
     data.setup()
     examples = read_examples(data.manifest, 3)
     assert list(examples) == list(data.manifest.phases)

@@ -124,8 +124,15 @@ def test_the_mirror_keeps_what_the_bucket_holds_and_nothing_else(bucket, tmp_pat
     for epoch in (0, 1):
         write("one", epoch, f"weights {epoch}")
     one.send_checkpoints()
+    picture = tmp_path / "one/pictures/augmented_batch.jpg"
+    picture.parent.mkdir()
+    picture.write_bytes(b"a batch")
+    one.send(picture)
     write("one", 2, "committed, but its machine dies before it is sent")
     two.fetch()
+    shutil.rmtree(tmp_path / "two/pictures")
+    two.fetch_checkpoints()
+    assert (tmp_path / "two/pictures" / picture.name).read_bytes() == b"a batch"
     assert checkpoints("two") == ["epoch=0000", "epoch=0001"]
     write("two", 2, "weights 2")
     shutil.rmtree(tmp_path / "two/checkpoints/epoch=0000")
