@@ -34,6 +34,7 @@ def main() -> None:
     from tests.benchmarks.scaling import compare_lengths, compare_scales
     from tests.benchmarks.searching import kill_searches, measure_search, search_imbalance
     from tests.benchmarks.simulated_errors import compare_on_simulated_errors
+    from tests.benchmarks.steps import compare_steps
     from tests.benchmarks.temporal import SEEDS, compare_temporal
     from tests.benchmarks.timelines import compare_decoders
     from tests.benchmarks.together import compare_together
@@ -48,6 +49,7 @@ def main() -> None:
         "together": compare_together,
         "buckets": compare_buckets,
         "ray": compare_with_bare_lightning,
+        "steps": compare_steps,
         "costs": describe_costs,
         "features": measure_features,
         "frozen": compare_frozen_encoder,

@@ -27,7 +27,11 @@ def first_run(ray_session, color_csv, color_cache, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def two_workers(ray_session, color_csv, color_cache, tmp_path_factory):
-    """The settings and the result of a run of three epochs on two train workers."""
+    """The settings and the result of a run of three epochs on two train workers.
+
+    With the ingredients of the recipe: the average of the weights has batch-norm statistics of its
+    own on each worker, and frozen layers give no gradient for which others wait.
+    """
     config = tiny_config(
         color_csv,
         tmp_path_factory.mktemp("two"),
@@ -39,6 +43,18 @@ def two_workers(ray_session, color_csv, color_cache, tmp_path_factory):
         cache_dir=color_cache,
         deterministic=True,
         private=True,
+        opt="adamw",
+        weight_decay=0.05,
+        layer_decay=0.9,
+        lr_schedule="cosine",
+        gradient_clip_val=1.0,
+        label_smoothing=0.1,
+        model_ema_decay=0.9,
+        freeze="stages:1",
+        sampler="balanced",
+        windows_per_segment=2,
+        mixup=0.2,
+        hflip=0.5,
     )
     return config, run(config)
 
