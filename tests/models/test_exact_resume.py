@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from onnxruntime import InferenceSession
+from safetensors.torch import load_file
 
 from ophnet_ray import OphNetDataModule
 from ophnet_ray.config import Config
 from ophnet_ray.data.datasets import ManifestDataModule
+from ophnet_ray.inference.export import export_onnx, export_safetensors
 from ophnet_ray.inference.trained_model import load_model
 from ophnet_ray.models.exact_resume import ExactResume
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
@@ -187,6 +190,29 @@ def test_a_checkpoint_predicts_with_the_weights_that_were_validated(manifest, tm
     with torch.inference_mode():
         logits = network(batch["image"], batch["mask"])
     np.testing.assert_array_equal(logits, callback.validated)
+
+
+def test_exports_hold_the_weights_that_were_validated(manifest, tmp_path):
+    """The average of the weights, with LoRA's sums, as safetensors and as ONNX."""
+    config = make_config("test_vit", model_ema_decay=0.9, lora_rank=2)
+    file = tmp_path / "inside.ckpt"
+    callback = AfterValidation(config, file)
+    fit(config, manifest, tmp_path, callback)
+    model, batch = load_model(file), callback.batch
+    export_safetensors(model, file, tmp_path / "weights", None)
+    network = SurgicalPhaseClassificationModel(3, "test_vit", False, SIZE)
+    network.load_state_dict(load_file(tmp_path / "weights/model.safetensors"))
+    with torch.inference_mode():
+        logits = network.eval()(batch["image"], batch["mask"])
+    np.testing.assert_array_equal(logits, callback.validated)
+    export_onnx(model, tmp_path / "model.onnx")
+    session = InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    mean, std = (each.view(1, 3, 1, 1) for each in (network.mean, network.std))
+    pixels = ((batch["image"] * std + mean) * 255).round().to(torch.uint8).numpy()
+    (probabilities,) = session.run(None, {"pixels": pixels})
+    expected = callback.validated.softmax(dim=1)
+    np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-4)
+    assert np.ptp(expected.numpy(), axis=0).max() > 0.01, "the answers depend on the images"
 
 
 class AfterValidation(InsideEpoch):
