@@ -203,7 +203,8 @@ def test_every_validation_window_is_counted_once_whatever_the_workers(first_run,
     # 3 segments of 30 frames, 3 blocks each: 2 windows of 2 blocks
     assert one.sum() == two.sum() == 6
     assert (one.sum(axis=1) == two.sum(axis=1)).all()
-    assert [history_of(r)[0]["step"] for r in runs] == [15, 15 // 2]
+    # two workers take two windows of each segment
+    assert [history_of(r)[0]["step"] for r in runs] == [15, 2 * 15 // 2]
 
 
 def start_until_next_epoch(config, folder):
