@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayActorError
 from ray.train import (
     CheckpointConfig,
+    ControllerError,
     FailureConfig,
     RunConfig,
     TrainingFailedError,
@@ -43,22 +45,29 @@ def _fit_while_it_advances(loop: TrainLoopConfig, callbacks: Sequence[UserCallba
     """Return Ray Train's result, after any number of failures with new checkpoints between them.
 
     Ray counts the failures of a whole run. A run of days on machines that come and go would use
-    them up, though each time it advances.
+    them up, though each time it advances. Ray repeats nothing when its controller dies, or when
+    workers die before the training begins: here, each of these is one failure, too.
 
     Raises:
-        TrainingError: The workers failed again and again without a new checkpoint.
+        TrainingError: Training failed again and again without a new checkpoint.
     """
-    run = loop.run
+    run, num_failures = loop.run, 0
     while True:
         before = newest_position(run.checkpoints)
         try:
             return build_trainer(loop, callbacks).fit()
-        except TrainingFailedError as error:
+        except (TrainingFailedError, RayActorError) as error:
             logger.exception("training failed")
             run.enter()  # rank 0 may have worked on another machine
-            if newest_position(run.checkpoints) <= before:
-                cause = _named_failure(loop.status) or _root_cause(error)
+            is_advancing = newest_position(run.checkpoints) > before
+            num_failures = 0 if is_advancing else num_failures + 1
+            is_of_workers = isinstance(error, WorkerGroupError)
+            cause = (_named_failure(loop.status) if is_of_workers else "") or _root_cause(error)
+            # Ray has already started the workers again, and named them
+            if num_failures > (0 if is_of_workers else MAX_WORKER_FAILURES):
                 raise TrainingError(f"{cause}; see {run.logs}") from error
+            if loop.status is not None and not is_of_workers:
+                loop.status.warn(f"{cause}; training resumes from the last checkpoint")
 
 
 def build_trainer(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> ScaledTrainer:
@@ -124,9 +133,11 @@ def _named_failure(status: Any) -> str:
     return str(answer["failure"]) if answer is not None else ""
 
 
-def _root_cause(error: TrainingFailedError) -> str:
-    """Return the one line that says why the workers failed."""
+def _root_cause(error: TrainingFailedError | RayActorError) -> str:
+    """Return the one line that says why the workers, or their controller, failed."""
     cause: BaseException = error
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         cause = next(iter(error.worker_failures.values()))
+    elif isinstance(error, ControllerError):
+        cause = error.controller_failure
     return describe(find_root(cause))

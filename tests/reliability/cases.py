@@ -50,6 +50,7 @@ CASES: dict[str, Case] = {
     "videos": Case(video_files.run, 2_000, is_fuzz=False),
     # whole runs: minutes each
     "kill_worker": Case(kills.run_kill_worker, 20, is_fuzz=False),
+    "kill_controller": Case(kills.run_kill_controller, 10, is_fuzz=False),
     "kill_driver": Case(kills.run_kill_driver, 20, is_fuzz=False),
     **{
         name: Case(partial(temporal_kills.run, name), 5, is_fuzz=False)

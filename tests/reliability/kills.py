@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from tests.helpers.videos import write_color_dataset
@@ -24,6 +25,7 @@ from tests.reliability.place import (
     Place,
     await_step,
     finish,
+    started,
     strike_driver,
     wait_at,
 )
@@ -39,6 +41,21 @@ def run_kill_driver(n: int, seed: int, folder: Path) -> Outcome:
     return run_struck(
         n, seed, folder, "kill_driver", _strike_driver(signal.SIGKILL, -signal.SIGKILL)
     )
+
+
+def run_kill_controller(n: int, seed: int, folder: Path) -> Outcome:
+    """Kill -9 Ray Train's controller at a step; the command starts another one."""
+    return run_struck(n, seed, folder, "kill_controller", _kill_controller)
+
+
+def _kill_controller(place: Place, rank: int, step: int) -> None:
+    with started(place, wait_at(rank, step)) as process:
+        await_step(place, process)
+        below = psutil.Process(process.pid).children(recursive=True)
+        (controller,) = (each for each in below if each.name().startswith("ray::TrainCont"))
+        controller.kill()
+        (place.ledger / "go on").touch()
+        assert "training resumes from the last checkpoint" in finish(process), "nothing is said"
 
 
 def run_sigterm(n: int, seed: int, folder: Path) -> Outcome:
