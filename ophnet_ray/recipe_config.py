@@ -16,7 +16,6 @@ RECIPES: dict[RecipeName, dict[str, Any]] = {
     "modern": {
         "opt": "adamw",
         "weight_decay": 0.05,
-        "layer_decay": 0.75,
         "lr_schedule": "cosine",
         "warmup_ratio": 0.1,
         "gradient_clip_val": 1.0,
@@ -28,7 +27,8 @@ RECIPES: dict[RecipeName, dict[str, Any]] = {
 """Defaults that each recipe has instead of those of the settings, by flag name.
 
 ``modern`` has the values with which timm's "ResNet strikes back" (arXiv:2110.00476) and BEiT
-(arXiv:2106.08254) fine-tune.
+(arXiv:2106.08254) fine-tune. BEiT's layer decay is left out: it spoiled trainings from random
+weights, and gained nothing from trained ones (``recipes`` in ``tests/benchmarks/README.md``).
 """
 
 MAX_LORA_RANK = 256

@@ -29,6 +29,7 @@ from ophnet_ray.metrics.bootstrap import (
 )
 from ophnet_ray.metrics.classification import macro_f1_present
 from ophnet_ray.models.checkpoint_file import read_payload
+from ophnet_ray.recipe_config import RECIPES
 from tests.benchmarks.encoding import LITE2, SUTURING, lite2_weights
 from tests.benchmarks.table import Figure
 from tests.benchmarks.temporal import SEEDS
@@ -47,7 +48,7 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
     "drop_path": {"drop_path_rate": 0.1},
     "ema": {"model_ema_decay": 0.9998},
 }
-"""Settings of ``modern``, by the ingredient that they make up."""
+"""Settings of ``modern``, by the ingredient that they make up, and one that it leaves out."""
 SAMPLERS = ("balanced", "seconds")
 """Samplers, each of which is one line more."""
 DEMO = ("--image_size", "64", "--max_epochs", "12")
@@ -76,9 +77,13 @@ def list_lines() -> dict[str, tuple[str, ...]]:
         lines[f"seed-with-{name}"] = (*PLAIN, *_to_flags(settings))
     for name in SAMPLERS:
         lines[f"seed-with-{name}"] = (*PLAIN, "--sampler", name)
+    modern = RECIPES["modern"]
     for name, settings in INGREDIENTS.items():
-        without = {each: defaults[each] for each in settings}
-        lines[f"modern-without-{name}"] = ("--recipe", "modern", *_to_flags(without))
+        if settings.keys() <= modern.keys():
+            without = {each: defaults[each] for each in settings}
+            lines[f"modern-without-{name}"] = ("--recipe", "modern", *_to_flags(without))
+        else:
+            lines[f"modern-with-{name}"] = ("--recipe", "modern", *_to_flags(settings))
     return lines
 
 
