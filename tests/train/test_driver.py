@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -319,10 +320,16 @@ def test_one_worker_takes_the_steps_of_two(two_workers, tmp_path, capfd):
         run(fewer.replace_flat(train_workers=3))
 
 
-def test_two_workers_resume_and_lose_one_inside_an_epoch_at_no_cost_of_weights(
-    two_workers, tmp_path
+def await_next_pid(log, pid):
+    """Return the process id of a train worker that has followed one."""
+    wait_until(lambda: worker_pid(log) != pid, "the worker is started again", poll_s=0.01)
+    return worker_pid(log)
+
+
+def test_two_workers_resume_and_lose_one_and_their_controller_at_no_cost_of_weights(
+    two_workers, tmp_path, capfd
 ):
-    """The last epoch again; kill -9 of the second worker in it: Ray Train starts both again.
+    """The last epoch again; kill -9 of Ray Train's controller in it, then of the second worker.
 
     The batch-norm statistics of the second worker are not lost with it, nor at the resume.
     """
@@ -331,19 +338,29 @@ def test_two_workers_resume_and_lose_one_inside_an_epoch_at_no_cost_of_weights(
     log = resumed / "logs/train-rank-1.log"
     first_pid = worker_pid(log)
 
-    def kill_worker():
+    def kill_controller_and_worker():
         wait_until(
             lambda: list(resumed.glob("checkpoints/unfinished/epoch=*")),
             "a checkpoint inside an epoch is written",
             poll_s=0.001,
         )
         assert worker_pid(log) != first_pid
-        os.kill(worker_pid(log), signal.SIGKILL)
+        second_pid = worker_pid(log)
+        raylet = psutil.Process(second_pid).parent()
+        (controller,) = (
+            each for each in raylet.children() if each.name().startswith("ray::TrainCont")
+        )
+        controller.kill()
+        os.kill(await_next_pid(log, second_pid), signal.SIGKILL)
 
     with ThreadPoolExecutor() as pool:
-        killed = pool.submit(kill_worker)
+        killed = pool.submit(kill_controller_and_worker)
         result = run(config.replace_flat(storage_path=str(resumed.parent)))
         killed.result()
+    assert re.search(
+        r"warning: ActorDiedError: .*; training resumes from the last checkpoint",
+        capfd.readouterr().err,
+    )
     assert result.run == resumed
     chosen = (resumed / "logs/train-rank-0.log").read_text()  # rank 0 chooses for both
     assert "resuming after epoch 2" in chosen

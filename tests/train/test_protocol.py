@@ -1,4 +1,8 @@
-"""Status of a training: a restart of its process loses no warning and no request."""
+"""Status of a training: it outlives the nodes of the workers, and a restart of its own process."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -7,9 +11,43 @@ from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.signals import StopRequest
 from ophnet_ray.train.protocol import TrainingStatus
 from ophnet_ray.train.watch import TrainingWatch
+from tests.helpers.paths import ROOT
 from tests.helpers.waiting import wait_until
 
-pytestmark = pytest.mark.unit
+LOSE_NODES = """
+import psutil
+from tests.reliability.small_cluster import closed_cluster
+with closed_cluster({}, num_cpus=1) as (cluster, nodes):
+    import ray  # reads its environment
+    from ophnet_ray.train.protocol import RemoteStatus
+    ray.init(address=cluster.address, log_to_driver=False)
+    statuses = [RemoteStatus(f"run-{k}") for k in range(3)]
+    for k, status in enumerate(statuses):
+        status.update(epoch=k + 1)
+        status.get()
+    raylets = [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in nodes]
+    below = [each for raylet in raylets for each in raylet.children()]
+    for node in nodes:
+        cluster.remove_node(node, allow_graceful=False)
+    psutil.wait_procs(below, timeout=60)
+    print("epochs", [status.get()["epoch"] for status in statuses])
+    ray.shutdown()
+"""
+
+
+@pytest.mark.integration
+def test_a_status_outlives_all_nodes_but_that_of_its_driver():
+    done = subprocess.run(
+        [sys.executable, "-c", LOSE_NODES],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    # Ray prints lines of its own about the nodes
+    assert "epochs [1, 2, 3]" in done.stdout.splitlines(), done.stderr
 
 
 class RestartingStatus(TrainingStatus):
@@ -19,6 +57,7 @@ class RestartingStatus(TrainingStatus):
         super().__init__()
 
 
+@pytest.mark.unit
 def test_after_a_restart_no_warning_is_lost_and_the_workers_are_asked_to_stop_again():
     status, request, warned = RestartingStatus(), StopRequest(), []
 
