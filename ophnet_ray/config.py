@@ -241,8 +241,8 @@ class RunConfig:
     cache_dir: str | None = setting(None, affects="nothing", is_path=True)
     """Folder of the decoded windows (default: <storage_path>/cache)."""
     local_cache_dir: str | None = setting(None, affects="nothing", is_path=True)
-    """Folder on each machine for copies of bucket objects (default: one per user in the system's
-    temporary folder)."""
+    """Folder on each machine for copies of bucket objects, and for compiled code (default: one per
+    user in the system's temporary folder)."""
     private: bool = setting(False, affects="nothing")
     """Let no other user of the machines read what a run writes (folder, cache, copies), and name no
     case and no video in Ray's records and logs and in TensorBoard."""

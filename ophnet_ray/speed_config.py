@@ -24,7 +24,7 @@ class SpeedConfig:
     (arXiv:1604.06174): less memory, more time."""
     val_batch_size: int | None = setting(None, affects="resources", is_late=True)
     """Windows per step and worker in validation, which keeps no activations (default: four times
-    batch_size)."""
+    batch_size; batch_size with --freeze and --grad_checkpointing)."""
     sync_batchnorm: bool = setting(False, affects="resources", is_late=True)
     """Batch-norm statistics over the batches of all workers; on GPUs only."""
 

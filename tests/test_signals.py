@@ -15,6 +15,14 @@ from ophnet_ray.signals import Terminated, kept_handlers, stop_on_signals
 pytestmark = pytest.mark.unit
 
 
+@pytest.fixture(autouse=True)
+def without_nohup():
+    """A terminal that can close, also where the tests run below ``nohup``."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def send(number):
     os.kill(os.getpid(), number)
 

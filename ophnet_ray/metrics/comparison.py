@@ -295,7 +295,7 @@ def _adjust_phases(rows: Sequence[tuple[Difference, int]]) -> tuple[PhaseDiffere
 def _compare_cases(before: ComparedModel, after: ComparedModel) -> tuple[CaseDifference, ...]:
     cases = []
     for case, *rows in zip(before.cases, before.by_case, after.by_case, strict=True):
-        first, second = (before.confusion_of(row).astype(np.int64) for row in rows)
+        first, second = (before.confusion_of(row) for row in rows)
         cases.append(
             CaseDifference(
                 case,

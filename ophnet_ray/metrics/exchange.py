@@ -52,7 +52,9 @@ def exchange_p_values(
         score: Counts → S scores.
         seed: Of the exchanges that are drawn for many cases.
     """
-    exchanged = np.tensordot(choose_exchanges(len(before), seed), after - before, axes=1)
+    # where both have the same counts, an exchange changes nothing
+    differing = (after - before)[[bool(each.any()) for each in after - before]]
+    exchanged = np.tensordot(choose_exchanges(len(differing), seed), differing, axes=1)
     total, first = before.sum(axis=0) + after.sum(axis=0), before.sum(axis=0)
     differences = np.abs(
         [

@@ -53,7 +53,6 @@ class SurgicalPhaseModule(PhaseModule):
         on_nan: With ``skip``, batches whose loss is not finite do not count in ``train_loss``.
         recipe: Optimiser, regularisation and trained layers; by default Adam on all layers.
         augmentation: Further changes of training images, and mixtures; by default none.
-        memory_format: Memory format of the network's weights and images; None: images as they come.
 
     Attributes:
         epoch_metrics: ``train_loss``, ``val_loss``, ``val_acc`` and ``val_macro_f1`` of the last
@@ -79,15 +78,12 @@ class SurgicalPhaseModule(PhaseModule):
         on_nan: OnNan = TrainingConfig.on_nan,
         recipe: RecipeConfig = _RECIPE,
         augmentation: AugmentationConfig = _AUGMENTATION,
-        memory_format: torch.memory_format | None = None,
     ) -> None:
         super().__init__(lr, lr_schedule, recipe)
         self.random_shift, self.color_jitter = random_shift, color_jitter
         self.augmentation = augmentation
         self.model = model or SurgicalPhaseClassificationModel(num_classes)
-        self.memory_format = memory_format
-        if memory_format is not None:
-            self.model.use_memory_format(memory_format)
+        self.memory_format: torch.memory_format | None = None
         self.num_classes = num_classes
         self.loss = PhaseLoss(
             num_classes, balance or PhaseBalance(class_weights), recipe.label_smoothing
@@ -101,6 +97,11 @@ class SurgicalPhaseModule(PhaseModule):
         # here, where parameters have their shapes: FSDP flattens them
         planned = plan_parameters(self.model, recipe)
         self.planned_parameters = {MODEL_PREFIX + name: own for name, own in planned.items()}
+
+    def use_memory_format(self, memory_format: torch.memory_format) -> None:
+        """Keep the network's weights and images in a memory format, not as they come."""
+        self.memory_format = memory_format
+        self.model.use_memory_format(memory_format)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Return logits (B, K) of normalised images (B, 3, H, W) and masks (B, 2, H, W)."""
@@ -138,7 +139,11 @@ class SurgicalPhaseModule(PhaseModule):
         return {"image": image, "mask": mask, **kept}
 
     def on_train_start(self) -> None:
-        """Begin the average of the weights, on their device, or go on with that of a checkpoint."""
+        """Begin the average of the weights, on their device, or go on with that of a checkpoint.
+
+        Besides what the base class does.
+        """
+        super().on_train_start()
         if self.recipe.model_ema_decay is None:
             return
         self._average = WeightAverage(self.model, self.recipe.model_ema_decay)

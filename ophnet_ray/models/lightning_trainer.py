@@ -24,7 +24,6 @@ def build_lightning_trainer(
     plugins: Sequence[Any] = (),
     logger: Sequence[Logger] = (),
     gradient_clip_val: float | None = None,
-    sync_batchnorm: bool = False,
 ) -> L.Trainer:
     """Build the trainer of a worker; one of ``callbacks`` writes the checkpoints.
 
@@ -37,7 +36,6 @@ def build_lightning_trainer(
         plugins: Lightning's own.
         logger: Loggers of the curves.
         gradient_clip_val: Largest norm of the gradient of a step; None: any.
-        sync_batchnorm: Batch-norm statistics over the batches of all workers.
     """
     return L.Trainer(
         max_epochs=training.max_epochs,
@@ -49,7 +47,6 @@ def build_lightning_trainer(
         precision=choose_precision(training.precision, use_gpu),
         accumulate_grad_batches=training.accumulate_grad_batches,
         gradient_clip_val=gradient_clip_val,
-        sync_batchnorm=sync_batchnorm,
         # steps have one shape: cuDNN may try its algorithms in the first one
         benchmark=True if use_gpu and not training.deterministic else None,
         # Lightning also turns off that cuDNN chooses its fastest algorithm by trying, and sets the

@@ -42,6 +42,8 @@ def is_channels_last_faster(
 ) -> bool:
     """Return True if steps are faster with weights in ``channels_last``, as once measured here.
 
+    False where a step does not fit into the GPU's memory.
+
     Args:
         network: The network, which keeps its weights; it is left on the device.
         shape: The step.
@@ -55,9 +57,17 @@ def is_channels_last_faster(
             logger.warning("%s", error)
         else:
             return seconds["channels_last"] < seconds["contiguous"]
-    seconds = time_formats(network, shape)
+    try:
+        seconds = time_formats(network, shape)
+    except torch.cuda.OutOfMemoryError:
+        logger.warning("not enough memory to measure memory formats", exc_info=True)
+        torch.cuda.empty_cache()
+        return False
     logger.info("seconds of %d steps by memory format: %s", TIMED_STEPS, seconds)
-    write_atomically(file, dump_record(seconds))
+    try:
+        write_atomically(file, dump_record(seconds))
+    except OSError as error:
+        logger.warning("%s cannot be written (%s): it will be measured again", file, error)
     return seconds["channels_last"] < seconds["contiguous"]
 
 
@@ -72,12 +82,17 @@ def time_formats(network: SurgicalPhaseClassificationModel, shape: StepShape) ->
     generator = torch.Generator(shape.device).manual_seed(0)
     images = torch.rand(size, generator=generator, device=shape.device)
     seconds = {}
-    for name, memory_format in _FORMATS.items():
-        network.use_memory_format(memory_format)
-        seconds[name] = _time_steps(network, images.to(memory_format=memory_format), shape)
-    network.use_memory_format(torch.contiguous_format)
-    network.zero_grad(set_to_none=True)
-    network.train(was_training)
+    try:
+        # as in training
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            for name, memory_format in _FORMATS.items():
+                network.use_memory_format(memory_format)
+                own = images.to(memory_format=memory_format)
+                seconds[name] = _time_steps(network, own, shape)
+    finally:
+        network.use_memory_format(torch.contiguous_format)
+        network.zero_grad(set_to_none=True)
+        network.train(was_training)
     return seconds
 
 
@@ -106,8 +121,13 @@ def _name(network: SurgicalPhaseClassificationModel, shape: StepShape) -> str:
     """Return a file name for everything that the answer depends on."""
     is_gpu = shape.device.type == "cuda"
     device = torch.cuda.get_device_name(shape.device) if is_gpu else "CPU"
-    facts = (device, torch.__version__, network.backbone, shape.batch_size, shape.image_size)
-    return hashlib.blake2b(repr((*facts, shape.dtype)).encode(), digest_size=8).hexdigest()
+    trained = sum(each.numel() for each in network.parameters() if each.requires_grad)
+    saves_memory = getattr(network.image_encoder, "grad_checkpointing", False)
+    facts = (
+        *(device, torch.__version__, shape.batch_size, shape.image_size, shape.dtype),
+        *(network.backbone, network.num_masks, trained, bool(saves_memory)),
+    )
+    return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
 
 def _parse(values: dict[str, Any]) -> dict[str, float]:

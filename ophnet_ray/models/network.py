@@ -6,6 +6,7 @@ from typing import Self
 
 import torch
 from timm.data.config import resolve_model_data_config
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from ophnet_ray.config import Config, MaskKind, ModelConfig, Pooling, WindowConfig, WindowImage
@@ -175,6 +176,14 @@ class SurgicalPhaseClassificationModel(nn.Module):
         # the weights of init_checkpoint are loaded afterwards
         network.freeze_batch_norm |= config.init_checkpoint is not None
         return network.train()
+
+    def sync_batch_norms(self) -> None:
+        """Let batch norms that are trained take their statistics over all processes of a group.
+
+        By timm's function: torch's would drop the activation that timm keeps in a batch norm.
+        """
+        if not self.freeze_batch_norm:
+            self.image_encoder = convert_sync_batchnorm(self.image_encoder)
 
     def blank_masks(self, image: Tensor) -> Tensor:
         """Return masks without content, (B, M, H, W), for images (B, 3, H, W)."""

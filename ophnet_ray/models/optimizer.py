@@ -93,6 +93,28 @@ def build_optimizer(
     return optimizer
 
 
+def fit_state_to_weights(optimizer: torch.optim.Optimizer, *, may_fuse: bool) -> None:
+    """Give a loaded state the memory format of the weights, and the kernel of this device.
+
+    A checkpoint may be of another device, or of weights in another format. The fused kernel goes
+    through weights and state by the order of their memory.
+
+    Args:
+        optimizer: Adam or AdamW.
+        may_fuse: See ``build_optimizer``.
+    """
+    for group in optimizer.param_groups:
+        is_fused = may_fuse and all(each.is_cuda for each in group["params"])
+        group["fused"] = True if is_fused else None
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            for name, value in state.items():
+                if name == "step":
+                    state[name] = value.to(parameter.device if is_fused else "cpu")
+                elif value.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter).copy_(value)
+
+
 def build_schedule(
     optimizer: torch.optim.Optimizer, lr_schedule: LRSchedule, num_steps: int, warmup_ratio: float
 ) -> LRScheduler:

@@ -15,6 +15,7 @@ from ophnet_ray.models.optimizer import (
     ParameterSettings,
     build_optimizer,
     build_schedule,
+    fit_state_to_weights,
     scheduled_lr,
 )
 from ophnet_ray.recipe_config import RecipeConfig
@@ -59,14 +60,12 @@ class PhaseModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return the optimiser of all parameters that get a gradient, and its rate's schedule."""
-        # a fused optimiser unscales the gradients itself, after they were clipped
-        has_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         optimizer = build_optimizer(
             self.named_parameters(),
             self.lr,
             self.recipe.opt,
             self.planned_parameters,
-            may_fuse=not has_scaler,
+            may_fuse=self._may_fuse,
         )
         scheduler = build_schedule(
             optimizer,
@@ -78,6 +77,16 @@ class PhaseModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    @property
+    def _may_fuse(self) -> bool:
+        # a fused optimiser unscales the gradients itself, after they were clipped
+        return getattr(self.trainer.precision_plugin, "scaler", None) is None
+
+    def on_train_start(self) -> None:
+        """Fit the state of the optimiser, which a checkpoint may have brought, to the weights."""
+        for optimizer in self.trainer.optimizers:
+            fit_state_to_weights(optimizer, may_fuse=self._may_fuse)
 
     def configure_gradient_clipping(
         self,

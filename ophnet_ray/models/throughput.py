@@ -38,10 +38,10 @@ def count_training_flops(network: nn.Module, *inputs: torch.Tensor) -> int:
     counter takes a depthwise convolution of a backward pass for a full one, so that is not asked.
 
     Args:
-        network: Network on the device ``meta``; its layers are left in evaluation mode.
+        network: Network on the device ``meta``; it is left in evaluation mode, and frozen.
         inputs: Its inputs, on the same device.
     """
-    network.eval()
+    network.eval().requires_grad_(False)
     # the counter knows no fused attention without a device
     math_only = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     with math_only, torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -4,6 +4,7 @@ import errno
 import getpass
 import hashlib
 import os
+import stat
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -71,6 +72,24 @@ def user_folder(name: str, local_dir: str | None) -> Path:
         raise UserError(
             f"--local_cache_dir {root} cannot be written: {error.strerror or error}"
         ) from error
+    return folder
+
+
+def private_folder(name: str, local_dir: str | None) -> Path:
+    """Return a folder that no other user may enter, for files that are executed.
+
+    Args:
+        name: Plain name.
+        local_dir: Value of ``--local_cache_dir``, which other users may write to.
+
+    Raises:
+        UserError: The folder cannot be created, or is not the user's own.
+    """
+    folder = user_folder(f"{name}-{_user_name()}", local_dir)
+    status = folder.stat(follow_symlinks=False)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise UserError(f"{folder} belongs to another user; give another --local_cache_dir")
+    folder.chmod(0o700)
     return folder
 
 

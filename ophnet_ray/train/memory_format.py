@@ -1,13 +1,18 @@
 """Choice of the memory format of a run's weights and images."""
 
+import logging
+
 import torch
 
+from ophnet_ray.errors import UserError
 from ophnet_ray.models.lightning_trainer import choose_precision
 from ophnet_ray.models.memory_format import StepShape, is_channels_last_faster
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.storage.local_copies import user_folder
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.worker_place import WorkerPlace
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {
     "32-true": torch.float32,
@@ -40,6 +45,10 @@ def choose_memory_format(
             _DTYPES[precision],
             torch.device("cuda"),
         )
-        folder = user_folder("memory-formats", config.run.local_cache_dir)
-        is_faster = is_channels_last_faster(network, shape, folder)
+        try:
+            folder = user_folder("memory-formats", config.run.local_cache_dir)
+        except UserError as error:
+            logger.warning("no memory format is measured: %s", error)
+        else:
+            is_faster = is_channels_last_faster(network, shape, folder)
     return torch.channels_last if place.broadcast(is_faster) else torch.contiguous_format

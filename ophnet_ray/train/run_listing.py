@@ -109,7 +109,8 @@ def list_runs(
         runs.append(run)
         if run.problem:
             damaged.append((name, run.problem))
-    kept = [run for run in runs if _matches(run, _parse_filters(filters, runs))]
+    parsed = _parse_filters(filters, runs)
+    kept = [run for run in runs if _matches(run, parsed)]
     groups = [_rank(group, sort) for group in _group(kept)]
     groups.sort(key=lambda group: -len(group.runs))
     return RunListing(tuple(groups), tuple(damaged), len(runs) - len(kept))

@@ -1,6 +1,8 @@
 """Pictures of a run's first training batch and of windows of each phase, in its first epoch."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 MAX_BATCH_PICTURES = 16
 NUM_PER_PHASE = 4
+WAIT_S = 20.0
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingPictures(L.Callback):
@@ -28,7 +33,8 @@ class TrainingPictures(L.Callback):
 
     The batch is drawn after its step, as the network saw it. The windows of the phases are read by
     a thread of their own, since their blocks may have to be fetched first, and are drawn before the
-    first validation at the latest. The pictures name phases, and neither cases nor videos.
+    first validation if they are read by then, else later. The pictures name phases, and neither
+    cases nor videos. What cannot be drawn is logged, and training goes on.
 
     Args:
         manifest: The training windows.
@@ -44,7 +50,8 @@ class TrainingPictures(L.Callback):
         """Begin to read; a run that resumes has its pictures."""
         if not trainer.is_global_zero:
             return
-        self._wants_batch = not self._run.batch_picture.exists()
+        # a run that resumes in its middle has no first batch
+        self._wants_batch = trainer.global_step == 0 and not self._run.batch_picture.exists()
         if not self._run.phase_picture.exists():
             reader = ThreadPoolExecutor(1, thread_name_prefix="read-examples")
             self._examples = reader.submit(read_examples, self._manifest, NUM_PER_PHASE)
@@ -61,13 +68,20 @@ class TrainingPictures(L.Callback):
         """Draw the first batch, and the windows of the phases once they are read."""
         if self._wants_batch:
             self._wants_batch = False
-            self._draw_batch(trainer, pl_module, batch)
+            self._try(lambda: self._draw_batch(trainer, pl_module, batch))
         if self._examples is not None and self._examples.done():
-            self._draw_examples(trainer)
+            self._try(lambda: self._draw_examples(trainer))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Wait for the windows of the phases: the epoch has read all training segments."""
-        self._draw_examples(trainer)
+        """Wait for the windows of the phases for some seconds: other workers wait for this one."""
+        if self._examples is not None and wait([self._examples], timeout=WAIT_S).done:
+            self._try(lambda: self._draw_examples(trainer))
+
+    def _try(self, draw: Callable[[], None]) -> None:
+        try:
+            draw()
+        except Exception:
+            logger.exception("a picture of training windows cannot be drawn")
 
     def _draw_batch(
         self, trainer: L.Trainer, module: L.LightningModule, batch: dict[str, Tensor]

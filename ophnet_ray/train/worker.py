@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import lightning as L  # noqa: N812 - Lightning's own convention
 import torch
 
+from ophnet_ray.config import Config
 from ophnet_ray.console import log_to
 from ophnet_ray.data.cache.shards import FETCH_THREADS, fetch_shards
 from ophnet_ray.data.datasets import ManifestDataModule
@@ -24,7 +25,7 @@ from ophnet_ray.models.lightning_trainer import build_lightning_trainer
 from ophnet_ray.models.losses import balance_phases
 from ophnet_ray.models.payload import CheckpointPayload
 from ophnet_ray.models.phase_module import PhaseModule
-from ophnet_ray.storage.local_copies import user_folder
+from ophnet_ray.storage.local_copies import private_folder
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
 from ophnet_ray.train.epoch_callback import EpochCallback
 from ophnet_ray.train.head_protocol import HeadLoopConfig
@@ -132,9 +133,19 @@ def _build_fit(
         training.seed,
         loop.resources.begun_with,
         sampling=loop.config.sampling,
-        val_batch_size=loop.config.speed.val_batch_size,
+        val_batch_size=_choose_val_batch_size(loop.config),
     )
     return _Fit(module, data, EpochCallback(loop, resume.finished, heartbeat, place))
+
+
+def _choose_val_batch_size(config: Config) -> int | None:
+    """Return the windows of a validation step; None: more than those of a training step."""
+    if config.speed.val_batch_size is not None:
+        return config.speed.val_batch_size
+    recipe = config.recipe
+    keeps_activations = recipe.freeze in ("none", "bn") and not config.speed.grad_checkpointing
+    # a step that keeps few of them may just fit into the memory
+    return None if keeps_activations else config.training.batch_size
 
 
 def _build_module(
@@ -156,13 +167,23 @@ def _build_module(
         on_nan=config.training.on_nan,
         recipe=config.recipe,
         augmentation=config.augmentation,
-        memory_format=choose_memory_format(loop, network, place),
     )
-    if config.speed.grad_checkpointing:
-        network.checkpoint_activations()
-    if config.speed.compile:
-        compile_network(network, user_folder("compiled", config.run.local_cache_dir))
+    _speed_up(module, loop, place)
     return module
+
+
+def _speed_up(module: SurgicalPhaseModule, loop: TrainLoopConfig, place: WorkerPlace) -> None:
+    """Change how the network computes, once it has the layers that are trained."""
+    network, speed = module.model, loop.config.speed
+    if speed.grad_checkpointing:
+        network.checkpoint_activations()
+    if speed.sync_batchnorm and not place.is_alone:
+        network.sync_batch_norms()
+    memory_format = choose_memory_format(loop, network, place)
+    if memory_format is not None:
+        module.use_memory_format(memory_format)
+    if speed.compile:
+        compile_network(network, private_folder("compiled", loop.config.run.local_cache_dir))
 
 
 def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback, place: WorkerPlace) -> L.Trainer:
@@ -192,7 +213,6 @@ def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback, place: Worker
         plugins=[SyncedCheckpointIO(), *environment],
         logger=build_loggers(loop.config, loop.run),
         gradient_clip_val=loop.config.recipe.gradient_clip_val,
-        sync_batchnorm=loop.config.speed.sync_batchnorm and not place.is_alone,
     )
 
 

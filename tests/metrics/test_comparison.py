@@ -65,3 +65,11 @@ def test_a_reversed_difference_is_that_of_the_models_the_other_way_round():
     turned, other = compare(before, after).main.reversed(), compare(after, before).main
     assert turned.value == pytest.approx(other.value)
     assert turned.interval == pytest.approx(other.interval)
+
+
+def test_scores_of_a_case_count_parts_of_segments():
+    """A segment that half of its windows get right counts half."""
+    before = np.array([[[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 0]]])
+    after = np.array([[[0.75, 0.25, 0], [0.25, 0.75, 0], [0, 0, 0]]])
+    (case,) = compare(before, after).cases
+    assert (case.accuracy_before, case.accuracy_after) == (0.5, 0.75)

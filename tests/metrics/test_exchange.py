@@ -55,6 +55,13 @@ def test_drawn_exchanges_are_close_to_all_of_them_and_never_give_0():
     assert p_value(worst, best) == smallest_p_value(24) == 1 / (NUM_EXCHANGES + 1)
 
 
+def test_cases_on_which_models_agree_make_no_difference_more_significant():
+    agreed = draw_counts(2, 15)
+    worst = np.concatenate([draw_counts(0, 5, 0.0), agreed])
+    best = np.concatenate([draw_counts(0, 5, 1.0), agreed])
+    assert p_value(worst, best, accuracy) == smallest_p_value(5) == 0.0625
+
+
 def test_equal_models_are_called_different_as_rarely_as_the_level_says():
     p_values = [p_value(draw_counts(2 * i, 7), draw_counts(2 * i + 1, 7)) for i in range(200)]
     assert np.mean(np.array(p_values) <= 0.05) <= 0.09

@@ -116,5 +116,5 @@ def test_a_network_that_torch_cannot_convert_is_refused_in_one_line():
     pytest.importorskip("onnxscript")
     network = PixelNetwork(build("hiera_tiny_224.mae", 64)).eval()
     with pytest.raises(UserError, match="torch cannot convert this network") as caught:
-        convert_images(network, 64, ["probabilities"], {})
+        convert_images(network, (3, 64, 64), ["probabilities"], {})
     assert "\n" not in str(caught.value)
