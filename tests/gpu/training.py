@@ -35,7 +35,10 @@ def build_module(
     """Build the product's module with random weights, the same each time."""
     torch.manual_seed(0)
     model = SurgicalPhaseClassificationModel(len(PHASES), backbone, False, image_size)
-    return SurgicalPhaseModule(len(PHASES), model=model, memory_format=memory_format)
+    module = SurgicalPhaseModule(len(PHASES), model=model)
+    if memory_format is not None:
+        module.use_memory_format(memory_format)
+    return module
 
 
 def fit(
