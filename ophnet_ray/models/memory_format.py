@@ -50,25 +50,36 @@ def is_channels_last_faster(
         folder: Folder of this machine that keeps what was measured.
     """
     file = folder / f"{_name(network, shape)}.json"
-    if file.exists():
+    seconds = _read_seconds(file)
+    if seconds is None:
         try:
-            seconds = read_record(file, _parse, _CURE)
-        except DamagedFileError as error:
-            logger.warning("%s", error)
-        else:
-            return seconds["channels_last"] < seconds["contiguous"]
+            seconds = time_formats(network, shape)
+        except torch.cuda.OutOfMemoryError:
+            logger.warning("not enough memory to measure memory formats", exc_info=True)
+            torch.cuda.empty_cache()
+            return False
+        logger.info("seconds of %d steps by memory format: %s", TIMED_STEPS, seconds)
+        _write_seconds(file, seconds)
+    return seconds["channels_last"] < seconds["contiguous"]
+
+
+def _read_seconds(file: Path) -> dict[str, float] | None:
+    """Return what was measured; None if nothing was, or the file is damaged."""
+    if not file.exists():
+        return None
     try:
-        seconds = time_formats(network, shape)
-    except torch.cuda.OutOfMemoryError:
-        logger.warning("not enough memory to measure memory formats", exc_info=True)
-        torch.cuda.empty_cache()
-        return False
-    logger.info("seconds of %d steps by memory format: %s", TIMED_STEPS, seconds)
+        return read_record(file, _parse, _CURE)
+    except DamagedFileError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def _write_seconds(file: Path, seconds: dict[str, float]) -> None:
+    """Keep what was measured; a folder that cannot be written must not end a training."""
     try:
         write_atomically(file, dump_record(seconds))
     except OSError as error:
         logger.warning("%s cannot be written (%s): it will be measured again", file, error)
-    return seconds["channels_last"] < seconds["contiguous"]
 
 
 def time_formats(network: SurgicalPhaseClassificationModel, shape: StepShape) -> dict[str, float]:

@@ -97,12 +97,15 @@ def fit_state_to_weights(optimizer: torch.optim.Optimizer, *, may_fuse: bool) ->
     """Give a loaded state the memory format of the weights, and the kernel of this device.
 
     A checkpoint may be of another device, or of weights in another format. The fused kernel goes
-    through weights and state by the order of their memory.
+    through weights and state by the order of their memory. Optimisers of other kinds stay as they
+    are, and so does one without state, which has its kernel from ``build_optimizer``.
 
     Args:
-        optimizer: Adam or AdamW.
+        optimizer: Any.
         may_fuse: See ``build_optimizer``.
     """
+    if not optimizer.state or not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+        return
     for group in optimizer.param_groups:
         is_fused = may_fuse and all(each.is_cuda for each in group["params"])
         group["fused"] = True if is_fused else None

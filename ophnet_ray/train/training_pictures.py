@@ -104,8 +104,9 @@ class TrainingPictures(L.Callback):
             return
         from ophnet_ray.reports.window_figures import draw_contact_sheet
 
-        examples, self._examples = self._examples.result(), None
-        figure = draw_contact_sheet(examples)
+        # first: what cannot be read must not be tried again after every step
+        reading, self._examples = self._examples, None
+        figure = draw_contact_sheet(reading.result())
         self._keep(trainer, "train/windows_by_phase", figure, self._run.phase_picture)
 
     def _keep(self, trainer: L.Trainer, name: str, figure: "Figure", file: Path) -> None:

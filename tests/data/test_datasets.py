@@ -16,6 +16,7 @@ from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.cache.inventory import read_inventory
 from ophnet_ray.data.cache.shards import read_blocks
 from ophnet_ray.errors import UserError
+from tests.helpers.fits import quiet_trainer
 from tests.helpers.videos import write_color_dataset
 
 pytestmark = pytest.mark.unit
@@ -113,15 +114,7 @@ def test_the_data_module_trains_the_module_outside_ray(color_csv, tmp_path):
     torch.manual_seed(0)
     model = ophnet_ray.SurgicalPhaseClassificationModel(3, "test_resnet", False, 32)
     module = ophnet_ray.SurgicalPhaseModule(3, lr=2e-3, model=model, lr_schedule="one_cycle")
-    trainer = L.Trainer(
-        max_epochs=20,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=str(tmp_path),
-    )
+    trainer = quiet_trainer(tmp_path, max_epochs=20)
     trainer.fit(module, data)
     val_cases = {item.segment.case_id for item in data.manifest.of_split("val")}
     train_cases = {item.segment.case_id for item in data.manifest.of_split("train")}
@@ -179,17 +172,7 @@ def test_a_balanced_fit_takes_as_many_windows_of_each_phase(color_csv, color_cac
     )
     counter = CountLabels()
     model = ophnet_ray.SurgicalPhaseClassificationModel(3, "test_resnet", False, 32)
-    trainer = L.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        callbacks=[counter],
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=str(tmp_path),
-    )
+    trainer = quiet_trainer(tmp_path, max_epochs=2, callbacks=[counter], limit_val_batches=0)
     trainer.fit(ophnet_ray.SurgicalPhaseModule(3, model=model), data)
     num_windows = 2 * len(data.manifest.of_split("train"))
     assert data.manifest.label_counts("train")[PHASES["red"]] == 1

@@ -2,7 +2,6 @@
 
 import json
 
-import lightning as L  # noqa: N812
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +14,7 @@ from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.inventory import read_inventory
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.video.decoder import decode_frames, read_video_index
+from tests.helpers.fits import quiet_trainer
 from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
@@ -190,15 +190,7 @@ def test_phases_that_differ_by_motion_alone_are_told_apart(tmp_path):
         2, "test_resnet", False, 32, window_image="mean+motion"
     )
     module = ophnet_ray.SurgicalPhaseModule(2, lr=5e-3, model=model, lr_schedule="one_cycle")
-    trainer = L.Trainer(
-        max_epochs=15,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=str(tmp_path),
-    )
+    trainer = quiet_trainer(tmp_path, max_epochs=15)
     trainer.fit(module, data)
     assert module.epoch_metrics["val_acc"] == 1.0
     (batch,) = data.val_dataloader()

@@ -17,6 +17,7 @@ from ophnet_ray.models.backbone import create_encoder
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.recipe_config import RecipeConfig
+from tests.helpers.fits import quiet_trainer
 
 pytestmark = pytest.mark.unit
 
@@ -35,17 +36,7 @@ def random_batch(num=4):
 
 
 def fit(module, batch, tmp_path, max_epochs=1, **options):
-    trainer = L.Trainer(
-        max_epochs=max_epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-        **options,
-    )
+    trainer = quiet_trainer(tmp_path, max_epochs=max_epochs, num_sanity_val_steps=0, **options)
     loader = DataLoader([batch], batch_size=None)
     trainer.fit(module, train_dataloaders=loader, val_dataloaders=loader)
     return trainer
@@ -79,16 +70,7 @@ def test_no_step_reads_a_number_back_which_a_gpu_would_have_to_finish_first(tmp_
             if batch_idx == 4:
                 read.__exit__(None, None, None)
 
-    trainer = L.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        callbacks=[Watch()],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(tmp_path, max_epochs=1, callbacks=[Watch()])
     trainer.fit(module, DataLoader([random_batch()] * 6, batch_size=None))
     assert read.places == []
 
@@ -240,17 +222,8 @@ def test_each_step_takes_the_mean_gradient_of_its_batches_also_the_last_of_an_ep
         loss = module.loss(module(batch["image"], batch["mask"]), batch["label"])
         own.append(torch.autograd.grad(loss, model.norm.weight)[0])
     recorder = GradientRecorder()
-    trainer = L.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        accumulate_grad_batches=3,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=[recorder],
-        default_root_dir=tmp_path,
+    trainer = quiet_trainer(
+        tmp_path, max_epochs=1, accumulate_grad_batches=3, limit_val_batches=0, callbacks=[recorder]
     )
     trainer.fit(module, train_dataloaders=DataLoader(batches, batch_size=None))
     assert len(recorder.seen) == 2

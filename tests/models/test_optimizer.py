@@ -10,7 +10,9 @@ from torch.utils.data import DataLoader
 from ophnet_ray.config import ModelConfig
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.models.optimizer import fit_state_to_weights
 from ophnet_ray.recipe_config import RecipeConfig
+from tests.helpers.fits import quiet_trainer
 
 pytestmark = pytest.mark.unit
 
@@ -45,17 +47,8 @@ def fit(tmp_path, backbone="test_resnet", num_batches=1, lr=1e-3, recipe=None, *
         2, lr=lr, model=model, lr_schedule=schedule, recipe=recipe or RecipeConfig()
     )
     recorder = RateRecorder()
-    trainer = L.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        callbacks=[recorder],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        default_root_dir=tmp_path,
-        **options,
+    trainer = quiet_trainer(
+        tmp_path, max_epochs=1, callbacks=[recorder], limit_val_batches=0, **options
     )
     trainer.fit(module, DataLoader(make_batches(num_batches), batch_size=None))
     return module, recorder
@@ -148,3 +141,14 @@ def test_one_cycle_keeps_the_factors_of_layers(tmp_path):
     rates = [group["max_lr"] for group in recorder.optimizer.param_groups]
     assert rates == pytest.approx([1e-3 * 0.5**n for n in range(len(rates))])
     assert max(recorder.rates) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_loaded_optimiser_of_another_kind_stays_as_its_module_built_it():
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9, fused=True)
+    layer(torch.rand(3, 2)).sum().backward()
+    optimizer.step()
+    before = optimizer.state_dict()
+    fit_state_to_weights(optimizer, may_fuse=False)
+    assert optimizer.param_groups[0]["fused"] is True
+    assert str(optimizer.state_dict()) == str(before)
