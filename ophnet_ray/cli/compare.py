@@ -22,7 +22,7 @@ from ophnet_ray.storage.files import exists
 from ophnet_ray.storage.paths import absolute, check_location, is_remote, plain_uri
 
 if TYPE_CHECKING:
-    from ophnet_ray.inference.compared_checkpoint import TrainedModel
+    from ophnet_ray.inference.compared_checkpoint import ComparedCheckpoint
     from ophnet_ray.inference.model_comparison import ModelComparison
 
 MAX_SCORES = 12
@@ -137,9 +137,9 @@ def name_paths(paths: Sequence[str]) -> dict[str, str]:
     return dict(zip(paths, paths, strict=True))
 
 
-def _read_trained(names: Mapping[str, str]) -> "list[TrainedModel]":
+def _read_trained(names: Mapping[str, str]) -> "list[ComparedCheckpoint]":
     """Read the payloads of runs and checkpoints; ``names``: the name of each path."""
-    from ophnet_ray.inference.compared_checkpoint import TrainedModel
+    from ophnet_ray.inference.compared_checkpoint import ComparedCheckpoint
     from ophnet_ray.models.checkpoint_file import read_payload
     from ophnet_ray.train.trained_models import find_trained
 
@@ -151,7 +151,7 @@ def _read_trained(names: Mapping[str, str]) -> "list[TrainedModel]":
                 f"compare: {path} is no run directory, no checkpoint, and holds no predictions of "
                 "`evaluate` or `predict`"
             )
-        models.append(TrainedModel(name, read_payload(file)))
+        models.append(ComparedCheckpoint(name, read_payload(file)))
     return models
 
 

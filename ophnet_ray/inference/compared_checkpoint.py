@@ -18,7 +18,7 @@ SHOWN_CHARS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class TrainedModel:
+class ComparedCheckpoint:
     """Payload of a checkpoint, under the name that the user gave."""
 
     name: str
@@ -30,7 +30,7 @@ class TrainedModel:
         return "frames" if self.payload.head else "windows"
 
 
-def count_trained(models: Sequence[TrainedModel]) -> list[ComparedModel]:
+def count_trained(models: Sequence[ComparedCheckpoint]) -> list[ComparedModel]:
     """Take the counts of the validation cases of each model, all in one unit.
 
     Windows of several sizes are not the same windows. Then segments are counted, each once.
@@ -62,7 +62,7 @@ def count_trained(models: Sequence[TrainedModel]) -> list[ComparedModel]:
     ]
 
 
-def _check_same_data(first: TrainedModel, other: TrainedModel) -> None:
+def _check_same_data(first: ComparedCheckpoint, other: ComparedCheckpoint) -> None:
     one, same = first.payload, other.payload
     check_same_phases(first.name, one.phases, other.name, same.phases)
     check_same_cases(first.name, _shorten(one), other.name, _shorten(same))
@@ -85,7 +85,7 @@ def _shorten(payload: CheckpointPayload) -> list[str]:
     return [each[:SHOWN_CHARS] for each in payload.training.val_case_hashes]
 
 
-def differ_by_seed_alone(models: Sequence[TrainedModel]) -> bool:
+def differ_by_seed_alone(models: Sequence[ComparedCheckpoint]) -> bool:
     """Return True if the seed is the only setting of the trainings that differs."""
     ignored = {*settings_that_affect("nothing", "location", "resources")}
     recipes = [late_settings() | dict(model.payload.config) for model in models]

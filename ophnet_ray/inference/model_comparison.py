@@ -8,7 +8,7 @@ from typing import Any
 
 from ophnet_ray import __version__
 from ophnet_ray.inference.compared_checkpoint import (
-    TrainedModel,
+    ComparedCheckpoint,
     count_trained,
     differ_by_seed_alone,
 )
@@ -79,7 +79,7 @@ def compare_predicted(models: Sequence[PredictedModel]) -> ModelComparison:
     return _compare([model.count() for model in models], models, [ONE_TRAINING])
 
 
-def compare_trained(models: Sequence[TrainedModel]) -> ModelComparison:
+def compare_trained(models: Sequence[ComparedCheckpoint]) -> ModelComparison:
     """Compare the first model with each other one by their validation counts.
 
     Raises:

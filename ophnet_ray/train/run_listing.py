@@ -169,12 +169,10 @@ def _group(runs: Sequence[ListedRun]) -> list[list[ListedRun]]:
 
 
 def _rank(runs: Sequence[ListedRun], sort: str) -> RunGroup:
-    by_score = sorted(
-        (run for run in runs if run.state == "complete" and run.score is not None),
-        key=lambda run: -(run.score or 0.0),
-    )
+    complete = [run for run in runs if _is_complete(run)]
+    by_score = sorted(complete, key=lambda run: -(run.score or 0.0))
     ranked = [RankedRun(run, rank, _lead(by_score[0], run)) for rank, run in enumerate(by_score, 1)]
-    ranked += [RankedRun(run, None) for run in runs if not any(run is each for each in by_score)]
+    ranked += [RankedRun(run, None) for run in runs if not _is_complete(run)]
     key = _SORT_KEYS[sort]
     ranked.sort(key=lambda row: key(row.run), reverse=sort in _DESCENDING)
     if sort == "score":
@@ -182,6 +180,11 @@ def _rank(runs: Sequence[ListedRun], sort: str) -> RunGroup:
     return RunGroup(
         runs[0].data_hash, runs[0].data, runs[0].unit, tuple(ranked), _find_differing(runs)
     )
+
+
+def _is_complete(run: ListedRun) -> bool:
+    """Return True for a run that has a rank: it has ended, with a score."""
+    return run.state == "complete" and run.score is not None
 
 
 def _lead(best: ListedRun, run: ListedRun) -> Interval | None:
