@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray.config import late_settings, settings_that_affect
 from ophnet_ray.errors import UserError
-from ophnet_ray.inference.compared_predictions import check_same_cases, check_same_phases
+from ophnet_ray.inference.same_names import check_same_cases, check_same_phases
 from ophnet_ray.metrics.comparison import ComparedModel, count_windows
 from ophnet_ray.models.payload import CheckpointPayload
 

@@ -21,14 +21,12 @@ from ophnet_ray.inference.predictions import (
     read_info,
     read_predictions,
 )
+from ophnet_ray.inference.same_names import check_same_cases, check_same_phases, name_strangers
 from ophnet_ray.inference.split_evaluation import NO_FRAME_TIME
 from ophnet_ray.inference.truth_file import read_truth
 from ophnet_ray.metrics.comparison import ComparedModel, count_frames
 from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo
 from ophnet_ray.metrics.timelines import NOT_ANNOTATED, label_times
-
-MAX_NAMED = 3
-"""Cases, videos or phases that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,30 +111,6 @@ def read_models(
     return models
 
 
-def check_same_phases(one: str, phases: Sequence[str], other: str, others: Sequence[str]) -> None:
-    """Make sure that two models have one vocabulary.
-
-    Raises:
-        UserError: They have not; it names the phases.
-    """
-    if tuple(phases) == tuple(others):
-        return
-    raise UserError(
-        f"{one} and {other} have different vocabularies: "
-        + (_name_strangers("phases", one, phases, other, others) or "the order of phases differs")
-    )
-
-
-def check_same_cases(one: str, cases: Sequence[str], other: str, others: Sequence[str]) -> None:
-    """Make sure that two models predict the same cases.
-
-    Raises:
-        UserError: They do not; it names the cases.
-    """
-    if strangers := _name_strangers("cases", one, cases, other, others):
-        raise UserError(f"{one} and {other} have different cases: {strangers}")
-
-
 def check_same_frames(first: PredictedModel, other: PredictedModel) -> None:
     """Make sure that two models have the same phases, cases, videos, frame times and truth.
 
@@ -155,7 +129,7 @@ def check_same_frames(first: PredictedModel, other: PredictedModel) -> None:
         for name in ("case_id", "video_id")
     )
     check_same_cases(first.name, cases[0], other.name, cases[1])
-    if strangers := _name_strangers("videos", first.name, videos[0], other.name, videos[1]):
+    if strangers := name_strangers("videos", first.name, videos[0], other.name, videos[1]):
         raise UserError(f"{first.name} and {other.name} have different videos: {strangers}")
     for one, same in zip(first.videos, other.videos, strict=True):
         if not np.array_equal(one.times_s, same.times_s):
@@ -165,18 +139,6 @@ def check_same_frames(first: PredictedModel, other: PredictedModel) -> None:
         else:
             continue
         raise UserError(f"video {one.video_id}: {first.name} and {other.name} {what}")
-
-
-def _name_strangers(
-    what: str, one: str, names: Sequence[str], other: str, others: Sequence[str]
-) -> str:
-    """Name what only one of two models has; empty if both have the same."""
-    parts = []
-    for model, own, rest in ((one, names, others), (other, others, names)):
-        if strangers := sorted(set(own) - set(rest)):
-            more = f" and {len(strangers) - MAX_NAMED} more" if len(strangers) > MAX_NAMED else ""
-            parts.append(f"only {model} has {what} {', '.join(strangers[:MAX_NAMED])}{more}")
-    return "; ".join(parts)
 
 
 def _read_model(
