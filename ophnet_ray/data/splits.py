@@ -44,13 +44,13 @@ def assign_splits(
             f"all rows have the phase {segments[0].phase!r}; at least two phases are needed"
         )
     groups = [tuple(group) for group in same_videos]
-    _check_same_videos(segments, groups)
+    check_same_videos(segments, groups)
     if any(segment.split == "val" for segment in segments):
         if not any(segment.split == "train" for segment in segments):
             raise AnnotationError("the split column has no train rows; mark some rows as train")
         return list(segments)
     pool = [segment for segment in segments if segment.split != "test"]
-    unit_of = _unite_cases(pool, groups)
+    unit_of = unite_cases(pool, groups)
     units = [replace(segment, case_id=unit_of[segment.case_id]) for segment in pool]
     cases = sorted({segment.case_id for segment in units})
     if len(cases) < 2:
@@ -78,7 +78,7 @@ def cases_on_both_sides(segments: Iterable[Segment]) -> list[str]:
     return sorted(case_id for case_id, names in splits.items() if len(names) > 1)
 
 
-def _unite_cases(
+def unite_cases(
     segments: Sequence[Segment], same_videos: Iterable[Sequence[str]]
 ) -> dict[str, str]:
     """Map each case to the first of the cases that it shares a video with, directly or not."""
@@ -93,38 +93,6 @@ def _unite_cases(
             first = min(united)
             unit_of = {case: first if unit in united else unit for case, unit in unit_of.items()}
     return unit_of
-
-
-def fold_cases(
-    segments: Sequence[Segment],
-    num_folds: int,
-    seed: int,
-    same_videos: Iterable[Sequence[str]] = (),
-) -> dict[str, int]:
-    """Deal the training cases out to folds of equal size, at random by the seed.
-
-    Args:
-        segments: Rows with splits.
-        num_folds: Number of folds.
-        seed: The same seed and cases give the same folds.
-        same_videos: Groups of videos of equal content; cases that share a video stay together.
-
-    Returns:
-        Fold of each training case, from 0.
-
-    Raises:
-        AnnotationError: There are fewer training cases than folds.
-    """
-    training = [segment for segment in segments if segment.split == "train"]
-    unit_of = _unite_cases(training, same_videos)
-    units = sorted(set(unit_of.values()))
-    if len(units) < num_folds:
-        raise AnnotationError(
-            f"{num_folds} folds of {len(units)} training cases; each fold takes at least one"
-        )
-    order = np.argsort(hash_ids(units, seed), kind="stable")
-    fold_of = {units[unit]: place % num_folds for place, unit in enumerate(order)}
-    return {case_id: fold_of[unit] for case_id, unit in unit_of.items()}
 
 
 def find_split_twins(
@@ -142,7 +110,12 @@ def find_split_twins(
                 yield one, other
 
 
-def _check_same_videos(segments: Sequence[Segment], same_videos: Iterable[Sequence[str]]) -> None:
+def check_same_videos(segments: Sequence[Segment], same_videos: Iterable[Sequence[str]]) -> None:
+    """Refuse rows that put one video into two splits under two names.
+
+    Raises:
+        AnnotationError: Naming both videos, and the cure.
+    """
     for one, other in find_split_twins(segments, same_videos):
         raise AnnotationError(
             f"{one.video} ({one.split}) and {other.video} ({other.split}) are the same video under "

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from ophnet_ray.config import Config
 from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.folds import fold_cases
 from ophnet_ray.data.run_data import RunData
-from ophnet_ray.data.splits import FITTED_SPLITS, fold_cases
+from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.inference.encoder_source import EncoderSource
 from ophnet_ray.train.run import Run
 

@@ -5,8 +5,8 @@ import json
 from dataclasses import replace
 
 from ophnet_ray.config import Config
+from ophnet_ray.data.folds import fold_cases
 from ophnet_ray.data.run_data import RunData
-from ophnet_ray.data.splits import fold_cases
 from ophnet_ray.data.table_file import AnnotationError
 from ophnet_ray.errors import UserError
 from ophnet_ray.models.checkpoint_file import read_payload

@@ -9,7 +9,6 @@ from ophnet_ray.data.annotations import AnnotationError, Segment
 from ophnet_ray.data.splits import (
     assign_splits,
     cases_on_both_sides,
-    fold_cases,
     phases_without_rows,
 )
 
@@ -88,18 +87,6 @@ def test_cases_that_share_a_video_stay_on_one_side(table, seed):
     splits = {row.case_id: row.split for row in assign_splits([*table, shared], 0.2, seed, same)}
     assert splits["c1"] == splits["c2"] == splits["c3"]
     assert splits["c4"] == splits["c5"]
-
-
-def test_folds_are_of_equal_size_and_cases_that_share_a_video_stay_together():
-    rows = [segment(f"c{i}", "a", split="train") for i in range(9)]
-    rows.append(segment("v", "a", split="val"))
-    folds = fold_cases(rows, 3, 0)
-    assert sorted(folds) == [f"c{i}" for i in range(9)]
-    assert sorted(folds.values()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert fold_cases(rows[::-1], 3, 0) == folds != fold_cases(rows, 3, 1)
-    for seed in range(5):
-        together = fold_cases(rows, 3, seed, [("c1.mp4", "c4.mp4", "c8.mp4")])
-        assert len({together[case] for case in ("c1", "c4", "c8")}) == 1
 
 
 def test_a_video_in_two_splits_of_the_csv_under_two_names_is_refused():
