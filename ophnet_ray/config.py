@@ -24,7 +24,7 @@ from ophnet_ray.settings import (
 from ophnet_ray.speed_config import SpeedConfig
 from ophnet_ray.storage.local_copies import hash_content
 from ophnet_ray.storage.paths import check_location, is_remote
-from ophnet_ray.temporal_config import TemporalConfig
+from ophnet_ray.temporal_config import MAX_FOLDS, TemporalConfig
 
 Coverage = Literal["spread", "head"]
 MaskKind = Literal["rg", "chroma", "none"]
@@ -67,6 +67,12 @@ class DataConfig:
     the name of a clip, else the video of a segment."""
     val_fraction: float = setting(0.2, affects="data")
     """Share of the cases held out for validation, when the CSV has no split column."""
+    folds: int | None = setting(None, affects="data", is_late=True)
+    """Cross-validation: deal all cases but those of split test out to so many folds, each phase as
+    evenly as can be, and train a model per fold, which its cases validate and the others train. The
+    same cases and phases have the same folds, whatever the other settings."""
+    fold: int | None = setting(None, affects="data", is_late=True)
+    """Train the model of this fold of --folds alone, from 1."""
     missing_videos: MissingVideos = setting("error", affects="data")
     """Action when a video of the CSV does not exist: stop, or skip its rows."""
     max_rejected: float = setting(0.02, affects="data")
@@ -79,6 +85,19 @@ class DataConfig:
             f"--val_fraction {self.val_fraction}: must be between 0 and 1",
         )
         yield 0 <= self.max_rejected <= 1, f"--max_rejected {self.max_rejected}: must be 0 to 1"
+        yield (
+            self.folds is None or 2 <= self.folds <= MAX_FOLDS,
+            f"--folds {self.folds}: must be 2 to {MAX_FOLDS}",
+        )
+        yield (
+            self.fold is None or 1 <= self.fold <= (self.folds or 0),
+            f"--fold {self.fold}: must be 1 to the number of --folds",
+        )
+
+    @property
+    def fold_name(self) -> str:
+        """Name of the fold that is held out, e.g. ``fold2of5``; empty without one."""
+        return f"fold{self.fold}of{self.folds}" if self.fold is not None else ""
 
 
 @dataclass(frozen=True, kw_only=True)

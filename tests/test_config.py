@@ -174,8 +174,8 @@ def test_the_identity_holds_all_settings_that_affect_a_result():
     single = {"deterministic": False, "on_nan": "stop", "init_checkpoint": None, "phase_map": None}
     windows, augmentation = {"window_image": "mean"}, asdict(AugmentationConfig())
     windows |= asdict(SamplingConfig())
-    speed = asdict(SpeedConfig())
-    assert late_settings() == windows | single | recipe | augmentation | speed | temporal
+    speed, folds = asdict(SpeedConfig()), {"folds": None, "fold": None}
+    assert late_settings() == windows | single | recipe | augmentation | speed | temporal | folds
     repeatable = Config().replace_flat(deterministic=True)
     assert repeatable.identity() == Config().identity() | {"deterministic": True}
     data = {field.name for field in fields(DataConfig)}

@@ -16,7 +16,9 @@ from ophnet_ray.data.annotations import (
     read_table,
 )
 from ophnet_ray.data.duplicates import find_same_videos
+from ophnet_ray.data.folds import assign_fold
 from ophnet_ray.data.splits import assign_splits
+from ophnet_ray.data.table_file import AnnotationError
 from ophnet_ray.data.video_files import VIDEO_SUFFIXES
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
@@ -97,13 +99,40 @@ def split_rows(
         seed: Seed of the split.
 
     Raises:
-        AnnotationError: The rows cannot be split, see ``assign_splits``.
+        AnnotationError: The rows cannot be split, see ``split_cases``.
     """
 
     def assign(rows: Sequence[Segment], same_videos: Iterable[Sequence[str]]) -> Sequence[Segment]:
-        return assign_splits(rows, data.val_fraction, seed, same_videos)
+        return split_cases(rows, data, seed, same_videos)
 
     return gather_rows(table, absent, assign)
+
+
+def split_cases(
+    rows: Sequence[Segment],
+    data: DataConfig,
+    seed: int,
+    same_videos: Iterable[Sequence[str]] = (),
+) -> list[Segment]:
+    """Assign splits as the settings say: those of a fold, of the CSV, or of the seed.
+
+    Of folds without a fold the first one is held out: it stands for all of them.
+
+    Args:
+        rows: Rows of one table.
+        data: Settings of the rows.
+        seed: Seed of the split; it changes no fold.
+        same_videos: Groups of videos of equal content.
+
+    Raises:
+        AnnotationError: See ``assign_splits`` and ``assign_fold``.
+    """
+    if data.folds is None:
+        return assign_splits(rows, data.val_fraction, seed, same_videos)
+    try:
+        return assign_fold(rows, data.folds, data.fold or 1, same_videos)
+    except AnnotationError as error:
+        raise AnnotationError(f"--folds {data.folds}: {error}") from error
 
 
 def gather_rows(

@@ -31,7 +31,8 @@ def choose_split(
     """Choose the rows of a split.
 
     The CSV's own column counts first, then the cases that the checkpoint was trained and validated
-    on. A table without a split column and without any of those cases is scored whole.
+    on; for the model of a fold, which no column knows, these cases count first. A table without a
+    split column and without any of those cases is scored whole.
 
     Args:
         segments: All rows.
@@ -44,10 +45,14 @@ def choose_split(
     if split == "all":
         return _choose_all(segments, "all rows, as --split all says")
     own = {segment.split for segment in segments if segment.split}
-    if "val" in own or (split == "test" and split in own):
-        return _choose(segments, split, "the CSV's split column")
     train, val = payload.training.case_hashes, payload.training.val_case_hashes
     sides = dict.fromkeys(train, "train") | dict.fromkeys(val, "val")
+    # folds go across the CSV's train and val
+    has_folds = payload.config.get("fold") is not None and any(
+        _find_side(segment, sides, payload) for segment in segments
+    )
+    if ("val" in own and not has_folds) or (split == "test" and split in own):
+        return _choose(segments, split, "the CSV's split column")
     assigned = [
         s if s.split == "test" else replace(s, split=_find_side(s, sides, payload))
         for s in segments

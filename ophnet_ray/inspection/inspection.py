@@ -12,8 +12,7 @@ from ophnet_ray.data.annotations import (
     find_missing_videos,
     read_table,
 )
-from ophnet_ray.data.run_data import RunData, gather_rows, split_rows
-from ophnet_ray.data.splits import assign_splits
+from ophnet_ray.data.run_data import RunData, gather_rows, split_cases, split_rows
 from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.findings import Finding
 from ophnet_ray.inspection.fingerprint import take_fingerprint
@@ -166,7 +165,7 @@ def _split(table: AnnotationTable, absent: set[str], config: Config) -> RunData:
     if any(row.video not in absent for row in table.segments):
         return split_rows(table, absent, data, seed)
     # for the sake of the table's findings
-    rows = assign_splits(table.segments, data.val_fraction, seed)
+    rows = split_cases(table.segments, data, seed)
     return RunData(tuple(rows), (), "", table.case_rule)
 
 

@@ -58,6 +58,11 @@ def check_input(config: AnyConfig, console: Console) -> CheckedInput[AnyConfig]:
         UserError: Naming the flag, or the line of the CSV, and the cure.
     """
     config.validate()
+    if config.data.folds is not None and config.data.fold is None:
+        raise UserError(
+            f"--folds {config.data.folds}: only train.py trains all folds; give one of them, too, "
+            "e.g. --fold 1"
+        )
     check_loggers(config)
     output = check_output(config.run.output_pth)
     resolved = resolve_paths(config)

@@ -48,6 +48,8 @@ def open_run(config: Config, data: RunData, console: Console) -> Run:
     """
     stem = stem_of(config.data.csv_path or "")
     name = config.run.name or f"{stem}-{config.identity_hash(data.data_hash)}"
+    if config.data.fold_name:
+        name = f"{name}-{config.data.fold_name}"
     directory = locate_run(config.run.storage_path, name, config.run.local_cache_dir)
     directory.create()
     return Run(config, directory, data, console)

@@ -115,6 +115,15 @@ def test_cases_of_the_checkpoint_that_training_started_from_are_warned_of_too():
     assert "trained on 2 case(s) of the all split (a, c)" in warning
 
 
+def test_the_model_of_a_fold_is_scored_on_its_fold_whatever_the_column_says():
+    table = rows(a="val", b="train", c="train", d="train", e="test")
+    fold = replace(payload("abd", "c"), config={"case_from": "auto", "folds": 4, "fold": 3})
+    assert choose(table, "val", fold) == ("val", "c", "abd")
+    assert choose(table, "test", fold) == ("test", "e", "bcd")
+    others = rows(x="val", y="train")
+    assert choose(others, "val", fold) == ("val", "x", "y")
+
+
 def test_checkpoints_without_a_record_of_their_split_make_one():
     choice = choose_split(TABLE, "val", payload())
     assert len({s.case_id for s in choice.segments}) == 1
