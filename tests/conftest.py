@@ -14,7 +14,10 @@ from tests.helpers.paths import ROOT, SHARED_DATA
 from tests.helpers.quiet_ray import QUIET_RAY
 from tests.helpers.videos import write_color_dataset
 
-prepare_environment()
+with pytest.MonkeyPatch.context() as patch:
+    # as for a Ray of its own, which the one of these tests is, even while another head runs here
+    patch.setenv("RAY_ADDRESS", "local")
+    prepare_environment()
 # Credentials for the endpoint of the fixture ``bucket``. They are set here because a Ray worker
 # gets the environment of its node, not of the driver.
 os.environ |= CREDENTIALS | {
