@@ -83,7 +83,7 @@ def inspect_data(
     for row in (*data.segments, *(reject.segment for reject in data.missing)):
         by_video[row.video].append(row)
     present = {video: rows for video, rows in by_video.items() if video not in absent}
-    is_error = config.data.missing_videos == "error" or not present
+    is_error = config.data.missing_videos == "error" or not _fitted(present)
     findings += check_missing({video: by_video[video] for video in absent}, is_error=is_error)
     wanted = choose_pictures(present)
     tasks = [
@@ -105,9 +105,7 @@ def inspect_data(
     for fact in ordered:
         findings += check_video(fact, present[fact.video], config)
     findings += check_all_videos(ordered, config)
-    all_rows = [row for rows in present.values() for row in rows]
-    fitted = [row for row in all_rows if row.split != "test"]
-    findings += check_rejects(findings, fitted, config)
+    findings += check_rejects(findings, _fitted(present), config)
     costs = None
     try:
         costs = estimate_costs(config, ordered, present) if ordered else None
@@ -125,14 +123,23 @@ def inspect_data(
     )
 
 
+def _fitted(rows: Mapping[str, Sequence[Segment]]) -> list[Segment]:
+    """Return the rows of training and validation."""
+    return [row for own in rows.values() for row in own if row.split != "test"]
+
+
 def choose_pictures(
     rows: Mapping[str, Sequence[Segment]],
 ) -> dict[str, list[tuple[Segment, float]]]:
-    """Choose a few rows of each phase, from different cases where there are, and a time in each."""
+    """Choose a few rows of each phase, from different cases where there are, and a time in each.
+
+    Test rows are not among them: nobody looks at the last exam before it.
+    """
     by_phase: dict[str, dict[str, list[Segment]]] = defaultdict(lambda: defaultdict(list))
     for own in rows.values():
         for row in own:
-            by_phase[row.phase][row.case_id].append(row)
+            if row.split != "test":
+                by_phase[row.phase][row.case_id].append(row)
     chosen: dict[str, list[tuple[Segment, float]]] = defaultdict(list)
     for cases in by_phase.values():
         turns = max(map(len, cases.values()))

@@ -12,6 +12,7 @@ from ophnet_ray.console import Console
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.demo_world import LONG, SHORT, DemoWorld
 from ophnet_ray.data.run_data import RunData, read_run_data
+from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.encoder_source import EncoderSource
 from ophnet_ray.inspection.table_checks import check_spellings
@@ -314,14 +315,15 @@ def check_num_segments(num_workers: int, num_train: int) -> None:
 def check_cluster(config: Config, segments: Sequence[Segment]) -> None:
     """Make sure that the nodes of the connected cluster are alike and see the files of the run.
 
-    One video stands for all.
+    One video of training or validation stands for all.
 
     Raises:
         UserError: Naming the first node that differs, and the cure.
     """
     from ophnet_ray.distributed.cluster_check import check_nodes
 
-    check_nodes(find_shared_paths(config, [segments[0].video]))
+    video = next(row.video for row in segments if row.split in FITTED_SPLITS)
+    check_nodes(find_shared_paths(config, [video]))
 
 
 def find_shared_paths(config: Config, videos: Sequence[str]) -> "SharedPaths":

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -63,13 +64,20 @@ def test_a_clean_data_set_gives_no_finding(tmp_path):
     assert set(inspection.pictures) == {"incision", "suture"}
 
 
-def test_rows_of_the_test_split_cost_nothing(tmp_path):
+def test_rows_of_the_test_split_cost_nothing_are_not_shown_and_may_be_missing(tmp_path):
     csv_path = write_clean_data(tmp_path)
     before = inspect(csv_path).costs
     csv_path.write_text(csv_path.read_text().replace("c9,train", "c9,test"))
     after = inspect(csv_path)
     assert after.findings == []
     assert after.costs.cache_bytes == before.cache_bytes * 9 // 10
+    shown = {row.split for rows in after.pictures.values() for row, _, _ in rows}
+    assert shown == {"train", "val"}
+    videos = {row.video for row in after.rows if row.split == "test"}
+    assert {row.video for rows in after.pictures.values() for row, _, _ in rows}.isdisjoint(videos)
+    Path(*videos).unlink()
+    (finding,) = inspect(csv_path).findings
+    assert (finding.kind, finding.level) == ("missing", "warning")
 
 
 def test_each_fault_is_named_once_with_its_repair(faulty):

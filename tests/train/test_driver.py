@@ -23,6 +23,7 @@ from ophnet_ray.models.payload import (
     PAYLOAD_KEY,
     SmoothingChoice,
 )
+from tests.helpers.opened_files import record_opens
 from tests.helpers.paths import TRAIN_PY
 from tests.helpers.runs import flags_of, is_running, run, tiny_config, weights_of, worker_pid
 from tests.helpers.videos import write_color_dataset
@@ -390,7 +391,7 @@ def test_broken_crashing_and_missing_videos_are_counted_and_left_out_for_good(
     """A run is resumed with the rows that it began with, even if others can be read by then.
 
     v1 is broken, v2 missing. Each process that opens v4 dies of a segmentation fault. v5 is the
-    test split: its rows are accounted for, and not decoded.
+    test split: its rows are accounted for, and nothing opens the file.
     """
     folder = tmp_path / "data"
     shutil.copytree(color_csv.parent, folder)
@@ -400,6 +401,7 @@ def test_broken_crashing_and_missing_videos_are_counted_and_left_out_for_good(
     (folder / "segments.csv").write_text("\n".join([f"{header},split", *marked]))
     good.write_bytes(bytes(len(content)))
     (folder / "v2.mp4").unlink()
+    (folder / "v5.mp4").write_bytes(b"sealed")
     (folder / "v4.mp4").rename(folder / f"{CRASHES}.mp4")
     config = tiny_config(folder / "segments.csv", tmp_path)
     with pytest.raises(UserError, match=r"1 of 6 videos are missing \(v2\)"):
@@ -409,7 +411,9 @@ def test_broken_crashing_and_missing_videos_are_counted_and_left_out_for_good(
         run(config)
     assert "(raylet)" not in "".join(capfd.readouterr())
     config = config.replace_flat(max_rejected=0.5)
-    first = run(config)
+    with record_opens(folder / "v5.mp4") as opened:
+        first = run(config)
+        assert opened() == 0
     messages = capfd.readouterr().err
     assert "nothing: all videos are in the cache" in messages
     assert "9 of 18 rows are not used" in messages

@@ -19,6 +19,7 @@ from ophnet_ray.train.preflight import (
     resolve_paths,
 )
 from ophnet_ray.train.run import open_run
+from tests.helpers.opened_files import record_opens
 from tests.helpers.runs import run, tiny_config
 from tests.helpers.videos import write_video
 
@@ -76,6 +77,30 @@ def test_a_missing_video_is_refused_or_left_out(csv_path):
         ("x", "missing"),
         ("x", "missing"),
     ]
+
+
+def test_videos_of_test_rows_may_be_missing_or_sealed_until_the_last_exam(csv_path):
+    """A training neither needs nor opens them; one that is as large as another is hashed alone."""
+    header, *rows = csv_path.read_text().split()
+    rows += ["sealed,0,1,a", "absent,0,1,b"]
+    marked = [
+        f"{row},{'test' if row.startswith(('sealed', 'absent')) else 'train'}" for row in rows
+    ]
+    csv_path.write_text("\n".join([f"{header},split", *marked]))
+    sealed = csv_path.parent / "sealed.mp4"
+    sealed.write_bytes(b"no video")
+    with record_opens(sealed) as opened:
+        data = check_input(tiny_config(csv_path, csv_path.parent), Console()).data
+        assert opened() == 0
+        assert sealed.read_bytes()
+        assert opened() == 1, "an open file is seen"
+    assert {row.case_id for row in data.segments if row.split == "test"} == {"sealed"}
+    assert [(reject.segment.case_id, reject.kind) for reject in data.missing] == [
+        ("absent", "missing")
+    ]
+    (csv_path.parent / "v.mp4").unlink()
+    with pytest.raises(UserError, match=r"1 of 5 videos are missing \(v\)"):
+        check_input(tiny_config(csv_path, csv_path.parent), Console())
 
 
 def test_names_that_may_mean_the_same_are_warned_of(csv_path, capsys):
