@@ -56,6 +56,9 @@ class EvaluateCommand:
     that --keep_choice kept."""
     keep_choice: bool = False
     """Keep the smoothing that this split chooses in the checkpoint, for `predict`."""
+    keep_temperature: bool = False
+    """Keep the temperature that this split chooses for the probabilities in the checkpoint, for
+    `predict`, `evaluate` and `export`; no label changes."""
     causal: bool = False
     """Use only frames up to each prediction's time."""
     look_ahead_s: float = 0.0
@@ -97,6 +100,7 @@ class EvaluateCommand:
             smooth=self.smooth,
             predictions=None if self.predictions is None else Path(self.predictions),
             keep_choice=self.keep_choice,
+            keep_temperature=self.keep_temperature,
         )
 
         def predict(job: "PredictionJob", videos: Mapping[str, str]) -> "PredictionResult":
@@ -107,14 +111,18 @@ class EvaluateCommand:
         result = evaluate(folder, request, segments, predict)
         for warning in result.warnings:
             console.warn(warning)
+        if result.looks and result.looks.notice:
+            console.warn(result.looks.notice)
         card = result.card
         answer: dict[str, object] = {
             "scores": folder.scores,
             "report": folder.report,
             "split": result.split,
+            **({"test_looks": result.looks} if result.looks else {}),
             "frames": f"{card.num_units} of {card.num_videos} videos, {card.num_cases} cases",
             "smooth": result.smooth,
             "best_smoothing": result.best_smoothing,
+            "temperature": result.calibration,
         }
         print_answer(
             answer | {score.name: format_score(score) for score in card.scores[:MAX_SCORES]}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ophnet_ray.data.annotations import Segment
@@ -48,7 +48,12 @@ def group_by_video(segments: Sequence[Segment], phases: Sequence[str]) -> list[A
 
 def hash_truth(videos: Sequence[AnnotatedVideo]) -> str:
     """Return the SHA-256 of the annotations that were scored against."""
-    rows = sorted(segment.segment_id for video in videos for segment in video.segments)
+    return hash_rows(segment for video in videos for segment in video.segments)
+
+
+def hash_rows(segments: Iterable[Segment]) -> str:
+    """Return the SHA-256 of rows, whatever their order."""
+    rows = sorted(segment.segment_id for segment in segments)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 

@@ -1,13 +1,10 @@
 """Predictions and annotations of a split → scores over all annotated frames, and their page."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from ophnet_ray import __version__
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.video.index import frames_between
 from ophnet_ray.errors import UserError
@@ -15,14 +12,16 @@ from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.annotated_videos import (
     AnnotatedVideo,
     group_by_video,
-    hash_truth,
+    hash_rows,
     match_predictions,
 )
-from ophnet_ray.inference.decoder_tuning import (
-    CHOSEN_BY,
-    NO_SMOOTHING,
-    TunedDecoder,
-    describe_tuning,
+from ophnet_ray.inference.evaluation_files import EvaluationOutcome, write_evaluation
+from ophnet_ray.inference.exam_looks import (
+    Look,
+    LookCount,
+    find_test_rows,
+    read_clock,
+    record_look,
 )
 from ophnet_ray.inference.prediction_folder import PredictionFolder
 from ophnet_ray.inference.predictions import (
@@ -30,7 +29,7 @@ from ophnet_ray.inference.predictions import (
     VideoPrediction,
     read_info,
     read_predictions,
-    write_predictions,
+    temper_prediction,
 )
 from ophnet_ray.inference.predictor import PredictVideos, build_job, frame_times, is_causal
 from ophnet_ray.inference.smoothing import SMOOTHERS, Smooth, Smoothing
@@ -38,24 +37,16 @@ from ophnet_ray.inference.split_choice import (
     choose_split,
     warn_of_choosing_cases,
     warn_of_seen_cases,
+    warn_of_tempering_cases,
 )
+from ophnet_ray.inference.split_choices import SplitChoices, choose_on_split
 from ophnet_ray.inference.split_evaluation import NO_FRAME_TIME, SplitEvaluation
 from ophnet_ray.inference.trained_model import choose_smoothing
-from ophnet_ray.inference.truth_file import write_truth
 from ophnet_ray.metrics.score_card import ScoreCard
 from ophnet_ray.metrics.scoring import build_score_card
-from ophnet_ray.metrics.timelines import VideoTimeline
-from ophnet_ray.models.checkpoint_file import read_payload, write_smoothing_choice
+from ophnet_ray.models.checkpoint_file import hash_weights, read_payload, write_choices
 from ophnet_ray.models.checkpoints import check_replaceable
-from ophnet_ray.models.payload import (
-    CheckpointPayload,
-    SmoothingChoice,
-)
-from ophnet_ray.reports.model_report import (
-    ModelReport,
-    write_model_report,
-)
-from ophnet_ray.storage.files import write_atomically
+from ophnet_ray.models.payload import CheckpointPayload
 
 MAX_NAMED = 3
 """Videos or cases that a warning names."""
@@ -77,15 +68,18 @@ class EvaluationRequest:
     """Predictions to score; None: predict."""
     keep_choice: bool
     """Write the chosen smoothing into the checkpoint."""
+    keep_temperature: bool = False
+    """Write the chosen temperature into the checkpoint."""
     look_ahead_s: float = 0.0
     """Seconds after each time that smoothing may look ahead, if ``causal``."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores under one smoothing, the chosen smoothing in words, and warnings about the scores.
+    """Scores under one smoothing, and what was found beside them, in words.
 
-    ``split`` states in one line which rows were scored, and why.
+    ``best_smoothing``, ``calibration``: what the split chooses; ``split`` states in one line which
+    rows were scored, and why; ``warnings`` are about the scores; ``looks``: of test cases.
     """
 
     card: ScoreCard
@@ -93,6 +87,8 @@ class Evaluation:
     best_smoothing: str
     split: str
     warnings: tuple[str, ...]
+    calibration: str = ""
+    looks: LookCount | None = None
 
 
 def evaluate(
@@ -103,6 +99,9 @@ def evaluate(
 ) -> Evaluation:
     """Score a checkpoint on a split; write the scores, what was scored, and the page.
 
+    Test cases choose nothing: no smoothing and no temperature. Each look at them is counted before
+    anything of it is written.
+
     Args:
         folder: Output.
         request: What to score, and how.
@@ -110,71 +109,96 @@ def evaluate(
         predict: Predicts the videos of a job that have no part yet.
 
     Raises:
-        UserError: The checkpoint, the predictions or the annotations are wrong.
+        UserError: The checkpoint, the predictions or the annotations are wrong, or test cases are
+            to choose.
     """
     payload = read_payload(request.checkpoint)
     smoothings = _list_smoothings(payload, request)
     smooth = _choose_scored(payload, request, smoothings["none"].look_ahead_s)
     chosen = choose_split(segments, request.split, payload)
+    exam = find_test_rows(segments, chosen.segments, request.split)
+    if exam:
+        smoothings = {name: smoothings[name] for name in dict.fromkeys(("none", smooth))}
+    _check_choice(request, exam)
     videos = group_by_video(chosen.segments, payload.phases)
     warnings = warn_of_seen_cases(chosen, payload)
     if smooth != "none" and request.smooth in (None, "tuned"):
         warnings += warn_of_choosing_cases(chosen, payload)
-    if request.keep_choice:
-        check_replaceable(Path(request.checkpoint))
+    warnings += warn_of_tempering_cases(chosen, payload)
     if request.predictions is None:
         _check_frame_rate(chosen.segments, request.frame_rate)
     with folder.locked():
         info, predictions, missing = _collect_predictions(folder, request, videos, payload, predict)
         if missing:
             warnings = (*warnings, _format_missing(missing, len(videos)))
-        result = SplitEvaluation(videos, predictions, info, smoothings)
-        tuned = result.tune()
-        best_smoothing = _format_best(result, tuned)
-        notes = [
-            *warnings,
-            f"scored: {chosen.reason}",
-            f"smoothing chosen on the {chosen.split} split: {best_smoothing}",
-        ]
-        choice = SmoothingChoice(
-            tuned.kept.smooth,
-            chosen.split,
-            CHOSEN_BY,
-            tuned.kept.decoder,
-            smoothings["none"].look_ahead_s,
-            case_hashes=tuple(sorted({hash_case(video.case_id) for video in videos})),
-            gain=tuned.gain.to_dict() if tuned.gain and tuned.kept != NO_SMOOTHING else None,
+        result = SplitEvaluation(videos, predictions, info, smoothings, payload.temperature)
+        choices = choose_on_split(result, chosen.split, payload.temperature, is_exam=bool(exam))
+        card = build_score_card(
+            result.scores[smooth], chosen.split, info.phases, payload.training.cases_by_phase
         )
-        cases_by_phase = payload.training.cases_by_phase
-        card = build_score_card(result.scores[smooth], chosen.split, info.phases, cases_by_phase)
-        content = card.to_dict() | {
-            "frame_rate": info.frame_rate,
-            "causal": info.causal,
-            "look_ahead_s": smoothings["none"].look_ahead_s,
-            "smooth": smooth,
-            "smoothing": choice.to_dict(),
-            "smoothing_scores": {name: scores.values for name, scores in result.scores.items()},
-            "smoothing_gains": result.compare(),
-            "tuning": describe_tuning(tuned),
-            "checkpoint_sha256": info.checkpoint_sha256,
-            "notes": notes,
-            "annotations_sha256": hash_truth(videos),
-            "videos_without_prediction": missing,
-        }
-        _write_scored(folder, result, info, smooth, content)
-        report = _build_report(
-            request,
-            card,
-            result.timelines(smooth),
-            payload,
+        outcome = EvaluationOutcome(
+            checkpoint=request.checkpoint,
+            source=request.source,
+            payload=payload,
+            result=result,
+            info=info,
+            card=card,
             smooth=smooth,
-            notes=notes,
+            choices=choices,
             missing=missing,
+            remarks=(*warnings, f"scored: {chosen.reason}"),
+            # nothing of a look is shown before it is counted
+            looks=_record_look(folder, request, exam, info) if exam else None,
         )
-        write_model_report(folder.report, report)
-    if request.keep_choice:
-        write_smoothing_choice(request.checkpoint, choice)
-    return Evaluation(card, smooth, best_smoothing, chosen.reason, warnings)
+        write_evaluation(folder, outcome)
+    _keep(request, choices)
+    return Evaluation(
+        card,
+        smooth,
+        choices.best_smoothing,
+        chosen.reason,
+        warnings,
+        choices.best_temperature,
+        outcome.looks,
+    )
+
+
+def _check_choice(request: EvaluationRequest, exam: Sequence[Segment]) -> None:
+    """Refuse to choose on test cases, or for a checkpoint that cannot be written."""
+    flags = {"--keep_choice": request.keep_choice, "--keep_temperature": request.keep_temperature}
+    for flag, is_given in flags.items():
+        if is_given and exam:
+            raise UserError(
+                f"{flag}: {len({row.case_id for row in exam})} of the cases to score are test "
+                "cases, which choose nothing; choose with --split val"
+            )
+        if is_given:
+            check_replaceable(Path(request.checkpoint))
+
+
+def _keep(request: EvaluationRequest, choices: SplitChoices) -> None:
+    """Write what is to be kept into the checkpoint."""
+    smoothing = choices.smoothing if request.keep_choice else None
+    temperature = choices.temperature if request.keep_temperature else None
+    if smoothing is not None or temperature is not None:
+        write_choices(request.checkpoint, smoothing=smoothing, temperature=temperature)
+
+
+def _record_look(
+    folder: PredictionFolder,
+    request: EvaluationRequest,
+    exam: Sequence[Segment],
+    info: PredictionInfo,
+) -> LookCount:
+    look = Look(
+        command="evaluate",
+        checkpoint_sha256=info.checkpoint_sha256,
+        weights_sha256=hash_weights(request.checkpoint),
+        annotations_sha256=hash_rows(exam),
+        case_hashes=tuple(sorted({hash_case(row.case_id) for row in exam})),
+        time=read_clock(),
+    )
+    return record_look(look, request.checkpoint, folder.path)
 
 
 def _list_smoothings(
@@ -228,7 +252,7 @@ def _collect_predictions(
     payload: CheckpointPayload,
     predict: PredictVideos,
 ) -> tuple[PredictionInfo, dict[str, VideoPrediction], dict[str, str]]:
-    """Read the given predictions, or predict.
+    """Read the given predictions, or predict; probabilities are at temperature 1.
 
     Returns:
         Settings; predictions by video id; the reason of each video without one, by its id.
@@ -241,51 +265,17 @@ def _collect_predictions(
             )
         given = [prediction for prediction, _ in read_predictions(request.predictions)]
         matched = match_predictions(videos, given, request.predictions.name)
-        return info, matched.found, matched.missing
+        untempered = {
+            video_id: temper_prediction(prediction, 1 / info.temperature)
+            for video_id, prediction in matched.found.items()
+        }
+        return replace(info, temperature=1.0), untempered, matched.missing
     job = build_job(request.checkpoint, folder.parts, request.frame_rate, request.causal)
     result = predict(job, {video.video_id: video.video for video in videos})
     if not result.parts:
         raise UserError(f"none of the {len(videos)} videos can be read")
     found = [next(iter(read_predictions(part)))[0] for part in result.parts.values()]
     return job.info, {prediction.video_id: prediction for prediction in found}, result.broken
-
-
-def _write_scored(
-    folder: PredictionFolder,
-    result: SplitEvaluation,
-    info: PredictionInfo,
-    smooth: Smooth,
-    content: Mapping[str, Any],
-) -> None:
-    """Write the scores, the predictions at all frame times, and the truth: for ``compare``."""
-    kept = replace(info, smooth=smooth, look_ahead_s=content["look_ahead_s"] or 0.0)
-    write_predictions(folder.scored, result.final_predictions(smooth), kept)
-    write_truth(folder.truth, result.videos, content["split"])
-    write_atomically(folder.scores, json.dumps(content, indent=1).encode())
-
-
-def _build_report(
-    request: EvaluationRequest,
-    card: ScoreCard,
-    timelines: Sequence[VideoTimeline],
-    payload: CheckpointPayload,
-    *,
-    smooth: Smooth,
-    notes: Sequence[str],
-    missing: Mapping[str, str],
-) -> ModelReport:
-    return ModelReport(
-        title=f"Evaluation of {Path(request.checkpoint).name}",
-        subtitle=f"{card.split} split of {request.source}, smoothing: {smooth}",
-        card=card,
-        history=payload.history,
-        timelines=timelines,
-        passport=None,
-        rejects=list(missing.items()),
-        config=payload.config,
-        versions={"ophnet-ray": __version__},
-        notes=notes,
-    )
 
 
 def _format_missing(missing: Mapping[str, str], num_videos: int) -> str:
@@ -295,13 +285,3 @@ def _format_missing(missing: Mapping[str, str], num_videos: int) -> str:
         f"{len(missing)} of {num_videos} videos have no prediction and count as wrong in every "
         f"frame ({'; '.join(named)}{more})"
     )
-
-
-def _format_best(result: SplitEvaluation, tuned: TunedDecoder) -> str:
-    if len(result.scores) == 1:
-        return "none (the checkpoint was trained on trimmed clips, which show no order)"
-    parts = [
-        f"{smooth} {' / '.join(f'{scores.values[name]:.4f}' for name in CHOSEN_BY)}"
-        for smooth, scores in result.scores.items()
-    ]
-    return f"{tuned} (frame accuracy / macro-F1 / video Jaccard: {', '.join(parts)})"

@@ -191,6 +191,7 @@ def build_card(model: TrainedModel) -> dict[str, Any]:
             "mask": preprocessing.mask,
         },
         "smoothing": choose_smoothing(payload),
+        "temperature": payload.temperature,
         "validation": dict(payload.history[-1]) if payload.history else {},
         "data_hash": payload.data_hash,
         "weights_licence": find_weights_licence(payload),

@@ -16,6 +16,7 @@ from ophnet_ray.inference.predictions import (
     PredictionInfo,
     VideoPrediction,
     read_predictions,
+    temper_prediction,
     write_predictions,
 )
 from ophnet_ray.inference.predictor import (
@@ -173,7 +174,9 @@ def predict_into(
         result = predict(job, request.videos)
         if not result.parts:
             raise UserError(f"none of the {len(request.videos)} videos can be read")
-        num_rows = join_parts(result.parts, folder, job.info, smoothing)
+        num_rows = join_parts(
+            result.parts, folder, job.info, smoothing, temperature=payload.temperature
+        )
         _write_page(folder, payload, smoothing.smooth, result, request.videos)
         submission = _write_submission(folder, request, payload, result.broken)
     return PredictionSummary(len(result.parts), num_rows, smoothing.smooth, submission)
@@ -184,9 +187,12 @@ def join_parts(
     folder: PredictionFolder,
     info: PredictionInfo,
     smoothing: Smoothing,
+    *,
+    temperature: float = 1.0,
 ) -> int:
     """Decode parts over time and write ``predictions.parquet`` and ``segments.csv``.
 
+    The probabilities are decoded as the network gives them, and written at the temperature.
     Memory: one video.
 
     Returns:
@@ -200,9 +206,14 @@ def join_parts(
                 labels = smoothing.decode(prediction, info)
                 segments = cut_segments(prediction.times_s, labels, info.frame_rate)
                 timelines.append((prediction.video_id, segments))
-                yield prediction, labels
+                yield temper_prediction(prediction, temperature), labels
 
-    kept = replace(info, smooth=smoothing.smooth, look_ahead_s=smoothing.look_ahead_s or 0.0)
+    kept = replace(
+        info,
+        smooth=smoothing.smooth,
+        look_ahead_s=smoothing.look_ahead_s or 0.0,
+        temperature=temperature,
+    )
     num_rows = write_predictions(folder.predictions, decoded(), kept)
     write_atomically(folder.segments, format_segments(timelines, info.phases).encode())
     return num_rows

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.classification import NO_PREDICTION
+from ophnet_ray.metrics.temperature import temper
 from ophnet_ray.storage.files import open_atomically
 
 DEFAULT_FRAME_RATE = 1.0
@@ -66,6 +67,13 @@ class VideoPrediction:
         return np.nan_to_num(self.probabilities)[rows, np.maximum(labels, 0)] * (labels >= 0)
 
 
+def temper_prediction(prediction: VideoPrediction, temperature: float) -> VideoPrediction:
+    """Return a prediction with its probabilities at a temperature, relative to the given ones."""
+    if temperature == 1.0:
+        return prediction
+    return replace(prediction, probabilities=temper(prediction.probabilities, temperature))
+
+
 @dataclass(frozen=True, slots=True)
 class PredictionInfo:
     """Settings of a prediction, kept in the metadata of its Parquet file."""
@@ -79,6 +87,8 @@ class PredictionInfo:
     """Seconds after each time that smoothing looked ahead, if ``causal``."""
     has_frame_model: bool = False
     """A temporal model predicted, above a frame model of the same phases."""
+    temperature: float = 1.0
+    """Temperature of the probabilities, see ``metrics.temperature``; labels do not depend on it."""
 
 
 def write_predictions(
@@ -124,6 +134,8 @@ def write_predictions(
         note["look_ahead_s"] = info.look_ahead_s
     if info.has_frame_model:
         note["has_frame_model"] = True
+    if info.temperature != 1.0:
+        note["temperature"] = info.temperature
     schema = pa.schema(columns, metadata={_METADATA: json.dumps(note).encode()})
     num_rows = 0
     checksums = [_hash_note(note)]

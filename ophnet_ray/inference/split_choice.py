@@ -103,6 +103,21 @@ def warn_of_choosing_cases(choice: SplitChoice, payload: CheckpointPayload) -> t
     return (warning,)
 
 
+def warn_of_tempering_cases(choice: SplitChoice, payload: CheckpointPayload) -> tuple[str, ...]:
+    """Return a warning if rows to score are of cases that chose the checkpoint's temperature."""
+    kept = payload.temperature_choice
+    cases = {segment.case_id for segment in choice.segments}
+    chose = sum(hash_case(case_id) in kept.case_hashes for case_id in cases) if kept else 0
+    if kept is None or kept.temperature == 1.0 or not chose:
+        return ()
+    warning = (
+        f"{chose} of {count_cases(len(cases))} chose the temperature {kept.temperature:.3g}: the "
+        "calibration error in the list of scores is with it; the table of the calibration scores "
+        "each case at a temperature that did not see it"
+    )
+    return (warning,)
+
+
 def _find_side(segment: Segment, sides: Mapping[str, str], payload: CheckpointPayload) -> str:
     """Return the split of a row's case, by the pseudonyms of the cases; empty for another case.
 

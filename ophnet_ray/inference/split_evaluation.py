@@ -11,7 +11,7 @@ from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.annotated_videos import AnnotatedVideo
 from ophnet_ray.inference.decoder_tuning import CHOSEN_BY, TunedDecoder, tune_decoder
-from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction
+from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction, temper_prediction
 from ophnet_ray.inference.predictor import frame_times, read_frame_times
 from ophnet_ray.inference.smoothing import Smooth, Smoothing
 from ophnet_ray.inference.worst_frames import find_worst_frames
@@ -56,6 +56,9 @@ class SplitEvaluation:
         predictions: By video id; every frame of a video without one counts as wrong.
         info: Settings of the predictions.
         smoothings: Kinds of smoothing to score by name, ``none`` first.
+        temperature: Temperature of the probabilities that are scored and shown. Smoothing takes
+            them as the network gives them: it weighs evidence by a scale of its own, and a label
+            then does not depend on whether probabilities are calibrated.
 
     Attributes:
         scores: Scores of each kind of smoothing, in the same order.
@@ -67,10 +70,12 @@ class SplitEvaluation:
         predictions: Mapping[str, VideoPrediction],
         info: PredictionInfo,
         smoothings: Mapping[Smooth, Smoothing],
+        temperature: float = 1.0,
     ) -> None:
         self.videos, self._info, self._smoothings = videos, info, smoothings
         label_of = {phase: label for label, phase in enumerate(info.phases)}
         self._aligned = [align_prediction(v, predictions.get(v.video_id), info) for v in videos]
+        self._shown = [temper_prediction(aligned, temperature) for aligned in self._aligned]
         self._truth = [
             label_times(aligned.times_s, video.segments, label_of)
             for video, aligned in zip(videos, self._aligned, strict=True)
@@ -84,8 +89,20 @@ class SplitEvaluation:
     def tune(self) -> TunedDecoder:
         """Choose the smoothing on the cases of the split."""
         dynamics = next((s.dynamics for s in self._smoothings.values() if s.dynamics), None)
-        look_ahead_s = self._smoothings["none"].look_ahead_s
-        return tune_decoder(self._scored("none"), dynamics, self._info.frame_rate, look_ahead_s)
+        frame_rate = self._info.frame_rate
+        return tune_decoder(self.as_predicted(), dynamics, frame_rate, self.look_ahead_s)
+
+    @property
+    def look_ahead_s(self) -> float | None:
+        """Seconds after each time that its label may depend on; None: the whole video."""
+        return self._smoothings["none"].look_ahead_s
+
+    def as_predicted(self) -> list[ScoredVideo]:
+        """Return truth, most probable phases and probabilities as the network gives them."""
+        return [
+            replace(scored, probabilities=aligned.probabilities)
+            for scored, aligned in zip(self._scored("none"), self._aligned, strict=True)
+        ]
 
     def compare(self) -> dict[str, Any]:
         """Return the gain of each smoothing over none in the scores of ``CHOSEN_BY``."""
@@ -98,34 +115,34 @@ class SplitEvaluation:
 
     def timelines(self, smooth: Smooth) -> list[VideoTimeline]:
         """Build the timelines for the page; those that it draws come with their worst frames."""
-        rows = list(zip(self.videos, self._aligned, self._truth, strict=True))
+        rows = list(zip(self.videos, self._shown, self._truth, strict=True))
         timelines = [
             VideoTimeline(
                 video.video_id,
-                aligned.times_s,
-                aligned.labels,
-                aligned.confidence_in(aligned.labels),
+                shown.times_s,
+                shown.labels,
+                shown.confidence_in(shown.labels),
                 truth,
                 self._labels(aligned, smooth) if smooth != "none" else None,
-                frame_model=aligned.frame_labels,
+                frame_model=shown.frame_labels,
             )
-            for video, aligned, truth in rows
+            for (video, shown, truth), aligned in zip(rows, self._aligned, strict=True)
         ]
         drawn = {timeline.video_id for _, timeline in choose_drawn(rank_videos(timelines))}
         return [
-            replace(timeline, worst=find_worst_frames(video.video, aligned, truth))
+            replace(timeline, worst=find_worst_frames(video.video, shown, truth))
             if timeline.video_id in drawn
             else timeline
-            for timeline, (video, aligned, truth) in zip(timelines, rows, strict=True)
+            for timeline, (video, shown, truth) in zip(timelines, rows, strict=True)
         ]
 
     def final_predictions(
         self, smooth: Smooth
     ) -> Iterator[tuple[VideoPrediction, NDArray[np.int64]]]:
         """Yield the predictions at all frame times, and the labels that are scored."""
-        for aligned in self._aligned:
+        for aligned, shown in zip(self._aligned, self._shown, strict=True):
             if len(aligned.times_s):
-                yield aligned, self._labels(aligned, smooth)
+                yield shown, self._labels(aligned, smooth)
 
     def _scored(self, smooth: Smooth) -> list[ScoredVideo]:
         return [
@@ -133,10 +150,12 @@ class SplitEvaluation:
                 video.case_id,
                 truth,
                 self._labels(aligned, smooth),
-                aligned.probabilities,
+                shown.probabilities,
                 self._info.frame_rate,
             )
-            for video, aligned, truth in zip(self.videos, self._aligned, self._truth, strict=True)
+            for video, aligned, shown, truth in zip(
+                self.videos, self._aligned, self._shown, self._truth, strict=True
+            )
         ]
 
     def _labels(self, aligned: VideoPrediction, smooth: Smooth) -> NDArray[np.int64]:

@@ -61,6 +61,7 @@ def build_temporal_card(checkpoint: str) -> dict[str, Any]:
         "preprocessing": payload.preprocessing.to_dict(),
         "temporal": payload.head.spec.to_dict() | {"sees": payload.head.spec.describe_context()},
         "backbone": payload.head.backbone,
+        "temperature": payload.temperature,
         "validation": dict(payload.history[-1]) if payload.history else {},
         "data_hash": payload.data_hash,
         "weights_licence": find_weights_licence(payload),
@@ -70,19 +71,22 @@ def build_temporal_card(checkpoint: str) -> dict[str, Any]:
 class _WithSoftmax(nn.Module):
     """A temporal model whose output is the probabilities of its last stage."""
 
-    def __init__(self, head: TemporalModel) -> None:
+    def __init__(self, head: TemporalModel, temperature: float) -> None:
         super().__init__()
-        self.head = head
+        self.head, self._temperature = head, temperature
 
     def forward(self, values: Tensor) -> Tensor:
-        """Compute probabilities (1, N, K) of values (1, N, D)."""
-        probabilities: Tensor = self.head(values)[-1].softmax(dim=2)
-        return probabilities
+        """Compute probabilities (1, N, K) of values (1, N, D), at the kept temperature."""
+        logits: Tensor = self.head(values)[-1]
+        if self._temperature != 1.0:
+            logits = logits / self._temperature
+        return logits.softmax(dim=2)
 
 
 def _convert_head(head: TemporalModel, card: dict[str, Any]) -> tuple[bytes, float]:
     onnx = import_extra("onnx")
-    module, num_inputs = _WithSoftmax(head).eval(), head.spec.num_inputs
+    module = _WithSoftmax(head, card["temperature"]).eval()
+    num_inputs = head.spec.num_inputs
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         file = Path(folder) / "head.onnx"
         warnings.simplefilter("ignore")  # deprecations inside the libraries

@@ -80,14 +80,20 @@ class WithPreprocessing(nn.Module):
         super().__init__()
         self.network = model.network
         self._mask = model.preprocessing.mask
+        self._temperature = model.payload.temperature
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Compute probabilities (B, K) from pictures of windows, uint8 (B, C, S, S)."""
+        """Compute probabilities (B, K) from pictures of windows, uint8 (B, C, S, S).
+
+        They are at the temperature that the checkpoint keeps.
+        """
         image, mask = prepare_batch(
             to_unit(pixels), self.network.mean, self.network.std, self._mask
         )
-        probabilities: Tensor = self.network(image, mask).softmax(dim=1)
-        return probabilities
+        logits: Tensor = self.network(image, mask)
+        if self._temperature != 1.0:
+            logits = logits / self._temperature
+        return logits.softmax(dim=1)
 
 
 def load_model(path: str | Path, device: str = "cpu") -> TrainedModel:

@@ -113,8 +113,20 @@ def difference_interval(value: float, differences: NDArray[np.float64], num_case
         differences: Differences on resamples of the cases, (R,).
         num_cases: At least 2.
     """
-    reach = t_quantile(num_cases - 1) * _standard_error(differences, num_cases)
-    return Interval(max(value - reach, -1.0), min(value + reach, 1.0))
+    low, high = free_interval(value, differences, num_cases)
+    return Interval(max(low, -1.0), min(high, 1.0))
+
+
+def free_interval(value: float, resampled: NDArray[np.float64], num_cases: int) -> Interval:
+    """Return the 95 % interval of a number without bounds, e.g. a loss.
+
+    Args:
+        value: Number of all cases.
+        resampled: Numbers of resamples of the cases, (R,).
+        num_cases: At least 2.
+    """
+    reach = t_quantile(num_cases - 1) * _standard_error(resampled, num_cases)
+    return Interval(value - reach, value + reach)
 
 
 def t_quantile(degrees: int) -> float:

@@ -1,5 +1,6 @@
 """File of a checkpoint: weights and payload read, a choice of smoothing written into it."""
 
+import hashlib
 import lzma
 import struct
 import zipfile
@@ -14,9 +15,11 @@ from ophnet_ray.models.checkpoints import replace_checkpoint_file
 from ophnet_ray.models.payload import (
     PAYLOAD_KEY,
     SMOOTHING_KEY,
+    TEMPERATURE_KEY,
     CheckpointPayload,
     SmoothingChoice,
 )
+from ophnet_ray.models.temperature_choice import TemperatureChoice
 from ophnet_ray.storage.files import copy_file
 from ophnet_ray.storage.paths import is_remote
 
@@ -94,6 +97,24 @@ def has_finite_weights(path: str | Path) -> bool:
     return all(bool(torch.isfinite(each).all()) for each in weights.values())
 
 
+def hash_weights(path: str | Path) -> str:
+    """Return the SHA-256 of the names and values of a checkpoint's weights, 64 digits.
+
+    It stays what it was when a choice is written into the file.
+
+    Raises:
+        UserError: See ``load_checkpoint``.
+    """
+    import torch
+
+    weights = _load_content(path, is_mapped=True).get("state_dict", {})
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def write_smoothing_choice(path: str | Path, choice: SmoothingChoice) -> None:
     """Write a choice of smoothing into a checkpoint; everything else in it stays as it is.
 
@@ -102,8 +123,25 @@ def write_smoothing_choice(path: str | Path, choice: SmoothingChoice) -> None:
     Raises:
         UserError: See ``load_checkpoint``.
     """
+    write_choices(path, smoothing=choice)
+
+
+def write_choices(
+    path: str | Path,
+    *,
+    smoothing: SmoothingChoice | None = None,
+    temperature: TemperatureChoice | None = None,
+) -> None:
+    """Write the choices that are given into a checkpoint, as ``write_smoothing_choice`` does.
+
+    Raises:
+        UserError: See ``load_checkpoint``.
+    """
     content = _load_content(path)
-    content[PAYLOAD_KEY][SMOOTHING_KEY] = choice.to_dict()
+    if smoothing is not None:
+        content[PAYLOAD_KEY][SMOOTHING_KEY] = smoothing.to_dict()
+    if temperature is not None:
+        content[PAYLOAD_KEY][TEMPERATURE_KEY] = temperature.to_dict()
     import torch
 
     replace_checkpoint_file(Path(path), lambda target: torch.save(content, target))
@@ -112,7 +150,8 @@ def write_smoothing_choice(path: str | Path, choice: SmoothingChoice) -> None:
 def copy_checkpoint(source: Path, target: str, on_notice: Callable[[str], None]) -> None:
     """Copy the checkpoint of a training to the place that the user has named.
 
-    A smoothing that ``evaluate --keep_choice`` wrote into the file there stays with the same model.
+    A smoothing and a temperature that ``evaluate`` wrote into the file there stay with the same
+    model.
 
     Args:
         source: A checkpoint.
@@ -124,27 +163,35 @@ def copy_checkpoint(source: Path, target: str, on_notice: Callable[[str], None])
         with suppress(UserError):  # there is none, or another file, which holds no choice
             before = read_payload(target)
     copy_file(source, target)
-    lost = _carry_choice(before, Path(target)) if before else None
-    if lost is not None:
+    lost = _carry_choices(before, Path(target)) if before else ()
+    if lost:
         on_notice(
-            f"{target}: the checkpoint of another training was there, with the smoothing "
-            f"{lost.smooth} that `evaluate --keep_choice` kept; evaluate the new one"
+            f"{target}: the checkpoint of another training was there, with "
+            f"{' and '.join(lost)}; evaluate the new one"
         )
 
 
-def _carry_choice(before: CheckpointPayload, target: Path) -> SmoothingChoice | None:
-    """Write the choice of a replaced checkpoint into its successor, if both are of one training.
+def _carry_choices(before: CheckpointPayload, target: Path) -> tuple[str, ...]:
+    """Write the choices of a replaced checkpoint into its successor, if both are of one training.
 
     Returns:
-        The choice that ``target`` lacks because it is of another training; None if there is none.
+        The choices that ``target`` lacks because they are of another training, in words.
     """
     after = read_payload(target)
-    if before.smoothing is None or after.smoothing is not None:
-        return None
-    if (before.data_hash, before.history) != (after.data_hash, after.history):
-        return before.smoothing
-    write_smoothing_choice(target, before.smoothing)
-    return None
+    smoothing = before.smoothing if after.smoothing is None else None
+    temperature = before.temperature_choice if after.temperature_choice is None else None
+    if smoothing is None and temperature is None:
+        return ()
+    if (before.data_hash, before.history) == (after.data_hash, after.history):
+        write_choices(target, smoothing=smoothing, temperature=temperature)
+        return ()
+    lost = []
+    if smoothing is not None:
+        lost.append(f"the smoothing {smoothing.smooth} that `evaluate --keep_choice` kept")
+    if temperature is not None:
+        kept = f"the temperature {temperature.temperature:.3g}"
+        lost.append(f"{kept} that `evaluate --keep_temperature` kept")
+    return tuple(lost)
 
 
 def _check_content(path: str | Path, *, only_values: bool) -> None:

@@ -16,6 +16,7 @@ from ophnet_ray.data.windows import count_channels, name_masks
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.models.decoder import Decoder
 from ophnet_ray.models.origin import Origin
+from ophnet_ray.models.temperature_choice import TemperatureChoice
 from ophnet_ray.models.temporal_spec import HeadPayload
 from ophnet_ray.models.training_summary import TrainingSummary
 from ophnet_ray.models.worker_state import WorkerState
@@ -37,6 +38,8 @@ PAYLOAD_KEY = "ophnet_ray"
 """Key of the payload in a checkpoint, beside Lightning's own keys."""
 SMOOTHING_KEY = "smoothing_choice"
 """Key of the kept choice of a smoothing, in the payload."""
+TEMPERATURE_KEY = "temperature_choice"
+"""Key of the kept temperature, in the payload; earlier versions ignore it: the labels are equal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +197,8 @@ class CheckpointPayload:
     """State of each worker by rank, in a checkpoint inside an epoch; else empty."""
     smoothing: SmoothingChoice | None = None
     """The kept choice of ``evaluate``, if there is one."""
+    temperature_choice: TemperatureChoice | None = None
+    """The kept temperature, likewise."""
     pooling: Pooling = "all"
     """Tokens behind the feature of an image; checkpoints that do not say average all of them."""
     head: HeadPayload | None = None
@@ -218,6 +223,7 @@ class CheckpointPayload:
             segments = values.get("segments_by_case")
             counts, smoothing = values.get("confusion_by_case"), values.get(SMOOTHING_KEY)
             head, origin = values.get("head"), values.get("origin")
+            temperature = values.get(TEMPERATURE_KEY)
             return cls(
                 phases=tuple(values["phases"]),
                 preprocessing=Preprocessing.from_dict(values["preprocessing"]),
@@ -229,6 +235,9 @@ class CheckpointPayload:
                 segments_by_case=None if segments is None else segments.numpy(),
                 workers=tuple(WorkerState.from_dict(state) for state in values.get("workers", ())),
                 smoothing=None if smoothing is None else SmoothingChoice.from_dict(smoothing),
+                temperature_choice=None
+                if temperature is None
+                else TemperatureChoice.from_dict(temperature),
                 pooling=values.get("pooling", "all"),
                 head=None if head is None else HeadPayload.from_dict(head),
                 origin=None if origin is None else Origin.from_dict(origin),
@@ -262,6 +271,8 @@ class CheckpointPayload:
             values["pooling"] = self.pooling
         if self.smoothing is not None:
             values[SMOOTHING_KEY] = self.smoothing.to_dict()
+        if self.temperature_choice is not None:
+            values[TEMPERATURE_KEY] = self.temperature_choice.to_dict()
         if self.head is not None:
             values["head"] = self.head.to_dict()
         if self.origin is not None:
@@ -275,6 +286,11 @@ class CheckpointPayload:
         if self.head is not None:
             return 3
         return 1 if self.pooling == "all" else 2
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the probabilities; 1 unless one is kept."""
+        return 1.0 if self.temperature_choice is None else self.temperature_choice.temperature
 
     @property
     def seen_case_hashes(self) -> frozenset[str]:

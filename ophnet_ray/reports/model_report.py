@@ -14,6 +14,7 @@ from ophnet_ray.data.passport import Passport
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.metrics.score_card import ScoreCard
 from ophnet_ray.metrics.timelines import VideoScore, VideoTimeline, score_video
+from ophnet_ray.reports.calibration_figures import CalibrationSection, collect_calibration
 from ophnet_ray.reports.figures import phase_colors, to_svg
 from ophnet_ray.reports.page import format_count, write_page
 from ophnet_ray.reports.score_figures import draw_confusion, draw_curves, draw_f1_by_cases
@@ -44,7 +45,7 @@ class ModelReport:
     ``history``: lines of ``metrics.jsonl``. ``passport``: content of ``passport.json``.
     ``rejects``: (row, reason) pairs. ``notes``: cautions for readers of the scores, one sentence
     each. ``phases``: names of the timelines' labels, for a page without a score card. ``pictures``:
-    JPEGs of training windows by caption.
+    JPEGs of training windows by caption. ``calibration``: scores of the probabilities.
     """
 
     title: str
@@ -59,6 +60,7 @@ class ModelReport:
     notes: Sequence[str]
     phases: Sequence[str] = ()
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    calibration: CalibrationSection | None = None
 
 
 def write_model_report(path: Path, report: ModelReport) -> None:
@@ -81,6 +83,7 @@ def write_model_report(path: Path, report: ModelReport) -> None:
                 caption: base64.b64encode(jpeg).decode()
                 for caption, jpeg in report.pictures.items()
             },
+            "calibration": collect_calibration(report.calibration),
             "timing": collect_timing(report.timelines, phases),
             **_collect_data(report),
         },

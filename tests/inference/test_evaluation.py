@@ -33,9 +33,15 @@ from ophnet_ray.inference.predictions import (
 )
 from ophnet_ray.inference.predictor import PredictionResult, VideoPredictor
 from ophnet_ray.inference.trained_model import choose_smoothing, load_model
-from ophnet_ray.models.checkpoint_file import read_payload, write_smoothing_choice
+from ophnet_ray.metrics.temperature import temper
+from ophnet_ray.models.checkpoint_file import (
+    read_payload,
+    write_choices,
+    write_smoothing_choice,
+)
 from ophnet_ray.models.checkpoints import commit_checkpoint, find_checkpoints, temporary_file
 from ophnet_ray.models.payload import SmoothingChoice
+from ophnet_ray.models.temperature_choice import TemperatureChoice
 from ophnet_ray.train.run_mirror import RunMirror
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 from tests.helpers.paths import ROOT
@@ -342,7 +348,7 @@ def test_a_look_ahead_is_refused_for_predictions_that_saw_the_whole_video(
 
 
 @pytest.mark.integration
-def test_the_exported_model_is_the_same_model(checkpoint, tmp_path):
+def test_the_exported_model_is_the_same_model_at_its_temperature(checkpoint, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     safetensors = pytest.importorskip("safetensors.torch")
     model = load_model(checkpoint)
@@ -353,6 +359,14 @@ def test_the_exported_model_is_the_same_model(checkpoint, tmp_path):
     images = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
     (found,) = session.run(None, {"pixels": images.transpose(0, 3, 1, 2)})
     np.testing.assert_allclose(found, model.predict(images), atol=1e-4)
+    own = tmp_path / "tempered.ckpt"
+    shutil.copy(checkpoint, own)
+    write_choices(own, temperature=TemperatureChoice(0.2, "val"))
+    export_onnx(load_model(own), tmp_path / "tempered.onnx")
+    session = runtime.InferenceSession(tmp_path / "tempered.onnx")
+    (tempered,) = session.run(None, {"pixels": images.transpose(0, 3, 1, 2)})
+    np.testing.assert_allclose(tempered, temper(model.predict(images), 0.2), atol=1e-4)
+    assert np.abs(tempered - found).max() > 0.01
     card = export_safetensors(model, checkpoint, tmp_path / "st", None)
     assert card["phases"] == PHASES
     weights = safetensors.load_file(tmp_path / "st/model.safetensors")

@@ -119,6 +119,54 @@ def test_a_decoder_that_gains_is_kept_and_used_by_default(own, cases, tmp_path, 
         assert labels.tolist() != flicker[prediction.video_id]
 
 
+def test_a_temperature_is_kept_for_probabilities_and_changes_no_label(own, cases, tmp_path, capsys):
+    """The flickering model says 0.8 and is right in 16 of 18 frames: it is not sure enough."""
+    path = write_flicker(tmp_path / "p.parquet", cases)
+    plain, folder = predict(own, cases, tmp_path)
+    before = dict_of(folder)
+    content, scores = evaluate(own, cases, tmp_path, path)
+    assert read_payload(own).temperature == 1.0
+    found = content["calibration"]
+    assert found["temperature"] == pytest.approx(0.75, abs=0.02)
+    sides = {
+        side: {score["name"]: score for score in found[side]["scores"]}
+        for side in ("before", "after")
+    }
+    name = "expected_calibration_error"
+    assert sides["before"][name]["value"] == pytest.approx(scores[name], abs=1e-7)
+    for name, gain in found["gain"].items():
+        assert sides["after"][name]["value"] < sides["before"][name]["value"]
+        assert gain["low"] <= gain["value"] <= gain["high"]
+    assert sum(each["frames"] for each in found["before"]["reliability"]) == 6 * 18
+    page = (tmp_path / "evaluation/report.html").read_text()
+    assert "reliability diagram after the temperature" in page
+    evaluate(own, cases, tmp_path, path, keep_temperature=True)
+    assert "NLL -0." in " ".join(capsys.readouterr().out.split())
+    kept = read_payload(own).temperature_choice
+    assert kept.temperature == found["temperature"]
+    assert kept.gain["value"] == found["gain"]["negative_log_likelihood"]["value"]
+    tempered, folder = predict(own, cases, tmp_path)
+    assert tempered.smooth == plain.smooth
+    assert read_info(folder.predictions).temperature == kept.temperature
+    for video_id, (prediction, labels) in dict_of(folder).items():
+        old, old_labels = before[video_id]
+        assert labels.tolist() == old_labels.tolist()
+        expected = old.probabilities ** (1 / kept.temperature)
+        expected /= expected.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-6)
+    # predictions at the temperature are scored as those without: it is taken out, and in again
+    for given in (path, folder.predictions):
+        content, after = evaluate(own, cases, tmp_path, given, smooth="viterbi")
+        assert after["expected_calibration_error"] < scores["expected_calibration_error"]
+        assert content["calibration"]["temperature"] == pytest.approx(found["temperature"])
+        (note,) = [note for note in content["notes"] if "chose the temperature" in note]
+        assert note.startswith("6 of 6 cases chose the temperature 0.7")
+
+
+def dict_of(folder):
+    return {p.video_id: (p, labels) for p, labels in read_predictions(folder.predictions)}
+
+
 def keep(path, look_ahead_s=None):
     decoder = Decoder(method="viterbi", evidence_scale=0.5)
     write_smoothing_choice(path, SmoothingChoice("tuned", "val", (), decoder, look_ahead_s))

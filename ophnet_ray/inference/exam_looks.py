@@ -1,0 +1,247 @@
+"""Looks at test cases: how often a model was scored on them, and how many models were.
+
+A test set is a last exam as long as nothing is chosen on it. Whoever scores it twice may have
+chosen in between, so each look is counted before its scores are shown: a record in the run
+directory of the checkpoint, in the folder ``test_looks``, on disk or in the bucket. A checkpoint
+outside of a run, or in one that cannot be written, has its looks counted beside the predictions.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.storage.files import list_objects
+from ophnet_ray.storage.local_copies import find_origin
+from ophnet_ray.storage.numbered_records import add_record, read_added_record, read_records
+from ophnet_ray.storage.paths import is_remote, join, name_of, parent_of, plain_uri
+
+FOLDER = "test_looks"
+MAX_NAMED = 4
+"""Earlier looks whose days are named."""
+_OF_RUN = "passport.json"
+_CHECKPOINTS = "checkpoints"
+_NESTED = ("trials", "folds")
+"""Folders of a search or of folds that hold runs."""
+_DEPTHS = (3, 5)
+"""Parts of the path of a look below the storage path: of a run, and of a trial or fold."""
+_ORDINALS = (
+    "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A scoring of test cases by a model.
+
+    ``weights_sha256`` stays when a decoder or a temperature is written into the checkpoint,
+    ``checkpoint_sha256`` does not. ``annotations_sha256``: hash of the test rows that were scored;
+    ``case_hashes``: pseudonyms of their cases; ``time``: UTC; ``command``: who looked.
+    """
+
+    command: str
+    checkpoint_sha256: str
+    weights_sha256: str
+    annotations_sha256: str
+    case_hashes: tuple[str, ...]
+    time: str
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the values of ``asdict``; keys that a later version added are ignored."""
+        names = [name for name in cls.__slots__ if name != "case_hashes"]
+        known = {name: str(values[name]) for name in names}
+        return cls(**known, case_hashes=tuple(map(str, values["case_hashes"])))
+
+    def is_of_model(self, other: "Look") -> bool:
+        """Return True if both are of one model, whatever else was written into its checkpoint."""
+        return (
+            self.weights_sha256 == other.weights_sha256
+            or self.checkpoint_sha256 == other.checkpoint_sha256
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LookCount:
+    """Looks so far at the test cases of one data set, the present one included.
+
+    ``times``: of this model's looks, oldest first; ``num_overlapping``: its looks at some of the
+    cases with other annotations; ``num_models``: models that were scored on these cases and are in
+    the same storage path; ``place``: folder of the record; ``notice``: why it is not in the run
+    directory, empty if it is.
+    """
+
+    times: tuple[str, ...]
+    num_overlapping: int
+    num_models: int
+    place: str
+    notice: str = ""
+
+    def __str__(self) -> str:
+        """Describe the look in one line: "third look at …"."""
+        named = [
+            f"{format_ordinal(number)} {time[:10]}"
+            for number, time in enumerate(self.times[:-1], start=1)
+        ]
+        if len(named) > MAX_NAMED:
+            named = [named[0], "…", *named[-MAX_NAMED + 1 :]]
+        before = f" ({', '.join(named)})" if named else ""
+        text = f"{format_ordinal(len(self.times))} look at the test cases of this data{before}"
+        if self.num_overlapping:
+            text += f"; {self.num_overlapping} before at some of them with other annotations"
+        if self.num_models > 1:
+            text += f"; these test cases were scored for {self.num_models} models"
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "look": len(self.times),
+            "times": list(self.times),
+            "looks_with_other_annotations": self.num_overlapping,
+            "models": self.num_models,
+            "text": str(self),
+            "notice": self.notice,
+        }
+
+
+def find_test_rows(
+    segments: Sequence[Segment], chosen: Sequence[Segment], split: str
+) -> tuple[Segment, ...]:
+    """Return the rows to score that are test rows: by the CSV's column, or as the user says.
+
+    Args:
+        segments: All rows, with the CSV's own splits.
+        chosen: Rows to score.
+        split: Value of ``--split``.
+    """
+    if split == "test":
+        return tuple(chosen)
+    marked = {segment.segment_id for segment in segments if segment.split == "test"}
+    return tuple(segment for segment in chosen if segment.segment_id in marked)
+
+
+def read_clock() -> str:
+    """Return the time of a look that happens now."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def record_look(look: Look, checkpoint: str | Path, beside: Path) -> LookCount:
+    """Record a look, and count those before it; only then may its scores be shown.
+
+    Args:
+        look: The look.
+        checkpoint: File of the model: its run directory takes the record.
+        beside: Existing folder of the predictions; takes the record otherwise.
+
+    Raises:
+        UserError: No folder takes the record, or a record is damaged.
+        OSError: The bucket of the run does not answer.
+    """
+    run = find_run(checkpoint)
+    own = str(beside / FOLDER)
+    place, number, notice = _write(look, run, own)
+    before = [each for at, each in _read_looks(place).items() if at < number]
+    if run is not None:
+        other = own if place != own else join(run, FOLDER)
+        before += _read_looks(other).values()
+    mine = [each for each in before if each.is_of_model(look)]
+    same = [each for each in mine if each.annotations_sha256 == look.annotations_sha256]
+    cases = set(look.case_hashes)
+    return LookCount(
+        times=(*sorted(each.time for each in same), look.time),
+        num_overlapping=sum(
+            each.annotations_sha256 != look.annotations_sha256
+            and not cases.isdisjoint(each.case_hashes)
+            for each in mine
+        ),
+        num_models=_count_models(look, [*before, *_read_storage(run)]),
+        place=place,
+        notice=notice,
+    )
+
+
+def find_run(checkpoint: str | Path) -> str | None:
+    """Return the run directory of a checkpoint; None outside of a run.
+
+    Of a checkpoint in a copy of a bucket's folder it is the original in the bucket.
+    """
+    folders = Path(checkpoint).absolute().parents
+    run = next((folder.parent for folder in folders if folder.name == _CHECKPOINTS), folders[0])
+    if not (run / _OF_RUN).is_file():
+        return None
+    origin = find_origin(run / _OF_RUN)
+    return str(run) if origin is None else parent_of(origin)
+
+
+def format_ordinal(number: int) -> str:
+    """Return a number from 1 as an ordinal: a word up to the tenth."""
+    if number <= len(_ORDINALS):
+        return _ORDINALS[number - 1]
+    suffix = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{'th' if 10 < number % 100 < 14 else suffix}"
+
+
+def _write(look: Look, run: str | None, own: str) -> tuple[str, int, str]:
+    """Write a record; return its folder, its number, and why it is not in the run directory."""
+    reason = "the checkpoint lies in no run directory"
+    if run is not None:
+        place = join(run, FOLDER)
+        try:
+            return place, add_record(place, asdict(look)), ""
+        except OSError as error:
+            cause = one_line(error.strerror or str(error), max_chars=120)
+            reason = f"{plain_uri(run)} cannot be written ({cause})"
+    notice = f"{reason}: its looks at test cases are counted in {own}, and nowhere else"
+    try:
+        return own, add_record(own, asdict(look)), notice
+    except OSError as error:
+        cause = one_line(error.strerror or str(error), max_chars=120)
+        raise UserError(
+            f"{own}: the look at test cases cannot be counted ({cause}), so no score is shown"
+        ) from error
+
+
+def _read_looks(folder: str) -> dict[int, Look]:
+    return {number: Look.from_dict(values) for number, values in read_records(folder).items()}
+
+
+def _read_storage(run: str | None) -> list[Look]:
+    """Return the looks of all runs of the storage path, trials and folds included."""
+    if run is None:
+        return []
+    storage = parent_of(run)
+    if name_of(storage) in _NESTED:
+        storage = parent_of(parent_of(storage))
+    if is_remote(storage):
+        names = list(list_objects(storage, recursive=True))
+    else:
+        patterns = ("/".join(["*"] * (depth - 2)) + f"/{FOLDER}/*.json" for depth in _DEPTHS)
+        names = [
+            path.relative_to(storage).as_posix()
+            for pattern in patterns
+            for path in Path(storage).glob(pattern)
+        ]
+    chosen = [name for name in names if _is_look(name)]
+    return [Look.from_dict(read_added_record(join(storage, name))) for name in chosen]
+
+
+def _is_look(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return len(parts) in _DEPTHS and parts[-2] == FOLDER and parts[-1].endswith(".json")
+
+
+def _count_models(look: Look, others: Iterable[Look]) -> int:
+    """Count the models that were scored on the rows or on all cases of a look, with its own."""
+    models = {look.weights_sha256}
+    for each in others:
+        is_on_these = (
+            each.annotations_sha256 == look.annotations_sha256
+            or each.case_hashes == look.case_hashes
+        )
+        if is_on_these and not each.is_of_model(look):
+            models.add(each.weights_sha256)
+    return len(models)
