@@ -10,8 +10,8 @@ import shutil
 import stat
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +30,8 @@ from ophnet_ray.storage.paths import (
 )
 
 COPY_BYTES = 8_000_000
+MIN_LISTED = 32
+"""Files of a folder from which it is listed to stat them."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -213,6 +215,22 @@ def list_objects(
     }
 
 
+def stat_objects(folder: str, names: Sequence[str]) -> dict[str, FileStatus]:
+    """Stat objects in a folder of a bucket, one request each; those that do not exist are left out.
+
+    Raises:
+        StorageError: The bucket does not answer.
+    """
+    root = bucket_path(folder)
+    with in_one_line(folder):
+        found = filesystem_of(folder).get_file_info([f"{root}/{name}" for name in names])
+    return {
+        name: FileStatus(info.size, info.mtime_ns or 0)
+        for name, info in zip(names, found, strict=True)
+        if info.type == fs.FileType.File
+    }
+
+
 def list_names(folder: str) -> list[str]:
     """List the names in a folder, on disk or in a bucket; one that does not exist is empty.
 
@@ -231,18 +249,42 @@ def list_names(folder: str) -> list[str]:
 
 
 def stat_files(paths: Iterable[str]) -> dict[str, FileStatus]:
-    """Stat the files that exist; bucket folders are listed once, not queried per file."""
+    """Stat the files that exist; folders with many of them, and those of buckets, are listed once.
+
+    A network's file system sends the status of its files along with a listing, where each file
+    would take a request.
+    """
     found: dict[str, FileStatus] = {}
+    local: dict[str, list[str]] = defaultdict(list)
     remote: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         if is_remote(path):
             remote[parent_of(path)].append(path)
-        elif (status := _stat(path)) and stat.S_ISREG(status.st_mode):
-            found[path] = FileStatus(status.st_size, status.st_mtime_ns)
+        else:
+            local[os.path.dirname(path)].append(path)  # noqa: PTH120 - a Path costs more
+    for folder, members in local.items():
+        for path in _in_listed_order(folder, members):
+            if (status := _stat(path)) and stat.S_ISREG(status.st_mode):
+                found[path] = FileStatus(status.st_size, status.st_mtime_ns)
     for folder, members in remote.items():
         listed = list_objects(folder)
         found |= {path: listed[name_of(path)] for path in members if name_of(path) in listed}
     return found
+
+
+def _in_listed_order(folder: str, paths: list[str]) -> Iterator[str]:
+    """Yield paths in a folder as a listing of it comes to them, then those that it lacks."""
+    left = dict.fromkeys(paths)
+    if len(left) >= MIN_LISTED:
+        prefix = f"{folder}/" if folder else ""
+        with suppress(OSError), os.scandir(folder or ".") as entries:
+            for entry in entries:
+                path = f"{prefix}{entry.name}"
+                if path in left:
+                    del left[path]
+                    yield path
+    # a file system that ignores capitals finds them all the same
+    yield from left
 
 
 def exists(path: str) -> bool:

@@ -5,24 +5,34 @@ machines use the shards that the bucket lists; a shard on one machine's disk alo
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from ophnet_ray.data.cache.catalog import CATALOG
+from ophnet_ray.data.cache.catalog_part import SUFFIX, Stamp
+from ophnet_ray.data.cache.shard_folder import list_parts
 from ophnet_ray.data.cache.shards import ShardIndex, parse_shard_index
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import (
+    FileStatus,
     check_writable,
+    delete_object,
     list_objects,
     read_bytes,
+    stat_objects,
     upload,
     write_object,
 )
 from ophnet_ray.storage.filesystems import StorageError
+from ophnet_ray.storage.local_copies import fetch_once
 from ophnet_ray.storage.paths import join, name_of
 
 INDEX_THREADS = 16
+MAX_ASKED = 200
+"""Shards that are asked for one by one; for more, the bucket is listed."""
 MARK_AGE_NS = 86_400 * 10**9
 """Minimum age of an index that is marked as used again."""
 CLOCK = ".clock"
@@ -86,6 +96,83 @@ class CacheBucket:
                 if index is not None:
                     yield index
 
+    def list_shards(self, known: Collection[str]) -> tuple[set[str], dict[str, Stamp]]:
+        """Return the whole shards, and the state of those that are not known; see ``Shelf``.
+
+        Raises:
+            StorageError: The bucket does not answer.
+        """
+        stamps = _stamps_of(list_objects(self.uri))
+        return set(stamps), {name: stamp for name, stamp in stamps.items() if name not in known}
+
+    def stat_shards(self, names: Collection[str]) -> dict[str, Stamp]:
+        """Return the state of some shards; those that are not there are left out.
+
+        Few are asked for one by one, many are found in a listing of the bucket.
+
+        Raises:
+            StorageError: The bucket does not answer.
+        """
+        if len(names) > MAX_ASKED:
+            stamps = _stamps_of(list_objects(self.uri))
+            return {name: stamps[name] for name in names if name in stamps}
+        files = [f"{name}{suffix}" for name in names for suffix in (".arrow", ".json")]
+        return _stamps_of(stat_objects(self.uri, files))
+
+    def read_shards(self, stamps: Mapping[str, Stamp]) -> Iterator[ShardIndex]:
+        """Read the indexes of shards in a state, except those that are not whole.
+
+        Raises:
+            StorageError: The bucket does not answer.
+        """
+        with ThreadPoolExecutor(INDEX_THREADS, thread_name_prefix="read-indexes") as pool:
+            texts = pool.map(self._read_index, (f"{name}.json" for name in stamps))
+            for (name, stamp), text in zip(stamps.items(), texts, strict=True):
+                index = None
+                if text is not None:
+                    path, source = self.locate(name)
+                    index = parse_shard_index(text, Path(path), stamp.size_bytes, source)
+                if index is not None:
+                    yield index
+
+    def locate(self, name: str) -> tuple[str, str]:
+        """Return the path of a shard's copy on this machine, and its URI."""
+        shard = f"{name}.arrow"
+        return f"{self.folder}/{shard}", join(self.uri, shard)
+
+    def fetch_parts(self) -> list[Path]:
+        """Return this machine's copies of the parts of the catalog.
+
+        Raises:
+            StorageError: The bucket does not answer.
+        """
+        uri, folder = join(self.uri, CATALOG), self.folder / CATALOG
+        parts = []
+        for name in sorted(list_objects(uri)):
+            with suppress(FileNotFoundError):  # merged a moment ago
+                if name.endswith(SUFFIX):
+                    parts.append(fetch_once(join(uri, name), folder / name))
+        for stale in set(list_parts(folder)).difference(parts):
+            stale.unlink(missing_ok=True)
+        return parts
+
+    def add_part(self, name: str, content: bytes) -> None:
+        """Write a part of the catalog.
+
+        Raises:
+            StorageError: The bucket does not accept it.
+        """
+        write_object(join(join(self.uri, CATALOG), name), content)
+
+    def remove_part(self, name: str) -> None:
+        """Delete a part of the catalog; it may be gone.
+
+        Raises:
+            StorageError: The bucket does not answer, or does not allow it.
+        """
+        (self.folder / CATALOG / name).unlink(missing_ok=True)
+        delete_object(join(join(self.uri, CATALOG), name))
+
     def shared(self, index: ShardIndex) -> ShardIndex:
         """Return the index of a shard on this machine with the shard's URI in its entries."""
         source = join(self.uri, index.shard.name)
@@ -128,3 +215,12 @@ class CacheBucket:
                 text = self._read_index(name)
                 if text is not None:
                     write_object(join(self.uri, name), text)
+
+
+def _stamps_of(listed: Mapping[str, FileStatus]) -> dict[str, Stamp]:
+    """Return the state of the shards whose two files are there."""
+    return {
+        file.removesuffix(".json"): Stamp(shard.size_bytes, index.size_bytes, 0)
+        for file, index in listed.items()
+        if file.endswith(".json") and (shard := listed.get(f"{file[:-5]}.arrow"))
+    }

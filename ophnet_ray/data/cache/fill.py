@@ -83,6 +83,8 @@ def fill_cache(
         num_blocks += done.num_blocks
         if on_progress:
             on_progress(FillProgress(total - len(left), total, num_blocks))
+    if tasks:
+        cache.update_catalog()
     cache.mark_used(entries.values())
     by_id = {s.segment_id: entries[key] for s, key in zip(segments, keys, strict=True)}
     return FillResult(by_id, total, len(decoded))

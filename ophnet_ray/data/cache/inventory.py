@@ -1,5 +1,6 @@
 """Contents of a cache, on disk or in a bucket, and the removal of what no run uses."""
 
+import itertools
 import stat
 import time
 from collections.abc import Callable, Iterable
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ophnet_ray.data.cache.bucket import CacheBucket
+from ophnet_ray.data.cache.catalog import CATALOG
 from ophnet_ray.data.cache.shards import ShardIndex, read_shard_index
 from ophnet_ray.data.cache.store import CACHE_VERSION, FORMAT_VERSION, LOCK_FILE, VIDEO_IDS
 from ophnet_ray.errors import UserError
@@ -107,8 +109,9 @@ def _read_folder(cache_dir: Path) -> Inventory:
     older = [cache_dir / f"blocks-v{version}" for version in range(1, FORMAT_VERSION)]
     leftovers = [
         leftover
-        for version_folder in (folder, *older)
-        for path in version_folder.glob("*")
+        for path in itertools.chain(
+            (folder / CATALOG).glob(".new.*"), *(each.glob("*") for each in (folder, *older))
+        )
         if path not in known and (leftover := _leftover(path)) is not None
     ]
     return _build_inventory(shards, leftovers)

@@ -16,7 +16,9 @@ from typing import Any
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.bucket import CacheBucket
+from ophnet_ray.data.cache.catalog import Catalog
 from ophnet_ray.data.cache.journals import OtherRuns, RunJournals, other_runs_of
+from ophnet_ray.data.cache.shard_folder import ShardFolder
 from ophnet_ray.data.cache.shards import (
     CacheEntry,
     DecodedSegment,
@@ -113,6 +115,7 @@ class BlockCache:
         self._bucket = (
             CacheBucket(join(self.location, CACHE_VERSION), self.folder) if is_shared else None
         )
+        self._catalog = Catalog(self._bucket or ShardFolder(self.folder))
         if self._bucket is not None:
             self._opened_ns = self._bucket.now_ns()
 
@@ -149,33 +152,43 @@ class BlockCache:
         video is looked for under each path that its content is known to have had.
         """
         keys = self.keys_of(segments)
-        entries = self.find(keys)
+        entries = self._catalog.find(keys)
         pending = {k: s for s, k in zip(segments, keys, strict=True) if k not in entries}
-        # this reads the whole cache once more: only when something is missing
-        return keys, entries | (self._find_by_path(pending) if pending else {})
+        if not pending:
+            return keys, entries
+        key_of = dict(self._keys_by_path(pending))
+        found = self.find({*pending, *key_of})
+        by_path = {
+            key_of[old]: replace(entry, key=key_of[old])
+            for old, entry in found.items()
+            if old in key_of
+        }
+        return keys, entries | by_path | {key: found[key] for key in pending if key in found}
 
-    def _find_by_path(self, pending: Mapping[str, Segment]) -> dict[str, CacheEntry]:
+    def _keys_by_path(self, pending: Mapping[str, Segment]) -> Iterator[tuple[str, str]]:
+        """Yield the keys of earlier versions for segments, each with its key of this version."""
         files = stat_files({segment.video for segment in pending.values()})
         ids = self._video_ids.identify(files)
         versions = self._video_ids.versions_by_id()
-        key_of = {
-            self._key(version, segment): key
-            for key, segment in pending.items()
-            for version in (
-                version_of(segment.video, files[segment.video]),
-                *versions.get(ids.get(segment.video, ""), ()),
-            )
-        }
-        found = self.find(key_of)
-        return {key_of[old]: replace(entry, key=key_of[old]) for old, entry in found.items()}
+        for key, segment in pending.items():
+            video = segment.video
+            for version in (version_of(video, files[video]), *versions.get(ids.get(video, ""), ())):
+                yield self._key(version, segment), key
 
     def find(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
-        """Return the entries that the cache holds, by key."""
+        """Return the entries that the cache holds, by key.
+
+        The time is proportional to the number of keys, besides one listing of the cache if it lacks
+        some of them.
+        """
         wanted = set(keys)
-        found: dict[str, CacheEntry] = {}
-        for index in self._read_indexes():
-            found |= {entry.key: entry for entry in index.valid_entries if entry.key in wanted}
-        return found
+        found = self._catalog.find(wanted)
+        missing = wanted - found.keys()
+        return found | self._catalog.read_rest(missing) if missing else found
+
+    def update_catalog(self) -> None:
+        """Add what was written since to the catalog, for the next run."""
+        self._catalog.read_rest()
 
     def find_new(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
         """Return the entries that other runs have written since this object was created.
@@ -202,18 +215,6 @@ class BlockCache:
             yield from self._bucket.read_indexes(self._opened_ns - 60 * 10**9, others.listed)
             took_s = time.monotonic() - started_s
             others.next_listing_s = started_s + LISTING_PAUSE * took_s
-
-    def _read_indexes(self) -> Iterator[ShardIndex]:
-        if self._bucket is not None:
-            yield from self._bucket.read_indexes()
-            return
-        with os.scandir(self.folder) as files:
-            names = [file.name for file in files]
-        for name in names:
-            if name.endswith(".json") and not name.startswith("."):
-                index = read_shard_index(self.folder / name)
-                if index is not None:
-                    yield index
 
     def decode(self, segments: Sequence[Segment], keys: Sequence[str]) -> DecodeResult:
         """Decode segments, each video in one pass, and write them as shards.

@@ -3,9 +3,6 @@
 import json
 import os
 import shutil
-import sys
-from contextlib import contextmanager
-from pathlib import Path
 
 import av
 import cv2
@@ -22,6 +19,7 @@ from ophnet_ray.data.video import blocks
 from ophnet_ray.data.windows import cut_windows, mean_of_blocks, plan_blocks, plan_snippets
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.filesystems import StorageError
+from tests.helpers.reads import recorded_reads
 from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
@@ -183,25 +181,6 @@ def test_a_reject_is_tried_again_once_by_another_codec(tmp_path, video):
     assert again.decoded_videos == 1
     assert "cannot be opened" in again.entries[segment(broken).segment_id].reason
     assert fill(tmp_path / "cache", rows).decoded_videos == 0
-
-
-@contextmanager
-def recorded_reads(folder):
-    """Yield a list that receives each file that is opened, and each folder that is listed."""
-    reads = []
-    is_recording = True
-
-    def record(event, args):
-        if is_recording and event in ("open", "os.scandir", "os.listdir"):
-            path = str(args[0])
-            if path.startswith(str(folder)):
-                reads.append(Path(path))
-
-    sys.addaudithook(record)  # stays until the process ends
-    try:
-        yield reads
-    finally:
-        is_recording = False
 
 
 def test_what_another_run_wrote_is_read_once_and_the_rest_of_the_cache_never(tmp_path):

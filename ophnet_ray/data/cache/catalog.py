@@ -1,0 +1,202 @@
+"""Catalog of a cache: the shard of each key, in few files that are searched by key.
+
+The JSON index beside each shard stays the only truth. The catalog repeats the indexes, so that a
+run need not read all of them, and is written anew from them wherever it lacks one or is damaged.
+
+A part of the catalog is never changed. Two processes that add one simultaneously do not hinder each
+other; parts that tell the same twice do no harm. Small parts are merged into larger ones: the new
+one is whole before the old ones go. A process that is killed at any moment leaves a catalog that
+tells less, or something twice.
+"""
+
+import io
+import logging
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from ophnet_ray.data.cache.catalog_part import (
+    CatalogedShard,
+    CatalogPart,
+    DamagedPartError,
+    PartBuilder,
+    Stamp,
+    name_part,
+)
+from ophnet_ray.data.cache.shards import CacheEntry, ShardIndex
+
+CATALOG = "catalog"
+"""Folder of the catalog, in the folder or the bucket of the shards."""
+MIN_SHARDS = 16
+"""Shards that the catalog lacks, from which a part is written; fewer are read each time."""
+MAX_PART_BYTES = 100_000_000
+
+logger = logging.getLogger(__name__)
+
+
+Located = tuple[CatalogedShard, CacheEntry]
+
+
+class Shelf(Protocol):
+    """A folder or a bucket of shards. Shards go by their names without a suffix."""
+
+    def list_shards(self, known: Collection[str]) -> tuple[set[str], dict[str, Stamp]]:
+        """Return the shards that have an index, and the state of those that are not known."""
+
+    def stat_shards(self, names: Collection[str]) -> dict[str, Stamp]:
+        """Return the state of some shards; those that are not there are left out."""
+
+    def read_shards(self, stamps: Mapping[str, Stamp]) -> Iterator[ShardIndex]:
+        """Read the indexes of shards in a state, except those that are not whole."""
+
+    def locate(self, name: str) -> tuple[str, str]:
+        """Return the path of a shard on this machine, and its URI in a bucket or an empty text."""
+
+    def fetch_parts(self) -> list[Path]:
+        """Return the parts of the catalog, as files of this machine."""
+
+    def add_part(self, name: str, content: bytes) -> None:
+        """Write a part of the catalog."""
+
+    def remove_part(self, name: str) -> None:
+        """Delete a part of the catalog; it may be gone."""
+
+
+class Catalog:
+    """Search of a cache by key.
+
+    Args:
+        shelf: The shards.
+    """
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._searched: set[str] = set()
+        self._changed: set[str] = set()
+
+    def find(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
+        """Return the entries of the keys that the catalog knows, by key.
+
+        The time is proportional to the number of keys, not to the size of the cache. A shard that
+        has changed since the catalog read its index is left to ``read_rest``.
+        """
+        return self._choose(self._search(set(keys)))
+
+    def read_rest(self, keys: Collection[str] = ()) -> dict[str, CacheEntry]:
+        """Read the shards that the catalog lacks, and add them; return what they hold of the keys.
+
+        It lists the cache once, and reads what is new. The keys are those that ``find`` has not
+        found just before.
+        """
+        parts, known, late = self._read_parts(keys)
+        found = self._choose(late)
+        listed, stamps = self._shelf.list_shards(known - self._changed)
+        gone = self._changed | (known - listed)
+        builder = PartBuilder()
+        for index in self._shelf.read_shards(stamps):
+            builder.add(index, stamps[index.shard.stem])
+            found |= {e.key: e for e in index.valid_entries if e.key in keys}
+            if builder.size_bytes > MAX_PART_BYTES:
+                self._write(builder, (), gone)
+                builder = PartBuilder()
+        if builder.num_shards >= MIN_SHARDS:
+            self._write(builder, parts, gone)
+        self._changed.clear()
+        return found
+
+    def _search(self, keys: Collection[str]) -> Iterator[Located]:
+        self._searched.clear()
+        for path in self._shelf.fetch_parts():
+            try:
+                with CatalogPart(path) as part:
+                    yield from part.search(keys, self._shelf.locate)
+                self._searched.add(path.name)
+            except (sqlite3.Error, DamagedPartError):
+                self._is_whole(path)  # removes a damaged one; its keys are left to `read_rest`
+
+    def _choose(self, located: Iterable[Located]) -> dict[str, CacheEntry]:
+        """Return an entry of each key whose shard is as it was; note those that have changed."""
+        shards: dict[str, CatalogedShard] = {}
+        found: dict[str, CacheEntry] = {}
+        others: list[Located] = []
+        for shard, entry in located:
+            # the same segment in two shards, or a shard in two states
+            if entry.key in found or shards.setdefault(entry.path, shard) != shard:
+                others.append((shard, entry))
+            else:
+                found[entry.key] = entry
+        named = {shard.name for shard in (*shards.values(), *(shard for shard, _ in others))}
+        stamps = self._shelf.stat_shards(named)
+        changed = {path for path, s in shards.items() if stamps.get(s.name) != s.stamp}
+        if changed:
+            found = {key: entry for key, entry in found.items() if entry.path not in changed}
+        for shard, entry in others:
+            if entry.key not in found and stamps.get(shard.name) == shard.stamp:
+                found[entry.key] = entry
+        self._changed |= {shards[path].name for path in changed}
+        return found
+
+    def _read_parts(self, keys: Collection[str]) -> tuple[list[Path], set[str], list[Located]]:
+        """Return the whole parts, the shards that they know, and what is new in them of keys."""
+        parts: list[Path] = []
+        known: set[str] = set()
+        late: list[Located] = []
+        for path in self._shelf.fetch_parts():
+            # a part that goes meanwhile counts as none: its shards are read again
+            with suppress(sqlite3.Error, DamagedPartError):
+                if self._is_whole(path):
+                    with CatalogPart(path) as part:
+                        names = {shard.name for shard in part.shards()}
+                        if path.name not in self._searched:
+                            # another process has read these shards since `find`
+                            late += part.search(keys, self._shelf.locate)
+                    known |= names
+                    parts.append(path)
+        return parts, known, late
+
+    def _is_whole(self, path: Path) -> bool:
+        """Compare a part with the hash in its name; remove a damaged one."""
+        try:
+            with path.open("rb") as file:
+                if name_part(file) == path.name:
+                    return True
+        except FileNotFoundError:
+            return False  # another process has merged it
+        logger.warning("%s is damaged; it is written anew from the indexes of the shards", path)
+        self._remove([path])
+        return False
+
+    def _write(self, builder: PartBuilder, parts: Iterable[Path], gone: Collection[str]) -> None:
+        """Write a part, merged with smaller ones, so that there are few parts of growing size."""
+        merged = []
+        for size_bytes, path in sorted(_sizes(parts)):
+            if size_bytes > 2 * builder.size_bytes or (
+                size_bytes + builder.size_bytes > MAX_PART_BYTES
+            ):
+                break
+            with suppress(sqlite3.Error):  # gone meanwhile: another process has merged it
+                builder.merge(path, gone)
+                merged.append(path)
+        content = builder.finish()
+        name = name_part(io.BytesIO(content))
+        try:
+            self._shelf.add_part(name, content)
+        except OSError as error:
+            logger.warning("the catalog of the cache cannot be written: %s", error)
+            return
+        self._remove(path for path in merged if path.name != name)
+
+    def _remove(self, parts: Iterable[Path]) -> None:
+        for path in parts:
+            try:
+                self._shelf.remove_part(path.name)
+            except OSError as error:
+                logger.warning("%s cannot be removed: %s", path, error)
+
+
+def _sizes(parts: Iterable[Path]) -> Iterator[tuple[int, Path]]:
+    for path in parts:
+        with suppress(FileNotFoundError):
+            yield path.stat().st_size, path

@@ -1,0 +1,246 @@
+"""One file of the catalog: entries of many shards, found by key; written once, never changed.
+
+It is a SQLite database without a writer, so that no lock is needed on any file system. Its name is
+a hash of its content, and each entry has a checksum of its own: a small search need not read the
+whole file to trust what it finds.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from ophnet_ray.data.cache.shards import CacheEntry, ShardIndex
+from ophnet_ray.data.video.container import CODEC_VERSIONS
+
+SUFFIX = ".v1.sqlite"
+Locate = Callable[[str], tuple[str, str]]
+"""A function that gives path and source of a shard by its name."""
+_SEARCHED_AT_ONCE = 100_000
+_OUR_CODEC = json.dumps(CODEC_VERSIONS, sort_keys=True)
+_SCHEMA = """
+CREATE TABLE shards (
+    id INTEGER PRIMARY KEY, name TEXT, size_bytes INTEGER, index_bytes INTEGER,
+    index_mtime_ns INTEGER, codec TEXT
+);
+CREATE TABLE entries (
+    key TEXT, shard INTEGER, offset INTEGER, lengths TEXT, reason TEXT, kind TEXT,
+    is_truncated INTEGER, checksums BLOB, crc INTEGER, PRIMARY KEY (key, shard)
+) WITHOUT ROWID;
+CREATE TEMP TABLE left_out (name TEXT PRIMARY KEY);
+"""
+
+
+class Stamp(NamedTuple):
+    """State of a shard's two files; equal values mean unchanged files.
+
+    ``index_mtime_ns`` is 0 in a bucket, where the time of an index is that of its last use.
+    """
+
+    size_bytes: int
+    index_bytes: int
+    index_mtime_ns: int
+
+
+class CatalogedShard(NamedTuple):
+    """A shard as it was when the catalog read its index; ``name`` has no suffix."""
+
+    name: str
+    stamp: Stamp
+    codec: str
+
+
+class DamagedPartError(Exception):
+    """A part that does not hold what was written to it."""
+
+
+class PartBuilder:
+    """A part in memory, before it is written."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect(":memory:", uri=True)
+        self._db.executescript(_SCHEMA)
+        self.num_shards = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        (pages,), (bytes_per_page,) = (
+            self._db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
+        )
+        return int(pages * bytes_per_page)
+
+    def add(self, index: ShardIndex, stamp: Stamp) -> None:
+        """Add the entries of a shard."""
+        codec = json.dumps(index.codec, sort_keys=True)
+        shard = CatalogedShard(index.shard.stem, stamp, codec)
+        row = (self.num_shards, shard.name, *stamp, codec)
+        self._db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?)", row)
+        self._db.executemany(
+            "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (_to_row(entry, self.num_shards, shard) for entry in index.entries),
+        )
+        self.num_shards += 1
+
+    def merge(self, part: Path, left_out: Iterable[str]) -> None:
+        """Add the shards of another part that are not here, except some, by their names.
+
+        Raises:
+            sqlite3.Error: The part is gone or damaged.
+        """
+        self._db.executemany(
+            "INSERT OR IGNORE INTO left_out VALUES (?)", ((name,) for name in left_out)
+        )
+        self._db.commit()
+        self._db.execute("ATTACH ? AS part", (_uri_of(part),))
+        try:
+            with self._db:
+                self._db.execute(
+                    "INSERT INTO shards SELECT id + ?, name, size_bytes, index_bytes, "
+                    "index_mtime_ns, codec FROM part.shards WHERE name NOT IN "
+                    "(SELECT name FROM left_out UNION SELECT name FROM main.shards)",
+                    (self.num_shards,),
+                )
+                self._db.execute(
+                    "INSERT OR IGNORE INTO entries SELECT key, shard + ?1, offset, lengths, "
+                    "reason, kind, is_truncated, checksums, crc FROM part.entries "
+                    "WHERE shard + ?1 IN (SELECT id FROM main.shards)",
+                    (self.num_shards,),
+                )
+        finally:
+            self._db.execute("DETACH part")
+        (last,) = self._db.execute("SELECT coalesce(max(id), -1) FROM shards").fetchone()
+        self.num_shards = last + 1
+
+    def finish(self) -> bytes:
+        """Return the content of the file; nothing can be added any more."""
+        with closing(self._db):
+            self._db.commit()
+            return self._db.serialize()
+
+
+def name_part(file: io.BytesIO | io.BufferedReader) -> str:
+    """Return the name of the file with this content."""
+    return hashlib.file_digest(file, "sha256").hexdigest()[:24] + SUFFIX
+
+
+class CatalogPart:
+    """A part that is open for reading; it may be deleted meanwhile.
+
+    Raises:
+        sqlite3.Error: It is gone, or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._db = sqlite3.connect(_uri_of(path), uri=True)
+        self._db.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._db.execute("SELECT id FROM shards LIMIT 1").fetchone()
+
+    def __enter__(self) -> Self:
+        """Return itself; the context closes the file."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def shards(self) -> Iterator[CatalogedShard]:
+        """Yield all shards."""
+        for row in self._db.execute("SELECT * FROM shards"):
+            yield _to_shard(row)
+
+    def search(
+        self, keys: Iterable[str], locate: Locate
+    ) -> Iterator[tuple[CatalogedShard, CacheEntry]]:
+        """Yield the entries of keys with their shards; the same key may have several.
+
+        The time is proportional to the number of keys. Rejects of another codec are left out.
+
+        Args:
+            keys: The keys.
+            locate: Gives path and source of a shard by its name.
+
+        Raises:
+            DamagedPartError: An entry differs from its checksum.
+            sqlite3.Error: The file is damaged, or on a file system that has lost it.
+        """
+        shards: dict[int, tuple[CatalogedShard, tuple[str, str]]] = {}
+        lengths: dict[str, tuple[int, ...]] = {}
+        left = iter(keys)
+        while chunk := list(itertools.islice(left, _SEARCHED_AT_ONCE)):
+            self._db.execute("DELETE FROM wanted")
+            self._db.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((k,) for k in chunk))
+            found = "SELECT entries.* FROM wanted CROSS JOIN entries ON entries.key = wanted.key"
+            for row in self._db.execute(found):
+                if row[1] not in shards:
+                    shard = self._shard(row[1])
+                    shards[row[1]] = shard, locate(shard.name)
+                shard, place = shards[row[1]]
+                entry = _to_entry(row, shard, place, lengths)
+                if not entry.reason or shard.codec == _OUR_CODEC:
+                    yield shard, entry
+
+    def _shard(self, shard_id: int) -> CatalogedShard:
+        row = self._db.execute("SELECT * FROM shards WHERE id = ?", (shard_id,)).fetchone()
+        if row is None:
+            raise DamagedPartError("an entry has no shard")
+        return _to_shard(row)
+
+
+def _uri_of(path: Path) -> str:
+    # immutable: SQLite takes no lock, which a file that nobody writes does not need
+    return f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+
+
+def _to_shard(row: Any) -> CatalogedShard:
+    _, name, size_bytes, index_bytes, index_mtime_ns, codec = row
+    return CatalogedShard(name, Stamp(size_bytes, index_bytes, index_mtime_ns), codec)
+
+
+def _to_row(entry: CacheEntry, shard_id: int, shard: CatalogedShard) -> tuple[object, ...]:
+    lengths = ",".join(map(str, entry.snippet_lengths))
+    fields = (entry.offset, lengths, entry.reason, entry.kind or "", int(entry.is_truncated))
+    crc = _crc_of(entry.key, shard, fields, entry.checksums)
+    return (entry.key, shard_id, *fields, entry.checksums, crc)
+
+
+def _to_entry(
+    row: Any,
+    shard: CatalogedShard,
+    place: tuple[str, str],
+    known_lengths: dict[str, tuple[int, ...]],
+) -> CacheEntry:
+    """Return the entry of a row; equal lengths are one object, since there are millions of rows.
+
+    Raises:
+        DamagedPartError: The row differs from its checksum.
+    """
+    key, _, *fields, checksums, crc = row
+    if _crc_of(key, shard, tuple(fields), checksums) != crc:
+        raise DamagedPartError("an entry differs from its checksum")
+    offset, lengths, reason, kind, is_truncated = fields
+    if lengths not in known_lengths:
+        known_lengths[lengths] = tuple(int(n) for n in lengths.split(",") if n)
+    path, source = place
+    return CacheEntry(
+        key,
+        path,
+        offset,
+        known_lengths[lengths],
+        reason,
+        kind or None,
+        is_truncated=bool(is_truncated),
+        source=source,
+        checksums=checksums,
+    )
+
+
+def _crc_of(key: str, shard: CatalogedShard, fields: Sequence[object], checksums: bytes) -> int:
+    return zlib.crc32(repr((key, shard, fields)).encode(), zlib.crc32(checksums))

@@ -1,0 +1,198 @@
+"""The catalog finds every segment that is on disk, and reads few files for it, whatever happens."""
+
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ophnet_ray.config import WindowConfig
+from ophnet_ray.data.cache.inventory import prune, read_inventory
+from ophnet_ray.data.cache.shards import read_shard_index
+from ophnet_ray.data.cache.store import BlockCache
+from tests.helpers.paths import ROOT
+from tests.helpers.reads import recorded_reads
+
+pytestmark = pytest.mark.unit
+
+WINDOWS = WindowConfig(image_size=32)
+NUM_SHARDS = 24
+
+
+def write_shards(folder, first=0, num_shards=NUM_SHARDS):
+    """Write shards of three segments each; return the keys."""
+    cache = BlockCache(folder, WINDOWS)
+    keys = [f"{i:032x}" for i in range(3 * first, 3 * (first + num_shards))]
+    for i in range(0, len(keys), 3):
+        cache.reject(keys[i : i + 3], "v.mp4", f"damaged {i}", is_permanent=True)
+    return keys
+
+
+def find(folder, keys):
+    """Return what is found of keys, and the files and folders that were opened for it."""
+    cache = BlockCache(folder, WINDOWS)
+    with recorded_reads(folder) as reads:
+        found = cache.find(keys)
+    return found, reads
+
+
+def indexes_of(reads):
+    return [path for path in reads if path.suffix == ".json"]
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A cache of an older version, without a catalog, and its keys."""
+    return tmp_path / "cache", write_shards(tmp_path / "cache")
+
+
+def parts_of(folder):
+    return sorted(folder.rglob("catalog/*.sqlite"))
+
+
+def test_the_indexes_are_read_once_and_then_the_catalog(cache):
+    folder, keys = cache
+    first, reads = find(folder, keys)
+    assert len(indexes_of(reads)) == NUM_SHARDS
+    assert first.keys() == set(keys)
+    again, reads = find(folder, keys)
+    assert again == first
+    assert indexes_of(reads) == []
+    assert BlockCache(folder, WINDOWS).folder not in reads, "it lists the whole cache"
+
+
+def test_what_is_new_is_read_alone_and_the_catalog_stays_one_file(cache):
+    folder, keys = cache
+    find(folder, keys)
+    for first in range(NUM_SHARDS, 4 * NUM_SHARDS, NUM_SHARDS):
+        keys += write_shards(folder, first)
+        found, reads = find(folder, keys)
+        assert len(indexes_of(reads)) == NUM_SHARDS
+        assert found.keys() == set(keys)
+    assert len(parts_of(folder)) == 1
+    assert indexes_of(find(folder, keys)[1]) == []
+
+
+def test_an_entry_is_the_same_from_the_catalog_and_from_the_index(cache):
+    folder, keys = cache
+    truth = {
+        entry.key: entry
+        for path in folder.rglob("[!.]*.json")
+        for entry in read_shard_index(path).entries
+    }
+    for _ in range(2):
+        assert find(folder, keys)[0] == truth
+
+
+def flip(part):
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+
+
+DAMAGES = {
+    "flipped": flip,
+    "cut": lambda part: part.write_bytes(part.read_bytes()[:5000]),
+    "empty": lambda part: part.write_bytes(b""),
+    "no database": lambda part: part.write_bytes(b"x" * 9000),
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_catalog_is_named_and_written_anew_and_costs_no_segment(cache, caplog, damage):
+    folder, keys = cache
+    before, _ = find(folder, keys)
+    (part,) = parts_of(folder)
+    DAMAGES[damage](part)
+    assert find(folder, [*keys, "new"])[0] == before
+    named = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert named == (
+        []
+        if damage == "gone"
+        else [f"{part} is damaged; it is written anew from the indexes of the shards"]
+    )
+    found, reads = find(folder, keys)
+    assert found == before
+    assert indexes_of(reads) == []
+
+
+@pytest.mark.parametrize("loss", ["shard", "index", "cut shard", "torn index", "pruned"])
+def test_a_shard_that_is_lost_is_not_found_and_the_others_are(cache, loss):
+    folder, keys = cache
+    found, _ = find(folder, keys)
+    shard = Path(found[keys[0]].path)
+    match loss:
+        case "shard":
+            shard.unlink()
+        case "index":
+            shard.with_suffix(".json").unlink()
+        case "cut shard":
+            shard.write_bytes(shard.read_bytes()[:-8])
+        case "torn index":
+            shard.with_suffix(".json").write_text("{")
+        case "pruned":
+            prune(folder, 0)
+    left = set() if loss == "pruned" else set(keys[3:])
+    for _ in range(2):
+        assert find(folder, keys)[0].keys() == left
+
+
+def test_a_copied_cache_is_found_under_its_new_path(cache, tmp_path):
+    folder, keys = cache
+    find(folder, keys)
+    shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
+    for _ in range(2):
+        found, _ = find(tmp_path / "copy", keys)
+        assert found.keys() == set(keys)
+        assert all(entry.path.startswith(str(tmp_path / "copy")) for entry in found.values())
+
+
+def test_a_catalog_is_no_shard_and_what_a_killed_writer_left_of_it_is_pruned(cache):
+    folder, keys = cache
+    before = read_inventory(folder)
+    find(folder, keys)
+    assert read_inventory(folder) == before
+    torn = parts_of(folder)[0].with_name(".new.x")
+    torn.write_bytes(b"half")
+    os.utime(torn, (0, 0))
+    assert [left.path for left in prune(folder, 30).leftovers] == [torn]
+    assert not torn.exists()
+
+
+WRITER = """
+import sys
+from tests.data.cache.test_catalog import find, write_shards
+for first in range(int(sys.argv[2]), 10**6, 20):
+    keys = write_shards(sys.argv[1], first, 20)
+    assert find(sys.argv[1], keys)[0].keys() == set(keys)
+    print(first, flush=True)
+"""
+
+
+def test_writers_that_are_killed_at_any_moment_lose_nothing(tmp_path):
+    folder, rng = tmp_path / "cache", random.Random(0)
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(folder), str(i * 10**5)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]
+    for writer in writers:
+        for _ in range(rng.randrange(2, 6)):
+            assert writer.stdout.readline()
+    for writer in writers:
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+    indexes = [read_shard_index(path) for path in folder.rglob("[!.]*.json")]
+    keys = {entry.key for index in indexes if index is not None for entry in index.entries}
+    assert len(keys) >= 2 * 2 * 60
+    for _ in range(2):
+        assert find(folder, [*keys, "new"])[0].keys() == keys
