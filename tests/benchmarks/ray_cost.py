@@ -98,7 +98,7 @@ def train_on_ray(csv_path: Path, folder: Path, workers: int) -> tuple[Pace, dict
     name = f"cost-{workers}-{time.time():.0f}"
     flags = "--image_size 128 --backbone test_efficientnet --no_pretrained --lr 2e-3 --lr_schedule "
     flags += f"one_cycle --max_epochs {EPOCHS} --train_workers {workers} --name {name} "
-    flags += f"--threads_per_worker {THREADS}"
+    flags += f"--recipe seed --threads_per_worker {THREADS}"
     paths = ["--csv_path", csv_path, "--cache_dir", folder / "demo", "--storage_path", folder]
     paths += ["--output_pth", folder / "model.ckpt"]
     started_s = time.time()

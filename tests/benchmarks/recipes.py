@@ -49,8 +49,15 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
     "ema": {"model_ema_decay": 0.9998},
 }
 """Settings of ``modern``, by the ingredient that they make up, and one that it leaves out."""
-SAMPLERS = ("balanced", "seconds")
-"""Samplers, each of which is one line more."""
+ADDITIONS: dict[str, dict[str, Any]] = {
+    "balanced": {"sampler": "balanced"},
+    "seconds": {"sampler": "seconds"},
+    "augmentation": {
+        "scale": 0.6, "rotate": 10, "brightness": 0.1, "contrast": 0.2, "saturation": 0.2,
+        "hue": 0.02, "white_balance": 0.1, "blur": 0.1, "noise": 0.1, "glare": 0.1, "reprob": 0.1,
+    },
+}  # fmt: skip
+"""Settings that either recipe may have besides its own, each one line more."""
 DEMO = ("--image_size", "64", "--max_epochs", "12")
 TRANSFER = ("--image_size", "64", "--max_epochs", "4", "--allow_seen_cases")
 """The demos have equal names of cases, and other videos."""
@@ -75,14 +82,17 @@ def list_lines() -> dict[str, tuple[str, ...]]:
     lines = {BASE: PLAIN, "modern": ("--recipe", "modern")}
     for name, settings in INGREDIENTS.items():
         lines[f"seed-with-{name}"] = (*PLAIN, *_to_flags(settings))
-    for name in SAMPLERS:
-        lines[f"seed-with-{name}"] = (*PLAIN, "--sampler", name)
+    for name, settings in ADDITIONS.items():
+        lines[f"seed-with-{name}"] = (*PLAIN, *_to_flags(settings))
     modern = RECIPES["modern"]
     for name, settings in INGREDIENTS.items():
         if settings.keys() <= modern.keys():
             without = {each: defaults[each] for each in settings}
             lines[f"modern-without-{name}"] = ("--recipe", "modern", *_to_flags(without))
         else:
+            lines[f"modern-with-{name}"] = ("--recipe", "modern", *_to_flags(settings))
+    for name, settings in ADDITIONS.items():
+        if not settings.items() <= modern.items():
             lines[f"modern-with-{name}"] = ("--recipe", "modern", *_to_flags(settings))
     return lines
 

@@ -84,7 +84,7 @@ def training_command(*options: str) -> list[str]:
     """Return the command of ``train.py`` with a small network on ``segments.csv``."""
     settings = (
         "--csv_path segments.csv --backbone test_resnet --no-pretrained --max_epochs 2 "
-        "--batch_size 4 --num_workers 2"
+        "--recipe seed --batch_size 4 --num_workers 2"
     )
     return [sys.executable, str(ROOT / "train.py"), *settings.split(), *options]
 

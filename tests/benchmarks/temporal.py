@@ -25,8 +25,10 @@ from tests.helpers.paths import ROOT, TRAIN_PY
 SEEDS = (0, 1, 2)
 NUM_TEST, NUM_VAL = 5, 4
 NETWORK = ("--backbone", "test_efficientnet", "--no_pretrained", "--image_size", "128")
-SCHEDULE = ("--lr", "2e-3", "--lr_schedule", "one_cycle", "--max_epochs", "24")
-"""Settings that ``train.py`` uses on its demo."""
+SCHEDULE = (
+    "--recipe", "seed", "--lr", "2e-3", "--lr_schedule", "one_cycle", "--max_epochs", "24"
+)  # fmt: skip
+"""Settings that ``train.py --recipe seed`` uses on its demo."""
 SHOWN = ("macro_f1_present", "segmental_edit", "segmental_f1@50")
 MODELS = ("frame model", "frame model, decoded", "causal head", "offline head")
 TARGETS = {"frame model": "<= 0.80", "offline head": ">= 0.95"}
