@@ -179,6 +179,12 @@ class ModelConfig:
         """True if the encoder starts from timm's pretrained weights."""
         return self.pretrained and self.backbone_weights is None and self.init_checkpoint is None
 
+    @property
+    def fine_tunes(self) -> bool:
+        """True if the encoder starts from weights of timm or of a file."""
+        has_weights = self.pretrained or self.backbone_weights is not None
+        return has_weights and self.init_checkpoint is None
+
     def rules(self) -> Iterator[Rule]:
         """Yield the limits of these settings."""
         yield (

@@ -20,18 +20,27 @@ RECIPES: dict[RecipeName, dict[str, Any]] = {
         "warmup_ratio": 0.1,
         "gradient_clip_val": 1.0,
         "label_smoothing": 0.1,
-        "drop_path_rate": 0.1,
         "model_ema_decay": 0.9998,
     },
 }
 """Defaults that each recipe has instead of those of the settings, by flag name.
 
 ``modern`` has the values with which timm's "ResNet strikes back" (arXiv:2110.00476) and BEiT
-(arXiv:2106.08254) fine-tune. BEiT's layer decay is left out: it spoiled trainings from random
-weights, and gained nothing from trained ones (``recipes`` in ``tests/benchmarks/README.md``).
+(arXiv:2106.08254) fine-tune. Their drop path is left out: not every backbone has residual branches.
 """
+FINE_TUNING: dict[RecipeName, dict[str, Any]] = {"seed": {}, "modern": {"layer_decay": 0.75}}
+"""Defaults of each recipe besides, for an encoder that starts from weights of timm or of a file.
+
+BEiT's layer decay spoiled trainings from random weights, and gained nothing from a checkpoint of
+``train.py`` (``recipes`` in ``tests/benchmarks/README.md``).
+"""
+DEFAULT_RECIPE: RecipeName = "modern"
+"""Recipe of the commands. The defaults of the settings themselves are those of ``seed``: for
+``Config()``, for ``SurgicalPhaseModule``, and for runs that do not name one of these settings."""
 
 MAX_LORA_RANK = 256
+_WHOLE = ("gradient_clip_val", "model_ema_decay", "lora_rank")
+"""Settings whose work takes whole parameters on each worker."""
 _FREEZE = re.compile(r"none|encoder|bn|stages:[1-9]\d{0,2}", re.ASCII)
 
 
@@ -40,8 +49,9 @@ class RecipeConfig:
     """The recipe of the frame model: its optimiser, its regularisation and the trained layers."""
 
     recipe: RecipeName = setting("seed", affects="nothing")
-    """Defaults of the settings below and of --lr_schedule: seed, Adam at a constant rate; modern,
-    AdamW with decay, warm-up, clipping and more. Flags and the file of --config override them."""
+    """Defaults of the settings below and of --lr_schedule: modern, AdamW with decay, warm-up,
+    clipping and more, and layer decay for published weights; seed, Adam at a constant rate. Flags
+    and the file of --config override them."""
     opt: Optimizer = setting("adam", is_late=True)
     """Optimiser: adam (arXiv:1412.6980), or adamw, whose weight decay is decoupled from the
     gradient (arXiv:1711.05101)."""
@@ -111,12 +121,22 @@ class RecipeConfig:
 
     def rules_of_strategy(self, strategy: str) -> Iterator[Rule]:
         """Yield the limits that a strategy sets to these settings."""
-        for name in ("gradient_clip_val", "model_ema_decay", "lora_rank"):
-            message = (
-                f"--{name} needs whole parameters on each worker, not --strategy fsdp; give "
-                f"--{name} None"
-            )
-            yield strategy != "fsdp" or getattr(self, name) is None, message
+        given = [f"--{name}" for name in _WHOLE if getattr(self, name) is not None]
+        message = (
+            f"{', '.join(given)}: not with --strategy fsdp, which keeps whole parameters on no "
+            f"worker; give {' '.join(f'{flag} None' for flag in given)}"
+        )
+        yield strategy != "fsdp" or not given, message
+
+
+def recipe_defaults(name: RecipeName, *, fine_tunes: bool) -> dict[str, Any]:
+    """Return the settings of a recipe by flag name.
+
+    Args:
+        name: Recipe.
+        fine_tunes: The encoder starts from weights of timm or of a file.
+    """
+    return RECIPES[name] | (FINE_TUNING[name] if fine_tunes else {})
 
 
 def _is_finite(name: str, value: float) -> Rule:

@@ -279,7 +279,11 @@ def test_every_path_is_checked_for_credentials():
         ({"lora_rank": 0}, "--lora_rank 0: must be 1 to 256"),
         ({"lora_rank": 4, "freeze": "bn"}, "leave --freeze bn out"),
         ({"patience": 0}, "--patience 0: must be at least 1"),
-        ({"lora_rank": 4, "strategy": "fsdp"}, "--lora_rank needs whole parameters on each worker"),
+        ({"lora_rank": 4, "strategy": "fsdp"}, "--lora_rank: not with --strategy fsdp"),
+        (
+            {**RECIPES["modern"], "strategy": "fsdp"},
+            "--gradient_clip_val None --model_ema_decay None",
+        ),
         ({"num_workers": 0}, "--num_workers 0: must be at least 1"),
         ({"name": "a/b"}, "--name a/b: must be a plain folder name"),
         ({"name": ".."}, "--name ..: must be a plain folder name"),

@@ -21,7 +21,7 @@ from ophnet_ray.errors import (
     TrainingError,
     UserError,
 )
-from ophnet_ray.recipe_config import RECIPES, RecipeName
+from ophnet_ray.recipe_config import DEFAULT_RECIPE, RecipeName, recipe_defaults
 from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.signals import (
     EXIT_BROKEN_PIPE,
@@ -49,8 +49,15 @@ def parse_config(
 ) -> AnyConfig:
     """Read flags over the file of ``--config`` over the defaults.
 
-    Without a CSV the defaults are those of the demo data set; ``--recipe`` changes them, too.
-    ``--print_config`` prints the settings as YAML and ends the program.
+    The defaults are those of ``DEFAULT_RECIPE``, unless flags or file name another recipe; without
+    a CSV they suit the demo data set. ``--print_config`` prints the settings as YAML and ends the
+    program.
+
+    Args:
+        argv: Arguments, without the program.
+        prog: Name of the program, for the help.
+        description: First sentence of the help.
+        defaults: Settings without any flag, under the recipe ``seed``.
 
     Raises:
         UserError: A flag or the file of ``--config`` is wrong.
@@ -76,12 +83,15 @@ def parse_config(
             )
             return parsed
 
-    config = parse(defaults)
-    base = with_demo_settings(defaults) if config.uses_demo else defaults
-    base = with_recipe(base, config.recipe.recipe)
+    usual = with_recipe(defaults, DEFAULT_RECIPE, defaults.model.fine_tunes)
+    config, base = parse(usual), defaults
+    if config.uses_demo:
+        base = with_demo_settings(defaults)
+        config = parse(with_recipe(base, DEFAULT_RECIPE, base.model.fine_tunes))
+    base = with_recipe(base, config.recipe.recipe, config.model.fine_tunes)
     if config_path is not None:
         _check_recipe_of_file(config_path, base)
-    if base != defaults:
+    if base != usual:
         config = parse(base)
     config.check_locations()
     if wants_print:
@@ -153,9 +163,9 @@ def with_demo_settings(config: AnyConfig) -> AnyConfig:
     )
 
 
-def with_recipe(config: AnyConfig, name: RecipeName) -> AnyConfig:
-    """Return settings with the defaults of a recipe."""
-    return config.replace_flat(recipe=name, **RECIPES[name])
+def with_recipe(config: AnyConfig, name: RecipeName, fine_tunes: bool) -> AnyConfig:
+    """Return settings with the defaults of a recipe, for published weights or others."""
+    return config.replace_flat(recipe=name, **recipe_defaults(name, fine_tunes=fine_tunes))
 
 
 def run_program(main: Callable[[], None]) -> None:

@@ -51,15 +51,45 @@ def test_a_recipe_changes_defaults_which_flags_and_a_file_override(tmp_path):
     assert config.training.lr_schedule == "cosine"
     assert parse("--recipe", "modern").training.lr_schedule == "cosine", "on the demo, too"
     assert parse("--recipe", "modern").windows.image_size == 128
-    assert parse("--recipe", "seed") == parse()
+
+
+def test_the_commands_train_by_the_recipe_modern_and_settings_by_themselves_are_those_of_seed():
+    assert parse() == parse("--recipe", "modern")
+    assert parse("--csv_path", "a.csv", "--recipe", "seed") == Config().replace_flat(
+        csv_path="a.csv"
+    )
+
+
+def test_the_recipe_modern_has_a_layer_decay_where_it_fine_tunes_published_weights():
+    csv = ("--csv_path", "a.csv")
+    given = {
+        csv: 0.75,
+        (*csv, "--no_pretrained"): 1.0,
+        (*csv, "--no_pretrained", "--backbone_weights", "w.pt"): 0.75,
+        (*csv, "--init_checkpoint", "model.ckpt"): 1.0,
+        (*csv, "--layer_decay", "0.9"): 0.9,
+        (*csv, "--recipe", "seed"): 1.0,
+        (): 1.0,
+        ("--pretrained",): 0.75,
+    }
+    assert {flags: parse(*flags).recipe.layer_decay for flags in given} == given
+
+
+def test_a_file_that_names_its_recipe_is_taken_back_under_any_default(tmp_path, capsys):
+    for recipe in RECIPES:
+        with pytest.raises(SystemExit):
+            parse("--csv_path", "a.csv", "--recipe", recipe, "--print_config")
+        (tmp_path / "run.yaml").write_text(capsys.readouterr().out)
+        config = parse("--config", str(tmp_path / "run.yaml"))
+        assert config == parse("--csv_path", "a.csv", "--recipe", recipe)
 
 
 def test_a_file_with_the_settings_of_another_recipe_than_the_flag_s_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse("--csv_path", "a.csv", "--print_config")
     (tmp_path / "run.yaml").write_text(capsys.readouterr().out)
-    with pytest.raises(UserError, match="the settings of the recipe seed in --config"):
-        parse("--config", str(tmp_path / "run.yaml"), "--recipe", "modern")
+    with pytest.raises(UserError, match="the settings of the recipe modern in --config"):
+        parse("--config", str(tmp_path / "run.yaml"), "--recipe", "seed")
 
 
 def test_print_config_prints_settings_that_a_file_takes_back(tmp_path, capsys):

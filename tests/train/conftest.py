@@ -26,11 +26,12 @@ def first_run(ray_session, color_csv, color_cache, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def two_workers(ray_session, color_csv, color_cache, tmp_path_factory):
+def two_workers(ray_session, first_run, color_csv, color_cache, tmp_path_factory):
     """The settings and the result of a run of three epochs on two train workers.
 
-    With the ingredients of the recipe: the average of the weights has batch-norm statistics of its
-    own on each worker, and frozen layers give no gradient for which others wait.
+    It starts from the weights of ``first_run``, with the ingredients of the recipe: the average of
+    the weights has batch-norm statistics of its own on each worker, and frozen layers give no
+    gradient for which others wait.
     """
     config = tiny_config(
         color_csv,
@@ -43,6 +44,8 @@ def two_workers(ray_session, color_csv, color_cache, tmp_path_factory):
         cache_dir=color_cache,
         deterministic=True,
         private=True,
+        init_checkpoint=str(first_run[1].checkpoint),
+        allow_seen_cases=True,
         opt="adamw",
         weight_decay=0.05,
         layer_decay=0.9,

@@ -193,6 +193,16 @@ def test_no_other_user_may_read_what_a_private_run_writes_on_a_cluster(two_worke
     assert [path for path in written if path.stat().st_mode & 0o077] == []
 
 
+def test_two_workers_start_from_the_weights_of_another_run(first_run, two_workers):
+    """The frozen stem is the other run's to the bit; the classifier has moved on from its own."""
+    source, ours = (weights_of(run.checkpoint) for _, run in (first_run, two_workers))
+    equal = {name for name, tensor in source.items() if torch.equal(tensor, ours[name])}
+    assert {
+        name for name in source if re.match(r"model\.image_encoder\.(conv1|bn1)", name)
+    } <= equal
+    assert "model.classifier.3.weight" not in equal
+
+
 def test_deterministic_workers_set_up_cublas_before_they_start(first_run, two_workers):
     logs = [(run.run / "logs/train-rank-0.log").read_text() for _, run in (first_run, two_workers)]
     says = "only algorithms whose results repeat; CUBLAS_WORKSPACE_CONFIG=:4096:8"
