@@ -45,14 +45,11 @@ class EvaluationOutcome:
 
     @property
     def notes(self) -> list[str]:
-        """Cautions and choices, one sentence each."""
+        """Cautions and choices, one sentence each; looks at test cases first."""
         if self.looks is not None:
-            told = [str(self.looks), self.looks.notice]
-        else:
-            told = [
-                f"smoothing chosen on the {self.card.split} split: {self.choices.best_smoothing}"
-            ]
-        return [*self.remarks, *filter(None, told)]
+            return [*filter(None, (str(self.looks), self.looks.notice)), *self.remarks]
+        best = self.choices.best_smoothing
+        return [*self.remarks, f"smoothing chosen on the {self.card.split} split: {best}"]
 
 
 def write_evaluation(folder: PredictionFolder, outcome: EvaluationOutcome) -> None:

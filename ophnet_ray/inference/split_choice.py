@@ -112,8 +112,8 @@ def warn_of_tempering_cases(choice: SplitChoice, payload: CheckpointPayload) -> 
         return ()
     warning = (
         f"{chose} of {count_cases(len(cases))} chose the temperature {kept.temperature:.3g}: the "
-        "calibration error in the list of scores is with it; the table of the calibration scores "
-        "each case at a temperature that did not see it"
+        "calibration with it says too much; its gain on cases that did not choose is kept in the "
+        "checkpoint"
     )
     return (warning,)
 

@@ -13,6 +13,7 @@ from ophnet_ray.inference.decoder_tuning import (
 )
 from ophnet_ray.inference.split_calibration import DECIDES, SplitCalibration, calibrate
 from ophnet_ray.inference.split_evaluation import SplitEvaluation
+from ophnet_ray.metrics.gain import MIN_CASES
 from ophnet_ray.models.payload import SmoothingChoice
 from ophnet_ray.models.temperature_choice import TemperatureChoice
 
@@ -38,7 +39,8 @@ class SplitChoices:
         """The temperature that may be kept, in one line."""
         gain, fitted = self.calibration.gain, self.calibration.fitted
         if fitted is None or gain is None:
-            return f"none chosen: {self.calibration.after_means}"
+            too_few = f"none ({MIN_CASES} cases are needed to choose one)"
+            return _TEST if self.smoothing is None else too_few
         change = gain[DECIDES]
         interval = f"[{-change['high']:+.4f}, {-change['low']:+.4f}]"
         text = f"NLL {-change['value']:+.4f} {interval} on cases that did not choose"

@@ -45,7 +45,7 @@ class ReliabilityBin:
 
     ``low``, ``high``: ends of their confidences; ``confidence``, ``accuracy``: means over the
     frames; ``interval``: 95 % interval of the accuracy over cases, None where a single case has
-    frames here.
+    frames here, or all frames are right or all wrong: cases that do not differ tell no spread.
     """
 
     low: float
@@ -206,8 +206,12 @@ def _bin_frames(by_case: Sequence[NDArray[np.float64]]) -> tuple[ReliabilityBin,
 
 
 def _accuracy_interval(counts: NDArray[np.float64]) -> Interval | None:
-    """Return the 95 % interval of an accuracy; ``counts``: frames and hits of each case, (C, 2)."""
-    if len(counts) == 1:
+    """Return the 95 % interval of an accuracy; None where cases do not differ.
+
+    Args:
+        counts: Frames and hits of each case, (C, 2).
+    """
+    if len(counts) == 1 or counts[:, 1].sum() in (0, counts[:, 0].sum()):
         return None
     frames, hits = (draw_cases(len(counts)) @ counts).T
     return score_interval(

@@ -28,6 +28,7 @@ def main() -> None:
     from tests.benchmarks.decoding import compare_decoding, compare_with_exact_mean
     from tests.benchmarks.encoding import compare_frozen_encoder, measure_features
     from tests.benchmarks.epochs import compare_epochs
+    from tests.benchmarks.noise import measure_noise
     from tests.benchmarks.ray_cost import compare_with_bare_lightning
     from tests.benchmarks.reading import compare_reading
     from tests.benchmarks.recipes import DATA, compare_recipes
@@ -59,6 +60,7 @@ def main() -> None:
         "timelines": compare_decoders,
         "errors": compare_on_simulated_errors,
         "comparisons": simulate_comparisons,
+        "noise": measure_noise,
         "temporal": compare_temporal,
         "recipes": compare_recipes,
     }

@@ -1,0 +1,158 @@
+"""Cases whose labels are noise: nothing that is chosen or fitted on some helps on others."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import softmax
+
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.folds import stratify_cases
+from ophnet_ray.inference.decoder_tuning import tune_decoder
+from ophnet_ray.inference.split_calibration import calibrate
+from ophnet_ray.metrics.calibration import ProbabilityScores
+from ophnet_ray.metrics.scoring import ScoredVideo
+from ophnet_ray.metrics.temperature import temper
+from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
+
+NUM_PHASES, FRAMES_PER_PHASE = 4, 15
+CHANCE = 1 / NUM_PHASES
+"""Expected share of right frames of any prediction that has not seen the labels."""
+CHANCE_LOSS = float(np.log(NUM_PHASES))
+"""Lowest expected negative log-likelihood of such a prediction."""
+
+
+def draw_order(rng: np.random.Generator) -> np.ndarray:
+    """Labels of a video: all phases in a random order, one frame per second."""
+    return np.repeat(rng.permutation(NUM_PHASES), FRAMES_PER_PHASE)
+
+
+def draw_noise(
+    num_cases: int, seed: int, exchanged: str = "frames", lead: float = 1.5
+) -> list[ScoredVideo]:
+    """One video per case: a model that sees an order of phases, and labels of another one.
+
+    The model's probabilities look like those of a model that has learnt something: steady in time,
+    and as sure as the lead in logits of the phase that it sees. The labels are exchanged between
+    ``cases``, or between all ``frames``. With the former, smoothing has a true gain in the Jaccard
+    index, whose mean is higher for whole blocks.
+    """
+    rng = np.random.default_rng(seed)
+    videos = []
+    for number in range(num_cases):
+        truth, seen = draw_order(rng), draw_order(rng)
+        if exchanged == "frames":
+            truth = rng.permutation(truth)
+        flicker = rng.normal(0, lead * 2 / 3, (len(seen), NUM_PHASES))
+        logits = lead * np.eye(NUM_PHASES)[seen] + flicker
+        probabilities = softmax(logits, axis=1).astype(np.float32)
+        labels = probabilities.argmax(axis=1)
+        videos.append(ScoredVideo(f"case {number}", truth, labels, probabilities))
+    return videos
+
+
+def learn_noise(num_cases: int = 24, seed: int = 0) -> PhaseDynamics:
+    """Dynamics of as many cases of the same kind."""
+    rng = np.random.default_rng((seed, 1))
+    rows = []
+    for number in range(num_cases):
+        order = draw_order(rng)[::FRAMES_PER_PHASE].tolist()
+        times = range(0, (NUM_PHASES + 1) * FRAMES_PER_PHASE, FRAMES_PER_PHASE)
+        rows += [
+            Segment(f"{number}:{phase}", str(number), f"{number}.mp4", start_s, end_s, str(phase))
+            for phase, (start_s, end_s) in zip(order, pairwise(times), strict=True)
+        ]
+    return learn_dynamics(rows, {str(label): label for label in range(NUM_PHASES)})
+
+
+class Nested(NamedTuple):
+    """Lead over chance of one choice on noise: as it is stated, and on the cases that chose."""
+
+    stated: float
+    leaky: float
+    is_claimed: bool = False
+    """The program would keep the choice, or its interval leaves out chance."""
+
+
+Choose = Callable[[int, int], Nested]
+"""Number of cases and seed → the leads of a choice."""
+
+
+def choose_decoder(num_cases: int, seed: int) -> Nested:
+    """Lead of the decoder that is tuned on noise over no smoothing."""
+    tuned = tune_decoder(draw_noise(num_cases, seed), DYNAMICS, 1.0)
+    return Nested(tuned.gain.value, tuned.lead.value, tuned.gain.interval.low > 0)
+
+
+def choose_temperature(num_cases: int, seed: int) -> Nested:
+    """Likelihood above chance of the probabilities at the temperature that is fitted on noise."""
+    videos = draw_noise(num_cases, seed, "cases", lead=0.2)
+    found = calibrate(videos)
+    seen = [replace(v, probabilities=temper(v.probabilities, found.fitted)) for v in videos]
+    losses = [scores.list_scores()[-1] for scores in (found.after, ProbabilityScores(seen))]
+    stated, leaky = (CHANCE_LOSS - loss.value for loss in losses)
+    return Nested(stated, leaky, losses[0].interval.high < CHANCE_LOSS)
+
+
+def train_on_folds(num_cases: int, seed: int) -> Nested:
+    """Accuracy above chance of a model that knows each case again, out of fold.
+
+    Its label of a frame is that of the most alike frame in training. Frames of a case are alike,
+    and the cases have one phase each, at random. The leaky folds are of frames.
+    """
+    rng = np.random.default_rng((seed, num_cases))
+    frames_per_case, num_folds = 5, 5
+    label = rng.permutation(np.arange(num_cases) % NUM_PHASES).repeat(frames_per_case)
+    signs = rng.normal(0, 1, (num_cases, 8)).repeat(frames_per_case, axis=0)
+    features = signs + rng.normal(0, 0.2, signs.shape)
+    distance = ((features[:, None] - features[None]) ** 2).sum(axis=2)
+    rows = [
+        Segment(str(k), f"c{k // frames_per_case}", f"{k // frames_per_case}.mp4", k, k + 1, str(p))
+        for k, p in enumerate(label.tolist())
+    ]
+    fold_of = stratify_cases(rows, num_folds)
+    by_case = np.asarray([fold_of[row.case_id] for row in rows])
+    by_frame = rng.permutation(len(rows)) % num_folds
+    stated, leaky = (
+        (label[np.where(folds[:, None] == folds, np.inf, distance).argmin(axis=1)] == label).mean()
+        - CHANCE
+        for folds in (by_case, by_frame)
+    )
+    return Nested(float(stated), float(leaky))
+
+
+DYNAMICS = learn_noise()
+CHOICES: dict[str, Choose] = {
+    "decoder": choose_decoder,
+    "temperature": choose_temperature,
+    "folds": train_on_folds,
+}
+"""Nested choices by name."""
+
+
+class Repetitions(NamedTuple):
+    """Mean leads of many repetitions of a choice, in standard errors of the mean, too."""
+
+    stated: float
+    stated_in_errors: float
+    leaky: float
+    leaky_in_errors: float
+    share_claimed: float
+
+
+def repeat_choice(choose: Choose, num_cases: int, num_repetitions: int) -> Repetitions:
+    """Repeat a choice on other noise each time."""
+    found = [choose(num_cases, seed) for seed in range(num_repetitions)]
+    stated, leaky, claimed = (
+        np.asarray(column, dtype=float) for column in zip(*found, strict=True)
+    )
+    errors = [max(np.std(x, ddof=1) / len(x) ** 0.5, 1e-9) for x in (stated, leaky)]
+    return Repetitions(
+        float(stated.mean()),
+        float(stated.mean() / errors[0]),
+        float(leaky.mean()),
+        float(leaky.mean() / errors[1]),
+        float(claimed.mean()),
+    )
