@@ -1,7 +1,7 @@
 """``python -m ophnet_ray audit``: does the model look at the image, or at the order of time?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -77,6 +77,8 @@ class AuditCommand:
             seed=self.seed,
         )
         result = self._audit(segments, settings)
+        if self.split == "test":
+            result = self._count_look(result, segments, folder)
         source = f"{Path(self.checkpoint).name} on {Path(self.csv_path).name}"
         files = write_audit(result, folder, source)
         for warning in result.warnings:
@@ -87,6 +89,17 @@ class AuditCommand:
         for name, norm in result.gradient_norms.items():
             answer[f"gradient of {name}"] = f"{norm:.2e}"
         print_answer(answer | {"scores": files.scores, "report": files.report})
+
+    def _count_look(self, result: "Audit", segments: Sequence[Segment], folder: Path) -> "Audit":
+        """Count the look at the test cases, before a score is shown."""
+        from ophnet_ray.inference.exam_looks import take_look
+        from ophnet_ray.inference.split_choice import choose_split
+        from ophnet_ray.models.checkpoint_file import read_payload
+
+        rows = choose_split(segments, self.split, read_payload(self.checkpoint)).segments
+        looks = take_look("audit", rows, self.checkpoint, folder)
+        told = tuple(filter(None, (str(looks), looks.notice)))
+        return replace(result, warnings=(*told, *result.warnings))
 
     def _audit(self, segments: Sequence[Segment], settings: "AuditSettings") -> "Audit":
         from ophnet_ray.models.checkpoint_file import read_payload

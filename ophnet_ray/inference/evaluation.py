@@ -8,21 +8,13 @@ from pathlib import Path
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.video.index import frames_between
 from ophnet_ray.errors import UserError
-from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.annotated_videos import (
     AnnotatedVideo,
     group_by_video,
-    hash_rows,
     match_predictions,
 )
 from ophnet_ray.inference.evaluation_files import EvaluationOutcome, write_evaluation
-from ophnet_ray.inference.exam_looks import (
-    Look,
-    LookCount,
-    find_test_rows,
-    read_clock,
-    record_look,
-)
+from ophnet_ray.inference.exam_looks import LookCount, find_test_rows, take_look
 from ophnet_ray.inference.prediction_folder import PredictionFolder
 from ophnet_ray.inference.predictions import (
     PredictionInfo,
@@ -44,7 +36,7 @@ from ophnet_ray.inference.split_evaluation import NO_FRAME_TIME, SplitEvaluation
 from ophnet_ray.inference.trained_model import choose_smoothing
 from ophnet_ray.metrics.score_card import ScoreCard
 from ophnet_ray.metrics.scoring import build_score_card
-from ophnet_ray.models.checkpoint_file import hash_weights, read_payload, write_choices
+from ophnet_ray.models.checkpoint_file import read_payload, write_choices
 from ophnet_ray.models.checkpoints import check_replaceable
 from ophnet_ray.models.payload import CheckpointPayload
 
@@ -148,7 +140,11 @@ def evaluate(
             missing=missing,
             remarks=(*warnings, f"scored: {chosen.reason}"),
             # nothing of a look is shown before it is counted
-            looks=_record_look(folder, request, exam, info) if exam else None,
+            looks=take_look(
+                "evaluate", exam, request.checkpoint, folder.path, info.checkpoint_sha256
+            )
+            if exam
+            else None,
         )
         write_evaluation(folder, outcome)
     _keep(request, choices)
@@ -182,23 +178,6 @@ def _keep(request: EvaluationRequest, choices: SplitChoices) -> None:
     temperature = choices.temperature if request.keep_temperature else None
     if smoothing is not None or temperature is not None:
         write_choices(request.checkpoint, smoothing=smoothing, temperature=temperature)
-
-
-def _record_look(
-    folder: PredictionFolder,
-    request: EvaluationRequest,
-    exam: Sequence[Segment],
-    info: PredictionInfo,
-) -> LookCount:
-    look = Look(
-        command="evaluate",
-        checkpoint_sha256=info.checkpoint_sha256,
-        weights_sha256=hash_weights(request.checkpoint),
-        annotations_sha256=hash_rows(exam),
-        case_hashes=tuple(sorted({hash_case(row.case_id) for row in exam})),
-        time=read_clock(),
-    )
-    return record_look(look, request.checkpoint, folder.path)
 
 
 def _list_smoothings(

@@ -14,6 +14,9 @@ from typing import Any, Self
 
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.hashing import hash_case, hash_file
+from ophnet_ray.inference.annotated_videos import hash_rows
+from ophnet_ray.models.checkpoint_file import hash_weights
 from ophnet_ray.storage.files import list_objects
 from ophnet_ray.storage.local_copies import find_origin
 from ophnet_ray.storage.numbered_records import add_record, read_added_record, read_records
@@ -124,9 +127,34 @@ def find_test_rows(
     return tuple(segment for segment in chosen if segment.segment_id in marked)
 
 
-def read_clock() -> str:
-    """Return the time of a look that happens now."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def take_look(
+    command: str,
+    rows: Sequence[Segment],
+    checkpoint: str | Path,
+    beside: Path,
+    checkpoint_sha256: str | None = None,
+) -> LookCount:
+    """Record that a model is scored now on test rows, see ``record_look``.
+
+    Args:
+        command: Sub-command that scores.
+        rows: Test rows.
+        checkpoint: File of the model.
+        beside: Existing folder of the output.
+        checkpoint_sha256: Of the file that predicted; None: of this one.
+
+    Raises:
+        UserError: See ``record_look``; or the checkpoint cannot be read.
+    """
+    look = Look(
+        command=command,
+        checkpoint_sha256=checkpoint_sha256 or hash_file(checkpoint),
+        weights_sha256=hash_weights(checkpoint),
+        annotations_sha256=hash_rows(rows),
+        case_hashes=tuple(sorted({hash_case(row.case_id) for row in rows})),
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return record_look(look, checkpoint, beside)
 
 
 def record_look(look: Look, checkpoint: str | Path, beside: Path) -> LookCount:

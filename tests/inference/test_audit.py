@@ -75,12 +75,13 @@ def test_windows_are_thinned_out_to_the_maximum(checkpoint, tmp_path):
     assert every.num_units > 2 >= few.num_units > 0
 
 
-def run_command(checkpoint, dataset, folder, capsys):
+def run_command(checkpoint, dataset, folder, capsys, split="val"):
     command = AuditCommand(
         checkpoint=str(checkpoint),
         csv_path=str(dataset),
         cache_dir=str(folder / "cache"),
         num_workers=1,
+        split=split,
         output=str(folder / "audit"),
     )
     command.run()
@@ -121,6 +122,18 @@ def test_the_command_warns_of_cases_that_were_trained_on(split_checkpoint, tmp_p
     _, err, content = run_command(checkpoint, dataset, tmp_path, capsys)
     assert "trained on 1 case(s) of the val split (v1)" in err
     assert content["split_reason"] == "val, 2 cases (the CSV's split column)"
+
+
+def test_an_audit_of_test_cases_is_a_look_at_them(split_checkpoint, tmp_path, capsys):
+    dataset = write_color_dataset(tmp_path / "videos", num_cases=3)
+    head, *rows = dataset.read_text().splitlines()
+    splits = {"v0": "train", "v1": "val", "v2": "test"}
+    dataset.write_text("\n".join([f"{head},split", *(f"{row},{splits[row[:2]]}" for row in rows)]))
+    checkpoint = split_checkpoint(train=["v0"], val=["v1"])
+    for look in ("first", "second"):
+        _, err, content = run_command(checkpoint, dataset, tmp_path, capsys, split="test")
+        assert content["warnings"][0].startswith(f"{look} look at the test cases of this data")
+        assert content["warnings"][0] in " ".join(err.split())
 
 
 def test_a_split_without_rows_is_refused(checkpoint, tmp_path):
