@@ -22,7 +22,7 @@ from ophnet_ray.metrics.score_card import format_score
 from ophnet_ray.settings import NUM_WORKERS
 
 if TYPE_CHECKING:
-    from ophnet_ray.inference.predictor import PredictionJob, PredictionResult
+    from ophnet_ray.inference.prediction_job import PredictionJob, PredictionResult
 
 MAX_SCORES = 12
 """Scores in the printed answer; scores.json holds all."""

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 
 from ophnet_ray.cli.checks import (
     check_at_least_1,
-    check_checkpoint,
     check_frame_rate,
     check_look_ahead,
 )
+from ophnet_ray.cli.given_models import check_models, gather_model
 from ophnet_ray.console import Console, print_answer
 from ophnet_ray.distributed.environment import prepare_environment
 from ophnet_ray.inference.predictions import DEFAULT_FRAME_RATE
 from ophnet_ray.inference.smoothing import Smooth
 from ophnet_ray.inference.submission import read_template
+from ophnet_ray.inference.tta import check_flips, parse_tta
 from ophnet_ray.inference.video_names import find_videos
 
 if TYPE_CHECKING:
-    from ophnet_ray.inference.predictor import PredictionJob, PredictionResult
+    from ophnet_ray.inference.prediction_job import PredictionJob, PredictionResult
 from ophnet_ray.settings import NUM_WORKERS
 
 
@@ -27,8 +28,9 @@ from ophnet_ray.settings import NUM_WORKERS
 class PredictCommand:
     """Predict the phases of whole videos, one row per frame time; the same command resumes."""
 
-    checkpoint: str
-    """Checkpoint that train.py wrote."""
+    checkpoint: tuple[str, ...]
+    """Checkpoint that train.py wrote, run directory, or ensemble.yaml; of several, the mean of
+    their probabilities is taken."""
     videos: list[str]
     """Video files and folders of videos, local or in buckets."""
     frame_rate: float = DEFAULT_FRAME_RATE
@@ -41,6 +43,9 @@ class PredictCommand:
     """Use only frames up to each prediction's time, as in live use."""
     look_ahead_s: float = 0.0
     """With --causal: seconds after each time that smoothing may use; labels come so much later."""
+    tta: str = ""
+    """Test-time augmentation: flips, windows, or flips,windows; the mean over mirrored images and
+    neighbouring windows is taken."""
     num_workers: int = NUM_WORKERS
     """Number of parallel actors. Each decodes on one CPU and holds the model, on a GPU if there is
     one."""
@@ -61,7 +66,8 @@ class PredictCommand:
         check_frame_rate(self.frame_rate)
         check_look_ahead(self.look_ahead_s, self.causal)
         check_at_least_1("--num_workers", self.num_workers)
-        check_checkpoint(self.checkpoint)
+        tta = parse_tta(self.tta)
+        check_models(self.checkpoint)
         videos = find_videos(self.videos)
         template = None
         if self.submission is not None:
@@ -76,8 +82,11 @@ class PredictCommand:
 
         console = Console()
         folder = PredictionFolder(Path(self.output).absolute())
+        checkpoint = gather_model(self.checkpoint, folder)
+        if warning := check_flips(tta, checkpoint):
+            console.warn(warning)
         request = PredictionRequest(
-            checkpoint=self.checkpoint,
+            checkpoint=checkpoint,
             videos=videos,
             frame_rate=self.frame_rate,
             causal=self.causal,
@@ -85,6 +94,7 @@ class PredictCommand:
             smooth=self.smooth,
             template=template,
             first_frame=self.submission_first_frame,
+            tta=tta,
         )
 
         def predict(job: "PredictionJob", videos: Mapping[str, str]) -> "PredictionResult":
@@ -97,6 +107,7 @@ class PredictCommand:
             "videos": f"{summary.num_videos} of {len(videos)}",
             "rows": summary.num_rows,
             "smooth": summary.smooth,
+            **({"ensemble": folder.ensemble} if len(self.checkpoint) > 1 else {}),
             "report": folder.report,
         }
         if summary.submission is not None:

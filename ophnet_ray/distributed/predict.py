@@ -10,8 +10,8 @@ from ophnet_ray.console import Console
 from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.distributed.video_pool import VideoWorkError, work_on_videos
 from ophnet_ray.errors import PredictionError
+from ophnet_ray.inference.prediction_job import PredictionJob, PredictionResult
 from ophnet_ray.inference.predictions import is_whole
-from ophnet_ray.inference.predictor import PredictionJob, PredictionResult
 
 
 def predict_videos(

@@ -16,7 +16,8 @@ from ophnet_ray.data.video.hang_guard import codec_at_rest
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.encoder import Encoder, load_encoder
 from ophnet_ray.inference.encoder_source import EncoderSource
-from ophnet_ray.inference.predictor import (
+from ophnet_ray.inference.window_stream import (
+    WindowStream,
     local_copy,
     read_frame_times,
     stream_batches,
@@ -96,48 +97,61 @@ def encode_video(
         VideoError: The video cannot be read, or none of its frames can be decoded.
         UserError: The encoder gives values that are no numbers.
     """
-    frame_rate, causal = store.encoding.frame_rate, store.encoding.causal
-    times_s = read_frame_times(video, frame_rate)
-    encoded = _Encoded(encoder, len(times_s))
-    windows = windows_of(encoder.preprocessing)
-    for batch in stream_batches(video, frame_rate, windows, causal=causal):
+    own = store.encoding
+    times_s = read_frame_times(video, own.frame_rate)
+    encoded = VideoEncoding(encoder, times_s)
+    stream = WindowStream(windows_of(encoder.preprocessing), own.frame_rate, own.causal)
+    for batch in stream_batches(video, stream):
         with codec_at_rest():  # a large encoder takes minutes on a CPU
-            started = encoder.encode(batch.images)
-            encoded.finish()
-        encoded.start(batch.indices, started)
-    encoded.finish()
-    return FeatureSequence(content_id, times_s, encoded.features, encoded.log_probs)
+            encoded.take(batch.indices, batch.images)
+    return encoded.finish(content_id)
 
 
-class _Encoded:
-    """Results of a video's batches; that of the last batch is read once the next has begun."""
+class VideoEncoding:
+    """Features of one video; those of the last batch are read once the next has begun.
 
-    def __init__(self, encoder: Encoder, num_times: int) -> None:
-        self._encoder, self._num_times = encoder, num_times
-        self._pending: tuple[list[int], tuple[Tensor, Tensor]] | None = None
-        self.features = np.empty((num_times, 0), dtype=np.float16)
-        self.log_probs = np.empty((num_times, 0), dtype=np.float16)
+    Args:
+        encoder: On its device.
+        times_s: Frame times of the video, (N,).
+    """
 
-    def start(self, indices: list[int], result: tuple[Tensor, Tensor]) -> None:
-        """Remember a batch that is being encoded."""
-        self._pending = indices, result
+    def __init__(self, encoder: Encoder, times_s: NDArray[np.float64]) -> None:
+        self._encoder, self._times_s = encoder, times_s
+        self._pending: tuple[NDArray[np.int64], tuple[Tensor, Tensor]] | None = None
+        self._features = np.empty((len(times_s), 0), dtype=np.float16)
+        self._log_probs = np.empty((len(times_s), 0), dtype=np.float16)
 
-    def finish(self) -> None:
-        """Read the result of the batch that was started last.
+    def take(self, indices: NDArray[np.int64], images: NDArray[np.uint8]) -> None:
+        """Start to encode the windows of some frame times, and read the result of those before.
+
+        Raises:
+            UserError: A value of those before is no number.
+        """
+        started = self._encoder.encode(images)
+        self._read()
+        self._pending = indices, started
+
+    def finish(self, content_id: str) -> FeatureSequence:
+        """Return the features of all frame times; rows of NaN where no window came.
 
         Raises:
             UserError: A value is no number.
         """
+        self._read()
+        return FeatureSequence(content_id, self._times_s, self._features, self._log_probs)
+
+    def _read(self) -> None:
         if self._pending is None:
             return
         indices, (features, log_probs) = self._pending
         self._pending = None
-        if not self.features.shape[1]:
-            self.features = _rows_of_nan(self._num_times, features.shape[1])
-            self.log_probs = _rows_of_nan(self._num_times, log_probs.shape[1])
-        self.features[indices] = features.cpu().numpy()
-        self.log_probs[indices] = log_probs.cpu().numpy()
-        if np.isnan(self.features[indices]).any() or np.isnan(self.log_probs[indices]).any():
+        if not self._features.shape[1]:
+            num_times = len(self._times_s)
+            self._features = _rows_of_nan(num_times, features.shape[1])
+            self._log_probs = _rows_of_nan(num_times, log_probs.shape[1])
+        self._features[indices] = features.cpu().numpy()
+        self._log_probs[indices] = log_probs.cpu().numpy()
+        if np.isnan(self._features[indices]).any() or np.isnan(self._log_probs[indices]).any():
             raise UserError(
                 f"--encoder {self._encoder.source.name} gives values that are no numbers"
             )

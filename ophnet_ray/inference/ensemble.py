@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,15 @@ from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.payload import CheckpointPayload, SmoothingChoice
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.local_copies import fetch_version
-from ophnet_ray.storage.paths import absolute, check_text, is_remote, join, parent_of, plain_uri
+from ophnet_ray.storage.paths import (
+    absolute,
+    check_text,
+    is_remote,
+    join,
+    name_of,
+    parent_of,
+    plain_uri,
+)
 from ophnet_ray.storage.records import DamagedFileError, dump_yaml_record, read_yaml_record
 
 ENSEMBLE_FILE = "ensemble.yaml"
@@ -108,6 +116,26 @@ def build_ensemble(
     )
 
 
+def gather_members(paths: Sequence[str]) -> Ensemble:
+    """Build an ensemble with equal weights; a path may be one itself, whose members share its own.
+
+    Raises:
+        UserError: See ``build_ensemble`` and ``read_ensemble``.
+    """
+    models = [read_models(path) for path in paths]
+    members = [
+        replace(member, weight=share)
+        for model in models
+        for member, share in zip(model.members, model.shares, strict=True)
+    ]
+    chosen = {case for model in models for case in model.case_hashes}
+    return Ensemble(
+        members=tuple(members),
+        phases=_check_members(members, "--checkpoint"),
+        case_hashes=tuple(sorted(chosen)),
+    )
+
+
 def write_ensemble(path: Path, ensemble: Ensemble) -> None:
     """Write ``ensemble.yaml`` with a checksum, whole or not at all."""
     values: dict[str, Any] = {
@@ -159,6 +187,20 @@ def read_ensemble(path: str | Path) -> Ensemble:
     phases = _check_members(ensemble.members, f"ensemble {path}:")
     check_same_phases(f"ensemble {path}", ensemble.phases, "its members", phases)
     return ensemble
+
+
+def is_ensemble(path: str) -> bool:
+    """Return True for the path of an ensemble's file, False for that of a checkpoint."""
+    return name_of(path).endswith((".yaml", ".yml"))
+
+
+def read_models(path: str) -> Ensemble:
+    """Read an ensemble, or take a checkpoint as one of a single member.
+
+    Raises:
+        UserError: See ``read_ensemble`` and ``build_ensemble``.
+    """
+    return read_ensemble(path) if is_ensemble(path) else build_ensemble([path])
 
 
 def _read_member(place: str, values: Mapping[str, Any]) -> EnsembleMember:

@@ -16,6 +16,7 @@ from ophnet_ray.inference.annotated_videos import (
 from ophnet_ray.inference.evaluation_files import EvaluationOutcome, write_evaluation
 from ophnet_ray.inference.exam_looks import LookCount, find_test_rows, take_look
 from ophnet_ray.inference.prediction_folder import PredictionFolder
+from ophnet_ray.inference.prediction_job import PredictVideos, build_job, is_causal
 from ophnet_ray.inference.predictions import (
     PredictionInfo,
     VideoPrediction,
@@ -23,7 +24,6 @@ from ophnet_ray.inference.predictions import (
     read_predictions,
     temper_prediction,
 )
-from ophnet_ray.inference.predictor import PredictVideos, build_job, frame_times, is_causal
 from ophnet_ray.inference.smoothing import SMOOTHERS, Smooth, Smoothing
 from ophnet_ray.inference.split_choice import (
     choose_split,
@@ -34,6 +34,7 @@ from ophnet_ray.inference.split_choice import (
 from ophnet_ray.inference.split_choices import SplitChoices, choose_on_split
 from ophnet_ray.inference.split_evaluation import NO_FRAME_TIME, SplitEvaluation
 from ophnet_ray.inference.trained_model import choose_smoothing
+from ophnet_ray.inference.window_stream import frame_times
 from ophnet_ray.metrics.score_card import ScoreCard
 from ophnet_ray.metrics.scoring import build_score_card
 from ophnet_ray.models.checkpoint_file import read_payload, write_choices

@@ -12,19 +12,21 @@ from numpy.typing import NDArray
 from ophnet_ray import __version__
 from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
-from ophnet_ray.inference.predictions import (
-    PredictionInfo,
-    VideoPrediction,
-    read_predictions,
-    temper_prediction,
-    write_predictions,
-)
-from ophnet_ray.inference.predictor import (
+from ophnet_ray.inference.ensemble import ENSEMBLE_FILE
+from ophnet_ray.inference.ensemble_payload import read_model_payload
+from ophnet_ray.inference.prediction_job import (
     PredictionResult,
     PredictVideos,
     build_job,
     is_causal,
-    read_frame_times,
+)
+from ophnet_ray.inference.predictions import (
+    PredictionInfo,
+    VideoPrediction,
+    describe_model,
+    read_predictions,
+    temper_prediction,
+    write_predictions,
 )
 from ophnet_ray.inference.smoothing import Smooth, Smoothing
 from ophnet_ray.inference.submission import (
@@ -34,8 +36,9 @@ from ophnet_ray.inference.submission import (
     fill_template,
 )
 from ophnet_ray.inference.trained_model import choose_smoothing
+from ophnet_ray.inference.tta import Tta
+from ophnet_ray.inference.window_stream import read_frame_times
 from ophnet_ray.metrics.timelines import VideoTimeline, cut_segments, format_segments
-from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.payload import CheckpointPayload
 from ophnet_ray.reports.model_report import ModelReport, write_model_report
 from ophnet_ray.storage.files import (
@@ -93,6 +96,11 @@ class PredictionFolder:
         return self.path / "truth.json"
 
     @property
+    def ensemble(self) -> Path:
+        """Members of the ensemble that the command was given as several checkpoints."""
+        return self.path / ENSEMBLE_FILE
+
+    @property
     def report(self) -> Path:
         """The page."""
         return self.path / "report.html"
@@ -114,14 +122,17 @@ class PredictionFolder:
                     f"--output {self.path} cannot be written: {error.strerror}"
                 ) from error
             files = (self.predictions, self.segments, self.submission, self.report)
-            check_no_folder("--output", *files, self.scores, self.scored, self.truth)
+            check_no_folder("--output", *files, self.scores, self.scored, self.truth, self.ensemble)
             delete_unnamed(self.path, self.parts)
             yield
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionRequest:
-    """A checkpoint, the videos to predict, by id, and the flags of ``predict``."""
+    """A model, the videos to predict, by id, and the flags of ``predict``.
+
+    ``checkpoint``: path of a checkpoint, or of ``ensemble.yaml``.
+    """
 
     checkpoint: str
     videos: Mapping[str, str]
@@ -135,6 +146,8 @@ class PredictionRequest:
     """Challenge template to fill."""
     first_frame: int = 0
     """The template's number for the first frame of a video."""
+    tta: tuple[Tta, ...] = ()
+    """Kinds of test-time augmentation."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +173,7 @@ def predict_into(
     Raises:
         UserError: The checkpoint or the template is wrong, or no video can be read.
     """
-    payload = read_payload(request.checkpoint)
+    payload = read_model_payload(request.checkpoint)
     smoothing = Smoothing.of_checkpoint(
         payload,
         request.smooth or choose_smoothing(payload),
@@ -170,14 +183,16 @@ def predict_into(
     if request.template is not None:
         _check_template(request.template, request)
     with folder.locked():
-        job = build_job(request.checkpoint, folder.parts, request.frame_rate, request.causal)
+        job = build_job(
+            request.checkpoint, folder.parts, request.frame_rate, request.causal, request.tta
+        )
         result = predict(job, request.videos)
         if not result.parts:
             raise UserError(f"none of the {len(request.videos)} videos can be read")
         num_rows = join_parts(
             result.parts, folder, job.info, smoothing, temperature=payload.temperature
         )
-        _write_page(folder, payload, smoothing.smooth, result, request.videos)
+        _write_page(folder, payload, job.info, smoothing.smooth, result, request.videos)
         submission = _write_submission(folder, request, payload, result.broken)
     return PredictionSummary(len(result.parts), num_rows, smoothing.smooth, submission)
 
@@ -222,6 +237,7 @@ def join_parts(
 def _write_page(
     folder: PredictionFolder,
     payload: CheckpointPayload,
+    info: PredictionInfo,
     smooth: Smooth,
     result: PredictionResult,
     videos: Mapping[str, str],
@@ -241,7 +257,7 @@ def _write_page(
     ]
     report = ModelReport(
         title="Predicted phases",
-        subtitle=f"{len(result.parts)} videos, smoothing: {smooth}",
+        subtitle=f"{len(result.parts)} videos, {describe_model(info)}smoothing: {smooth}",
         card=None,
         history=payload.history,
         timelines=timelines,

@@ -89,6 +89,20 @@ class PredictionInfo:
     """A temporal model predicted, above a frame model of the same phases."""
     temperature: float = 1.0
     """Temperature of the probabilities, see ``metrics.temperature``; labels do not depend on it."""
+    tta: tuple[str, ...] = ()
+    """Kinds of test-time augmentation."""
+    members: tuple[tuple[str, float], ...] = ()
+    """SHA-256 and share of each checkpoint of an ensemble; empty for a single one."""
+
+
+def describe_model(info: PredictionInfo) -> str:
+    """Return the size of an ensemble and the test-time augmentation, each before a comma."""
+    parts = []
+    if info.members:
+        parts.append(f"mean of {len(info.members)} models, ")
+    if info.tta:
+        parts.append(f"test-time augmentation: {' and '.join(info.tta)}, ")
+    return "".join(parts)
 
 
 def write_predictions(
@@ -136,6 +150,10 @@ def write_predictions(
         note["has_frame_model"] = True
     if info.temperature != 1.0:
         note["temperature"] = info.temperature
+    if info.tta:
+        note["tta"] = list(info.tta)
+    if info.members:
+        note["members"] = dict(info.members)
     schema = pa.schema(columns, metadata={_METADATA: json.dumps(note).encode()})
     num_rows = 0
     checksums = [_hash_note(note)]
@@ -239,7 +257,12 @@ def _read_header(path: Path, file: pq.ParquetFile) -> tuple[PredictionInfo, list
     own, *checksums = json.loads(metadata.get(_CHECKSUMS, b'[""]'))
     if own and (own != _hash_note(note) or len(checksums) != file.num_row_groups):
         raise _damaged(path)
-    return PredictionInfo(**note | {"phases": tuple(note["phases"])}), checksums
+    sequences = {
+        "phases": tuple(note["phases"]),
+        "tta": tuple(note.get("tta", ())),
+        "members": tuple(note.get("members", {}).items()),
+    }
+    return PredictionInfo(**note | sequences), checksums
 
 
 def _hash_note(note: Mapping[str, Any]) -> str:

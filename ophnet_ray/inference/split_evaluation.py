@@ -12,8 +12,8 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.inference.annotated_videos import AnnotatedVideo
 from ophnet_ray.inference.decoder_tuning import CHOSEN_BY, TunedDecoder, tune_decoder
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction, temper_prediction
-from ophnet_ray.inference.predictor import frame_times, read_frame_times
 from ophnet_ray.inference.smoothing import Smooth, Smoothing
+from ophnet_ray.inference.window_stream import frame_times, read_frame_times
 from ophnet_ray.inference.worst_frames import find_worst_frames
 from ophnet_ray.metrics.classification import NO_PREDICTION
 from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo, compare_scores

@@ -24,7 +24,7 @@ from ophnet_ray.inference.annotated_videos import AnnotatedVideo, group_by_video
 from ophnet_ray.inference.audit_result import Audit, AuditSettings, choose_rows, score_labels
 from ophnet_ray.inference.encoder import load_encoder
 from ophnet_ray.inference.encoder_source import EncoderSource
-from ophnet_ray.inference.predictor import frame_times
+from ophnet_ray.inference.window_stream import frame_times
 from ophnet_ray.metrics.timelines import NOT_ANNOTATED, label_times
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.temporal_checkpoint import load_head

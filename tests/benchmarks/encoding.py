@@ -29,7 +29,7 @@ from ophnet_ray.data.sequences import HeldValues, LabelledSequence
 from ophnet_ray.inference.encoder import load_encoder
 from ophnet_ray.inference.encoder_source import EncoderSource
 from ophnet_ray.inference.encoding_job import EncodingJob
-from ophnet_ray.inference.predictor import stream_batches
+from ophnet_ray.inference.window_stream import WindowStream, stream_batches
 from ophnet_ray.metrics.bootstrap import (
     ScoreFn,
     bootstrap_scores,
@@ -70,7 +70,8 @@ def _compare_with_decoding(folder: Path) -> list[Figure]:
         {
             "ffmpeg": lambda: ffmpeg(video),
             "windows": lambda: sum(
-                len(b.indices) for b in stream_batches(str(video), 1.0, source.windows)
+                len(b.indices)
+                for b in stream_batches(str(video), WindowStream(source.windows, 1.0))
             ),
             "features": lambda: _encode(source, video),
         }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray.data.annotations import Segment, read_annotations
 from ophnet_ray.inference.decoder_tuning import CHOSEN_BY, decode_with_each, tune_decoder
-from ophnet_ray.inference.predictor import frame_times
+from ophnet_ray.inference.window_stream import frame_times
 from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo
 from ophnet_ray.metrics.timelines import NOT_ANNOTATED, label_times
 from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics

@@ -7,7 +7,8 @@ import av
 import torch
 
 from ophnet_ray.config import Config
-from ophnet_ray.inference.predictor import VideoPredictor, build_job
+from ophnet_ray.inference.prediction_job import build_job
+from ophnet_ray.inference.predictor import VideoPredictor
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.payload import Preprocessing
 from tests.gpu.workload import PHASES

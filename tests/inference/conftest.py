@@ -35,8 +35,14 @@ def motion_checkpoint(dataset, tmp_path_factory):
     return save_random(dataset, path, window_image="mean+motion")
 
 
-def save_random(dataset, path, window_image="mean"):
-    torch.manual_seed(0)
+@pytest.fixture(scope="session")
+def other_checkpoint(dataset, tmp_path_factory):
+    """The same of another seed."""
+    return save_random(dataset, tmp_path_factory.mktemp("other") / "other.ckpt", seed=1)
+
+
+def save_random(dataset, path, window_image="mean", seed=0):
+    torch.manual_seed(seed)
     network = SurgicalPhaseClassificationModel(
         3, "test_resnet", False, image_size=32, window_image=window_image
     )

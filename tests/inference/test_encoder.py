@@ -12,11 +12,10 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.inference.encoder import load_encoder
 from ophnet_ray.inference.encoder_source import EncoderSource
 from ophnet_ray.inference.encoding_job import EncodingJob
-from ophnet_ray.inference.predictions import PredictionInfo
-from ophnet_ray.inference.predictor import predict_video
 from ophnet_ray.inference.trained_model import load_model
 from ophnet_ray.models.backbone import create_encoder
 from ophnet_ray.models.payload import PAYLOAD_KEY
+from tests.helpers.predictions import predict_one
 from tests.helpers.videos import write_video
 
 pytestmark = pytest.mark.unit
@@ -58,8 +57,7 @@ def test_the_classifier_says_of_features_what_predict_says_of_the_video(
     checkpoint = motion_checkpoint if causal else checkpoint
     found = encode(EncoderSource(name=str(checkpoint)), noise, tmp_path, causal=causal)
     model = load_model(checkpoint)
-    info = PredictionInfo(model.phases, 2.0, "f" * 64, causal)
-    predicted = predict_video(model, "noise", str(noise), info)
+    predicted = predict_one(checkpoint, noise, tmp_path, causal=causal)
     np.testing.assert_array_equal(found.times_s, predicted.times_s)
     # NaN where frames are damaged, in both
     np.testing.assert_allclose(np.exp(found.log_probs), predicted.probabilities, atol=2e-3)
@@ -76,8 +74,7 @@ def test_prediction_and_features_take_the_picture_from_the_checkpoint(checkpoint
     frames = np.random.default_rng(0).integers(0, 255, (100, 32, 32, 3), dtype=np.uint8)
     video = write_video(tmp_path / "v.mp4", frames, frame_rate=10)
     model = load_model(tmp_path / "sharp.ckpt")
-    info = PredictionInfo(model.phases, 1.0, "f" * 64)
-    predicted = predict_video(model, "v", str(video), info).probabilities[1:]
+    predicted = predict_one(tmp_path / "sharp.ckpt", video, tmp_path, 1.0).probabilities[1:]
     shown = decode_frames(str(video), read_video_index(str(video)), np.arange(10, 91, 10))
     expected = model.predict(np.stack([frame.pixels for frame in shown]))
     # the last window is moved into the video

@@ -1,5 +1,6 @@
 """From a checkpoint to scores, audits and exports; and prediction that is killed and goes on."""
 
+import itertools
 import json
 import os
 import shutil
@@ -19,7 +20,8 @@ from ophnet_ray.config import DataConfig
 from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.run_data import read_run_data
 from ophnet_ray.errors import UserError
-from ophnet_ray.hashing import hash_case
+from ophnet_ray.hashing import hash_case, hash_file
+from ophnet_ray.inference.ensemble import read_ensemble
 from ophnet_ray.inference.evaluation import EvaluationRequest
 from ophnet_ray.inference.evaluation import evaluate as evaluate_split
 from ophnet_ray.inference.export import MAX_DIFFERENCE, export_onnx, export_safetensors
@@ -31,7 +33,6 @@ from ophnet_ray.inference.predictions import (
     read_predictions,
     write_predictions,
 )
-from ophnet_ray.inference.predictor import PredictionResult, VideoPredictor
 from ophnet_ray.inference.trained_model import choose_smoothing, load_model
 from ophnet_ray.metrics.temperature import temper
 from ophnet_ray.models.checkpoint_file import (
@@ -45,6 +46,7 @@ from ophnet_ray.models.temperature_choice import TemperatureChoice
 from ophnet_ray.train.run_mirror import RunMirror
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 from tests.helpers.paths import ROOT
+from tests.helpers.predictions import predict_here
 from tests.helpers.videos import COLORS, write_color_dataset, write_variant, write_video
 from tests.helpers.waiting import wait_until
 
@@ -215,10 +217,7 @@ def test_videos_are_predicted_where_no_predictions_are_given(checkpoint, dataset
 
     def predict(job, videos):
         asked.append((job.info.frame_rate, sorted(videos)))
-        predictor = VideoPredictor(job, "cpu", num_threads=1)
-        for video_id, video in videos.items():
-            predictor.write_part(video_id, video)
-        return PredictionResult({v: job.part_of(v, video) for v, video in videos.items()}, {})
+        return predict_here(job, videos)
 
     request = EvaluationRequest(
         checkpoint=str(checkpoint),
@@ -374,11 +373,12 @@ def test_the_exported_model_is_the_same_model_at_its_temperature(checkpoint, tmp
         assert torch.equal(weights[name], tensor)
 
 
-def predict(checkpoint, videos, output):
-    command = [sys.executable, "-m", "ophnet_ray", "predict", "--checkpoint", str(checkpoint)]
-    command += ["--videos", str(videos), "--output", str(output), "--frame_rate", "2"]
+def predict(checkpoints, videos, output):
+    flags = {"--videos": videos, "--output": output, "--frame_rate": 2, "--num_workers": 1}
+    flags |= {"--smooth": "viterbi", "--tta": "windows"}
+    command = [sys.executable, "-m", "ophnet_ray", "predict", "--causal", "--checkpoint"]
     return subprocess.Popen(
-        [*command, "--num_workers", "1", "--causal", "--smooth", "viterbi"],
+        list(map(str, [*command, *checkpoints, *itertools.chain(*flags.items())])),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -406,18 +406,20 @@ def check_that_the_past_is_the_same(predictions, num_past):
 
 @pytest.mark.integration
 def test_a_killed_prediction_goes_on_past_broken_videos_and_those_that_crash_the_codec(
-    ray_session, checkpoint, tmp_path
+    ray_session, checkpoint, motion_checkpoint, tmp_path
 ):
     """Each process that opens one of them dies of a segmentation fault: see worker_site.
 
     The prediction is causal, too: of two videos the future differs, and what comes before does not.
+    It is the mean of two models, under two views.
     """
     videos = tmp_path / "videos"
     write_color_dataset(videos, num_cases=8)
     write_two_futures(videos)
     (videos / "broken.mp4").write_bytes(b"no video")
     output = tmp_path / "out"
-    killed = predict(checkpoint, videos, output)
+    models = (checkpoint, motion_checkpoint)
+    killed = predict(models, videos, output)
     wait_until(
         lambda: killed.poll() is not None or list(output.glob("parts/*.parquet")),
         "a video is predicted",
@@ -428,10 +430,10 @@ def test_a_killed_prediction_goes_on_past_broken_videos_and_those_that_crash_the
     killed.communicate()
     # the actor of a dead driver may still finish its video, which then is not among these
     done = {part: part.stat().st_mtime_ns for part in output.glob("parts/*.parquet")}
-    print(f"{len(done)} of 10 videos were done when it was killed")
+    print(f"{len(done)} of 30 parts were done when it was killed")
     assert not (output / "predictions.parquet").exists()
     write_variant(videos / "v1.mp4", videos / "crashes-the-codec.mp4", 1)
-    again = predict(checkpoint, videos, output)
+    again = predict(models, videos, output)
     out, err = again.communicate(timeout=600)
     assert again.returncode == 0, err
     assert "10 of 12" in out, err
@@ -446,6 +448,9 @@ def test_a_killed_prediction_goes_on_past_broken_videos_and_those_that_crash_the
     assert {part: part.stat().st_mtime_ns for part in done} == done
     info = read_info(output / "predictions.parquet")
     assert (info.frame_rate, info.causal, info.smooth) == (2, True, "viterbi")
+    assert info.tta == ("windows",)
+    assert dict(info.members) == {hash_file(each): 0.5 for each in models}
+    assert read_ensemble(output / "ensemble.yaml").sha256 == info.checkpoint_sha256
     check_that_the_past_is_the_same(output / "predictions.parquet", num_past=8)
     segments = read_annotations(output / "segments.csv", videos)
     assert {s.case_id for s in segments} == set(lengths)

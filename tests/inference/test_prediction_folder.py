@@ -4,7 +4,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from ophnet_ray.data.annotations import read_annotations
-from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.annotated_videos import group_by_video, match_predictions
 from ophnet_ray.inference.prediction_folder import (
@@ -13,26 +12,13 @@ from ophnet_ray.inference.prediction_folder import (
     predict_into,
 )
 from ophnet_ray.inference.predictions import read_info, read_predictions
-from ophnet_ray.inference.predictor import PredictionResult, VideoPredictor
 from ophnet_ray.inference.submission import read_template
 from ophnet_ray.inference.video_names import find_videos
 from tests.helpers.checkpoints import make_payload, save_checkpoint
+from tests.helpers.predictions import predict_here
 from tests.helpers.videos import COLORS, write_color_dataset
 
 pytestmark = pytest.mark.unit
-
-
-def predict_here(job, videos):
-    """Predict in this process, as the actors do on a cluster."""
-    predictor = VideoPredictor(job, "cpu", num_threads=1)
-    parts, broken = {}, {}
-    for video_id, video in videos.items():
-        try:
-            predictor.write_part(video_id, video)
-            parts[video_id] = job.part_of(video_id, video)
-        except VideoError as error:
-            broken[video_id] = str(error)
-    return PredictionResult(parts, broken)
 
 
 def never(job, videos):

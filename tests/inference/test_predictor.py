@@ -1,117 +1,231 @@
-"""Whole videos: the frames of each window, damaged frames, and the names of videos."""
-
-import itertools
-from dataclasses import asdict, replace
-from typing import get_args
+"""Predictions of one or several models, under one or several views: parts, passes, refusals."""
 
 import numpy as np
 import pytest
+import torch
 
-from ophnet_ray.config import WindowConfig, WindowImage
-from ophnet_ray.data.datasets import OphNetDataModule
-from ophnet_ray.data.video.container import VideoError
-from ophnet_ray.data.video.decoder import decode_frames, read_video_index
-from ophnet_ray.data.video.index import VideoIndex
-from ophnet_ray.inference.predictor import frame_times, plan_window, stream_windows
-from tests.helpers.videos import grey_frames, write_video
+from ophnet_ray.cli.given_models import check_models, gather_model
+from ophnet_ray.errors import UserError
+from ophnet_ray.inference import predictor
+from ophnet_ray.inference.averaging import average_predictions
+from ophnet_ray.inference.encoder_source import EncoderSource
+from ophnet_ray.inference.ensemble import build_ensemble, read_ensemble, write_ensemble
+from ophnet_ray.inference.ensemble_payload import read_model_payload
+from ophnet_ray.inference.prediction_folder import (
+    PredictionFolder,
+    PredictionRequest,
+    predict_into,
+)
+from ophnet_ray.inference.prediction_job import build_job
+from ophnet_ray.inference.predictions import VideoPrediction, read_info, read_predictions
+from ophnet_ray.inference.tta import check_flips, parse_tta
+from ophnet_ray.models.payload import PAYLOAD_KEY
+from tests.helpers.checkpoints import make_payload, save_checkpoint
+from tests.helpers.heads import save_temporal_checkpoint
+from tests.helpers.predictions import predict_here, predict_one
+from tests.helpers.videos import COLORS, write_video
 
 pytestmark = pytest.mark.unit
 
-WINDOWS = WindowConfig(window_size=8, stride=4, max_frames=8, image_size=32)
+PHASES = sorted(COLORS)
 
 
-def test_every_frame_time_up_to_the_last_frame_has_one_window_in_order(tmp_path):
-    """Frame k is grey 2k at 10 frames/s: a centred window of 8 has the mean 2(10 t - 0.5)."""
-    video = write_video(tmp_path / "v.mp4", grey_frames(95), frame_rate=10)
-    windows = list(stream_windows(str(video), 1.0, WINDOWS))
-    assert [window.index for window in windows] == list(range(10))
-    means = [window.image.mean() for window in windows]
-    expected = [2 * 3.5, *(2 * (10 * t - 0.5) for t in range(1, 9)), 2 * (95 - 4.5)]
-    np.testing.assert_allclose(means, expected, atol=3)
+@pytest.fixture
+def passes(monkeypatch):
+    """The videos that are decoded, each time."""
+    videos = []
+    stream = predictor.stream_batches
+
+    def watched(video, windows):
+        videos.append(video)
+        return stream(video, windows)
+
+    monkeypatch.setattr(predictor, "stream_batches", watched)
+    return videos
 
 
-def test_a_causal_window_uses_nothing_after_its_time(tmp_path):
-    video = write_video(tmp_path / "v.mp4", grey_frames(45), frame_rate=10)
-    later_white = itertools.chain(
-        itertools.islice(grey_frames(45), 31), itertools.repeat(np.full((32, 32, 3), 255, "u1"), 14)
-    )
-    other = write_video(tmp_path / "w.mp4", later_white, frame_rate=10, tune="zerolatency")
-    means, others = (
-        [w.image.mean() for w in stream_windows(str(path), 1.0, WINDOWS, causal=True)]
-        for path in (video, other)
-    )
-    np.testing.assert_allclose(means, [0, *(2 * (10 * t - 3.5) for t in (1, 2, 3, 4))], atol=3)
-    np.testing.assert_allclose(others[:4], means[:4], atol=3)
+@pytest.fixture
+def video(tmp_path):
+    """Eight seconds of noise."""
+    noise = np.random.default_rng(0).integers(0, 255, (80, 32, 32, 3), dtype=np.uint8)
+    return write_video(tmp_path / "v.mkv", noise, frame_rate=10, codec="ffv1", gop=1)
 
 
-@pytest.mark.parametrize(
-    ("last_s", "frame_rate", "num_times"),
-    [
-        pytest.param(9.4, 1, 10, id="the last frame lies between two times"),
-        pytest.param(9.9999999, 1, 11, id="rounded times"),
-        pytest.param(0.0, 1, 1, id="a single frame"),
-        pytest.param(2.0, 30, 61, id="more than one a second"),
-        pytest.param(9.4, 0.1, 1, id="fewer than one a second"),
-    ],
-)
-def test_frame_times_go_up_to_the_last_frame(last_s, frame_rate, num_times):
-    times_s = frame_times(last_s, frame_rate)
-    assert len(times_s) == num_times
-    np.testing.assert_allclose(np.diff(times_s), 1 / frame_rate)
+def request_of(folder, checkpoint, video, **changes):
+    values = {"frame_rate": 2.0, "causal": False, "smooth": None} | changes
+    request = PredictionRequest(checkpoint=str(checkpoint), videos={"v": str(video)}, **values)
+    return predict_into(PredictionFolder(folder), request, predict_here)
 
 
-def test_a_video_shorter_than_a_window_is_one_window_of_what_it_has():
-    index = VideoIndex(np.arange(5) / 10, np.arange(5))
-    assert plan_window(index, 0.2, 8, causal=False) == range(5)
-    assert plan_window(index, 0.2, 8, causal=True) == range(3)
+def head_over(checkpoint, path, **settings):
+    """Write a checkpoint with a temporal model over this frame model."""
+    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+    source, width = EncoderSource(name=str(checkpoint)), weights["model.classifier.0.weight"].shape
+    return save_temporal_checkpoint(path, source, PHASES, width[1], **settings)
 
 
-def test_a_broken_video_is_an_error_and_a_damaged_stretch_costs_its_own_windows(
-    tmp_path,
+def test_models_of_equal_windows_share_one_pass_and_a_new_member_predicts_alone(
+    checkpoint, other_checkpoint, motion_checkpoint, video, tmp_path, passes
 ):
-    (tmp_path / "no.mp4").write_bytes(b"no video")
-    with pytest.raises(VideoError):
-        list(stream_windows(str(tmp_path / "no.mp4"), 1.0, WINDOWS))
+    folder = PredictionFolder(tmp_path / "out")
+    both = gather_model([str(checkpoint), str(other_checkpoint)], folder)
+    request_of(folder.path, both, video)
+    assert passes == [str(video)]
+    ((mean, labels),) = read_predictions(folder.predictions)
+    alone = [predict_one(each, video, tmp_path) for each in (checkpoint, other_checkpoint)]
+    expected = np.mean([each.probabilities for each in alone], axis=0)
+    np.testing.assert_allclose(mean.probabilities, expected, atol=1e-6)
+    assert labels.tolist() == mean.probabilities.argmax(axis=1).tolist()
+    info = read_info(folder.predictions)
+    assert [share for _, share in info.members] == [0.5, 0.5]
+    assert info.checkpoint_sha256 == read_ensemble(both).sha256
+    assert "mean of 2 models" in folder.report.read_text()
+    done = {part: part.stat().st_mtime_ns for part in folder.parts.iterdir()}
+    assert len(done) == 3, "the members, and their mean"
+    del passes[:]
+    more = gather_model([str(checkpoint), str(other_checkpoint), str(motion_checkpoint)], folder)
+    request_of(folder.path, more, video)
+    assert len(passes) == 1
+    assert {part: part.stat().st_mtime_ns for part in done} == done
+    assert len(list(folder.parts.iterdir())) == 5
+    del passes[:]
+    write_ensemble(tmp_path / "e.yaml", build_ensemble([checkpoint, motion_checkpoint], [3, 1]))
+    request_of(folder.path, tmp_path / "e.yaml", video)
+    request_of(folder.path, checkpoint, video)
+    assert passes == [], "of other weights, and of a member alone, all is there"
+
+
+def test_a_mean_is_over_the_models_that_have_a_prediction():
+    rows = [[[0.9, 0.1], [np.nan] * 2, [np.nan] * 2], [[0.5, 0.5], [0.2, 0.8], [np.nan] * 2]]
+    both = [VideoPrediction("v", np.arange(3.0), np.asarray(each, np.float32)) for each in rows]
+    mean = average_predictions(both, [0.75, 0.25])
+    np.testing.assert_allclose(mean.probabilities, [[0.8, 0.2], [0.2, 0.8], [np.nan] * 2])
+    assert mean.labels.tolist() == [0, 1, -1]
+    longer = VideoPrediction("v", np.arange(4.0), np.ones((4, 2), np.float32))
+    with pytest.raises(UserError, match="of files of different length"):
+        average_predictions([both[0], longer], [0.5, 0.5])
+
+
+def test_a_temporal_model_and_its_frame_model_are_averaged(checkpoint, video, tmp_path, passes):
+    """Both see the same windows at one rate: one pass."""
+    head = head_over(checkpoint, tmp_path / "head.ckpt", frame_rate=2.0)
+    write_ensemble(tmp_path / "e.yaml", build_ensemble([checkpoint, head]))
+    mean = predict_one(tmp_path / "e.yaml", video, tmp_path)
+    assert len(passes) == 1
+    alone = [predict_one(each, video, tmp_path) for each in (checkpoint, head)]
+    assert len(passes) == 1, "the members' own parts are there"
+    expected = np.mean([each.probabilities for each in alone], axis=0)
+    np.testing.assert_allclose(mean.probabilities, expected, atol=1e-6)
+    assert alone[1].frame_labels is not None
+    assert mean.frame_labels is None
+    causal = head_over(checkpoint, tmp_path / "causal.ckpt", frame_rate=2.0, causal=True)
+    write_ensemble(tmp_path / "e.yaml", build_ensemble([checkpoint, causal]))
+    with pytest.raises(UserError, match=r"some of the models use the past alone.*--causal"):
+        build_job(str(tmp_path / "e.yaml"), tmp_path, 2.0, causal=False)
+    assert build_job(str(tmp_path / "e.yaml"), tmp_path, 2.0, causal=True).info.causal
+    faster = head_over(checkpoint, tmp_path / "faster.ckpt", frame_rate=4.0)
+    with pytest.raises(UserError, match="other numbers of frames per second"):
+        build_ensemble([head, faster])
+
+
+def test_views_come_from_one_pass_and_are_averaged(checkpoint, video, tmp_path, passes):
+    plain = predict_one(checkpoint, video, tmp_path)
+    both = predict_one(checkpoint, video, tmp_path, tta=("flips", "windows"))
+    assert len(passes) == 2
+    assert not np.allclose(both.probabilities, plain.probabilities)
+    np.testing.assert_allclose(both.probabilities.sum(axis=1), 1, atol=1e-5)
+    # of a mirrored video, the mean over both sides is the same
+    frames = np.random.default_rng(0).integers(0, 255, (80, 32, 32, 3), dtype=np.uint8)
+    mirrored = write_video(
+        tmp_path / "m.mkv", frames[:, :, ::-1].copy(), frame_rate=10, codec="ffv1", gop=1
+    )
+    flipped = [
+        predict_one(checkpoint, each, tmp_path, tta=("flips",)) for each in (video, mirrored)
+    ]
+    np.testing.assert_allclose(flipped[0].probabilities, flipped[1].probabilities, atol=1e-6)
+    assert not np.allclose(
+        predict_one(checkpoint, mirrored, tmp_path).probabilities, plain.probabilities
+    )
+
+
+@pytest.mark.parametrize("is_temporal", [False, True])
+def test_views_of_a_causal_prediction_use_nothing_of_the_future(checkpoint, tmp_path, is_temporal):
     rng = np.random.default_rng(0)
-    noise = rng.integers(0, 255, (100, 64, 64, 3), dtype=np.uint8)
-    video = write_video(tmp_path / "v.mp4", noise, frame_rate=10, gop=10)
-    content = bytearray(video.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 4000] = rng.bytes(4000)
-    video.write_bytes(content)
-    windows = list(stream_windows(str(video), 1.0, WINDOWS))
-    assert len(windows) == 10
-    damaged = [window for window in windows if window.image is None]
-    assert 1 <= len(damaged) <= 4
-    assert "damaged" in damaged[0].reason
-
-
-@pytest.mark.parametrize("window_image", get_args(WindowImage))
-def test_a_video_is_shown_to_the_network_as_training_showed_its_segments(tmp_path, window_image):
-    """The window of frame times 1 s and 3 s, and segments of the same frames."""
-    noise = np.random.default_rng(0).integers(0, 255, (60, 32, 32, 3), dtype=np.uint8)
-    video = write_video(tmp_path / "v.mp4", noise, frame_rate=10)
-    windows = replace(WINDOWS, window_image=window_image)
-    predicted = {w.index: w.image for w in stream_windows(str(video), 1.0, windows)}
-    (tmp_path / "segments.csv").write_text(
-        "video_id,start,end,phase,split\nv,0.6,1.4,a,train\nv,2.6,3.4,b,val\n"
+    past, *futures = rng.integers(0, 255, (3, 40, 32, 32, 3), dtype=np.uint8)
+    model = checkpoint
+    if is_temporal:
+        model = head_over(checkpoint, tmp_path / "causal.ckpt", frame_rate=2.0, causal=True)
+    one, other = (
+        predict_one(
+            model,
+            write_video(
+                tmp_path / f"{i}.mkv", [*past, *future], frame_rate=10, codec="ffv1", gop=1
+            ),
+            tmp_path,
+            causal=True,
+            tta=("flips", "windows"),
+        ).probabilities
+        for i, future in enumerate(futures)
     )
-    data = OphNetDataModule(
-        tmp_path / "segments.csv", cache_dir=tmp_path / "cache", batch_size=1, **asdict(windows)
-    )
-    data.setup()
-    for time_s, loader in ((1, data.train_dataloader()), (3, data.val_dataloader())):
-        (batch,) = loader
-        np.testing.assert_array_equal(
-            batch["pixels"][0].permute(1, 2, 0).numpy(), predicted[time_s]
-        )
+    np.testing.assert_allclose(one[:8], other[:8], atol=1e-6)
+    assert not np.allclose(one[8:], other[8:])
 
 
-def test_a_sharp_window_shows_the_frame_of_its_time(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 255, (60, 32, 32, 3), dtype=np.uint8)
-    video = write_video(tmp_path / "v.mp4", noise, frame_rate=10)
-    index = read_video_index(str(video))
-    decoded = [f.pixels for f in decode_frames(str(video), index, np.arange(10, 60, 10))]
-    shown = list(stream_windows(str(video), 1.0, replace(WINDOWS, window_image="center")))
-    for window, pixels in zip(shown[1:], decoded, strict=True):
-        np.testing.assert_array_equal(window.image, pixels)
+def test_the_record_of_a_prediction_states_its_views(checkpoint, video, tmp_path):
+    request_of(tmp_path / "plain", checkpoint, video)
+    request_of(tmp_path / "views", checkpoint, video, tta=("windows",))
+    plain, views = (PredictionFolder(tmp_path / name) for name in ("plain", "views"))
+    assert read_info(views.predictions).tta == ("windows",)
+    assert read_info(plain.predictions).tta == ()
+    assert "test-time augmentation: windows" in views.report.read_text()
+    assert "test-time" not in plain.report.read_text()
+
+
+def test_mirrored_images_are_refused_where_phases_name_a_side(checkpoint, tmp_path):
+    assert parse_tta("windows, flips") == ("flips", "windows")
+    assert parse_tta("") == ()
+    with pytest.raises(UserError, match="--tta rotations: 'rotations' is none of flips, windows"):
+        parse_tta("rotations")
+    assert "--hflip 0" in check_flips(("flips",), str(checkpoint))
+    assert not check_flips(("windows",), str(checkpoint))
+    save_checkpoint(tmp_path / "sides.ckpt", make_payload(2, phases=("left_incision", "rights")))
+    with pytest.raises(UserError, match="'left_incision' names a side"):
+        check_flips(("flips",), str(tmp_path / "sides.ckpt"))
+    content = torch.load(checkpoint, weights_only=True)
+    content[PAYLOAD_KEY]["config"]["hflip"] = 0.5
+    torch.save(content, tmp_path / "mirrored.ckpt")
+    assert not check_flips(("flips",), str(tmp_path / "mirrored.ckpt"))
+
+
+def test_an_ensemble_has_seen_what_a_member_has_seen(split_checkpoint, tmp_path):
+    for name, train, val in (("a", ["c1", "c2"], ["c3", "c4"]), ("b", ["c1", "c4"], ["c2", "c3"])):
+        split_checkpoint(train, val, lr=len(train) if name == "a" else 7).rename(tmp_path / name)
+    write_ensemble(tmp_path / "e.yaml", build_ensemble([tmp_path / "a", tmp_path / "b"]))
+    own = [read_model_payload(str(tmp_path / name)).training for name in "ab"]
+    both = read_model_payload(str(tmp_path / "e.yaml"))
+    assert set(both.training.case_hashes) == {*own[0].case_hashes, *own[1].case_hashes}
+    (held_out,) = both.training.val_case_hashes
+    assert all(held_out in each.val_case_hashes for each in own)
+    assert "lr" not in both.config
+    assert both.config["backbone"] == "test_resnet"
+    assert both.training.dynamics is not None
+
+
+def test_models_are_given_as_files_runs_and_ensembles(checkpoint, other_checkpoint, tmp_path):
+    folder = PredictionFolder(tmp_path / "out")
+    inner = tmp_path / "folds"
+    inner.mkdir()
+    write_ensemble(inner / "ensemble.yaml", build_ensemble([checkpoint, other_checkpoint]))
+    assert gather_model([str(inner)], folder) == str(inner / "ensemble.yaml")
+    assert gather_model([str(checkpoint)], folder) == str(checkpoint)
+    with pytest.raises(UserError, match="are the same model; leave one out"):
+        gather_model([str(inner), str(checkpoint)], folder)
+    for given, says in (
+        ([], "give a checkpoint"),
+        (["none.ckpt"], r"checkpoint none\.ckpt does not exist"),
+        ([str(checkpoint)] * 2, "is given twice"),
+    ):
+        with pytest.raises(UserError, match=says):
+            check_models(given)
+    with pytest.raises(UserError, match=r"is no checkpoint, no run directory, and holds no ens"):
+        gather_model([str(tmp_path)], folder)

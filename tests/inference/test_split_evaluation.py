@@ -14,6 +14,7 @@ from ophnet_ray.inference.prediction_folder import (
     PredictionRequest,
     predict_into,
 )
+from ophnet_ray.inference.prediction_job import PredictionResult
 from ophnet_ray.inference.predictions import (
     PredictionInfo,
     VideoPrediction,
@@ -21,7 +22,6 @@ from ophnet_ray.inference.predictions import (
     read_predictions,
     write_predictions,
 )
-from ophnet_ray.inference.predictor import PredictionResult
 from ophnet_ray.models.checkpoint_file import read_payload, write_smoothing_choice
 from ophnet_ray.models.decoder import Decoder
 from ophnet_ray.models.payload import SmoothingChoice

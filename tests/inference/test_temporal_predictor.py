@@ -16,8 +16,8 @@ from ophnet_ray.inference.prediction_folder import (
     PredictionRequest,
     predict_into,
 )
+from ophnet_ray.inference.prediction_job import build_job
 from ophnet_ray.inference.predictions import read_info, read_predictions
-from ophnet_ray.inference.predictor import PredictionResult, build_job
 from ophnet_ray.inference.smoothing import SMOOTHERS
 from ophnet_ray.inference.trained_model import load_frame_model, load_model
 from ophnet_ray.models.backbone import create_encoder
@@ -25,6 +25,7 @@ from ophnet_ray.models.checkpoint_file import read_payload, write_smoothing_choi
 from ophnet_ray.models.decoder import Decoder
 from ophnet_ray.models.payload import PAYLOAD_KEY, SmoothingChoice
 from tests.helpers.heads import save_temporal_checkpoint
+from tests.helpers.predictions import predict_here, predict_one
 from tests.helpers.videos import COLORS, write_video
 
 pytestmark = pytest.mark.unit
@@ -45,12 +46,6 @@ def draw_noise(num_frames, seed):
     rng = np.random.default_rng(seed)
     colors = np.repeat(rng.choice([0, 200], (num_frames // 5, 1, 1, 3)), 5, axis=0)
     return (colors + rng.integers(0, 55, (num_frames, 32, 32, 3))).astype(np.uint8)
-
-
-def predict(checkpoint, video, folder, frame_rate=2.0, causal=False):
-    job = build_job(str(checkpoint), folder, frame_rate, causal)
-    job.build_worker("cpu", 1)("v", str(video))
-    return next(iter(read_predictions(job.part_of("v", str(video)))))[0]
 
 
 @pytest.fixture
@@ -75,21 +70,12 @@ def test_with_a_causal_model_the_future_of_a_file_changes_nothing_before_it(
         source, tmp_path, temporal=kind, causal=True, frame_rate=2.0, temporal_input=wanted
     )
     videos = [write_noise(tmp_path / f"{seed}.mkv", seed) for seed in (1, 2)]
-    first, second = (predict(model, video, tmp_path, causal=True) for video in videos)
+    first, second = (predict_one(model, video, tmp_path, causal=True) for video in videos)
     is_past = first.times_s < CHANGE / RATE
     np.testing.assert_allclose(
         first.probabilities[is_past], second.probabilities[is_past], atol=1e-6
     )
     assert not np.allclose(first.probabilities[~is_past], second.probabilities[~is_past])
-
-
-def predict_here(job, videos):
-    work = job.build_worker("cpu", 1)
-    parts = {video_id: job.part_of(video_id, video) for video_id, video in videos.items()}
-    for video_id, video in videos.items():
-        if not parts[video_id].exists():
-            work(video_id, video)
-    return PredictionResult(parts, {})
 
 
 @pytest.mark.parametrize("kind", ["mstcn", "gru", None])
@@ -130,7 +116,7 @@ def test_no_smoothing_of_a_causal_prediction_sees_the_future(source, tmp_path, k
 def test_an_offline_model_uses_the_future_and_refuses_to_be_causal(source, tmp_path):
     model = head_over(source, tmp_path, frame_rate=2.0)
     videos = [write_noise(tmp_path / f"{seed}.mkv", seed) for seed in (1, 2)]
-    first, second = (predict(model, video, tmp_path) for video in videos)
+    first, second = (predict_one(model, video, tmp_path) for video in videos)
     before = first.times_s == first.times_s[first.times_s < CHANGE / RATE].max()
     assert not np.allclose(first.probabilities[before], second.probabilities[before])
     with pytest.raises(UserError, match=r"--causal: the temporal model of .* looks ahead"):
@@ -140,8 +126,8 @@ def test_an_offline_model_uses_the_future_and_refuses_to_be_causal(source, tmp_p
 def test_another_frame_rate_takes_the_features_shown_last(source, tmp_path):
     model = head_over(source, tmp_path, frame_rate=2.0)
     video = write_noise(tmp_path / "v.mkv", 1)
-    trained = predict(model, video, tmp_path, frame_rate=2.0)
-    faster = predict(model, video, tmp_path, frame_rate=5.0)
+    trained = predict_one(model, video, tmp_path, frame_rate=2.0)
+    faster = predict_one(model, video, tmp_path, frame_rate=5.0)
     shown = np.floor(faster.times_s * 2 + 1e-6).astype(int)
     np.testing.assert_array_equal(faster.probabilities, trained.probabilities[shown])
 
@@ -154,7 +140,7 @@ def test_a_timm_model_travels_in_the_checkpoint(tmp_path):
     source = EncoderSource(name="test_vit", weights=str(weights), windows=small)
     model = save_temporal_checkpoint(tmp_path / "model.ckpt", source, ("a", "b"), 128)
     weights.unlink()
-    found = predict(model, write_noise(tmp_path / "v.mkv", 1), tmp_path, frame_rate=1.0)
+    found = predict_one(model, write_noise(tmp_path / "v.mkv", 1), tmp_path, frame_rate=1.0)
     assert found.probabilities.shape == (8, 2)
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-5)
     with pytest.raises(UserError, match="a timm model without classifier"):
@@ -176,16 +162,16 @@ def test_the_labels_of_the_frame_model_come_with_those_of_the_temporal_model(sou
     video = write_noise(tmp_path / "v.mkv", 1)
     path = tmp_path / "same.ckpt"
     same = save_temporal_checkpoint(path, source, PHASES, num_inputs, frame_rate=2.0)
-    alone = predict(source.name, video, tmp_path)
-    assert predict(same, video, tmp_path).frame_labels.tolist() == alone.labels.tolist()
+    alone = predict_one(source.name, video, tmp_path)
+    assert predict_one(same, video, tmp_path).frame_labels.tolist() == alone.labels.tolist()
     # an encoder of other phases does not tell these
     others = head_over(source, tmp_path, frame_rate=2.0)
-    assert predict(others, video, tmp_path).frame_labels is None
+    assert predict_one(others, video, tmp_path).frame_labels is None
     # earlier versions did not name the phases of the encoder
     content = torch.load(same, weights_only=True)
     del content[PAYLOAD_KEY]["head"]["encoder_phases"]
     torch.save(content, tmp_path / "old.ckpt")
-    assert predict(tmp_path / "old.ckpt", video, tmp_path).frame_labels is None
+    assert predict_one(tmp_path / "old.ckpt", video, tmp_path).frame_labels is None
 
 
 def test_versions_without_temporal_models_are_told_to_be_renewed(source, tmp_path):

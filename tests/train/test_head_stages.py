@@ -15,8 +15,8 @@ import torch
 from ophnet_ray.cli.audit import AuditCommand
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
+from ophnet_ray.inference.prediction_job import build_job
 from ophnet_ray.inference.predictions import read_predictions
-from ophnet_ray.inference.predictor import build_job
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.checkpoints import newest_position
 from ophnet_ray.tune.config import SearchConfig, TuneConfig

@@ -19,8 +19,8 @@ from ophnet_ray.data.video import blocks
 from ophnet_ray.data.video.blocks import decode_segments
 from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
-from ophnet_ray.inference.predictor import local_copy
 from ophnet_ray.inference.video_names import find_videos
+from ophnet_ray.inference.window_stream import local_copy
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.settings_file import read_config
 from ophnet_ray.storage.files import (
