@@ -8,8 +8,8 @@ down to a single frame. The data passport counts each of these.
 
 import itertools
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,15 +17,15 @@ from typing import Literal
 from ophnet_ray.config import CaseFrom
 from ophnet_ray.data.cases import CaseRule, choose_case_rule, describe_untold, find_case
 from ophnet_ray.data.spelling import fold_phase, unite_spellings
-from ophnet_ray.data.table_file import AnnotationError, check_columns, read_rows
+from ophnet_ray.data.table_file import AnnotationError, RowErrors, TableFile, check_columns
 from ophnet_ray.data.video_files import VideoFinder, root_of
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
 from ophnet_ray.storage.paths import absolute, check_location, check_text, parent_of
 
 SPLITS = ("train", "val", "test")
-MAX_ERRORS_SHOWN = 10
 _TEXTS = {"video_id", "case_id", "phase", "phase_id"}
+_Check = Callable[[str, str], None]
 
 
 RejectKind = Literal["missing", "unreadable", "damaged", "outside the video", "other"]
@@ -104,25 +104,35 @@ def read_table(
     check_location("--csv_path", path)
     if video_dir is not None:
         check_location("--video_dir", str(video_dir))
-    lines = read_rows(path)
-    _, header = next(lines, (0, []))
+    file = TableFile(path)
+    _, header = next(file.rows(), (0, []))
     columns = [name.strip() for name in header]
     if not any(columns):
         raise AnnotationError(f"{path} is empty; expected a header line and one row per segment")
     check_columns(columns, path)
-    rows: list[tuple[int, dict[str, str]]] = []
-    errors = []
-    for line, values in lines:
-        if not any(value.strip() for value in values):
-            continue
-        if len(values) != len(columns):
-            errors.append(f"{path}:{line}: {len(values)} values for {len(columns)} columns")
-        else:
-            rows.append((line, dict(zip(columns, values, strict=True))))
     given = None if video_dir is None else absolute(video_dir)
     root = None if allow_outside else root_of(absolute(path), given)
     find_video = VideoFinder(given or parent_of(absolute(path)), root)
-    return _parse_rows(rows, find_video, case_from, path, errors)
+    # millions of rows are not kept: the file is read once for its cases, once for its segments
+    for_cases = (row for _, row in _read_dicts(file, columns, RowErrors(path)))
+    num_rows = None if "case_id" in columns or case_from == "column" else 1
+    rule = choose_case_rule(itertools.islice(for_cases, num_rows), case_from)
+    parser = RowParser(find_video, rule)
+    ragged = RowErrors(path)
+    return _parse_rows(_read_dicts(file, columns, ragged), parser, ragged)
+
+
+def _read_dicts(
+    file: TableFile, columns: Sequence[str], ragged: RowErrors
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a table by their lines; those of another length are errors."""
+    for line, values in itertools.islice(file.rows(), 1, None):
+        if not any(value.strip() for value in values):
+            continue
+        if len(values) != len(columns):
+            ragged.add(line, f"{len(values)} values for {len(columns)} columns")
+        else:
+            yield line, dict(zip(columns, values, strict=True))
 
 
 def parse_annotations(
@@ -133,12 +143,13 @@ def parse_annotations(
     allow_outside: bool = False,
 ) -> list[Segment]:
     """Validate rows in memory, e.g. of a data frame; see ``read_table``."""
-    numbered = [(line, dict(row)) for line, row in enumerate(rows, start=1)]
-    if numbered:
-        check_columns(list(numbered[0][1]), "the table")
+    table = [dict(row) for row in rows]
+    if table:
+        check_columns(list(table[0]), "the table")
     folder = absolute(video_dir)
     find_video = VideoFinder(folder, None if allow_outside else folder)
-    return list(_parse_rows(numbered, find_video, case_from, "row", []).segments)
+    parser = RowParser(find_video, choose_case_rule(table, case_from))
+    return list(_parse_rows(enumerate(table, start=1), parser, RowErrors("row")).segments)
 
 
 def phase_vocabulary(segments: Iterable[Segment]) -> list[str]:
@@ -188,36 +199,29 @@ def count_quirks(segments: Sequence[Segment]) -> dict[str, int]:
 
 
 def _parse_rows(
-    rows: list[tuple[int, dict[str, str]]],
-    find_video: VideoFinder,
-    case_from: CaseFrom,
-    where: str,
-    errors: list[str],
+    rows: Iterable[tuple[int, Mapping[str, str]]], parser: "RowParser", ragged: RowErrors
 ) -> AnnotationTable:
-    rule = choose_case_rule((row for _, row in rows), case_from)
+    """Validate rows; ``ragged`` has received the errors of the table's form by the last one."""
     segments: list[Segment] = []
     first_line: dict[str, int] = {}
+    errors = RowErrors(ragged.where)
     for line, row in rows:
         try:
-            segment = _parse_row(row, find_video, rule)
+            segment = parser.parse(row)
         except UserError as error:
-            errors.append(f"{where}:{line}: {error}")
+            errors.add(line, error)
             continue
         if segment.segment_id in first_line:
-            errors.append(
-                f"{where}:{line}: repeats line {first_line[segment.segment_id]}; delete one"
-            )
+            errors.add(line, f"repeats line {first_line[segment.segment_id]}; delete one")
             continue
         first_line[segment.segment_id] = line
         segments.append(segment)
-    if errors:
-        shown = errors[:MAX_ERRORS_SHOWN]
-        if len(errors) > len(shown):
-            shown.append(f"and {len(errors) - len(shown)} more errors")
-        raise AnnotationError("\n".join(shown))
+    ragged.raise_with(errors)
+    where = ragged.where
     if not segments:
         raise AnnotationError(f"{where} holds no rows; expected one row per segment")
     _check_spellings(segments, where, first_line)
+    rule = parser.rule
     return AnnotationTable(tuple(_settle_cases(segments, rule, where, first_line)), rule)
 
 
@@ -226,7 +230,11 @@ def _check_spellings(
 ) -> None:
     """Refuse two spellings of a phase, which would be two classes."""
     known: dict[str, Segment] = {}
+    seen: set[str] = set()
     for segment in segments:
+        if segment.phase in seen:
+            continue
+        seen.add(segment.phase)
         other = known.setdefault(fold_phase(segment.phase), segment)
         if other.phase != segment.phase:
             raise AnnotationError(
@@ -251,30 +259,59 @@ def _settle_cases(
     return [replace(s, case_id=spelling[s.case_id]) for s in segments]
 
 
-def _parse_row(row: Mapping[str, str], find_video: VideoFinder, rule: CaseRule) -> Segment:
-    """Validate one row; ids are kept byte for byte ("001" is not 1).
+class RowParser:
+    """Rows of one table → segments; ids are kept byte for byte ("001" is not 1).
 
-    ``case_id`` is empty if the name or the folder of the video does not tell it.
+    Equal texts are checked once and kept once: a table of millions of rows has few.
+
+    Args:
+        find_video: Finds the videos of the table.
+        rule: Source of the cases.
     """
-    for name in _TEXTS & row.keys():
-        check_text(name, row[name])
-    phase, split = _read_phase(row), row.get("split", "")
-    if "split" in row and split not in SPLITS:
-        raise AnnotationError(f"split {split!r} is not one of {', '.join(SPLITS)}")
-    column = "video_path" if "video_path" in row else "video_id"
-    name = _read_name(row, column)
-    # file names hold the phase's name rather than its id
-    case_id = find_case(row, name, rule, [row.get("phase") or "", phase])
-    if rule == "column" and case_id is None:
-        raise AnnotationError("case_id is empty")
-    video = find_video.by_path(name) if column == "video_path" else find_video.by_id(name)
-    if "start" not in row:
-        return Segment(name, case_id or "", video, 0.0, math.inf, phase, split)
-    start_s, end_s = _parse_seconds(row, "start"), _parse_seconds(row, "end")
-    if not 0 <= start_s < end_s:
-        raise AnnotationError(f"start {row['start']} s is not before end {row['end']} s")
-    segment_id = f"{name}:{start_s:.10g}-{end_s:.10g}:{phase}"
-    return Segment(segment_id, case_id or "", video, start_s, end_s, phase, split)
+
+    def __init__(self, find_video: VideoFinder, rule: CaseRule) -> None:
+        self.rule = rule
+        self._find_video = find_video
+        self._checked: dict[tuple[_Check, str], set[str]] = defaultdict(set)
+        self._kept: dict[str, str] = {}
+
+    def parse(self, row: Mapping[str, str]) -> Segment:
+        """Validate one row; ``case_id`` is empty if the name of the video does not tell it.
+
+        Raises:
+            UserError: Naming the value that is wrong.
+        """
+        for name in _TEXTS & row.keys():
+            self._check(check_text, name, row[name])
+        phase, split = self._keep(_read_phase(row)), self._keep(row.get("split", ""))
+        if "split" in row and split not in SPLITS:
+            raise AnnotationError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+        column = "video_path" if "video_path" in row else "video_id"
+        self._check(check_location, column, row[column])
+        name = _read_name(row, column)
+        # file names hold the phase's name rather than its id
+        case_id = find_case(row, name, self.rule, [row.get("phase") or "", phase])
+        if self.rule == "column" and case_id is None:
+            raise AnnotationError("case_id is empty")
+        case_id = self._keep(case_id or "")
+        find = self._find_video
+        video = find.by_path(name) if column == "video_path" else find.by_id(name)
+        if "start" not in row:
+            return Segment(name, case_id, video, 0.0, math.inf, phase, split)
+        start_s, end_s = _parse_seconds(row, "start"), _parse_seconds(row, "end")
+        if not 0 <= start_s < end_s:
+            raise AnnotationError(f"start {row['start']} s is not before end {row['end']} s")
+        segment_id = f"{name}:{start_s:.10g}-{end_s:.10g}:{phase}"
+        return Segment(segment_id, case_id, video, start_s, end_s, phase, split)
+
+    def _check(self, check: _Check, name: str, value: str) -> None:
+        passed = self._checked[check, name]
+        if value not in passed:
+            check(name, value)
+            passed.add(value)
+
+    def _keep(self, text: str) -> str:
+        return self._kept.setdefault(text, text)
 
 
 def _read_phase(row: Mapping[str, str]) -> str:
@@ -293,7 +330,6 @@ def _read_phase(row: Mapping[str, str]) -> str:
 
 def _read_name(row: Mapping[str, str], column: str) -> str:
     """Return the path or the id of the row's video; an empty id would be a case of its own."""
-    check_location(column, row[column])
     is_segment = "start" in row
     for each in (column, "video_id") if is_segment else (column,):
         if each in row and not row[each].strip():

@@ -25,15 +25,18 @@ def choose_case_rule(rows: Iterable[Mapping[str, str]], case_from: CaseFrom) -> 
     Raises:
         UserError: A case_id column is asked for, and there is none.
     """
-    table = list(rows)
-    has_column = any(row.get("case_id", "").strip() for row in table)
-    if case_from == "column" and not has_column:
-        raise UserError("--case_from column: the table has no case_id column with values")
-    if case_from != "auto":
-        return case_from
-    if has_column:
-        return "column"
-    return "video" if any("start" in row for row in table) else "name"
+    match case_from:
+        case "auto" | "column":
+            has_times = False
+            for row in rows:
+                if row.get("case_id", "").strip():
+                    return "column"
+                has_times = has_times or "start" in row
+            if case_from == "auto":
+                return "video" if has_times else "name"
+            raise UserError("--case_from column: the table has no case_id column with values")
+        case rule:
+            return rule
 
 
 def find_case(

@@ -24,6 +24,8 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
 from ophnet_ray.storage.paths import parent_of, stem_of
 
+_ROWS_AT_ONCE = 10_000
+
 AssignSplits = Callable[[Sequence[Segment], Iterable[Sequence[str]]], Sequence[Segment]]
 """Returns rows with splits; the second argument: groups of videos of equal content."""
 
@@ -170,7 +172,13 @@ def hash_segments(segments: Sequence[Segment]) -> str:
     rows = sorted(
         (s.segment_id, s.case_id, s.phase, s.split, found[s.video].size_bytes) for s in segments
     )
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    # the text of one long list, made in parts
+    digest = hashlib.sha256(b"[")
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        text = json.dumps(rows[first : first + _ROWS_AT_ONCE])[1:-1]
+        digest.update(f"{', ' if first else ''}{text}".encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def _describe_missing(missing: Sequence[str], num_videos: int, num_left: int, num_rows: int) -> str:

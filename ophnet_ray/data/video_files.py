@@ -1,6 +1,7 @@
 """Files of videos: the suffixes that are known, and the path of a video by its id or name."""
 
 import os
+from contextlib import suppress
 from pathlib import Path, PurePath
 
 from ophnet_ray.errors import UserError
@@ -34,19 +35,27 @@ class VideoFinder:
     def __init__(self, folder: str, root: str | None = None) -> None:
         self.folder, self.root = folder, root
         self._by_stem: dict[str, str] | None = None
-        self._admitted: set[str] = set()
+        self._found: dict[str, str] = {}
+        self._below: dict[str, bool] = {}
+        self._plain: set[str] = set()
         if exists(folder) and not os.access(folder, os.R_OK | os.X_OK):
             raise UserError(f"folder {folder} cannot be read: permission denied; check --video_dir")
 
     def by_id(self, video_id: str) -> str:
         """Return the path of the video with this name; any known suffix."""
-        if self._by_stem is None:
-            self._by_stem = self._list()
-        name = self._by_stem.get(video_id, f"{video_id}{VIDEO_SUFFIXES[0]}")
-        return self._admit(join(self.folder, name))
+        if video_id not in self._found:
+            if self._by_stem is None:
+                self._by_stem = self._list()
+            name = self._by_stem.get(video_id, f"{video_id}{VIDEO_SUFFIXES[0]}")
+            self._found[video_id] = self._admit(join(self.folder, name))
+        return self._found[video_id]
 
     def _list(self) -> dict[str, str]:
         names = [PurePath(name) for name in sorted(list_names(self.folder))]
+        if not is_remote(self.folder):
+            with suppress(OSError), os.scandir(self.folder) as files:
+                # the listing tells links, which else takes a request per file
+                self._plain = {file.path for file in files if not file.is_symlink()}
         by_stem: dict[str, str] = {}
         for suffix in reversed(VIDEO_SUFFIXES):
             by_stem |= {p.stem: p.name for p in names if p.suffix.lower() == suffix}
@@ -58,6 +67,11 @@ class VideoFinder:
         Raises:
             UserError: It lies outside of the root, or is a URI with options.
         """
+        if name not in self._found:
+            self._found[name] = self._find_path(name)
+        return self._found[name]
+
+    def _find_path(self, name: str) -> str:
         if name.startswith("file://"):
             return self._admit(absolute(name))
         if is_remote(name) and options_of(name):
@@ -71,14 +85,22 @@ class VideoFinder:
     def _admit(self, path: str) -> str:
         if is_remote(path) and is_remote(self.folder) and is_below(path, bucket_of(self.folder)):
             path = with_options_of(path, self.folder)
-        if self.root is not None and path not in self._admitted:
-            if not is_below(path, self.root):
-                raise UserError(
-                    f"{path} lies outside of {plain_uri(self.root)}; give another --video_dir, or "
-                    "--allow_outside if you trust the table"
-                )
-            self._admitted.add(path)
+        if self.root is not None and not self._is_below(path, self.root):
+            raise UserError(
+                f"{path} lies outside of {plain_uri(self.root)}; give another --video_dir, or "
+                "--allow_outside if you trust the table"
+            )
         return path
+
+    def _is_below(self, path: str, root: str) -> bool:
+        """Return ``is_below``; the links of a folder are followed once, not for each file in it."""
+        folder, name = os.path.split(path)
+        is_plain = path in self._plain or not os.path.islink(path)  # noqa: PTH114 - a Path costs
+        if is_remote(path) or name in ("", "..", ".") or not is_plain:
+            return is_below(path, root)
+        if folder not in self._below:
+            self._below[folder] = is_below(folder, root)
+        return self._below[folder] or is_below(path, root)
 
 
 def root_of(csv_path: str, video_dir: str | None) -> str:

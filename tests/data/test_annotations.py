@@ -3,6 +3,8 @@
 import math
 import os
 import tempfile
+import threading
+import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -366,3 +368,50 @@ def test_a_folder_of_videos_that_may_not_be_read_is_named(row):
         says = f"folder {videos} cannot be read: permission denied; check --video_dir"
         with as_another_user(), pytest.raises(UserError, match=says):
             read_annotations(f"{public}/a.csv", videos, "clip")
+
+
+def test_a_table_is_read_through_a_pipe(tmp_path):
+    """As with ``--csv_path <(command)``: it can be read only once."""
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    text = "video_id,start,end,phase,case_id\nv,0,1,a,\nv,1,2,b,c\nv,2,3,b,\n"
+    writer = threading.Thread(target=pipe.write_text, args=(text,))
+    writer.start()
+    with pytest.raises(AnnotationError, match=r"pipe\.csv:2: case_id is empty\n.*:4: case_id"):
+        read_annotations(pipe)
+    writer.join()
+
+
+def test_rows_of_another_length_are_named_before_the_others_and_ten_in_all(tmp_path):
+    rows = ["v,-1,1,a" if i % 2 else "v,0" for i in range(30)]
+    with pytest.raises(AnnotationError) as caught:
+        read_annotations(write(tmp_path, "\n".join(["video_id,start,end,phase", *rows])))
+    lines = str(caught.value).splitlines()
+    assert [line.partition(": ")[2] for line in lines[:10]] == ["2 values for 4 columns"] * 10
+    assert lines[10:] == ["and 20 more errors"]
+
+
+def test_the_byte_that_is_no_text_is_counted_from_the_start_of_the_file(tmp_path):
+    content = "video_id,start,end,phase\n".encode("utf-8-sig") + b"v,0,1,a\n" * 200_000
+    path = tmp_path / "a.csv"
+    path.write_bytes(content + b"v,1,2,\xff\n")
+    with pytest.raises(
+        AnnotationError, match=rf"is not UTF-8 text \(byte {len(content) - 3 + 6}\)"
+    ):
+        read_annotations(path)
+
+
+def test_the_memory_of_a_table_is_that_of_its_segments(tmp_path):
+    """Neither the text nor the values of all rows are kept beside them."""
+    num_rows = 4000
+    notes = "x" * 2000
+    rows = [f"v{i % 50},{i},{i + 1},a,case_{i % 50:030d},{notes}" for i in range(num_rows)]
+    path = write(tmp_path, "\n".join(["video_id,start,end,phase,case_id,notes", *rows]))
+    del rows
+    tracemalloc.start()
+    segments = read_annotations(path)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(f"{peak_bytes / num_rows:.0f} bytes per row")
+    assert peak_bytes < 900 * num_rows
+    assert len({id(segment.case_id) for segment in segments}) == 50

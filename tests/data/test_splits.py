@@ -1,5 +1,6 @@
 """No case on both sides, every phase in training, the same split whatever the order."""
 
+import hashlib
 import random
 from dataclasses import replace
 
@@ -111,3 +112,15 @@ def test_a_video_in_two_splits_of_the_csv_under_two_names_is_refused():
 def test_refuses_what_cannot_be_split(rows, says):
     with pytest.raises(AnnotationError, match=says):
         assign_splits(rows, 0.2, 0)
+
+
+def test_the_split_is_the_one_that_it_has_always_been():
+    """Digest of the commit 51774da, which took cases one by one."""
+    rows = [
+        Segment(f"{c}:{k}", f"c{c}", f"{c}.mp4", k, k + 1, str(min(c * k % 31, 17)))
+        for c in range(1500)
+        for k in range(1, 6)
+    ]
+    splits = [s.split for fraction in (0.05, 0.4) for s in assign_splits(rows, fraction, 3)]
+    digest = hashlib.sha256("".join(splits).encode()).hexdigest()
+    assert digest[:16] == "ca2ba83f6ad26f62"
