@@ -19,6 +19,8 @@ def check_checkpoint(path: str) -> None:
     """
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path} does not exist")
+    if path.endswith((".yaml", ".yml")):
+        raise UserError(f"checkpoint {path}: this command takes one model; give a member of it")
     if not zipfile.is_zipfile(path):
         raise UserError(
             f"checkpoint {path} cannot be read (it is no PyTorch file, or its end is missing)"
@@ -85,12 +87,12 @@ def create_output_folder(path: str, *names: str, flag: str = "--output") -> Path
 
 
 def trained_case_from(checkpoint: str) -> CaseFrom:
-    """Return the source of the cases that a checkpoint was trained with.
+    """Return the source of the cases that a checkpoint, or an ensemble, was trained with.
 
     Raises:
         UserError: The checkpoint cannot be read.
     """
     # loads torch
-    from ophnet_ray.models.checkpoint_file import read_payload
+    from ophnet_ray.inference.ensemble_payload import read_model_payload
 
-    return read_payload(checkpoint).settings.data.case_from
+    return read_model_payload(checkpoint).settings.data.case_from

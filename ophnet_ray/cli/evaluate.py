@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Literal
 
 from ophnet_ray.cli.checks import (
     check_at_least_1,
-    check_checkpoint,
     check_frame_rate,
     check_look_ahead,
     trained_case_from,
 )
+from ophnet_ray.cli.given_models import check_models, gather_model
 from ophnet_ray.config import CaseFrom
 from ophnet_ray.console import Console, print_answer
 from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.distributed.environment import prepare_environment
 from ophnet_ray.inference.predictions import DEFAULT_FRAME_RATE, read_info
 from ophnet_ray.inference.smoothing import Smooth
+from ophnet_ray.inference.tta import check_flips, parse_tta
 from ophnet_ray.metrics.score_card import format_score
 from ophnet_ray.settings import NUM_WORKERS
 
@@ -32,8 +33,9 @@ MAX_SCORES = 12
 class EvaluateCommand:
     """Score a checkpoint on every annotated frame of a split; unpredicted frames count as wrong."""
 
-    checkpoint: str
-    """Checkpoint that train.py wrote."""
+    checkpoint: tuple[str, ...]
+    """Checkpoint that train.py wrote, run directory, or ensemble.yaml; of several, the mean of
+    their probabilities is scored."""
     csv_path: str
     """Annotation CSV, in the format of train.py."""
     video_dir: str | None = None
@@ -63,6 +65,9 @@ class EvaluateCommand:
     """Use only frames up to each prediction's time."""
     look_ahead_s: float = 0.0
     """With --causal: seconds after each time that smoothing may use; labels come so much later."""
+    tta: str = ""
+    """Test-time augmentation: flips, windows, or flips,windows; the mean over mirrored images and
+    neighbouring windows is scored."""
     num_workers: int = NUM_WORKERS
     """Number of parallel actors when predicting."""
 
@@ -79,19 +84,25 @@ class EvaluateCommand:
             causal = read_info(Path(self.predictions)).causal
         check_look_ahead(self.look_ahead_s, causal)
         check_at_least_1("--num_workers", self.num_workers)
-        check_checkpoint(self.checkpoint)
-        case_from = self.case_from or trained_case_from(self.checkpoint)
+        tta = parse_tta(self.tta)
+        check_models(self.checkpoint)
+        # it loads torch
+        from ophnet_ray.inference.prediction_folder import PredictionFolder
+
+        folder = PredictionFolder(Path(self.output).absolute())
+        checkpoint = gather_model(self.checkpoint, folder)
+        case_from = self.case_from or trained_case_from(checkpoint)
         segments = read_annotations(
             self.csv_path, self.video_dir, case_from, allow_outside=self.allow_outside
         )
         prepare_environment()
         from ophnet_ray.inference.evaluation import EvaluationRequest, evaluate
-        from ophnet_ray.inference.prediction_folder import PredictionFolder
 
         console = Console()
-        folder = PredictionFolder(Path(self.output).absolute())
+        if warning := check_flips(tta, checkpoint):
+            console.warn(warning)
         request = EvaluationRequest(
-            checkpoint=self.checkpoint,
+            checkpoint=checkpoint,
             source=Path(self.csv_path).name,
             split=self.split,
             frame_rate=self.frame_rate,
@@ -101,6 +112,7 @@ class EvaluateCommand:
             predictions=None if self.predictions is None else Path(self.predictions),
             keep_choice=self.keep_choice,
             keep_temperature=self.keep_temperature,
+            tta=tta,
         )
 
         def predict(job: "PredictionJob", videos: Mapping[str, str]) -> "PredictionResult":

@@ -21,6 +21,7 @@ from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.same_names import check_same_phases
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.payload import CheckpointPayload, SmoothingChoice
+from ophnet_ray.models.temperature_choice import TemperatureChoice
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.local_copies import fetch_version
 from ophnet_ray.storage.paths import (
@@ -64,12 +65,15 @@ class Ensemble:
         case_hashes: Pseudonyms (``hashing.hash_case``) of the cases that chose members and weights:
             scores on them say too much. Empty if no case did.
         smoothing: The choice of ``evaluate --keep_choice`` for the ensemble.
+        temperature: That of ``evaluate --keep_temperature``, of the mean; those of the members are
+            not used.
     """
 
     members: tuple[EnsembleMember, ...]
     phases: tuple[str, ...]
     case_hashes: tuple[str, ...] = ()
     smoothing: SmoothingChoice | None = None
+    temperature: TemperatureChoice | None = None
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -153,6 +157,8 @@ def write_ensemble(path: Path, ensemble: Ensemble) -> None:
     }
     if ensemble.smoothing is not None:
         values["smoothing"] = ensemble.smoothing.to_dict()
+    if ensemble.temperature is not None:
+        values["temperature"] = ensemble.temperature.to_dict()
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     write_atomically(path, dump_yaml_record(text))
 
@@ -174,12 +180,13 @@ def read_ensemble(path: str | Path) -> Ensemble:
         if values["format_version"] > FORMAT_VERSION:
             raise UserError(f"ensemble {path} is of a newer ophnet-ray; install that one")
         members = [_read_member(place, each) for each in values["members"]]
-        smoothing = values.get("smoothing")
+        smoothing, temperature = values.get("smoothing"), values.get("temperature")
         ensemble = Ensemble(
             members=tuple(members),
             phases=tuple(map(str, values["phases"])),
             case_hashes=tuple(map(str, values["chosen_by_cases"])),
-            smoothing=None if smoothing is None else SmoothingChoice.from_dict(smoothing),
+            smoothing=smoothing and SmoothingChoice.from_dict(smoothing),
+            temperature=temperature and TemperatureChoice.from_dict(temperature),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no entry {error}" if isinstance(error, KeyError) else str(error)

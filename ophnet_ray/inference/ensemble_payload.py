@@ -1,13 +1,26 @@
 """Payload of an ensemble: what its members have seen together, and how its output is smoothed."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from ophnet_ray.inference.ensemble import Ensemble, is_ensemble, read_ensemble
-from ophnet_ray.models.checkpoint_file import read_payload
-from ophnet_ray.models.payload import CheckpointPayload
+from ophnet_ray.errors import UserError
+from ophnet_ray.inference.ensemble import (
+    Ensemble,
+    is_ensemble,
+    read_ensemble,
+    read_models,
+    write_ensemble,
+)
+from ophnet_ray.models.checkpoint_file import hash_weights, read_payload, write_choices
+from ophnet_ray.models.checkpoints import check_replaceable
+from ophnet_ray.models.payload import CheckpointPayload, SmoothingChoice
+from ophnet_ray.models.temperature_choice import TemperatureChoice
 from ophnet_ray.models.training_summary import TrainingSummary
+from ophnet_ray.storage.paths import is_remote
 
 
 def read_model_payload(path: str) -> CheckpointPayload:
@@ -37,7 +50,7 @@ def describe_ensemble(ensemble: Ensemble) -> CheckpointPayload:
         segments_by_case=None,
         workers=(),
         smoothing=ensemble.smoothing,
-        temperature_choice=None,
+        temperature_choice=ensemble.temperature,
         head=heads[0] if all(heads) else None,
         origin=None,
     )
@@ -70,3 +83,76 @@ def _keep_equal(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name, value in configs[0].items()
         if all(name in config and config[name] == value for config in configs)
     }
+
+
+def check_held_out(path: str, payload: CheckpointPayload, split: str, has_column: bool) -> None:
+    """Make sure that the members of an ensemble held out some cases together, if those are scored.
+
+    Of the members of k folds each has seen what the others hold out.
+
+    Args:
+        path: Of the checkpoint or ensemble.
+        payload: Its payload.
+        split: Split to score.
+        has_column: The table names its own validation cases.
+
+    Raises:
+        UserError: There is no such case.
+    """
+    own = payload.training
+    if not is_ensemble(path) or split != "val" or has_column:
+        return
+    if own.case_hashes and not own.val_case_hashes:
+        raise UserError(
+            f"--split val: each case was in the training of a member of {path}, so that scores "
+            "would say nothing about new cases; score cases of another table, or give --split test"
+        )
+
+
+def check_keepable(path: str) -> None:
+    """Make sure that a choice can be written into a checkpoint, or into the file of an ensemble.
+
+    Raises:
+        UserError: It is damaged, or cannot be written.
+    """
+    if is_ensemble(path) and is_remote(path):
+        raise UserError(f"{path} lies in a bucket; to keep a choice, give a copy on this machine")
+    check_replaceable(Path(path))
+
+
+def keep_choices(
+    path: str,
+    smoothing: SmoothingChoice | None = None,
+    temperature: TemperatureChoice | None = None,
+) -> None:
+    """Write the choices that are given into a checkpoint, or into the file of an ensemble.
+
+    Raises:
+        UserError: See ``read_ensemble`` and ``write_choices``.
+    """
+    if not is_ensemble(path):
+        write_choices(path, smoothing=smoothing, temperature=temperature)
+        return
+    ensemble = read_ensemble(path)
+    kept = replace(
+        ensemble,
+        smoothing=smoothing or ensemble.smoothing,
+        temperature=temperature or ensemble.temperature,
+    )
+    write_ensemble(Path(path), kept)
+
+
+def hash_model(path: str) -> str:
+    """Return the hash of the weights of a checkpoint; of an ensemble, those of all members.
+
+    It stays what it was when a choice is written into the file.
+
+    Raises:
+        UserError: See ``read_models``.
+    """
+    ensemble = read_models(path)
+    hashes = [hash_weights(member.file) for member in ensemble.members]
+    if len(hashes) == 1:
+        return hashes[0]
+    pairs = sorted(zip(hashes, ensemble.shares, strict=True))
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()

@@ -13,6 +13,12 @@ from ophnet_ray.inference.annotated_videos import (
     group_by_video,
     match_predictions,
 )
+from ophnet_ray.inference.ensemble_payload import (
+    check_held_out,
+    check_keepable,
+    keep_choices,
+    read_model_payload,
+)
 from ophnet_ray.inference.evaluation_files import EvaluationOutcome, write_evaluation
 from ophnet_ray.inference.exam_looks import LookCount, find_test_rows, take_look
 from ophnet_ray.inference.prediction_folder import PredictionFolder
@@ -34,11 +40,10 @@ from ophnet_ray.inference.split_choice import (
 from ophnet_ray.inference.split_choices import SplitChoices, choose_on_split
 from ophnet_ray.inference.split_evaluation import NO_FRAME_TIME, SplitEvaluation
 from ophnet_ray.inference.trained_model import choose_smoothing
+from ophnet_ray.inference.tta import Tta
 from ophnet_ray.inference.window_stream import frame_times
 from ophnet_ray.metrics.score_card import ScoreCard
 from ophnet_ray.metrics.scoring import build_score_card
-from ophnet_ray.models.checkpoint_file import read_payload, write_choices
-from ophnet_ray.models.checkpoints import check_replaceable
 from ophnet_ray.models.payload import CheckpointPayload
 
 MAX_NAMED = 3
@@ -47,7 +52,10 @@ MAX_NAMED = 3
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """A checkpoint and the flags of ``evaluate``."""
+    """A model and the flags of ``evaluate``.
+
+    ``checkpoint``: path of a checkpoint, or of ``ensemble.yaml``.
+    """
 
     checkpoint: str
     source: str
@@ -65,6 +73,8 @@ class EvaluationRequest:
     """Write the chosen temperature into the checkpoint."""
     look_ahead_s: float = 0.0
     """Seconds after each time that smoothing may look ahead, if ``causal``."""
+    tta: tuple[Tta, ...] = ()
+    """Kinds of test-time augmentation."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,9 @@ def evaluate(
         UserError: The checkpoint, the predictions or the annotations are wrong, or test cases are
             to choose.
     """
-    payload = read_payload(request.checkpoint)
+    payload = read_model_payload(request.checkpoint)
+    has_column = any(segment.split == "val" for segment in segments)
+    check_held_out(request.checkpoint, payload, request.split, has_column)
     smoothings = _list_smoothings(payload, request)
     smooth = _choose_scored(payload, request, smoothings["none"].look_ahead_s)
     chosen = choose_split(segments, request.split, payload)
@@ -170,7 +182,7 @@ def _check_choice(request: EvaluationRequest, exam: Sequence[Segment]) -> None:
                 "cases, which choose nothing; choose with --split val"
             )
         if is_given:
-            check_replaceable(Path(request.checkpoint))
+            check_keepable(request.checkpoint)
 
 
 def _keep(request: EvaluationRequest, choices: SplitChoices) -> None:
@@ -178,7 +190,7 @@ def _keep(request: EvaluationRequest, choices: SplitChoices) -> None:
     smoothing = choices.smoothing if request.keep_choice else None
     temperature = choices.temperature if request.keep_temperature else None
     if smoothing is not None or temperature is not None:
-        write_choices(request.checkpoint, smoothing=smoothing, temperature=temperature)
+        keep_choices(request.checkpoint, smoothing, temperature)
 
 
 def _list_smoothings(
@@ -250,7 +262,9 @@ def _collect_predictions(
             for video_id, prediction in matched.found.items()
         }
         return replace(info, temperature=1.0), untempered, matched.missing
-    job = build_job(request.checkpoint, folder.parts, request.frame_rate, request.causal)
+    job = build_job(
+        request.checkpoint, folder.parts, request.frame_rate, request.causal, request.tta
+    )
     result = predict(job, {video.video_id: video.video for video in videos})
     if not result.parts:
         raise UserError(f"none of the {len(videos)} videos can be read")

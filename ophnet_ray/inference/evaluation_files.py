@@ -10,7 +10,7 @@ from ophnet_ray import __version__
 from ophnet_ray.inference.annotated_videos import hash_truth
 from ophnet_ray.inference.exam_looks import LookCount
 from ophnet_ray.inference.prediction_folder import PredictionFolder
-from ophnet_ray.inference.predictions import PredictionInfo, write_predictions
+from ophnet_ray.inference.predictions import PredictionInfo, describe_model, write_predictions
 from ophnet_ray.inference.smoothing import Smooth
 from ophnet_ray.inference.split_choices import SplitChoices
 from ophnet_ray.inference.split_evaluation import SplitEvaluation
@@ -82,6 +82,8 @@ def _list_scores(outcome: EvaluationOutcome) -> dict[str, Any]:
         "temperature": outcome.payload.temperature,
         "calibration": choices.calibration.to_dict(),
         "checkpoint_sha256": info.checkpoint_sha256,
+        "members": dict(info.members),
+        "tta": list(info.tta),
         "notes": outcome.notes,
         "annotations_sha256": hash_truth(result.videos),
         "videos_without_prediction": dict(outcome.missing),
@@ -93,7 +95,8 @@ def _build_report(outcome: EvaluationOutcome) -> ModelReport:
     calibration = outcome.choices.calibration
     return ModelReport(
         title=f"Evaluation of {Path(outcome.checkpoint).name}",
-        subtitle=f"{outcome.card.split} split of {outcome.source}, smoothing: {outcome.smooth}",
+        subtitle=f"{outcome.card.split} split of {outcome.source}, "
+        f"{describe_model(outcome.info)}smoothing: {outcome.smooth}",
         card=outcome.card,
         history=outcome.payload.history,
         timelines=outcome.result.timelines(outcome.smooth),

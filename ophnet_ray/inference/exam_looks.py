@@ -16,7 +16,7 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.hashing import hash_case, hash_file
 from ophnet_ray.inference.annotated_videos import hash_rows
-from ophnet_ray.models.checkpoint_file import hash_weights
+from ophnet_ray.inference.ensemble_payload import hash_model
 from ophnet_ray.storage.files import list_objects
 from ophnet_ray.storage.local_copies import find_origin
 from ophnet_ray.storage.numbered_records import add_record, read_added_record, read_records
@@ -139,7 +139,7 @@ def take_look(
     Args:
         command: Sub-command that scores.
         rows: Test rows.
-        checkpoint: File of the model.
+        checkpoint: File of the model, or ``ensemble.yaml``.
         beside: Existing folder of the output.
         checkpoint_sha256: Of the file that predicted; None: of this one.
 
@@ -149,7 +149,7 @@ def take_look(
     look = Look(
         command=command,
         checkpoint_sha256=checkpoint_sha256 or hash_file(checkpoint),
-        weights_sha256=hash_weights(checkpoint),
+        weights_sha256=hash_model(str(checkpoint)),
         annotations_sha256=hash_rows(rows),
         case_hashes=tuple(sorted({hash_case(row.case_id) for row in rows})),
         time=datetime.now(UTC).isoformat(timespec="seconds"),

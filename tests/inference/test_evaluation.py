@@ -68,8 +68,9 @@ def write_perfect_predictions(path, dataset, videos, wrong_from=None):
 
 def evaluate(checkpoint, dataset, tmp_path, predictions, **flags):
     values = {"split": "all", "predictions": str(predictions)} | flags
+    given = checkpoint if isinstance(checkpoint, tuple) else (checkpoint,)
     command = EvaluateCommand(
-        checkpoint=str(checkpoint),
+        checkpoint=tuple(map(str, given)),
         csv_path=str(dataset),
         output=str(tmp_path / "evaluation"),
         **values,
@@ -184,6 +185,43 @@ def test_smoothing_is_off_where_it_gains_nothing_and_the_choice_is_kept(
     before, after = load_model(checkpoint), load_model(own)
     images = np.zeros((1, 32, 32, 3), dtype=np.uint8)
     np.testing.assert_array_equal(before.predict(images), after.predict(images))
+
+
+@pytest.mark.unit
+def test_an_ensemble_keeps_its_choices_in_its_own_file(
+    checkpoint, other_checkpoint, dataset, tmp_path
+):
+    models = (checkpoint, other_checkpoint)
+    before = [model.read_bytes() for model in models]
+    path = tmp_path / "p.parquet"
+    write_perfect_predictions(path, dataset, ["v0", "v1", "v2", "v3"])
+    evaluate(models, dataset, tmp_path, path, keep_choice=True, keep_temperature=True)
+    assert [model.read_bytes() for model in models] == before
+    evaluate(models, dataset, tmp_path, path)  # the same members: the choices stay
+    kept = read_ensemble(tmp_path / "evaluation/ensemble.yaml")
+    assert kept.smoothing.smooth == "none"
+    assert kept.temperature.temperature < 1
+    content, _ = evaluate(tmp_path / "evaluation/ensemble.yaml", dataset, tmp_path, path)
+    assert content["temperature"] == kept.temperature.temperature
+
+
+@pytest.mark.unit
+def test_folds_are_not_scored_on_cases_that_each_of_them_left_to_the_others(
+    split_checkpoint, tmp_path
+):
+    dataset = write_color_dataset(tmp_path / "videos", num_cases=4)
+    table = dataset.read_text().replace(",train", ",").replace(",val", ",")
+    dataset.write_text(table)
+    folds = (["v0", "v1"], ["v2", "v3"]), (["v2", "v3"], ["v0", "v1"])
+    for number, (train, val) in enumerate(folds):
+        split_checkpoint(train, val).rename(tmp_path / f"{number}.ckpt")
+    models = (tmp_path / "0.ckpt", tmp_path / "1.ckpt")
+    path = tmp_path / "p.parquet"
+    write_perfect_predictions(path, dataset, ["v0", "v1", "v2", "v3"])
+    with pytest.raises(UserError, match=r"--split val: each case was in the training of a member"):
+        evaluate(models, dataset, tmp_path, path, split="val")
+    _, scores = evaluate(models, dataset, tmp_path, path)
+    assert scores["frame_accuracy"]["value"] == 1
 
 
 @pytest.mark.unit

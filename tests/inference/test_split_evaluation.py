@@ -66,7 +66,7 @@ def write_flicker(path, cases, **info):
 
 def evaluate(checkpoint, cases, tmp_path, predictions, **flags):
     command = EvaluateCommand(
-        checkpoint=str(checkpoint),
+        checkpoint=(str(checkpoint),),
         csv_path=str(cases),
         output=str(tmp_path / "evaluation"),
         predictions=str(predictions),
@@ -242,6 +242,6 @@ def test_a_choice_of_an_earlier_version_is_still_used(own, cases, tmp_path):
     ],
 )
 def test_a_look_ahead_that_cannot_be_used_is_refused(own, cases, flags, says):
-    command = EvaluateCommand(checkpoint=str(own), csv_path=str(cases), **flags)
+    command = EvaluateCommand(checkpoint=(str(own),), csv_path=str(cases), **flags)
     with pytest.raises(UserError, match=says):
         command.run()
