@@ -108,6 +108,21 @@ def macro_f1_present(confusion: NDArray[np.int64]) -> float:
     return macro_mean(f1_per_class(confusion), confusion, "present")
 
 
+def accuracy_of_rows(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``accuracy`` of many confusions in one step, (R, K, K) → (R,)."""
+    hits = np.trace(confusions, axis1=1, axis2=2)
+    totals = confusions.sum(axis=(1, 2))
+    return np.asarray(hits / np.where(totals > 0, totals, 1))
+
+
+def macro_f1_of_rows(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``macro_f1_present`` of many confusions in one step, (R, K, K) → (R,)."""
+    support, predicted = confusions.sum(axis=2), confusions.sum(axis=1)
+    f1 = 2 * np.diagonal(confusions, axis1=1, axis2=2) / np.maximum(support + predicted, 1)
+    is_present = support > 0
+    return np.asarray((f1 * is_present).sum(axis=1) / np.maximum(is_present.sum(axis=1), 1))
+
+
 def macro_f1_all(confusion: NDArray[np.int64]) -> float:
     """Return the mean F1 over all classes: ``f1_score(labels=range(K), zero_division=0)``."""
     return macro_mean(f1_per_class(confusion), confusion, "all")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from ophnet_ray.metrics.gain import Gain
 from ophnet_ray.reports.figures import to_svg
 from ophnet_ray.reports.page import write_page
 from ophnet_ray.reports.search_figures import (
@@ -30,7 +31,9 @@ class SearchReport:
     ``metric``: the key of the trials' histories that was maximised. ``trials``: in the order of
     their start. ``winner``: id of a trial. ``importances``: share of each parameter. ``space``:
     range or choices of each parameter, in the syntax of ``--search``. ``repeats``: table rows, one
-    per finalist and seed. ``rows_by_phase``: number of training segments of each phase.
+    per finalist and seed. ``rows_by_phase``: number of training segments of each phase. ``gain``:
+    over the settings as given, on cases that did not choose. ``optimism``: lead of the winner on
+    the cases that chose it, minus this gain.
     """
 
     title: str
@@ -42,6 +45,8 @@ class SearchReport:
     space: Mapping[str, str]
     repeats: Sequence[Mapping[str, Any]]
     rows_by_phase: Mapping[str, int]
+    gain: Gain | None = None
+    optimism: float | None = None
 
 
 def write_search_report(path: Path, report: SearchReport) -> None:

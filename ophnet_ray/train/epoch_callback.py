@@ -35,6 +35,7 @@ from ophnet_ray.models.step_skipper import StepSkipper
 from ophnet_ray.models.training_summary import summarise_training_segments
 from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
+from ophnet_ray.train.epoch_counts import write_epoch_counts
 from ophnet_ray.train.epoch_speed import EpochSpeed
 from ophnet_ray.train.heartbeat import Heartbeat, Position
 from ophnet_ray.train.protocol import TrainLoopConfig
@@ -311,7 +312,11 @@ class EpochCallback(ExactResume):
             self.send_logs(trainer)
             self._place.report(record, None)
             return
-        metrics = dict(module_of(trainer.lightning_module).epoch_metrics)
+        module = module_of(trainer.lightning_module)
+        if self._loop.keeps_counts:
+            # before the checkpoint: each epoch that is not trained again has its counts
+            write_epoch_counts(run, trainer.current_epoch, self.describe_model(module))
+        metrics = dict(module.epoch_metrics)
         written = commit_checkpoint(
             run.checkpoints,
             trainer.current_epoch,

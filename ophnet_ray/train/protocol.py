@@ -22,6 +22,7 @@ class TrainLoopConfig:
     """Everything the driver sends to a train worker.
 
     ``status`` is a ``TrainingStatus`` or a ``RemoteStatus``, None where nobody watches.
+    ``keeps_counts``: True if the counts by case of every epoch are kept, as in a search.
     """
 
     config: Config
@@ -30,6 +31,7 @@ class TrainLoopConfig:
     run: RunDirectory
     data_hash: str
     status: Any = None
+    keeps_counts: bool = False
 
     lr_flag: ClassVar[str] = "--lr"
     """Flag of the learning rate, for messages."""

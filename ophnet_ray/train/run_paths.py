@@ -35,6 +35,15 @@ class RunPaths:
         return self.path / METRICS
 
     @property
+    def case_counts(self) -> Path:
+        """Folder of the counts by case of each epoch, in the trials of a search."""
+        return self.path / "case_counts"
+
+    def epoch_counts(self, epoch: int) -> Path:
+        """Return the counts by case after an epoch, which is counted from 0."""
+        return self.case_counts / f"epoch={epoch:04d}.npz"
+
+    @property
     def rollbacks(self) -> Path:
         """Steps at which training went back to a checkpoint; see ``rollback``."""
         return self.path / ROLLBACKS

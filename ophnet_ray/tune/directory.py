@@ -43,6 +43,11 @@ class SearchDirectory:
         return self.path / "best.yaml"
 
     @property
+    def best_record(self) -> Path:
+        """Record of the choice of the winner, and its gain."""
+        return self.path / "best.json"
+
+    @property
     def best_checkpoint(self) -> Path:
         """Best checkpoint of the winner."""
         return self.path / "best.ckpt"

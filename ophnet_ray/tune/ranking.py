@@ -19,10 +19,17 @@ from ophnet_ray.metrics.bootstrap import (
     difference_interval,
     score_interval,
 )
-from ophnet_ray.metrics.classification import accuracy, f1_per_class, macro_f1_present
+from ophnet_ray.metrics.classification import (
+    accuracy,
+    accuracy_of_rows,
+    f1_per_class,
+    macro_f1_of_rows,
+    macro_f1_present,
+)
+from ophnet_ray.metrics.gain import RowScoreFn
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
-from ophnet_ray.models.payload import CheckpointPayload
+from ophnet_ray.train.epoch_counts import EpochCounts
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.trial import LOWEST_SCORE, Trial, best_record
 
@@ -37,6 +44,11 @@ SCORE_FUNCTIONS: dict[RankedMetric, ScoreFn] = {
     "val_segment_acc": accuracy,
 }
 """Score of the counts of validation windows, or of segments, by the metric."""
+ROW_SCORES: dict[RankedMetric, RowScoreFn] = {
+    metric: accuracy_of_rows if score is accuracy else macro_f1_of_rows
+    for metric, score in SCORE_FUNCTIONS.items()
+}
+"""The same of many counts in one step."""
 SEGMENT_METRICS = ("val_segment_macro_f1", "val_segment_acc")
 
 
@@ -126,15 +138,23 @@ def choose_winner(
         metric: Score that is maximised.
     """
     finalists = {row.trial.number: row for row in choose_finalists(ranked)}
-    scores = {number: scores_by_seed(repeats, number, metric) for number in finalists}
-    shared = set.intersection(*map(set, scores.values())) if scores else set()
+    shared = find_shared_seeds(repeats, list(finalists), metric)
     if shared:
         means = {
             number: float(np.mean([by_seed[seed] for seed in shared]))
-            for number, by_seed in scores.items()
+            for number in finalists
+            for by_seed in [scores_by_seed(repeats, number, metric)]
         }
         return finalists[max(means, key=lambda number: means[number])]
     return next(iter(finalists.values()), None)
+
+
+def find_shared_seeds(
+    repeats: Sequence[Trial], numbers: Sequence[int], metric: RankedMetric
+) -> list[int]:
+    """Return the seeds under which all of the trials with these numbers were repeated."""
+    seeds = [set(scores_by_seed(repeats, number, metric)) for number in numbers]
+    return sorted(set.intersection(*seeds)) if seeds else []
 
 
 def scores_by_seed(repeats: Sequence[Trial], number: int, metric: RankedMetric) -> dict[int, float]:
@@ -195,9 +215,8 @@ def _score(trial: Trial, metric: RankedMetric) -> RankedTrial:
     ranked = RankedTrial(trial, best[metric], int(best["epoch"]) + 1)
     if trial.state != "finished":
         return ranked
-    payload = _read_best_payload(trial)
-    counts = _counts_of(payload, metric)
-    return replace(ranked, counts=counts, cases=payload.training.val_case_hashes)
+    counts = read_best_counts(trial)
+    return replace(ranked, counts=select_counts(counts, metric), cases=counts.cases)
 
 
 def _add_interval(row: RankedTrial, metric: RankedMetric) -> RankedTrial:
@@ -216,15 +235,17 @@ def _lead_interval(winner: RankedTrial, other: RankedTrial, score: ScoreFn) -> I
     return difference_interval((winner.score or 0.0) - (other.score or 0.0), differences, len(own))
 
 
-def _read_best_payload(trial: Trial) -> CheckpointPayload:
+def read_best_counts(trial: Trial) -> EpochCounts:
+    """Read the counts of a finished trial at its best epoch."""
     result = trial.run.read_result()
     if result is not None and (file := trial.run.path / result.checkpoint).exists():
-        return read_payload(file)
-    return read_payload(best_checkpoint(find_checkpoints(trial.run.checkpoints)).file)
+        return EpochCounts.of_model(read_payload(file))
+    best = best_checkpoint(find_checkpoints(trial.run.checkpoints))
+    return EpochCounts.of_model(read_payload(best.file))
 
 
-def _counts_of(payload: CheckpointPayload, metric: RankedMetric) -> NDArray[Any]:
-    """Return (C, K, K) counts: windows or segments of each case at the trial's best epoch."""
-    if metric in SEGMENT_METRICS and payload.segments_by_case is not None:
-        return payload.segments_by_case
-    return payload.validation_counts()
+def select_counts(counts: EpochCounts, metric: RankedMetric) -> NDArray[Any]:
+    """Return the counts (C, K, K) of which a metric is the score."""
+    if metric in SEGMENT_METRICS and counts.segments is not None:
+        return counts.segments
+    return counts.windows

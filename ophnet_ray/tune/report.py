@@ -1,15 +1,14 @@
 """Page of a search, ``search.html``, from the folder of the search."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from ophnet_ray.metrics.gain import Gain, estimate_gain
 from ophnet_ray.reports.search_report import SearchReport, write_search_report
 from ophnet_ray.reports.trial_record import TrialRecord
 from ophnet_ray.tune.config import RankedMetric
-from ophnet_ray.tune.ranking import SCORE_FUNCTIONS, RankedTrial, f1_by_phase, scores_by_seed
+from ophnet_ray.tune.gain import SearchGain
+from ophnet_ray.tune.ranking import RankedTrial, f1_by_phase, scores_by_seed
 from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.searcher import rate_importance
 from ophnet_ray.tune.trial import Trial, best_record
@@ -20,7 +19,7 @@ def write_search_page(
     ranked: Sequence[RankedTrial],
     repeats: Sequence[Trial],
     winner: RankedTrial,
-    gain: str,
+    gain: SearchGain,
 ) -> None:
     """Write the page of a search that has a winner.
 
@@ -29,7 +28,7 @@ def write_search_page(
         ranked: Its trials, compared with the winner.
         repeats: Repeats of finalists.
         winner: The chosen trial.
-        gain: From ``describe_gain``.
+        gain: Its gain.
     """
     metric, directory = search.metric, search.directory
     passport = directory.run.read_passport()
@@ -56,58 +55,10 @@ def write_search_page(
             space={name: str(domain) for name, domain in search.space.items()},
             repeats=[_build_repeat_row(trial, metric) for trial in repeats if trial.history],
             rows_by_phase=rows,
+            gain=gain.estimate,
+            optimism=gain.optimism,
         ),
     )
-
-
-def describe_gain(
-    ranked: Sequence[RankedTrial],
-    winner: RankedTrial,
-    base: Mapping[str, Any],
-    metric: RankedMetric,
-) -> str:
-    """Describe the gain over the user's own settings.
-
-    Args:
-        ranked: All trials.
-        winner: The chosen trial.
-        base: The user's own values of the searched settings.
-        metric: Score that is maximised.
-    """
-    first = next((row for row in ranked if dict(row.trial.settings) == dict(base)), None)
-    if first is None:
-        return "the settings as given were not tried: there is no gain over them to report"
-    name = f"the settings as given (trial {first.trial.name})"
-    if first.trial.state != "finished" or first.score is None or winner.score is None:
-        return f"{name} are {first.trial.state}: there is no gain over them to report"
-    if first.trial.number == winner.trial.number:
-        return f"no trial was better than {name}"
-    if not winner.is_paired_with(first):
-        return f"{name} were scored on other validation cases: there is no gain to report"
-    gain = _estimate_gain(ranked, first, metric)
-    if gain is None:
-        lead = f"{winner.score - first.score:+.3f} over {name}"
-        return f"{lead} on the cases that chose it; there are too few others to confirm it"
-    low, high = gain.interval
-    return (
-        f"{gain.value:+.3f} over {name} on validation cases that did not choose it, "
-        f"95 % interval {low:+.3f} to {high:+.3f}"
-    )
-
-
-def _estimate_gain(
-    ranked: Sequence[RankedTrial], first: RankedTrial, metric: RankedMetric
-) -> Gain | None:
-    """Estimate the gain of the search, from the finished trials with the cases of the base."""
-    if first.counts is None:
-        return None
-    counts = {
-        row.trial.number: row.counts
-        for row in ranked
-        if row.counts is not None and row.is_paired_with(first)
-    }
-    base = list(counts).index(first.trial.number)
-    return estimate_gain(list(counts.values()), base, SCORE_FUNCTIONS[metric])
 
 
 def _build_record(row: RankedTrial, phases: Sequence[str]) -> TrialRecord:
@@ -137,7 +88,7 @@ def _list_notes(
     ranked: Sequence[RankedTrial],
     repeats: Sequence[Trial],
     winner: RankedTrial,
-    gain: str,
+    gain: SearchGain,
     metric: RankedMetric,
 ) -> list[str]:
     """Return what a person should know before trusting the choice."""
@@ -149,8 +100,13 @@ def _list_notes(
         )
     notes.append(
         "The scores are those of the validation cases that selected both epoch and trial, so the "
-        "best of many is slightly optimistic. Evaluate the winner on cases that selected nothing."
+        "best of many is optimistic. Evaluate the winner on cases that selected nothing."
     )
+    if gain.num_uncounted:
+        notes.append(
+            f"{gain.num_uncounted} stopped trials have no counts by case, which earlier versions "
+            "did not keep. The others were chosen on all cases, so the gain is still optimistic."
+        )
     if unfinished := sum(not row.trial.has_ended for row in ranked):
         notes.append(f"{unfinished} trials are unfinished; the same command resumes them.")
     if scores := list(scores_by_seed(repeats, winner.trial.number, metric).values()):

@@ -15,7 +15,7 @@ from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.errors import TrainingError, one_line
 from ophnet_ray.models.checkpoint_file import copy_checkpoint
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
-from ophnet_ray.settings_file import dump_config, read_config
+from ophnet_ray.settings_file import read_config
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.conclusion import failures_in_one_line
 from ophnet_ray.train.disk_space import check_disk_space
@@ -27,8 +27,10 @@ from ophnet_ray.train.preflight import (
     check_speed,
 )
 from ophnet_ray.train.prepare import prepare_data, prepare_variant
+from ophnet_ray.tune.best import write_best
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.directory import SearchDirectory
+from ophnet_ray.tune.gain import SearchGain, measure_gain
 from ophnet_ray.tune.progress import SearchTable
 from ophnet_ray.tune.ranking import (
     RankedTrial,
@@ -38,7 +40,7 @@ from ophnet_ray.tune.ranking import (
     format_table,
     rank_trials,
 )
-from ophnet_ray.tune.report import describe_gain, write_search_page
+from ophnet_ray.tune.report import write_search_page
 from ophnet_ray.tune.resources import plan_trials
 from ophnet_ray.tune.scheduler import build_scheduler
 from ophnet_ray.tune.search import Search
@@ -82,7 +84,7 @@ class SearchResult:
     ranked: list[RankedTrial]
     metric: RankedMetric
     winner: RankedTrial
-    gain: str
+    gain: SearchGain
     directory: SearchDirectory
     output: str
 
@@ -273,13 +275,17 @@ def _conclude(search: Search, output: str) -> SearchResult:
     trials, repeats = directory.trials(), directory.repeats()
     ranked = rank_trials(trials, metric)
     winner = choose_winner(ranked, repeats, metric)
+    # the gain replays the choice of finalists: by their differences from the first trial
+    by_first = ranked
     if winner is not None:
         ranked = compare_with(ranked, winner, metric)
     write_atomically(directory.table, format_table(ranked, metric, list(search.space)))
     if winner is None:
         raise TrainingError(_describe_no_winner(trials, directory))
     best = read_trial_config(winner.trial)
-    write_atomically(directory.best_config, dump_config(best).encode())
+    base = select_base(search.space, search.config.base())
+    gain = measure_gain(by_first, repeats, winner, base, metric)
+    write_best(search, best, ranked, winner, gain)
     checkpoint = best_checkpoint(find_checkpoints(winner.trial.run.checkpoints)).file
     if best.temporal.is_used:
         from ophnet_ray.train.head_stages import join_checkpoints
@@ -287,7 +293,6 @@ def _conclude(search: Search, output: str) -> SearchResult:
         checkpoint = join_checkpoints(search.run, checkpoint)
     for target in (str(directory.best_checkpoint), output):
         copy_checkpoint(checkpoint, target, search.run.console.warn)
-    gain = describe_gain(ranked, winner, select_base(search.space, search.config.base()), metric)
     write_search_page(search, ranked, repeats, winner, gain)
     return SearchResult(ranked, metric, winner, gain, directory, output)
 

@@ -7,7 +7,7 @@ itself, in seconds; the process then takes the next trial.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray.tune
@@ -120,10 +120,13 @@ def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
 def _build_loop(setup: TrialSetup, config: Config, run: RunDirectory) -> TrainLoopConfig:
     manifest = setup.manifests[config.windows]
     if setup.head is not None:
-        return build_head_loop(
+        head_loop = build_head_loop(
             config, setup.head, manifest.phases, setup.plan.resources, run, setup.data_hash
         )
-    return TrainLoopConfig(config, manifest, setup.plan.resources, run, setup.data_hash)
+        return replace(head_loop, keeps_counts=True)
+    return TrainLoopConfig(
+        config, manifest, setup.plan.resources, run, setup.data_hash, keeps_counts=True
+    )
 
 
 def read_trained_epochs(run: RunDirectory) -> tuple[Mapping[str, float], ...]:

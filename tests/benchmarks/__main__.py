@@ -33,6 +33,7 @@ def main() -> None:
     from tests.benchmarks.reading import compare_reading
     from tests.benchmarks.recipes import DATA, compare_recipes
     from tests.benchmarks.scaling import compare_lengths, compare_scales
+    from tests.benchmarks.searches import simulate_searches
     from tests.benchmarks.searching import kill_searches, measure_search, search_imbalance
     from tests.benchmarks.simulated_errors import compare_on_simulated_errors
     from tests.benchmarks.steps import compare_steps
@@ -61,6 +62,7 @@ def main() -> None:
         "errors": compare_on_simulated_errors,
         "comparisons": simulate_comparisons,
         "noise": measure_noise,
+        "searches": simulate_searches,
         "temporal": compare_temporal,
         "recipes": compare_recipes,
     }

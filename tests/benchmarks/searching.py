@@ -1,6 +1,7 @@
 """Searches with ``tune.py`` on the demo: cost, gain, and resuming after a kill."""
 
 import csv
+import json
 import random
 import re
 import signal
@@ -82,13 +83,13 @@ def search_imbalance(folder: Path) -> list[Figure]:
         storage, csv_path, "--video_dir", str(demo.parent), "--num_samples", "10",
         "--max_epochs", "18", "--grace_period", "6",
     )  # fmt: skip
-    page = (storage / "search" / "search.html").read_text()
-    found = re.search(r"([+-][\d.]+) over the settings.*?cases ([+-][\d.]+) to ([+-]\d\.\d+)", page)
-    if found is None:
+    chosen = json.loads((storage / "search" / "best.json").read_bytes())
+    gain = chosen["gain"]["out_of_bag"]
+    if gain is None:
         return [Figure("gain over the settings as given", 0.0, "none", ">= 0.001")]
-    gain, low, high = (float(text) for text in found.groups())
+    low, high = gain["low"], gain["high"]
     return [
-        Figure("gain in macro-F1 over the settings as given", gain, f"{low} to {high}"),
+        Figure("gain in macro-F1 over the settings as given", gain["value"], f"{low} to {high}"),
         Figure("lower end of its 95 % interval over cases", low, "", ">= 0.001"),
     ]
 

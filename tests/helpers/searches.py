@@ -37,6 +37,7 @@ def write_trial(
     counts: NDArray[np.int64] | None = None,
     segments: NDArray[np.float64] | None = None,
     cases: str = "",
+    seed: int | None = None,
 ) -> RunDirectory:
     """Write a trial's folder as its run leaves it.
 
@@ -50,8 +51,9 @@ def write_trial(
         counts: Counts of windows (C, K, K) instead of ``right_by_case``.
         segments: Counts of segments (C, K, K), if they are recorded.
         cases: Validation cases, one letter each, if they are recorded.
+        seed: Seed of a repeat.
     """
-    run = search.start_trial(number, {"lr": 0.001 * (number + 1)})
+    run = search.start_trial(number, {"lr": 0.001 * (number + 1)}, seed)
     if counts is None:
         counts = np.array(
             [[[right, 20 - right], [20 - right, right]] for right in right_by_case], dtype=np.int64

@@ -36,6 +36,18 @@ def in_runs(values, rng):
     return np.repeat(values, rng.integers(1, 9, len(values)))
 
 
+def test_scores_of_many_confusions_in_one_step_are_those_of_each():
+    confusions = np.random.default_rng(1).poisson(0.6, (50, 4, 4)).astype(np.float64)
+    confusions[0] = 0
+    f1, accuracy = classification.macro_f1_present, classification.accuracy
+    np.testing.assert_allclose(
+        classification.macro_f1_of_rows(confusions), [f1(each) for each in confusions]
+    )
+    np.testing.assert_allclose(
+        classification.accuracy_of_rows(confusions), [accuracy(each) for each in confusions]
+    )
+
+
 def test_scores_from_counts_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     for _ in range(200):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from ophnet_ray.metrics.classification import macro_f1_present
-from ophnet_ray.metrics.gain import estimate_gain
+from ophnet_ray.metrics.classification import macro_f1_of_rows, macro_f1_present
+from ophnet_ray.metrics.gain import Contender, estimate_gain, estimate_gain_of_rows
 
 pytestmark = pytest.mark.unit
 
@@ -35,7 +35,7 @@ def lead_on_all_cases(trials):
 def test_the_best_of_equal_trials_gains_nothing():
     rng = np.random.default_rng(0)
     searches = [make_trials(rng) for _ in range(12)]
-    gains = [estimate_gain(trials, 0, macro_f1_present) for trials in searches]
+    gains = [estimate_gain_of_rows(trials, 0, macro_f1_of_rows) for trials in searches]
     assert np.mean([lead_on_all_cases(trials) for trials in searches]) > 0.05
     assert abs(np.mean([gain.value for gain in gains])) < 0.02
     assert sum(gain.interval.low > 0 for gain in gains) <= 1
@@ -43,17 +43,25 @@ def test_the_best_of_equal_trials_gains_nothing():
 
 def test_a_true_gain_stays():
     trials = make_trials(np.random.default_rng(1), better=2.0)
-    gain = estimate_gain(trials, 0, macro_f1_present)
+    gain = estimate_gain_of_rows(trials, 0, macro_f1_of_rows)
     assert gain.value == pytest.approx(lead_on_all_cases(trials), abs=0.05)
     assert gain.interval.low > 0
 
 
 def test_trials_with_equal_counts_gain_exactly_nothing():
     (counts, *_) = make_trials(np.random.default_rng(2))
-    gain = estimate_gain([counts] * 3, 1, macro_f1_present)
+    gain = estimate_gain_of_rows([counts] * 3, 1, macro_f1_of_rows)
     assert (gain.value, gain.interval) == (0.0, (0.0, 0.0))
 
 
 def test_two_cases_are_too_few():
     trials = [counts[:2] for counts in make_trials(np.random.default_rng(3))]
-    assert estimate_gain(trials, 0, macro_f1_present) is None
+    assert estimate_gain_of_rows(trials, 0, macro_f1_of_rows) is None
+
+
+def test_a_trial_is_compared_with_the_base_after_as_many_epochs():
+    """Stopped early, it has the base's score of that time: no lead, though the base rose later."""
+    (late, early, *_) = make_trials(np.random.default_rng(4))
+    contenders = [Contender(late, late), Contender(early, early.copy())]
+    gain = estimate_gain(contenders, macro_f1_of_rows)
+    assert (gain.value, gain.interval) == (0.0, (0.0, 0.0))

@@ -12,6 +12,7 @@ from PIL import Image
 from ophnet_ray.metrics.bootstrap import Interval
 from ophnet_ray.metrics.classification import f1_per_class
 from ophnet_ray.metrics.comparison import compare_models, count_windows
+from ophnet_ray.metrics.gain import Gain
 from ophnet_ray.metrics.score_card import PhaseScore, Score, ScoreCard
 from ophnet_ray.metrics.timelines import VideoTimeline, WorstFrame
 from ophnet_ray.metrics.verdict import judge
@@ -139,6 +140,8 @@ def make_search(num_trials: int, scheme: str = "", phases=()) -> SearchReport:
         space={"lr": "loguniform(1e-5, 1e-2)"},
         repeats=[],
         rows_by_phase=dict.fromkeys(phases, 20),
+        gain=Gain(0.1234, Interval(-0.01, 0.2568)) if trials else None,
+        optimism=0.0567,
     )
 
 
@@ -302,6 +305,13 @@ def write_runs(folder: Path) -> Path:
     report = RunsReport("Runs", "runs: 30 runs", [table], damaged, ["a note"], {"ray": "2.60.0"})
     write_runs_report(folder / "runs.html", report)
     return folder / "runs.html"
+
+
+def test_the_page_of_a_search_states_its_gain_and_its_optimism(tmp_path):
+    text = write(tmp_path, "search", make_search(3, "none", ("a",))).read_text()
+    assert "+0.123" in text
+    assert "-0.010 to +0.257" in text
+    assert "optimistic by 0.057" in text
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")

@@ -68,12 +68,14 @@ def start(color_csv, color_cache, tmp_path):
     data = OphNetDataModule(color_csv, image_size=32, cache_dir=color_cache)
     data.setup()
 
-    def fit(name, report=lambda record: None, **settings):
+    def fit(name, report=lambda record: None, *, keeps_counts=False, **settings):
         config = tiny_config(color_csv, tmp_path, **settings)
         directory = RunDirectory(tmp_path / name)
         directory.create()
         resources = Resources(1, use_gpu=False, decode_workers=1, threads_per_worker=1)
-        loop = TrainLoopConfig(config, data.manifest, resources, directory, "0")
+        loop = TrainLoopConfig(
+            config, data.manifest, resources, directory, "0", keeps_counts=keeps_counts
+        )
         return directory, fit_alone(loop, report)
 
     return fit

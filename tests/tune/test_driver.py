@@ -1,6 +1,7 @@
 """Whole searches on one Ray cluster: one decode, one winner, whatever is killed."""
 
 import csv
+import json
 import os
 import re
 import signal
@@ -111,7 +112,22 @@ def test_the_settings_as_given_are_the_first_trial_and_the_gain_is_over_them(sea
     assert float(given["lr"]) == AS_GIVEN
     assert int(given["window_size"]) == searched.config.windows.window_size
     assert given["state"] == "finished"
-    assert "over the settings as given (trial 0000)" in searched.result.gain
+    assert "over the settings as given (trial 0000)" in str(searched.result.gain)
+
+
+def test_the_files_of_the_winner_say_what_it_was_chosen_on(searched):
+    result, directory = searched.result, searched.directory
+    chosen = json.loads(directory.best_record.read_bytes())
+    assert chosen["trial"] == result.winner.trial.name
+    assert (chosen["metric"], chosen["score"]) == (result.metric, result.winner.score)
+    assert chosen["num_cases"] == len(chosen["case_hashes"]) > 0
+    assert chosen["data_hash"] == directory.run.read_passport().data_hash
+    assert chosen["num_trials"] == sum(chosen["trials"].values()) == len(directory.trials())
+    assert chosen["gain"]["statement"] == str(result.gain)
+    assert chosen["gain"]["stopped_trials_without_counts"] == 0
+    comments = [line for line in directory.best_config.read_text().splitlines() if line[0] == "#"]
+    assert f"# gain: {result.gain}" in comments
+    assert any(chosen["data_hash"] in line for line in comments)
 
 
 def test_all_trials_read_what_was_decoded_once(searched, color_csv):

@@ -1,0 +1,74 @@
+"""Counts of the validation by case after each epoch, kept where runs are compared by case.
+
+Checkpoints hold the counts of their own epoch, and only the best and the last ones are kept. A
+search compares trials at every epoch, so its trials keep the counts of all.
+"""
+
+import io
+import logging
+import zipfile
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.models.payload import CheckpointPayload
+from ophnet_ray.storage.files import write_atomically
+from ophnet_ray.train.run_paths import RunPaths
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EpochCounts:
+    """Counts of one validation.
+
+    ``cases``: pseudonyms of the C cases, in the order of the counts. ``windows``: (C, K, K), of a
+    temporal model of frames. ``segments``: each segment counted once, (C, K, K); None of a temporal
+    model.
+    """
+
+    cases: tuple[str, ...]
+    windows: NDArray[np.int64]
+    segments: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of_model(cls, model: CheckpointPayload) -> Self:
+        """Return the counts in a checkpoint.
+
+        Raises:
+            UserError: It holds none.
+        """
+        cases = model.training.val_case_hashes
+        return cls(cases, model.validation_counts(), model.segments_by_case)
+
+
+def write_epoch_counts(run: RunPaths, epoch: int, model: CheckpointPayload) -> None:
+    """Write the counts of a model after an epoch, which is counted from 0."""
+    counts = EpochCounts.of_model(model)
+    arrays = {"cases": np.asarray(counts.cases, dtype=np.str_), "windows": counts.windows}
+    if counts.segments is not None:
+        arrays["segments"] = counts.segments
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    run.case_counts.mkdir(exist_ok=True)
+    write_atomically(run.epoch_counts(epoch), content.getvalue())
+
+
+def read_epoch_counts(run: RunPaths, epoch: int) -> EpochCounts | None:
+    """Read the counts of an epoch; None where there are none.
+
+    A damaged file counts as none, and is named in the log: it is only used to compare trials.
+    """
+    path = run.epoch_counts(epoch)
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            segments = arrays.get("segments")
+            cases = tuple(arrays["cases"].tolist())
+            return EpochCounts(cases, arrays["windows"], segments)
+    except (zipfile.BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
+        logger.warning("%s is damaged (%s): this epoch is not compared", path, error)
+        return None
