@@ -35,10 +35,12 @@ class SearchConfig:
     """Number of trials; a larger number extends a complete search."""
     searcher: Literal["optuna", "random", "grid"] = "optuna"
     """Choice of the trials: Optuna's TPE, random, or all combinations of choices."""
-    scheduler: Literal["asha", "none"] = "asha"
-    """Early stopping of trials that fall behind: ASHA or none."""
+    scheduler: Literal["asha", "wilcoxon", "none"] = "asha"
+    """Early stopping: ``asha`` continues the best third of the trials, ``wilcoxon`` stops trials
+    that are worse than the best one on the same validation cases (5 or more), ``none`` none."""
     grace_period: int = 4
-    """Epochs before a trial may be stopped."""
+    """Epochs before a trial may be stopped; the next such moments come after 3, 9, … times as
+    many."""
     metric: Metric = "val_macro_f1"
     """Score that is maximised, at the best epoch. Where trials cut other windows, each segment
     counts once in it, however many windows it has. Losses of different schemes are not

@@ -1,5 +1,7 @@
 """Early stopping of trials: asynchronous successive halving, with the results of past calls.
 
+The other way is in ``paired_stopping``.
+
 This is the one module of ``tune`` that relies on more of Ray than it documents. Before an upgrade
 of Ray, check in ``ray/tune/schedulers/async_hyperband.py`` that
 
@@ -11,7 +13,6 @@ of Ray, check in ``ray/tune/schedulers/async_hyperband.py`` that
   itself.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from ophnet_ray.tune.config import SearchConfig
+from ophnet_ray.tune.paired_stopping import PairedStopping
 from ophnet_ray.tune.trial import Trial, write_trial_end
 from ophnet_ray.tune.trial_task import EPOCHS, SCORE, TrialProgress, TrialSetup
 
@@ -32,10 +34,20 @@ def build_scheduler(search: SearchConfig, setup: TrialSetup) -> TrialScheduler:
     max_epochs = base.temporal.choose_epochs(base.training.max_epochs)
     if search.scheduler == "none" or search.grace_period >= max_epochs:
         return FIFOScheduler()
+    if search.scheduler == "wilcoxon":
+        return PairedStopping(setup, list_rungs(search.grace_period, max_epochs))
     scheduler = ResumedAsha(setup, search.grace_period, max_epochs)
     for trial in setup.search.trials():
         scheduler.replay(trial)
     return scheduler
+
+
+def list_rungs(grace_period: int, max_epochs: int) -> list[int]:
+    """Return the numbers of epochs after which trials are compared: those of ASHA."""
+    rungs = [grace_period]
+    while rungs[-1] * REDUCTION_FACTOR < max_epochs:
+        rungs.append(rungs[-1] * REDUCTION_FACTOR)
+    return rungs
 
 
 class ResumedAsha(ASHAScheduler):
@@ -67,16 +79,12 @@ class ResumedAsha(ASHAScheduler):
         if result[EPOCHS] >= self._max_epochs:
             return TrialScheduler.CONTINUE
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        if decision == TrialScheduler.STOP and self._is_base(trial.config["settings"]):
+        if decision == TrialScheduler.STOP and self._setup.is_base(trial.config["settings"]):
             return TrialScheduler.CONTINUE
         if decision == TrialScheduler.STOP:
             run = self._setup.search.trial_run(trial.config["number"], trial.config["seed"])
             write_trial_end(run, "stopped", result[EPOCHS], "behind other trials at this epoch")
         return decision
-
-    def _is_base(self, settings: Mapping[str, Any]) -> bool:
-        base = self._setup.plan.base.to_flat()
-        return all(base[name] == value for name, value in settings.items())
 
     def replay(self, trial: Trial) -> None:
         """Add the results of a trial that ended before to the rungs."""

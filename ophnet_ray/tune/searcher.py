@@ -64,7 +64,7 @@ class Suggestions:
         elif self._grid is not None:
             settings = next(settings for settings in self._grid if settings not in self._tried)
         else:
-            study = _create_study(self._sampler(number))
+            study = create_study(self._sampler(number))
             for _, trial in sorted(self._trials.items()):
                 study.add_trial(trial)
             settings = dict(study.ask(self._distributions).params)
@@ -122,7 +122,7 @@ def rate_importance(
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     distributions = {name: _distribution(domain) for name, domain in space.items()}
-    study = _create_study()
+    study = create_study()
     for settings, score in trials:
         study.add_trial(
             create_trial(params=dict(settings), distributions=distributions, value=score)
@@ -132,7 +132,8 @@ def rate_importance(
     return {name: float(share) for name, share in shares.items()}
 
 
-def _create_study(sampler: BaseSampler | None = None) -> optuna.Study:
+def create_study(sampler: BaseSampler | None = None) -> optuna.Study:
+    """Return an empty study of a score that is maximised."""
     # Optuna would print a line for each study and trial
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(direction="maximize", sampler=sampler)

@@ -58,6 +58,11 @@ class TrialSetup:
         is_plain = training.strategy == "ddp" and not training.deterministic
         return self.head is not None and workers == 1 and is_plain
 
+    def is_base(self, settings: Mapping[str, Any]) -> bool:
+        """Return True for the settings as given, against which the gain is measured."""
+        base = self.plan.base.to_flat()
+        return all(base[name] == value for name, value in settings.items())
+
     @property
     def driver_resources(self) -> dict[str, float]:
         """Resources of the process that drives a trial, in Ray's terms."""

@@ -2,13 +2,14 @@
 
 A case has a difficulty that all trials share, and each trial has luck of its own on it. Neighbours
 in the search space share a part of their luck, and the searcher goes where trials did well; so it
-finds luck, too. Cases and phases differ in length; half of the cases show the last phase. Early
-stopping is ASHA's with two rungs, at which the trials know less than at their end.
+finds luck, too. Cases and phases differ in length; half of the cases show the last phase. Trials
+are stopped at two rungs, at which they know less than at their end.
 """
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from scipy.special import expit
 
 from ophnet_ray.metrics.bootstrap import difference_interval, draw_cases, score_interval
 from ophnet_ray.metrics.gain import Contender, Gain, estimate_gain
+from ophnet_ray.tune.paired_stopping import is_behind
 from tests.benchmarks.table import Figure
 
 FRAMES = (40, 120, 200, 80, 20)
@@ -32,6 +34,7 @@ RUNG_SKILLS, RUNG_LUCK = (-1.0, -0.4, 0.0), 0.8
 NUM_FINALISTS, NUM_SEEDS = 3, 3
 LEVEL_CASES, FOUND_CASES, COVERED_CASES = (5, 10, 20), (5, 6, 8, 10, 20), (5, 10, 20, 40)
 NUM_LEVEL, NUM_FOUND, NUM_COVERED, NUM_TRUE_CASES = 1000, 300, 2000, 200_000
+NUM_STOPPED = 100
 
 Counts = NDArray[np.float64]
 """Hits, labels and predictions of each phase by case, (C, 3, K)."""
@@ -42,20 +45,21 @@ class SearchKind:
     """A way to search.
 
     ``shared``: share of the luck that neighbours have in common; ``learns``: the searcher goes on
-    beside the best trial so far; ``stops``: ASHA stops trials; ``repeats``: finalists are trained
-    under other seeds, which decide.
+    beside the best trial so far; ``stops``: how trials are stopped; ``repeats``: finalists are
+    trained under other seeds, which decide.
     """
 
     name: str
     shared: float = 0.0
     learns: bool = False
-    stops: bool = False
+    stops: Literal["", "asha", "wilcoxon"] = ""
     repeats: bool = False
 
 
 RANDOM = SearchKind("random")
 LEARNT = SearchKind("learnt", shared=0.7, learns=True)
-STOPPED = SearchKind("learnt, ASHA", shared=0.7, learns=True, stops=True)
+STOPPED = SearchKind("learnt, ASHA", shared=0.7, learns=True, stops="asha")
+PAIRED = SearchKind("learnt, Wilcoxon", shared=0.7, learns=True, stops="wilcoxon")
 REPEATED = SearchKind("random, 3 repeats", repeats=True)
 
 
@@ -63,11 +67,14 @@ def simulate_searches(folder: Path) -> list[Figure]:
     """Measure how often a gain is claimed where there is none, and found where there is one."""
     figures = []
     for num_cases in LEVEL_CASES:
-        for kind in (RANDOM, LEARNT, STOPPED, REPEATED):
+        for kind in (RANDOM, LEARNT, STOPPED, PAIRED, REPEATED):
             figures += _measure_level(kind, num_cases)
     for num_cases in FOUND_CASES:
-        for kind in (RANDOM, STOPPED):
+        for kind in (RANDOM, STOPPED, PAIRED):
             figures.append(_measure_power(kind, num_cases))
+    for num_cases in LEVEL_CASES:
+        for stops in ("asha", "wilcoxon"):
+            figures += _measure_stopping(SearchKind(f"random, {stops}", stops=stops), num_cases)
     return figures + [_measure_coverage(num_cases) for num_cases in COVERED_CASES]
 
 
@@ -97,15 +104,30 @@ def _measure_level(kind: SearchKind, num_cases: int) -> list[Figure]:
 
 
 def _measure_power(kind: SearchKind, num_cases: int) -> Figure:
-    found, gains = 0, []
+    """Count the searches with a better winner whose interval says so."""
+    found = []
     for seed in range(NUM_FOUND):
         search = SimulatedSearch(np.random.default_rng((seed, num_cases)), kind, num_cases, GAIN)
-        gain = search.estimate()
-        found += gain.interval.low > 0
-        gains.append(gain.value)
-    name = f"a true gain of 0.15, {num_cases} cases, {kind.name}: found"
+        if search.is_won_by_a_better_one():
+            found.append(search.estimate().interval.low > 0)
+    name = f"winner better by 0.15, {num_cases} cases, {kind.name}: found"
+    note = f"of {len(found)} searches; {NUM_FOUND - len(found)} others had another winner"
     target = ">= 0.8" if num_cases >= 8 else ""
-    return Figure(name, found / NUM_FOUND, f"mean gain {np.mean(gains):+.3f}", target)
+    return Figure(name, float(np.mean(found)), note, target)
+
+
+def _measure_stopping(kind: SearchKind, num_cases: int) -> list[Figure]:
+    """Measure the shares of the trials that are stopped: equal, worse and better ones."""
+    figures = []
+    for gain, group in ((-GAIN, "worse by 0.19"), (0.0, "equal"), (GAIN, "better by 0.15")):
+        shares = []
+        for seed in range(NUM_STOPPED):
+            rng = np.random.default_rng((seed, num_cases, 5))
+            shares.append(SimulatedSearch(rng, kind, num_cases, gain).share_stopped(gain))
+        name = f"{num_cases} cases, {kind.name}: stopped of the trials that are {group}"
+        target = "<= 0.05" if gain > 0 and kind.stops == "wilcoxon" else ""
+        figures.append(Figure(name, float(np.nanmean(shares)), f"{NUM_STOPPED} searches", target))
+    return figures
 
 
 def _measure_coverage(num_cases: int) -> Figure:
@@ -219,15 +241,33 @@ class SimulatedSearch:
             luck = self._luck_of(number, of_seed)
             counts = _draw_trial(self._rng, self._cases, skill + self._skill_of(number), luck)
             reached.append(counts)
-            score = float(score_rows(counts.sum(axis=0)))
-            before = [*self._rungs[rung]]
-            self._rungs[rung].append(score)
-            is_behind = bool(before) and score < np.percentile(before, 100 * 2 / 3)
-            if rung < len(skills) - 1 and is_behind and number != BASE:
+            if rung < len(skills) - 1 and self._is_stopped(number, rung, counts):
                 break
             fresh = _draw_luck(self._rng, own.shape)
             of_seed = RUNG_LUCK * of_seed + math.sqrt(1 - RUNG_LUCK**2) * fresh
         return reached
+
+    def _is_stopped(self, number: int, rung: int, counts: Counts) -> bool:
+        """Decide at a rung as the schedulers of ``tune.py`` do."""
+        if self._kind.stops == "wilcoxon":
+            if number == BASE:
+                return False
+            best = self._trials[self._winner()][rung]
+            return is_behind(score_rows(counts).tolist(), score_rows(best).tolist())
+        score = float(score_rows(counts.sum(axis=0)))
+        before = [*self._rungs[rung]]
+        self._rungs[rung].append(score)
+        is_behind_most = bool(before) and score < np.percentile(before, 100 * 2 / 3)
+        return is_behind_most and number != BASE
+
+    def share_stopped(self, gain: float) -> float:
+        """Return the share of stopped trials, of those that differ from the base, or of all."""
+        others = [
+            len(trial) < self._num_rungs
+            for number, trial in enumerate(self._trials)
+            if number != BASE and (not gain or self._skill_of(number))
+        ]
+        return float(np.mean(others)) if others else math.nan
 
     def _luck_of(self, number: int, of_seed: NDArray[np.float64]) -> NDArray[np.float64]:
         """Add up the luck of a neighbourhood, of the settings, and of a seed: half is the seed's.
@@ -250,6 +290,10 @@ class SimulatedSearch:
     def _winner(self) -> int:
         ends = {number: self._trials[number][-1] for number in self._finished()}
         return max(ends, key=lambda number: float(score_rows(ends[number].sum(axis=0))))
+
+    def is_won_by_a_better_one(self) -> bool:
+        """Return True if the winner is truly better than the base."""
+        return self._skill_of(self._winner()) > 0
 
     def lead(self) -> float:
         """Return the lead of the winner over the base on the cases that chose it."""

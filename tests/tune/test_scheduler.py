@@ -1,17 +1,22 @@
 """Early stopping: a resumed search decides like one without interruption. Ray is not started."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from ophnet_ray.config import Config
 from ophnet_ray.distributed.resources import Resources
+from ophnet_ray.train.epoch_counts import write_epoch_counts
 from ophnet_ray.tune.config import SearchConfig
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.resources import TrialPlan
-from ophnet_ray.tune.scheduler import build_scheduler
+from ophnet_ray.tune.scheduler import build_scheduler, list_rungs
 from ophnet_ray.tune.trial import write_trial_end
 from ophnet_ray.tune.trial_task import TrialProgress, TrialSetup
+from tests.helpers.checkpoints import make_payload
 from tests.helpers.searches import epoch_record
 
 pytestmark = pytest.mark.unit
@@ -27,8 +32,18 @@ def setup(tmp_path):
     return TrialSetup(SearchDirectory(tmp_path), plan, {}, "data", "val_macro_f1")
 
 
-def train_live(scheduler, setup, number, scores, lr=0.1):
-    """Report epochs of a trial until the scheduler stops it; return the number of epochs."""
+def payload_of(right_by_case):
+    counts = [[[right, 20 - right], [20 - right, right]] for right in right_by_case]
+    payload = make_payload(confusion_by_case=np.array(counts, dtype=np.int64))
+    names = tuple(f"case {index}" for index in range(len(counts)))
+    return replace(payload, training=replace(payload.training, val_case_hashes=names))
+
+
+def train_live(scheduler, setup, number, scores, lr=0.1, right_by_case=()):
+    """Report epochs of a trial until the scheduler stops it; return the number of epochs.
+
+    With ``right_by_case``, of 20 windows of each phase, it keeps the same counts after each epoch.
+    """
     run = setup.search.start_trial(number, {"lr": lr})
     config = {"number": number, "settings": {"lr": lr}, "seed": None}
     ray_trial = RayTrial("trial", stub=True, trial_id=run.path.name, config=config)
@@ -37,6 +52,8 @@ def train_live(scheduler, setup, number, scores, lr=0.1):
     for epoch, score in enumerate(scores):
         history.append(epoch_record(epoch, score))
         run.write_metrics(history)
+        if len(right_by_case):
+            write_epoch_counts(run, epoch, payload_of(right_by_case))
         result = progress.add_epoch(history[-1])
         if scheduler.on_trial_result(None, ray_trial, result) == TrialScheduler.STOP:
             return len(history)
@@ -97,3 +114,47 @@ def test_a_trial_is_not_stopped_at_its_last_epoch(setup):
 )
 def test_no_trial_is_stopped_early(setup, search):
     assert isinstance(build_scheduler(search, setup), FIFOScheduler)
+
+
+CASES = np.array([8, 10, 12, 14, 16, 9, 11, 13])
+"""Windows that the best trial predicts rightly, by case: some are difficult."""
+WILCOXON = SearchConfig(scheduler="wilcoxon", grace_period=1)
+
+
+def test_a_trial_worse_on_nearly_all_cases_is_stopped_and_one_of_equal_mean_is_not(setup):
+    scheduler = build_scheduler(WILCOXON, setup)
+    assert train_live(scheduler, setup, 0, GOOD, right_by_case=CASES) == MAX_EPOCHS
+    swing = np.where(np.arange(8) % 2, 3, -3)
+    assert train_live(scheduler, setup, 1, BAD, right_by_case=CASES + swing) == MAX_EPOCHS
+    worse = CASES - [1, 2, 3, 2, 1, 3, 2, -1]
+    assert train_live(scheduler, setup, 2, BAD, right_by_case=worse) == 1
+    stopped = setup.search.trials()[2]
+    assert stopped.state == "stopped"
+    assert stopped.reason == "worse than trial 0000 on the same cases after 1 epochs"
+
+
+def test_paired_stopping_is_resumed_from_the_folders_alone(setup):
+    first = build_scheduler(WILCOXON, setup)
+    train_live(first, setup, 0, GOOD, right_by_case=CASES)
+    resumed = build_scheduler(WILCOXON, setup)
+    assert train_live(resumed, setup, 1, BAD, right_by_case=CASES - 2) == 1
+
+
+@pytest.mark.parametrize(
+    ("right_by_case", "lr"),
+    [
+        pytest.param(CASES[:4] - 2, 0.1, id="four cases cannot tell"),
+        pytest.param((), 0.1, id="no counts, as in searches of earlier versions"),
+        pytest.param(CASES - 2, Config().training.lr, id="the settings as given"),
+    ],
+)
+def test_a_trial_that_cannot_be_called_worse_is_trained_to_its_end(setup, right_by_case, lr):
+    scheduler = build_scheduler(WILCOXON, setup)
+    train_live(scheduler, setup, 0, GOOD, right_by_case=CASES[: len(right_by_case) or None])
+    assert train_live(scheduler, setup, 1, BAD, lr, right_by_case) == MAX_EPOCHS
+
+
+def test_trials_are_compared_after_as_many_epochs_as_asha_compares_them():
+    assert list_rungs(4, 36) == [4, 12]
+    assert list_rungs(4, 37) == [4, 12, 36]
+    assert list_rungs(4, 5) == [4]

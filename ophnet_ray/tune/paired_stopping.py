@@ -1,0 +1,100 @@
+"""Early stopping of trials that are worse than the best one on the same validation cases.
+
+Each case is compared with itself: a difficult one lowers both scores. So few cases can tell a trial
+that is worse on nearly all of them, and an equal one is rarely stopped, however many trials there
+are. (ASHA stops two thirds of them, whatever their scores.)
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.pruners import WilcoxonPruner
+from optuna.trial import TrialState, create_trial
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from ophnet_ray.train.epoch_counts import read_epoch_counts
+from ophnet_ray.train.run_paths import RunPaths
+from ophnet_ray.tune.config import RankedMetric
+from ophnet_ray.tune.ranking import ROW_SCORES, select_counts
+from ophnet_ray.tune.searcher import create_study
+from ophnet_ray.tune.trial import History, Trial, best_record, write_trial_end
+from ophnet_ray.tune.trial_task import EPOCHS, TrialSetup
+
+P_THRESHOLD = 0.05
+"""Largest p-value at which a trial is stopped; of fewer than 5 cases none can be that small."""
+
+
+def is_behind(scores: Sequence[float], best_scores: Sequence[float]) -> bool:
+    """Return True if a trial is worse than the best one, by Wilcoxon's signed-rank test.
+
+    The test is one-sided, at ``P_THRESHOLD``: Optuna's ``WilcoxonPruner``, which also asks that the
+    mean over the cases is lower.
+
+    Args:
+        scores: Scores of the trial on single cases.
+        best_scores: Those of the best trial on the same cases.
+    """
+    study = create_study()
+    study.add_trial(
+        create_trial(
+            value=float(np.mean(best_scores)), intermediate_values=dict(enumerate(best_scores))
+        )
+    )
+    running = create_trial(state=TrialState.RUNNING, intermediate_values=dict(enumerate(scores)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        pruner = WilcoxonPruner(p_threshold=P_THRESHOLD)
+    return pruner.prune(study, running)
+
+
+class PairedStopping(FIFOScheduler):
+    """Scheduler that compares each trial with the best finished one, after as many epochs.
+
+    It remembers nothing: all that decides is in the folders of the trials, which outlive it.
+
+    Args:
+        setup: Setup of the trials.
+        rungs: Numbers of epochs after which trials are compared.
+    """
+
+    def __init__(self, setup: TrialSetup, rungs: Sequence[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # Ray gives it no types
+        self._setup, self._rungs = setup, frozenset(rungs)
+
+    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
+        """Decide whether a trial continues; that of the settings as given always does."""
+        num_epochs, settings = result[EPOCHS], trial.config["settings"]
+        if num_epochs not in self._rungs or self._setup.is_base(settings):
+            return TrialScheduler.CONTINUE
+        best = find_best(self._setup.search.trials(), self._setup.metric)
+        if best is None:
+            return TrialScheduler.CONTINUE
+        run = self._setup.search.trial_run(trial.config["number"], trial.config["seed"])
+        own = self._score_cases(run, run.read_metrics()[:num_epochs])
+        other = self._score_cases(best.run, best.history[:num_epochs])
+        is_paired = own and own.keys() == other.keys()
+        if not is_paired or not is_behind([*own.values()], [*other.values()]):
+            return TrialScheduler.CONTINUE
+        reason = f"worse than trial {best.name} on the same cases after {num_epochs} epochs"
+        write_trial_end(run, "stopped", num_epochs, reason)
+        return TrialScheduler.STOP
+
+    def _score_cases(self, run: RunPaths, history: History) -> dict[str, float]:
+        """Return the score on each case, by its pseudonym, at the best epoch; empty if unknown."""
+        counts = read_epoch_counts(run, int(best_record(history)["epoch"]))
+        if counts is None:
+            return {}
+        metric = self._setup.metric
+        scores = ROW_SCORES[metric](select_counts(counts, metric).astype(np.float64))
+        return dict(zip(counts.cases, scores.tolist(), strict=True))
+
+
+def find_best(trials: Sequence[Trial], metric: RankedMetric) -> Trial | None:
+    """Return the finished trial with the highest score, the first of equal ones; None without."""
+    finished = [trial for trial in trials if trial.state == "finished"]
+    scores = [best_record(trial.history)[metric] for trial in finished]
+    return finished[scores.index(max(scores))] if finished else None
