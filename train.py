@@ -8,7 +8,7 @@ from ophnet_ray.distributed.environment import prepare_environment
 
 
 def main() -> None:
-    """Train, then print where the checkpoint is and how good it is."""
+    """Train one run, or one per fold, then print where the checkpoint is and how good it is."""
     config = parse_config(
         sys.argv[1:], "train.py", "Train a surgical-phase classifier on video.", Config()
     )
@@ -16,7 +16,11 @@ def main() -> None:
     # Ray and torch are imported from here on: --help is quick, and Ray finds its environment set
     from ophnet_ray.console import Console, print_answer
     from ophnet_ray.train.driver import train
+    from ophnet_ray.train.fold_driver import train_folds, trains_folds
 
+    if trains_folds(config):
+        print_answer(train_folds(config, Console()).answer)
+        return
     result = train(config, Console())
     scores = result.scores
     print_answer(

@@ -12,8 +12,11 @@ from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.data.windows import name_masks
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.split_choice import find_seen_cases
+from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.init_checkpoint import FLAG, Start, read_start
 from ophnet_ray.models.payload import CheckpointPayload
+from ophnet_ray.storage.paths import is_remote
+from ophnet_ray.temporal_config import CHECKPOINT_SUFFIX
 from ophnet_ray.train.preflight import check_network
 
 MAX_NAMES = 5
@@ -32,6 +35,7 @@ def check_new_run(config: Config, data: RunData, tell: Callable[[str], None]) ->
             was trained on cases that are to validate this training.
     """
     check_network(config)
+    check_encoder_of_fold(config, data)
     if config.model.init_checkpoint is None:
         return
     if config.temporal.is_used and config.temporal.encoder is not None:
@@ -47,6 +51,27 @@ def check_new_run(config: Config, data: RunData, tell: Callable[[str], None]) ->
             f"{FLAG} {config.model.init_checkpoint} was trained on {len(seen)} of the cases that "
             f"this training holds out ({_list_names(seen)}): scores on them would say nothing "
             "about new cases; hold out others (a split column, another --seed), or give "
+            "--allow_seen_cases"
+        )
+
+
+def check_encoder_of_fold(config: Config, data: RunData) -> None:
+    """Make sure that the given encoder of a fold has not seen the cases of the fold.
+
+    An encoder that was trained on the same data has, but for those of one fold. The check is only
+    for checkpoints of this machine.
+
+    Raises:
+        UserError: It has; the cure is named.
+    """
+    encoder = config.temporal.encoder or ""
+    is_file = encoder.endswith(CHECKPOINT_SUFFIX) and not is_remote(encoder)
+    if config.data.fold is None or not is_file or config.model.allow_seen_cases:
+        return
+    if seen := find_leaks(read_payload(encoder), data, config):
+        raise UserError(
+            f"--encoder {encoder} was trained on {len(seen)} of the cases that the fold holds out "
+            f"({_list_names(seen)}): leave it out, so that each fold trains its own, or give "
             "--allow_seen_cases"
         )
 

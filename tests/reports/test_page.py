@@ -12,8 +12,9 @@ from PIL import Image
 from ophnet_ray.metrics.bootstrap import Interval
 from ophnet_ray.metrics.classification import f1_per_class
 from ophnet_ray.metrics.comparison import compare_models, count_windows
+from ophnet_ray.metrics.fold_scores import FoldCounts, measure_spread, rank_held_out_cases
 from ophnet_ray.metrics.gain import Gain
-from ophnet_ray.metrics.score_card import PhaseScore, Score, ScoreCard
+from ophnet_ray.metrics.score_card import PhaseScore, Score, ScoreCard, build_window_card
 from ophnet_ray.metrics.timelines import VideoTimeline, WorstFrame
 from ophnet_ray.metrics.verdict import judge
 from ophnet_ray.reports.comparison_report import (
@@ -21,6 +22,7 @@ from ophnet_ray.reports.comparison_report import (
     ComparisonReport,
     write_comparison_report,
 )
+from ophnet_ray.reports.folds_report import FoldRow, FoldsReport, write_folds_report
 from ophnet_ray.reports.model_report import ModelReport, write_model_report
 from ophnet_ray.reports.runs_report import RunRow, RunsReport, RunTable, write_runs_report
 from ophnet_ray.reports.search_report import SearchReport, write_search_report
@@ -284,6 +286,32 @@ def write_comparison(folder: Path) -> Path:
     return folder / "comparison.html"
 
 
+def write_folds(folder: Path) -> Path:
+    phases, rng = name_phases(52), np.random.default_rng(0)
+    folds = [
+        FoldCounts(
+            tuple(f"a_case_{fold}_{i}_" * 9 for i in range(20)),
+            rng.integers(0, 9, (20, 52, 52)),
+        )
+        for fold in range(3)
+    ]
+    counts = np.concatenate([fold.counts for fold in folds])
+    row = FoldRow(1, "a_run_" * 20, 20, 9000, 0.8, Interval(0.7, 0.9), 0.9, 12, folder / "a.html")
+    report = FoldsReport(
+        title="Cross-validation " + "x" * 60,
+        subtitle="3 folds",
+        card=build_window_card(counts, phases, [20] * 52, 60),
+        spread=measure_spread([fold.macro_f1 for fold in folds]),
+        folds=[row] * 3,
+        cases=rank_held_out_cases(folds),
+        notes=["a note"],
+        config={"backbone": "maxvit_large_tf_224.in21k"},
+        versions={"ray": "2.60.0"},
+    )
+    write_folds_report(folder / "folds.html", report)
+    return folder / "folds.html"
+
+
 def write_runs(folder: Path) -> Path:
     row = RunRow(
         name="a_run_" * 20,
@@ -322,7 +350,7 @@ def test_in_a_browser_pages_fit_a_phone_and_ask_for_nothing(tmp_path):
         "search": make_search(30, "inverse_sqrt", name_phases(52)),
     }
     pages = [write(tmp_path, name, content) for name, content in contents.items()]
-    pages += [write_comparison(tmp_path), write_runs(tmp_path)]
+    pages += [write_comparison(tmp_path), write_runs(tmp_path), write_folds(tmp_path)]
     for page, visit in zip(pages, visit_pages(pages, width=360), strict=True):
         assert visit.overflow_px <= 0, page
         assert visit.complaints == []

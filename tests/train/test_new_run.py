@@ -128,6 +128,20 @@ def test_an_encoder_that_is_given_needs_no_start(tmp_path, check):
         check(temporal="gru", encoder="/e.ckpt")
 
 
+def test_the_encoder_of_a_fold_must_not_have_seen_the_cases_that_the_fold_holds_out(
+    tmp_path, check
+):
+    encoder = {"init_checkpoint": None, "temporal": "gru", "encoder": str(tmp_path / "m.ckpt")}
+    fold = encoder | {"folds": 4, "fold": 4}
+    save_source(tmp_path / "m.ckpt", cases="abd", videos=())
+    with pytest.raises(UserError, match=r"--encoder .* trained on 1 of the cases .* out \(d\)"):
+        check(**fold)
+    check(**fold, allow_seen_cases=True)
+    check(**encoder)
+    save_source(tmp_path / "m.ckpt", cases="abc", videos=())
+    check(**fold)
+
+
 def test_train_py_refuses_a_leak_before_ray_starts(color_csv, tmp_path, capsys):
     save_source(tmp_path / "m.ckpt", cases=[f"v{case}" for case in range(6)])
     config = tiny_config(color_csv, tmp_path / "out", init_checkpoint=str(tmp_path / "m.ckpt"))

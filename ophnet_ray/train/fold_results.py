@@ -1,0 +1,195 @@
+"""Results of a cross-validation: counts pooled over the folds, their report, and an ensemble."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ophnet_ray.hashing import hash_case
+from ophnet_ray.inference.ensemble import ENSEMBLE_FILE, build_ensemble, write_ensemble
+from ophnet_ray.metrics.case_counts import format_counts
+from ophnet_ray.metrics.fold_scores import (
+    FoldCounts,
+    FoldSpread,
+    HeldOutCase,
+    measure_spread,
+    rank_held_out_cases,
+)
+from ophnet_ray.metrics.score_card import ScoreCard, build_window_card, format_score
+from ophnet_ray.models.checkpoint_file import read_payload
+from ophnet_ray.models.payload import CheckpointPayload
+from ophnet_ray.reports.folds_report import FoldRow, FoldsReport, write_folds_report
+from ophnet_ray.storage.files import write_atomically
+from ophnet_ray.storage.paths import join
+from ophnet_ray.train.driver import TrainingResult
+from ophnet_ray.train.fold_set import FoldSet
+from ophnet_ray.train.report import OPTIMISM
+from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.train.trained_models import find_trained
+
+JSON_FILE, PAGE_FILE = "folds.json", "folds.html"
+SPLIT = "held-out folds"
+DEPENDENCE = (
+    "The models of the folds share most of their training cases, so the standard deviation over "
+    "the folds is no error of their mean; the intervals are those over cases, for these models."
+)
+"""Caution on the page; see Bengio & Grandvalet, "No Unbiased Estimator of the Variance of K-Fold
+Cross-Validation" (JMLR 5, 2004)."""
+
+
+@dataclass(frozen=True)
+class FoldsResult:
+    """Answer of a cross-validation.
+
+    Attributes:
+        location: Folder with what the folds have in common, path or URI.
+        card: Scores pooled over all cases.
+        spread: Spread of the macro-F1 over the folds.
+        num_folds: Number of folds.
+    """
+
+    location: str
+    card: ScoreCard
+    spread: FoldSpread
+    num_folds: int
+
+    @property
+    def answer(self) -> dict[str, object]:
+        """Lines for stdout by name."""
+        spread, ensemble = self.spread, join(self.location, ENSEMBLE_FILE)
+        return {
+            "folds": f"{self.num_folds}, {self.card.num_cases} cases, each scored once",
+            "report": join(self.location, PAGE_FILE),
+            "scores": join(self.location, JSON_FILE),
+            **{score.name: format_score(score) for score in self.card.scores},
+            "spread": f"macro-F1 of a fold {spread.low:.4f} to {spread.high:.4f}, standard "
+            f"deviation {spread.deviation:.4f}",
+            "predict": f"python -m ophnet_ray predict --checkpoint {shlex.quote(ensemble)} "
+            "--videos FOLDER",
+        }
+
+
+@dataclass(frozen=True)
+class _TrainedFold:
+    """Run of a fold, and what the payload of its best checkpoint says."""
+
+    number: int
+    run: RunDirectory
+    result: TrainingResult
+    payload: CheckpointPayload
+
+    def count(self, folds: FoldSet) -> FoldCounts:
+        """Return the counts of the held-out cases; they are in the order of the cases' ids."""
+        known = set(self.payload.training.val_case_hashes)
+        cases = {row.case_id for row in folds.data.segments if row.split != "test"}
+        held_out = sorted(case_id for case_id in cases if hash_case(case_id) in known)
+        return FoldCounts(tuple(held_out), self.payload.validation_counts())
+
+
+def conclude_folds(folds: FoldSet, results: Sequence[TrainingResult]) -> FoldsResult:
+    """Pool the counts of complete folds; write ``folds.json``, ``folds.html`` and an ensemble.
+
+    Args:
+        folds: A locked cross-validation.
+        results: Results of all folds, in their order.
+    """
+    trained = [_read_fold(number, result) for number, result in enumerate(results, 1)]
+    counts = [fold.count(folds) for fold in trained]
+    passports = [fold.run.read_passport() for fold in trained]
+    unit: Literal["frames", "windows"] = "frames" if trained[0].payload.head else "windows"
+    card = build_window_card(
+        np.concatenate([fold.counts for fold in counts]),
+        trained[0].payload.phases,
+        list(folds.cases_by_phase.values()),
+        sum(passport.splits["val"].videos for passport in passports),
+        unit,
+    )
+    card = replace(card, split=SPLIT)
+    spread = measure_spread([fold.macro_f1 for fold in counts])
+    cases = rank_held_out_cases(counts)
+    notes = [OPTIMISM.format(unit=unit), DEPENDENCE]
+    notes += [
+        f"Fold {number}: no training case has {', '.join(passport.phases_not_in_training)}."
+        for number, passport in enumerate(passports, 1)
+        if passport.phases_not_in_training
+    ]
+    directory = folds.directory
+    rows = [_build_row(fold, own, directory) for fold, own in zip(trained, counts, strict=True)]
+    content = card.to_dict() | {
+        "data_hash": folds.data.data_hash,
+        "spread": asdict(spread),
+        "folds": [_describe_row(row, fold) for row, fold in zip(rows, trained, strict=True)],
+        "cases": [_describe_case(case, card) for case in cases],
+        "case_hashes": [hash_case(case_id) for fold in counts for case_id in fold.cases],
+        "counts_by_case": [line for fold in counts for line in format_counts(fold.counts)],
+        "notes": notes,
+    }
+    write_atomically(directory.path / JSON_FILE, json.dumps(content, indent=1).encode())
+    write_folds_report(
+        directory.path / PAGE_FILE,
+        FoldsReport(
+            title=f"Cross-validation {directory.name}",
+            subtitle=f"{len(trained)} folds of {card.num_cases} cases, validation {unit}",
+            card=card,
+            spread=spread,
+            folds=rows,
+            cases=cases,
+            notes=notes,
+            config=trained[0].run.read_config() | {"fold": None, "output_pth": None},
+            versions=passports[0].versions,
+        ),
+    )
+    ensemble = build_ensemble([str(fold.result.checkpoint) for fold in trained])
+    write_ensemble(directory.path / ENSEMBLE_FILE, ensemble)
+    return FoldsResult(directory.location, card, spread, len(trained))
+
+
+def _read_fold(number: int, result: TrainingResult) -> _TrainedFold:
+    best = find_trained(str(result.run))
+    return _TrainedFold(number, RunDirectory(result.run), result, read_payload(best or ""))
+
+
+def _build_row(fold: _TrainedFold, counts: FoldCounts, directory: RunDirectory) -> FoldRow:
+    report: Path | None = None if directory.is_in_bucket else fold.run.report
+    return FoldRow(
+        number=fold.number,
+        run=fold.run.name,
+        num_cases=len(counts.cases),
+        num_units=int(counts.counts.sum()),
+        macro_f1=counts.macro_f1,
+        interval=counts.interval,
+        accuracy=counts.accuracy,
+        best_epoch=fold.result.best_epoch,
+        report=report,
+    )
+
+
+def _describe_row(row: FoldRow, fold: _TrainedFold) -> dict[str, Any]:
+    """Return the JSON object of a fold."""
+    low, high = row.interval or (None, None)
+    return {
+        "fold": row.number,
+        "run": row.run,
+        "data_hash": fold.payload.data_hash,
+        "cases": row.num_cases,
+        "units": row.num_units,
+        "macro_f1_present": row.macro_f1,
+        "low": low,
+        "high": high,
+        "accuracy": row.accuracy,
+        "best_epoch": row.best_epoch,
+        "epochs": fold.result.num_epochs,
+    }
+
+
+def _describe_case(case: HeldOutCase, card: ScoreCard) -> dict[str, Any]:
+    """Return the JSON object of a case, with the names of the phases."""
+    mistakes = [
+        {"phase": card.phases[label], "prediction": card.phases[prediction], "count": count}
+        for label, prediction, count in case.mistakes
+    ]
+    return asdict(case) | {"mistakes": mistakes}

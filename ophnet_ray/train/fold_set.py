@@ -1,0 +1,40 @@
+"""Context of a cross-validation: the values that its stages share."""
+
+from dataclasses import dataclass, replace
+
+from ophnet_ray.config import Config
+from ophnet_ray.console import Console
+from ophnet_ray.data.run_data import RunData
+from ophnet_ray.train.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class FoldSet:
+    """Settings, folder and data of a cross-validation.
+
+    Attributes:
+        config: Settings with absolute paths, and without a fold.
+        directory: Folder of what the folds have in common; each fold is a run beside it.
+        data: Rows; all but those of the test split have the split ``train``.
+        console: Progress and notices for the user.
+    """
+
+    config: Config
+    directory: RunDirectory
+    data: RunData
+    console: Console
+
+    @property
+    def numbers(self) -> range:
+        """Numbers of the folds, from 1."""
+        return range(1, (self.config.data.folds or 0) + 1)
+
+    def config_of(self, fold: int) -> Config:
+        """Return the settings of the run of a fold."""
+        return replace(self.config, data=replace(self.config.data, fold=fold))
+
+    @property
+    def cases_by_phase(self) -> dict[str, int]:
+        """Number of cases with each phase, in all folds together, in the order of the labels."""
+        cases = {(row.phase, row.case_id) for row in self.data.segments if row.split != "test"}
+        return {phase: sum(phase == other for other, _ in cases) for phase in self.data.phases}

@@ -1,0 +1,160 @@
+"""Cross-validation: a run per fold over one cache, stopped and resumed, and its pooled scores."""
+
+import json
+import os
+import shutil
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ophnet_ray import OphNetDataModule
+from ophnet_ray.console import Console
+from ophnet_ray.errors import StoppedError, UserError
+from ophnet_ray.hashing import hash_case
+from ophnet_ray.inference.ensemble import read_ensemble
+from ophnet_ray.metrics.case_counts import parse_counts
+from ophnet_ray.metrics.classification import macro_f1_present
+from ophnet_ray.train.fold_driver import train_folds
+from ophnet_ray.train.run_listing import list_runs
+from tests.helpers.runs import run, tiny_config
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def cache(color_csv, color_cache):
+    """A cache that holds all windows: training on it starts no Ray."""
+    OphNetDataModule(color_csv, image_size=32, cache_dir=color_cache).setup()
+    return color_cache
+
+
+def make_config(csv_path, cache, storage, **settings):
+    config = tiny_config(csv_path, storage, cache_dir=cache, folds=3, max_epochs=3, **settings)
+    return config.replace_flat(output_pth="model.ckpt")
+
+
+@pytest.fixture(scope="module")
+def whole(color_csv, cache, tmp_path_factory):
+    """A cross-validation of three folds: its settings and its result."""
+    config = make_config(color_csv, cache, tmp_path_factory.mktemp("whole"))
+    return config, train_folds(config, Console())
+
+
+def content_of(result):
+    return json.loads((Path(result.location) / "folds.json").read_text())
+
+
+def test_each_case_is_scored_once_by_the_model_that_has_not_seen_it(whole):
+    config, result = whole
+    content = content_of(result)
+    cases = [f"v{number}" for number in range(6)]
+    assert sorted(content["case_hashes"]) == sorted(map(hash_case, cases))
+    assert sorted(case["case_id"] for case in content["cases"]) == cases
+    counts = parse_counts(content["counts_by_case"], len(content["phases"]))
+    assert counts.sum(axis=0).tolist() == content["confusion"]
+    assert result.card.scores[0].value == macro_f1_present(counts.sum(axis=0))
+    storage = Path(config.run.storage_path)
+    for fold in content["folds"]:
+        scores = json.loads((storage / fold["run"] / "scores.json").read_text())
+        held_out = [each["case_id"] for each in content["cases"] if each["fold"] == fold["fold"]]
+        assert sorted(scores["case_hashes"]) == sorted(map(hash_case, held_out))
+        assert fold["macro_f1_present"] == pytest.approx(scores["metrics"]["val_macro_f1"])
+    worst = [(each["macro_f1"], each["accuracy"]) for each in content["cases"]]
+    assert worst == sorted(worst)
+
+
+def test_a_fold_is_a_run_that_its_own_command_repeats(whole, capsys):
+    config, result = whole
+    names = [fold["run"] for fold in content_of(result)["folds"]]
+    listing = list_runs(Path(config.run.storage_path))
+    assert sorted(row.run.name for group in listing.groups for row in group.runs) == sorted(names)
+    assert listing.damaged == ()
+    output = str(Path(config.run.storage_path) / "two.ckpt")
+    alone = run(config.replace_flat(fold=2, output_pth=output))
+    assert alone.run.name == names[1]
+    assert "already complete" in capsys.readouterr().err
+
+
+def test_the_models_of_the_folds_are_an_ensemble(whole):
+    _, result = whole
+    ensemble = read_ensemble(Path(result.location) / "ensemble.yaml")
+    names = [Path(member.checkpoint).name for member in ensemble.members]
+    assert names == ["fold1of3.ckpt", "fold2of3.ckpt", "fold3of3.ckpt"]
+    assert ensemble.shares == pytest.approx([1 / 3] * 3)
+
+
+def test_a_finished_fold_is_not_trained_again(whole, tmp_path):
+    config, result = whole
+    copy = tmp_path / "runs"
+    shutil.copytree(config.run.storage_path, copy)
+    before = {path: path.stat().st_mtime_ns for path in copy.glob("*/checkpoints/*/*")}
+    again = train_folds(config.replace_flat(storage_path=str(copy)), Console())
+    assert before == {path: path.stat().st_mtime_ns for path in copy.glob("*/checkpoints/*/*")}
+    assert content_of(again) == content_of(result)
+
+
+class Stopping(Console):
+    """A console at whose second training, after its first epoch, a signal arrives."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number, self.trainings = number, 0
+
+    @contextmanager
+    def stage(self, name, total):
+        self.trainings += name == "train"
+        with super().stage(name, total) as stage:
+            if name == "train" and self.trainings == 2:
+                show = stage.update
+
+                def update(done, text, detail=""):
+                    show(done, text, detail)
+                    if done and self.number:
+                        number, self.number = self.number, None
+                        os.kill(os.getpid(), number)
+
+                stage.update = update
+            yield stage
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_fold_is_named_and_the_same_command_goes_on_to_the_same_numbers(
+    color_csv, cache, tmp_path, whole, number, exit_code
+):
+    config = make_config(color_csv, cache, tmp_path, every_n_train_steps=1)
+    with pytest.raises(StoppedError, match=r"^in fold 2 of 3, after .*epoch \d") as stopped:
+        train_folds(config, Stopping(number))
+    assert stopped.value.exit_code == exit_code
+    result = train_folds(config, Console())
+    assert content_of(result) == content_of(whole[1])
+    np.testing.assert_array_equal(result.card.confusion, whole[1].card.confusion)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"output_pth": "here.ckpt"}, r"--output_pth here.ckpt: each of the --folds has a"),
+        ({"folds": 7}, r"--folds 7: 7 folds of 6 cases; each fold takes at least one"),
+    ],
+)
+def test_folds_that_cannot_be_trained_are_refused_before_any_run(
+    color_csv, tmp_path, settings, says
+):
+    config = make_config(color_csv, None, tmp_path).replace_flat(**settings)
+    with pytest.raises(UserError, match=says):
+        train_folds(config, Console())
+    assert not list(Path(config.run.storage_path).glob("*fold*"))
+
+
+def test_other_settings_under_the_same_name_are_refused_with_the_fold(whole, tmp_path):
+    config, _ = whole
+    copy = tmp_path / "runs"
+    shutil.copytree(config.run.storage_path, copy)
+    for folder in copy.glob("*fold*"):
+        folder.rename(copy / f"mine-{folder.name.split('-')[-1]}")
+    mine = config.replace_flat(storage_path=str(copy), name="mine", lr=0.1)
+    with pytest.raises(UserError, match=r"fold 1 of 3: the run .* with other settings \(lr"):
+        train_folds(mine, Console())
