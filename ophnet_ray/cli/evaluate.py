@@ -96,6 +96,7 @@ class EvaluateCommand:
             self.csv_path, self.video_dir, case_from, allow_outside=self.allow_outside
         )
         prepare_environment()
+        from ophnet_ray.inference.ensemble import is_ensemble
         from ophnet_ray.inference.evaluation import EvaluationRequest, evaluate
 
         console = Console()
@@ -103,6 +104,7 @@ class EvaluateCommand:
             console.warn(warning)
         request = EvaluationRequest(
             checkpoint=checkpoint,
+            given="" if is_ensemble(checkpoint) else self.checkpoint[0],
             source=Path(self.csv_path).name,
             split=self.split,
             frame_rate=self.frame_rate,

@@ -75,6 +75,8 @@ class EvaluationRequest:
     """Seconds after each time that smoothing may look ahead, if ``causal``."""
     tta: tuple[Tta, ...] = ()
     """Kinds of test-time augmentation."""
+    given: str = ""
+    """Path or URI that the user gave, e.g. of a run; empty: ``checkpoint``."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,12 @@ def evaluate(
             remarks=(*warnings, f"scored: {chosen.reason}"),
             # nothing of a look is shown before it is counted
             looks=take_look(
-                "evaluate", exam, request.checkpoint, folder.path, info.checkpoint_sha256
+                "evaluate",
+                exam,
+                request.checkpoint,
+                folder.path,
+                given=request.given,
+                checkpoint_sha256=info.checkpoint_sha256,
             )
             if exam
             else None,

@@ -16,21 +16,24 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.hashing import hash_case, hash_file
 from ophnet_ray.inference.annotated_videos import hash_rows
+from ophnet_ray.inference.ensemble import is_ensemble
 from ophnet_ray.inference.ensemble_payload import hash_model
-from ophnet_ray.storage.files import list_objects
+from ophnet_ray.storage.files import list_names, list_objects
 from ophnet_ray.storage.local_copies import find_origin
 from ophnet_ray.storage.numbered_records import add_record, read_added_record, read_records
-from ophnet_ray.storage.paths import is_remote, join, name_of, parent_of, plain_uri
+from ophnet_ray.storage.paths import absolute, is_remote, join, name_of, parent_of, plain_uri
 
 FOLDER = "test_looks"
 MAX_NAMED = 4
 """Earlier looks whose days are named."""
 _OF_RUN = "passport.json"
 _CHECKPOINTS = "checkpoints"
-_NESTED = ("trials", "folds")
-"""Folders of a search or of folds that hold runs."""
+_MAX_STEPS = 5
+"""Folders above a checkpoint up to its run directory, at most."""
+_TRIALS = "trials"
+"""Folder of a search that holds runs."""
 _DEPTHS = (3, 5)
-"""Parts of the path of a look below the storage path: of a run, and of a trial or fold."""
+"""Parts of the path of a look below the storage path: of a run, and of a trial."""
 _ORDINALS = (
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
 )  # fmt: skip
@@ -132,7 +135,9 @@ def take_look(
     rows: Sequence[Segment],
     checkpoint: str | Path,
     beside: Path,
-    checkpoint_sha256: str | None = None,
+    *,
+    given: str = "",
+    checkpoint_sha256: str = "",
 ) -> LookCount:
     """Record that a model is scored now on test rows, see ``record_look``.
 
@@ -141,7 +146,8 @@ def take_look(
         rows: Test rows.
         checkpoint: File of the model, or ``ensemble.yaml``.
         beside: Existing folder of the output.
-        checkpoint_sha256: Of the file that predicted; None: of this one.
+        given: Path or URI that the user gave for it, e.g. of a run; empty: the file's.
+        checkpoint_sha256: Identity of the model that predicted; empty: the hash of the file.
 
     Raises:
         UserError: See ``record_look``; or the checkpoint cannot be read.
@@ -154,22 +160,24 @@ def take_look(
         case_hashes=tuple(sorted({hash_case(row.case_id) for row in rows})),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return record_look(look, checkpoint, beside)
+    return record_look(look, given or checkpoint, beside)
 
 
-def record_look(look: Look, checkpoint: str | Path, beside: Path) -> LookCount:
+def record_look(look: Look, given: str | Path, beside: Path) -> LookCount:
     """Record a look, and count those before it; only then may its scores be shown.
 
     Args:
         look: The look.
-        checkpoint: File of the model: its run directory takes the record.
+        given: Path or URI of the model: its run directory takes the record.
         beside: Existing folder of the predictions; takes the record otherwise.
 
     Raises:
         UserError: No folder takes the record, or a record is damaged.
         OSError: The bucket of the run does not answer.
     """
-    run = find_run(checkpoint)
+    run = find_run(given)
+    if run == str(beside.absolute()):
+        run = None  # an ensemble that the command made of several models
     own = str(beside / FOLDER)
     place, number, notice = _write(look, run, own)
     before = [each for at, each in _read_looks(place).items() if at < number]
@@ -192,17 +200,30 @@ def record_look(look: Look, checkpoint: str | Path, beside: Path) -> LookCount:
     )
 
 
-def find_run(checkpoint: str | Path) -> str | None:
-    """Return the run directory of a checkpoint; None outside of a run.
+def find_run(given: str | Path) -> str | None:
+    """Return the run directory of a model; None outside of a run.
 
-    Of a checkpoint in a copy of a bucket's folder it is the original in the bucket.
+    Of a copy of a bucket's folder it is the original in the bucket. The folder of an
+    ``ensemble.yaml`` is taken for its run directory.
+
+    Args:
+        given: Path or URI of a run directory, a checkpoint or an ``ensemble.yaml``.
     """
-    folders = Path(checkpoint).absolute().parents
-    run = next((folder.parent for folder in folders if folder.name == _CHECKPOINTS), folders[0])
-    if not (run / _OF_RUN).is_file():
-        return None
-    origin = find_origin(run / _OF_RUN)
-    return str(run) if origin is None else parent_of(origin)
+    place = absolute(given)
+    if is_ensemble(place):
+        run = parent_of(place)
+    else:
+        folders = [place, *(place := parent_of(place) for _ in range(_MAX_STEPS))]
+        names = [name_of(folder) for folder in folders]
+        if _CHECKPOINTS in names:
+            candidates = [folders[min(names.index(_CHECKPOINTS) + 1, _MAX_STEPS)]]
+        else:
+            candidates = folders[:2]
+        run = next((each for each in candidates if _OF_RUN in list_names(each)), "")
+    if not run or is_remote(run):
+        return run or None
+    origin = find_origin(Path(run) / _OF_RUN)
+    return run if origin is None else parent_of(origin)
 
 
 def format_ordinal(number: int) -> str:
@@ -215,7 +236,7 @@ def format_ordinal(number: int) -> str:
 
 def _write(look: Look, run: str | None, own: str) -> tuple[str, int, str]:
     """Write a record; return its folder, its number, and why it is not in the run directory."""
-    reason = "the checkpoint lies in no run directory"
+    reason = "the model lies in no run directory"
     if run is not None:
         place = join(run, FOLDER)
         try:
@@ -238,11 +259,11 @@ def _read_looks(folder: str) -> dict[int, Look]:
 
 
 def _read_storage(run: str | None) -> list[Look]:
-    """Return the looks of all runs of the storage path, trials and folds included."""
+    """Return the looks of all runs of the storage path, trials included."""
     if run is None:
         return []
     storage = parent_of(run)
-    if name_of(storage) in _NESTED:
+    if name_of(storage) == _TRIALS:
         storage = parent_of(parent_of(storage))
     if is_remote(storage):
         names = list(list_objects(storage, recursive=True))

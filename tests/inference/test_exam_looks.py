@@ -1,14 +1,18 @@
 """Looks at test cases are counted before their scores are shown, whoever looks."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from ophnet_ray.cli.evaluate import EvaluateCommand
 from ophnet_ray.errors import UserError
+from ophnet_ray.inference.ensemble import build_ensemble, write_ensemble
 from ophnet_ray.inference.exam_looks import FOLDER, Look, find_run, record_look
 from ophnet_ray.models.checkpoint_file import write_choices
 from ophnet_ray.models.temperature_choice import TemperatureChoice
+from ophnet_ray.storage.files import write_object
 from ophnet_ray.storage.local_copies import mark_copy
 from ophnet_ray.storage.numbered_records import add_record, read_records
 from tests.inference.test_evaluation import evaluate, write_perfect_predictions
@@ -90,6 +94,9 @@ def test_looks_of_a_run_in_a_bucket_are_in_the_bucket(bucket, tmp_path):
     for mirror, uri in zip(mirrors, uris, strict=True):
         mark_copy(mirror, uri)
     assert find_run(checkpoints[0]) == uris[0]
+    write_object(uris[0].replace("?", "/passport.json?", 1), b"{}")
+    for part in ("", "/checkpoints/epoch=0001/checkpoint.ckpt"):
+        assert find_run(uris[0].replace("?", f"{part}?", 1)) == uris[0]
     record_look(look_of(), checkpoints[0], tmp_path)
     second = record_look(look_of(), checkpoints[0], tmp_path)
     other = record_look(look_of("b"), checkpoints[1], tmp_path)
@@ -144,6 +151,32 @@ def test_evaluate_counts_each_look_on_stdout_in_the_scores_and_on_the_page(
     for flag in ("keep_choice", "keep_temperature"):
         with pytest.raises(UserError, match=rf"--{flag}: 2 of the cases .* choose nothing"):
             look_at(own, exam, tmp_path, **flags, **{flag: True})
+
+
+def test_an_ensemble_is_a_model_of_its_own(checkpoint, motion_checkpoint, dataset, exam, tmp_path):
+    members = [str(checkpoint), str(motion_checkpoint)]
+    flags = {"video_dir": str(dataset.parent)}
+    path = tmp_path / "runs/together/ensemble.yaml"
+    path.parent.mkdir(parents=True)
+    write_ensemble(path, build_ensemble(members))
+    # the file's folder stands for the file
+    for look, given in ((1, path), (2, path.parent)):
+        content, scores = look_at(given, exam, tmp_path, **flags)
+        assert content["test_looks"]["look"] == look
+    assert scores["frame_accuracy"]["value"] == 1
+    assert len(list((path.parent / FOLDER).glob("*.json"))) == 2
+    command = EvaluateCommand(
+        checkpoint=tuple(members),
+        csv_path=str(exam),
+        split="test",
+        predictions=str(tmp_path / "p.parquet"),
+        output=str(tmp_path / "two"),
+        **flags,
+    )
+    command.run()
+    content = json.loads((tmp_path / "two/scores.json").read_text())
+    assert content["test_looks"]["look"] == 1
+    assert "no run directory" in content["test_looks"]["notice"]
 
 
 def test_no_score_is_written_before_the_look_is_counted(
