@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 from ophnet_ray.data.cache.shards import CacheEntry, ShardIndex
 from ophnet_ray.data.video.container import CODEC_VERSIONS
 
-SUFFIX = ".v1.sqlite"
+SUFFIX = ".v2.sqlite"
 Locate = Callable[[str], tuple[str, str]]
 """A function that gives path and source of a shard by its name."""
 _SEARCHED_AT_ONCE = 100_000
@@ -55,6 +55,11 @@ class CatalogedShard(NamedTuple):
     stamp: Stamp
     codec: str
 
+    @property
+    def crc(self) -> int:
+        """CRC-32 of the shard's name and state."""
+        return zlib.crc32(repr(tuple(self)).encode())
+
 
 class DamagedPartError(Exception):
     """A part that does not hold what was written to it."""
@@ -84,7 +89,7 @@ class PartBuilder:
         self._db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?)", row)
         self._db.executemany(
             "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (_to_row(entry, self.num_shards, shard) for entry in index.entries),
+            (_to_row(entry, self.num_shards, shard.crc) for entry in index.entries),
         )
         self.num_shards += 1
 
@@ -171,7 +176,7 @@ class CatalogPart:
             DamagedPartError: An entry differs from its checksum.
             sqlite3.Error: The file is damaged, or on a file system that has lost it.
         """
-        shards: dict[int, tuple[CatalogedShard, tuple[str, str]]] = {}
+        shards: dict[int, tuple[CatalogedShard, int, tuple[str, str]]] = {}
         lengths: dict[str, tuple[int, ...]] = {}
         left = iter(keys)
         while chunk := list(itertools.islice(left, _SEARCHED_AT_ONCE)):
@@ -181,9 +186,9 @@ class CatalogPart:
             for row in self._db.execute(found):
                 if row[1] not in shards:
                     shard = self._shard(row[1])
-                    shards[row[1]] = shard, locate(shard.name)
-                shard, place = shards[row[1]]
-                entry = _to_entry(row, shard, place, lengths)
+                    shards[row[1]] = shard, shard.crc, locate(shard.name)
+                shard, crc, place = shards[row[1]]
+                entry = _to_entry(row, crc, place, lengths)
                 if not entry.reason or shard.codec == _OUR_CODEC:
                     yield shard, entry
 
@@ -204,16 +209,16 @@ def _to_shard(row: Any) -> CatalogedShard:
     return CatalogedShard(name, Stamp(size_bytes, index_bytes, index_mtime_ns), codec)
 
 
-def _to_row(entry: CacheEntry, shard_id: int, shard: CatalogedShard) -> tuple[object, ...]:
+def _to_row(entry: CacheEntry, shard_id: int, shard_crc: int) -> tuple[object, ...]:
     lengths = ",".join(map(str, entry.snippet_lengths))
     fields = (entry.offset, lengths, entry.reason, entry.kind or "", int(entry.is_truncated))
-    crc = _crc_of(entry.key, shard, fields, entry.checksums)
+    crc = _crc_of(entry.key, shard_crc, fields, entry.checksums)
     return (entry.key, shard_id, *fields, entry.checksums, crc)
 
 
 def _to_entry(
     row: Any,
-    shard: CatalogedShard,
+    shard_crc: int,
     place: tuple[str, str],
     known_lengths: dict[str, tuple[int, ...]],
 ) -> CacheEntry:
@@ -222,10 +227,10 @@ def _to_entry(
     Raises:
         DamagedPartError: The row differs from its checksum.
     """
-    key, _, *fields, checksums, crc = row
-    if _crc_of(key, shard, tuple(fields), checksums) != crc:
+    key, _, offset, lengths, reason, kind, is_truncated, checksums, crc = row
+    fields = (offset, lengths, reason, kind, is_truncated)
+    if _crc_of(key, shard_crc, fields, checksums) != crc:
         raise DamagedPartError("an entry differs from its checksum")
-    offset, lengths, reason, kind, is_truncated = fields
     if lengths not in known_lengths:
         known_lengths[lengths] = tuple(int(n) for n in lengths.split(",") if n)
     path, source = place
@@ -242,5 +247,6 @@ def _to_entry(
     )
 
 
-def _crc_of(key: str, shard: CatalogedShard, fields: Sequence[object], checksums: bytes) -> int:
-    return zlib.crc32(repr((key, shard, fields)).encode(), zlib.crc32(checksums))
+def _crc_of(key: str, shard_crc: int, fields: Sequence[object], checksums: bytes) -> int:
+    """Return the CRC-32 of an entry, begun with that of its shard, so that neither can be wrong."""
+    return zlib.crc32(f"{key}{fields}".encode(), zlib.crc32(checksums, shard_crc))

@@ -132,18 +132,15 @@ class BlockCache:
         """
         files = stat_files({segment.video for segment in segments})
         ids = self._video_ids.identify(files)
-        keys = []
-        for segment in segments:
-            video = segment.video
-            content = ids.get(video)
-            identity = [content] if content else version_of(video, files[video])
-            keys.append(self._key(identity, segment))
-        return keys
+        sampling = self._sampling_text()
+        texts = {
+            video: json.dumps([ids[video]] if video in ids else version_of(video, status))
+            for video, status in files.items()
+        }
+        return [_key_of(texts[segment.video], segment, sampling) for segment in segments]
 
-    def _key(self, identity: Sequence[object], segment: Segment) -> str:
-        sampling = list(sampling_of(self.windows))
-        text = json.dumps([FORMAT_VERSION, identity, segment.start_s, segment.end_s, sampling])
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    def _sampling_text(self) -> str:
+        return json.dumps(list(sampling_of(self.windows)))
 
     def look_up(self, segments: Sequence[Segment]) -> tuple[list[str], dict[str, CacheEntry]]:
         """Return the key of each segment, and the entries that the cache holds, by key.
@@ -170,10 +167,17 @@ class BlockCache:
         files = stat_files({segment.video for segment in pending.values()})
         ids = self._video_ids.identify(files)
         versions = self._video_ids.versions_by_id()
+        sampling = self._sampling_text()
+        texts = {
+            video: [
+                json.dumps(version)
+                for version in (version_of(video, status), *versions.get(ids.get(video, ""), ()))
+            ]
+            for video, status in files.items()
+        }
         for key, segment in pending.items():
-            video = segment.video
-            for version in (version_of(video, files[video]), *versions.get(ids.get(video, ""), ())):
-                yield self._key(version, segment), key
+            for text in texts[segment.video]:
+                yield _key_of(text, segment, sampling), key
 
     def find(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
         """Return the entries that the cache holds, by key.
@@ -318,3 +322,10 @@ class BlockCache:
             except OSError as error:
                 logger.warning("%s has no locks (%s): do not prune it now", self.folder, error)
             yield
+
+
+def _key_of(identity: str, segment: Segment, sampling: str) -> str:
+    """Return the key of a segment: a hash of one JSON list, of which two parts are text already."""
+    interval = json.dumps([segment.start_s, segment.end_s])[1:-1]
+    text = f"[{FORMAT_VERSION}, {identity}, {interval}, {sampling}]"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
