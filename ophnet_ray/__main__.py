@@ -1,4 +1,4 @@
-"""Sub-commands: check, predict, evaluate, compare, runs, audit, features, export, cache."""
+"""Sub-commands: check, predict, evaluate, ensemble, compare, runs, audit, export and more."""
 
 import sys
 
@@ -7,6 +7,7 @@ from ophnet_ray.cli.audit import AuditCommand
 from ophnet_ray.cli.cache import CacheCommand
 from ophnet_ray.cli.check import CheckCommand
 from ophnet_ray.cli.compare import CompareCommand
+from ophnet_ray.cli.ensemble import EnsembleCommand
 from ophnet_ray.cli.evaluate import EvaluateCommand
 from ophnet_ray.cli.export import ExportCommand
 from ophnet_ray.cli.features import FeaturesCommand
@@ -20,6 +21,7 @@ def main() -> None:
         "check": CheckCommand,
         "predict": PredictCommand,
         "evaluate": EvaluateCommand,
+        "ensemble": EnsembleCommand,
         "compare": CompareCommand,
         "runs": RunsCommand,
         "audit": AuditCommand,

@@ -165,7 +165,7 @@ def choose_candidate(
         counts_by_case: For each case, ``count_labels`` of its videos.
     """
     by_case = [
-        np.sum([_list_sums(counts) for counts in videos], axis=0)
+        np.sum([list_sums(counts) for counts in videos], axis=0)
         for videos in counts_by_case.values()
     ]
     # a case without truth says nothing
@@ -173,8 +173,8 @@ def choose_candidate(
     if not by_case:
         return TunedDecoder(NO_SMOOTHING, None)
     sums = np.stack(by_case, axis=1)  # (D, C, 3K + 2)
-    best = int(_score_rows(sums.sum(axis=1)).argmax())
-    gain = estimate_gain_of_rows(list(sums), 0, _score_rows)
+    best = int(score_rows(sums.sum(axis=1)).argmax())
+    gain = estimate_gain_of_rows(list(sums), 0, score_rows)
     return TunedDecoder(candidates[best], gain, _compare(sums[0], sums[best]))
 
 
@@ -184,7 +184,7 @@ def _compare(before: NDArray[np.float64], after: NDArray[np.float64]) -> Gain | 
     if num_cases < MIN_CASES:
         return None
     draws = np.concatenate([np.ones((1, num_cases)), draw_cases(num_cases)])
-    value, *differences = (_score_rows(draws @ after) - _score_rows(draws @ before)).tolist()
+    value, *differences = (score_rows(draws @ after) - score_rows(draws @ before)).tolist()
     return Gain(value, difference_interval(value, np.asarray(differences), num_cases))
 
 
@@ -230,7 +230,7 @@ def count_labels(
     return np.stack(counts)
 
 
-def _list_sums(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def list_sums(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return what is summed over videos, for one video: (D, 3, K) → (D, 3K + 2).
 
     After the counts come the Jaccard index of the video's phases, and 1 for the video itself; both
@@ -242,7 +242,7 @@ def _list_sums(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.concatenate(parts, axis=1, dtype=np.float64)
 
 
-def _score_rows(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+def score_rows(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean of ``CHOSEN_BY`` of each row of sums over videos, (R, 3K + 2) → (R,)."""
     counts = sums[:, :_SUM_OF_JACCARD].reshape(len(sums), 3, -1)
     hits, labelled, predicted = counts.transpose(1, 0, 2)

@@ -6,12 +6,11 @@ A run that has begun goes on without them: an earlier version may have had other
 from collections.abc import Callable, Iterator, Sequence
 
 from ophnet_ray.config import Config
-from ophnet_ray.data.duplicates import find_known_videos
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.data.windows import name_masks
 from ophnet_ray.errors import UserError
-from ophnet_ray.inference.split_choice import find_seen_cases
+from ophnet_ray.inference.seen_cases import find_trained_cases
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.init_checkpoint import FLAG, Start, read_start
 from ophnet_ray.models.payload import CheckpointPayload
@@ -112,9 +111,7 @@ def find_leaks(payload: CheckpointPayload, data: RunData, config: Config) -> lis
     """
     splits = ("val",) if config.temporal.cross_fit is None else FITTED_SPLITS
     rows = [row for row in data.segments if row.split in splits]
-    known = set(find_known_videos({row.video for row in rows}, payload.seen_video_hashes or ()))
-    seen = {row.case_id for row in rows if row.video in known}
-    return sorted(seen | set(find_seen_cases(rows, payload)))
+    return find_trained_cases(rows, payload)
 
 
 def _list_names(names: Sequence[str]) -> str:
