@@ -10,10 +10,11 @@ from scipy.special import softmax
 
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.folds import stratify_cases
-from ophnet_ray.inference.decoder_tuning import tune_decoder
+from ophnet_ray.inference.decoder_tuning import CHOSEN_BY, tune_decoder
+from ophnet_ray.inference.greedy_selection import CandidateVideo, select_members
 from ophnet_ray.inference.split_calibration import calibrate
 from ophnet_ray.metrics.calibration import ProbabilityScores
-from ophnet_ray.metrics.scoring import ScoredVideo
+from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo
 from ophnet_ray.metrics.temperature import temper
 from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
 
@@ -22,6 +23,8 @@ CHANCE = 1 / NUM_PHASES
 """Expected share of right frames of any prediction that has not seen the labels."""
 CHANCE_LOSS = float(np.log(NUM_PHASES))
 """Lowest expected negative log-likelihood of such a prediction."""
+NUM_CANDIDATES = 6
+"""Models among which the members of an ensemble are selected."""
 
 
 def draw_order(rng: np.random.Generator) -> np.ndarray:
@@ -96,6 +99,31 @@ def choose_temperature(num_cases: int, seed: int) -> Nested:
     return Nested(stated, leaky, losses[0].interval.high < CHANCE_LOSS)
 
 
+def choose_members(num_cases: int, seed: int) -> Nested:
+    """Lead of the members that are selected on noise over the plain mean of all candidates.
+
+    Each candidate sees an order of phases of its own.
+    """
+    drawn = [draw_noise(num_cases, seed * NUM_CANDIDATES + k) for k in range(NUM_CANDIDATES)]
+    videos = [
+        CandidateVideo(each[0].case_id, each[0].truth, np.stack([v.probabilities for v in each]))
+        for each in zip(*drawn, strict=True)
+    ]
+    found = select_members(videos)
+    # the same candidates, so often as all cases choose them, scored on all cases
+    shares = np.asarray(found.times) / sum(found.times)
+    sides = []
+    for weights in (shares, np.full(NUM_CANDIDATES, 1 / NUM_CANDIDATES)):
+        means = [np.tensordot(weights, video.probabilities, axes=1) for video in videos]
+        labelled = [
+            ScoredVideo(video.case_id, video.truth, mean.argmax(axis=1), mean.astype(np.float32))
+            for video, mean in zip(videos, means, strict=True)
+        ]
+        values = CaseScores(labelled, NUM_PHASES).values
+        sides.append(np.mean([values[name] for name in CHOSEN_BY]))
+    return Nested(found.gain.value, float(sides[0] - sides[1]), found.gain.interval.low > 0)
+
+
 def train_on_folds(num_cases: int, seed: int) -> Nested:
     """Accuracy above chance of a model that knows each case again, out of fold.
 
@@ -127,6 +155,7 @@ DYNAMICS = learn_noise()
 CHOICES: dict[str, Choose] = {
     "decoder": choose_decoder,
     "temperature": choose_temperature,
+    "members": choose_members,
     "folds": train_on_folds,
 }
 """Nested choices by name."""

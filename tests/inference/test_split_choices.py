@@ -6,12 +6,12 @@ from tests.helpers.noise import CHOICES, repeat_choice
 
 pytestmark = pytest.mark.unit
 
-NUM_REPETITIONS = {"decoder": 24, "temperature": 60, "folds": 20}
+NUM_REPETITIONS = {"decoder": 24, "temperature": 60, "members": 8, "folds": 20}
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_what_is_chosen_on_noise_is_stated_at_chance_and_leads_on_the_cases_that_chose(choice):
-    """``python -m tests.benchmarks noise`` repeats it ten times as often."""
+    """``python -m tests.benchmarks noise`` repeats it more often."""
     num_cases = 20 if choice == "folds" else 6
     found = repeat_choice(CHOICES[choice], num_cases, NUM_REPETITIONS[choice])
     print(f"{choice}: {found}")
