@@ -1,0 +1,253 @@
+"""Cost of a run's data stage up to decoding, on tables and caches of any number of times OphNet.
+
+Videos and shards are files of the right size without content; the indexes and the journal are
+real. Each size is measured in a process of its own.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ophnet_ray.config import DataConfig, WindowConfig
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.fill import DecodeTask, fill_cache
+from ophnet_ray.data.cache.journals import RunJournals
+from ophnet_ray.data.cache.shards import CacheEntry
+from ophnet_ray.data.cache.store import CACHE_VERSION, BlockCache, DecodeResult
+from ophnet_ray.data.run_data import read_run_data
+from ophnet_ray.data.video.container import CODEC_VERSIONS
+from ophnet_ray.storage.records import dump_record
+from tests.benchmarks.table import Figure, print_table
+
+SCALES = (1, 10, 100)
+NUM_SEGMENTS, NUM_VIDEOS, NUM_PHASES = 14_674, 743, 52
+"""Size of OphNet; each video is a case."""
+SEGMENTS_PER_SHARD = 26
+WINDOWS = WindowConfig()
+SHARD_BYTES = 32_000_000
+DECODE_S_PER_SEGMENT = 0.1
+"""CPU-seconds to decode a segment of OphNet, rather less than measured."""
+
+
+def measure_caches(folder: Path) -> list[Figure]:
+    """Measure each size in a process of its own; the sizes grow by ten."""
+    found = {}
+    for scale in SCALES:
+        command = [sys.executable, "-m", "tests.benchmarks.scale_cache", str(scale), str(folder)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+        found[scale] = json.loads(done.stdout.splitlines()[-1])
+    figures = []
+    for name in found[SCALES[0]]:
+        values = [found[scale][name] for scale in SCALES]
+        slope = (values[-1] / max(values[-2], 1e-9)) / (SCALES[-1] / SCALES[-2])
+        note = f"{' / '.join(f'{v:.4g}' for v in values)} at {SCALES} x; slope {slope:.2f}"
+        figures.append(Figure(name, values[-1], note))
+    return figures
+
+
+def build_data(folder: Path, scale: int) -> Path:
+    """Write videos without content and their table, unless they are there; return the CSV."""
+    videos = folder / f"videos-{scale}"
+    path = videos / "table.csv"
+    if path.exists():
+        return path
+    videos.mkdir(parents=True, exist_ok=True)
+    for i in range(NUM_VIDEOS * scale):
+        with (videos / f"case_{i:06d}.mp4").open("wb") as file:
+            file.truncate(1_000_000 + i)  # two videos of one size would be compared
+    with path.with_suffix(".new").open("w") as file:
+        file.write("video_id,start,end,phase_id\n")
+        per_video = NUM_SEGMENTS / NUM_VIDEOS
+        for i in range(NUM_SEGMENTS * scale):
+            video, start = int(i / per_video), 11.5 * (i % 40)
+            phase = i * 2_654_435_761 // 7 % NUM_PHASES
+            file.write(f"case_{video:06d},{start:.2f},{start + 11:.2f},{phase}\n")
+    return path.with_suffix(".new").rename(path)
+
+
+def build_shards(cache: BlockCache, segments: list[Segment]) -> None:
+    """Write shards without content, and their indexes, for segments."""
+    keys = cache.keys_of(segments)
+    for number, first in enumerate(range(0, len(keys), SEGMENTS_PER_SHARD)):
+        chosen = range(first, min(first + SEGMENTS_PER_SHARD, len(keys)))
+        shard = cache.folder / f"{number:024x}.arrow"
+        with shard.open("wb") as file:
+            file.truncate(SHARD_BYTES)
+        entries = [
+            {
+                "key": keys[i],
+                "path": shard.name,
+                "offset": 584 + (i - first) * 1_204_224,
+                "run_lengths": [4, 4],
+                "reason": "",
+                "was_cut": False,
+                "source": "",
+            }
+            for i in chosen
+        ]
+        index = {
+            "size_bytes": SHARD_BYTES,
+            "windows": {"image_size": 224, "stride": 8, "max_frames": 64, "coverage": "spread"},
+            "videos": sorted({segments[i].video for i in chosen}),
+            "entries": entries,
+            "codec": CODEC_VERSIONS,
+            "reject_kinds": {},
+            "checksums": {keys[i]: f"{i:064x}" for i in chosen},
+        }
+        shard.with_suffix(".json").write_bytes(dump_record(index))
+
+
+class Costs:
+    """CPU-seconds, requests of files and peak memory of stages, by their names."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+        self._num_requests = 0
+        self._is_counting = False
+        for name in ("stat", "lstat", "utime"):
+            setattr(os, name, self._counted(getattr(os, name)))
+        sys.addaudithook(self._hear)
+
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            self._num_requests += self._is_counting
+            return function(*args, **options)
+
+        return call
+
+    def _hear(self, event: str, _: Any) -> None:
+        if self._is_counting and event in ("open", "os.scandir", "os.listdir"):
+            self._num_requests += 1
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage."""
+        self._num_requests, self._is_counting = 0, True
+        cpu_s, started_s = time.process_time(), time.monotonic()
+        yield
+        self.values[f"{name}, CPU s"] = time.process_time() - cpu_s
+        self.values[f"{name}, wall s"] = time.monotonic() - started_s
+        self._is_counting = False
+        self.values[f"{name}, requests"] = self._num_requests
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        self.values[f"{name}, peak MB"] = peak
+        print(name, self.values[f"{name}, CPU s"], self._num_requests, peak, file=sys.stderr)
+
+
+def measure_scale(folder: Path, scale: int) -> dict[str, float]:
+    """Measure the stages of a run at one size."""
+    csv_path = build_data(folder, scale)
+    cache_dir = folder / f"cache-{scale}"
+    if not (cache_dir / "complete").exists():
+        # in another process: its memory is none of the run's
+        command = [sys.executable, "-c", BUILD, str(csv_path), str(cache_dir)]
+        subprocess.run(command, check=True)
+    costs = Costs()
+    config = replace(DataConfig(), video_dir=str(csv_path.parent))
+    with costs.stage("read and split"):
+        data = read_run_data(str(csv_path), config, 0, lambda _: None)
+    segments = list(data.segments)
+    with costs.stage("open"):
+        cache = BlockCache(cache_dir, WINDOWS)
+    with costs.stage("keys"):
+        keys = cache.keys_of(segments)
+    with costs.stage("catalog of an old cache"):
+        cache.update_catalog()
+    with costs.stage("look up one video"):
+        found = cache.find(keys[:20])
+    assert len(found) == 20
+    with costs.stage("look up all"):
+        found = cache.find(keys)
+    assert len(found) == len(keys)
+    with costs.stage("look up all and a new one"):
+        found = cache.find([*keys, "0" * 32])
+    assert len(found) == len(keys)
+    with costs.stage("mark as used"):
+        cache.mark_used(found.values())
+    _measure_filling(costs, folder, segments, keys, found)
+    return costs.values
+
+
+def _measure_filling(
+    costs: Costs,
+    folder: Path,
+    segments: list[Segment],
+    keys: list[str],
+    entries: dict[str, CacheEntry],
+) -> None:
+    """Measure a fill of an empty cache with a decoder that takes no time."""
+    empty = BlockCache(folder / "empty", WINDOWS)
+    num_tasks = 0
+
+    def decode_all(_: BlockCache, tasks: list[DecodeTask]) -> Iterator[DecodeResult]:
+        nonlocal num_tasks
+        num_tasks = len(tasks)
+        for task in tasks:
+            # as they arrive from another process
+            done = pickle.loads(pickle.dumps([entries[key] for _, key in task]))
+            yield DecodeResult(tuple(done), frozenset({s.video for s, _ in task}), 8 * len(task))
+
+    with costs.stage("fill"):
+        filled = fill_cache(empty, segments, 64, decode_all, lambda _: None)
+    assert len(filled.entries) == len(segments)
+    costs.values["fill, CPU ms per task"] = costs.values["fill, CPU s"] / num_tasks * 1e3
+    decode_s = len(segments) * DECODE_S_PER_SEGMENT
+    costs.values["fill, share of decoding"] = costs.values["fill, CPU s"] / decode_s
+    # what another run writes while this one decodes
+    early = BlockCache(folder / "empty", WINDOWS)
+    other_run = RunJournals(early.folder / "journals", early.claims)
+    num_new = len(keys) // SEGMENTS_PER_SHARD // 10
+    names = list(
+        itertools.islice(
+            (folder / f"cache-{len(keys) // NUM_SEGMENTS}" / CACHE_VERSION).glob("*.json"), num_new
+        )
+    )
+    for path in names:
+        for suffix in (".json", ".arrow"):
+            target = early.folder / path.with_suffix(suffix).name
+            target.unlink(missing_ok=True)
+            os.link(path.with_suffix(suffix), target)
+        other_run.append(path.name)
+    with costs.stage("what is new, a tenth"):
+        assert early.find_new(keys)
+    with costs.stage("what is new, nothing"):
+        assert early.find_new(keys[:26]) is not None
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.data.cache.store import BlockCache
+from tests.benchmarks.scale_cache import WINDOWS, build_shards
+cache = BlockCache(sys.argv[2], WINDOWS)
+build_shards(cache, read_annotations(sys.argv[1]))
+(Path(sys.argv[2]) / "complete").touch()
+"""
+
+
+def main() -> None:
+    """Measure one size, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scale", type=int, help="one size; 0: 1, 10 and 100 times OphNet")
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    if options.scale:
+        print(json.dumps(measure_scale(options.folder, options.scale)))
+    else:
+        print_table("scale_cache", measure_caches(options.folder))
+
+
+if __name__ == "__main__":
+    main()
