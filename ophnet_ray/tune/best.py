@@ -34,7 +34,8 @@ def write_best(
     low, high = winner.interval or (None, None)
     interval = "" if low is None else f", 95 % interval {low:.3f} to {high:.3f}"
     states = ", ".join(f"{number} {state}" for state, number in chosen["trials"].items())
-    where = f"{chosen['num_cases']} validation cases of the data {chosen['data_hash']}"
+    num_cases = chosen["num_cases"]
+    where = f"{num_cases} validation case{'s' * (num_cases != 1)} of the data {chosen['data_hash']}"
     comments = [
         f"trial {winner.trial.name} of {len(ranked)} ({states})",
         f"chosen by {chosen['metric']} on {where}",
