@@ -1,6 +1,7 @@
 """Segments as a torch ``Dataset`` and as ``LightningDataModule``s, over the cache, without Ray."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import lightning as L  # noqa: N812 - Lightning's own convention
@@ -30,14 +31,11 @@ from ophnet_ray.data.annotations import (
 )
 from ophnet_ray.data.duplicates import find_same_videos
 from ophnet_ray.data.loader import WindowLoader, read_window
-from ophnet_ray.data.manifest import (
-    Manifest,
-    ManifestItem,
-    measure_lengths,
-    prepare_manifest,
-)
+from ophnet_ray.data.manifest import Manifest, prepare_manifest
+from ophnet_ray.data.manifest_columns import ManifestColumns
 from ophnet_ray.data.preprocessing import one_hot, prepare_batch, to_unit
 from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler, pick_windows
+from ophnet_ray.data.segment_columns import SegmentColumns
 from ophnet_ray.data.splits import FITTED_SPLITS, assign_splits
 from ophnet_ray.data.window_counts import WindowCounts
 from ophnet_ray.data.windows import count_channels, cut_windows, shown_blocks
@@ -140,7 +138,7 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
         first, count = windows[picked].tolist()
         size, kind = self._windows.image_size, self._windows.window_image
         pixels = np.empty((size, size, count_channels(kind)), dtype=np.uint8)
-        read_window(item, *shown_blocks(first, count, kind), pixels)
+        read_window(item.entry, *shown_blocks(first, count, kind), pixels)
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         image, mask = prepare_batch(to_unit(batch), self._mean, self._std, self._mask)
         label = one_hot(torch.tensor([item.label]), self._num_classes)
@@ -163,7 +161,7 @@ class ManifestDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        manifest: Manifest | None,
+        manifest: Manifest | ManifestColumns | None,
         batch_size: int,
         seed: int,
         begun_with: int | None = None,
@@ -179,50 +177,55 @@ class ManifestDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> WindowLoader:
         """Build the loader of this worker's share of an epoch's windows."""
-        manifest = self._require_manifest()
-        items = manifest.of_split("train")
-        ids = [item.segment.segment_id for item in items]
-        labels = np.asarray([item.label for item in items], dtype=np.int64)
-        lengths = measure_lengths(items)
+        columns = self._columns
+        segments = columns.of_split("train")
+        sampling, counts = self.sampling, None
+        if sampling != SamplingConfig():
+            counts = WindowCounts(
+                segments.ids, segments.labels, segments.lengths, sampling, self.seed
+            )
         sampler = TrainingSampler(
-            ids,
-            [item.entry.snippet_lengths for item in items],
-            manifest.windows.blocks_per_window,
+            segments.ids,
+            segments.layouts,
+            columns.windows.blocks_per_window,
             self.batch_size,
             self.seed,
             rank=self._rank,
             num_replicas=self._num_replicas,
             begun_with=self.begun_with,
-            counts=WindowCounts(ids, labels, lengths, self.sampling, self.seed),
+            counts=counts,
         )
-        return self._build_loader(items, sampler)
+        return self._build_loader(segments, sampler)
 
     def val_dataloader(self) -> WindowLoader:
         """Build the loader of every validation window, once over all workers."""
-        manifest = self._require_manifest()
-        items = manifest.of_split("val")
+        columns = self._columns
+        segments = columns.of_split("val")
         sampler = ValidationSampler(
-            [item.entry.snippet_lengths for item in items],
-            manifest.windows.blocks_per_window,
+            segments.layouts,
+            columns.windows.blocks_per_window,
             self.val_batch_size,
             rank=self._rank,
             num_replicas=self._num_replicas,
         )
-        return self._build_loader(items, sampler)
+        return self._build_loader(segments, sampler)
 
     def _build_loader(
-        self, items: Sequence[ManifestItem], sampler: TrainingSampler | ValidationSampler
+        self, segments: SegmentColumns, sampler: TrainingSampler | ValidationSampler
     ) -> WindowLoader:
-        windows = self._require_manifest().windows
+        windows = self._columns.windows
         is_on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return WindowLoader(
-            items, sampler, windows.image_size, windows.window_image, pin_memory=is_on_gpu
+            segments, sampler, windows.image_size, windows.window_image, pin_memory=is_on_gpu
         )
 
-    def _require_manifest(self) -> Manifest:
+    @cached_property
+    def _columns(self) -> ManifestColumns:
         if self.manifest is None:
             raise RuntimeError("call setup() first")
-        return self.manifest
+        if isinstance(self.manifest, ManifestColumns):
+            return self.manifest
+        return ManifestColumns.of_manifest(self.manifest)
 
     @property
     def _rank(self) -> int:

@@ -1,16 +1,17 @@
 """Examples of the training windows: a few of each phase, as the cache holds them."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
+from ophnet_ray.data.layouts import LayoutWindows
 from ophnet_ray.data.loader import read_window
-from ophnet_ray.data.manifest import Manifest, ManifestItem
-from ophnet_ray.data.windows import cut_windows, shown_blocks
+from ophnet_ray.data.manifest_columns import ManifestColumns
+from ophnet_ray.data.windows import shown_blocks
 
 
-def read_examples(manifest: Manifest, num_per_phase: int) -> dict[str, list[NDArray[np.uint8]]]:
+def read_examples(
+    columns: ManifestColumns, num_per_phase: int
+) -> dict[str, list[NDArray[np.uint8]]]:
     """Read the middle windows of a few training segments of each phase, of different cases first.
 
     Returns:
@@ -20,26 +21,41 @@ def read_examples(manifest: Manifest, num_per_phase: int) -> dict[str, list[NDAr
     Raises:
         OSError: A block cannot be read, or is damaged.
     """
-    items = manifest.of_split("train")
-    of_phases = [[item for item in items if item.label == i] for i in range(len(manifest.phases))]
-    return {
-        phase: [_read_middle(item, manifest) for item in choose_examples(own, num_per_phase)]
-        for phase, own in zip(manifest.phases, of_phases, strict=True)
-    }
+    train = columns.of_split("train")
+    windows = LayoutWindows(train.layouts, columns.windows.blocks_per_window)
+    examples: dict[str, list[NDArray[np.uint8]]] = {}
+    for label, phase in enumerate(columns.phases):
+        own = np.flatnonzero(train.labels == label)
+        chosen = own[choose_examples(train.cases[own].astype(np.int64), num_per_phase)]
+        middle = windows.take(chosen, windows.count_of(chosen) // 2)
+        examples[phase] = [
+            _read_window(columns, segment, window)
+            for segment, window in zip(chosen.tolist(), middle.tolist(), strict=True)
+        ]
+    return examples
 
 
-def choose_examples(items: Sequence[ManifestItem], num: int) -> list[ManifestItem]:
-    """Choose up to ``num`` segments: of different cases, if there are as many, evenly spaced."""
-    of_cases = list({item.segment.case_id: item for item in reversed(items)}.values())[::-1]
-    candidates = of_cases if len(of_cases) >= num else items
+def choose_examples(cases: NDArray[np.int64], num: int) -> NDArray[np.int64]:
+    """Choose up to ``num`` segments: of different cases, if there are as many, evenly spaced.
+
+    Args:
+        cases: Number of the case of each segment, (N,).
+        num: Largest number of segments.
+
+    Returns:
+        Indices of the segments, ascending unless their cases overlap.
+    """
+    first = np.unique(cases, return_index=True)[1]
+    last = len(cases) - 1 - np.unique(cases[::-1], return_index=True)[1]
+    of_cases = first[np.argsort(last)]
+    candidates = of_cases if len(of_cases) >= num else np.arange(len(cases))
     num = min(num, len(candidates))
-    return [candidates[i * len(candidates) // num] for i in range(num)]
+    return candidates[np.arange(num) * len(candidates) // max(num, 1)]
 
 
-def _read_middle(item: ManifestItem, manifest: Manifest) -> NDArray[np.uint8]:
-    settings = manifest.windows
-    windows = cut_windows(item.entry.snippet_lengths, settings.blocks_per_window)
-    start, length = windows[len(windows) // 2].tolist()
+def _read_window(columns: ManifestColumns, segment: int, window: list[int]) -> NDArray[np.uint8]:
+    settings, (start, length) = columns.windows, window
     picture = np.empty((settings.image_size, settings.image_size, 3), dtype=np.uint8)
-    read_window(item, *shown_blocks(start, length, settings.window_image), picture)
+    entry = columns.of_split("train").read_entry(segment)
+    read_window(entry, *shown_blocks(start, length, settings.window_image), picture)
     return picture

@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ophnet_ray.config import WindowImage
-from ophnet_ray.data.cache.shards import check_blocks, read_blocks
-from ophnet_ray.data.manifest import ManifestItem
+from ophnet_ray.data.cache.shards import CacheEntry, check_blocks, read_blocks
 from ophnet_ray.data.samplers import Step, TrainingSampler, ValidationSampler
+from ophnet_ray.data.segment_columns import SegmentColumns
 from ophnet_ray.data.windows import count_channels, paint_window, shown_blocks
 
 BATCHES_AHEAD = 4
@@ -60,12 +60,12 @@ class WindowLoader:
 
     A batch holds uint8 ``pixels`` (B, C, H, W), see ``windows.count_channels``, int64 ``label``
     (B,), float32 ``draws`` (B, 5) in [-1, 1] for augmentation, int64 ``case`` (B,), the index of
-    the window's case among the sorted cases of the items, int64 ``weight`` (B,), the window's share
-    of ``SEGMENT_WEIGHT``, and bool ``valid`` (B,), False for padding. The host moves bytes;
+    the window's case among the sorted cases of the segments, int64 ``weight`` (B,), the window's
+    share of ``SEGMENT_WEIGHT``, and bool ``valid`` (B,), False for padding. The host moves bytes;
     floating point starts on the training device. Threads suffice: reading releases the interpreter.
 
     Args:
-        items: The segments that the sampler's rows refer to.
+        segments: The segments that the sampler's rows refer to.
         sampler: Order of the windows; Lightning finds it by this name and sets its epoch.
         image_size: Height and width of a block.
         window_image: Picture of a window, see ``WindowConfig``.
@@ -76,7 +76,7 @@ class WindowLoader:
 
     def __init__(
         self,
-        items: Sequence[ManifestItem],
+        segments: SegmentColumns,
         sampler: TrainingSampler | ValidationSampler,
         image_size: int,
         window_image: WindowImage = "mean",
@@ -85,15 +85,8 @@ class WindowLoader:
     ) -> None:
         self.sampler = sampler
         self._pin_memory = pin_memory
-        self._items = items
-        self._labels = np.asarray([item.label for item in items], dtype=np.int64)
-        case_ids = [item.segment.case_id for item in items]
-        self._cases = np.unique(np.asarray(case_ids, dtype=object), return_inverse=True)[1]
-        shares = SEGMENT_WEIGHT / np.maximum(sampler.windows_by_segment, 1)
-        self._weights = np.rint(shares).astype(np.int64)
-        num_blocks = [sum(item.entry.snippet_lengths) for item in items]
-        self._first_blocks = np.cumsum([0, *num_blocks])
-        self._is_checked = np.zeros(self._first_blocks[-1], dtype=bool)
+        self._segments = segments
+        self._is_checked = np.zeros(int(segments.first_blocks[-1]), dtype=bool)
         self._image_size, self._window_image = image_size, window_image
         self._position = self._resume_at = 0
         self._wait_s = self._use_s = self._blocked_s = 0.0
@@ -150,26 +143,13 @@ class WindowLoader:
         memory = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
         pixels = memory.numpy()
         scratch = np.empty((max(step.windows[:, 2].max(), 1), size, size, 3), dtype=np.uint8)
-        for target, (segment, start, length) in zip(pixels, step.windows.tolist(), strict=True):
-            if segment < 0:
-                target[:] = 0
-            else:
-                first, count = shown_blocks(start, length, self._window_image)
-                position = self._first_blocks[segment] + first
-                is_checked = self._is_checked[position : position + count]
-                is_known = bool(is_checked.all())
-                read_window(self._items[segment], first, count, target, scratch, check=not is_known)
-                is_checked[:] = True
-        segments = step.windows[:, 0]
-        labels = np.where(segments >= 0, self._labels[segments], 0)
+        for target, window in zip(pixels, step.windows.tolist(), strict=True):
+            self._read_window(window, target, scratch)
         batch = {
             # a permuted view: channels last in memory, which is what the convolutions want
             "pixels": memory.permute(0, 3, 1, 2),
-            "label": torch.from_numpy(labels),
             "draws": torch.from_numpy(step.draws),
-            "case": torch.from_numpy(np.where(segments >= 0, self._cases[segments], 0)),
-            "weight": torch.from_numpy(np.where(segments >= 0, self._weights[segments], 0)),
-            "valid": torch.from_numpy(segments >= 0),
+            **{name: torch.from_numpy(each) for name, each in self._describe(step).items()},
         }
         if self._pin_memory:
             # what is pinned already stays as it is
@@ -177,9 +157,41 @@ class WindowLoader:
         took_s, took_cpu_s = time.perf_counter() - started_s, time.thread_time() - started_cpu_s
         return _Read(batch, took_s - took_cpu_s)
 
+    def _read_window(
+        self, window: Sequence[int], out: NDArray[np.uint8], scratch: NDArray[np.uint8]
+    ) -> None:
+        """Read the picture of a row of ``Step.windows``; padding is black."""
+        segment, start, length = window
+        if segment < 0:
+            out[:] = 0
+            return
+        first, count = shown_blocks(start, length, self._window_image)
+        position = int(self._segments.first_blocks[segment]) + first
+        is_checked = self._is_checked[position : position + count]
+        is_known = bool(is_checked.all())
+        entry = self._segments.read_entry(segment, checksums=not is_known)
+        read_window(entry, first, count, out, scratch, check=not is_known)
+        is_checked[:] = True
+
+    def _describe(self, step: Step) -> dict[str, NDArray[Any]]:
+        """Return label, case, weight and validity of the windows of a step."""
+        segments = step.windows[:, 0]
+        valid = segments >= 0
+        rows = segments[valid]
+        num_windows = np.maximum(self.sampler.windows.count_of(rows), 1)
+        described = {"valid": valid}
+        for name, values in (
+            ("label", self._segments.labels[rows]),
+            ("case", self._segments.cases[rows]),
+            ("weight", np.rint(SEGMENT_WEIGHT / num_windows)),
+        ):
+            described[name] = np.zeros(len(segments), dtype=np.int64)
+            described[name][valid] = values
+        return described
+
 
 def read_window(
-    item: ManifestItem,
+    entry: CacheEntry,
     first: int,
     count: int,
     out: NDArray[np.uint8],
@@ -190,7 +202,7 @@ def read_window(
     """Read the picture of a window, see ``windows.paint_window``.
 
     Args:
-        item: The segment.
+        entry: The segment.
         first: First of these blocks, see ``windows.shown_blocks``.
         count: Their number.
         out: Receives the picture, uint8 (S, S, channels).
@@ -207,8 +219,8 @@ def read_window(
     else:
         memory = np.empty((count, size, size, 3), dtype=np.uint8) if scratch is None else scratch
         blocks = memory[:count]
-    read_blocks(item.entry, first, blocks)
+    read_blocks(entry, first, blocks)
     if check:
-        check_blocks(item.entry, first, blocks)
+        check_blocks(entry, first, blocks)
     if not is_block:
         paint_window(blocks, out)

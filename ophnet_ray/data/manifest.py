@@ -1,9 +1,10 @@
-"""Usable segments and the position of their blocks: small enough to send to every worker."""
+"""Usable segments and the position of their blocks, row by row."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ class ManifestItem:
 class Manifest:
     """Everything that reading windows needs: no video, no CSV, no codec.
 
+    Workers read the same from columns, see ``manifest_columns``.
+
     ``phases[label]`` is the phase's id or name in the CSV. ``train_video_hashes``: content ids of
     the training videos, sorted; None where they were not read.
     """
@@ -45,6 +48,10 @@ class Manifest:
         """Return the segments of a split, in the CSV's order."""
         return [item for item in self.items if item.segment.split == split]
 
+    def count(self, split: str) -> int:
+        """Return the number of segments of a split."""
+        return sum(item.segment.split == split for item in self.items)
+
     def cases_of(self, split: str) -> list[str]:
         """Return the cases of a split, sorted."""
         return sorted({item.segment.case_id for item in self.of_split(split)})
@@ -55,18 +62,39 @@ class Manifest:
         return np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(self.phases))
 
     def training_counts(self, sampler: SamplerKind) -> NDArray[np.int64]:
-        """Divide the training segments among the phases as a sampler divides its windows, (K,)."""
-        counts = self.label_counts("train")
-        if sampler == "segment":
-            return counts
-        if sampler == "balanced":
-            shares = counts > 0
-        else:
-            shares = np.zeros_like(counts)
-            items = self.of_split("train")
-            np.add.at(shares, [item.label for item in items], measure_lengths(items))
-        expected: NDArray[np.float64] = np.rint(counts.sum() * shares / shares.sum())
-        return np.maximum(expected.astype(np.int64), counts > 0)
+        """Return ``divide_windows`` of the training segments, (K,)."""
+        items = self.of_split("train")
+        labels = np.asarray([item.label for item in items], dtype=np.int64)
+        return divide_windows(labels, measure_lengths(items), len(self.phases), sampler)
+
+
+def divide_windows(
+    labels: NDArray[np.integer[Any]],
+    lengths: NDArray[np.integer[Any]],
+    num_phases: int,
+    sampler: SamplerKind,
+) -> NDArray[np.int64]:
+    """Divide training segments among the phases as a sampler divides its windows.
+
+    Args:
+        labels: Label of each segment, (N,).
+        lengths: See ``measure_lengths``, (N,).
+        num_phases: Number of phases, K.
+        sampler: See ``SamplingConfig``.
+
+    Returns:
+        Segments of each phase, (K,); at least 1 for a phase that has any.
+    """
+    counts = np.bincount(labels, minlength=num_phases)
+    if sampler == "segment":
+        return counts
+    if sampler == "balanced":
+        shares = counts > 0
+    else:
+        shares = np.zeros_like(counts)
+        np.add.at(shares, labels, lengths.astype(np.int64))
+    expected: NDArray[np.float64] = np.rint(counts.sum() * shares / shares.sum())
+    return np.maximum(expected.astype(np.int64), counts > 0)
 
 
 def measure_lengths(items: Sequence[ManifestItem]) -> NDArray[np.int64]:

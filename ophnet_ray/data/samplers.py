@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ophnet_ray.data.epoch_places import PLACES_AT_ONCE, EpochPlaces, list_repeats
+from ophnet_ray.data.layouts import Layouts, LayoutWindows, Unsigned, shrink
 from ophnet_ray.data.window_counts import WindowCounts
-from ophnet_ray.data.windows import cut_windows
 from ophnet_ray.hashing import hash_ids
 
 NUM_DRAWS = 5
@@ -129,51 +130,33 @@ def pick_windows(
 def pick_distinct_windows(
     segment_ids: NDArray[np.uint64],
     num_windows: NDArray[np.uint64],
-    num_picks: NDArray[np.int64],
+    repeats: NDArray[np.int64],
     seed: int,
     epoch: int,
+    bits: int,
 ) -> NDArray[np.int64]:
-    """Pick several windows of each segment in an epoch, each anew only after all others.
+    """Pick windows of segments of which an epoch takes several, each anew only after all others.
 
     Args:
-        segment_ids: See ``pick_windows``.
+        segment_ids: See ``pick_windows``; of the segment of each wanted window, (n,).
         num_windows: See there.
-        num_picks: Picks of each segment, from 0, (N,).
+        repeats: Number of the repetition of the segment, from 0, (n,).
         seed: Of the run.
         epoch: From 0.
+        bits: Upper bits that the random numbers leave free: those that number the segments of
+            which the epoch takes several.
 
     Returns:
-        Indices of the picked windows, those of a segment side by side, (sum of ``num_picks``,). The
-        first of a segment is that of ``pick_windows``, the others are in random order.
+        Index of each picked window among its segment's windows, (n,). The first of a segment is
+        that of ``pick_windows``, the others are in random order.
     """
-    picked = pick_windows(segment_ids, num_windows, seed, epoch)
-    several = num_picks > 1
-    if not several.any():
-        return picked[num_picks > 0]
-    counts = num_windows[several].astype(np.int64)
+    counts = num_windows.astype(np.int64)
     first = np.cumsum(counts) - counts
-    owners = np.repeat(np.arange(len(counts)), counts)
-    windows = np.arange(len(owners)) - first[owners]
-    keys = hash_ids(hash_ids(segment_ids[several], seed, epoch, _PICK)[owners], windows)
-    keys[first + picked[several]] = 0  # the smallest
-    # one number to sort by: the segment in the upper bits, which is faster than two
-    bits = len(counts).bit_length()
-    upper = owners.astype(np.uint64) << np.uint64(64 - bits)
-    shuffled = windows[np.argsort(upper | (keys >> np.uint64(bits)), kind="stable")]
-    starts, sizes = np.zeros(len(num_picks), np.int64), np.ones(len(num_picks), np.int64)
-    starts[several], sizes[several] = first, counts
-    rows, repeats = list_repeats(num_picks)
-    return np.where(several[rows], shuffled[starts[rows] + repeats % sizes[rows]], picked[rows])
-
-
-def list_repeats(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return each index as often as it counts, and beside it the number of its repetition, from 0.
-
-    Args:
-        counts: (N,), from 0.
-    """
-    rows = np.repeat(np.arange(len(counts)), counts)
-    return rows, np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    owners, windows = list_repeats(counts)
+    keys = hash_ids(hash_ids(segment_ids, seed, epoch, _PICK)[owners], windows)
+    keys[first + pick_windows(segment_ids, num_windows, seed, epoch)] = 0  # the smallest
+    shuffled = windows[np.lexsort((keys >> np.uint64(bits), owners))]
+    return shuffled[first + repeats % counts]
 
 
 class TrainingSampler:
@@ -183,7 +166,7 @@ class TrainingSampler:
     epoch's permutation.
 
     Args:
-        segment_ids: Unique names of the segments.
+        segment_ids: Unique names of the segments, or the numbers that ``hash_ids`` made of them.
         snippet_lengths: Blocks of each snippet of each segment.
         blocks_per_window: See ``WindowConfig``.
         batch_size: Windows per step and worker.
@@ -192,12 +175,16 @@ class TrainingSampler:
         num_replicas: Workers.
         begun_with: See ``plan_training_steps``.
         counts: Windows of each segment; one by default.
+
+    Attributes:
+        windows: All windows of the segments.
+        plan: Steps of an epoch.
     """
 
     def __init__(
         self,
-        segment_ids: Sequence[str],
-        snippet_lengths: Sequence[Sequence[int]],
+        segment_ids: Sequence[str] | NDArray[np.uint64],
+        snippet_lengths: Sequence[Sequence[int]] | Layouts,
         blocks_per_window: int,
         batch_size: int,
         seed: int,
@@ -208,8 +195,7 @@ class TrainingSampler:
         counts: WindowCounts | None = None,
     ) -> None:
         self._ids = hash_ids(segment_ids)
-        self._windows = [cut_windows(lengths, blocks_per_window) for lengths in snippet_lengths]
-        self.windows_by_segment = np.asarray([len(w) for w in self._windows], dtype=np.int64)
+        self.windows = LayoutWindows(_as_layouts(snippet_lengths), blocks_per_window)
         self._counts = counts
         num_windows = counts.total if counts else len(self._ids)
         self.plan = plan_training_steps(num_windows, batch_size, num_replicas, begun_with)
@@ -230,29 +216,54 @@ class TrainingSampler:
 
     def steps(self, first: int = 0) -> Iterator[Step]:
         """Yield this worker's steps from step ``first`` on, to resume inside an epoch."""
-        counts = self._counts.of_epoch(self._epoch) if self._counts else np.ones_like(self._ids)
-        counts = counts.astype(np.int64)
-        segments, repeats = list_repeats(counts)
-        num_windows = self.windows_by_segment.astype(np.uint64)
-        picked = pick_distinct_windows(self._ids, num_windows, counts, self._seed, self._epoch)
-        order = np.argsort(self._hash(segments, repeats, _ORDER), kind="stable")
-        raw = [self._hash(segments, repeats, _DRAWS + i) for i in range(NUM_DRAWS)]
-        draws = (np.stack(raw, axis=1) / 2.0**63 - 1.0).astype(np.float32)
-        size = self.plan.batch_size
-        for step in range(first, self.plan.num_steps):
-            start = (step * self._num_replicas + self._rank) * size
-            own = order[start : start + size]
-            rows = segments[own]
-            windows = np.stack(
-                [self._windows[i][picked[j]] for i, j in zip(rows, own, strict=True)]
+        epoch = self._epoch
+        counts = self._counts.of_epoch(epoch) if self._counts else None
+        places = EpochPlaces(len(self._ids), counts)
+        del counts
+        own = self._own_places(places, epoch)
+        steps_at_once = max(PLACES_AT_ONCE // self.plan.batch_size, 1)
+        for start in range(first, self.plan.num_steps, steps_at_once):
+            rows = own[start : start + steps_at_once]
+            windows, draws = self._read_places(places, rows.ravel().astype(np.int64), epoch)
+            for i in range(len(rows)):
+                step = slice(i * self.plan.batch_size, (i + 1) * self.plan.batch_size)
+                yield Step(windows[step], draws[step])
+
+    def _own_places(self, places: EpochPlaces, epoch: int) -> Unsigned:
+        """Return the places of this worker's windows in random order, (steps, windows)."""
+        keys = np.concatenate([self._hash(*part, epoch, _ORDER) for part in places.parts()])
+        order = np.argsort(keys, kind="stable")
+        shape = self.plan.num_steps, self._num_replicas, self.plan.batch_size
+        whole = order[: np.prod(shape)].reshape(shape)
+        # a copy: the places of the other workers are not kept
+        return whole[:, self._rank].astype(np.min_scalar_type(len(order)))
+
+    def _read_places(
+        self, places: EpochPlaces, own: NDArray[np.int64], epoch: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the windows and the draws of some places, see ``Step``."""
+        segments, repeats, several = places.locate(own)
+        ids, num_windows = self._ids[segments], self.windows.count_of(segments).astype(np.uint64)
+        picked = pick_windows(ids, num_windows, self._seed, epoch)
+        if several.any():
+            picked[several] = pick_distinct_windows(
+                ids[several],
+                num_windows[several],
+                repeats[several],
+                self._seed,
+                epoch,
+                places.bits,
             )
-            yield Step(np.concatenate([rows[:, None], windows], axis=1), draws[own])
+        raw = [self._hash(segments, repeats, epoch, _DRAWS + i) for i in range(NUM_DRAWS)]
+        draws = (np.stack(raw, axis=1) / 2.0**63 - 1.0).astype(np.float32)
+        windows = self.windows.take(segments, picked)
+        return np.concatenate([segments[:, None], windows], axis=1), draws
 
     def _hash(
-        self, segments: NDArray[np.int64], repeats: NDArray[np.int64], use: int
+        self, segments: NDArray[np.int64], repeats: NDArray[np.int64], epoch: int, use: int
     ) -> NDArray[np.uint64]:
         """Return a number for each window: of the first one of a segment, that of the segment."""
-        values = hash_ids(self._ids[segments], self._seed, self._epoch, use)
+        values = hash_ids(self._ids[segments], self._seed, epoch, use)
         is_repeat = repeats > 0
         values[is_repeat] = hash_ids(values[is_repeat], repeats[is_repeat])
         return values
@@ -262,29 +273,27 @@ class ValidationSampler:
     """Every window of every segment exactly once over all workers; each worker has as many steps.
 
     The last step is padded with rows of segment -1, which the counts leave out.
+
+    Attributes:
+        windows: All windows of the segments.
+        num_windows: Their number.
     """
 
     def __init__(
         self,
-        snippet_lengths: Sequence[Sequence[int]],
+        snippet_lengths: Sequence[Sequence[int]] | Layouts,
         blocks_per_window: int,
         batch_size: int,
         *,
         rank: int = 0,
         num_replicas: int = 1,
     ) -> None:
-        rows = [
-            np.insert(cut_windows(lengths, blocks_per_window), 0, segment, axis=1)
-            for segment, lengths in enumerate(snippet_lengths)
-        ]
-        windows = np.concatenate(rows) if rows else np.empty((0, 3), dtype=np.int64)
-        self.num_windows = len(windows)
-        self.windows_by_segment = np.asarray([len(own) for own in rows], dtype=np.int64)
-        self._num_steps = -(-len(windows) // (batch_size * num_replicas))
-        padded = np.zeros((self._num_steps * batch_size * num_replicas, 3), dtype=np.int64)
-        padded[:, 0] = -1
-        padded[: len(windows)] = windows
-        self._rows = padded.reshape(self._num_steps, num_replicas, batch_size, 3)[:, rank]
+        self.windows = LayoutWindows(_as_layouts(snippet_lengths), blocks_per_window)
+        counts = self.windows.count_all()
+        self._stops = shrink(np.cumsum(counts, dtype=np.int64))
+        self.num_windows = int(self._stops[-1]) if len(counts) else 0
+        self._num_steps = -(-self.num_windows // (batch_size * num_replicas))
+        self._batch_size, self._rank, self._num_replicas = batch_size, rank, num_replicas
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -296,5 +305,20 @@ class ValidationSampler:
 
     def steps(self, first: int = 0) -> Iterator[Step]:
         """Yield this worker's steps from step ``first`` on."""
-        for rows in self._rows[first:]:
+        for step in range(first, self._num_steps):
+            start = (step * self._num_replicas + self._rank) * self._batch_size
+            size = min(max(self.num_windows - start, 0), self._batch_size)
+            places = np.arange(start, start + size).astype(self._stops.dtype)
+            segments = np.searchsorted(self._stops, places, side="right")
+            before = self._stops[segments].astype(np.int64) - self.windows.count_of(segments)
+            rows = np.zeros((self._batch_size, 3), dtype=np.int64)
+            rows[:, 0] = -1
+            rows[:size, 0] = segments
+            rows[:size, 1:] = self.windows.take(segments, places.astype(np.int64) - before)
             yield Step(rows, np.zeros((len(rows), NUM_DRAWS), dtype=np.float32))
+
+
+def _as_layouts(snippet_lengths: Sequence[Sequence[int]] | Layouts) -> Layouts:
+    if isinstance(snippet_lengths, Layouts):
+        return snippet_lengths
+    return Layouts.of_lengths(snippet_lengths)

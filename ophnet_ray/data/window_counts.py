@@ -1,10 +1,12 @@
 """Windows that each epoch takes of each training segment, counted exactly."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ophnet_ray.data.layouts import shrink
 from ophnet_ray.hashing import hash_ids
 from ophnet_ray.sampling_config import SamplingConfig
 
@@ -31,7 +33,7 @@ class WindowCounts:
       the distance is not taken in every epoch, but in turn.
 
     Args:
-        segment_ids: Unique names of the segments.
+        segment_ids: Unique names of the segments, or the numbers that ``hash_ids`` made of them.
         labels: Phase of each segment, (N,).
         lengths: Duration of each segment, positive integers of any one unit, (N,).
         sampling: Settings.
@@ -40,24 +42,28 @@ class WindowCounts:
 
     def __init__(
         self,
-        segment_ids: Sequence[str],
-        labels: NDArray[np.int64],
-        lengths: NDArray[np.int64],
+        segment_ids: Sequence[str] | NDArray[np.uint64],
+        labels: NDArray[np.integer[Any]],
+        lengths: NDArray[np.integer[Any]],
         sampling: SamplingConfig,
         seed: int,
     ) -> None:
         self.total = sampling.count_windows(len(segment_ids))
-        self._sampling = sampling
-        self._ranks, sizes = np.unique(labels, return_inverse=True, return_counts=True)[1:]
-        self._num_phases, self._sizes = len(sizes), sizes[self._ranks]
+        self._sampling, self._num_segments = sampling, len(segment_ids)
+        if sampling.sampler == "segment":
+            return
+        ranks, self._sizes = np.unique(labels, return_inverse=True, return_counts=True)[1:]
         turns = hash_ids(segment_ids, seed, _TURN)
-        in_order = np.lexsort((turns, self._ranks))
-        self._places = np.empty_like(self._sizes)
-        first = np.cumsum(sizes) - sizes
-        self._places[in_order] = np.arange(len(in_order)) - np.repeat(first, sizes)
+        in_order = np.lexsort((turns, ranks))
+        if sampling.sampler == "balanced":
+            places = np.empty_like(in_order)
+            first = np.cumsum(self._sizes) - self._sizes
+            places[in_order] = np.arange(len(in_order)) - np.repeat(first, self._sizes)
+            self._ranks, self._places = shrink(ranks), shrink(places)
+            return
         # whole numbers add up to the same on every machine
         unit = 1 + int(lengths.sum()) * self.total // _MAX_INTEGER
-        self._lengths = np.maximum(lengths // unit, 1)
+        self._lengths = np.maximum(lengths.astype(np.int64) // unit, 1)
         self._stops = np.empty_like(self._lengths)
         self._stops[in_order] = np.cumsum(self._lengths[in_order])
 
@@ -65,7 +71,7 @@ class WindowCounts:
         """Return the windows of each segment in an epoch, from 0, int64 (N,); their sum is T."""
         match self._sampling.sampler:
             case "segment":
-                return np.full(len(self._ranks), self._sampling.windows_per_segment)
+                return np.full(self._num_segments, self._sampling.windows_per_segment)
             case "balanced":
                 return self._deal(epoch)
             case "seconds":
@@ -78,8 +84,9 @@ class WindowCounts:
 
     def _dealt_until(self, epoch: int) -> NDArray[np.int64]:
         """Count the windows of each segment in all epochs before this one, (N,)."""
-        of_phase = (epoch * self.total + self._ranks) // self._num_phases  # in all epoch * T
-        dealt: NDArray[np.int64] = (of_phase + self._sizes - 1 - self._places) // self._sizes
+        ranks, sizes = self._ranks.astype(np.int64), self._sizes[self._ranks]
+        of_phase = (epoch * self.total + ranks) // len(self._sizes)  # in all epoch * T
+        dealt: NDArray[np.int64] = (of_phase + sizes - 1 - self._places.astype(np.int64)) // sizes
         return dealt
 
     def _measure(self, epoch: int) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ from ophnet_ray.data.loader import WindowLoader
 from ophnet_ray.data.manifest import Manifest, ManifestItem, prepare_manifest
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
 from ophnet_ray.data.samplers import ValidationSampler
+from ophnet_ray.data.segment_columns import SegmentColumns
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.audit_result import Audit, AuditSettings, choose_rows, score_labels
 from ophnet_ray.inference.trained_model import TrainedModel, load_model
@@ -90,13 +91,13 @@ def read_windows(manifest: Manifest, split: str, max_windows: int) -> AuditedWin
     """Read up to ``max_windows`` windows of a split from the cache, evenly spread over it."""
     items = manifest.of_split(split)
     config = manifest.windows
-    lengths = [item.entry.snippet_lengths for item in items]
-    sampler = ValidationSampler(lengths, config.blocks_per_window, BATCH_SIZE)
+    segments = SegmentColumns.of_items(items)
+    sampler = ValidationSampler(segments.layouts, config.blocks_per_window, BATCH_SIZE)
     step = -(-sampler.num_windows // max_windows)
     owners = _segments_of(sampler)
     pixels: list[torch.Tensor] = []
     done = 0
-    for batch in WindowLoader(items, sampler, config.image_size, config.window_image):
+    for batch in WindowLoader(segments, sampler, config.image_size, config.window_image):
         valid = batch["pixels"][batch["valid"]]
         chosen = [i for i in range(len(valid)) if (done + i) % step == 0]
         pixels.append(valid[chosen].clone())

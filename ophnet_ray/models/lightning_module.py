@@ -1,11 +1,13 @@
 """Lightning module: preprocessing, loss, scores and optimiser around the network."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
@@ -15,7 +17,9 @@ from ophnet_ray.data.augmentation import augment_images
 from ophnet_ray.data.loader import SEGMENT_WEIGHT
 from ophnet_ray.data.mixing import mix_images
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
+from ophnet_ray.metrics.cell_counts import CellCounts
 from ophnet_ray.metrics.classification import accuracy, macro_f1_present
+from ophnet_ray.models.cell_sums import CellSums
 from ophnet_ray.models.lora import merge_lora
 from ophnet_ray.models.losses import PhaseBalance, PhaseLoss
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
@@ -59,8 +63,8 @@ class SurgicalPhaseModule(PhaseModule):
             epoch over all workers; each is a sum over all windows, divided once. In
             ``val_segment_acc`` and ``val_segment_macro_f1`` each segment counts once, however many
             windows it has: they can be compared between window sizes.
-        confusion_by_case: Counts of the last validation over all workers, int64 (C, K, K).
-        segments_by_case: The same of segments, shared out among their windows, float64 (C, K, K).
+        window_counts: Counts of the windows of the last validation over all workers.
+        segment_counts: The same of segments, shared out among their windows.
     """
 
     def __init__(
@@ -89,14 +93,24 @@ class SurgicalPhaseModule(PhaseModule):
             num_classes, balance or PhaseBalance(class_weights), recipe.label_smoothing
         )
         self.num_val_cases, self.on_nan = num_val_cases, on_nan
-        self.confusion_by_case = np.zeros((num_val_cases, num_classes, num_classes), np.int64)
-        self.segments_by_case = np.zeros(self.confusion_by_case.shape)
+        self.window_counts = CellCounts.empty(num_val_cases, num_classes)
+        self.segment_counts = replace(self.window_counts, counts=np.empty(0))
         self.model.adapt(recipe)
         self._average: WeightAverage | None = None
         self._saved_average: tuple[dict[str, Tensor], int] | None = None
         # here, where parameters have their shapes: FSDP flattens them
         planned = plan_parameters(self.model, recipe)
         self.planned_parameters = {MODEL_PREFIX + name: own for name, own in planned.items()}
+
+    @property
+    def confusion_by_case(self) -> NDArray[np.int64]:
+        """All of ``window_counts``, int64 (C, K, K)."""
+        return self.window_counts.to_dense()
+
+    @property
+    def segments_by_case(self) -> NDArray[np.float64]:
+        """All of ``segment_counts``, float64 (C, K, K)."""
+        return self.segment_counts.to_dense()
 
     def use_memory_format(self, memory_format: torch.memory_format) -> None:
         """Keep the network's weights and images in a memory format, not as they come."""
@@ -259,10 +273,9 @@ class SurgicalPhaseModule(PhaseModule):
         """Reset the sums of the validation; put the average of the weights in their place."""
         if self._average is not None:
             self._average.swap(self.model)
-        size = self.confusion_by_case.size
         self._val_loss_sum = torch.zeros((), device=self.device)
-        self._val_counts = torch.zeros(size, dtype=torch.int64, device=self.device)
-        self._val_weights = torch.zeros_like(self._val_counts)
+        # a window, and its weight, by cell
+        self._val_sums = CellSums(2, self.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Add the batch to the counts; padding does not count.
@@ -279,24 +292,21 @@ class SurgicalPhaseModule(PhaseModule):
         self._val_loss_sum += F.cross_entropy(logits, labels, reduction="sum")
         cases, predictions = cases[valid], logits.argmax(dim=1)
         cells = (cases * self.num_classes + labels) * self.num_classes + predictions
-        self._val_counts += torch.bincount(cells, minlength=len(self._val_counts))
         # batches without weights say nothing of segments: each window is one
         weights = batch.get("weight", torch.full_like(valid, SEGMENT_WEIGHT, dtype=torch.int64))
         weights = weights[valid]
-        self._val_weights.index_add_(0, cells, weights)
+        self._val_sums.add(cells, torch.ones_like(cells), weights)
         return {"case": cases, "label": labels, "prediction": predictions}
 
     def on_validation_epoch_end(self) -> None:
         """Put the weights back. Sum the counts of all workers, then divide once."""
         if self._average is not None:
             self._average.swap(self.model)
-        counts = self.sum_over_workers(self._val_counts).cpu().numpy()
+        cells, counts, weights = self.gather_cells(self._val_sums).T
         loss_sum = float(self.sum_over_workers(self._val_loss_sum))
-        self.confusion_by_case = counts.reshape(self.confusion_by_case.shape)
-        weights = self.sum_over_workers(self._val_weights).cpu().numpy()
-        self.segments_by_case = weights.reshape(self.confusion_by_case.shape) / SEGMENT_WEIGHT
-        confusion = self.confusion_by_case.sum(axis=0)
-        segments = self.segments_by_case.sum(axis=0)
+        self.window_counts = replace(self.window_counts, cells=cells, counts=counts)
+        self.segment_counts = replace(self.window_counts, counts=weights / SEGMENT_WEIGHT)
+        confusion, segments = self.window_counts.sum(), self.segment_counts.sum()
         self.epoch_metrics |= {
             "val_loss": loss_sum / max(int(counts.sum()), 1),
             "val_acc": accuracy(confusion),

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from ophnet_ray.config import Config, MaskKind, Pooling, WindowConfig, WindowImage, path_settings
 from ophnet_ray.data.windows import count_channels, name_masks
 from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.metrics.cell_counts import CellCounts
+from ophnet_ray.models.counts_record import dump_counts, read_counts
 from ophnet_ray.models.decoder import Decoder
 from ophnet_ray.models.origin import Origin
 from ophnet_ray.models.temperature_choice import TemperatureChoice
@@ -40,6 +42,7 @@ SMOOTHING_KEY = "smoothing_choice"
 """Key of the kept choice of a smoothing, in the payload."""
 TEMPERATURE_KEY = "temperature_choice"
 """Key of the kept temperature, in the payload; earlier versions ignore it: the labels are equal."""
+_WINDOWS_KEY, _SEGMENTS_KEY = "confusion_by_case", "segments_by_case"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,10 +191,10 @@ class CheckpointPayload:
     history: tuple[Mapping[str, float], ...]
     """Records of the finished epochs, as in ``metrics.jsonl``."""
     training: TrainingSummary
-    confusion_by_case: NDArray[np.int64] | None = None
-    """Validation windows by case, label and prediction, (C, K, K); None in checkpoints that are
-    older than this record."""
-    segments_by_case: NDArray[np.float64] | None = None
+    window_counts: CellCounts | None = None
+    """Validation windows by case, label and prediction; of a temporal model its frames. None in
+    checkpoints that are older than this record."""
+    segment_counts: CellCounts | None = None
     """The same with each segment counted once, shared out among its windows; None likewise."""
     workers: tuple[WorkerState, ...] = ()
     """State of each worker by rank, in a checkpoint inside an epoch; else empty."""
@@ -220,8 +223,7 @@ class CheckpointPayload:
         try:
             if values["format_version"] > FORMAT_VERSION:
                 raise UserError(f"checkpoint {source} is of a newer ophnet-ray; install that one")
-            segments = values.get("segments_by_case")
-            counts, smoothing = values.get("confusion_by_case"), values.get(SMOOTHING_KEY)
+            smoothing = values.get(SMOOTHING_KEY)
             head, origin = values.get("head"), values.get("origin")
             temperature = values.get(TEMPERATURE_KEY)
             return cls(
@@ -231,8 +233,8 @@ class CheckpointPayload:
                 data_hash=values["data_hash"],
                 history=tuple(values["history"]),
                 training=TrainingSummary.from_dict(values, len(values["phases"])),
-                confusion_by_case=None if counts is None else counts.numpy().astype(np.int64),
-                segments_by_case=None if segments is None else segments.numpy(),
+                window_counts=read_counts(values, _WINDOWS_KEY, np.int64),
+                segment_counts=read_counts(values, _SEGMENTS_KEY, np.float64),
                 workers=tuple(WorkerState.from_dict(state) for state in values.get("workers", ())),
                 smoothing=None if smoothing is None else SmoothingChoice.from_dict(smoothing),
                 temperature_choice=None
@@ -250,8 +252,6 @@ class CheckpointPayload:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values and tensors, as they stand in the file."""
-        import torch
-
         values: dict[str, Any] = {
             "format_version": self._format_version(),
             "phases": list(self.phases),
@@ -262,11 +262,10 @@ class CheckpointPayload:
             **self.training.to_dict(),
             "workers": [worker.to_dict() for worker in self.workers],
         }
-        if self.confusion_by_case is not None:
-            counts = self.confusion_by_case.astype(np.int32)
-            values["confusion_by_case"] = torch.from_numpy(counts)
-        if self.segments_by_case is not None:
-            values["segments_by_case"] = torch.from_numpy(self.segments_by_case)
+        if self.window_counts is not None:
+            values |= dump_counts(self.window_counts, _WINDOWS_KEY, np.int32)
+        if self.segment_counts is not None:
+            values |= dump_counts(self.segment_counts, _SEGMENTS_KEY, np.float64)
         if self.pooling != "all":
             values["pooling"] = self.pooling
         if self.smoothing is not None:
@@ -305,6 +304,11 @@ class CheckpointPayload:
         return None if own is None or before is None else frozenset((*own, *before))
 
     @property
+    def segments_by_case(self) -> NDArray[np.float64] | None:
+        """All of ``segment_counts``, (C, K, K); None in checkpoints that hold none."""
+        return None if self.segment_counts is None else self.segment_counts.to_dense()
+
+    @property
     def settings(self) -> Config:
         """Settings of the training run; those that this version does not know are left out."""
         known = Config().to_flat()
@@ -312,14 +316,14 @@ class CheckpointPayload:
         return Config().replace_flat(**kept)
 
     def validation_counts(self) -> NDArray[np.int64]:
-        """Return ``confusion_by_case``.
+        """Return all of ``window_counts``, (C, K, K).
 
         Raises:
             UserError: The checkpoint holds none.
         """
-        if self.confusion_by_case is None:
+        if self.window_counts is None:
             raise UserError(
                 "the checkpoint holds no counts of its validation windows: a version of "
                 "ophnet-ray before they were recorded wrote it; train again"
             )
-        return self.confusion_by_case
+        return self.window_counts.to_dense()

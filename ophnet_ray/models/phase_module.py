@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import lightning as L  # noqa: N812 - Lightning's own convention
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ophnet_ray.config import LRSchedule
+from ophnet_ray.models.cell_sums import CellSums
 from ophnet_ray.models.optimizer import (
     ParameterSettings,
     build_optimizer,
@@ -115,6 +118,25 @@ class PhaseModule(L.LightningModule):
         """Return the sum of a tensor over all workers."""
         summed: Any = self.trainer.strategy.reduce(values, reduce_op="sum")
         return torch.as_tensor(summed)
+
+    def gather_cells(self, sums: CellSums) -> NDArray[np.int64]:
+        """Return ``CellSums.sum`` over all workers, the same on each of them."""
+        # workers exchange tensors of their own device alone
+        own = sums.sum().to(self.device)
+        num_workers = self.trainer.world_size
+        if num_workers == 1:
+            return own.cpu().numpy()
+        sizes = torch.zeros(num_workers, dtype=torch.int64, device=own.device)
+        sizes[self.trainer.global_rank] = len(own)
+        sizes = self.sum_over_workers(sizes)
+        # and of one size
+        padded = own.new_zeros((int(sizes.max()), own.shape[1]))
+        padded[: len(own)] = own
+        parts: Any = self.all_gather(padded)
+        whole = CellSums(own.shape[1] - 1, own.device)
+        for part, size in zip(parts, sizes.tolist(), strict=True):
+            whole.add(*part[:size].unbind(dim=1))
+        return whole.sum().cpu().numpy()
 
     def scale_of_group(self, batch_idx: int) -> float:
         """Return the factor with which the gradients of each optimiser step add up to a mean.

@@ -1,14 +1,17 @@
 """Lightning module of a temporal model: loss, and scores of frames and segments over cases."""
 
-import numpy as np
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from ophnet_ray.config import LRSchedule, TrainingConfig
+from ophnet_ray.metrics.cell_counts import CellCounts
 from ophnet_ray.metrics.classification import accuracy, macro_f1_present
 from ophnet_ray.metrics.segmental import edit_score, segment_counts, segmental_f1
 from ophnet_ray.metrics.timelines import NOT_ANNOTATED
+from ophnet_ray.models.cell_sums import CellSums
 from ophnet_ray.models.losses import PhaseBalance
 from ophnet_ray.models.phase_module import PhaseModule
 from ophnet_ray.models.temporal_loss import SequenceLoss
@@ -33,7 +36,7 @@ class TemporalModule(PhaseModule):
         epoch_metrics: ``train_loss``, ``val_loss`` (cross-entropy of the last stage), ``val_acc``,
             ``val_macro_f1``, of frames; ``val_edit``, mean over videos, and ``val_f1_50``, of
             segments; over all workers.
-        confusion_by_case: Frames of the last validation over all workers, int64 (C, K, K).
+        frame_counts: Counts of the frames of the last validation over all workers.
     """
 
     def __init__(
@@ -49,8 +52,7 @@ class TemporalModule(PhaseModule):
         super().__init__(lr, lr_schedule)
         self.head, self.num_classes = head, head.spec.num_classes
         self.loss = SequenceLoss(self.num_classes, balance, smoothing)
-        shape = (num_val_cases, self.num_classes, self.num_classes)
-        self.confusion_by_case = np.zeros(shape, np.int64)
+        self.frame_counts = CellCounts.empty(num_val_cases, self.num_classes)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the logits of each stage, (S, B, N, K), of values (B, N, D)."""
@@ -77,7 +79,7 @@ class TemporalModule(PhaseModule):
 
     def on_validation_epoch_start(self) -> None:
         """Reset the sums of the validation."""
-        self._val_counts = torch.zeros(self.confusion_by_case.size, dtype=torch.int64)
+        self._val_counts = CellSums(1, torch.device("cpu"))
         # sum of losses; number of videos and sum of their edit scores
         self._val_sums = torch.zeros(3, dtype=torch.float64)
         self._val_segments = torch.zeros(3, dtype=torch.int64)
@@ -92,7 +94,7 @@ class TemporalModule(PhaseModule):
         loss_sum = float(F.cross_entropy(logits, labels, reduction="sum"))
         labels, predictions = labels.cpu(), logits.argmax(dim=1).cpu()
         cells = (batch["case"].cpu() * self.num_classes + labels) * self.num_classes + predictions
-        self._val_counts += torch.bincount(cells, minlength=len(self._val_counts))
+        self._val_counts.add(cells, torch.ones_like(cells))
         edit = edit_score(labels.numpy(), predictions.numpy())
         self._val_sums += torch.tensor([loss_sum, 1.0, edit], dtype=torch.float64)
         counts = segment_counts(labels.numpy(), predictions.numpy(), F1_OVERLAP)
@@ -100,12 +102,13 @@ class TemporalModule(PhaseModule):
 
     def on_validation_epoch_end(self) -> None:
         """Sum the counts of all workers, then divide once."""
-        counts, sums, segments = (
+        sums, segments = (
             self.sum_over_workers(values.to(self.device)).cpu()
-            for values in (self._val_counts, self._val_sums, self._val_segments)
+            for values in (self._val_sums, self._val_segments)
         )
-        self.confusion_by_case = counts.numpy().reshape(self.confusion_by_case.shape)
-        confusion = self.confusion_by_case.sum(axis=0)
+        cells, counts = self.gather_cells(self._val_counts).T
+        self.frame_counts = replace(self.frame_counts, cells=cells, counts=counts)
+        confusion = self.frame_counts.sum()
         loss_sum, num_videos, edit_sum = sums.tolist()
         self.epoch_metrics |= {
             "val_loss": loss_sum / max(int(confusion.sum()), 1),

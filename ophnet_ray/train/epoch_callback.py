@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -32,7 +32,7 @@ from ophnet_ray.models.payload import (
 )
 from ophnet_ray.models.phase_module import PhaseModule
 from ophnet_ray.models.step_skipper import StepSkipper
-from ophnet_ray.models.training_summary import summarise_training_segments
+from ophnet_ray.models.training_summary import TrainingSummary
 from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
 from ophnet_ray.train.epoch_counts import write_epoch_counts
@@ -57,6 +57,7 @@ class EpochCallback(ExactResume):
         checkpoints: Checkpoints of the finished epochs, oldest first.
         heartbeat: Sends the position of this worker.
         place: Place of this worker.
+        summarise: Returns the facts of the training that checkpoints keep.
 
     Attributes:
         history: Records of the finished epochs.
@@ -70,9 +71,11 @@ class EpochCallback(ExactResume):
         checkpoints: Sequence[Checkpoint],
         heartbeat: Heartbeat,
         place: WorkerPlace,
+        summarise: Callable[[], TrainingSummary],
     ) -> None:
         super().__init__(loop.config.training.seed)
         self._loop, self._place = loop, place
+        self._summarise = summarise
         self._heartbeat = heartbeat
         self._run_metrics = TrainingMetrics(loop.run.path.name)
         self._speed = EpochSpeed(loop.config, len(loop.manifest.phases))
@@ -203,13 +206,18 @@ class EpochCallback(ExactResume):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the payload, with which the checkpoint needs no other file."""
-        payload = replace(
-            self.describe_model(module_of(pl_module)),
-            history=tuple(self.history),
-            workers=self.gather_worker_states(trainer),
-        )
-        checkpoint[PAYLOAD_KEY] = payload.to_dict()
+        """Add the payload, with which the checkpoint needs no other file.
+
+        All workers take part, and only the first one writes.
+        """
+        workers = self.gather_worker_states(trainer)
+        if trainer.is_global_zero:
+            payload = replace(
+                self.describe_model(module_of(pl_module)),
+                history=tuple(self.history),
+                workers=workers,
+            )
+            checkpoint[PAYLOAD_KEY] = payload.to_dict()
 
     def describe_model(self, module: PhaseModule) -> CheckpointPayload:
         """Return the payload of a frame model, without history and states of workers.
@@ -226,12 +234,17 @@ class EpochCallback(ExactResume):
             config=describe_settings(loop.config),
             data_hash=loop.data_hash,
             history=(),
-            training=summarise_training_segments(loop.manifest),
-            confusion_by_case=module.confusion_by_case,
-            segments_by_case=module.segments_by_case,
+            training=self.training,
+            window_counts=module.window_counts,
+            segment_counts=module.segment_counts,
             pooling=module.model.pooling,
             origin=self._origin,
         )
+
+    @cached_property
+    def training(self) -> TrainingSummary:
+        """Facts of the training, the same in all checkpoints of a run."""
+        return self._summarise()
 
     @cached_property
     def _origin(self) -> Origin | None:

@@ -41,7 +41,14 @@ def build_head_fit(
         begun_with=loop.resources.begun_with,
         num_passes=loop.num_passes,
     )
-    return HeadFit(module, videos, HeadEpochCallback(loop, resume.finished, heartbeat, place))
+    callback = HeadEpochCallback(
+        loop,
+        resume.finished,
+        heartbeat,
+        place,
+        lambda: summarise_segments(data.segments, loop.manifest.phases),
+    )
+    return HeadFit(module, videos, callback)
 
 
 class HeadEpochCallback(EpochCallback):
@@ -69,8 +76,8 @@ class HeadEpochCallback(EpochCallback):
             config=describe_settings(loop.settings),
             data_hash=loop.data_hash,
             history=(),
-            training=summarise_segments(loop.data.segments, phases),
-            confusion_by_case=module.confusion_by_case,
+            training=self.training,
+            window_counts=module.frame_counts,
             pooling=encoder.pooling,
             head=HeadPayload(
                 spec=module.head.spec,

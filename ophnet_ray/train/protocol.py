@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ophnet_ray.config import Config
 from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.manifest_file import ManifestFile
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.train.heartbeat import Position, Pulse, name_failures
 from ophnet_ray.train.run_directory import RunDirectory
@@ -21,12 +22,13 @@ from ophnet_ray.train.run_directory import RunDirectory
 class TrainLoopConfig:
     """Everything the driver sends to a train worker.
 
+    Of the manifest, it sends the path and the checksum of a file; tests may send the rows.
     ``status`` is a ``TrainingStatus`` or a ``RemoteStatus``, None where nobody watches.
     ``keeps_counts``: True if the counts by case of every epoch are kept, as in a search.
     """
 
     config: Config
-    manifest: Manifest
+    manifest: Manifest | ManifestFile
     resources: Resources
     run: RunDirectory
     data_hash: str
@@ -39,7 +41,7 @@ class TrainLoopConfig:
     @property
     def num_train(self) -> int:
         """Training windows of an epoch."""
-        return self.config.sampling.count_windows(len(self.manifest.of_split("train")))
+        return self.config.sampling.count_windows(self.manifest.count("train"))
 
     def __repr__(self) -> str:
         """Name the run only: Ray Train shows this text in the dashboard, and cases are private."""

@@ -78,6 +78,11 @@ class RunPaths:
         return self.path / "passport.json"
 
     @property
+    def manifest(self) -> Path:
+        """Usable segments and the positions of their blocks, as the workers map them."""
+        return self.path / "manifest.arrow"
+
+    @property
     def rejects(self) -> Path:
         """Rows that are not used, with the reasons."""
         return self.path / "rejects.csv"

@@ -36,6 +36,7 @@ from ophnet_ray.train.run import Run
 from ophnet_ray.train.run_directory import RunResult
 from ophnet_ray.train.shorter_run import continue_shorter_run, is_extended
 from ophnet_ray.train.stop_poll import StopTraining
+from ophnet_ray.train.stored_manifest import store_manifest
 from ophnet_ray.train.watch import TrainingWatch
 
 
@@ -176,7 +177,7 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
         StoppedError: A signal asked to stop.
     """
     training, sampling = run.config.training, run.config.sampling
-    num_train = len(manifest.of_split("train"))
+    num_train = manifest.count("train")
     check_num_segments(resources.train_workers, num_train)  # those that could be decoded
     num_windows = sampling.count_windows(num_train)
     resources = share_steps(resources, run, num_windows, training.batch_size)
@@ -194,9 +195,11 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
             f"--class_weights {training.class_weights}: no effect on the frame model, as --sampler "
             "balanced takes as many windows of each phase"
         )
+    stored = store_manifest(manifest, run.directory.manifest)
+    run.directory.send(run.directory.manifest)
     loop = TrainLoopConfig(
         run.config,
-        manifest,
+        stored,
         resources,
         run.directory,
         run.data.data_hash,

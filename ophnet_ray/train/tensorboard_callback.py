@@ -65,7 +65,7 @@ class TensorBoardPictures(L.Callback):
         from ophnet_ray.reports.timeline_figures import draw_window_ribbons
 
         figures = {
-            "val/confusion": draw_confusion(pl_module.confusion_by_case.sum(axis=0), self._phases),
+            "val/confusion": draw_confusion(pl_module.window_counts.sum(), self._phases),
             "val/ribbons": draw_window_ribbons(self._ribbons(), self._phases),
         }
         for name, figure in figures.items():

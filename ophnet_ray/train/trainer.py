@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ophnet_ray.train.conclusion import MAX_WORKER_FAILURES, conclude, describe,
 from ophnet_ray.train.elastic import ScaledTrainer
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunResult
+from ophnet_ray.train.stored_manifest import share_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ def fit_run(loop: TrainLoopConfig, callbacks: Sequence[UserCallback] = ()) -> Ru
         TrainingError: The workers failed.
         StopTraining: The workers have stopped as asked.
     """
+    loop = replace(loop, manifest=share_manifest(loop.manifest, loop.run))
     return conclude(loop, _fit_while_it_advances(loop, callbacks).return_value)
 
 

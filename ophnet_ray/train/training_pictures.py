@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ophnet_ray.data.examples import read_examples
-from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.manifest_columns import ManifestColumns
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.run_directory import RunDirectory
@@ -37,12 +37,12 @@ class TrainingPictures(L.Callback):
     cases nor videos. What cannot be drawn is logged, and training goes on.
 
     Args:
-        manifest: The training windows.
+        columns: The training windows.
         run: Folder of the run.
     """
 
-    def __init__(self, manifest: Manifest, run: RunDirectory) -> None:
-        self._manifest, self._run = manifest, run
+    def __init__(self, columns: ManifestColumns, run: RunDirectory) -> None:
+        self._columns, self._run = columns, run
         self._wants_batch = False
         self._examples: Future[dict[str, list[NDArray[np.uint8]]]] | None = None
 
@@ -54,7 +54,7 @@ class TrainingPictures(L.Callback):
         self._wants_batch = trainer.global_step == 0 and not self._run.batch_picture.exists()
         if not self._run.phase_picture.exists():
             reader = ThreadPoolExecutor(1, thread_name_prefix="read-examples")
-            self._examples = reader.submit(read_examples, self._manifest, NUM_PER_PHASE)
+            self._examples = reader.submit(read_examples, self._columns, NUM_PER_PHASE)
             reader.shutdown(wait=False)
 
     def on_train_batch_end(
@@ -95,7 +95,7 @@ class TrainingPictures(L.Callback):
         images = batch["image"][:MAX_BATCH_PICTURES].float()
         values = images * model.std.view(1, 3, 1, 1) + model.mean.view(1, 3, 1, 1)
         pixels = (values.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        captions = caption_windows(batch, self._manifest.phases)[: len(pixels)]
+        captions = caption_windows(batch, self._columns.phases)[: len(pixels)]
         figure = draw_batch(list(pixels), captions)
         self._keep(trainer, "train/augmented_batch", figure, self._run.batch_picture)
 

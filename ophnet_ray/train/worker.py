@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from ophnet_ray.config import Config
 from ophnet_ray.console import log_to
 from ophnet_ray.data.cache.shards import FETCH_THREADS, fetch_shards
 from ophnet_ray.data.datasets import ManifestDataModule
+from ophnet_ray.data.manifest_columns import ManifestColumns
 from ophnet_ray.data.samplers import plan_training_steps
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.compilation import compile_network, name_compile_errors
@@ -37,6 +39,7 @@ from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.resume_point import ResumePoint, agree_on_resume_point
 from ophnet_ray.train.rollback import RollbackError
 from ophnet_ray.train.stop_poll import StopTraining
+from ophnet_ray.train.stored_manifest import WorkerData, open_manifest
 from ophnet_ray.train.tensorboard_callback import TensorBoardPictures, number_cases
 from ophnet_ray.train.training_pictures import TrainingPictures
 from ophnet_ray.train.worker_place import WorkerPlace
@@ -64,7 +67,8 @@ def run_worker(loop: TrainLoopConfig, place: WorkerPlace) -> dict[str, str]:
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning").handlers.clear()  # its lines are in the log, too
     torch.set_num_threads(loop.resources.threads_per_worker)
-    fetch_shards([item.entry for item in loop.manifest.items], first=rank * FETCH_THREADS)
+    data = open_manifest(loop.manifest, run)
+    fetch_shards(data.columns.list_shards(), first=rank * FETCH_THREADS)
     heartbeat = Heartbeat(loop.status, rank)
     if rank == 0 and loop.status is not None:
         loop.status.begin(num_workers)
@@ -73,7 +77,7 @@ def run_worker(loop: TrainLoopConfig, place: WorkerPlace) -> dict[str, str]:
             loop.status.warn(f"training on {num_workers} of {most} workers")
     while True:
         try:
-            return _fit_from_last_checkpoint(loop, place, heartbeat)
+            return _fit_from_last_checkpoint(loop, data, place, heartbeat)
         except RollbackError as error:
             if error.rollback is None:
                 return {"failure": str(error), "stopped": ""}
@@ -83,7 +87,7 @@ def run_worker(loop: TrainLoopConfig, place: WorkerPlace) -> dict[str, str]:
 
 
 def _fit_from_last_checkpoint(
-    loop: TrainLoopConfig, place: WorkerPlace, heartbeat: Heartbeat
+    loop: TrainLoopConfig, data: WorkerData, place: WorkerPlace, heartbeat: Heartbeat
 ) -> dict[str, str]:
     """Build module and trainer, and fit; see ``run_worker``.
 
@@ -97,12 +101,14 @@ def _fit_from_last_checkpoint(
     for folder in resume.damaged if loop.status is not None else ():
         loop.status.warn(f"a damaged checkpoint is not used, and was moved to {folder}")
     resume_from = str(resume.last.file) if resume.last else None
-    module, data, callback = _build_fit(loop, resume, heartbeat, place)
-    trainer = _build_trainer(loop, callback, place)
+    module, batches, callback = _build_fit(loop, data, resume, heartbeat, place)
+    callbacks = [callback, *_build_pictures(loop, data.columns)]
+    callbacks += [callback.skipper] if callback.skipper else []
+    trainer = _build_trainer(loop, callbacks, place)
     stopped = ""
     try:
         with heartbeat, name_compile_errors() if loop.config.speed.compile else nullcontext():
-            trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+            trainer.fit(module, datamodule=batches, ckpt_path=resume_from, weights_only=True)
     except StopTraining as stop:
         stopped = str(stop)
         logger.info("stopped as asked, %s", stopped)
@@ -117,7 +123,11 @@ class _Fit(NamedTuple):
 
 
 def _build_fit(
-    loop: TrainLoopConfig, resume: ResumePoint, heartbeat: Heartbeat, place: WorkerPlace
+    loop: TrainLoopConfig,
+    data: WorkerData,
+    resume: ResumePoint,
+    heartbeat: Heartbeat,
+    place: WorkerPlace,
 ) -> _Fit:
     """Build the fit of a frame model or temporal model on this worker's share of the data."""
     if isinstance(loop, HeadLoopConfig):
@@ -126,16 +136,17 @@ def _build_fit(
     resumed = read_payload(resume.last.file) if resume.last else None
     # the same first weights on every worker and in every rerun
     torch.manual_seed(training.seed)
-    module = _build_module(loop, resumed, place)
-    data = ManifestDataModule(
-        loop.manifest,
+    module = _build_module(loop, data.columns, resumed, place)
+    batches = ManifestDataModule(
+        data.columns,
         training.batch_size,
         training.seed,
         loop.resources.begun_with,
         sampling=loop.config.sampling,
         val_batch_size=_choose_val_batch_size(loop.config),
     )
-    return _Fit(module, data, EpochCallback(loop, resume.finished, heartbeat, place))
+    callback = EpochCallback(loop, resume.finished, heartbeat, place, data.summarise)
+    return _Fit(module, batches, callback)
 
 
 def _choose_val_batch_size(config: Config) -> int | None:
@@ -149,12 +160,15 @@ def _choose_val_batch_size(config: Config) -> int | None:
 
 
 def _build_module(
-    loop: TrainLoopConfig, resumed: CheckpointPayload | None, place: WorkerPlace
+    loop: TrainLoopConfig,
+    columns: ManifestColumns,
+    resumed: CheckpointPayload | None,
+    place: WorkerPlace,
 ) -> SurgicalPhaseModule:
-    config, manifest = loop.config, loop.manifest
-    num_classes = len(manifest.phases)
-    counts = manifest.training_counts(config.sampling.sampler)
-    network = build_network(config, manifest.phases, resumed)
+    config = loop.config
+    num_classes = len(columns.phases)
+    counts = columns.training_counts(config.sampling.sampler)
+    network = build_network(config, columns.phases, resumed)
     module = SurgicalPhaseModule(
         num_classes,
         lr=config.training.lr,
@@ -163,7 +177,7 @@ def _build_module(
         random_shift=config.training.random_shift,
         color_jitter=config.training.color_jitter,
         balance=balance_phases(counts, config.training.class_weights),
-        num_val_cases=len(manifest.cases_of("val")),
+        num_val_cases=columns.count_cases("val"),
         on_nan=config.training.on_nan,
         recipe=config.recipe,
         augmentation=config.augmentation,
@@ -186,7 +200,9 @@ def _speed_up(module: SurgicalPhaseModule, loop: TrainLoopConfig, place: WorkerP
         compile_network(network, private_folder("compiled", loop.config.run.local_cache_dir))
 
 
-def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback, place: WorkerPlace) -> L.Trainer:
+def _build_trainer(
+    loop: TrainLoopConfig, callbacks: Sequence[L.Callback], place: WorkerPlace
+) -> L.Trainer:
     training = loop.config.training
     if training.deterministic:
         # written before Lightning sets the variable, too
@@ -203,11 +219,7 @@ def _build_trainer(loop: TrainLoopConfig, callback: EpochCallback, place: Worker
     return build_lightning_trainer(
         replace(training, accumulate_grad_batches=num_accumulated),
         loop.resources.use_gpu,
-        [
-            callback,
-            *_build_pictures(loop),
-            *([callback.skipper] if callback.skipper else []),
-        ],
+        list(callbacks),
         loop.run.path,
         strategy=strategy,
         plugins=[SyncedCheckpointIO(), *environment],
@@ -229,14 +241,14 @@ def _build_place_parts(
     return strategy, [build_group_environment()]
 
 
-def _build_pictures(loop: TrainLoopConfig) -> list[L.Callback]:
+def _build_pictures(loop: TrainLoopConfig, columns: ManifestColumns) -> list[L.Callback]:
     """Build the callbacks for pictures of the windows; videos have none."""
     if isinstance(loop, HeadLoopConfig):
         return []
-    cases = loop.manifest.cases_of("val")
+    cases = columns.cases_of("val")
     if loop.config.run.private:
         cases = number_cases(cases)
     return [
-        TensorBoardPictures(loop.manifest.phases, cases),
-        TrainingPictures(loop.manifest, loop.run),
+        TensorBoardPictures(columns.phases, cases),
+        TrainingPictures(columns, loop.run),
     ]

@@ -27,6 +27,7 @@ from ophnet_ray.train.preflight import (
     check_speed,
 )
 from ophnet_ray.train.prepare import prepare_data, prepare_variant
+from ophnet_ray.train.stored_manifest import store_manifest
 from ophnet_ray.tune.best import write_best
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.directory import SearchDirectory
@@ -155,7 +156,13 @@ def _prepare(search: Search, held: ExitStack) -> TrialSetup:
                 variant, variant.open_cache(), plan.resources, first.phases
             )
         manifests[windows] = replace(decoded[sampling], windows=windows)
-    return TrialSetup(search.directory, plan, manifests, run.data.data_hash, search.metric)
+    # each trial maps its file, wherever it runs
+    file = run.directory.manifest
+    stored = {
+        windows: store_manifest(manifest, file.with_stem(f"{file.stem}-{number}"))
+        for number, (windows, manifest) in enumerate(manifests.items())
+    }
+    return TrialSetup(search.directory, plan, stored, run.data.data_hash, search.metric)
 
 
 def _train_trials(search: Search, setup: TrialSetup, budget: TimeBudget) -> None:

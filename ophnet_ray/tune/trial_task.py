@@ -16,6 +16,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.console import log_to
 from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.manifest_file import ManifestFile
 from ophnet_ray.errors import DivergedError, TrainingError, UserError
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.checkpoints import find_checkpoints
@@ -45,7 +46,7 @@ class TrialSetup:
 
     search: SearchDirectory
     plan: TrialPlan
-    manifests: Mapping[WindowConfig, Manifest]
+    manifests: Mapping[WindowConfig, Manifest | ManifestFile]
     data_hash: str
     metric: RankedMetric
     head: HeadData | None = None

@@ -32,6 +32,7 @@ def main() -> None:
     from tests.benchmarks.ray_cost import compare_with_bare_lightning
     from tests.benchmarks.reading import compare_reading
     from tests.benchmarks.recipes import DATA, compare_recipes
+    from tests.benchmarks.scale import SCALES, measure_scales
     from tests.benchmarks.scaling import compare_lengths, compare_scales
     from tests.benchmarks.searches import simulate_searches
     from tests.benchmarks.searching import kill_searches, measure_search, search_imbalance
@@ -48,6 +49,7 @@ def main() -> None:
         "reading": compare_reading,
         "lengths": compare_lengths,
         "scaling": compare_scales,
+        "scale": measure_scales,
         "together": compare_together,
         "buckets": compare_buckets,
         "ray": compare_with_bare_lightning,
@@ -89,6 +91,13 @@ def main() -> None:
     parser.add_argument(
         "--lines", nargs="+", default=(), help="of the table of the part recipes (default: all)"
     )
+    parser.add_argument(
+        "--scales",
+        type=int,
+        nargs="+",
+        default=SCALES,
+        help="times OphNet of the part scale (default: 1 10 100)",
+    )
     parser.add_argument("--json", type=Path, help="output file (default: <folder>/figures.json)")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(parts):
@@ -97,6 +106,7 @@ def main() -> None:
     parts["recipes"] = partial(
         compare_recipes, seeds=options.seeds, data=options.data, only=options.lines
     )
+    parts["scale"] = partial(measure_scales, scales=options.scales)
     options.folder.mkdir(parents=True, exist_ok=True)
     sections = {}
     for name in options.parts or parts:

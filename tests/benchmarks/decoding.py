@@ -188,7 +188,7 @@ def _largest_difference(item: ManifestItem, frames: list[Any]) -> float:
     ours = np.empty((HEAD.image_size, HEAD.image_size, 3), dtype=np.uint8)
     worst = 0.0
     for first, count in cut_windows(item.entry.snippet_lengths, HEAD.blocks_per_window):
-        read_window(item, int(first), int(count), ours)
+        read_window(item.entry, int(first), int(count), ours)
         window = frames[starts[first] : starts[first] + HEAD.window_size]
         exact = np.mean(window, axis=0, dtype=np.float64)
         exact = cv2.resize(exact, ours.shape[:2], interpolation=cv2.INTER_AREA)

@@ -13,6 +13,7 @@ from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.loader import WindowLoader
 from ophnet_ray.data.manifest import build_manifest
 from ophnet_ray.data.samplers import TrainingSampler
+from ophnet_ray.data.segment_columns import SegmentColumns
 from tests.benchmarks.footage import NUM_CLIPS, draw_clips
 from tests.benchmarks.measure import interleave, median_cpu_s
 from tests.benchmarks.rivals import SeedDataset, TunedDataset, run_epochs
@@ -35,15 +36,15 @@ def train_without_a_network(clips: Sequence[Path], num_epochs: int, num_trials: 
             windows = WindowConfig(coverage="head", window_size=size)
             filled = fill_cache(BlockCache(folder, windows), segments, 2, decode_in_threads(2))
             manifest, _ = build_manifest(segments, filled.entries, ["a"], windows)
-            items = manifest.items
+            rows = SegmentColumns.of_items(manifest.items)
             sampler = TrainingSampler(
-                [item.segment.segment_id for item in items],
-                [item.entry.snippet_lengths for item in items],
+                rows.ids,
+                rows.layouts,
                 size // windows.stride,
                 batch_size=8,
                 seed=trial,
             )
-            loader = WindowLoader(items, sampler, windows.image_size)
+            loader = WindowLoader(rows, sampler, windows.image_size)
             for epoch in range(num_epochs):
                 sampler.set_epoch(epoch)
                 batches += sum(1 for _ in loader)

@@ -28,6 +28,7 @@ from ophnet_ray.data.datasets import OphNetSurgicalDataset
 from ophnet_ray.data.loader import WindowLoader
 from ophnet_ray.data.manifest import Manifest, ManifestItem
 from ophnet_ray.data.samplers import TrainingSampler
+from ophnet_ray.data.segment_columns import SegmentColumns
 from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.data.windows import mean_of_blocks
 from ophnet_ray.distributed.cluster import connect
@@ -62,16 +63,17 @@ def write_cache(folder: Path, num_segments: int = NUM_SEGMENTS) -> Manifest:
 
 def product_loader(manifest: Manifest, rank: int, num_replicas: int) -> WindowLoader:
     """Build the loader that ``OphNetDataModule.train_dataloader`` builds on a worker."""
+    rows = SegmentColumns.of_items(manifest.items)
     sampler = TrainingSampler(
-        [item.segment.segment_id for item in manifest.items],
-        [item.entry.snippet_lengths for item in manifest.items],
+        rows.ids,
+        rows.layouts,
         WINDOWS.blocks_per_window,
         BATCH_SIZE,
         seed=0,
         rank=rank,
         num_replicas=num_replicas,
     )
-    return WindowLoader(manifest.items, sampler, WINDOWS.image_size)
+    return WindowLoader(rows, sampler, WINDOWS.image_size)
 
 
 def product(loader: WindowLoader) -> int:
@@ -84,11 +86,13 @@ def product(loader: WindowLoader) -> int:
 
 
 def bare_loop(
-    loader: WindowLoader, fetch: Callable[[ManifestItem, int, int], NDArray[np.uint8]]
+    loader: WindowLoader,
+    items: tuple[ManifestItem, ...],
+    fetch: Callable[[ManifestItem, int, int], NDArray[np.uint8]],
 ) -> int:
     """Read with rival (d), a plain loop over the same windows; return the number of windows."""
     shape = (BATCH_SIZE, WINDOWS.image_size, WINDOWS.image_size, 3)
-    items, windows = loader._items, 0
+    windows = 0
     batch = np.empty(shape, dtype=np.uint8)
     for epoch in range(NUM_EPOCHS):
         loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
@@ -148,15 +152,15 @@ def worker_loop(config: dict[str, Any]) -> dict[str, Any]:
     loader = product_loader(manifest, context.get_world_rank(), context.get_world_size())
     answer: dict[str, Any] = {}
     if config["cold"]:
-        answer["cold"] = read_cold(loader)
+        answer["cold"] = read_cold(loader, manifest)
     else:
         product(loader)  # into the page cache
         works: dict[str, Callable[[], int]] = {"product": lambda: product(loader)}
         if config["rivals"]:
             maps, files = Memmaps(manifest.items), Positions(manifest.items)
             works |= {
-                "memory map": lambda: bare_loop(loader, maps.fetch),
-                "positions": lambda: bare_loop(loader, files.fetch),
+                "memory map": lambda: bare_loop(loader, manifest.items, maps.fetch),
+                "positions": lambda: bare_loop(loader, manifest.items, files.fetch),
             }
         answer |= rates(works)
         answer |= {name: wait_share(loader, step) for name, step in STEPS.items()}
@@ -164,9 +168,9 @@ def worker_loop(config: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def read_cold(loader: WindowLoader) -> float:
+def read_cold(loader: WindowLoader, manifest: Manifest) -> float:
     """Measure bytes read from the disk over bytes needed, in an epoch from a cold cache."""
-    for path in {item.entry.path for item in loader._items}:
+    for path in {item.entry.path for item in manifest.items}:
         descriptor = os.open(path, os.O_RDONLY)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)

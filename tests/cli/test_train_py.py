@@ -22,6 +22,7 @@ from ophnet_ray.data.datasets import OphNetDataModule
 from ophnet_ray.data.demo import draw_case, make_demo
 from ophnet_ray.data.loader import WindowLoader
 from ophnet_ray.data.samplers import ValidationSampler
+from ophnet_ray.data.segment_columns import SegmentColumns
 from tests.helpers.paths import ROOT, TRAIN_PY
 from tests.helpers.videos import write_video
 
@@ -225,9 +226,8 @@ def test_the_mean_colour_does_not_tell_the_phases_of_the_demo(demo_run):
     data.setup()
 
     def mean_colors(split):
-        items = data.manifest.of_split(split)
-        sampler = ValidationSampler([item.entry.snippet_lengths for item in items], 2, 32)
-        batches = list(WindowLoader(items, sampler, 128))
+        segments = SegmentColumns.of_items(data.manifest.of_split(split))
+        batches = list(WindowLoader(segments, ValidationSampler(segments.layouts, 2, 32), 128))
         colors = [b["pixels"][b["valid"]].float().mean((2, 3)).numpy() for b in batches]
         return np.concatenate(colors), np.concatenate([b["label"][b["valid"]] for b in batches])
 

@@ -4,20 +4,11 @@ import numpy as np
 import pytest
 
 from ophnet_ray import OphNetDataModule
-from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.examples import choose_examples, read_examples
-from ophnet_ray.data.manifest import ManifestItem
+from ophnet_ray.data.manifest_columns import ManifestColumns
 from tests.helpers.videos import COLORS
 
 pytestmark = pytest.mark.unit
-
-
-def items_of(*cases):
-    return [
-        ManifestItem(Segment(f"{i}", case, "v.mp4", 0.0, 1.0, "p", "train"), 0, CacheEntry(str(i)))
-        for i, case in enumerate(cases)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -31,8 +22,8 @@ def items_of(*cases):
     ],
 )
 def test_examples_are_of_different_cases_where_there_are_as_many(cases, chosen):
-    items = choose_examples(items_of(*cases), 4)
-    assert [int(item.segment.segment_id) for item in items] == chosen
+    numbers = np.asarray([ord(case) for case in cases], dtype=np.int64)
+    assert choose_examples(numbers, 4).tolist() == chosen
 
 
 @pytest.mark.parametrize("window_image", ["mean", "mean+motion"])
@@ -41,7 +32,7 @@ def test_each_phase_shows_its_own_training_windows(color_csv, color_cache, windo
         color_csv, image_size=32, cache_dir=color_cache, window_image=window_image
     )
     data.setup()
-    examples = read_examples(data.manifest, 3)
+    examples = read_examples(ManifestColumns.of_manifest(data.manifest), 3)
     assert list(examples) == list(data.manifest.phases)
     for phase, pictures in examples.items():
         assert len(pictures) == 3

@@ -7,13 +7,24 @@ import numpy as np
 import torch
 
 from ophnet_ray.config import Config
+from ophnet_ray.metrics.cell_counts import CellCounts
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.payload import PAYLOAD_KEY, CheckpointPayload, Preprocessing
 from ophnet_ray.models.training_summary import TrainingSummary
 
+NO_WINDOWS = object()
+"""Default of the counts: no window of a single case."""
 
-def make_payload(num_phases: int = 2, **changes) -> CheckpointPayload:
-    """The payload of a run before its first epoch, with the given fields replaced."""
+
+def make_payload(
+    num_phases: int = 2, *, confusion_by_case=NO_WINDOWS, segments_by_case=None, **changes
+) -> CheckpointPayload:
+    """The payload of a run before its first epoch, with the given fields replaced.
+
+    The counts by case are arrays (C, K, K), or None.
+    """
+    if confusion_by_case is NO_WINDOWS:
+        confusion_by_case = np.zeros((1, num_phases, num_phases), dtype=np.int64)
     windows = Config().windows
     payload = CheckpointPayload(
         phases=tuple(str(label) for label in range(num_phases)),
@@ -34,9 +45,15 @@ def make_payload(num_phases: int = 2, **changes) -> CheckpointPayload:
             val_case_hashes=(),
             dynamics=None,
         ),
-        confusion_by_case=np.zeros((1, num_phases, num_phases), dtype=np.int64),
+        window_counts=as_cells(confusion_by_case),
+        segment_counts=as_cells(segments_by_case),
     )
     return replace(payload, **changes)
+
+
+def as_cells(counts: np.ndarray | None) -> CellCounts | None:
+    """Counts by case without those that are 0."""
+    return None if counts is None else CellCounts.of_dense(counts)
 
 
 def save_checkpoint(

@@ -83,7 +83,7 @@ def test_windows_of_several_sizes_are_compared_by_segments(tmp_path):
     b_content = compare(tmp_path, a, b)
     assert b_content["unit"] == "segments"
     assert b_content["comparisons"][0]["verdict"].startswith("b is better than a")
-    c = write_run(tmp_path / "c", 15, windows=20, segments_by_case=None)
+    c = write_run(tmp_path / "c", 15, windows=20, segment_counts=None)
     with pytest.raises(UserError, match="a, c were validated on different windows"):
         compare(tmp_path, a, c)
 
@@ -94,7 +94,7 @@ def test_windows_of_several_sizes_are_compared_by_segments(tmp_path):
         ({"data_hash": "1" * 64}, "different data (data hashes 00000000 and 11111111)"),
         ({"phases": ("0", "leak")}, "different vocabularies: only a has phases 1; only b has phas"),
         ({"cases": range(1, NUM_CASES + 1)}, "different cases: only a has cases "),
-        ({"confusion_by_case": None}, "holds no counts of its validation windows"),
+        ({"window_counts": None}, "holds no counts of its validation windows"),
     ],
 )
 def test_runs_of_other_data_are_refused_and_the_difference_is_named(tmp_path, changes, reason):

@@ -1,5 +1,6 @@
 """The payload of a checkpoint: what was written comes back, also from older versions."""
 
+import io
 import re
 from dataclasses import fields, is_dataclass, replace
 
@@ -116,6 +117,35 @@ def test_a_payload_survives_a_file(tmp_path):
     )
     save_checkpoint(tmp_path / "a.ckpt", payload)
     assert_same(read_payload(tmp_path / "a.ckpt"), payload)
+
+
+def draw_counts(num_cases, num_classes):
+    """Windows of cases that show four phases each, and their shares of segments."""
+    rng = np.random.default_rng(num_cases)
+    windows = np.zeros((num_cases, num_classes, num_classes), dtype=np.int64)
+    for case in windows:
+        case[rng.integers(0, num_classes, 4), rng.integers(0, num_classes, 4)] = [1, 2, 300, 70_000]
+    return windows, windows / 7
+
+
+@pytest.mark.parametrize(("num_cases", "num_classes"), [(2, 3), (50, 52)])
+def test_counts_by_case_survive_a_file(num_cases, num_classes, tmp_path):
+    windows, segments = draw_counts(num_cases, num_classes)
+    payload = make_payload(num_classes, confusion_by_case=windows, segments_by_case=segments)
+    save_checkpoint(tmp_path / "a.ckpt", payload)
+    read = read_payload(tmp_path / "a.ckpt")
+    assert_same(read, payload)
+    assert_same(read.validation_counts(), windows)
+    assert_same(read.segments_by_case, segments)
+
+
+def test_the_counts_of_many_cases_take_a_file_no_room_for_the_phases_that_they_do_not_show():
+    """Of 1,000 cases of 52 phases, all counts would take 32 MB."""
+    windows, segments = draw_counts(1000, 52)
+    values = make_payload(52, confusion_by_case=windows, segments_by_case=segments).to_dict()
+    content = io.BytesIO()
+    torch.save(values, content)
+    assert content.tell() < 200_000
 
 
 def test_an_earlier_version_does_not_take_a_sharp_frame_for_a_mean(tmp_path):

@@ -7,6 +7,7 @@ from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.train.lone_worker import fit_alone
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.train.stored_manifest import store_manifest
 from tests.helpers.runs import run, tiny_config
 
 
@@ -73,9 +74,8 @@ def start(color_csv, color_cache, tmp_path):
         directory = RunDirectory(tmp_path / name)
         directory.create()
         resources = Resources(1, use_gpu=False, decode_workers=1, threads_per_worker=1)
-        loop = TrainLoopConfig(
-            config, data.manifest, resources, directory, "0", keeps_counts=keeps_counts
-        )
+        stored = store_manifest(data.manifest, directory.manifest)
+        loop = TrainLoopConfig(config, stored, resources, directory, "0", keeps_counts=keeps_counts)
         return directory, fit_alone(loop, report)
 
     return fit

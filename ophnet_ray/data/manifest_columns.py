@@ -1,0 +1,61 @@
+"""A manifest as columns, by split: what train workers read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.config import WindowConfig
+from ophnet_ray.data.cache.shards import CacheEntry
+from ophnet_ray.data.manifest import Manifest, divide_windows
+from ophnet_ray.data.segment_columns import SegmentColumns
+from ophnet_ray.sampling_config import SamplerKind
+
+
+@dataclass(frozen=True, eq=False)
+class ManifestColumns:
+    """Usable segments of a run; ``phases[label]`` is the phase's id or name in the CSV."""
+
+    phases: tuple[str, ...]
+    windows: WindowConfig
+    splits: Mapping[str, SegmentColumns]
+
+    @classmethod
+    def of_manifest(cls, manifest: Manifest) -> Self:
+        """Turn rows into columns; those of a split keep their order."""
+        names = dict.fromkeys(item.segment.split for item in manifest.items)
+        splits = {name: SegmentColumns.of_items(manifest.of_split(name)) for name in names}
+        return cls(manifest.phases, manifest.windows, splits)
+
+    def of_split(self, split: str) -> SegmentColumns:
+        """Return the segments of a split, in the CSV's order."""
+        return self.splits.get(split, self._none)
+
+    @cached_property
+    def _none(self) -> SegmentColumns:
+        return SegmentColumns.of_items(())
+
+    def count(self, split: str) -> int:
+        """Return the number of segments of a split."""
+        return len(self.of_split(split))
+
+    def count_cases(self, split: str) -> int:
+        """Return the number of cases of a split."""
+        return len(self.of_split(split).case_names)
+
+    def cases_of(self, split: str) -> list[str]:
+        """Return the cases of a split, sorted."""
+        cases: list[str] = self.of_split(split).case_names.to_pylist()
+        return cases
+
+    def list_shards(self) -> list[CacheEntry]:
+        """Return an entry of each shard that lies in a bucket, for each split."""
+        return [entry for split in self.splits.values() for entry in split.list_shards()]
+
+    def training_counts(self, sampler: SamplerKind) -> NDArray[np.int64]:
+        """Return ``divide_windows`` of the training segments, (K,)."""
+        train = self.of_split("train")
+        return divide_windows(train.labels, train.lengths, len(self.phases), sampler)

@@ -1,0 +1,140 @@
+"""Usable segments of one split as columns: some 60 bytes each, which may lie in a mapped file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ophnet_ray.data.cache.shards import CHECKSUM_BYTES, CacheEntry
+from ophnet_ray.data.layouts import Layouts, Unsigned, shrink
+from ophnet_ray.data.manifest import ManifestItem, measure_lengths
+from ophnet_ray.hashing import hash_ids
+from ophnet_ray.storage.paths import join, name_of, parent_of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SegmentColumns:
+    """Everything that reading the windows of N segments needs, in the order of the CSV.
+
+    Numbers lie in the smallest unsigned type that holds all of them.
+    """
+
+    ids: NDArray[np.uint64]
+    """Numbers that ``hash_ids`` made of the segments' ids: orders and picks depend on them."""
+    labels: Unsigned
+    cases: Unsigned
+    """Index of each case among ``case_names``."""
+    lengths: Unsigned
+    """See ``measure_lengths``."""
+    layouts: Layouts
+    shards: Unsigned
+    """Index of each shard among ``shard_names``."""
+    offsets: Unsigned
+    """Byte of the shard at which the blocks begin."""
+    checksums: NDArray[np.uint32]
+    """CRC-32 of each block, of one segment after the other; empty where no shard has any."""
+    unchecked: Unsigned
+    """Segments without checksums, ascending, where others have some."""
+    case_names: pa.Array
+    """Distinct cases, sorted."""
+    shard_names: pa.Array
+    """File names of the shards."""
+    shard_folders: Unsigned
+    """Index of each shard's folder among ``folders``."""
+    folders: tuple[tuple[str, str], ...]
+    """Folders of shards on this machine, each with its URI in a bucket, if it has one."""
+
+    @classmethod
+    def of_items(cls, items: Sequence[ManifestItem]) -> Self:
+        """Turn rows into columns."""
+        entries = [item.entry for item in items]
+        case_names = sorted({item.segment.case_id for item in items})
+        case_of = {name: number for number, name in enumerate(case_names)}
+        cases = [case_of[item.segment.case_id] for item in items]
+        shards, numbers = _number([(entry.path, entry.source) for entry in entries])
+        folders, shard_folders = _number(
+            [(parent_of(path), parent_of(source) if source else "") for path, source in shards]
+        )
+        has_checksums = np.asarray([bool(entry.checksums) for entry in entries], dtype=np.bool_)
+        return cls(
+            ids=hash_ids([item.segment.segment_id for item in items]),
+            labels=shrink(np.asarray([item.label for item in items], dtype=np.int64)),
+            cases=shrink(np.asarray(cases, dtype=np.int64)),
+            lengths=shrink(measure_lengths(items)),
+            layouts=Layouts.of_lengths([entry.snippet_lengths for entry in entries]),
+            shards=shrink(numbers),
+            offsets=shrink(np.asarray([entry.offset for entry in entries], dtype=np.int64)),
+            checksums=_join_checksums(entries if has_checksums.any() else ()),
+            unchecked=shrink(np.flatnonzero(~has_checksums & has_checksums.any())),
+            case_names=pa.array(case_names, pa.large_string()),
+            shard_names=pa.array([name_of(path) for path, _ in shards], pa.large_string()),
+            shard_folders=shrink(shard_folders),
+            folders=tuple(folders),
+        )
+
+    def __len__(self) -> int:
+        """Return the number of segments."""
+        return len(self.ids)
+
+    @cached_property
+    def first_blocks(self) -> Unsigned:
+        """Blocks of the segments before each one, and of all, (N + 1,)."""
+        stops = np.cumsum(self.layouts.count_blocks(), dtype=np.int64)
+        return shrink(np.concatenate([[0], stops]))
+
+    def read_entry(self, segment: int, *, checksums: bool = True) -> CacheEntry:
+        """Return the position of a segment's blocks, without its key.
+
+        Args:
+            segment: Its index.
+            checksums: Return the checksums, too; they cost the most.
+        """
+        name, folder, uri = self._shard(int(self.shards[segment]))
+        return CacheEntry(
+            "",
+            f"{folder}/{name}",
+            int(self.offsets[segment]),
+            self.layouts.kinds[self.layouts.numbers[segment]],
+            source=join(uri, name) if uri else "",
+            checksums=self._read_checksums(segment) if checksums else b"",
+        )
+
+    def list_shards(self) -> list[CacheEntry]:
+        """Return an entry of each shard that lies in a bucket."""
+        if not any(uri for _, uri in self.folders):
+            return []
+        first = np.unique(self.shards, return_index=True)[1]
+        entries = (self.read_entry(segment, checksums=False) for segment in first.tolist())
+        return [entry for entry in entries if entry.source]
+
+    def _shard(self, number: int) -> tuple[str, str, str]:
+        """Return the name of a shard, its folder on this machine, and the URI of that."""
+        name: str = self.shard_names[number].as_py()
+        return name, *self.folders[self.shard_folders[number]]
+
+    def _read_checksums(self, segment: int) -> bytes:
+        place = int(np.searchsorted(self.unchecked, segment))
+        is_unchecked = place < len(self.unchecked) and self.unchecked[place] == segment
+        if is_unchecked or not len(self.checksums):
+            return b""
+        start, stop = self.first_blocks[segment : segment + 2].tolist()
+        return self.checksums[start:stop].tobytes()
+
+
+def _number(values: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:
+    """Return the distinct values, in the order of the first ones, and the index of each value."""
+    number_of: dict[tuple[str, str], int] = {}
+    numbers = [number_of.setdefault(value, len(number_of)) for value in values]
+    return list(number_of), np.asarray(numbers, dtype=np.int64)
+
+
+def _join_checksums(entries: Sequence[CacheEntry]) -> NDArray[np.uint32]:
+    """Return the checksums of all blocks; 0 for segments without any."""
+    joined = b"".join(
+        entry.checksums or bytes(CHECKSUM_BYTES * sum(entry.snippet_lengths)) for entry in entries
+    )
+    return np.frombuffer(joined, dtype="<u4")

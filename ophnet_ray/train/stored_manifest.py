@@ -1,0 +1,121 @@
+"""Manifest of a run as a file: written by the driver, mapped by the workers."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.manifest_columns import ManifestColumns
+from ophnet_ray.data.manifest_file import (
+    ManifestFile,
+    read_columns,
+    read_facts,
+    write_columns,
+)
+from ophnet_ray.distributed.environment import find_running_head
+from ophnet_ray.hashing import hash_file
+from ophnet_ray.models.training_summary import TrainingSummary, summarise_training_segments
+from ophnet_ray.storage.local_copies import fetch_once
+from ophnet_ray.storage.paths import join
+from ophnet_ray.train.run_directory import RunDirectory
+
+_COPIES = ".manifests"
+"""Folder of the copies that a machine fetches from the bucket of a run."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerData:
+    """Data of a train worker.
+
+    Attributes:
+        columns: The segments.
+        summarise: Returns the facts of the training that checkpoints keep.
+    """
+
+    columns: ManifestColumns
+    summarise: Callable[[], TrainingSummary]
+
+
+def store_manifest(manifest: Manifest, path: Path) -> ManifestFile:
+    """Write a manifest, and the facts of its training segments, as the workers read them.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    facts = summarise_training_segments(manifest).to_dict()
+    return write_columns(path, ManifestColumns.of_manifest(manifest), facts)
+
+
+def share_manifest(manifest: Manifest | ManifestFile, run: RunDirectory) -> Manifest | ManifestFile:
+    """Give the file to Ray's object store, for machines that do not share the folder of the run.
+
+    Each machine fetches it once, whatever the number of its workers. Buckets are shared anyway.
+    """
+    if not isinstance(manifest, ManifestFile) or run.is_in_bucket or not _has_other_machines():
+        return manifest
+    import ray
+
+    return replace(manifest, content=ray.put(np.fromfile(manifest.path, dtype=np.uint8)))
+
+
+def _has_other_machines() -> bool:
+    import ray
+
+    # a cluster may grow; a Ray of this run's own does not
+    return find_running_head() is not None or sum(node["Alive"] for node in ray.nodes()) > 1
+
+
+def open_manifest(manifest: Manifest | ManifestFile, run: RunDirectory) -> WorkerData:
+    """Open the data of a worker; fetch them if this machine lacks the file.
+
+    Raises:
+        OSError: The file cannot be read or fetched, or is damaged.
+    """
+    if isinstance(manifest, Manifest):
+        columns = ManifestColumns.of_manifest(manifest)
+        return WorkerData(columns, lambda: summarise_training_segments(manifest))
+    file = _locate(manifest, run)
+    num_phases = len(manifest.phases)
+    return WorkerData(
+        read_columns(file), lambda: TrainingSummary.from_dict(read_facts(file), num_phases)
+    )
+
+
+def _locate(manifest: ManifestFile, run: RunDirectory) -> pa.NativeFile:
+    """Return the verified file as this machine has it: mapped, or in Ray's memory."""
+    path = Path(manifest.path)
+    if _is_whole(path, manifest.sha256):
+        return pa.memory_map(str(path))
+    if run.is_in_bucket:
+        uri, name = join(run.location, path.name), f"{manifest.sha256[:16]}{path.suffix}"
+        copy = fetch_once(uri, run.path / _COPIES / name)
+        if _is_whole(copy, manifest.sha256):
+            return pa.memory_map(str(copy))
+        copy.unlink(missing_ok=True)
+        raise OSError(f"{uri} is damaged: its checksum is another one; start the run again")
+    if manifest.content is not None:
+        import ray
+
+        content: Any = ray.get(manifest.content)
+        if hashlib.sha256(content).hexdigest() == manifest.sha256:
+            return pa.BufferReader(pa.py_buffer(content))
+    raise OSError(
+        f"{path} cannot be read on this machine, or is damaged; --storage_path must be a folder "
+        "that all nodes share, or a bucket"
+    )
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    try:
+        return hash_file(path) == sha256
+    except OSError as error:
+        logger.info("%s is not read here: %s", path, error)
+        return False
