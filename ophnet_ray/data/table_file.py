@@ -6,6 +6,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,53 +23,93 @@ class AnnotationError(UserError):
 
 
 class TableFile:
-    """The lines of a CSV, which are read as often as they are asked for, and never all kept.
+    """The lines of a CSV, which are read as often as they are asked for.
+
+    A file on disk is read anew each time, and not kept; it must not change in between. The bytes of
+    a pipe, which can be read only once, and of an object in a bucket are kept.
 
     Args:
         path: File on disk or in a bucket.
         flag: Flag that names it, for messages.
 
     Raises:
-        AnnotationError: The file cannot be read, or is not UTF-8.
+        AnnotationError: The file cannot be read, is not UTF-8, or changes while it is read.
     """
 
     def __init__(self, path: str, flag: str = "--csv_path") -> None:
-        self.path = path
-        location = absolute(path)
-        # a pipe can be read only once, a bucket only as a whole
-        is_plain = not is_remote(location) and os.path.isfile(location)  # noqa: PTH113 - no error
-        try:
-            self._content = None if is_plain else read_bytes(location)
-            self._location = location
-            self._check_encoding()
-        except IsADirectoryError as error:
-            raise AnnotationError(f"{path} is a folder; {flag} takes a CSV file") from error
-        except FileNotFoundError as error:
-            raise AnnotationError(f"{path} does not exist; check {flag}") from error
-        except OSError as error:
-            raise AnnotationError(f"{path} cannot be read: {error.strerror or error}") from error
-        except UnicodeDecodeError:
-            self._name_byte()
+        self.path, self._flag = path, flag
+        self._location = absolute(path)
+        self._content: bytes | None = None
+        self._stamp: tuple[int, ...] | None = None
+        with self._named_errors():
+            is_plain = os.path.isfile(self._location)  # noqa: PTH113 - a Path raises errors
+            if is_remote(self._location) or not is_plain:
+                self._content = read_bytes(self._location)
+            try:
+                self._check_encoding()
+            except UnicodeDecodeError:
+                self._name_byte()
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the number of each line and its values.
 
         Raises:
-            AnnotationError: It is no CSV.
+            AnnotationError: It is no CSV, cannot be read, or has changed since it was first read.
         """
         # the published CSVs begin with a byte-order mark
-        with io.TextIOWrapper(self._open(), encoding="utf-8-sig", newline="") as text:
+        with (
+            self._named_errors(),
+            self._open() as file,
+            io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
+        ):
             reader = csv.reader(text, strict=True)
             try:
                 for values in reader:
                     yield reader.line_num, values
             except csv.Error as error:
+                self._check_unchanged(file)
                 raise AnnotationError(f"{self.path}:{reader.line_num}: {error}") from error
+            except UnicodeDecodeError as error:
+                # it was UTF-8 before
+                raise self._changed() from error
+            self._check_unchanged(file)
 
-    def _open(self) -> BinaryIO:
-        return (
-            Path(self._location).open("rb") if self._content is None else io.BytesIO(self._content)
-        )
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Name the file in errors of reading it."""
+        path = self.path
+        try:
+            yield
+        except IsADirectoryError as error:
+            raise AnnotationError(f"{path} is a folder; {self._flag} takes a CSV file") from error
+        except FileNotFoundError as error:
+            raise AnnotationError(f"{path} does not exist; check {self._flag}") from error
+        except OSError as error:
+            raise AnnotationError(f"{path} cannot be read: {error.strerror or error}") from error
+
+    @contextmanager
+    def _open(self) -> Iterator[BinaryIO]:
+        if self._content is not None:
+            yield io.BytesIO(self._content)
+            return
+        with Path(self._location).open("rb") as file:
+            self._check_unchanged(file)
+            yield file
+
+    def _check_unchanged(self, file: BinaryIO) -> None:
+        """Refuse a file that is not as it was at the first call: its rows may not fit those."""
+        if self._content is not None:
+            return
+        status = os.fstat(file.fileno())
+        stamp = status.st_ino, status.st_size, status.st_mtime_ns
+        if self._stamp is None:
+            self._stamp = stamp
+        if stamp != self._stamp:
+            raise self._changed()
+
+    def _changed(self) -> AnnotationError:
+        """Return the error of a file that is not as it was."""
+        return AnnotationError(f"{self.path} changed while it was read; start again")
 
     def _check_encoding(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")()
@@ -81,7 +122,7 @@ class TableFile:
         """Decode the whole file, whose error counts its bytes from the start."""
         try:
             with self._open() as file:
-                file.read().decode("utf-8-sig")
+                file.read().decode("utf-8")
         except UnicodeDecodeError as error:
             raise AnnotationError(f"{self.path} is not UTF-8 text (byte {error.start})") from error
 

@@ -18,6 +18,7 @@ from ophnet_ray.data.annotations import (
     read_annotations,
     read_table,
 )
+from ophnet_ray.data.table_file import TableFile
 from ophnet_ray.errors import UserError
 
 pytestmark = pytest.mark.unit
@@ -395,10 +396,64 @@ def test_the_byte_that_is_no_text_is_counted_from_the_start_of_the_file(tmp_path
     content = "video_id,start,end,phase\n".encode("utf-8-sig") + b"v,0,1,a\n" * 200_000
     path = tmp_path / "a.csv"
     path.write_bytes(content + b"v,1,2,\xff\n")
-    with pytest.raises(
-        AnnotationError, match=rf"is not UTF-8 text \(byte {len(content) - 3 + 6}\)"
-    ):
+    with pytest.raises(AnnotationError, match=rf"is not UTF-8 text \(byte {len(content) + 6}\)"):
         read_annotations(path)
+
+
+def swap_columns(path):
+    new = path.with_name("new.csv")
+    new.write_text("video_id,end,start,phase\nv,0,1,a\n")
+    new.replace(path)
+
+
+def append_row(path):
+    with path.open("ab") as file:
+        file.write(b"v,1,2,b\n")
+
+
+def append_no_text(path):
+    with path.open("ab") as file:
+        file.write(b"v,1,2,\xff\n")
+
+
+def append_open_quote(path):
+    with path.open("ab") as file:
+        file.write(b'v,1,2,"b\n')
+
+
+@pytest.mark.parametrize("change", [swap_columns, append_row, append_no_text, append_open_quote])
+def test_a_table_that_changes_while_it_is_read_is_refused(tmp_path, change):
+    """Its header, cases and rows are read one after another: two versions would be mixed."""
+    path = write(tmp_path, "video_id,start,end,phase\nv,0,1,a\n")
+    file = TableFile(str(path))
+    assert list(file.rows()) == [
+        (1, ["video_id", "start", "end", "phase"]),
+        (2, ["v", "0", "1", "a"]),
+    ]
+    change(path)
+    with pytest.raises(AnnotationError, match=r"a\.csv changed while it was read; start again$"):
+        list(file.rows())
+
+
+@pytest.mark.parametrize("change", [append_row, append_no_text, append_open_quote])
+def test_a_table_that_grows_between_two_of_its_rows_is_refused(tmp_path, change):
+    path = write(tmp_path, "video_id,start,end,phase\nv,0,1,a\n")
+    rows = TableFile(str(path)).rows()
+    next(rows)
+    change(path)
+    with pytest.raises(AnnotationError, match="changed while it was read"):
+        list(rows)
+
+
+def test_a_table_that_goes_while_it_is_read_is_named(tmp_path):
+    path = write(tmp_path, "video_id,start,end,phase\nv,0,1,a\n")
+    file = TableFile(str(path))
+    path.unlink()
+    with pytest.raises(AnnotationError, match=r"a\.csv does not exist"):
+        list(file.rows())
+    path.mkdir()
+    with pytest.raises(AnnotationError, match=r"a\.csv is a folder"):
+        list(file.rows())
 
 
 def test_the_memory_of_a_table_is_that_of_its_segments(tmp_path):
