@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ophnet_ray.data.annotations import Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.ensemble import (
     Ensemble,
@@ -15,12 +16,13 @@ from ophnet_ray.inference.ensemble import (
     read_models,
     write_ensemble,
 )
+from ophnet_ray.inference.split_choice import find_seen_cases
 from ophnet_ray.models.checkpoint_file import hash_weights, read_payload, write_choices
 from ophnet_ray.models.checkpoints import check_replaceable
 from ophnet_ray.models.payload import CheckpointPayload, SmoothingChoice
 from ophnet_ray.models.temperature_choice import TemperatureChoice
 from ophnet_ray.models.training_summary import TrainingSummary
-from ophnet_ray.storage.paths import is_remote
+from ophnet_ray.storage.paths import is_remote, plain_uri
 
 
 def read_model_payload(path: str) -> CheckpointPayload:
@@ -85,38 +87,53 @@ def _keep_equal(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def check_held_out(path: str, payload: CheckpointPayload, split: str, has_column: bool) -> None:
+def check_held_out(
+    path: str, payload: CheckpointPayload, split: str, segments: Sequence[Segment]
+) -> None:
     """Make sure that the members of an ensemble held out some cases together, if those are scored.
 
-    Of the members of k folds each has seen what the others hold out.
+    Of the members of k folds each has seen what the others hold out, also of the validation rows
+    of a table, which folds do not follow.
 
     Args:
         path: Of the checkpoint or ensemble.
         payload: Its payload.
         split: Split to score.
-        has_column: The table names its own validation cases.
+        segments: All rows of the table.
 
     Raises:
         UserError: There is no such case.
     """
-    own = payload.training
-    if not is_ensemble(path) or split != "val" or has_column:
+    if not is_ensemble(path) or split != "val":
         return
-    if own.case_hashes and not own.val_case_hashes:
+    own = [row for row in segments if row.split == "val"]
+    rows = own or [row for row in segments if row.split != "test"]
+    seen = find_seen_cases(rows, payload)
+    shares_none = not own and not payload.training.val_case_hashes
+    if seen and (shares_none or len(seen) == len({row.case_id for row in rows})):
         raise UserError(
             f"--split val: each case was in the training of a member of {path}, so that scores "
             "would say nothing about new cases; score cases of another table, or give --split test"
         )
 
 
-def check_keepable(path: str) -> None:
+def check_keepable(path: str, given: str) -> None:
     """Make sure that a choice can be written into a checkpoint, or into the file of an ensemble.
 
+    What is fetched from a bucket is a copy that others do not see: a choice in it would be lost.
+
+    Args:
+        path: File of this machine.
+        given: Path or URI that the user gave for it.
+
     Raises:
-        UserError: It is damaged, or cannot be written.
+        UserError: It is damaged, cannot be written, or was given by its place in a bucket.
     """
-    if is_ensemble(path) and is_remote(path):
-        raise UserError(f"{path} lies in a bucket; to keep a choice, give a copy on this machine")
+    if is_remote(given):
+        raise UserError(
+            f"{plain_uri(given)} lies in a bucket; to keep a choice, give a copy on this machine, "
+            "or the local folder of the run, from which the choice is sent to its bucket"
+        )
     check_replaceable(Path(path))
 
 

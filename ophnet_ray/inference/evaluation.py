@@ -13,6 +13,7 @@ from ophnet_ray.inference.annotated_videos import (
     group_by_video,
     match_predictions,
 )
+from ophnet_ray.inference.ensemble import is_ensemble
 from ophnet_ray.inference.ensemble_payload import (
     check_held_out,
     check_keepable,
@@ -30,9 +31,12 @@ from ophnet_ray.inference.predictions import (
     read_predictions,
     temper_prediction,
 )
+from ophnet_ray.inference.seen_cases import find_trained_cases
 from ophnet_ray.inference.smoothing import SMOOTHERS, Smooth, Smoothing
 from ophnet_ray.inference.split_choice import (
+    SplitChoice,
     choose_split,
+    format_few,
     warn_of_choosing_cases,
     warn_of_seen_cases,
     warn_of_tempering_cases,
@@ -118,15 +122,16 @@ def evaluate(
             to choose.
     """
     payload = read_model_payload(request.checkpoint)
-    has_column = any(segment.split == "val" for segment in segments)
-    check_held_out(request.checkpoint, payload, request.split, has_column)
+    check_held_out(request.checkpoint, payload, request.split, segments)
     smoothings = _list_smoothings(payload, request)
     smooth = _choose_scored(payload, request, smoothings["none"].look_ahead_s)
-    chosen = choose_split(segments, request.split, payload)
+    chosen = choose_split(
+        segments, request.split, payload, is_ensemble=is_ensemble(request.checkpoint)
+    )
     exam = find_test_rows(segments, chosen.segments, request.split)
     if exam:
         smoothings = {name: smoothings[name] for name in dict.fromkeys(("none", smooth))}
-    _check_choice(request, exam)
+    _check_choice(request, exam, chosen, payload)
     videos = group_by_video(chosen.segments, payload.phases)
     warnings = warn_of_seen_cases(chosen, payload)
     if smooth != "none" and request.smooth in (None, "tuned"):
@@ -179,17 +184,30 @@ def evaluate(
     )
 
 
-def _check_choice(request: EvaluationRequest, exam: Sequence[Segment]) -> None:
-    """Refuse to choose on test cases, or for a checkpoint that cannot be written."""
+def _check_choice(
+    request: EvaluationRequest,
+    exam: Sequence[Segment],
+    chosen: SplitChoice,
+    payload: CheckpointPayload,
+) -> None:
+    """Refuse to choose on test and training cases, or for a checkpoint that cannot be written."""
     flags = {"--keep_choice": request.keep_choice, "--keep_temperature": request.keep_temperature}
-    for flag, is_given in flags.items():
-        if is_given and exam:
-            raise UserError(
-                f"{flag}: {len({row.case_id for row in exam})} of the cases to score are test "
-                "cases, which choose nothing; choose with --split val"
-            )
-        if is_given:
-            check_keepable(request.checkpoint)
+    given = [flag for flag, is_given in flags.items() if is_given]
+    if not given:
+        return
+    if exam:
+        raise UserError(
+            f"{given[0]}: {len({row.case_id for row in exam})} of the cases to score are test "
+            "cases, which choose nothing; choose with --split val"
+        )
+    if seen := find_trained_cases(chosen.segments, payload):
+        of_what = "a member" if is_ensemble(request.checkpoint) else "the model"
+        raise UserError(
+            f"{given[0]}: {len(seen)} of the cases to score were in the training of {of_what} "
+            f"({format_few(seen)}); training cases choose nothing: give cases that no model has "
+            "seen, e.g. with --split val"
+        )
+    check_keepable(request.checkpoint, request.given or request.checkpoint)
 
 
 def _keep(request: EvaluationRequest, choices: SplitChoices) -> None:

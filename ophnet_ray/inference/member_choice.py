@@ -17,13 +17,13 @@ from ophnet_ray.inference.prediction_folder import PredictionFolder
 from ophnet_ray.inference.prediction_job import PredictionJob, PredictVideos, build_job
 from ophnet_ray.inference.predictions import VideoPrediction, read_predictions
 from ophnet_ray.inference.seen_cases import find_trained_cases
+from ophnet_ray.inference.split_choice import format_few
 from ophnet_ray.inference.split_evaluation import NO_FRAME_TIME, align_prediction
 from ophnet_ray.metrics.gain import MIN_CASES
 from ophnet_ray.metrics.timelines import NOT_ANNOTATED, label_times
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.storage.files import write_atomically
 
-MAX_NAMED = 3
 SELECTION_FILE = "selection.json"
 
 
@@ -150,10 +150,9 @@ def _leave_seen_out(
         if not seen:
             continue
         if any(row.split == "val" for row in segments) or len(seen) == len(case_ids):
-            more = f" and {len(seen) - MAX_NAMED} more" if len(seen) > MAX_NAMED else ""
             raise UserError(
                 f"{candidate.name} was trained on {len(seen)} of the {len(case_ids)} cases that "
-                f"would choose ({', '.join(seen[:MAX_NAMED])}{more}); leave it out, choose on "
+                f"would choose ({format_few(seen)}); leave it out, choose on "
                 "cases that no model has seen, or give the ensemble.yaml of its folds"
             )
     held_out = {

@@ -11,6 +11,9 @@ from ophnet_ray.hashing import hash_case
 from ophnet_ray.models.payload import CheckpointPayload
 from ophnet_ray.storage.paths import name_of
 
+MAX_NAMED = 3
+"""Cases that a message names."""
+
 
 @dataclass(frozen=True, slots=True)
 class SplitChoice:
@@ -26,7 +29,11 @@ class SplitChoice:
 
 
 def choose_split(
-    segments: Sequence[Segment], split: str, payload: CheckpointPayload
+    segments: Sequence[Segment],
+    split: str,
+    payload: CheckpointPayload,
+    *,
+    is_ensemble: bool = False,
 ) -> SplitChoice:
     """Choose the rows of a split.
 
@@ -38,6 +45,7 @@ def choose_split(
         segments: All rows.
         split: ``train``, ``val``, ``test`` or ``all``.
         payload: Payload of the checkpoint.
+        is_ensemble: It is that of several members, who may have held out no case together.
 
     Raises:
         UserError: The split has no rows.
@@ -61,7 +69,7 @@ def choose_split(
         if split == "train":
             raise UserError("--split train: the checkpoint was trained on no case of the CSV")
         return _choose_all(segments, "the whole table: the checkpoint knows none of its cases")
-    if not val:
+    if not val and not (is_ensemble and train):
         settings = payload.settings
         made = assign_splits(segments, settings.data.val_fraction, settings.training.seed)
         return _choose(made, split, "split again: the checkpoint does not record its split")
@@ -81,10 +89,9 @@ def warn_of_seen_cases(choice: SplitChoice, payload: CheckpointPayload) -> tuple
     seen = find_seen_cases(choice.segments, payload)
     if not seen:
         return ()
-    more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
     warning = (
         f"the checkpoint was trained on {len(seen)} case(s) of the {choice.split} split "
-        f"({', '.join(seen[:3])}{more}): scores on them say nothing about new cases"
+        f"({format_few(seen)}): scores on them say nothing about new cases"
     )
     return (warning,)
 
@@ -132,6 +139,12 @@ def _find_side(segment: Segment, sides: Mapping[str, str], payload: CheckpointPa
         case_ids += ["-".join(words[:n]) for n in range(1, len(words))] + [clip]
     found = (sides.get(hash_case(case_id)) for case_id in case_ids)
     return next((side for side in found if side is not None), "")
+
+
+def format_few(case_ids: Sequence[str]) -> str:
+    """Return the first ids of some cases, and the number of the others, in words."""
+    more = f" and {len(case_ids) - MAX_NAMED} more" if len(case_ids) > MAX_NAMED else ""
+    return f"{', '.join(case_ids[:MAX_NAMED])}{more}"
 
 
 def count_cases(number: int) -> str:

@@ -80,6 +80,15 @@ def evaluate(checkpoint, dataset, tmp_path, predictions, **flags):
     return content, {score["name"]: score for score in content["scores"]}
 
 
+@pytest.fixture
+def unseen(dataset, tmp_path):
+    """The table without the case of the training, v0, beside the same videos."""
+    shutil.copytree(dataset.parent, tmp_path / "unseen")
+    table = tmp_path / "unseen" / dataset.name
+    table.write_text("".join(line for line in dataset.open() if "v0" not in line))
+    return table
+
+
 @pytest.mark.unit
 def test_a_video_without_predictions_is_wrong_in_every_frame(checkpoint, dataset, tmp_path, capsys):
     path = tmp_path / "p.parquet"
@@ -166,19 +175,19 @@ def test_a_video_that_shared_its_name_with_another_is_found_by_its_folder(checkp
 
 @pytest.mark.unit
 def test_smoothing_is_off_where_it_gains_nothing_and_the_choice_is_kept(
-    checkpoint, dataset, tmp_path
+    checkpoint, unseen, tmp_path
 ):
     path = tmp_path / "p.parquet"
-    write_perfect_predictions(path, dataset, ["v0", "v1", "v2", "v3"])
+    write_perfect_predictions(path, unseen, ["v1", "v2", "v3"])
     own = tmp_path / "model.ckpt"
     own.write_bytes(checkpoint.read_bytes())
-    content, _ = evaluate(own, dataset, tmp_path, path, keep_choice=True)
+    content, _ = evaluate(own, unseen, tmp_path, path, keep_choice=True)
     assert content["smoothing"] == {
         "smooth": "none",
         "chosen_on": "all",
         "by": ["frame_accuracy", "macro_f1_present", "video_jaccard"],
         "look_ahead_s": None,
-        "case_hashes": sorted(hash_case(f"v{i}") for i in range(4)),
+        "case_hashes": sorted(hash_case(f"v{i}") for i in range(1, 4)),
     }
     assert set(content["smoothing_scores"]) == {"none", "median", "viterbi"}
     assert choose_smoothing(read_payload(own)) == "none"
@@ -189,19 +198,19 @@ def test_smoothing_is_off_where_it_gains_nothing_and_the_choice_is_kept(
 
 @pytest.mark.unit
 def test_an_ensemble_keeps_its_choices_in_its_own_file(
-    checkpoint, other_checkpoint, dataset, tmp_path
+    checkpoint, other_checkpoint, unseen, tmp_path
 ):
     models = (checkpoint, other_checkpoint)
     before = [model.read_bytes() for model in models]
     path = tmp_path / "p.parquet"
-    write_perfect_predictions(path, dataset, ["v0", "v1", "v2", "v3"])
-    evaluate(models, dataset, tmp_path, path, keep_choice=True, keep_temperature=True)
+    write_perfect_predictions(path, unseen, ["v1", "v2", "v3"])
+    evaluate(models, unseen, tmp_path, path, keep_choice=True, keep_temperature=True)
     assert [model.read_bytes() for model in models] == before
-    evaluate(models, dataset, tmp_path, path)  # the same members: the choices stay
+    evaluate(models, unseen, tmp_path, path)  # the same members: the choices stay
     kept = read_ensemble(tmp_path / "evaluation/ensemble.yaml")
     assert kept.smoothing.smooth == "none"
     assert kept.temperature.temperature < 1
-    content, _ = evaluate(tmp_path / "evaluation/ensemble.yaml", dataset, tmp_path, path)
+    content, _ = evaluate(tmp_path / "evaluation/ensemble.yaml", unseen, tmp_path, path)
     assert content["temperature"] == kept.temperature.temperature
 
 
@@ -210,23 +219,59 @@ def test_folds_are_not_scored_on_cases_that_each_of_them_left_to_the_others(
     split_checkpoint, tmp_path
 ):
     dataset = write_color_dataset(tmp_path / "videos", num_cases=4)
-    table = dataset.read_text().replace(",train", ",").replace(",val", ",")
-    dataset.write_text(table)
+    header, *rows = plain = dataset.read_text().splitlines()
+    splits = ["val" if row.startswith("v3") else "train" for row in rows]
+    own = [f"{row},{split}" for row, split in zip(rows, splits, strict=True)]
+    dataset.write_text("\n".join([f"{header},split", *own]))
     folds = (["v0", "v1"], ["v2", "v3"]), (["v2", "v3"], ["v0", "v1"])
     for number, (train, val) in enumerate(folds):
         split_checkpoint(train, val).rename(tmp_path / f"{number}.ckpt")
     models = (tmp_path / "0.ckpt", tmp_path / "1.ckpt")
     path = tmp_path / "p.parquet"
     write_perfect_predictions(path, dataset, ["v0", "v1", "v2", "v3"])
-    with pytest.raises(UserError, match=r"--split val: each case was in the training of a member"):
+    refused = pytest.raises(UserError, match=r"--split val: each case was in the training of a mem")
+    with refused:
         evaluate(models, dataset, tmp_path, path, split="val")
+    for flag in ("keep_choice", "keep_temperature"):
+        says = f"--{flag}: 4 of the cases .* training of a member .v0, v1, v2 and 1 more.; training"
+        with pytest.raises(UserError, match=says):
+            evaluate(models, dataset, tmp_path, path, **{flag: True})
+    dataset.write_text("\n".join(plain))
+    with refused:
+        evaluate(models, dataset, tmp_path, path, split="val")
+    content, _ = evaluate(models, dataset, tmp_path, path, split="train")
+    assert "scored: train, 4 cases (the split of the training)" in content["notes"]
     _, scores = evaluate(models, dataset, tmp_path, path)
     assert scores["frame_accuracy"]["value"] == 1
 
 
 @pytest.mark.unit
+def test_folds_are_scored_on_a_table_of_other_cases(split_checkpoint, dataset, tmp_path):
+    for number in range(2):
+        split_checkpoint([f"x{number}"], [f"x{1 - number}"]).rename(tmp_path / f"{number}.ckpt")
+    models = (tmp_path / "0.ckpt", tmp_path / "1.ckpt")
+    path = tmp_path / "p.parquet"
+    write_perfect_predictions(path, dataset, ["v0", "v1", "v2", "v3"])
+    content, _ = evaluate(models, dataset, tmp_path, path, split="val", keep_temperature=True)
+    assert content["split"] == "all", "the table names no split"
+    assert read_ensemble(tmp_path / "evaluation/ensemble.yaml").temperature is not None
+
+
+@pytest.mark.unit
+def test_training_cases_choose_nothing_for_a_checkpoint(checkpoint, dataset, tmp_path):
+    path = tmp_path / "p.parquet"
+    write_perfect_predictions(path, dataset, ["v0", "v1", "v2", "v3"])
+    before = checkpoint.read_bytes()
+    with pytest.raises(
+        UserError, match=r"--keep_choice: 1 of the cases .* of the model .v0.; trai"
+    ):
+        evaluate(checkpoint, dataset, tmp_path, path, keep_choice=True)
+    assert checkpoint.read_bytes() == before
+
+
+@pytest.mark.unit
 def test_a_choice_kept_in_a_run_of_a_bucket_reaches_every_machine(
-    bucket, checkpoint, dataset, tmp_path
+    bucket, checkpoint, unseen, tmp_path
 ):
     here, there = (RunMirror(tmp_path / name, bucket.uri("kept/run")) for name in ("one", "two"))
     here.fetch()
@@ -237,8 +282,12 @@ def test_a_choice_kept_in_a_run_of_a_bucket_reaches_every_machine(
     here.send_checkpoints()
     shutil.copytree(here.folder, tmp_path / "copied by hand")
     path = tmp_path / "p.parquet"
-    write_perfect_predictions(path, dataset, ["v0", "v1", "v2", "v3"])
-    evaluate(own, dataset, tmp_path, path, keep_choice=True)
+    write_perfect_predictions(path, unseen, ["v1", "v2", "v3"])
+    in_bucket = bucket.uri("kept/run/checkpoints/epoch=0000/checkpoint.ckpt")
+    with pytest.raises(UserError, match=r"checkpoint.ckpt lies in a bucket; to keep a choice, giv"):
+        # it would be kept in a copy on this machine
+        evaluate(in_bucket, unseen, tmp_path, path, keep_choice=True)
+    evaluate(own, unseen, tmp_path, path, keep_choice=True)
     write_smoothing_choice(
         tmp_path / "copied by hand/checkpoints/epoch=0000/checkpoint.ckpt",
         SmoothingChoice("viterbi", "val", ()),
@@ -304,7 +353,8 @@ def test_what_cannot_be_scored_or_kept_is_refused_before_prediction(checkpoint, 
     shutil.copy(checkpoint, own)
     own = commit_checkpoint(folder, 0, {"val_loss": 1.0}).file
     own.with_name("manifest.json").write_text('{"sha256": "of another file"}')
-    refuse("is damaged: it does not have its checksum", segments, checkpoint=own, keep_choice=True)
+    unseen = [segment for segment in segments if segment.case_id != "v0"]
+    refuse("is damaged: it does not have its checksum", unseen, checkpoint=own, keep_choice=True)
     (tmp_path / "evaluation/scores.json").mkdir(parents=True)
     refuse(r"--output: .*scores\.json is a folder", segments)
 
