@@ -51,7 +51,8 @@ class CompareCommand:
     case_from: CaseFrom = "auto"
     """Source of the cases, as in train.py."""
     split: Literal["train", "val", "test", "all"] = "all"
-    """Rows of the CSV to compare on, by its split column."""
+    """Rows of the CSV to compare on, by its split column; all leaves test rows out, and each use of
+    test counts a look at them for each model."""
     output: str = "comparison"
     """Folder of comparison.json and comparison.html."""
 
@@ -67,6 +68,8 @@ class CompareCommand:
 
         folder = create_output_folder(self.output, JSON_FILE, PAGE_FILE)
         result = self._compare(segments)
+        if segments is not None and self.split == "test":
+            result = replace(result, notes=(*self._count_looks(segments), *result.notes))
         write_comparison(folder, result)
         console = RichConsole(highlight=False, soft_wrap=True)
         console.width = max(console.width, TABLE_WIDTH)  # a file or a pipe claims to have 80
@@ -100,10 +103,31 @@ class CompareCommand:
         segments = read_annotations(
             self.csv_path, self.video_dir, self.case_from, allow_outside=self.allow_outside
         )
-        rows = [row for row in segments if self.split in ("all", row.split)]
+        if self.split == "all":
+            rows = [row for row in segments if row.split != "test"]
+            if left_out := {row.case_id for row in segments if row.split == "test"}:
+                Console().say(
+                    f"test rows are left out (cases: {len(left_out)}); --split test compares on "
+                    "them, and counts a look for each model"
+                )
+        else:
+            rows = [row for row in segments if row.split == self.split]
         if not rows:
-            raise UserError(f"--split {self.split}: {self.csv_path} has no such rows")
+            found = "only test rows; give --split test" if self.split == "all" else "no such rows"
+            raise UserError(f"--split {self.split}: {self.csv_path} has {found}")
         return rows
+
+    def _count_looks(self, rows: Sequence[Segment]) -> list[str]:
+        """Count a look at test rows for each model, before a score is shown; say it in lines."""
+        from ophnet_ray.inference.compared_predictions import PredictionFiles
+        from ophnet_ray.inference.exam_looks import take_look_at_predictions
+
+        lines = []
+        for path, name in name_paths(self.models).items():
+            if files := PredictionFiles.find(Path(path)):
+                looks = take_look_at_predictions("compare", rows, files.predictions)
+                lines += [f"{name}: {line}" for line in filter(None, (str(looks), looks.notice))]
+        return lines
 
     def _compare(self, segments: list[Segment] | None) -> "ModelComparison":
         from ophnet_ray.inference.compared_predictions import PredictionFiles, read_models

@@ -18,6 +18,7 @@ from ophnet_ray.hashing import hash_case, hash_file
 from ophnet_ray.inference.annotated_videos import hash_rows
 from ophnet_ray.inference.ensemble import is_ensemble
 from ophnet_ray.inference.ensemble_payload import hash_model
+from ophnet_ray.inference.predictions import read_info
 from ophnet_ray.storage.files import list_names, list_objects
 from ophnet_ray.storage.local_copies import find_origin
 from ophnet_ray.storage.numbered_records import add_record, read_added_record, read_records
@@ -152,15 +153,40 @@ def take_look(
     Raises:
         UserError: See ``record_look``; or the checkpoint cannot be read.
     """
-    look = Look(
+    sha256 = checkpoint_sha256 or hash_file(checkpoint)
+    look = _build_look(command, rows, sha256, hash_model(str(checkpoint)))
+    return record_look(look, given or checkpoint, beside)
+
+
+def take_look_at_predictions(command: str, rows: Sequence[Segment], file: Path) -> LookCount:
+    """Record that a model is scored now on test rows by a file of its predictions.
+
+    The file does not tell where the model is: the record is in the run directory that holds the
+    file, else beside it. The model is known by the hash of its checkpoint alone.
+
+    Args:
+        command: Sub-command that scores.
+        rows: Test rows.
+        file: Predictions of the model.
+
+    Raises:
+        UserError: See ``record_look``; or the file is damaged.
+    """
+    sha256 = read_info(file).checkpoint_sha256
+    return record_look(_build_look(command, rows, sha256, sha256), file, file.absolute().parent)
+
+
+def _build_look(
+    command: str, rows: Sequence[Segment], checkpoint_sha256: str, weights_sha256: str
+) -> Look:
+    return Look(
         command=command,
-        checkpoint_sha256=checkpoint_sha256 or hash_file(checkpoint),
-        weights_sha256=hash_model(str(checkpoint)),
+        checkpoint_sha256=checkpoint_sha256,
+        weights_sha256=weights_sha256,
         annotations_sha256=hash_rows(rows),
         case_hashes=tuple(sorted({hash_case(row.case_id) for row in rows})),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return record_look(look, given or checkpoint, beside)
 
 
 def record_look(look: Look, given: str | Path, beside: Path) -> LookCount:

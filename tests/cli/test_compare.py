@@ -113,6 +113,51 @@ def test_predictions_are_compared_on_the_rows_of_a_csv(tmp_path):
         compare(tmp_path, a, c, csv_path=str(csv))
 
 
+def test_test_rows_are_compared_only_if_asked_for_and_each_look_is_counted(tmp_path, capsys):
+    csv = tmp_path / "table.csv"
+    rows = [
+        f"video-{case},{20 * i},{20 * (i + 1)},{phase},{'test' if number > 5 else 'val'}"
+        for number, case in enumerate(CASES)
+        for i, phase in enumerate(PHASES)
+    ]
+    csv.write_text("\n".join(["video_id,start,end,phase_id,split", *rows]) + "\n")
+    a, b = (
+        write_evaluation(tmp_path / name, dict.fromkeys(CASES, 3), has_truth=False, sha256=name)
+        for name in "ab"
+    )
+    # whatever was evaluated, the table's rows count
+    seen = write_evaluation(tmp_path / "seen", dict.fromkeys(CASES, 3), sha256="c")
+    val = [f"video-{case}" for case in CASES[:6]]
+    for models in ((a, b), (a, seen)):
+        assert compare(tmp_path, *models, csv_path=str(csv))["cases"] == val
+    out, err = capsys.readouterr()
+    assert "test rows are left out (cases: 2); --split test" in " ".join((out + err).split())
+    assert not list(tmp_path.rglob("test_looks"))
+    for look in ("first", "second"):
+        content = compare(tmp_path, a, b, csv_path=str(csv), split="test")
+        assert content["cases"] == [f"video-{case}" for case in CASES[6:]]
+        for name in "ab":
+            assert any(note.startswith(f"{name}: {look} look at") for note in content["notes"])
+    assert [len(list((each / "test_looks").glob("*.json"))) for each in (a, b)] == [2, 2]
+    csv.write_text(csv.read_text().replace(",val", ",test"))
+    with pytest.raises(UserError, match=r"--split all: .* has only test rows; give --split test"):
+        compare(tmp_path, a, b, csv_path=str(csv))
+
+
+def test_scores_of_test_rows_are_not_shown_if_the_look_cannot_be_counted(tmp_path, capsys):
+    csv = tmp_path / "table.csv"
+    rows = [f"video-{case},0,60,{PHASES[0]},test" for case in CASES]
+    csv.write_text("\n".join(["video_id,start,end,phase_id,split", *rows]) + "\n")
+    a, b = (
+        write_evaluation(tmp_path / name, dict.fromkeys(CASES, 3), has_truth=False) for name in "ab"
+    )
+    (b / "test_looks").write_bytes(b"in the way")
+    with pytest.raises(UserError, match=r"b/test_looks.* cannot be counted .*no score is shown"):
+        compare(tmp_path, a, b, csv_path=str(csv), split="test")
+    assert "frame_accuracy" not in capsys.readouterr().out
+    assert not list((tmp_path / "comparison").glob("comparison.*"))
+
+
 def test_a_damaged_truth_and_forged_names_are_one_line(tmp_path):
     a, b = (write_evaluation(tmp_path / name, dict.fromkeys(CASES, 3)) for name in "ab")
     text = (b / "truth.json").read_text()

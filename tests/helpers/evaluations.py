@@ -22,6 +22,7 @@ def write_evaluation(
     frame_rate: float = 1.0,
     shift_s: float = 0.0,
     has_truth: bool = True,
+    sha256: str = "f" * 64,
 ) -> Path:
     """Write the evaluation of a model: one video per case, 60 frames, equal parts of each phase.
 
@@ -32,6 +33,7 @@ def write_evaluation(
         frame_rate: Frame times per second.
         shift_s: Seconds by which the boundaries in the truth are later.
         has_truth: False: as ``predict`` writes it.
+        sha256: Of the checkpoint that predicted.
     """
     folder.mkdir(parents=True)
     truth = np.repeat(np.arange(len(phases)), NUM_FRAMES // len(phases))
@@ -51,7 +53,7 @@ def write_evaluation(
         )
         videos.append(AnnotatedVideo(f"video-{case}", f"video-{case}", case, segments))
     name = "scored.parquet" if has_truth else "predictions.parquet"
-    write_predictions(folder / name, rows, PredictionInfo(phases, frame_rate, "f" * 64))
+    write_predictions(folder / name, rows, PredictionInfo(phases, frame_rate, sha256))
     if has_truth:
         write_truth(folder / "truth.json", videos, "val")
     return folder
