@@ -7,7 +7,9 @@ search compares trials at every epoch, so its trials keep the counts of all.
 import io
 import logging
 import zipfile
+import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -18,6 +20,9 @@ from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.run_paths import RunPaths
 
 logger = logging.getLogger(__name__)
+
+# zipfile takes a flipped flag for a password or for an unknown compression (RuntimeError)
+_DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,10 +70,18 @@ def read_epoch_counts(run: RunPaths, epoch: int) -> EpochCounts | None:
     if not path.exists():
         return None
     try:
+        _check_zip(path)
         with np.load(path, allow_pickle=False) as arrays:
             segments = arrays.get("segments")
             cases = tuple(arrays["cases"].tolist())
             return EpochCounts(cases, arrays["windows"], segments)
-    except (zipfile.BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
+    except _DAMAGES as error:
         logger.warning("%s is damaged (%s): this epoch is not compared", path, error)
         return None
+
+
+def _check_zip(path: Path) -> None:
+    """Compare the checksums; NumPy parses a header, and reserves its memory, before it does."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"bad checksum of {damaged}")

@@ -35,3 +35,24 @@ def test_damaged_counts_are_none_and_are_named(tmp_path, caplog):
         caplog.clear()
         assert read_epoch_counts(run, 0) is None
         assert str(file) in caplog.text
+
+
+def test_counts_of_which_a_bit_flipped_are_none_or_the_same(tmp_path, caplog):
+    """Within the compressed bytes a flip is an error of the decompressor, elsewhere of the ZIP."""
+    run = RunDirectory(tmp_path)
+    write_epoch_counts(run, 0, make_payload())
+    file = run.epoch_counts(0)
+    content, written = file.read_bytes(), read_epoch_counts(run, 0)
+    num_damaged = 0
+    for bit in range(0, 8 * len(content), 23):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(flipped)
+        counts = read_epoch_counts(run, 0)
+        if counts is None:
+            num_damaged += 1
+        else:
+            assert counts.cases == written.cases
+            np.testing.assert_array_equal(counts.windows, written.windows)
+    assert num_damaged > 50
+    assert caplog.text.count(f"{file} is damaged") == num_damaged
