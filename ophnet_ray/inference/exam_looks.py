@@ -6,11 +6,11 @@ directory of the checkpoint, in the folder ``test_looks``, on disk or in the buc
 outside of a run, or in one that cannot be written, has its looks counted beside the predictions.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from pathlib import Path
+from typing import Any
 
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.errors import UserError, one_line
@@ -18,57 +18,36 @@ from ophnet_ray.hashing import hash_case, hash_file
 from ophnet_ray.inference.annotated_videos import hash_rows
 from ophnet_ray.inference.ensemble import is_ensemble
 from ophnet_ray.inference.ensemble_payload import hash_model
+from ophnet_ray.inference.look_records import (
+    FOLDER,
+    Look,
+    format_unread,
+    read_looks,
+    read_storage,
+)
 from ophnet_ray.inference.predictions import read_info
-from ophnet_ray.storage.files import list_names, list_objects
+from ophnet_ray.storage.files import exists, stat_objects
+from ophnet_ray.storage.filesystems import StorageError
 from ophnet_ray.storage.local_copies import find_origin
-from ophnet_ray.storage.numbered_records import add_record, read_added_record, read_records
-from ophnet_ray.storage.paths import absolute, is_remote, join, name_of, parent_of, plain_uri
+from ophnet_ray.storage.numbered_records import add_record
+from ophnet_ray.storage.paths import (
+    absolute,
+    bucket_of,
+    is_remote,
+    join,
+    name_of,
+    parent_of,
+    plain_uri,
+)
 
-FOLDER = "test_looks"
 MAX_NAMED = 4
 """Earlier looks whose days are named."""
 _OF_RUN = "passport.json"
-_CHECKPOINTS = "checkpoints"
 _MAX_STEPS = 5
 """Folders above a checkpoint up to its run directory, at most."""
-_TRIALS = "trials"
-"""Folder of a search that holds runs."""
-_DEPTHS = (3, 5)
-"""Parts of the path of a look below the storage path: of a run, and of a trial."""
 _ORDINALS = (
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """A scoring of test cases by a model.
-
-    ``weights_sha256`` stays when a decoder or a temperature is written into the checkpoint,
-    ``checkpoint_sha256`` does not. ``annotations_sha256``: hash of the test rows that were scored;
-    ``case_hashes``: pseudonyms of their cases; ``time``: UTC; ``command``: who looked.
-    """
-
-    command: str
-    checkpoint_sha256: str
-    weights_sha256: str
-    annotations_sha256: str
-    case_hashes: tuple[str, ...]
-    time: str
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the values of ``asdict``; keys that a later version added are ignored."""
-        names = [name for name in cls.__slots__ if name != "case_hashes"]
-        known = {name: str(values[name]) for name in names}
-        return cls(**known, case_hashes=tuple(map(str, values["case_hashes"])))
-
-    def is_of_model(self, other: "Look") -> bool:
-        """Return True if both are of one model, whatever else was written into its checkpoint."""
-        return (
-            self.weights_sha256 == other.weights_sha256
-            or self.checkpoint_sha256 == other.checkpoint_sha256
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +57,7 @@ class LookCount:
     ``times``: of this model's looks, oldest first; ``num_overlapping``: its looks at some of the
     cases with other annotations; ``num_models``: models that were scored on these cases and are in
     the same storage path; ``place``: folder of the record; ``notice``: why it is not in the run
-    directory, empty if it is.
+    directory, and records of other runs that cannot be read; empty without these.
     """
 
     times: tuple[str, ...]
@@ -198,18 +177,23 @@ def record_look(look: Look, given: str | Path, beside: Path) -> LookCount:
         beside: Existing folder of the predictions; takes the record otherwise.
 
     Raises:
-        UserError: No folder takes the record, or a record is damaged.
+        UserError: No folder takes the record, or one of this model cannot be read; the look is
+            not counted then.
         OSError: The bucket of the run does not answer.
     """
     run = find_run(given)
     if run == str(beside.absolute()):
         run = None  # an ensemble that the command made of several models
     own = str(beside / FOLDER)
-    place, number, notice = _write(look, run, own)
-    before = [each for at, each in _read_looks(place).items() if at < number]
+    # an unreadable record shows no score, so it may count no look
+    for folder in (own,) if run is None else (own, join(run, FOLDER)):
+        read_looks(folder)
+    elsewhere, unread = read_storage(run)
+    place, number, notice = _write(look, run, own, name_of(str(given)))
+    before = [each for at, each in read_looks(place).items() if at < number]
     if run is not None:
         other = own if place != own else join(run, FOLDER)
-        before += _read_looks(other).values()
+        before += read_looks(other).values()
     mine = [each for each in before if each.is_of_model(look)]
     same = [each for each in mine if each.annotations_sha256 == look.annotations_sha256]
     cases = set(look.case_hashes)
@@ -220,9 +204,9 @@ def record_look(look: Look, given: str | Path, beside: Path) -> LookCount:
             and not cases.isdisjoint(each.case_hashes)
             for each in mine
         ),
-        num_models=_count_models(look, [*before, *_read_storage(run)]),
+        num_models=_count_models(look, [*before, *elsewhere]),
         place=place,
-        notice=notice,
+        notice="; ".join(filter(None, (notice, format_unread(unread)))),
     )
 
 
@@ -236,16 +220,7 @@ def find_run(given: str | Path) -> str | None:
         given: Path or URI of a run directory, a checkpoint or an ``ensemble.yaml``.
     """
     place = absolute(given)
-    if is_ensemble(place):
-        run = parent_of(place)
-    else:
-        folders = [place, *(place := parent_of(place) for _ in range(_MAX_STEPS))]
-        names = [name_of(folder) for folder in folders]
-        if _CHECKPOINTS in names:
-            candidates = [folders[min(names.index(_CHECKPOINTS) + 1, _MAX_STEPS)]]
-        else:
-            candidates = folders[:2]
-        run = next((each for each in candidates if _OF_RUN in list_names(each)), "")
+    run = parent_of(place) if is_ensemble(place) else _climb_to_run(place)
     if not run or is_remote(run):
         return run or None
     origin = find_origin(Path(run) / _OF_RUN)
@@ -260,9 +235,31 @@ def format_ordinal(number: int) -> str:
     return f"{number}{'th' if 10 < number % 100 < 14 else suffix}"
 
 
-def _write(look: Look, run: str | None, own: str) -> tuple[str, int, str]:
+def _climb_to_run(place: str) -> str:
+    """Return the nearest folder that is a run directory, from a path upwards; empty without one."""
+    for steps in range(_MAX_STEPS + 1):
+        try:
+            if _is_run(place):
+                return place
+        except StorageError:
+            if steps < 2:
+                raise
+            break  # a key may open only what lies below
+        if is_remote(place) and place == bucket_of(place):
+            break
+        place = parent_of(place)
+    return ""
+
+
+def _is_run(folder: str) -> bool:
+    if is_remote(folder):
+        return bool(stat_objects(folder, [_OF_RUN]))
+    return exists(join(folder, _OF_RUN))
+
+
+def _write(look: Look, run: str | None, own: str, name: str) -> tuple[str, int, str]:
     """Write a record; return its folder, its number, and why it is not in the run directory."""
-    reason = "the model lies in no run directory"
+    reason = f"{name} lies in no run directory"
     if run is not None:
         place = join(run, FOLDER)
         try:
@@ -278,35 +275,6 @@ def _write(look: Look, run: str | None, own: str) -> tuple[str, int, str]:
         raise UserError(
             f"{own}: the look at test cases cannot be counted ({cause}), so no score is shown"
         ) from error
-
-
-def _read_looks(folder: str) -> dict[int, Look]:
-    return {number: Look.from_dict(values) for number, values in read_records(folder).items()}
-
-
-def _read_storage(run: str | None) -> list[Look]:
-    """Return the looks of all runs of the storage path, trials included."""
-    if run is None:
-        return []
-    storage = parent_of(run)
-    if name_of(storage) == _TRIALS:
-        storage = parent_of(parent_of(storage))
-    if is_remote(storage):
-        names = list(list_objects(storage, recursive=True))
-    else:
-        patterns = ("/".join(["*"] * (depth - 2)) + f"/{FOLDER}/*.json" for depth in _DEPTHS)
-        names = [
-            path.relative_to(storage).as_posix()
-            for pattern in patterns
-            for path in Path(storage).glob(pattern)
-        ]
-    chosen = [name for name in names if _is_look(name)]
-    return [Look.from_dict(read_added_record(join(storage, name))) for name in chosen]
-
-
-def _is_look(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return len(parts) in _DEPTHS and parts[-2] == FOLDER and parts[-1].endswith(".json")
 
 
 def _count_models(look: Look, others: Iterable[Look]) -> int:

@@ -18,6 +18,9 @@ TEMPERATURES = np.geomspace(0.1, 10.0, 47)
 """Grid of temperatures in steps of a tenth; 1 is in its middle."""
 MIN_PROBABILITY = 1e-12
 """Lower bound of a probability in a likelihood: a float32 may be 0 where the logit is finite."""
+_SMALLEST = float(np.finfo(np.float32).tiny)
+"""Lower bound of a probability that is tempered: all that a float32 holds to full precision comes
+back from the inverse temperature."""
 _CHUNK = 4096
 """Frames whose losses are computed simultaneously."""
 
@@ -31,7 +34,8 @@ def temper(probabilities: NDArray[np.float32], temperature: float) -> NDArray[np
     """
     if temperature == 1.0:
         return probabilities
-    powers = np.exp(_log(probabilities) / temperature)
+    logs = _log(probabilities, _SMALLEST)
+    powers = np.exp((logs - logs.max(axis=1, keepdims=True)) / temperature)
     tempered = np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
     rows = np.arange(len(probabilities))
     best = np.nan_to_num(probabilities).argmax(axis=1)
@@ -50,7 +54,7 @@ def sum_losses(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> 
         truth: (N,), ``NOT_ANNOTATED`` between segments: left out.
     """
     is_scored = (truth != NOT_ANNOTATED) & ~np.isnan(probabilities[:, 0])
-    logs, labels = _log(probabilities[is_scored]), truth[is_scored]
+    logs, labels = _log(probabilities[is_scored], MIN_PROBABILITY), truth[is_scored]
     sums = np.zeros(len(TEMPERATURES))
     for start in range(0, len(logs), _CHUNK):
         part, own = logs[start : start + _CHUNK], labels[start : start + _CHUNK]
@@ -92,5 +96,5 @@ def cross_fit_temperatures(by_case: NDArray[np.float64]) -> NDArray[np.float64]:
     return fit_temperature(by_case.sum(axis=0) - by_case)
 
 
-def _log(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.log(np.maximum(probabilities.astype(np.float64), MIN_PROBABILITY))
+def _log(probabilities: NDArray[np.float32], floor: float) -> NDArray[np.float64]:
+    return np.log(np.maximum(probabilities.astype(np.float64), floor))

@@ -248,6 +248,25 @@ def list_names(folder: str) -> list[str]:
         raise UserError(f"{folder} cannot be read: permission denied") from error
 
 
+def list_folders(folder: str) -> list[str]:
+    """List the names of the folders in a folder; one that does not exist is empty.
+
+    Raises:
+        OSError: The folder may not be read, or the bucket does not answer.
+    """
+    if not is_remote(folder):
+        path = Path(folder)
+        return [each.name for each in path.iterdir() if each.is_dir()] if path.is_dir() else []
+    if folder.startswith("gs://"):
+        # pyarrow's listing of Google's buckets may leave out folders that no object marks
+        paths = list_objects(folder, recursive=True)
+        return sorted({path.partition("/")[0] for path in paths if "/" in path})
+    with in_one_line(folder):
+        selector = fs.FileSelector(bucket_path(folder), allow_not_found=True)
+        found = filesystem_of(folder).get_file_info(selector)
+    return [info.base_name for info in found if info.type == fs.FileType.Directory]
+
+
 def stat_files(paths: Iterable[str]) -> dict[str, FileStatus]:
     """Stat the files that exist; folders with many of them, and those of buckets, are listed once.
 

@@ -52,9 +52,19 @@ def read_records(folder: str) -> dict[int, dict[str, Any]]:
         DamagedFileError: A record is not what was written.
         OSError: It cannot be read.
     """
+    return {number: read_added_record(path) for number, path in list_records(folder).items()}
+
+
+def list_records(folder: str) -> dict[int, str]:
+    """List the paths of the records of a folder by their numbers, in order.
+
+    Raises:
+        UserError: The folder may not be read.
+        StorageError: The bucket does not answer.
+    """
     names = filter(_NAME.fullmatch, list_names(folder))
     by_number = sorted((_number_of(name), name) for name in names)
-    return {number: read_added_record(join(folder, name)) for number, name in by_number}
+    return {number: join(folder, name) for number, name in by_number}
 
 
 def read_added_record(path: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,14 @@ import pytest
 from ophnet_ray.cli.evaluate import EvaluateCommand
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.ensemble import build_ensemble, write_ensemble
-from ophnet_ray.inference.exam_looks import FOLDER, Look, find_run, record_look
+from ophnet_ray.inference.exam_looks import find_run, record_look
+from ophnet_ray.inference.look_records import FOLDER, Look
 from ophnet_ray.models.checkpoint_file import write_choices
 from ophnet_ray.models.temperature_choice import TemperatureChoice
 from ophnet_ray.storage.files import write_object
 from ophnet_ray.storage.local_copies import mark_copy
 from ophnet_ray.storage.numbered_records import add_record, read_records
+from ophnet_ray.storage.paths import is_remote, join
 from tests.inference.test_evaluation import evaluate, write_perfect_predictions
 
 pytestmark = pytest.mark.unit
@@ -106,6 +109,59 @@ def test_looks_of_a_run_in_a_bucket_are_in_the_bucket(bucket, tmp_path):
         {1, 2},
         {1},
     ]
+
+
+def test_a_damaged_look_of_another_run_is_told_and_one_of_this_run_counts_no_look(tmp_path):
+    beside = tmp_path / "out"
+    beside.mkdir()
+    one, two = make_run(tmp_path / "runs/one"), make_run(tmp_path / "runs/two")
+    record_look(look_of("b"), two, beside)
+    damaged = tmp_path / "runs/two" / FOLDER / "0001.json"
+    content = damaged.read_text()
+    for text in ("{", "{}"):
+        damaged.write_text(text)
+        look = record_look(look_of(), one, beside)
+        assert (look.num_models, look.place) == (1, str(tmp_path / "runs/one" / FOLDER))
+        assert "models are not counted" in look.notice
+        assert look.notice.endswith(str(damaged))
+    damaged.unlink()
+    damaged.mkdir()
+    assert str(damaged) in record_look(look_of(), one, beside).notice
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"0001\.json cannot be read"):
+            record_look(look_of("b"), two, beside)
+    damaged.rmdir()
+    damaged.write_text("{}")
+    with pytest.raises(UserError, match=r"0001\.json is damaged"):
+        record_look(look_of("b"), two, beside)
+    assert [path.name for path in damaged.parent.glob("*.json")] == ["0001.json"]
+    damaged.write_text(content)
+    assert len(record_look(look_of("b"), two, beside).times) == 2
+
+
+@pytest.mark.parametrize("given", ["", "model.ckpt", "checkpoints/epoch=0001/checkpoint.ckpt"])
+def test_a_run_is_found_whatever_the_folders_above_it_are_called(tmp_path, given):
+    run = tmp_path / "checkpoints/runs/checkpoints/one"
+    make_run(run)
+    (run / "model.ckpt").write_bytes(b"")
+    assert find_run(run / given) == str(run)
+    assert record_look(look_of(), run / given, tmp_path).notice == ""
+
+
+def test_other_files_of_the_storage_path_are_not_listed(tmp_path, bucket):
+    """A cache in the storage path may hold a million files."""
+    for storage in (str(tmp_path / "runs"), bucket.uri("looked/runs")):
+        for folder in ("two", "search/trials/0001", "search/repeats/01"):
+            add_record(join(storage, f"{folder}/{FOLDER}"), asdict(look_of(folder)))
+        # what lies deeper is no run
+        add_record(join(storage, f"cache/a/b/c/{FOLDER}"), asdict(look_of("none")))
+        content = b"{}"
+        run = join(storage, "one")
+        if is_remote(run):
+            write_object(join(run, "passport.json"), content)
+        else:
+            make_run(Path(run))
+        assert record_look(look_of(), run, tmp_path).num_models == 4
 
 
 @pytest.fixture
