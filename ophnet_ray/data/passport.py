@@ -32,8 +32,8 @@ class SplitCounts:
 class Passport:
     """Content of ``passport.json``; the names and the order of the fields are those of the file.
 
-    ``data_hash`` stands for the rows whose videos exist, ``used_hash`` for those that are used:
-    usable ones of training and validation, and those of the test split, which no training reads.
+    ``data_hash`` stands for the rows of training and validation whose videos exist, ``used_hash``
+    for the usable ones of them. ``rows_used`` counts those of the test split, too.
     ``overlaps``, ``gaps`` and ``shorter_than_1_s``: see ``count_quirks``. ``cases_on_both_sides``:
     cases that the CSV puts into more than one split. ``phases``: the vocabulary, by label.
     ``resources``: what the run takes of the cluster, by name; a resumed run must take the same.
@@ -105,7 +105,9 @@ def build_passport(
     return Passport(
         data_hash=data.data_hash,
         used_hash=hashlib.sha256(
-            json.dumps(sorted(segment.segment_id for segment in used)).encode()
+            json.dumps(
+                sorted(row.segment_id for row in data.identity if row.segment_id not in rejected)
+            ).encode()
         ).hexdigest(),
         rows=len(used) + len(rejects),
         rows_used=len(used),

@@ -35,8 +35,10 @@ class RunData:
     """The rows that a run or a search works on.
 
     ``segments``: rows whose videos exist, with their splits; ``missing``: the other rows;
-    ``data_hash``: see ``hash_segments``; ``case_rule``: source of the cases, see ``cases``;
-    ``same_videos``: groups of videos of equal content.
+    ``data_hash``: of ``identity`` and of the phases that test rows alone have, see
+    ``hash_segments``; ``case_rule``: source of the cases, see ``cases``; ``same_videos``: groups of
+    videos of equal content; ``held_back``: ids of the test rows that are training rows of the
+    table, which a fold of ``--cross_fit`` leaves out.
     """
 
     segments: tuple[Segment, ...]
@@ -44,11 +46,34 @@ class RunData:
     data_hash: str
     case_rule: str = ""
     same_videos: tuple[tuple[str, ...], ...] = ()
+    held_back: frozenset[str] = frozenset()
 
     @classmethod
-    def of_rows(cls, segments: Sequence[Segment], missing: Sequence[Reject] = ()) -> Self:
-        """Collect rows and hash those whose videos exist."""
-        return cls(tuple(segments), tuple(missing), hash_segments(segments))
+    def of_rows(
+        cls,
+        segments: Sequence[Segment],
+        missing: Sequence[Reject] = (),
+        held_back: frozenset[str] = frozenset(),
+    ) -> Self:
+        """Collect rows and hash those that identify a run."""
+        data = cls(tuple(segments), tuple(missing), "", held_back=held_back)
+        return replace(data, data_hash=hash_segments(data.identity, data._list_test_phases()))
+
+    @property
+    def identity(self) -> list[Segment]:
+        """Rows that identify a run: all but those of the table's test split.
+
+        No training reads the latter, so their videos may come and go.
+        """
+        return [
+            row for row in self.segments if row.split != "test" or row.segment_id in self.held_back
+        ]
+
+    def _list_test_phases(self) -> list[str]:
+        """Return the phases of the vocabulary that no row of training or validation has."""
+        lost = [reject.segment for reject in self.missing if reject.segment.split != "test"]
+        known = {row.phase for row in [*self.identity, *lost]}
+        return [phase for phase in self.phases if phase not in known]
 
     @property
     def num_train(self) -> int:
@@ -89,9 +114,10 @@ def read_run_data(
     absent = set(find_missing_videos(rows))
     fitted = [row for row in rows if row.split != "test"]
     lacking = sorted({row.video for row in fitted} & absent)
-    num_present = sum(row.video not in absent for row in fitted)
-    if lacking and (data.missing_videos == "error" or not num_present):
-        raise UserError(_describe_missing(lacking, num_videos, num_present, len(rows)))
+    if lacking:
+        num_present = sum(row.video not in absent for row in fitted)
+        if data.missing_videos == "error" or not num_present:
+            raise UserError(_describe_missing(lacking, fitted, num_present, len(rows)))
     return split_rows(table, absent, data, seed)
 
 
@@ -162,11 +188,15 @@ def gather_rows(
     return replace(hashed, case_rule=table.case_rule, same_videos=same_videos)
 
 
-def hash_segments(segments: Sequence[Segment]) -> str:
+def hash_segments(segments: Sequence[Segment], more_phases: Sequence[str] = ()) -> str:
     """Return the SHA-256 of the rows, their splits and the sizes of their videos.
 
     Neither the order of the rows nor the folder of the videos matters: a run that moved is the
     same run, a run on other videos is not. Every video must exist.
+
+    Args:
+        segments: Rows.
+        more_phases: Phases of the vocabulary that no row has; none leave the hash as it is.
     """
     found = stat_files({s.video for s in segments})
     rows = sorted(
@@ -178,20 +208,27 @@ def hash_segments(segments: Sequence[Segment]) -> str:
         text = json.dumps(rows[first : first + _ROWS_AT_ONCE])[1:-1]
         digest.update(f"{', ' if first else ''}{text}".encode())
     digest.update(b"]")
+    if more_phases:
+        digest.update(json.dumps(list(more_phases)).encode())
     return digest.hexdigest()
 
 
-def _describe_missing(missing: Sequence[str], num_videos: int, num_left: int, num_rows: int) -> str:
+def _describe_missing(
+    missing: Sequence[str], fitted: Sequence[Segment], num_left: int, num_rows: int
+) -> str:
+    """Return the message about missing videos; a table with test rows has more rows than fitted."""
+    num_videos = len({row.video for row in fitted})
+    kind = "videos of training and validation" if len(fitted) < num_rows else "videos"
     folders = sorted({parent_of(video) for video in missing})
     first = ", ".join(stem_of(video) for video in missing[:3])
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     skip = (
-        f"--missing_videos skip would use {num_left} of {num_rows} segments"
+        f"--missing_videos skip would use {num_left} of {len(fitted)} segments"
         if num_left
         else "nothing is left to train on, so --missing_videos skip would not help"
     )
     return (
-        f"{len(missing)} of {num_videos} videos are missing ({first}{more}); searched "
+        f"{len(missing)} of {num_videos} {kind} are missing ({first}{more}); searched "
         f"{folders[0]}{f' and {len(folders) - 1} more folders' if len(folders) > 1 else ''} "
         f"for {', '.join(VIDEO_SUFFIXES)}; give --video_dir; {skip}"
     )

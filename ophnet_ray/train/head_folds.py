@@ -51,14 +51,17 @@ def list_frame_trainings(config: Config, data: RunData) -> Iterator[FrameTrainin
         return
     fold_of = fold_cases(data.segments, num_folds, config.training.seed, data.same_videos)
     for fold in range(num_folds):
-        rows = [
-            replace(row, split="test")
+        held_back = frozenset(
+            row.segment_id
+            for row in data.segments
             if row.split == "train" and fold_of[row.case_id] == fold
-            else row
+        )
+        rows = [
+            replace(row, split="test") if row.segment_id in held_back else row
             for row in data.segments
         ]
         without = replace(
-            RunData.of_rows(rows, data.missing),
+            RunData.of_rows(rows, data.missing, held_back),
             case_rule=data.case_rule,
             same_videos=data.same_videos,
         )

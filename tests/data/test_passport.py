@@ -22,6 +22,10 @@ KEYS_ON_DISK = [
     "versions", "resources", "case_from", "same_videos", "new_phases", "seen_cases",
 ]  # fmt: skip
 
+WITHOUT_TEST_ROWS = "515e1ed11d128cb9d948a24d681185f296206d72fed6c603c3f65f3bf6ffb6e5"
+WITHOUT_A_FOLD = "e23d825fc3b4154defa560679a75d09e58723cd6d3a0b255ad8199c1ad8cf13d"
+"""Hashes by commit 51774da."""
+
 
 def make_rows(folder, rows):
     """Segments of 2 s, one after the other; each case has one (empty) file."""
@@ -140,6 +144,34 @@ def test_the_hash_of_the_data_ignores_order_and_folder_but_not_content(tmp_path)
     assert hash_segments(here) != hash_segments(moved)
 
 
+def test_a_table_without_test_rows_keeps_the_hash_of_earlier_versions(tmp_path):
+    rows = make_rows(tmp_path, [("a", "x", "train"), ("b", "y", "val"), ("c", "z", "train")])
+    assert RunData.of_rows(rows).data_hash == WITHOUT_TEST_ROWS
+    # a fold of --cross_fit leaves training rows out as test rows
+    without = [
+        dataclasses.replace(row, split="test") if row.case_id == "c" else row for row in rows
+    ]
+    assert RunData.of_rows(without, held_back=frozenset({"s2"})).data_hash == WITHOUT_A_FOLD
+
+
+@pytest.mark.parametrize("phases", ["xy", "xz"])
+def test_videos_of_test_rows_may_come_and_go_without_another_identity(tmp_path, phases):
+    rows = [("a", "x", "train"), ("b", "y", "val"), *zip("cd", phases, ("test",) * 2, strict=True)]
+    segments = make_rows(tmp_path, rows)
+    fitted, tested = segments[:2], segments[2:]
+    whole = make_passport(segments)
+    for num_there in (0, 1):
+        there, gone = tested[:num_there], tested[num_there:]
+        passport = make_passport([*fitted, *there], gone)
+        assert passport.phases == whole.phases
+        assert passport.data_hash == whole.data_hash
+        assert passport.used_hash == whole.used_hash
+    # the vocabulary is part of the model
+    others = [dataclasses.replace(row, phase="other") for row in tested]
+    assert make_passport([*fitted, *others]).data_hash != whole.data_hash
+    assert make_passport(fitted, tested[:1]).data_hash == make_passport(fitted).data_hash
+
+
 def test_rows_of_the_test_split_count_as_used_though_training_decodes_none(tmp_path):
     rows = [("a", "x", "train"), ("b", "y", "val"), ("c", "z", "test"), ("c", "z", "test")]
     segments = make_rows(tmp_path, rows)
@@ -150,5 +182,4 @@ def test_rows_of_the_test_split_count_as_used_though_training_decodes_none(tmp_p
     passport = build_passport(RunData.of_rows(segments), manifest, rejects, RESOURCES)
     assert passport.splits["test"].segments_by_phase == {"x": 0, "y": 0, "z": 2}
     assert passport.rows_used == 4
-    # a run that an earlier version began, which decoded them, can be resumed
     assert passport.used_hash == before.used_hash

@@ -4,6 +4,7 @@ import pytest
 
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
+from ophnet_ray.data.run_data import hash_segments
 from ophnet_ray.errors import UserError
 from ophnet_ray.train.head_folds import assign_encoders, list_frame_trainings
 from ophnet_ray.train.head_input import locate_data
@@ -45,8 +46,10 @@ def test_the_features_of_each_training_case_come_from_an_encoder_that_has_not_se
         assert seen[-1] | encoded[-1] == everything
         assert not seen[-1] & encoded[-1]
     assert set.union(*encoded) == everything
-    # each is a run of its own
+    # each is a run of its own, under the hash of all its rows, as in earlier versions
     assert len({each.data.data_hash for each in trainings}) == 3
+    for training in trainings:
+        assert training.data.data_hash == hash_segments(training.data.segments)
     assert len({each.suffix for each in trainings}) == 3
 
 

@@ -99,7 +99,9 @@ def test_videos_of_test_rows_may_be_missing_or_sealed_until_the_last_exam(csv_pa
         ("absent", "missing")
     ]
     (csv_path.parent / "v.mp4").unlink()
-    with pytest.raises(UserError, match=r"1 of 5 videos are missing \(v\)"):
+    with pytest.raises(
+        UserError, match=r"1 of 3 videos of training and validation are missing \(v\)"
+    ):
         check_input(tiny_config(csv_path, csv_path.parent), Console())
 
 
