@@ -18,6 +18,7 @@ OTHER_FILES = {
     "test_imports.py": "what each entry point imports",
     "test_layout.py": "this rule",
     "cli/test_train_py.py": "train.py, as a user runs it",
+    "data/cache/test_bucket_catalog.py": "the catalog of machines that share a bucket",
     "data/cache/test_survival.py": "several processes on one cache, some of them killed",
     "data/test_window_image.py": "pictures of windows, from a video through the cache to a batch",
     "models/test_foundation_encoders.py": "families of timm encoders, from network to prediction",

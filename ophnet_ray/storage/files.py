@@ -11,6 +11,7 @@ import stat
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from ophnet_ray.storage.paths import (
 )
 
 COPY_BYTES = 8_000_000
+STAT_THREADS = 16
 MIN_LISTED = 32
 """Files of a folder from which it is listed to stat them."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -218,12 +220,14 @@ def list_objects(
 def stat_objects(folder: str, names: Sequence[str]) -> dict[str, FileStatus]:
     """Stat objects in a folder of a bucket, one request each; those that do not exist are left out.
 
+    The requests are simultaneous: Arrow sends those of one call one after the other.
+
     Raises:
         StorageError: The bucket does not answer.
     """
-    root = bucket_path(folder)
-    with in_one_line(folder):
-        found = filesystem_of(folder).get_file_info([f"{root}/{name}" for name in names])
+    root, system = bucket_path(folder), filesystem_of(folder)
+    with in_one_line(folder), ThreadPoolExecutor(STAT_THREADS) as pool:
+        found = list(pool.map(system.get_file_info, (f"{root}/{name}" for name in names)))
     return {
         name: FileStatus(info.size, info.mtime_ns or 0)
         for name, info in zip(names, found, strict=True)

@@ -5,7 +5,6 @@ import os
 import tempfile
 import threading
 import tracemalloc
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from ophnet_ray.data.annotations import (
 )
 from ophnet_ray.data.table_file import TableFile
 from ophnet_ray.errors import UserError
+from tests.helpers.users import as_another_user
 
 pytestmark = pytest.mark.unit
 
@@ -343,18 +343,6 @@ def test_long_numbers_are_phases_of_their_own(tmp_path):
     rows = "".join(f"v,{i},{i + 1},{phase}\n" for i, phase in enumerate(phases))
     segments = read_annotations(write(tmp_path, f"video_id,start,end,phase\n{rows}"))
     assert phase_vocabulary(segments) == [*phases[1:], phases[0]]
-
-
-@contextmanager
-def as_another_user():
-    """Act as a user to whom the folders of this one are closed; one user stays who he is."""
-    if os.getuid() == 0:
-        os.setresuid(65534, 65534, 0)
-    try:
-        yield
-    finally:
-        if os.getresuid()[2] == 0:
-            os.setresuid(0, 0, 0)
 
 
 @pytest.mark.parametrize("row", ["video_id,start,end,phase\nv,0,1,a", "video_path,phase\nv.mp4,a"])

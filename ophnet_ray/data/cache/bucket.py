@@ -31,7 +31,7 @@ from ophnet_ray.storage.local_copies import fetch_once
 from ophnet_ray.storage.paths import join, name_of
 
 INDEX_THREADS = 16
-MAX_ASKED = 200
+MAX_ASKED = 64
 """Shards that are asked for one by one; for more, the bucket is listed."""
 MARK_AGE_NS = 86_400 * 10**9
 """Minimum age of an index that is marked as used again."""
@@ -108,7 +108,7 @@ class CacheBucket:
     def stat_shards(self, names: Collection[str]) -> dict[str, Stamp]:
         """Return the state of some shards; those that are not there are left out.
 
-        Few are asked for one by one, many are found in a listing of the bucket.
+        Few are asked for one by one, simultaneously; many are found in a listing of the bucket.
 
         Raises:
             StorageError: The bucket does not answer.
@@ -126,7 +126,8 @@ class CacheBucket:
             StorageError: The bucket does not answer.
         """
         with ThreadPoolExecutor(INDEX_THREADS, thread_name_prefix="read-indexes") as pool:
-            texts = pool.map(self._read_index, (f"{name}.json" for name in stamps))
+            # not this machine's copies, which may be of an older state
+            texts = pool.map(self._fetch_index, (f"{name}.json" for name in stamps))
             for (name, stamp), text in zip(stamps.items(), texts, strict=True):
                 index = None
                 if text is not None:
@@ -144,7 +145,7 @@ class CacheBucket:
         """Return this machine's copies of the parts of the catalog.
 
         Raises:
-            StorageError: The bucket does not answer.
+            OSError: The bucket does not answer, or a part cannot be fetched.
         """
         uri, folder = join(self.uri, CATALOG), self.folder / CATALOG
         parts = []
@@ -155,6 +156,18 @@ class CacheBucket:
         for stale in set(list_parts(folder)).difference(parts):
             stale.unlink(missing_ok=True)
         return parts
+
+    def renew_part(self, name: str) -> bool:
+        """Fetch a part again, whose copy here is damaged.
+
+        Raises:
+            FileNotFoundError: It is gone from the bucket.
+            OSError: It cannot be fetched.
+        """
+        copy = self.folder / CATALOG / name
+        copy.unlink(missing_ok=True)
+        fetch_once(join(join(self.uri, CATALOG), name), copy)
+        return True
 
     def add_part(self, name: str, content: bytes) -> None:
         """Write a part of the catalog.
@@ -180,10 +193,16 @@ class CacheBucket:
         return replace(index, entries=entries)
 
     def _read_index(self, name: str) -> bytes | None:
+        """Read this machine's copy of an index beside its copy of the shard, or the bucket's."""
+        copy = self.folder / name
+        if copy.with_suffix(".arrow").exists():
+            with suppress(FileNotFoundError):
+                return copy.read_bytes()
+        return self._fetch_index(name)
+
+    def _fetch_index(self, name: str) -> bytes | None:
         try:
-            # equal names mean equal contents: a local copy serves as well
-            copy = self.folder / name
-            return copy.read_bytes() if copy.exists() else read_bytes(join(self.uri, name))
+            return read_bytes(join(self.uri, name))
         except FileNotFoundError:
             return None  # pruned a moment ago
 
@@ -212,7 +231,7 @@ class CacheBucket:
         for shard in {name_of(source) for source in sources}:
             name = f"{shard.removesuffix('.arrow')}.json"
             if name in listed and now_ns - listed[name].mtime_ns > MARK_AGE_NS:
-                text = self._read_index(name)
+                text = self._fetch_index(name)
                 if text is not None:
                     write_object(join(self.uri, name), text)
 
@@ -220,7 +239,9 @@ class CacheBucket:
 def _stamps_of(listed: Mapping[str, FileStatus]) -> dict[str, Stamp]:
     """Return the state of the shards whose two files are there."""
     return {
-        file.removesuffix(".json"): Stamp(shard.size_bytes, index.size_bytes, 0)
+        file.removesuffix(".json"): Stamp(
+            shard.size_bytes, index.size_bytes, shard.mtime_ns // 10**9 * 10**9
+        )
         for file, index in listed.items()
         if file.endswith(".json") and (shard := listed.get(f"{file[:-5]}.arrow"))
     }

@@ -7,6 +7,9 @@ A part of the catalog is never changed. Two processes that add one simultaneousl
 other; parts that tell the same twice do no harm. Small parts are merged into larger ones: the new
 one is whole before the old ones go. A process that is killed at any moment leaves a catalog that
 tells less, or something twice.
+
+It is optional: a part that cannot be read counts as none, one that cannot be written is left out,
+and both are named in a warning.
 """
 
 import io
@@ -57,6 +60,9 @@ class Shelf(Protocol):
     def fetch_parts(self) -> list[Path]:
         """Return the parts of the catalog, as files of this machine."""
 
+    def renew_part(self, name: str) -> bool:
+        """Fetch a damaged copy of a part again; return False if the part is no copy."""
+
     def add_part(self, name: str, content: bytes) -> None:
         """Write a part of the catalog."""
 
@@ -75,40 +81,62 @@ class Catalog:
         self._shelf = shelf
         self._searched: set[str] = set()
         self._changed: set[str] = set()
+        self._named: set[str] = set()
 
     def find(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
         """Return the entries of the keys that the catalog knows, by key.
 
-        The time is proportional to the number of keys, not to the size of the cache. A shard that
-        has changed since the catalog read its index is left to ``read_rest``.
+        Each key is searched in each part. The time is proportional to the number of keys, and to
+        that of the parts: one per ``MAX_PART_BYTES``, and a few smaller ones. A shard that has
+        changed since the catalog read its index is left to ``read_rest``.
         """
         return self._choose(self._search(set(keys)))
 
     def read_rest(self, keys: Collection[str] = ()) -> dict[str, CacheEntry]:
         """Read the shards that the catalog lacks, and add them; return what they hold of the keys.
 
-        It lists the cache once, and reads what is new. The keys are those that ``find`` has not
-        found just before.
+        It lists the cache once, reads the parts to compare them with their hashes, and the indexes
+        of the shards that are new. The keys are those that ``find`` has not found just before.
+
+        Raises:
+            OSError: The cache cannot be listed.
         """
         parts, known, late = self._read_parts(keys)
         found = self._choose(late)
         listed, stamps = self._shelf.list_shards(known - self._changed)
         gone = self._changed | (known - listed)
         builder = PartBuilder()
-        for index in self._shelf.read_shards(stamps):
-            builder.add(index, stamps[index.shard.stem])
-            found |= {e.key: e for e in index.valid_entries if e.key in keys}
-            if builder.size_bytes > MAX_PART_BYTES:
-                self._write(builder, (), gone)
-                builder = PartBuilder()
-        if builder.num_shards >= MIN_SHARDS:
-            self._write(builder, parts, gone)
+        try:
+            for index in self._shelf.read_shards(stamps):
+                self._add(builder, index, stamps[index.shard.stem])
+                found |= {e.key: e for e in index.valid_entries if e.key in keys}
+                if builder.size_bytes > MAX_PART_BYTES:
+                    self._write(builder, (), gone)
+                    builder = PartBuilder()
+            if builder.num_shards >= MIN_SHARDS:
+                self._write(builder, parts, gone)
+        finally:
+            builder.close()
         self._changed.clear()
         return found
 
+    def update(self) -> None:
+        """Add what was written since, for the next run; a failure is a warning."""
+        try:
+            self.read_rest()
+        except OSError as error:
+            self._warn_unwritten(error)
+
+    def _add(self, builder: PartBuilder, index: ShardIndex, stamp: Stamp) -> None:
+        try:
+            builder.add(index, stamp)
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            # its index is read each time
+            logger.debug("%s does not fit the catalog: %s", index.shard, error)
+
     def _search(self, keys: Collection[str]) -> Iterator[Located]:
         self._searched.clear()
-        for path in self._shelf.fetch_parts():
+        for path in self._fetch_parts():
             try:
                 with CatalogPart(path) as part:
                     yield from part.search(keys, self._shelf.locate)
@@ -143,7 +171,7 @@ class Catalog:
         parts: list[Path] = []
         known: set[str] = set()
         late: list[Located] = []
-        for path in self._shelf.fetch_parts():
+        for path in self._fetch_parts():
             # a part that goes meanwhile counts as none: its shards are read again
             with suppress(sqlite3.Error, DamagedPartError):
                 if self._is_whole(path):
@@ -156,14 +184,27 @@ class Catalog:
                     parts.append(path)
         return parts, known, late
 
-    def _is_whole(self, path: Path) -> bool:
-        """Compare a part with the hash in its name; remove a damaged one."""
+    def _fetch_parts(self) -> list[Path]:
         try:
-            with path.open("rb") as file:
-                if name_part(file) == path.name:
-                    return True
+            return self._shelf.fetch_parts()
+        except OSError as error:
+            self._warn_unread("the catalog of the cache", error)
+            return []
+
+    def _is_whole(self, path: Path) -> bool:
+        """Compare a part with the hash in its name; remove a damaged one.
+
+        A damaged copy of a bucket's part is fetched again before. One that cannot be read is left
+        as it is: another user may read it.
+        """
+        try:
+            if _is_as_named(path) or (self._shelf.renew_part(path.name) and _is_as_named(path)):
+                return True
         except FileNotFoundError:
             return False  # another process has merged it
+        except OSError as error:
+            self._warn_unread(str(path), error)
+            return False
         logger.warning("%s is damaged; it is written anew from the indexes of the shards", path)
         self._remove([path])
         return False
@@ -179,12 +220,12 @@ class Catalog:
             with suppress(sqlite3.Error):  # gone meanwhile: another process has merged it
                 builder.merge(path, gone)
                 merged.append(path)
-        content = builder.finish()
-        name = name_part(io.BytesIO(content))
         try:
+            content = builder.finish()
+            name = name_part(io.BytesIO(content))
             self._shelf.add_part(name, content)
-        except OSError as error:
-            logger.warning("the catalog of the cache cannot be written: %s", error)
+        except (OSError, sqlite3.Error) as error:
+            self._warn_unwritten(error)
             return
         self._remove(path for path in merged if path.name != name)
 
@@ -195,8 +236,25 @@ class Catalog:
             except OSError as error:
                 logger.warning("%s cannot be removed: %s", path, error)
 
+    def _warn_unread(self, what: str, error: OSError) -> None:
+        self._warn(f"{what} cannot be read ({error}); the indexes of the shards are read instead")
+
+    def _warn_unwritten(self, error: Exception) -> None:
+        self._warn(f"the catalog of the cache cannot be written: {error}")
+
+    def _warn(self, text: str) -> None:
+        """Log a warning once: one run searches several times."""
+        if text not in self._named:
+            self._named.add(text)
+            logger.warning("%s", text)
+
+
+def _is_as_named(path: Path) -> bool:
+    with path.open("rb") as file:
+        return name_part(file) == path.name
+
 
 def _sizes(parts: Iterable[Path]) -> Iterator[tuple[int, Path]]:
     for path in parts:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             yield path.stat().st_size, path

@@ -12,14 +12,14 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from ophnet_ray.data.cache.shards import CacheEntry, ShardIndex
 from ophnet_ray.data.video.container import CODEC_VERSIONS
 
-SUFFIX = ".v2.sqlite"
+SUFFIX = ".v3.sqlite"
 Locate = Callable[[str], tuple[str, str]]
 """A function that gives path and source of a shard by its name."""
 _SEARCHED_AT_ONCE = 100_000
@@ -27,7 +27,7 @@ _OUR_CODEC = json.dumps(CODEC_VERSIONS, sort_keys=True)
 _SCHEMA = """
 CREATE TABLE shards (
     id INTEGER PRIMARY KEY, name TEXT, size_bytes INTEGER, index_bytes INTEGER,
-    index_mtime_ns INTEGER, codec TEXT
+    mtime_ns INTEGER, codec TEXT
 );
 CREATE TABLE entries (
     key TEXT, shard INTEGER, offset INTEGER, lengths TEXT, reason TEXT, kind TEXT,
@@ -40,12 +40,13 @@ CREATE TEMP TABLE left_out (name TEXT PRIMARY KEY);
 class Stamp(NamedTuple):
     """State of a shard's two files; equal values mean unchanged files.
 
-    ``index_mtime_ns`` is 0 in a bucket, where the time of an index is that of its last use.
+    ``mtime_ns`` is the time of the index. In a bucket it is that of the shard, since the index is
+    written again at its use; whole seconds, as S3 gives them for a single object.
     """
 
     size_bytes: int
     index_bytes: int
-    index_mtime_ns: int
+    mtime_ns: int
 
 
 class CatalogedShard(NamedTuple):
@@ -82,15 +83,22 @@ class PartBuilder:
         return int(pages * bytes_per_page)
 
     def add(self, index: ShardIndex, stamp: Stamp) -> None:
-        """Add the entries of a shard."""
+        """Add the entries of a shard, or nothing.
+
+        Raises:
+            sqlite3.Error, ValueError, OverflowError: An entry does not fit, e.g. its reason is no
+                Unicode text.
+        """
         codec = json.dumps(index.codec, sort_keys=True)
         shard = CatalogedShard(index.shard.stem, stamp, codec)
+        crc = shard.crc
         row = (self.num_shards, shard.name, *stamp, codec)
-        self._db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?)", row)
-        self._db.executemany(
-            "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (_to_row(entry, self.num_shards, shard.crc) for entry in index.entries),
-        )
+        with self._db:
+            self._db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?)", row)
+            self._db.executemany(
+                "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (_to_row(entry, self.num_shards, crc) for entry in index.entries),
+            )
         self.num_shards += 1
 
     def merge(self, part: Path, left_out: Iterable[str]) -> None:
@@ -108,7 +116,7 @@ class PartBuilder:
             with self._db:
                 self._db.execute(
                     "INSERT INTO shards SELECT id + ?, name, size_bytes, index_bytes, "
-                    "index_mtime_ns, codec FROM part.shards WHERE name NOT IN "
+                    "mtime_ns, codec FROM part.shards WHERE name NOT IN "
                     "(SELECT name FROM left_out UNION SELECT name FROM main.shards)",
                     (self.num_shards,),
                 )
@@ -129,6 +137,10 @@ class PartBuilder:
             self._db.commit()
             return self._db.serialize()
 
+    def close(self) -> None:
+        """Free the memory; it may be finished."""
+        self._db.close()
+
 
 def name_part(file: io.BytesIO | io.BufferedReader) -> str:
     """Return the name of the file with this content."""
@@ -144,9 +156,11 @@ class CatalogPart:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._db = sqlite3.connect(_uri_of(path), uri=True)
-        self._db.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY) WITHOUT ROWID")
-        self._db.execute("SELECT id FROM shards LIMIT 1").fetchone()
+        with ExitStack() as stack:
+            self._db = stack.enter_context(closing(sqlite3.connect(_uri_of(path), uri=True)))
+            self._db.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY) WITHOUT ROWID")
+            self._db.execute("SELECT id FROM shards LIMIT 1").fetchone()
+            stack.pop_all()
 
     def __enter__(self) -> Self:
         """Return itself; the context closes the file."""
@@ -166,7 +180,8 @@ class CatalogPart:
     ) -> Iterator[tuple[CatalogedShard, CacheEntry]]:
         """Yield the entries of keys with their shards; the same key may have several.
 
-        The time is proportional to the number of keys. Rejects of another codec are left out.
+        The time is proportional to the number of keys, found or not. Rejects of another codec are
+        left out.
 
         Args:
             keys: The keys.
@@ -205,8 +220,8 @@ def _uri_of(path: Path) -> str:
 
 
 def _to_shard(row: Any) -> CatalogedShard:
-    _, name, size_bytes, index_bytes, index_mtime_ns, codec = row
-    return CatalogedShard(name, Stamp(size_bytes, index_bytes, index_mtime_ns), codec)
+    _, name, size_bytes, index_bytes, mtime_ns, codec = row
+    return CatalogedShard(name, Stamp(size_bytes, index_bytes, mtime_ns), codec)
 
 
 def _to_row(entry: CacheEntry, shard_id: int, shard_crc: int) -> tuple[object, ...]:
@@ -229,6 +244,8 @@ def _to_entry(
     """
     key, _, offset, lengths, reason, kind, is_truncated, checksums, crc = row
     fields = (offset, lengths, reason, kind, is_truncated)
+    if not isinstance(checksums, bytes):
+        raise DamagedPartError("the checksums of an entry are no bytes")
     if _crc_of(key, shard_crc, fields, checksums) != crc:
         raise DamagedPartError("an entry differs from its checksum")
     if lengths not in known_lengths:

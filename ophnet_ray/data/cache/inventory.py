@@ -1,14 +1,17 @@
 """Contents of a cache, on disk or in a bucket, and the removal of what no run uses."""
 
 import itertools
+import logging
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ophnet_ray.data.cache.bucket import CacheBucket
-from ophnet_ray.data.cache.catalog import CATALOG
+from ophnet_ray.data.cache.catalog import CATALOG, Shelf
+from ophnet_ray.data.cache.catalog_part import SUFFIX
+from ophnet_ray.data.cache.shard_folder import ShardFolder
 from ophnet_ray.data.cache.shards import ShardIndex, read_shard_index
 from ophnet_ray.data.cache.store import CACHE_VERSION, FORMAT_VERSION, LOCK_FILE, VIDEO_IDS
 from ophnet_ray.errors import UserError
@@ -16,6 +19,8 @@ from ophnet_ray.storage.files import check_readable, delete_object, list_names, 
 from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import is_remote, join
+
+logger = logging.getLogger(__name__)
 
 SECONDS_PER_DAY = 86_400.0
 MIN_BUCKET_DAYS = 3
@@ -110,18 +115,22 @@ def _read_folder(cache_dir: Path) -> Inventory:
     leftovers = [
         leftover
         for path in itertools.chain(
-            (folder / CATALOG).glob(".new.*"), *(each.glob("*") for each in (folder, *older))
+            _unread_parts((folder / CATALOG).glob("*")),
+            *(each.glob("*") for each in (folder, *older)),
         )
         if path not in known and (leftover := _leftover(path)) is not None
     ]
     return _build_inventory(shards, leftovers)
 
 
+def _unread_parts(files: Iterable[Path]) -> Iterator[Path]:
+    """Yield the files of a catalog that no run of this version reads."""
+    return (path for path in files if not path.name.endswith(SUFFIX))
+
+
 def _read_bucket(cache_dir: str) -> Inventory:
     check_readable("--cache_dir", cache_dir)
-    bucket = CacheBucket(
-        join(cache_dir, CACHE_VERSION), local_folder(cache_dir, None) / CACHE_VERSION
-    )
+    bucket = _bucket_of(cache_dir)
     listed = list_objects(bucket.uri)
     if not listed:
         raise UserError(f"there is no cache in {cache_dir}; name it with --cache_dir")
@@ -130,12 +139,14 @@ def _read_bucket(cache_dir: str) -> Inventory:
         data, text = listed[index.shard.name], listed[index.shard.with_suffix(".json").name]
         shards.append(Shard(index, data.size_bytes + text.size_bytes, text.mtime_ns / 1e9))
     known = {shard.index.shard.stem for shard in shards}
+    unread = [name for name in listed if Path(name).stem not in known and not name.startswith(".")]
+    parts = list_objects(join(bucket.uri, CATALOG))
+    listed |= {f"{CATALOG}/{name}": status for name, status in parts.items()}
+    unread += map(str, _unread_parts(Path(CATALOG, name) for name in parts))
     leftovers = [
         Leftover(Path(name), status.size_bytes, status.mtime_ns / 1e9)
-        for name, status in listed.items()
-        if Path(name).stem not in known
-        and not name.startswith(".")
-        and time.time() - status.mtime_ns / 1e9 > LEFTOVER_AGE_S
+        for name in unread
+        if (status := listed[name]) and time.time() - status.mtime_ns / 1e9 > LEFTOVER_AGE_S
     ]
     return _build_inventory(shards, leftovers)
 
@@ -157,10 +168,14 @@ def _leftover(path: Path) -> Leftover | None:
 
 
 def _prune_folder(cache_dir: Path, unused_days: float) -> Inventory:
+    catalog = _blocks_folder(cache_dir) / CATALOG
     busy = f"the cache {cache_dir} is being used by a run; prune it when the run is over"
     try:
-        with exclusive(_blocks_folder(cache_dir) / LOCK_FILE, busy=busy, is_also_shared=True):
-            return _delete_unused(_read_folder(cache_dir), unused_days, Path.unlink)
+        with exclusive(catalog.with_name(LOCK_FILE), busy=busy, is_also_shared=True):
+            unused = _delete_unused(_read_folder(cache_dir), unused_days, Path.unlink)
+            if unused.shards:
+                _delete_catalog(ShardFolder(catalog.parent))
+            return unused
     except OSError as error:
         raise UserError(f"the cache {cache_dir} cannot be pruned: {error}") from error
 
@@ -171,9 +186,31 @@ def _prune_bucket(cache_dir: str, unused_days: float) -> Inventory:
             f"--days {unused_days:g}: a bucket does not show whether a run is using it; "
             f"give at least {MIN_BUCKET_DAYS}"
         )
-    uri = join(cache_dir, CACHE_VERSION)
-    return _delete_unused(
-        _read_bucket(cache_dir), unused_days, lambda path: delete_object(join(uri, path.name))
+    bucket = _bucket_of(cache_dir)
+
+    def delete(path: Path) -> None:
+        # a shard has its path on this machine, a leftover that below the bucket's folder
+        name = path.name if path.is_absolute() else path.as_posix()
+        delete_object(join(bucket.uri, name))
+
+    unused = _delete_unused(_read_bucket(cache_dir), unused_days, delete)
+    if unused.shards:
+        _delete_catalog(bucket)
+    return unused
+
+
+def _delete_catalog(shelf: Shelf) -> None:
+    """Delete the catalog, which knows shards that are gone; the next run writes it anew."""
+    try:
+        for part in shelf.fetch_parts():
+            shelf.remove_part(part.name)
+    except OSError as error:
+        logger.warning("the catalog of the cache cannot be removed: %s", error)
+
+
+def _bucket_of(cache_dir: str) -> CacheBucket:
+    return CacheBucket(
+        join(cache_dir, CACHE_VERSION), local_folder(cache_dir, None) / CACHE_VERSION
     )
 
 

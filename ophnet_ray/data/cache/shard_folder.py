@@ -49,16 +49,30 @@ class ShardFolder:
         stamps = []
         for name in names:
             with suppress(FileNotFoundError):
-                index = os.stat(f"{self.folder}/{name}.json")  # noqa: PTH116 - a Path costs more
-                stamps.append((name, Stamp(self._size(name), index.st_size, index.st_mtime_ns)))
+                index = self._stat_index(name)
+                stamps.append((name, Stamp(self._size(name), *index)))
         return stamps
+
+    def _stat_index(self, name: str) -> tuple[int, int]:
+        """Return size and time of an index; (-1, -1) if it cannot be told, as of a stale handle.
+
+        Raises:
+            FileNotFoundError: It is gone.
+        """
+        try:
+            status = os.stat(f"{self.folder}/{name}.json")  # noqa: PTH116 - a Path costs more
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return -1, -1  # who reads it names the error
+        return status.st_size, status.st_mtime_ns
 
     def _size(self, name: str) -> int:
         """Return the size of a shard; -1, which no index states, if it is gone."""
         try:
             return os.stat(f"{self.folder}/{name}.arrow").st_size  # noqa: PTH116 - as above
-        except FileNotFoundError:
-            return -1
+        except OSError:
+            return -1  # as above
 
     def read_shards(self, stamps: Mapping[str, Stamp]) -> Iterator[ShardIndex]:
         """Read the indexes of shards in a state, except those that are not whole."""
@@ -72,8 +86,16 @@ class ShardFolder:
         return f"{self.folder}/{name}.arrow", ""
 
     def fetch_parts(self) -> list[Path]:
-        """Return the parts of the catalog."""
+        """Return the parts of the catalog.
+
+        Raises:
+            OSError: They may not be listed.
+        """
         return list_parts(self.catalog)
+
+    def renew_part(self, name: str) -> bool:
+        """Return False: a part in a folder is no copy."""
+        return False
 
     def add_part(self, name: str, content: bytes) -> None:
         """Write a part of the catalog.
@@ -94,7 +116,11 @@ class ShardFolder:
 
 
 def list_parts(folder: Path) -> list[Path]:
-    """Return the parts of a catalog in a folder, in the order of their names."""
+    """Return the parts of a catalog in a folder, in the order of their names.
+
+    Raises:
+        OSError: The folder may not be listed.
+    """
     try:
         return sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIX))
     except FileNotFoundError:

@@ -30,7 +30,7 @@ from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.data.video.container import CODEC_VERSIONS
 from ophnet_ray.storage.files import open_atomically, write_atomically
 from ophnet_ray.storage.local_copies import fetch_once
-from ophnet_ray.storage.paths import join, name_of, parent_of, plain_uri
+from ophnet_ray.storage.paths import join, parent_of, plain_uri
 from ophnet_ray.storage.records import dump_record, parse_record
 
 FETCH_THREADS = 8
@@ -266,10 +266,12 @@ def fetch_shards(entries: Iterable[CacheEntry], first: int = 0) -> None:
 
 def _fetch_shard(path: str, source: str) -> None:
     shard = Path(path)
+    index = shard.with_suffix(".json")
+    if not shard.exists():
+        index.unlink(missing_ok=True)  # of a deleted copy, which may have been another
     fetch_once(source, shard)
     # `cache --list` and `--prune` look for it on this machine
-    parent, name = parent_of(source), name_of(source)
-    fetch_once(join(parent, Path(name).with_suffix(".json").name), shard.with_suffix(".json"))
+    fetch_once(join(parent_of(source), index.name), index)
 
 
 def read_blocks(entry: CacheEntry, first: int, out: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -182,8 +182,8 @@ class BlockCache:
     def find(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
         """Return the entries that the cache holds, by key.
 
-        The time is proportional to the number of keys, besides one listing of the cache if it lacks
-        some of them.
+        See ``Catalog.find`` for the time. If the cache lacks some of the keys, it is listed once,
+        and the files of its catalog are read.
         """
         wanted = set(keys)
         found = self._catalog.find(wanted)
@@ -191,8 +191,8 @@ class BlockCache:
         return found | self._catalog.read_rest(missing) if missing else found
 
     def update_catalog(self) -> None:
-        """Add what was written since to the catalog, for the next run."""
-        self._catalog.read_rest()
+        """Add what was written since to the catalog, for the next run; a failure is a warning."""
+        self._catalog.update()
 
     def find_new(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
         """Return the entries that other runs have written since this object was created.

@@ -5,8 +5,11 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from ophnet_ray.data.cache.shards import read_shard_index
 from ophnet_ray.data.cache.store import BlockCache
 from tests.helpers.paths import ROOT
 from tests.helpers.reads import recorded_reads
+from tests.helpers.users import as_another_user
 
 pytestmark = pytest.mark.unit
 
@@ -89,13 +93,23 @@ def test_an_entry_is_the_same_from_the_catalog_and_from_the_index(cache):
         assert find(folder, keys)[0] == truth
 
 
+def warnings_of(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
 def flip(part):
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
     part.write_bytes(content)
 
 
+def replace_checksums(part):
+    with closing(sqlite3.connect(part)) as db, db:
+        db.execute("UPDATE entries SET checksums = 'text'")
+
+
 DAMAGES = {
+    "no checksums": replace_checksums,
     "flipped": flip,
     "cut": lambda part: part.write_bytes(part.read_bytes()[:5000]),
     "empty": lambda part: part.write_bytes(b""),
@@ -111,8 +125,7 @@ def test_a_damaged_catalog_is_named_and_written_anew_and_costs_no_segment(cache,
     (part,) = parts_of(folder)
     DAMAGES[damage](part)
     assert find(folder, [*keys, "new"])[0] == before
-    named = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert named == (
+    assert warnings_of(caplog) == (
         []
         if damage == "gone"
         else [f"{part} is damaged; it is written anew from the indexes of the shards"]
@@ -163,6 +176,72 @@ def test_a_catalog_is_no_shard_and_what_a_killed_writer_left_of_it_is_pruned(cac
     os.utime(torn, (0, 0))
     assert [left.path for left in prune(folder, 30).leftovers] == [torn]
     assert not torn.exists()
+
+
+@pytest.mark.parametrize("closed", ["folder", "part"])
+def test_a_catalog_that_only_its_writer_may_read_is_named_and_costs_no_segment(caplog, closed):
+    """Two users share a cache; the umask of one is 077."""
+    with tempfile.TemporaryDirectory() as public:
+        Path(public).chmod(0o755)
+        folder = Path(public) / "cache"
+        keys = write_shards(folder)
+        before, _ = find(folder, keys)
+        (part,) = parts_of(folder)
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o777)
+        (part.parent if closed == "folder" else part).chmod(0)
+        with as_another_user():
+            cache = BlockCache(folder, WINDOWS)
+            found = cache.find(keys)
+            cache.update_catalog()
+        (part.parent if closed == "folder" else part).chmod(0o700)
+        assert part in parts_of(folder)
+    assert found == before
+    assert any(
+        "cannot be read" in told and "ermission denied" in told for told in warnings_of(caplog)
+    )
+
+
+def test_a_catalog_that_cannot_be_read_or_written_does_not_end_a_run(cache, caplog):
+    folder, keys = cache
+    (BlockCache(folder, WINDOWS).folder / "catalog").write_text("no folder")
+    for _ in range(2):
+        assert find(folder, keys)[0].keys() == set(keys)
+    BlockCache(folder, WINDOWS).update_catalog()
+    told = warnings_of(caplog)
+    assert any("the catalog of the cache cannot be written" in line for line in told)
+
+
+def test_an_update_of_the_catalog_that_fails_does_not_end_a_finished_run(cache, caplog):
+    folder, _ = cache
+    opened = BlockCache(folder, WINDOWS)
+    shutil.rmtree(folder)
+    opened.update_catalog()
+    assert "the catalog of the cache cannot be written" in warnings_of(caplog)[0]
+
+
+def test_a_reason_that_is_no_text_is_found_from_its_index(cache):
+    """The error of a library names a file whose name is not UTF-8."""
+    folder, keys = cache
+    BlockCache(folder, WINDOWS).reject(["odd"], "v.mp4", "no \udcff.mp4", is_permanent=True)
+    for _ in range(2):
+        found, reads = find(folder, [*keys, "odd"])
+        assert found.keys() == {*keys, "odd"}
+    assert len(indexes_of(reads)) == 1
+
+
+def test_catalogs_of_older_versions_and_of_pruned_shards_are_pruned(cache):
+    folder, keys = cache
+    find(folder, keys)
+    old = parts_of(folder)[0].with_name("0.v0.sqlite")
+    old.write_bytes(b"old")
+    os.utime(old, (0, 0))
+    assert [left.path for left in read_inventory(folder).leftovers] == [old]
+    assert len(parts_of(folder)) == 2
+    prune(folder, 30)
+    assert len(parts_of(folder)) == 1
+    prune(folder, 0)
+    assert parts_of(folder) == []
 
 
 WRITER = """
