@@ -15,6 +15,9 @@ from ophnet_ray.data.manifest import ManifestItem, measure_lengths
 from ophnet_ray.hashing import hash_ids
 from ophnet_ray.storage.paths import join, name_of, parent_of
 
+MAX_KNOWN_SHARDS = 4096
+"""Shards whose paths are kept; making one takes as long as reading a window of a small image."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SegmentColumns:
@@ -93,13 +96,13 @@ class SegmentColumns:
             segment: Its index.
             checksums: Return the checksums, too; they cost the most.
         """
-        name, folder, uri = self._shard(int(self.shards[segment]))
+        path, source = self._locate_shard(int(self.shards[segment]))
         return CacheEntry(
             "",
-            f"{folder}/{name}",
+            path,
             int(self.offsets[segment]),
             self.layouts.kinds[self.layouts.numbers[segment]],
-            source=join(uri, name) if uri else "",
+            source=source,
             checksums=self._read_checksums(segment) if checksums else b"",
         )
 
@@ -111,15 +114,30 @@ class SegmentColumns:
         entries = (self.read_entry(segment, checksums=False) for segment in first.tolist())
         return [entry for entry in entries if entry.source]
 
-    def _shard(self, number: int) -> tuple[str, str, str]:
-        """Return the name of a shard, its folder on this machine, and the URI of that."""
-        name: str = self.shard_names[number].as_py()
-        return name, *self.folders[self.shard_folders[number]]
+    @cached_property
+    def _known_shards(self) -> dict[int, tuple[str, str]]:
+        return {}
+
+    def _locate_shard(self, number: int) -> tuple[str, str]:
+        """Return the path of a shard, and its URI in a bucket or an empty text."""
+        known = self._known_shards
+        if number not in known:
+            if len(known) == MAX_KNOWN_SHARDS:
+                known.clear()
+            name: str = self.shard_names[number].as_py()
+            folder, uri = self.folders[self.shard_folders[number]]
+            known[number] = (f"{folder}/{name}", join(uri, name) if uri else "")
+        return known[number]
+
+    def _has_checksums(self, segment: int) -> bool:
+        if not len(self.unchecked) or segment > self.unchecked[-1]:
+            return bool(len(self.checksums))
+        # a plain int would make NumPy copy the whole array into a wider type
+        place = np.searchsorted(self.unchecked, self.unchecked.dtype.type(segment))
+        return bool(self.unchecked[place] != segment)
 
     def _read_checksums(self, segment: int) -> bytes:
-        place = int(np.searchsorted(self.unchecked, segment))
-        is_unchecked = place < len(self.unchecked) and self.unchecked[place] == segment
-        if is_unchecked or not len(self.checksums):
+        if not self._has_checksums(segment):
             return b""
         start, stop = self.first_blocks[segment : segment + 2].tolist()
         return self.checksums[start:stop].tobytes()

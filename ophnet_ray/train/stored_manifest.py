@@ -28,6 +28,9 @@ from ophnet_ray.train.run_directory import RunDirectory
 _COPIES = ".manifests"
 """Folder of the copies that a machine fetches from the bucket of a run."""
 
+MAX_READ_BYTES = 16_000_000
+"""Largest file that each worker keeps in memory; that of OphNet has 0.8 MB."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -90,15 +93,15 @@ def open_manifest(manifest: Manifest | ManifestFile, run: RunDirectory) -> Worke
 
 
 def _locate(manifest: ManifestFile, run: RunDirectory) -> pa.NativeFile:
-    """Return the verified file as this machine has it: mapped, or in Ray's memory."""
+    """Return the verified file as this machine has it: mapped, in memory, or in Ray's memory."""
     path = Path(manifest.path)
-    if _is_whole(path, manifest.sha256):
-        return pa.memory_map(str(path))
+    if file := _open_whole(path, manifest.sha256):
+        return file
     if run.is_in_bucket:
         uri, name = join(run.location, path.name), f"{manifest.sha256[:16]}{path.suffix}"
         copy = fetch_once(uri, run.path / _COPIES / name)
-        if _is_whole(copy, manifest.sha256):
-            return pa.memory_map(str(copy))
+        if file := _open_whole(copy, manifest.sha256):
+            return file
         copy.unlink(missing_ok=True)
         raise OSError(f"{uri} is damaged: its checksum is another one; start the run again")
     if manifest.content is not None:
@@ -108,14 +111,23 @@ def _locate(manifest: ManifestFile, run: RunDirectory) -> pa.NativeFile:
         if hashlib.sha256(content).hexdigest() == manifest.sha256:
             return pa.BufferReader(pa.py_buffer(content))
     raise OSError(
-        f"{path} cannot be read on this machine, or is damaged; --storage_path must be a folder "
-        "that all nodes share, or a bucket"
+        f"{path} cannot be read on this machine, or is damaged: the same command writes it again; "
+        "--storage_path must be a folder that all nodes share, or a bucket"
     )
 
 
-def _is_whole(path: Path, sha256: str) -> bool:
+def _open_whole(path: Path, sha256: str) -> pa.NativeFile | None:
+    """Return a file in memory if it is small, else mapped; None if it has another checksum.
+
+    A file system that loses a mapped file ends the process without a word.
+    """
     try:
-        return hash_file(path) == sha256
+        if path.stat().st_size > MAX_READ_BYTES:
+            return pa.memory_map(str(path)) if hash_file(path) == sha256 else None
+        content = path.read_bytes()
     except OSError as error:
         logger.info("%s is not read here: %s", path, error)
-        return False
+        return None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        return None
+    return pa.BufferReader(pa.py_buffer(content))

@@ -10,6 +10,7 @@ from ophnet_ray.config import Config
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.models.training_summary import summarise_training_segments
 from ophnet_ray.storage.files import upload
+from ophnet_ray.train import stored_manifest
 from ophnet_ray.train.run_directory import RunDirectory, locate_run
 from ophnet_ray.train.stored_manifest import open_manifest, share_manifest, store_manifest
 
@@ -33,7 +34,9 @@ def assert_opens(stored, run, manifest):
 
 
 @pytest.mark.unit
-def test_a_worker_is_told_path_and_checksum_alone(manifest, tmp_path):
+@pytest.mark.parametrize("max_read_bytes", [0, stored_manifest.MAX_READ_BYTES])
+def test_a_worker_is_told_path_and_checksum_alone(manifest, tmp_path, monkeypatch, max_read_bytes):
+    monkeypatch.setattr(stored_manifest, "MAX_READ_BYTES", max_read_bytes)
     run = RunDirectory(tmp_path)
     stored = store_manifest(manifest, run.manifest)
     assert len(pickle.dumps(stored)) < 1000
