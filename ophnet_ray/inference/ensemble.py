@@ -140,14 +140,21 @@ def gather_members(paths: Sequence[str]) -> Ensemble:
     )
 
 
-def write_ensemble(path: Path, ensemble: Ensemble) -> None:
-    """Write ``ensemble.yaml`` with a checksum, whole or not at all."""
+def write_ensemble(path: Path, ensemble: Ensemble, location: str | None = None) -> None:
+    """Write ``ensemble.yaml`` with a checksum, whole or not at all.
+
+    Args:
+        path: The file on this machine.
+        ensemble: Its content.
+        location: URI of the folder in a bucket whose copy holds the file.
+    """
+    folder = location or str(path.absolute().parent)
     values: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "phases": list(ensemble.phases),
         "members": [
             {
-                "checkpoint": _relate(member.checkpoint, path.absolute().parent),
+                "checkpoint": _relate(member.checkpoint, folder),
                 "sha256": member.sha256,
                 "weight": member.weight,
             }
@@ -271,9 +278,15 @@ def _check_frame_rates(
         )
 
 
-def _relate(checkpoint: str, folder: Path) -> str:
-    """Return the path of a checkpoint from a folder; as it is where they share no folder."""
-    if is_remote(checkpoint) or os.path.commonpath([checkpoint, folder]) == os.sep:
+def _relate(checkpoint: str, folder: str) -> str:
+    """Return the path of a checkpoint from a folder; as it is where they share no folder.
+
+    In a bucket, only a checkpoint in the folder itself has a path from there.
+    """
+    if is_remote(checkpoint):
+        name = name_of(checkpoint)
+        return name if join(folder, name) == checkpoint else checkpoint
+    if is_remote(folder) or os.path.commonpath([checkpoint, folder]) == os.sep:
         return checkpoint
     return Path(os.path.relpath(checkpoint, folder)).as_posix()
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,8 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
-from ophnet_ray.inference.ensemble import ENSEMBLE_FILE, build_ensemble, write_ensemble
+from ophnet_ray.inference.ensemble import (
+    ENSEMBLE_FILE,
+    build_ensemble,
+    read_ensemble,
+    write_ensemble,
+)
 from ophnet_ray.metrics.case_counts import format_counts
 from ophnet_ray.metrics.fold_scores import (
     FoldCounts,
@@ -96,8 +103,12 @@ def conclude_folds(folds: FoldSet, results: Sequence[TrainingResult]) -> FoldsRe
     Args:
         folds: A locked cross-validation.
         results: Results of all folds, in their order.
+
+    Raises:
+        UserError: The folds were trained on other cases, or not all on the same.
     """
     trained = [_read_fold(number, result) for number, result in enumerate(results, 1)]
+    _check_partition(folds, trained)
     counts = [fold.count(folds) for fold in trained]
     passports = [fold.run.read_passport() for fold in trained]
     unit: Literal["frames", "windows"] = "frames" if trained[0].payload.head else "windows"
@@ -143,9 +154,43 @@ def conclude_folds(folds: FoldSet, results: Sequence[TrainingResult]) -> FoldsRe
             versions=passports[0].versions,
         ),
     )
-    ensemble = build_ensemble([str(fold.result.checkpoint) for fold in trained])
-    write_ensemble(directory.path / ENSEMBLE_FILE, ensemble)
+    _provide_ensemble(folds, [str(fold.result.checkpoint) for fold in trained])
     return FoldsResult(directory.location, card, spread, len(trained))
+
+
+def _check_partition(folds: FoldSet, trained: Sequence[_TrainedFold]) -> None:
+    """Make sure that each case of the table is held out once.
+
+    Each fold reads the table anew: a video that comes or goes between two of them moves cases.
+
+    Raises:
+        UserError: Cases are held out not at all, or more than once.
+    """
+    cases = {hash_case(row.case_id) for row in folds.data.segments if row.split != "test"}
+    times = Counter(case for fold in trained for case in fold.payload.training.val_case_hashes)
+    wrong = sum(times[case] != (case in cases) for case in cases | times.keys())
+    if wrong:
+        raise UserError(
+            f"{folds.directory.location}: {wrong} cases are not held out exactly once: the CSV or "
+            "the videos have changed while the folds were trained; give the same command again"
+        )
+
+
+def _provide_ensemble(folds: FoldSet, checkpoints: Sequence[str]) -> None:
+    """Write ``ensemble.yaml``; that of the same models stays, with what ``evaluate`` kept in it."""
+    directory = folds.directory
+    path = directory.path / ENSEMBLE_FILE
+    place = join(directory.location, ENSEMBLE_FILE)
+    ensemble = build_ensemble(checkpoints)
+    if path.exists():
+        try:
+            if read_ensemble(place).sha256 == ensemble.sha256:
+                return
+            reason = "it is of other models"
+        except UserError as error:
+            reason = str(error)
+        folds.console.warn(f"{place} is written anew, without what `evaluate` kept in it: {reason}")
+    write_ensemble(path, ensemble, directory.location if directory.is_in_bucket else None)
 
 
 def _read_fold(number: int, result: TrainingResult) -> _TrainedFold:

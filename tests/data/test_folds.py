@@ -69,6 +69,40 @@ def test_neither_the_order_of_the_rows_nor_their_splits_nor_their_places_move_a_
     assert stratify_cases([*others, segment("new", "a", 0, "test")], 5) == folds
 
 
+def test_a_fold_that_rounding_left_empty_takes_the_smallest_case_of_another_one():
+    numbers = {"c0": (0, 4), "c1": (0, 8), "c2": (3, 2), "c3": (3, 4)}
+    rows = [
+        segment(case, str(phase), number)
+        for case, (phase, num_rows) in numbers.items()
+        for number in range(num_rows)
+    ]
+    assert stratify_cases(rows, 4) == {"c0": 0, "c1": 3, "c2": 1, "c3": 2}
+
+
+def test_no_fold_of_any_small_table_is_empty_in_any_order_of_its_rows():
+    num_dealt = 0
+    for seed in range(120):
+        rng = random.Random(seed)
+        num_folds = rng.randint(2, 6)
+        num_cases = num_folds + rng.choice((0, 0, 1, 3))
+        rows = [
+            segment(f"c{case}", phase, number)
+            for case in range(num_cases)
+            for phase in rng.choices("abcd", k=rng.choice((1, 1, 2)))
+            for number in range(rng.randint(1, 9))
+        ]
+        same_videos = [("c0.mp4", "c1.mp4")] if num_cases > num_folds else []
+        if max(Counter(row.phase for row in rows).values()) < num_folds:
+            continue
+        folds = stratify_cases(rows, num_folds, same_videos)
+        assert set(folds.values()) == set(range(num_folds)), seed
+        assert folds.keys() == {row.case_id for row in rows}
+        assert not same_videos or folds["c0"] == folds["c1"]
+        assert stratify_cases(rng.sample(rows, len(rows)), num_folds, same_videos) == folds
+        num_dealt += 1
+    assert num_dealt > 80
+
+
 def test_the_phases_are_spread_over_the_folds_as_in_the_whole():
     rows = make_table(60)
     folds = stratify_cases(rows, 5)

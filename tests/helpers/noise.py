@@ -13,7 +13,9 @@ from ophnet_ray.data.folds import stratify_cases
 from ophnet_ray.inference.decoder_tuning import CHOSEN_BY, tune_decoder
 from ophnet_ray.inference.greedy_selection import CandidateVideo, select_members
 from ophnet_ray.inference.split_calibration import calibrate
+from ophnet_ray.metrics.bootstrap import interval_over_cases
 from ophnet_ray.metrics.calibration import ProbabilityScores
+from ophnet_ray.metrics.classification import accuracy
 from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo
 from ophnet_ray.metrics.temperature import temper
 from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
@@ -143,12 +145,15 @@ def train_on_folds(num_cases: int, seed: int) -> Nested:
     fold_of = stratify_cases(rows, num_folds)
     by_case = np.asarray([fold_of[row.case_id] for row in rows])
     by_frame = rng.permutation(len(rows)) % num_folds
-    stated, leaky = (
-        (label[np.where(folds[:, None] == folds, np.inf, distance).argmin(axis=1)] == label).mean()
-        - CHANCE
-        for folds in (by_case, by_frame)
-    )
-    return Nested(float(stated), float(leaky))
+    by_split = []
+    for folds in (by_case, by_frame):
+        nearest = np.where(folds[:, None] == folds, np.inf, distance).argmin(axis=1)
+        counts = np.zeros((num_cases, NUM_PHASES, NUM_PHASES), dtype=np.int64)
+        np.add.at(counts, (np.arange(len(rows)) // frames_per_case, label, label[nearest]), 1)
+        by_split.append(counts)
+    stated, leaky = (accuracy(counts.sum(axis=0)) - CHANCE for counts in by_split)
+    interval = interval_over_cases(by_split[0], accuracy)
+    return Nested(stated, leaky, interval is not None and interval.low > CHANCE)
 
 
 DYNAMICS = learn_noise()

@@ -1,6 +1,7 @@
 """Ensembles as files: members by path and hash, and what is refused."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -8,6 +9,7 @@ import yaml
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.ensemble import build_ensemble, read_ensemble, write_ensemble
 from ophnet_ray.models.payload import SmoothingChoice
+from ophnet_ray.storage.paths import join
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 
 pytestmark = pytest.mark.unit
@@ -42,6 +44,19 @@ def test_an_ensemble_reads_back_also_after_its_folder_was_moved(file, tmp_path):
     moved = read_ensemble(tmp_path / "moved/ensemble.yaml")
     assert moved.sha256 == found.sha256
     assert moved.members[0].file == tmp_path / "moved/fold0/model.ckpt"
+
+
+def test_members_in_a_folder_of_a_bucket_are_named_from_there(file, tmp_path):
+    folder = "s3://surgery/runs/t-3folds?region=us-east-1"
+    places = [join(folder, "fold1of3.ckpt"), join(folder, "fold2of3.ckpt"), "s3://other/m.ckpt"]
+    there = [
+        replace(member, checkpoint=place)
+        for member, place in zip(read_ensemble(file).members, places, strict=True)
+    ]
+    write_ensemble(tmp_path / "copy.yaml", replace(read_ensemble(file), members=there), folder)
+    written = yaml.safe_load((tmp_path / "copy.yaml").read_text())
+    names = [member["checkpoint"] for member in written["members"]]
+    assert names == ["fold1of3.ckpt", "fold2of3.ckpt", "s3://other/m.ckpt"]
 
 
 def test_its_identity_is_that_of_its_members_and_shares_in_any_order(members):

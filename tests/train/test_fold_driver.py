@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ from ophnet_ray import OphNetDataModule
 from ophnet_ray.console import Console
 from ophnet_ray.errors import StoppedError, UserError
 from ophnet_ray.hashing import hash_case
-from ophnet_ray.inference.ensemble import read_ensemble
+from ophnet_ray.inference.ensemble import build_ensemble, read_ensemble, write_ensemble
 from ophnet_ray.metrics.case_counts import parse_counts
 from ophnet_ray.metrics.classification import macro_f1_present
-from ophnet_ray.train.fold_driver import train_folds
+from ophnet_ray.models.temperature_choice import TemperatureChoice
+from ophnet_ray.train.driver import train
+from ophnet_ray.train.fold_driver import open_folds, train_folds
+from ophnet_ray.train.fold_results import conclude_folds
 from ophnet_ray.train.run_listing import list_runs
 from tests.helpers.runs import run, tiny_config
 
@@ -94,6 +98,44 @@ def test_a_finished_fold_is_not_trained_again(whole, tmp_path):
     again = train_folds(config.replace_flat(storage_path=str(copy)), Console())
     assert before == {path: path.stat().st_mtime_ns for path in copy.glob("*/checkpoints/*/*")}
     assert content_of(again) == content_of(result)
+
+
+def test_what_evaluate_kept_in_the_ensemble_outlasts_the_same_command(whole, tmp_path, capsys):
+    config, _ = whole
+    copy = tmp_path / "runs"
+    shutil.copytree(config.run.storage_path, copy)
+    (file,) = copy.glob("*/ensemble.yaml")
+    choice = TemperatureChoice(1.5, "val", (hash_case("v0"),))
+    write_ensemble(file, replace(read_ensemble(file), temperature=choice))
+    again = config.replace_flat(storage_path=str(copy))
+    train_folds(again, Console())
+    assert read_ensemble(file).temperature == choice
+    assert "written anew" not in capsys.readouterr().err
+    # two models alone are another ensemble
+    other = build_ensemble([file.parent / f"fold{fold}of3.ckpt" for fold in (1, 2)])
+    write_ensemble(file, replace(other, temperature=choice))
+    train_folds(again, Console())
+    assert read_ensemble(file).temperature is None
+    assert "ensemble.yaml is written anew" in capsys.readouterr().err
+
+
+def test_folds_of_other_cases_than_those_of_the_table_are_refused(whole):
+    config, result = whole
+    results = [
+        train(config.replace_flat(fold=fold, output_pth=f"{result.location}/{name}"), Console())
+        for fold, name in enumerate(("fold1of3.ckpt", "fold2of3.ckpt", "fold3of3.ckpt"), 1)
+    ]
+    folds = open_folds(config, Console())
+    before = content_of(result)
+    fewer = tuple(row for row in folds.data.segments if row.case_id != "v1")
+    for data, found in [
+        (replace(folds.data, segments=fewer), results),
+        (folds.data, [*results[:2], results[0]]),
+        (folds.data, results[:2]),
+    ]:
+        with pytest.raises(UserError, match="not held out exactly once: the CSV or the videos"):
+            conclude_folds(replace(folds, data=data), found)
+    assert content_of(result) == before
 
 
 class Stopping(Console):
