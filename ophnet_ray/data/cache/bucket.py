@@ -144,15 +144,22 @@ class CacheBucket:
     def fetch_parts(self) -> list[Path]:
         """Return this machine's copies of the parts of the catalog.
 
+        One that cannot be fetched is named and left out.
+
         Raises:
-            OSError: The bucket does not answer, or a part cannot be fetched.
+            OSError: The bucket does not answer.
         """
         uri, folder = join(self.uri, CATALOG), self.folder / CATALOG
         parts = []
         for name in sorted(list_objects(uri)):
-            with suppress(FileNotFoundError):  # merged a moment ago
-                if name.endswith(SUFFIX):
-                    parts.append(fetch_once(join(uri, name), folder / name))
+            if not name.endswith(SUFFIX):
+                continue
+            try:
+                parts.append(fetch_once(join(uri, name), folder / name))
+            except FileNotFoundError:
+                continue  # merged a moment ago
+            except OSError as error:
+                logger.warning("a part of the catalog cannot be read: %s", error)
         for stale in set(list_parts(folder)).difference(parts):
             stale.unlink(missing_ok=True)
         return parts

@@ -70,9 +70,12 @@ def parts_of(machine):
     return list_objects(join(machine.bucket.uri, CATALOG))
 
 
-def test_a_damaged_copy_of_the_catalog_is_fetched_again(machine):
+def test_a_damaged_copy_of_the_catalog_is_fetched_again(bucket, machine):
     one = machine()
     before = one.find()
+    bucket.count()
+    one.find()
+    assert bucket.count()["requests"] < 3 * len(KEYS), "the indexes are read"
     (part,) = parts_of(one)
     copy = one.local / CATALOG / part
     content = copy.read_bytes()
@@ -85,6 +88,21 @@ def test_a_damaged_copy_of_the_catalog_is_fetched_again(machine):
     other = machine()
     assert other.find().keys() == before.keys()
     assert next(iter(parts_of(one).values())).size_bytes == len(content)
+
+
+def test_a_catalog_that_cannot_be_listed_or_fetched_is_named_and_costs_no_segment(
+    bucket, machine, caplog
+):
+    one = machine()
+    cache = BlockCache(one.uri, WINDOWS, str(one.folder))
+    bucket.fail_gets(1)
+    assert cache.find(KEYS).keys() == set(KEYS)
+    assert "the catalog of the cache cannot be read" in caplog.text
+    assert "access denied" in caplog.text
+    other = machine()
+    (other.local / CATALOG).write_text("no folder for copies")
+    assert other.find().keys() == set(KEYS)
+    assert "a part of the catalog cannot be read" in caplog.text
 
 
 def test_a_shard_that_was_decoded_anew_replaces_the_old_one_on_every_machine(machine):
