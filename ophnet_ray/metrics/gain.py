@@ -8,8 +8,10 @@ configuration by Tsamardinos, Greasidou and Borboudakis, "Bootstrapping the out-
 predictions for efficient and accurate cross-validation" (Machine Learning, 2018).
 
 A trial that was stopped for a low score is a candidate like the others: those that were trained to
-the end were chosen on all cases, also on those that a resample leaves out. Its lead is over the
-settings as given after as many epochs. ``python -m tests.benchmarks searches`` simulates all of it.
+the end were chosen on all cases, also on those that a resample leaves out. Its score at the end is
+not known. It is taken to rise as those of the survivors did on average from that epoch to the end.
+The settings as given are no survivor: they are never stopped, and may start slowly.
+``python -m tests.benchmarks searches`` simulates all of it.
 """
 
 import math
@@ -49,13 +51,14 @@ class Gain:
 class Contender:
     """A trial that may be chosen; all counts are (C, …), of the same cases in the same order.
 
-    ``base``: counts of the settings as given after as many epochs. ``repeats``: counts of the
-    trial's settings under other seeds, the same seeds for all contenders that have any.
+    ``counts``: at the trial's end. ``repeats``: counts of its settings under other seeds, the same
+    seeds for all contenders that have any. ``survivors``: of a stopped trial, the counts of each
+    survivor after as many epochs, and at the survivor's end.
     """
 
     counts: NDArray[Any]
-    base: NDArray[Any]
     repeats: tuple[NDArray[Any], ...] = ()
+    survivors: tuple[tuple[NDArray[Any], NDArray[Any]], ...] = ()
 
 
 def estimate_gain_of_rows(
@@ -71,11 +74,13 @@ def estimate_gain_of_rows(
     Returns:
         The gain; None with too few cases.
     """
-    own = counts_by_trial[base]
-    return estimate_gain([Contender(counts, own) for counts in counts_by_trial], score_rows)
+    contenders = [Contender(counts) for counts in counts_by_trial]
+    return estimate_gain(contenders, counts_by_trial[base], score_rows)
 
 
-def estimate_gain(contenders: Sequence[Contender], score_rows: RowScoreFn) -> Gain | None:
+def estimate_gain(
+    contenders: Sequence[Contender], base: NDArray[Any], score_rows: RowScoreFn
+) -> Gain | None:
     """Estimate what the choice of a search gains over the settings as given.
 
     The trial with the largest lead is chosen. If it was repeated, the best mean over the repeats
@@ -83,22 +88,23 @@ def estimate_gain(contenders: Sequence[Contender], score_rows: RowScoreFn) -> Ga
 
     Args:
         contenders: The trials, at least one.
+        base: Counts of the settings as given at their end.
         score_rows: Scores, which are maximised; of equal trials the first one is chosen.
 
     Returns:
         The gain; None with too few cases.
     """
-    num_cases = len(contenders[0].counts)
+    num_cases = len(base)
     if num_cases < MIN_CASES:
         return None
     draws = draw_cases(num_cases, NUM_CHOICES)
     draws = draws[(draws == 0).any(axis=1)]
     left_out = (draws == 0).astype(np.float64)
-    chosen = _choose(contenders, draws, score_rows)
+    chosen = _choose(contenders, base, _Scores(draws, score_rows))
     gains = np.zeros(len(draws))
     for index in set(chosen.tolist()):
         rows = chosen == index
-        gains[rows] = _leads(contenders[index], left_out[rows], score_rows)
+        gains[rows] = _leads(contenders[index], base, _Scores(left_out[rows], score_rows))
     value = float(gains.mean())
     # all cases are more than those left out, so that their scores vary less
     variance = float(gains.var()) * _SHARE_LEFT_OUT * num_cases / (num_cases - 1)
@@ -106,41 +112,41 @@ def estimate_gain(contenders: Sequence[Contender], score_rows: RowScoreFn) -> Ga
     return Gain(value, Interval(max(value - reach, -1.0), min(value + reach, 1.0)))
 
 
+class _Scores:
+    """Scores of counts under each row of weights; those of the same array are computed once."""
+
+    def __init__(self, weights: NDArray[np.float64], score_rows: RowScoreFn) -> None:
+        self._weights, self._score_rows = weights, score_rows
+        self._known: dict[int, NDArray[np.float64]] = {}
+
+    def of(self, counts: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the scores of the sums of the cases, (C, …) → (R,)."""
+        if id(counts) not in self._known:
+            sums = np.tensordot(self._weights, counts.astype(np.float64), axes=1)
+            self._known[id(counts)] = self._score_rows(sums)
+        return self._known[id(counts)]
+
+
 def _choose(
-    contenders: Sequence[Contender], draws: NDArray[np.float64], score_rows: RowScoreFn
+    contenders: Sequence[Contender], base: NDArray[Any], scores: _Scores
 ) -> NDArray[np.int64]:
     """Return the index of the contender that each resample chooses, (R,)."""
-    # most contenders share their base: it is scored once
-    bases = {id(each.base): each.base for each in contenders}
-    base_scores = {key: _score_all(draws, base, score_rows) for key, base in bases.items()}
-    leads = [
-        _score_all(draws, each.counts, score_rows) - base_scores[id(each.base)]
-        for each in contenders
-    ]
-    chosen = np.argmax(leads, axis=0)
+    chosen = np.argmax([_leads(each, base, scores) for each in contenders], axis=0)
     finalists = [index for index, each in enumerate(contenders) if each.repeats]
     if not finalists:
         return np.asarray(chosen)
     means = [
-        np.mean([_score_all(draws, own, score_rows) for own in contenders[index].repeats], axis=0)
+        np.mean([scores.of(own) for own in contenders[index].repeats], axis=0)
         for index in finalists
     ]
     best = np.asarray(finalists)[np.argmax(means, axis=0)]
     return np.asarray(np.where(np.isin(chosen, finalists), best, chosen))
 
 
-def _leads(
-    contender: Contender, weights: NDArray[np.float64], score_rows: RowScoreFn
-) -> NDArray[np.float64]:
-    """Return the lead of a contender under each row of weights, (R, C) → (R,)."""
-    if contender.counts is contender.base:
-        return np.zeros(len(weights))
-    own = _score_all(weights, contender.counts, score_rows)
-    return own - _score_all(weights, contender.base, score_rows)
-
-
-def _score_all(
-    weights: NDArray[np.float64], counts: NDArray[Any], score_rows: RowScoreFn
-) -> NDArray[np.float64]:
-    """Score the sums of the cases under each row of weights, (R, C) → (R,)."""
-    return score_rows(np.tensordot(weights, counts.astype(np.float64), axes=1))
+def _leads(contender: Contender, base: NDArray[Any], scores: _Scores) -> NDArray[np.float64]:
+    """Return the lead over the base at the end under each row of weights, (R,)."""
+    leads = scores.of(contender.counts) - scores.of(base)
+    if not contender.survivors:
+        return leads
+    rises = [scores.of(end) - scores.of(then) for then, end in contender.survivors]
+    return np.asarray(leads + np.mean(rises, axis=0))

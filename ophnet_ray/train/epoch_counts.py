@@ -29,9 +29,10 @@ _DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, Runtime
 class EpochCounts:
     """Counts of one validation.
 
-    ``cases``: pseudonyms of the C cases, in the order of the counts. ``windows``: (C, K, K), of a
-    temporal model of frames. ``segments``: each segment counted once, (C, K, K); None of a temporal
-    model.
+    ``cases``: pseudonyms of the C cases, sorted. The counts are in the order of the cases' ids, so
+    that no pseudonym belongs to the counts at its index; those of equal cases are in equal order.
+    ``windows``: (C, K, K), of a temporal model of frames. ``segments``: each segment counted once,
+    (C, K, K); None of a temporal model.
     """
 
     cases: tuple[str, ...]

@@ -28,8 +28,8 @@ class SearchGain:
     ``statement``: one sentence. ``lead``: of the winner over the settings as given on the cases
     that chose it, which is the search's own estimate. ``estimate``: gain on cases that did not
     choose. Both are None where there is none, and the statement says why. ``num_trials``: trials
-    that could be chosen. ``num_uncounted``: stopped trials without counts, from before they were
-    kept.
+    that could be chosen. ``num_uncounted``: stopped trials that could not be compared with a
+    survivor, see ``_list_stopped``.
     """
 
     statement: str
@@ -87,15 +87,24 @@ def measure_gain(
         return SearchGain(f"{name} are {first.trial.state}: there is no gain over them to report")
     if first.trial.number == winner.trial.number:
         return SearchGain(f"no trial was better than {name}", 0.0)
-    if not winner.is_paired_with(first):
+    if first.counts is None or not winner.is_paired_with(first):
         return SearchGain(
             f"{name} were scored on other validation cases: there is no gain to report"
         )
     lead = winner.score - first.score
-    contenders, num_uncounted = _list_contenders(ranked, repeats, first, metric)
-    estimate = estimate_gain(contenders, ROW_SCORES[metric])
+    by_number = _counts_of_repeats(ranked, repeats, metric)
+    finished = [row for row in ranked if row.is_paired_with(first)]
+    contenders = [
+        Contender(row.counts, by_number.get(row.trial.number, ()))
+        for row in finished
+        if row.counts is not None
+    ]
+    stopped = [row.trial for row in ranked if row.trial.state == "stopped"]
+    compared = _list_stopped(stopped, first, [row for row in finished if row is not first], metric)
+    estimate = estimate_gain([*contenders, *compared], first.counts, ROW_SCORES[metric])
     statement = _describe(name, lead, estimate)
-    return SearchGain(statement, lead, estimate, len(contenders), num_uncounted)
+    num_trials = len(contenders) + len(compared)
+    return SearchGain(statement, lead, estimate, num_trials, len(stopped) - len(compared))
 
 
 def _describe(name: str, lead: float, estimate: Gain | None) -> str:
@@ -114,47 +123,55 @@ def _describe(name: str, lead: float, estimate: Gain | None) -> str:
     )
 
 
-def _list_contenders(
-    ranked: Sequence[RankedTrial],
-    repeats: Sequence[Trial],
+def _list_stopped(
+    stopped: Sequence[Trial],
     first: RankedTrial,
+    survivors: Sequence[RankedTrial],
     metric: RankedMetric,
-) -> tuple[list[Contender], int]:
-    """Return the trials that might have been chosen, and the number of those without counts.
+) -> list[Contender]:
+    """Return the stopped trials that can be compared with a survivor after as many epochs.
+
+    The counts of that epoch may be missing (earlier versions did not keep them), damaged, or of
+    other validation cases.
 
     Args:
-        ranked: All trials.
-        repeats: Repeats of finalists.
-        first: The trial with the settings as given.
+        stopped: Stopped trials.
+        first: Trial with the settings as given.
+        survivors: Other finished trials on the same cases.
         metric: Score that is maximised.
     """
-    by_number = _counts_of_repeats(ranked, repeats, metric)
-    contenders, num_uncounted = [], 0
-    for row in ranked:
-        if row.counts is not None and first.counts is not None and row.is_paired_with(first):
-            own_repeats = by_number.get(row.trial.number, ())
-            contenders.append(Contender(row.counts, first.counts, own_repeats))
-        elif row.trial.state == "stopped":
-            stopped = _compare_stopped(row.trial, first.trial, metric)
-            num_uncounted += stopped is None
-            contenders += [stopped] if stopped else []
-    return contenders, num_uncounted
+    contenders = []
+    # trials are stopped at few epochs: those of the survivors are read once
+    known: dict[int, tuple[tuple[NDArray[Any], NDArray[Any]], ...]] = {}
+    for trial in stopped:
+        num_epochs = len(trial.history)
+        own = _read_counts(trial, num_epochs, first, metric)
+        if own is None:
+            continue
+        if num_epochs not in known:
+            pairs = [
+                (_read_counts(row.trial, num_epochs, first, metric), row.counts)
+                for row in survivors
+            ]
+            known[num_epochs] = tuple(
+                (then, end) for then, end in pairs if then is not None and end is not None
+            )
+        if known[num_epochs]:
+            contenders.append(Contender(own, survivors=known[num_epochs]))
+    return contenders
 
 
-def _compare_stopped(trial: Trial, base: Trial, metric: RankedMetric) -> Contender | None:
-    """Pair a stopped trial with the settings as given after as many epochs; None without counts."""
-    num_epochs = len(trial.history)
-    if not 0 < num_epochs <= len(base.history):
+def _read_counts(
+    trial: Trial, num_epochs: int, first: RankedTrial, metric: RankedMetric
+) -> NDArray[Any] | None:
+    """Read the counts at the best of the first epochs; None if they are not of the same cases."""
+    if not 0 < num_epochs <= len(trial.history):
         return None
-    own, given = (
-        read_epoch_counts(each.run, int(best_record(each.history[:num_epochs])["epoch"]))
-        for each in (trial, base)
-    )
-    if own is None or given is None or own.cases != given.cases:
+    counts = read_epoch_counts(trial.run, int(best_record(trial.history[:num_epochs])["epoch"]))
+    if counts is None or counts.cases != first.cases:
         return None
-    own_counts, given_counts = select_counts(own, metric), select_counts(given, metric)
-    is_paired = len(own_counts) == len(given_counts)
-    return Contender(own_counts, given_counts) if is_paired else None
+    selected = select_counts(counts, metric)
+    return selected if first.counts is not None and len(selected) == len(first.counts) else None
 
 
 def _counts_of_repeats(

@@ -16,7 +16,7 @@ from optuna.trial import TrialState, create_trial
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from ophnet_ray.train.epoch_counts import read_epoch_counts
+from ophnet_ray.train.epoch_counts import EpochCounts, read_epoch_counts
 from ophnet_ray.train.run_paths import RunPaths
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.ranking import ROW_SCORES, select_counts
@@ -25,7 +25,9 @@ from ophnet_ray.tune.trial import History, Trial, best_record, write_trial_end
 from ophnet_ray.tune.trial_task import EPOCHS, TrialSetup
 
 P_THRESHOLD = 0.05
-"""Largest p-value at which a trial is stopped; of fewer than 5 cases none can be that small."""
+"""Largest p-value at which a trial is stopped."""
+MIN_CASES = 5
+"""The smallest p-value of 4 cases is 1/16."""
 
 
 def is_behind(scores: Sequence[float], best_scores: Sequence[float]) -> bool:
@@ -54,7 +56,8 @@ def is_behind(scores: Sequence[float], best_scores: Sequence[float]) -> bool:
 class PairedStopping(FIFOScheduler):
     """Scheduler that compares each trial with the best finished one, after as many epochs.
 
-    It remembers nothing: all that decides is in the folders of the trials, which outlive it.
+    All that decides is in the folders of the trials, which outlive it. A resumed trial reports its
+    epochs again; it is not compared again at a rung that an earlier call let it pass.
 
     Args:
         setup: Setup of the trials.
@@ -64,33 +67,39 @@ class PairedStopping(FIFOScheduler):
     def __init__(self, setup: TrialSetup, rungs: Sequence[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # Ray gives it no types
         self._setup, self._rungs = setup, frozenset(rungs)
+        self._trained = {trial.name: len(trial.history) for trial in setup.search.trials()}
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
         """Decide whether a trial continues; that of the settings as given always does."""
         num_epochs, settings = result[EPOCHS], trial.config["settings"]
         if num_epochs not in self._rungs or self._setup.is_base(settings):
             return TrialScheduler.CONTINUE
+        run = self._setup.search.trial_run(trial.config["number"], trial.config["seed"])
+        if num_epochs < self._trained.get(run.path.name, 0):
+            return TrialScheduler.CONTINUE
         best = find_best(self._setup.search.trials(), self._setup.metric)
         if best is None:
             return TrialScheduler.CONTINUE
-        run = self._setup.search.trial_run(trial.config["number"], trial.config["seed"])
-        own = self._score_cases(run, run.read_metrics()[:num_epochs])
-        other = self._score_cases(best.run, best.history[:num_epochs])
-        is_paired = own and own.keys() == other.keys()
-        if not is_paired or not is_behind([*own.values()], [*other.values()]):
+        own = _read_counts(run, run.read_metrics()[:num_epochs])
+        other = _read_counts(best.run, best.history[:num_epochs])
+        # the counts of equal cases are in equal order
+        if own is None or other is None or own.cases != other.cases:
+            return TrialScheduler.CONTINUE
+        if not is_behind(self._score_cases(own), self._score_cases(other)):
             return TrialScheduler.CONTINUE
         reason = f"worse than trial {best.name} on the same cases after {num_epochs} epochs"
         write_trial_end(run, "stopped", num_epochs, reason)
         return TrialScheduler.STOP
 
-    def _score_cases(self, run: RunPaths, history: History) -> dict[str, float]:
-        """Return the score on each case, by its pseudonym, at the best epoch; empty if unknown."""
-        counts = read_epoch_counts(run, int(best_record(history)["epoch"]))
-        if counts is None:
-            return {}
+    def _score_cases(self, counts: EpochCounts) -> list[float]:
         metric = self._setup.metric
         scores = ROW_SCORES[metric](select_counts(counts, metric).astype(np.float64))
-        return dict(zip(counts.cases, scores.tolist(), strict=True))
+        return [float(score) for score in scores]
+
+
+def _read_counts(run: RunPaths, history: History) -> EpochCounts | None:
+    """Read the counts at the best epoch of a history; None if they are unknown."""
+    return read_epoch_counts(run, int(best_record(history)["epoch"]))
 
 
 def find_best(trials: Sequence[Trial], metric: RankedMetric) -> Trial | None:

@@ -104,8 +104,9 @@ def _list_notes(
     )
     if gain.num_uncounted:
         notes.append(
-            f"{gain.num_uncounted} stopped trials have no counts by case, which earlier versions "
-            "did not keep. The others were chosen on all cases, so the gain is still optimistic."
+            f"{gain.num_uncounted} stopped trials cannot be compared with the others: their "
+            "counts by case are missing (earlier versions did not keep them), damaged, or of other "
+            "cases. The others were chosen on all cases, so the gain is still optimistic."
         )
     if unfinished := sum(not row.trial.has_ended for row in ranked):
         notes.append(f"{unfinished} trials are unfinished; the same command resumes them.")

@@ -13,14 +13,16 @@ of Ray, check in ``ray/tune/schedulers/async_hyperband.py`` that
   itself.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
+from ophnet_ray.data.annotations import Segment
 from ophnet_ray.tune.config import SearchConfig
-from ophnet_ray.tune.paired_stopping import PairedStopping
+from ophnet_ray.tune.paired_stopping import MIN_CASES, PairedStopping
 from ophnet_ray.tune.trial import Trial, write_trial_end
 from ophnet_ray.tune.trial_task import EPOCHS, SCORE, TrialProgress, TrialSetup
 
@@ -40,6 +42,18 @@ def build_scheduler(search: SearchConfig, setup: TrialSetup) -> TrialScheduler:
     for trial in setup.search.trials():
         scheduler.replay(trial)
     return scheduler
+
+
+def check_num_cases(
+    search: SearchConfig, segments: Sequence[Segment], on_notice: Callable[[str], None]
+) -> None:
+    """Tell a person if the validation cases are too few for the scheduler to stop any trial."""
+    num_cases = len({segment.case_id for segment in segments if segment.split == "val"})
+    if search.scheduler == "wilcoxon" and num_cases < MIN_CASES:
+        on_notice(
+            f"--scheduler wilcoxon stops no trial: it takes {MIN_CASES} validation cases to tell "
+            f"that one is worse, and there are {num_cases}; --scheduler asha stops trials"
+        )
 
 
 def list_rungs(grace_period: int, max_epochs: int) -> list[int]:

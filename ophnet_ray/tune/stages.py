@@ -43,7 +43,7 @@ from ophnet_ray.tune.ranking import (
 )
 from ophnet_ray.tune.report import write_search_page
 from ophnet_ray.tune.resources import plan_trials
-from ophnet_ray.tune.scheduler import build_scheduler
+from ophnet_ray.tune.scheduler import build_scheduler, check_num_cases
 from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.searcher import Suggestions
 from ophnet_ray.tune.space import decoding_variants, network_variants, recipe_variants, select_base
@@ -128,6 +128,7 @@ def _prepare(search: Search, held: ExitStack) -> TrialSetup:
     run = search.run
     threads = run.directory.read_resources().get("threads_per_worker")
     plan = plan_trials(search.config, search.num_trials, threads, run.console.say)
+    check_num_cases(search.config.search, run.data.segments, run.console.say)
     run = replace(run, config=plan.base)
     if run.config.temporal.is_used:
         # loads timm, which searches over frame models leave to their workers

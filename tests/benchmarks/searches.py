@@ -7,7 +7,7 @@ are stopped at two rungs, at which they know less than at their end.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +30,7 @@ NUM_RANDOM = 5
 GAIN = 1.05
 """Lead in log-odds that is 0.15 in macro-F1."""
 RUNG_SKILLS, RUNG_LUCK = (-1.0, -0.4, 0.0), 0.8
-"""Skill of all trials at each rung and at the end; correlation of a seed's luck between rungs."""
+"""Skill of trials at each rung and at the end; correlation of a seed's luck between rungs."""
 NUM_FINALISTS, NUM_SEEDS = 3, 3
 LEVEL_CASES, FOUND_CASES, COVERED_CASES = (5, 10, 20), (5, 6, 8, 10, 20), (5, 10, 20, 40)
 NUM_LEVEL, NUM_FOUND, NUM_COVERED, NUM_TRUE_CASES = 1000, 300, 2000, 200_000
@@ -46,7 +46,8 @@ class SearchKind:
 
     ``shared``: share of the luck that neighbours have in common; ``learns``: the searcher goes on
     beside the best trial so far; ``stops``: how trials are stopped; ``repeats``: finalists are
-    trained under other seeds, which decide.
+    trained under other seeds, which decide; ``slowness``: factor on the base's lack of skill at the
+    rungs.
     """
 
     name: str
@@ -54,6 +55,7 @@ class SearchKind:
     learns: bool = False
     stops: Literal["", "asha", "wilcoxon"] = ""
     repeats: bool = False
+    slowness: float = 1.0
 
 
 RANDOM = SearchKind("random")
@@ -61,13 +63,15 @@ LEARNT = SearchKind("learnt", shared=0.7, learns=True)
 STOPPED = SearchKind("learnt, ASHA", shared=0.7, learns=True, stops="asha")
 PAIRED = SearchKind("learnt, Wilcoxon", shared=0.7, learns=True, stops="wilcoxon")
 REPEATED = SearchKind("random, 3 repeats", repeats=True)
+SLOW = replace(STOPPED, name="learnt, ASHA, slow base", slowness=1.8)
+SLOW_PAIRED = replace(PAIRED, name="learnt, Wilcoxon, slow base", slowness=1.8)
 
 
 def simulate_searches(folder: Path) -> list[Figure]:
     """Measure how often a gain is claimed where there is none, and found where there is one."""
     figures = []
     for num_cases in LEVEL_CASES:
-        for kind in (RANDOM, LEARNT, STOPPED, PAIRED, REPEATED):
+        for kind in (RANDOM, LEARNT, STOPPED, PAIRED, REPEATED, SLOW, SLOW_PAIRED):
             figures += _measure_level(kind, num_cases)
     for num_cases in FOUND_CASES:
         for kind in (RANDOM, STOPPED, PAIRED):
@@ -236,9 +240,10 @@ class SimulatedSearch:
         own = _draw_luck(self._rng, self._cases.frames.shape)
         self._own.append(own)
         of_seed = _draw_luck(self._rng, own.shape)
-        for rung, skill in enumerate(skills):
-            luck = self._luck_of(number, of_seed)
-            counts = _draw_trial(self._rng, self._cases, skill + self._skill_of(number), luck)
+        slowness = self._kind.slowness if number == BASE else 1.0
+        for rung, lack in enumerate(skills):
+            luck, skill = self._luck_of(number, of_seed), slowness * lack + self._skill_of(number)
+            counts = _draw_trial(self._rng, self._cases, skill, luck)
             reached.append(counts)
             if rung < len(skills) - 1 and self._is_stopped(number, rung, counts):
                 break
@@ -308,14 +313,22 @@ class SimulatedSearch:
 
     def estimate(self, *, with_stopped: bool = True) -> Gain:
         """Return the gain that ``tune.py`` states."""
-        base = self._trials[BASE]
         repeats = self._repeat_finalists() if self._kind.repeats else {}
+        finished = self._finished()
         contenders = [
-            Contender(trial[-1], base[len(trial) - 1], repeats.get(number, ()))
-            for number, trial in enumerate(self._trials)
-            if with_stopped or len(trial) == self._num_rungs
+            Contender(self._trials[number][-1], repeats.get(number, ())) for number in finished
         ]
-        gain = estimate_gain(contenders, score_rows)
+        survivors = [self._trials[number] for number in finished if number != BASE]
+        stopped = [trial for trial in self._trials if len(trial) < self._num_rungs]
+        if with_stopped and survivors:
+            contenders += [
+                Contender(
+                    trial[-1],
+                    survivors=tuple((each[len(trial) - 1], each[-1]) for each in survivors),
+                )
+                for trial in stopped
+            ]
+        gain = estimate_gain(contenders, self._trials[BASE][-1], score_rows)
         if gain is None:
             raise ValueError("too few cases")
         return gain

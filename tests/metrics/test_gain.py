@@ -59,9 +59,19 @@ def test_two_cases_are_too_few():
     assert estimate_gain_of_rows(trials, 0, macro_f1_of_rows) is None
 
 
-def test_a_trial_is_compared_with_the_base_after_as_many_epochs():
-    """Stopped early, it has the base's score of that time: no lead, though the base rose later."""
-    (late, early, *_) = make_trials(np.random.default_rng(4))
-    contenders = [Contender(late, late), Contender(early, early.copy())]
-    gain = estimate_gain(contenders, macro_f1_of_rows)
-    assert (gain.value, gain.interval) == (0.0, (0.0, 0.0))
+def test_a_stopped_trial_gains_nothing_over_a_base_that_starts_slowly():
+    """Equal in the end: it leads the base at its last epoch by as much as the survivors did."""
+    (end, early, *_) = make_trials(np.random.default_rng(4))
+    survivor = (early, end)
+    contenders = [Contender(end), Contender(end), Contender(early, survivors=(survivor,))]
+    gain = estimate_gain(contenders, end, macro_f1_of_rows)
+    assert gain.value == pytest.approx(0, abs=1e-12)
+
+
+def test_a_stopped_trial_rises_to_its_end_as_the_survivors_did_on_average():
+    (base, own, then, end, late_then, late_end, *_) = make_trials(np.random.default_rng(5))
+    survivors = ((then, end), (late_then, late_end))
+    gain = estimate_gain([Contender(own, survivors=survivors)], base, macro_f1_of_rows)
+    steps = [(own, 1), (base, -1), (end, 0.5), (then, -0.5), (late_end, 0.5), (late_then, -0.5)]
+    lead = sum(weight * macro_f1_present(counts.sum(axis=0)) for counts, weight in steps)
+    assert gain.value == pytest.approx(lead, abs=0.05)

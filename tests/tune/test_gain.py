@@ -16,6 +16,8 @@ METRIC = "val_macro_f1"
 BASE = {"lr": 0.001}
 """Settings of trial 0."""
 RIGHT = np.array([10, 11, 12, 13, 10, 11, 12, 13])
+LUCK = np.array([3, -2, 2, -1, 1, -2, 2, -1])
+"""Windows by which chance moves a trial on each case."""
 
 
 def describe(rows, base=BASE, repeats=()):
@@ -101,11 +103,11 @@ def keep_counts(run, epoch, right_by_case):
 def test_stopped_trials_could_have_been_chosen_too(tmp_path):
     """Trial 1 survived by its luck on all cases; the stopped ones lack it on some of them."""
     search = SearchDirectory(tmp_path)
-    given = write_trial(search, 0, RIGHT)
-    write_trial(search, 1, RIGHT + 2)
+    write_trial(search, 0, RIGHT)
+    survivor = write_trial(search, 1, RIGHT + 2)
     alone = measure_gain(*ranking_of(search), BASE, METRIC)
     assert alone.estimate.interval.low > 0
-    keep_counts(given, 0, RIGHT - 4)
+    keep_counts(survivor, 0, RIGHT - 2)
     for number in range(2, 6):
         swing = np.where(np.arange(len(RIGHT)) % 4 == number - 2, 8, -6)
         run = write_trial(search, number, RIGHT, "stopped", epochs=1)
@@ -114,6 +116,22 @@ def test_stopped_trials_could_have_been_chosen_too(tmp_path):
     assert together.num_trials == 6
     assert together.lead == alone.lead
     assert together.estimate.value < alone.estimate.value
+    assert together.estimate.interval.low < 0
+
+
+def test_a_lead_over_settings_that_start_slowly_is_no_gain(tmp_path):
+    """After one epoch all trials lead by far; at the end one does, by luck."""
+    search = SearchDirectory(tmp_path)
+    keep_counts(write_trial(search, 0, RIGHT), 0, RIGHT - 10)
+    keep_counts(write_trial(search, 1, RIGHT + LUCK), 0, RIGHT - 4 + LUCK)
+    alone = measure_gain(*ranking_of(search), BASE, METRIC)
+    for number in range(2, 14):
+        run = write_trial(search, number, RIGHT, "stopped", epochs=1)
+        keep_counts(run, 0, RIGHT - 4 + np.roll(LUCK, number) - 1)
+    together = measure_gain(*ranking_of(search), BASE, METRIC)
+    assert together.num_trials == 14
+    assert 0 < together.lead < 0.05
+    assert together.estimate.value <= alone.estimate.value < 0.05
     assert together.estimate.interval.low < 0
 
 
@@ -129,6 +147,16 @@ def test_stopped_trials_of_earlier_versions_are_counted_as_missing(tmp_path):
     write_trial(search, 2, RIGHT, "stopped", epochs=1)
     gain = measure_gain(*ranking_of(search), BASE, METRIC)
     assert (gain.num_trials, gain.num_uncounted) == (2, 1)
+
+
+def test_stopped_trials_of_other_cases_are_counted_as_missing(tmp_path):
+    search = SearchDirectory(tmp_path)
+    write_trial(search, 0, RIGHT)
+    keep_counts(write_trial(search, 1, RIGHT + 2), 0, RIGHT)
+    for number, cases in ((2, RIGHT), (3, RIGHT[1:])):
+        keep_counts(write_trial(search, number, cases, "stopped", epochs=1), 0, cases)
+    gain = measure_gain(*ranking_of(search), BASE, METRIC)
+    assert (gain.num_trials, gain.num_uncounted) == (3, 1)
 
 
 def test_repeats_decide_in_each_resample_as_they_did_in_the_search(tmp_path):

@@ -8,12 +8,13 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from ophnet_ray.config import Config
+from ophnet_ray.data.annotations import Segment
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.train.epoch_counts import write_epoch_counts
 from ophnet_ray.tune.config import SearchConfig
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.resources import TrialPlan
-from ophnet_ray.tune.scheduler import build_scheduler, list_rungs
+from ophnet_ray.tune.scheduler import build_scheduler, check_num_cases, list_rungs
 from ophnet_ray.tune.trial import write_trial_end
 from ophnet_ray.tune.trial_task import TrialProgress, TrialSetup
 from tests.helpers.checkpoints import make_payload
@@ -32,14 +33,14 @@ def setup(tmp_path):
     return TrialSetup(SearchDirectory(tmp_path), plan, {}, "data", "val_macro_f1")
 
 
-def payload_of(right_by_case):
+def payload_of(right_by_case, cases=None):
     counts = [[[right, 20 - right], [20 - right, right]] for right in right_by_case]
     payload = make_payload(confusion_by_case=np.array(counts, dtype=np.int64))
-    names = tuple(f"case {index}" for index in range(len(counts)))
+    names = cases or tuple(f"case {index}" for index in range(len(counts)))
     return replace(payload, training=replace(payload.training, val_case_hashes=names))
 
 
-def train_live(scheduler, setup, number, scores, lr=0.1, right_by_case=()):
+def train_live(scheduler, setup, number, scores, lr=0.1, right_by_case=(), cases=None):
     """Report epochs of a trial until the scheduler stops it; return the number of epochs.
 
     With ``right_by_case``, of 20 windows of each phase, it keeps the same counts after each epoch.
@@ -53,7 +54,7 @@ def train_live(scheduler, setup, number, scores, lr=0.1, right_by_case=()):
         history.append(epoch_record(epoch, score))
         run.write_metrics(history)
         if len(right_by_case):
-            write_epoch_counts(run, epoch, payload_of(right_by_case))
+            write_epoch_counts(run, epoch, payload_of(right_by_case, cases))
         result = progress.add_epoch(history[-1])
         if scheduler.on_trial_result(None, ray_trial, result) == TrialScheduler.STOP:
             return len(history)
@@ -138,6 +139,38 @@ def test_paired_stopping_is_resumed_from_the_folders_alone(setup):
     train_live(first, setup, 0, GOOD, right_by_case=CASES)
     resumed = build_scheduler(WILCOXON, setup)
     assert train_live(resumed, setup, 1, BAD, right_by_case=CASES - 2) == 1
+
+
+def test_a_resumed_trial_is_not_stopped_at_a_rung_that_it_has_passed(setup):
+    """Trial 1 had gone on after epoch 1 before trial 0, the better one, was finished."""
+    waiting = setup.search.start_trial(1, {"lr": 0.1})
+    waiting.write_metrics([epoch_record(epoch, 0.1) for epoch in range(2)])
+    train_live(build_scheduler(WILCOXON, setup), setup, 0, GOOD, right_by_case=CASES)
+    resumed = build_scheduler(WILCOXON, setup)
+    assert train_live(resumed, setup, 1, BAD, right_by_case=CASES - 2) == 3
+
+
+def test_cases_in_another_order_are_not_compared(setup):
+    scheduler = build_scheduler(WILCOXON, setup)
+    train_live(scheduler, setup, 0, GOOD, right_by_case=CASES, cases=tuple("abcdefgh"))
+    other = train_live(scheduler, setup, 1, BAD, right_by_case=CASES - 2, cases=tuple("hgfedcba"))
+    assert other == MAX_EPOCHS
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "num_cases", "is_told"),
+    [("wilcoxon", 4, True), ("wilcoxon", 5, False), ("asha", 4, False)],
+)
+def test_a_person_is_told_if_the_cases_are_too_few_to_stop_a_trial(scheduler, num_cases, is_told):
+    segments = [
+        Segment(f"{split} {index}", f"{split} {index}", "a.mp4", 0.0, 8.0, "incision", split)
+        for split, num in (("train", 9), ("val", num_cases))
+        for index in range(num)
+    ]
+    told = []
+    check_num_cases(SearchConfig(scheduler=scheduler), segments, told.append)
+    assert len(told) == is_told
+    assert all("there are 4" in line for line in told)
 
 
 @pytest.mark.parametrize(
