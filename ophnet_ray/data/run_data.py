@@ -24,6 +24,8 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
 from ophnet_ray.storage.paths import parent_of, stem_of
 
+MISSING = "the video is missing"
+"""Reason of the rows whose videos do not exist."""
 _ROWS_AT_ONCE = 10_000
 
 AssignSplits = Callable[[Sequence[Segment], Iterable[Sequence[str]]], Sequence[Segment]]
@@ -183,7 +185,7 @@ def gather_rows(
     same_videos = tuple(find_same_videos(row.video for row in present))
     segments = assign(present, same_videos) if assign else present
     missing = [row for row in table.segments if row.video in absent]
-    rejects = [Reject(row, "the video is missing", "missing") for row in missing]
+    rejects = [Reject(row, MISSING, "missing") for row in missing]
     hashed = RunData.of_rows(segments, rejects)
     return replace(hashed, case_rule=table.case_rule, same_videos=same_videos)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ophnet_ray.data.run_data import MISSING
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.ensemble import (
@@ -159,16 +160,25 @@ def conclude_folds(folds: FoldSet, results: Sequence[TrainingResult]) -> FoldsRe
 
 
 def _check_partition(folds: FoldSet, trained: Sequence[_TrainedFold]) -> None:
-    """Make sure that each case of the table is held out once.
+    """Make sure that each case of the table with a usable row is held out once.
 
     Each fold reads the table anew: a video that comes or goes between two of them moves cases.
 
     Raises:
         UserError: Cases are held out not at all, or more than once.
     """
-    cases = {hash_case(row.case_id) for row in folds.data.segments if row.split != "test"}
+    unusable = {
+        segment_id
+        for fold in trained
+        for segment_id, reason in fold.run.read_rejects().items()
+        if reason != MISSING
+    }
+    rows = [row for row in folds.data.segments if row.split != "test"]
+    cases = {hash_case(row.case_id) for row in rows}
+    needed = {hash_case(row.case_id) for row in rows if row.segment_id not in unusable}
     times = Counter(case for fold in trained for case in fold.payload.training.val_case_hashes)
-    wrong = sum(times[case] != (case in cases) for case in cases | times.keys())
+    wrong = len(needed - times.keys()) + len(times.keys() - cases)
+    wrong += sum(number > 1 for number in times.values())
     if wrong:
         raise UserError(
             f"{folds.directory.location}: {wrong} cases are not held out exactly once: the CSV or "

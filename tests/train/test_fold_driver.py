@@ -13,6 +13,7 @@ import pytest
 
 from ophnet_ray import OphNetDataModule
 from ophnet_ray.console import Console
+from ophnet_ray.data.annotations import Reject
 from ophnet_ray.errors import StoppedError, UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.ensemble import build_ensemble, read_ensemble, write_ensemble
@@ -22,6 +23,7 @@ from ophnet_ray.models.temperature_choice import TemperatureChoice
 from ophnet_ray.train.driver import train
 from ophnet_ray.train.fold_driver import open_folds, train_folds
 from ophnet_ray.train.fold_results import conclude_folds
+from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.run_listing import list_runs
 from tests.helpers.runs import run, tiny_config
 
@@ -136,6 +138,30 @@ def test_folds_of_other_cases_than_those_of_the_table_are_refused(whole):
         with pytest.raises(UserError, match="not held out exactly once: the CSV or the videos"):
             conclude_folds(replace(folds, data=data), found)
     assert content_of(result) == before
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"), [("damaged: at 1 s", "damaged"), ("the video is missing", "missing")]
+)
+def test_a_case_without_a_usable_row_is_in_no_fold_unless_its_video_went_away(
+    whole, tmp_path, reason, kind
+):
+    config, _ = whole
+    copy = tmp_path / "runs"
+    shutil.copytree(config.run.storage_path, copy)
+    folds = open_folds(config.replace_flat(storage_path=str(copy)), Console())
+    results = [
+        train(folds.config_of(fold).replace_flat(output_pth=str(copy / f"{fold}.ckpt")), Console())
+        for fold in folds.numbers
+    ]
+    row = replace(folds.data.segments[0], segment_id="broken", case_id="v9")
+    RunDirectory(results[0].run).write_rejects([Reject(row, reason, kind)])
+    more = replace(folds, data=replace(folds.data, segments=(*folds.data.segments, row)))
+    if kind == "missing":
+        with pytest.raises(UserError, match="1 cases are not held out exactly once"):
+            conclude_folds(more, results)
+    else:
+        assert conclude_folds(more, results).card.num_cases == 6
 
 
 class Stopping(Console):
