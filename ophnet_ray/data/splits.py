@@ -12,7 +12,7 @@ from ophnet_ray.data.table_file import AnnotationError
 from ophnet_ray.hashing import hash_ids
 
 NUM_CANDIDATES = 128
-_CASES_AT_ONCE = 512
+_MIN_CASES_AT_ONCE, _MAX_CASES_AT_ONCE = 16, 512
 FITTED_SPLITS = ("train", "val")
 """Splits that a training reads; rows of the test split wait for ``evaluate`` and ``audit``."""
 
@@ -88,16 +88,22 @@ def unite_cases(
 ) -> dict[str, str]:
     """Map each case to the first of the cases that it shares a video with, directly or not."""
     first_name = {video: group[0] for group in same_videos for video in group}
-    unit_of = {segment.case_id: segment.case_id for segment in segments}
-    by_video: dict[str, set[str]] = defaultdict(set)
+    # a union-find: each case points to a smaller one that it belongs with, the first to itself
+    parent = {segment.case_id: segment.case_id for segment in segments}
+    case_of: dict[str, str] = {}
     for segment in segments:
-        by_video[first_name.get(segment.video, segment.video)].add(segment.case_id)
-    for shared in by_video.values():
-        if len(shared) > 1:
-            united = {unit_of[case_id] for case_id in shared}
-            first = min(united)
-            unit_of = {case: first if unit in united else unit for case, unit in unit_of.items()}
-    return unit_of
+        known = case_of.setdefault(first_name.get(segment.video, segment.video), segment.case_id)
+        if known != segment.case_id:
+            one, other = _find_first(parent, known), _find_first(parent, segment.case_id)
+            parent[max(one, other)] = min(one, other)
+    return {case_id: _find_first(parent, case_id) for case_id in parent}
+
+
+def _find_first(parent: dict[str, str], case_id: str) -> str:
+    """Return the end of a case's path; halve the path."""
+    while parent[case_id] != case_id:
+        parent[case_id] = case_id = parent[parent[case_id]]
+    return case_id
 
 
 def find_split_twins(
@@ -176,9 +182,9 @@ def _spare_cases(
     """Take cases in this order, up to a number, that leave each of their phases another case."""
     holders = has_phase.sum(axis=0)
     chosen: list[int] = []
-    left = order
+    left, at_once = order, _MIN_CASES_AT_ONCE
     while len(left) and len(chosen) < max_cases:
-        chunk = left[: min(_CASES_AT_ONCE, max_cases - len(chosen))]
+        chunk = left[: min(at_once, max_cases - len(chosen))]
         taken = has_phase[chunk].cumsum(axis=0)
         # a case is spared if after it and all before it another one holds each of its phases
         fails = ((holders - taken < 1) & has_phase[chunk]).any(axis=1)
@@ -186,6 +192,7 @@ def _spare_cases(
         chosen += chunk[:num_taken].tolist()
         if num_taken:
             holders = holders - taken[num_taken - 1]
-        # the first that cannot be spared is passed over
+        # the first that cannot be spared is passed over, and those behind it are counted anew
         left = left[num_taken + bool(fails.any()) :]
+        at_once = _MIN_CASES_AT_ONCE if fails.any() else min(2 * at_once, _MAX_CASES_AT_ONCE)
     return chosen

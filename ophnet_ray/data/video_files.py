@@ -94,9 +94,11 @@ class VideoFinder:
 
     def _is_below(self, path: str, root: str) -> bool:
         """Return ``is_below``; the links of a folder are followed once, not for each file in it."""
+        if is_remote(path):
+            return is_below(path, root)
         folder, name = os.path.split(path)
         is_plain = path in self._plain or not os.path.islink(path)  # noqa: PTH114 - a Path costs
-        if is_remote(path) or name in ("", "..", ".") or not is_plain:
+        if name in ("", "..", ".") or not is_plain:
             return is_below(path, root)
         if folder not in self._below:
             self._below[folder] = is_below(folder, root)

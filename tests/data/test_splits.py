@@ -11,6 +11,7 @@ from ophnet_ray.data.splits import (
     assign_splits,
     cases_on_both_sides,
     phases_without_rows,
+    unite_cases,
 )
 
 pytestmark = pytest.mark.unit
@@ -90,6 +91,28 @@ def test_cases_that_share_a_video_stay_on_one_side(table, seed):
     assert splits["c4"] == splits["c5"]
 
 
+class CountedId(str):
+    """Case id that counts how often it is looked up."""
+
+    num_lookups = 0
+
+    def __hash__(self):
+        CountedId.num_lookups += 1
+        return super().__hash__()
+
+
+def test_the_work_for_cases_that_share_videos_grows_with_the_cases(monkeypatch):
+    """All cases are one chain: each shares a video with the next."""
+    monkeypatch.setattr(CountedId, "num_lookups", 0)
+    ids = [CountedId(f"c{case:04d}") for case in range(1000)]
+    rows = [replace(segment(ids[case], "a"), video=f"{case // 2}.mp4") for case in range(1000)]
+    rows += [replace(row, video=f"{case // 2 + 1}b.mp4") for case, row in enumerate(rows[1:])]
+    random.Random(0).shuffle(rows)
+    unit_of = unite_cases(rows, [(f"{i}.mp4", f"{i}b.mp4") for i in range(502)])
+    assert set(unit_of.values()) == {"c0000"}
+    assert CountedId.num_lookups < 40 * len(ids)
+
+
 def test_a_video_in_two_splits_of_the_csv_under_two_names_is_refused():
     rows = [segment("c", "a", 0, "train"), segment("d", "b", 1, "test")]
     with pytest.raises(AnnotationError, match=r"c\.mp4 \(train\) and d\.mp4 \(test\) are the same"):
@@ -124,3 +147,12 @@ def test_the_split_is_the_one_that_it_has_always_been():
     splits = [s.split for fraction in (0.05, 0.4) for s in assign_splits(rows, fraction, 3)]
     digest = hashlib.sha256("".join(splits).encode()).hexdigest()
     assert digest[:16] == "ca2ba83f6ad26f62"
+
+
+def test_the_split_with_many_rare_phases_is_the_one_that_it_has_always_been():
+    """Digest of the commit 9073cf5; every second case cannot be spared."""
+    rows = [segment(f"c{c}", f"p{c % 7}", k) for c in range(300) for k in range(2)]
+    rows += [segment(f"c{c}", f"rare {c // 2}") for c in range(150)]
+    splits = [s.split for fraction in (0.1, 0.4) for s in assign_splits(rows, fraction, 3)]
+    digest = hashlib.sha256("".join(splits).encode()).hexdigest()
+    assert digest[:16] == "8c7e9cfd4c19dde8"
