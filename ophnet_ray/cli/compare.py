@@ -169,6 +169,11 @@ def _read_trained(names: Mapping[str, str]) -> "list[ComparedCheckpoint]":
 
     models = []
     for path, name in names.items():
+        if path.endswith((".yaml", ".yml")):
+            raise UserError(
+                f"compare: {path} is an ensemble; score each model with `python -m ophnet_ray "
+                "evaluate` first, then compare the output folders"
+            )
         file = find_trained(path)
         if file is None:
             raise UserError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ophnet_ray.cli.checks import check_at_least_1, check_frame_rate, trained_case_from
 from ophnet_ray.cli.compare import name_paths
-from ophnet_ray.cli.given_models import check_models, find_models
+from ophnet_ray.cli.given_models import check_models, check_output, find_models
 from ophnet_ray.config import CaseFrom
 from ophnet_ray.console import Console, print_answer
 from ophnet_ray.data.annotations import read_annotations
@@ -61,6 +61,8 @@ class EnsembleCommand:
         if len(self.checkpoint) < 2:
             raise UserError("--checkpoint: give two or more candidates to choose from")
         files = find_models(self.checkpoint)
+        folder = Path(self.output).absolute()
+        check_output(files, folder / "ensemble.yaml")
         segments = read_annotations(
             self.csv_path,
             self.video_dir,
@@ -72,7 +74,6 @@ class EnsembleCommand:
         from ophnet_ray.inference.prediction_folder import PredictionFolder
 
         console = Console()
-        folder = PredictionFolder(Path(self.output).absolute())
         names = name_paths(self.checkpoint).values()
         request = MemberRequest(
             candidates=dict(zip(names, files, strict=True)),
@@ -86,10 +87,10 @@ class EnsembleCommand:
 
             return predict_videos(job, videos, self.num_workers, console)
 
-        choice = choose_members(folder, request, segments, predict)
+        choice = choose_members(PredictionFolder(folder), request, segments, predict)
         for warning in choice.warnings:
             console.warn(warning)
-        print_answer({"ensemble": folder.ensemble} | describe_choice(list(names), choice))
+        print_answer({"ensemble": folder / "ensemble.yaml"} | describe_choice(list(names), choice))
 
 
 def describe_choice(names: list[str], choice: "MemberChoice") -> dict[str, object]:
@@ -109,5 +110,5 @@ def describe_choice(names: list[str], choice: "MemberChoice") -> dict[str, objec
         "gain over the mean": f"{selection.gain.value:+.4f} [{low:+.4f}, {high:+.4f}]",
         "cases": selection.num_cases,
         "score": "mean of frame accuracy, macro-F1 and video Jaccard, without smoothing",
-        "kept": "the selection" if is_kept else "the mean of all: the selection does not lead",
+        "kept": "the selection" if is_kept else "the mean of all: the gain may be 0",
     }

@@ -16,9 +16,10 @@ from ophnet_ray.config import CaseFrom
 from ophnet_ray.console import Console, print_answer
 from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.distributed.environment import prepare_environment
+from ophnet_ray.errors import UserError
 from ophnet_ray.inference.predictions import DEFAULT_FRAME_RATE, read_info
 from ophnet_ray.inference.smoothing import Smooth
-from ophnet_ray.inference.tta import check_flips, parse_tta
+from ophnet_ray.inference.tta import Tta, check_flips, parse_tta
 from ophnet_ray.metrics.score_card import format_score
 from ophnet_ray.settings import NUM_WORKERS
 
@@ -78,19 +79,14 @@ class EvaluateCommand:
             UserError: The input is wrong.
             PredictionError: The cluster failed.
         """
-        check_frame_rate(self.frame_rate)
-        causal = self.causal
-        if self.predictions is not None:
-            causal = read_info(Path(self.predictions)).causal
-        check_look_ahead(self.look_ahead_s, causal)
-        check_at_least_1("--num_workers", self.num_workers)
-        tta = parse_tta(self.tta)
-        check_models(self.checkpoint)
+        tta = self._check()
         # it loads torch
         from ophnet_ray.inference.prediction_folder import PredictionFolder
 
+        console = Console()
         folder = PredictionFolder(Path(self.output).absolute())
-        checkpoint = gather_model(self.checkpoint, folder)
+        model = gather_model(self.checkpoint, folder, console.warn)
+        checkpoint = model.file
         case_from = self.case_from or trained_case_from(checkpoint)
         segments = read_annotations(
             self.csv_path, self.video_dir, case_from, allow_outside=self.allow_outside
@@ -99,11 +95,11 @@ class EvaluateCommand:
         from ophnet_ray.inference.ensemble import is_ensemble
         from ophnet_ray.inference.evaluation import EvaluationRequest, evaluate
 
-        console = Console()
         if warning := check_flips(tta, checkpoint):
             console.warn(warning)
         request = EvaluationRequest(
             checkpoint=checkpoint,
+            gathered_sha256=model.sha256,
             given="" if is_ensemble(checkpoint) else self.checkpoint[0],
             source=Path(self.csv_path).name,
             split=self.split,
@@ -141,3 +137,17 @@ class EvaluateCommand:
         print_answer(
             answer | {score.name: format_score(score) for score in card.scores[:MAX_SCORES]}
         )
+
+    def _check(self) -> tuple[Tta, ...]:
+        """Refuse wrong flags before anything is read; return the kinds of augmentation."""
+        check_frame_rate(self.frame_rate)
+        causal = self.causal
+        if self.predictions is not None:
+            causal = read_info(Path(self.predictions)).causal
+        check_look_ahead(self.look_ahead_s, causal)
+        check_at_least_1("--num_workers", self.num_workers)
+        tta = parse_tta(self.tta)
+        if tta and self.predictions is not None:
+            raise UserError("--tta: --predictions are scored as they are; give --tta to `predict`")
+        check_models(self.checkpoint)
+        return tta

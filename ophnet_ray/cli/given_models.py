@@ -1,6 +1,7 @@
 """Models that a command is given: checkpoints, run directories and ensembles, one or several."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,17 @@ from ophnet_ray.storage.paths import absolute, check_location, is_remote, join
 
 if TYPE_CHECKING:
     from ophnet_ray.inference.prediction_folder import PredictionFolder
+
+
+@dataclass(frozen=True, slots=True)
+class GatheredModel:
+    """File of a checkpoint or ensemble.
+
+    ``sha256``: identity of an ensemble that was made of several models; empty for a given file.
+    """
+
+    file: str
+    sha256: str = ""
 
 
 def check_models(given: Sequence[str]) -> None:
@@ -64,26 +76,40 @@ def find_models(given: Sequence[str]) -> list[str]:
     return found
 
 
-def gather_model(given: Sequence[str], folder: "PredictionFolder") -> str:
-    """Return the file of the given model; of several, ``ensemble.yaml`` in the output folder.
-
-    A smoothing that ``evaluate --keep_choice`` wrote into it stays if the members are the same.
+def check_output(files: Sequence[str], target: Path) -> None:
+    """Make sure that the ``ensemble.yaml`` to write is not one of the given models.
 
     Raises:
-        UserError: The models cannot be read or do not fit together, or another process uses the
-            folder.
+        UserError: It is.
     """
-    from ophnet_ray.inference.ensemble import gather_members, read_ensemble, write_ensemble
+    if any(not is_remote(file) and Path(file).resolve() == target.resolve() for file in files):
+        raise UserError(f"--output: {target} is one of the given models; choose another --output")
+
+
+def gather_model(
+    given: Sequence[str], folder: "PredictionFolder", on_notice: Callable[[str], None]
+) -> GatheredModel:
+    """Return the file of the given model; of several, ``ensemble.yaml`` in the output folder.
+
+    Choices of ``evaluate`` in it stay if the members are the same; else the file is set aside.
+
+    Args:
+        given: Paths as the user gave them.
+        folder: Output.
+        on_notice: Receives a line about a file that was set aside.
+
+    Raises:
+        UserError: The models cannot be read or do not fit together, one is the file to write, or
+            another process uses the folder.
+    """
+    from ophnet_ray.inference.ensemble import gather_members
+    from ophnet_ray.inference.ensemble_replacement import replace_ensemble
 
     files = find_models(given)
     if len(files) == 1:
-        return files[0]
+        return GatheredModel(files[0])
+    check_output(files, folder.ensemble)
     ensemble = gather_members(files)
     with folder.locked():
-        try:
-            same = read_ensemble(folder.ensemble).sha256 == ensemble.sha256
-        except UserError:  # none of these members, or none at all
-            same = False
-        if not same:
-            write_ensemble(folder.ensemble, ensemble)
-    return str(folder.ensemble)
+        replace_ensemble(folder.ensemble, ensemble, on_notice)
+    return GatheredModel(str(folder.ensemble), ensemble.sha256)

@@ -82,11 +82,12 @@ class PredictCommand:
 
         console = Console()
         folder = PredictionFolder(Path(self.output).absolute())
-        checkpoint = gather_model(self.checkpoint, folder)
-        if warning := check_flips(tta, checkpoint):
+        model = gather_model(self.checkpoint, folder, console.warn)
+        if warning := check_flips(tta, model.file):
             console.warn(warning)
         request = PredictionRequest(
-            checkpoint=checkpoint,
+            checkpoint=model.file,
+            gathered_sha256=model.sha256,
             videos=videos,
             frame_rate=self.frame_rate,
             causal=self.causal,

@@ -31,7 +31,22 @@ def read_model_payload(path: str) -> CheckpointPayload:
     Raises:
         UserError: See ``read_ensemble`` and ``read_payload``.
     """
-    return describe_ensemble(read_ensemble(path)) if is_ensemble(path) else read_payload(path)
+    return read_model(path)[0]
+
+
+def read_model(path: str) -> tuple[CheckpointPayload, tuple[str, ...]]:
+    """Read a payload as ``read_model_payload`` does.
+
+    Returns:
+        The payload; pseudonyms of the cases that chose the members of an ensemble.
+
+    Raises:
+        UserError: See ``read_ensemble`` and ``read_payload``.
+    """
+    if not is_ensemble(path):
+        return read_payload(path), ()
+    ensemble = read_ensemble(path)
+    return describe_ensemble(ensemble), ensemble.case_hashes
 
 
 def describe_ensemble(ensemble: Ensemble) -> CheckpointPayload:

@@ -18,8 +18,9 @@ from ophnet_ray.inference.ensemble_payload import (
     check_held_out,
     check_keepable,
     keep_choices,
-    read_model_payload,
+    read_model,
 )
+from ophnet_ray.inference.ensemble_replacement import check_unchanged
 from ophnet_ray.inference.evaluation_files import EvaluationOutcome, write_evaluation
 from ophnet_ray.inference.exam_looks import LookCount, find_test_rows, take_look
 from ophnet_ray.inference.prediction_folder import PredictionFolder
@@ -38,6 +39,7 @@ from ophnet_ray.inference.split_choice import (
     choose_split,
     format_few,
     warn_of_choosing_cases,
+    warn_of_member_choosing_cases,
     warn_of_seen_cases,
     warn_of_tempering_cases,
 )
@@ -81,6 +83,8 @@ class EvaluationRequest:
     """Kinds of test-time augmentation."""
     given: str = ""
     """Path or URI that the user gave, e.g. of a run; empty: ``checkpoint``."""
+    gathered_sha256: str = ""
+    """Identity of the ensemble that this command has written into ``checkpoint``."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def evaluate(
         UserError: The checkpoint, the predictions or the annotations are wrong, or test cases are
             to choose.
     """
-    payload = read_model_payload(request.checkpoint)
+    payload, choosing = read_model(request.checkpoint)
     check_held_out(request.checkpoint, payload, request.split, segments)
     smoothings = _list_smoothings(payload, request)
     smooth = _choose_scored(payload, request, smoothings["none"].look_ahead_s)
@@ -133,13 +137,14 @@ def evaluate(
         smoothings = {name: smoothings[name] for name in dict.fromkeys(("none", smooth))}
     _check_choice(request, exam, chosen, payload)
     videos = group_by_video(chosen.segments, payload.phases)
-    warnings = warn_of_seen_cases(chosen, payload)
+    warnings = warn_of_seen_cases(chosen, payload) + warn_of_member_choosing_cases(chosen, choosing)
     if smooth != "none" and request.smooth in (None, "tuned"):
         warnings += warn_of_choosing_cases(chosen, payload)
     warnings += warn_of_tempering_cases(chosen, payload)
     if request.predictions is None:
         _check_frame_rate(chosen.segments, request.frame_rate)
     with folder.locked():
+        check_unchanged(request.checkpoint, request.gathered_sha256)
         info, predictions, missing = _collect_predictions(folder, request, videos, payload, predict)
         if missing:
             warnings = (*warnings, _format_missing(missing, len(videos)))
@@ -172,7 +177,7 @@ def evaluate(
             else None,
         )
         write_evaluation(folder, outcome)
-    _keep(request, choices)
+        _keep(request, choices)
     return Evaluation(
         card,
         smooth,

@@ -8,7 +8,7 @@ ones are scored by the mean that the others chose.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,8 +57,8 @@ class Selection:
 
     @property
     def kept_times(self) -> tuple[int, ...]:
-        """The choice where it leads on cases that did not choose it; else each candidate once."""
-        return self.times if self.gain.value > 0 else (1,) * len(self.times)
+        """The choice if the interval of its gain lies above 0; else each candidate once."""
+        return self.times if self.gain.interval.low > 0 else (1,) * len(self.times)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -77,29 +77,6 @@ Bag = tuple[int, ...]
 """How often each candidate is in a mean, (M,)."""
 
 
-@dataclass(frozen=True)
-class _CountedBags:
-    """Sums of counts of each case under each mean, counted once: (C, 3K + 2)."""
-
-    videos: Sequence[CandidateVideo]
-    known: dict[Bag, NDArray[np.float64]] = field(default_factory=dict)
-
-    @property
-    def case_ids(self) -> list[str]:
-        return sorted({video.case_id for video in self.videos})
-
-    def count(self, bag: Bag) -> NDArray[np.float64]:
-        """Return the sums of each case, in the order of ``case_ids``."""
-        if bag not in self.known:
-            by_case: dict[str, list[NDArray[np.float64]]] = {id_: [] for id_ in self.case_ids}
-            for video in self.videos:
-                num_phases = video.probabilities.shape[2]
-                counts = count_labels(video.truth, [label_mean(video, bag)], num_phases)
-                by_case[video.case_id].append(list_sums(counts)[0])
-            self.known[bag] = np.stack([np.sum(rows, axis=0) for rows in by_case.values()])
-        return self.known[bag]
-
-
 def label_mean(video: CandidateVideo, bag: Bag) -> NDArray[np.int64]:
     """Return the most probable labels of a mean, (N,)."""
     chosen = [number for number, times in enumerate(bag) if times]
@@ -113,7 +90,8 @@ def label_mean(video: CandidateVideo, bag: Bag) -> NDArray[np.int64]:
 def select_members(videos: Sequence[CandidateVideo]) -> Selection | None:
     """Select on all cases, and score the selection on cases that did not choose it.
 
-    Memory: the probabilities of all candidates, M * 4 bytes per frame and phase.
+    Memory: the probabilities of all candidates, M * 4 bytes per frame and phase, and the counts of
+    two means, of 3K + 2 numbers per case each.
 
     Args:
         videos: At least one of them has an annotated frame.
@@ -121,45 +99,79 @@ def select_members(videos: Sequence[CandidateVideo]) -> Selection | None:
     Returns:
         None for fewer than ``MIN_CASES`` cases.
     """
-    bags, num_candidates = _CountedBags(videos), videos[0].probabilities.shape[0]
-    num_cases = len(bags.case_ids)
+    case_ids, num_candidates = _list_cases(videos), videos[0].probabilities.shape[0]
+    num_cases = len(case_ids)
     if num_cases < MIN_CASES:
         return None
-    every_case = np.ones(num_cases)
-    chosen = _select(bags, num_candidates, every_case)
-    held_out = np.empty_like(bags.count(chosen))
-    order = np.argsort(hash_ids(bags.case_ids))
-    for fold in range(min(num_cases, MAX_FOLDS)):
-        left_out = order[fold::MAX_FOLDS]
-        others = every_case.copy()
-        others[left_out] = 0
-        held_out[left_out] = bags.count(_select(bags, num_candidates, others))[left_out]
-    plain = bags.count((1,) * num_candidates)
+    every_case, order = np.ones(num_cases), np.argsort(hash_ids(case_ids))
+    left_out = [order[fold::MAX_FOLDS] for fold in range(min(num_cases, MAX_FOLDS))]
+    others = np.ones((len(left_out), num_cases))
+    for weights, cases in zip(others, left_out, strict=True):
+        weights[cases] = 0
+    chosen, *by_others = _select(videos, np.stack([every_case, *others]))
+    plain = _count(videos, (1,) * num_candidates)
+    held_out = np.empty_like(plain)
+    for bag, cases in zip(by_others, left_out, strict=True):
+        held_out[cases] = _count(videos, bag)[cases]
     alone = np.eye(num_candidates, dtype=np.int64).tolist()
     return Selection(
         times=chosen,
         score=_score(held_out, every_case),
-        candidate_scores=tuple(_score(bags.count(tuple(bag)), every_case) for bag in alone),
+        candidate_scores=tuple(_score(_count(videos, tuple(bag)), every_case) for bag in alone),
         mean_score=_score(plain, every_case),
         gain=_compare(plain, held_out),
         num_cases=num_cases,
     )
 
 
-def _select(bags: _CountedBags, num_candidates: int, weights: NDArray[np.float64]) -> Bag:
-    """Return the best mean on the way; of equal ones the first, of equal candidates likewise."""
-    bag = (0,) * num_candidates
-    best, best_score = bag, -1.0
+def _list_cases(videos: Sequence[CandidateVideo]) -> list[str]:
+    return sorted({video.case_id for video in videos})
+
+
+def _count(videos: Sequence[CandidateVideo], bag: Bag) -> NDArray[np.float64]:
+    """Return the sums of counts of each case under a mean, in their order, (C, 3K + 2)."""
+    by_case: dict[str, list[NDArray[np.float64]]] = {id_: [] for id_ in _list_cases(videos)}
+    for video in videos:
+        num_phases = video.probabilities.shape[2]
+        counts = count_labels(video.truth, [label_mean(video, bag)], num_phases)
+        by_case[video.case_id].append(list_sums(counts)[0])
+    return np.stack([np.sum(rows, axis=0) for rows in by_case.values()])
+
+
+def _select(videos: Sequence[CandidateVideo], weights: NDArray[np.float64]) -> list[Bag]:
+    """Return the best mean on the way under each row of weights, (R, C).
+
+    Of equal means the first one is best, of equal candidates likewise. All rows take each step
+    together: most choose alike, so that a mean is counted once for all of them, and not kept.
+    """
+    num_candidates = videos[0].probabilities.shape[0]
+    bags: list[Bag] = [(0,) * num_candidates] * len(weights)
+    best, best_scores = list(bags), [-1.0] * len(weights)
     for _ in range(MAX_ADDITIONS):
-        options = [
-            tuple(times + (number == other) for other, times in enumerate(bag))
-            for number in range(num_candidates)
-        ]
-        scores = [_score(bags.count(option), weights) for option in options]
-        bag = options[int(np.argmax(scores))]
-        if max(scores) > best_score:
-            best, best_score = bag, max(scores)
+        options = {bag: _list_additions(bag) for bag in bags}
+        wanted: dict[Bag, list[int]] = {}
+        for row, bag in enumerate(bags):
+            for option in options[bag]:
+                wanted.setdefault(option, []).append(row)
+        scores: dict[tuple[Bag, int], float] = {}
+        for option, rows in wanted.items():
+            counts = _count(videos, option)
+            scores |= {(option, row): _score(counts, weights[row]) for row in rows}
+        for row, bag in enumerate(bags):
+            # the first of equal ones
+            bags[row] = max(options[bag], key=lambda option: scores[option, row])
+            score = scores[bags[row], row]
+            if score > best_scores[row]:
+                best[row], best_scores[row] = bags[row], score
     return best
+
+
+def _list_additions(bag: Bag) -> list[Bag]:
+    """Return the means with each candidate once more."""
+    return [
+        tuple(times + (number == other) for other, times in enumerate(bag))
+        for number in range(len(bag))
+    ]
 
 
 def _score(by_case: NDArray[np.float64], weights: NDArray[np.float64]) -> float:

@@ -11,10 +11,11 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.annotated_videos import AnnotatedVideo, group_by_video
 from ophnet_ray.inference.averaging import average_predictions
-from ophnet_ray.inference.ensemble import Ensemble, gather_members, read_models, write_ensemble
+from ophnet_ray.inference.ensemble import Ensemble, gather_members, read_models
+from ophnet_ray.inference.ensemble_replacement import replace_ensemble
 from ophnet_ray.inference.greedy_selection import CandidateVideo, Selection, select_members
 from ophnet_ray.inference.prediction_folder import PredictionFolder
-from ophnet_ray.inference.prediction_job import PredictionJob, PredictVideos, build_job
+from ophnet_ray.inference.prediction_job import PredictionJob, PredictVideos, build_ensemble_job
 from ophnet_ray.inference.predictions import VideoPrediction, read_predictions
 from ophnet_ray.inference.seen_cases import find_trained_cases
 from ophnet_ray.inference.split_choice import format_few
@@ -61,7 +62,8 @@ class Candidate:
 class MemberChoice:
     """Outcome of a choice: the ensemble that was written, and the selection behind it.
 
-    ``warnings``: one line each, about candidates whose training cases are not known.
+    ``warnings``: one line each, about candidates whose training cases are not known, and an earlier
+    ensemble that was set aside.
     """
 
     ensemble: Ensemble
@@ -78,7 +80,8 @@ def choose_members(
     """Choose members on the cases of a table; write ``ensemble.yaml`` and ``selection.json``.
 
     Of a candidate that is an ensemble of folds, each case is predicted by the members that have not
-    seen it. The mean of all is kept where the selection does not lead on cases that did not choose.
+    seen it. The mean of all is kept unless the selection's gain on cases that did not choose has a
+    95 % interval above 0. Until then nothing is written.
 
     Raises:
         UserError: A candidate was trained on a case that would choose, there are too few cases, or
@@ -89,9 +92,9 @@ def choose_members(
     rows = _leave_seen_out(rows, segments, candidates)
     everything = gather_members(list(request.candidates.values()))
     videos = group_by_video(rows, everything.phases)
+    notices: list[str] = []
     with folder.locked():
-        write_ensemble(folder.ensemble, everything)
-        job = build_job(str(folder.ensemble), folder.parts, request.frame_rate, request.causal)
+        job = build_ensemble_job(everything, folder.parts, request.frame_rate, request.causal)
         result = predict(job, {video.video_id: video.video for video in videos})
         if not result.parts:
             raise UserError(f"none of the {len(videos)} videos can be read")
@@ -104,7 +107,7 @@ def choose_members(
             raise UserError(f"{MIN_CASES} cases are needed to choose; give --csv_path of more")
         case_ids = sorted({video.case_id for video in annotated})
         ensemble = _weigh(everything, candidates, selection, list(map(hash_case, case_ids)))
-        write_ensemble(folder.ensemble, ensemble)
+        ensemble = replace_ensemble(folder.ensemble, ensemble, notices.append)
         content = {"candidates": list(request.candidates)} | selection.to_dict()
         write_atomically(folder.path / SELECTION_FILE, json.dumps(content, indent=1).encode())
     warnings = tuple(
@@ -112,7 +115,7 @@ def choose_members(
         for candidate in candidates
         if candidate.is_unknown
     )
-    return MemberChoice(ensemble, selection, warnings)
+    return MemberChoice(ensemble, selection, (*notices, *warnings))
 
 
 def _choose_rows(segments: Sequence[Segment], split: str) -> list[Segment]:

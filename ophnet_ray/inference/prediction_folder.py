@@ -14,6 +14,7 @@ from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.ensemble import ENSEMBLE_FILE
 from ophnet_ray.inference.ensemble_payload import read_model_payload
+from ophnet_ray.inference.ensemble_replacement import check_unchanged
 from ophnet_ray.inference.prediction_job import (
     PredictionResult,
     PredictVideos,
@@ -148,6 +149,8 @@ class PredictionRequest:
     """The template's number for the first frame of a video."""
     tta: tuple[Tta, ...] = ()
     """Kinds of test-time augmentation."""
+    gathered_sha256: str = ""
+    """Identity of the ensemble that this command has written into ``checkpoint``."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,7 @@ def predict_into(
     if request.template is not None:
         _check_template(request.template, request)
     with folder.locked():
+        check_unchanged(request.checkpoint, request.gathered_sha256)
         job = build_job(
             request.checkpoint, folder.parts, request.frame_rate, request.causal, request.tta
         )

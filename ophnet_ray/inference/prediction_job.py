@@ -9,7 +9,7 @@ from typing import Any
 
 from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
-from ophnet_ray.inference.ensemble import read_models
+from ophnet_ray.inference.ensemble import Ensemble, read_models
 from ophnet_ray.inference.predictions import PredictionInfo
 from ophnet_ray.inference.tta import Tta, list_shifts
 from ophnet_ray.inference.window_stream import WindowStream, windows_of
@@ -110,8 +110,6 @@ def build_job(
 ) -> PredictionJob:
     """Build the job of a prediction; parts depend on the checkpoint's content, not on its path.
 
-    A temporal model is causal or not as it was trained.
-
     Args:
         checkpoint: Path of a checkpoint, or of ``ensemble.yaml``.
         parts: Folder of the parts.
@@ -120,10 +118,21 @@ def build_job(
         tta: Kinds of test-time augmentation.
 
     Raises:
-        UserError: The checkpoint is wrong, its temporal model is not causal as asked, or the
-            members of an ensemble do not agree in it.
+        UserError: The checkpoint is wrong; see ``read_models`` and ``build_ensemble_job``.
     """
-    ensemble = read_models(checkpoint)
+    return build_ensemble_job(read_models(checkpoint), parts, frame_rate, causal, tta)
+
+
+def build_ensemble_job(
+    ensemble: Ensemble, parts: Path, frame_rate: float, causal: bool, tta: Sequence[Tta] = ()
+) -> PredictionJob:
+    """Build the job of a prediction with an ensemble, which needs no file; see ``build_job``.
+
+    A temporal model is causal or not as it was trained.
+
+    Raises:
+        UserError: A temporal model is not causal as asked, or the members do not agree in it.
+    """
     members = []
     for member, share in zip(ensemble.members, ensemble.shares, strict=True):
         payload = read_payload(member.file)

@@ -96,6 +96,26 @@ def warn_of_seen_cases(choice: SplitChoice, payload: CheckpointPayload) -> tuple
     return (warning,)
 
 
+def warn_of_member_choosing_cases(
+    choice: SplitChoice, case_hashes: Sequence[str]
+) -> tuple[str, ...]:
+    """Return a warning if rows to score are of cases that chose the members of the ensemble.
+
+    Args:
+        choice: Rows to score.
+        case_hashes: Pseudonyms of the cases that chose members and weights.
+    """
+    cases, known = {segment.case_id for segment in choice.segments}, set(case_hashes)
+    chose = sum(hash_case(case_id) in known for case_id in cases)
+    if not chose:
+        return ()
+    warning = (
+        f"{chose} of {count_cases(len(cases))} chose the members of the ensemble: their scores say "
+        "too much; `ensemble` printed that of cases that did not choose"
+    )
+    return (warning,)
+
+
 def warn_of_choosing_cases(choice: SplitChoice, payload: CheckpointPayload) -> tuple[str, ...]:
     """Return a warning if rows to score are of cases that chose the checkpoint's smoothing."""
     kept = payload.smoothing

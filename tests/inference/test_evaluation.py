@@ -21,7 +21,7 @@ from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.run_data import read_run_data
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case, hash_file
-from ophnet_ray.inference.ensemble import read_ensemble
+from ophnet_ray.inference.ensemble import build_ensemble, read_ensemble, write_ensemble
 from ophnet_ray.inference.evaluation import EvaluationRequest
 from ophnet_ray.inference.evaluation import evaluate as evaluate_split
 from ophnet_ray.inference.export import MAX_DIFFERENCE, export_onnx, export_safetensors
@@ -198,7 +198,7 @@ def test_smoothing_is_off_where_it_gains_nothing_and_the_choice_is_kept(
 
 @pytest.mark.unit
 def test_an_ensemble_keeps_its_choices_in_its_own_file(
-    checkpoint, other_checkpoint, unseen, tmp_path
+    checkpoint, other_checkpoint, motion_checkpoint, unseen, tmp_path, capsys
 ):
     models = (checkpoint, other_checkpoint)
     before = [model.read_bytes() for model in models]
@@ -212,6 +212,54 @@ def test_an_ensemble_keeps_its_choices_in_its_own_file(
     assert kept.temperature.temperature < 1
     content, _ = evaluate(tmp_path / "evaluation/ensemble.yaml", unseen, tmp_path, path)
     assert content["temperature"] == kept.temperature.temperature
+    # other members: the file with the choices is set aside
+    own, more = tmp_path / "evaluation/ensemble.yaml", (*models, motion_checkpoint)
+    with pytest.raises(UserError, match=r"ensemble\.yaml is one of the given models; choose anoth"):
+        evaluate((own, motion_checkpoint), unseen, tmp_path, path)
+    assert read_ensemble(own) == kept
+    evaluate(more, unseen, tmp_path, path)
+    assert read_ensemble(own).temperature is None
+    assert read_ensemble(own.with_name("ensemble.1.yaml")) == kept
+    said = " ".join(capsys.readouterr().err.split())
+    assert "a temperature that `evaluate --keep_temperature` kept; it is now" in said
+    # nothing of these is worth to be kept
+    evaluate(models, unseen, tmp_path, path)
+    assert not own.with_name("ensemble.2.yaml").exists()
+    own.write_text(own.read_text().replace("weight: 1.0", "weight: 2.0"))
+    evaluate(models, unseen, tmp_path, path)
+    assert "weight: 2.0" in own.with_name("ensemble.2.yaml").read_text()
+
+
+@pytest.mark.unit
+def test_cases_that_chose_the_members_are_named_beside_their_scores(
+    checkpoint, other_checkpoint, unseen, tmp_path, capsys
+):
+    members = [checkpoint, other_checkpoint]
+    file, path = tmp_path / "e.yaml", tmp_path / "p.parquet"
+    write_ensemble(file, build_ensemble(members, case_hashes=[hash_case("v1"), hash_case("x")]))
+    write_perfect_predictions(path, unseen, ["v1", "v2", "v3"])
+    content, _ = evaluate(file, unseen, tmp_path, path)
+    warning = "1 of 3 cases chose the members of the ensemble: their scores say too much"
+    assert warning in " ".join(capsys.readouterr().err.split())
+    assert warning in " ".join(content["notes"])
+
+
+@pytest.mark.unit
+def test_augmentation_of_given_predictions_is_refused(checkpoint, dataset, tmp_path):
+    path = tmp_path / "p.parquet"
+    write_perfect_predictions(path, dataset, ["v0"])
+    with pytest.raises(UserError, match=r"--tta: --predictions are scored as they are; give"):
+        evaluate(checkpoint, dataset, tmp_path, path, tta="windows")
+
+
+@pytest.mark.unit
+def test_an_ensemble_is_compared_by_its_evaluation(checkpoint, other_checkpoint, tmp_path):
+    files = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    for file in files:
+        write_ensemble(file, build_ensemble([checkpoint, other_checkpoint]))
+    command = CompareCommand(models=tuple(map(str, files)), output=str(tmp_path / "out"))
+    with pytest.raises(UserError, match=r"a\.yaml is an ensemble; score each .* evaluate` first"):
+        command.run()
 
 
 @pytest.mark.unit

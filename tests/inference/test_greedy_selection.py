@@ -1,5 +1,7 @@
 """Greedy selection on simulated predictions: what it finds, and what it claims of noise."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,24 @@ def test_equal_candidates_stay_a_plain_mean():
     assert found.gain.value == 0
     assert found.times == (1, 0, 0)
     assert found.kept_times == (1, 1, 1)
+
+
+def test_a_gain_that_may_be_0_keeps_the_plain_mean():
+    found = select_members(simulate(np.random.default_rng(4), 5, [1.0, 0.8, 0.5], num_frames=20))
+    assert found.gain.interval.low <= 0 < found.gain.value
+    assert found.kept_times == (1, 1, 1)
+
+
+def test_memory_does_not_grow_with_the_means_that_are_tried():
+    """All means that are tried hold some 280 times the counts of one; the rest is the bootstrap."""
+    videos = simulate(np.random.default_rng(0), 10, [1.0] * 6, num_frames=4, num_phases=60)
+    one_mean = 10 * (3 * 60 + 2) * 8
+    tracemalloc.start()
+    select_members(videos)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(f"{peak / one_mean:.0f} times the counts of a mean")
+    assert peak < 550 * one_mean
 
 
 def test_too_few_cases_choose_nothing():

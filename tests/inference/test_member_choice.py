@@ -91,8 +91,12 @@ def test_a_model_that_has_seen_a_case_that_would_choose_is_refused(
     with pytest.raises(UserError, match="test rows choose nothing"):
         choose(tmp_path, models, tests, split="all")
     models["other"] = trained_on("two", "v0", "v1")
+    (tmp_path / "out").mkdir(exist_ok=True)
+    write_ensemble(tmp_path / "out/ensemble.yaml", build_ensemble([models["one"]]))
+    before = (tmp_path / "out/ensemble.yaml").read_bytes()
     with pytest.raises(UserError, match="3 cases are needed to choose"):
         choose(tmp_path, models, segments)
+    assert (tmp_path / "out/ensemble.yaml").read_bytes() == before
 
 
 def test_each_case_takes_the_folds_that_have_not_seen_it(

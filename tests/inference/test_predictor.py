@@ -68,7 +68,7 @@ def test_models_of_equal_windows_share_one_pass_and_a_new_member_predicts_alone(
     checkpoint, other_checkpoint, motion_checkpoint, video, tmp_path, passes
 ):
     folder = PredictionFolder(tmp_path / "out")
-    both = gather_model([str(checkpoint), str(other_checkpoint)], folder)
+    both = gather_model([str(checkpoint), str(other_checkpoint)], folder, print).file
     request_of(folder.path, both, video)
     assert passes == [str(video)]
     ((mean, labels),) = read_predictions(folder.predictions)
@@ -83,7 +83,8 @@ def test_models_of_equal_windows_share_one_pass_and_a_new_member_predicts_alone(
     done = {part: part.stat().st_mtime_ns for part in folder.parts.iterdir()}
     assert len(done) == 3, "the members, and their mean"
     del passes[:]
-    more = gather_model([str(checkpoint), str(other_checkpoint), str(motion_checkpoint)], folder)
+    models = (checkpoint, other_checkpoint, motion_checkpoint)
+    more = gather_model(list(map(str, models)), folder, print).file
     request_of(folder.path, more, video)
     assert len(passes) == 1
     assert {part: part.stat().st_mtime_ns for part in done} == done
@@ -216,10 +217,10 @@ def test_models_are_given_as_files_runs_and_ensembles(checkpoint, other_checkpoi
     inner = tmp_path / "folds"
     inner.mkdir()
     write_ensemble(inner / "ensemble.yaml", build_ensemble([checkpoint, other_checkpoint]))
-    assert gather_model([str(inner)], folder) == str(inner / "ensemble.yaml")
-    assert gather_model([str(checkpoint)], folder) == str(checkpoint)
+    assert gather_model([str(inner)], folder, print).file == str(inner / "ensemble.yaml")
+    assert gather_model([str(checkpoint)], folder, print).file == str(checkpoint)
     with pytest.raises(UserError, match="are the same model; leave one out"):
-        gather_model([str(inner), str(checkpoint)], folder)
+        gather_model([str(inner), str(checkpoint)], folder, print)
     for given, says in (
         ([], "give a checkpoint"),
         (["none.ckpt"], r"checkpoint none\.ckpt does not exist"),
@@ -228,4 +229,15 @@ def test_models_are_given_as_files_runs_and_ensembles(checkpoint, other_checkpoi
         with pytest.raises(UserError, match=says):
             check_models(given)
     with pytest.raises(UserError, match=r"is no checkpoint, no run directory, and holds no ens"):
-        gather_model([str(tmp_path)], folder)
+        gather_model([str(tmp_path)], folder, print)
+
+
+def test_another_command_with_the_same_output_does_not_change_the_models(
+    checkpoint, other_checkpoint, motion_checkpoint, video, tmp_path, passes
+):
+    folder = PredictionFolder(tmp_path / "out")
+    own = gather_model([str(checkpoint), str(other_checkpoint)], folder, print)
+    gather_model([str(checkpoint), str(motion_checkpoint)], folder, print)
+    with pytest.raises(UserError, match=r"another command has put other models into .*ensemble.ya"):
+        request_of(folder.path, own.file, video, gathered_sha256=own.sha256)
+    assert passes == []
