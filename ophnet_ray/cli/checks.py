@@ -9,6 +9,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import check_no_folder, ensure_writable
 from ophnet_ray.storage.paths import is_remote
 from ophnet_ray.temporal_config import MAX_FRAME_RATE
+from ophnet_ray.train.run_paths import RunPaths
 
 
 def check_checkpoint(path: str) -> None:
@@ -64,6 +65,16 @@ def check_at_least_1(flag: str, value: int) -> None:
         raise UserError(f"{flag} {value}: must be at least 1")
 
 
+def check_no_run(path: str, flag: str = "--output") -> None:
+    """Make sure that ``--output`` is not the folder of a run, whose files would be replaced.
+
+    Raises:
+        UserError: It is.
+    """
+    if RunPaths(Path(path)).passport.is_file():
+        raise UserError(f"{flag} {path} is the folder of a run; choose another one, e.g. below it")
+
+
 def create_output_folder(path: str, *names: str, flag: str = "--output") -> Path:
     """Create the folder of ``--output``, if it is missing, and return its absolute path.
 
@@ -73,10 +84,11 @@ def create_output_folder(path: str, *names: str, flag: str = "--output") -> Path
         flag: Name of the flag, for messages.
 
     Raises:
-        UserError: It cannot be created, or a file cannot be written.
+        UserError: It is the folder of a run, cannot be created, or a file cannot be written.
     """
     if is_remote(path):
         raise UserError(f"{flag} {path}: must be a folder of this machine, not a bucket")
+    check_no_run(path, flag)
     folder = Path(path).absolute()
     try:
         ensure_writable(folder)

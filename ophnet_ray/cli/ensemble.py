@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ophnet_ray.cli.checks import check_at_least_1, check_frame_rate, trained_case_from
+from ophnet_ray.cli.checks import (
+    check_at_least_1,
+    check_frame_rate,
+    check_no_run,
+    trained_case_from,
+)
 from ophnet_ray.cli.compare import name_paths
 from ophnet_ray.cli.given_models import check_models, check_output, find_models
 from ophnet_ray.config import CaseFrom
@@ -56,6 +61,7 @@ class EnsembleCommand:
             PredictionError: The cluster failed.
         """
         check_frame_rate(self.frame_rate)
+        check_no_run(self.output)
         check_at_least_1("--num_workers", self.num_workers)
         check_models(self.checkpoint)
         if len(self.checkpoint) < 2:

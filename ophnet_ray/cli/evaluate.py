@@ -9,6 +9,7 @@ from ophnet_ray.cli.checks import (
     check_at_least_1,
     check_frame_rate,
     check_look_ahead,
+    check_no_run,
     trained_case_from,
 )
 from ophnet_ray.cli.given_models import check_models, gather_model
@@ -141,6 +142,7 @@ class EvaluateCommand:
     def _check(self) -> tuple[Tta, ...]:
         """Refuse wrong flags before anything is read; return the kinds of augmentation."""
         check_frame_rate(self.frame_rate)
+        check_no_run(self.output)
         causal = self.causal
         if self.predictions is not None:
             causal = read_info(Path(self.predictions)).causal

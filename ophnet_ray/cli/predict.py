@@ -9,6 +9,7 @@ from ophnet_ray.cli.checks import (
     check_at_least_1,
     check_frame_rate,
     check_look_ahead,
+    check_no_run,
 )
 from ophnet_ray.cli.given_models import check_models, gather_model
 from ophnet_ray.console import Console, print_answer
@@ -64,6 +65,7 @@ class PredictCommand:
             PredictionError: The cluster failed.
         """
         check_frame_rate(self.frame_rate)
+        check_no_run(self.output)
         check_look_ahead(self.look_ahead_s, self.causal)
         check_at_least_1("--num_workers", self.num_workers)
         tta = parse_tta(self.tta)

@@ -3,6 +3,9 @@
 import pytest
 
 from ophnet_ray.cli.checks import create_output_folder, trained_case_from
+from ophnet_ray.cli.ensemble import EnsembleCommand
+from ophnet_ray.cli.evaluate import EvaluateCommand
+from ophnet_ray.cli.predict import PredictCommand
 from ophnet_ray.config import Config
 from ophnet_ray.errors import UserError
 from tests.helpers.checkpoints import make_payload, save_checkpoint
@@ -28,3 +31,17 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"--output: .*audit\.json is a folder"):
         create_output_folder(str(tmp_path / "out"), "audit.json")
     assert create_output_folder(str(tmp_path / "new/out"), "audit.json").is_dir()
+
+
+def test_the_files_of_a_run_are_not_replaced_by_another_command(tmp_path):
+    (tmp_path / "passport.json").touch()
+    models, output = ("model.ckpt",), str(tmp_path)
+    commands = (
+        EvaluateCommand(checkpoint=models, csv_path="a.csv", output=output).run,
+        PredictCommand(checkpoint=models, videos=("a.mp4",), output=output).run,
+        EnsembleCommand(checkpoint=models, csv_path="a.csv", output=output).run,
+        lambda: create_output_folder(output, "report.html"),
+    )
+    for command in commands:
+        with pytest.raises(UserError, match=r"--output .* is the folder of a run; choose another"):
+            command()

@@ -183,7 +183,7 @@ def test_the_benchmarks_name_their_parts():
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=120
     )
-    parts = "exactness, decoding, epochs, reading, lengths, scaling, together, buckets, ray, "
+    parts = "exactness, decoding, epochs, reading, lengths, scaling, scale, together, buckets, "
     assert parts in " ".join(done.stdout.split())
 
 

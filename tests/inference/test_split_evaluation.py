@@ -1,10 +1,12 @@
 """A decoder from its choice on validation cases to predictions: ``--keep_choice``, then default."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ophnet_ray.cli.evaluate import EvaluateCommand
 from ophnet_ray.data.annotations import read_annotations
@@ -24,7 +26,7 @@ from ophnet_ray.inference.predictions import (
 )
 from ophnet_ray.models.checkpoint_file import read_payload, write_smoothing_choice
 from ophnet_ray.models.decoder import Decoder
-from ophnet_ray.models.payload import SmoothingChoice
+from ophnet_ray.models.payload import PAYLOAD_KEY, SmoothingChoice
 from tests.helpers.videos import COLORS, write_color_dataset
 
 pytestmark = pytest.mark.unit
@@ -40,8 +42,11 @@ def cases(tmp_path_factory):
 
 @pytest.fixture
 def own(checkpoint, tmp_path):
+    """The checkpoint of a model that has seen none of the cases."""
     path = tmp_path / "model.ckpt"
-    path.write_bytes(checkpoint.read_bytes())
+    content, payload = torch.load(checkpoint, weights_only=True), read_payload(checkpoint)
+    unseen = replace(payload, training=replace(payload.training, case_hashes=()))
+    torch.save(content | {PAYLOAD_KEY: unseen.to_dict()}, path)
     return path
 
 

@@ -414,7 +414,9 @@ def test_broken_crashing_and_missing_videos_are_counted_and_left_out_for_good(
     (folder / "v5.mp4").write_bytes(b"sealed")
     (folder / "v4.mp4").rename(folder / f"{CRASHES}.mp4")
     config = tiny_config(folder / "segments.csv", tmp_path)
-    with pytest.raises(UserError, match=r"1 of 6 videos are missing \(v2\)"):
+    with pytest.raises(
+        UserError, match=r"1 of 5 videos of training and validation are missing \(v2\)"
+    ):
         run(config)
     config = config.replace_flat(missing_videos="skip")
     with pytest.raises(UserError, match=r"6 of 12 rows cannot be read, more than --max_rejected"):

@@ -38,7 +38,9 @@ def cache(color_csv, color_cache):
 
 
 def make_config(csv_path, cache, storage, **settings):
-    config = tiny_config(csv_path, storage, cache_dir=cache, folds=3, max_epochs=3, **settings)
+    # some seconds of steps and their checkpoints, in which a signal is heard
+    own = {"folds": 3, "max_epochs": 3, "windows_per_segment": 8}
+    config = tiny_config(csv_path, storage, cache_dir=cache, **own, **settings)
     return config.replace_flat(output_pth="model.ckpt")
 
 
@@ -165,7 +167,7 @@ def test_a_case_without_a_usable_row_is_in_no_fold_unless_its_video_went_away(
 
 
 class Stopping(Console):
-    """A console at whose second training, after its first epoch, a signal arrives."""
+    """A console in whose second training, as soon as it shows anything, a signal arrives."""
 
     def __init__(self, number):
         super().__init__()
@@ -180,7 +182,7 @@ class Stopping(Console):
 
                 def update(done, text, detail=""):
                     show(done, text, detail)
-                    if done and self.number:
+                    if self.number:
                         number, self.number = self.number, None
                         os.kill(os.getpid(), number)
 
