@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.ensemble import FORMAT_VERSION, Ensemble, read_ensemble, write_ensemble
+from ophnet_ray.storage.paths import join
 from ophnet_ray.storage.records import DamagedFileError, read_yaml_record
 
 _KEPT = {
@@ -18,7 +19,12 @@ _KEPT = {
 """Entries of the file that no other command makes again, in words."""
 
 
-def replace_ensemble(path: Path, ensemble: Ensemble, on_notice: Callable[[str], None]) -> Ensemble:
+def replace_ensemble(
+    path: Path,
+    ensemble: Ensemble,
+    on_notice: Callable[[str], None],
+    location: str | None = None,
+) -> Ensemble:
     """Write an ensemble to a place that may hold one.
 
     Choices in the file stay with the same members and weights, as do the cases that chose these.
@@ -29,6 +35,7 @@ def replace_ensemble(path: Path, ensemble: Ensemble, on_notice: Callable[[str], 
         path: The file.
         ensemble: Members and weights to write.
         on_notice: Receives a line about a file that was set aside.
+        location: URI of the folder in a bucket whose copy holds the file.
 
     Returns:
         The ensemble as it was written.
@@ -37,7 +44,7 @@ def replace_ensemble(path: Path, ensemble: Ensemble, on_notice: Callable[[str], 
     before = None
     if kept:
         with suppress(UserError):  # it, or a member of it, cannot be read
-            before = read_ensemble(path)
+            before = read_ensemble(join(location, path.name) if location else path)
     if before is not None and before.sha256 == ensemble.sha256:
         ensemble = replace(
             ensemble,
@@ -48,8 +55,11 @@ def replace_ensemble(path: Path, ensemble: Ensemble, on_notice: Callable[[str], 
     elif kept:
         aside = _find_free_name(path)
         path.rename(aside)
-        on_notice(f"{path}: the file of other models was there, with {kept}; it is now {aside}")
-    write_ensemble(path, ensemble)
+        on_notice(
+            f"{path} is written anew: the file of other models was there, with {kept}; it is now "
+            f"{aside}"
+        )
+    write_ensemble(path, ensemble, location)
     return ensemble
 
 

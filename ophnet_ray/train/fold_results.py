@@ -13,12 +13,8 @@ import numpy as np
 from ophnet_ray.data.run_data import MISSING
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
-from ophnet_ray.inference.ensemble import (
-    ENSEMBLE_FILE,
-    build_ensemble,
-    read_ensemble,
-    write_ensemble,
-)
+from ophnet_ray.inference.ensemble import ENSEMBLE_FILE, build_ensemble
+from ophnet_ray.inference.ensemble_replacement import replace_ensemble
 from ophnet_ray.metrics.case_counts import format_counts
 from ophnet_ray.metrics.fold_scores import (
     FoldCounts,
@@ -187,20 +183,14 @@ def _check_partition(folds: FoldSet, trained: Sequence[_TrainedFold]) -> None:
 
 
 def _provide_ensemble(folds: FoldSet, checkpoints: Sequence[str]) -> None:
-    """Write ``ensemble.yaml``; that of the same models stays, with what ``evaluate`` kept in it."""
+    """Write ``ensemble.yaml``; that of the same models keeps what ``evaluate`` kept in it."""
     directory = folds.directory
-    path = directory.path / ENSEMBLE_FILE
-    place = join(directory.location, ENSEMBLE_FILE)
-    ensemble = build_ensemble(checkpoints)
-    if path.exists():
-        try:
-            if read_ensemble(place).sha256 == ensemble.sha256:
-                return
-            reason = "it is of other models"
-        except UserError as error:
-            reason = str(error)
-        folds.console.warn(f"{place} is written anew, without what `evaluate` kept in it: {reason}")
-    write_ensemble(path, ensemble, directory.location if directory.is_in_bucket else None)
+    replace_ensemble(
+        directory.path / ENSEMBLE_FILE,
+        build_ensemble(checkpoints),
+        folds.console.warn,
+        directory.location if directory.is_in_bucket else None,
+    )
 
 
 def _read_fold(number: int, result: TrainingResult) -> _TrainedFold:

@@ -36,6 +36,18 @@ def write_variant(source: Path, target: Path, number: int) -> Path:
     return target
 
 
+def write_damaged_video(path: Path) -> Path:
+    """Write ten seconds of noise at 10 frames/s; some frames in the middle cannot be decoded."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (100, 64, 64, 3), dtype=np.uint8)
+    video = write_video(path, frames, frame_rate=10, gop=10)
+    content = bytearray(video.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4000] = rng.bytes(4000)
+    video.write_bytes(content)
+    return video
+
+
 def grey_frames(num_frames: int, size: int = 32):
     """Yield frames; frame k is a flat grey 2k, so that a frame names its own index."""
     return (np.full((size, size, 3), 2 * k, dtype=np.uint8) for k in range(num_frames))

@@ -16,7 +16,7 @@ from ophnet_ray.inference.trained_model import load_model
 from ophnet_ray.models.backbone import create_encoder
 from ophnet_ray.models.payload import PAYLOAD_KEY
 from tests.helpers.predictions import predict_one
-from tests.helpers.videos import write_video
+from tests.helpers.videos import write_damaged_video, write_video
 
 pytestmark = pytest.mark.unit
 
@@ -39,15 +39,7 @@ def save_backbone(path, name="test_vit", seed=0):
 
 @pytest.fixture
 def noise(tmp_path):
-    """Ten seconds; some of the frames in the middle cannot be decoded."""
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 255, (100, 64, 64, 3), dtype=np.uint8)
-    video = write_video(tmp_path / "noise.mp4", frames, frame_rate=10, gop=10)
-    content = bytearray(video.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 4000] = rng.bytes(4000)
-    video.write_bytes(content)
-    return video
+    return write_damaged_video(tmp_path / "noise.mp4")
 
 
 @pytest.mark.parametrize("causal", [False, True])

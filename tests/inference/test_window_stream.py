@@ -18,7 +18,7 @@ from ophnet_ray.inference.window_stream import (
     plan_window,
     stream_windows,
 )
-from tests.helpers.videos import grey_frames, write_video
+from tests.helpers.videos import grey_frames, write_damaged_video, write_video
 
 pytestmark = pytest.mark.unit
 
@@ -77,13 +77,7 @@ def test_a_broken_video_is_an_error_and_a_damaged_stretch_costs_its_own_windows(
     (tmp_path / "no.mp4").write_bytes(b"no video")
     with pytest.raises(VideoError):
         list(stream_windows(str(tmp_path / "no.mp4"), WindowStream(WINDOWS, 1.0)))
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 255, (100, 64, 64, 3), dtype=np.uint8)
-    video = write_video(tmp_path / "v.mp4", noise, frame_rate=10, gop=10)
-    content = bytearray(video.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 4000] = rng.bytes(4000)
-    video.write_bytes(content)
+    video = write_damaged_video(tmp_path / "v.mp4")
     windows = list(stream_windows(str(video), WindowStream(WINDOWS, 1.0)))
     assert len(windows) == 10
     damaged = [window for window in windows if window.image is None]

@@ -121,6 +121,7 @@ def test_what_evaluate_kept_in_the_ensemble_outlasts_the_same_command(whole, tmp
     train_folds(again, Console())
     assert read_ensemble(file).temperature is None
     assert "ensemble.yaml is written anew" in capsys.readouterr().err
+    assert read_ensemble(file.with_name("ensemble.1.yaml")).temperature == choice
 
 
 def test_folds_of_other_cases_than_those_of_the_table_are_refused(whole):
