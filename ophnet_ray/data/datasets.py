@@ -36,12 +36,13 @@ from ophnet_ray.data.manifest_columns import ManifestColumns
 from ophnet_ray.data.preprocessing import one_hot, prepare_batch, to_unit
 from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler, pick_windows
 from ophnet_ray.data.segment_columns import SegmentColumns
+from ophnet_ray.data.shard_order import ShardOrder
 from ophnet_ray.data.splits import FITTED_SPLITS, assign_splits
 from ophnet_ray.data.window_counts import WindowCounts
 from ophnet_ray.data.windows import count_channels, cut_windows, shown_blocks
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_ids
-from ophnet_ray.sampling_config import SamplerKind, SamplingConfig
+from ophnet_ray.sampling_config import SamplerKind, SamplingConfig, Shuffle
 from ophnet_ray.settings import NUM_WORKERS, check_rules
 
 VAL_BATCH_FACTOR = 4
@@ -179,11 +180,13 @@ class ManifestDataModule(L.LightningDataModule):
         """Build the loader of this worker's share of an epoch's windows."""
         columns = self._columns
         segments = columns.of_split("train")
-        sampling, counts = self.sampling, None
-        if sampling != SamplingConfig():
+        sampling, counts, shards = self.sampling, None, None
+        if not sampling.takes_one_each:
             counts = WindowCounts(
                 segments.ids, segments.labels, segments.lengths, sampling, self.seed
             )
+        if sampling.shuffle == "shard":
+            shards = ShardOrder(segments.ids, segments.shuffle_groups, sampling.shuffle_shards)
         sampler = TrainingSampler(
             segments.ids,
             segments.layouts,
@@ -194,6 +197,7 @@ class ManifestDataModule(L.LightningDataModule):
             num_replicas=self._num_replicas,
             begun_with=self.begun_with,
             counts=counts,
+            shards=shards,
         )
         return self._build_loader(segments, sampler)
 
@@ -261,6 +265,8 @@ class OphNetDataModule(ManifestDataModule):
         seed: Of the split, the order and the windows.
         sampler: See ``SamplingConfig``.
         windows_per_segment: See there.
+        shuffle: See there.
+        shuffle_shards: See there.
     """
 
     def __init__(
@@ -284,8 +290,15 @@ class OphNetDataModule(ManifestDataModule):
         seed: int = _TRAINING.seed,
         sampler: SamplerKind = _SAMPLING.sampler,
         windows_per_segment: int = _SAMPLING.windows_per_segment,
+        shuffle: Shuffle = _SAMPLING.shuffle,
+        shuffle_shards: int = _SAMPLING.shuffle_shards,
     ) -> None:
-        sampling = SamplingConfig(sampler=sampler, windows_per_segment=windows_per_segment)
+        sampling = SamplingConfig(
+            sampler=sampler,
+            windows_per_segment=windows_per_segment,
+            shuffle=shuffle,
+            shuffle_shards=shuffle_shards,
+        )
         super().__init__(None, batch_size, seed, sampling=sampling)
         self.csv_path, self.video_dir, self.cache_dir = csv_path, video_dir, cache_dir
         self.phase2idx, self.num_workers = phase2idx, num_workers

@@ -5,8 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.layouts import shrink
+from ophnet_ray.data.layouts import Unsigned, shrink
+from ophnet_ray.hashing import hash_ids
 
+ORDER = 0
+"""Salt of the numbers that order the windows of an epoch."""
 PLACES_AT_ONCE = 16_384
 """Places whose numbers are hashed together: few enough to take no memory, enough to take no time
 beside it."""
@@ -20,6 +23,22 @@ def list_repeats(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[
     """
     rows = np.repeat(np.arange(len(counts)), counts)
     return rows, np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def hash_windows(
+    ids: NDArray[np.uint64], repeats: NDArray[np.int64], *salts: int
+) -> NDArray[np.uint64]:
+    """Return a number for each window: of the first one of a segment, that of the segment.
+
+    Args:
+        ids: Numbers that ``hash_ids`` made of the ids of the windows' segments, (n,).
+        repeats: Number of the repetition of the segment, from 0, (n,).
+        salts: See ``hash_ids``.
+    """
+    values = hash_ids(ids, *salts)
+    is_repeat = repeats > 0
+    values[is_repeat] = hash_ids(values[is_repeat], repeats[is_repeat])
+    return values
 
 
 class EpochPlaces:
@@ -57,6 +76,23 @@ class EpochPlaces:
         counts = self._count(segments)
         repeats = places - (self._stops[segments].astype(np.int64) - counts)
         return segments, repeats, counts > 1
+
+    def place_of(
+        self, segments: NDArray[np.int64], repeats: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return the place of each window of some segments; the inverse of ``locate``."""
+        if self._stops is None:
+            return segments
+        return self._stops[segments].astype(np.int64) - self._count(segments) + repeats
+
+    def count_up(self, segments: NDArray[np.int64]) -> Unsigned | None:
+        """Return the windows before each of some segments, in their order, and those of all.
+
+        None where every segment has one window.
+        """
+        if self._stops is None:
+            return None
+        return shrink(np.concatenate([[0], np.cumsum(self._count(segments))]))
 
     def _count(self, segments: NDArray[np.int64]) -> NDArray[np.int64]:
         if self._stops is None:

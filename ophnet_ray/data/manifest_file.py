@@ -34,6 +34,7 @@ _ARRAYS = (
     "checksums",
     "unchecked",
     "shard_folders",
+    "groups",
 )
 _NAMES = ("case_names", "shard_names")
 _HEADER, _FACTS = b"ophnet_ray", "facts"

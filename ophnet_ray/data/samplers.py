@@ -1,18 +1,25 @@
 """The windows of each step of an epoch, as a function of (seed, epoch, segment) alone."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.epoch_places import PLACES_AT_ONCE, EpochPlaces, list_repeats
+from ophnet_ray.data.epoch_places import (
+    ORDER,
+    PLACES_AT_ONCE,
+    EpochPlaces,
+    hash_windows,
+    list_repeats,
+)
 from ophnet_ray.data.layouts import Layouts, LayoutWindows, Unsigned, shrink
+from ophnet_ray.data.shard_order import ShardOrder, ShareOfSteps
 from ophnet_ray.data.window_counts import WindowCounts
 from ophnet_ray.hashing import hash_ids
 
 NUM_DRAWS = 5
-_ORDER, _PICK, _DRAWS = range(3)
+_PICK, _DRAWS = ORDER + 1, ORDER + 2
 
 
 class StepPlan(NamedTuple):
@@ -175,6 +182,7 @@ class TrainingSampler:
         num_replicas: Workers.
         begun_with: See ``plan_training_steps``.
         counts: Windows of each segment; one by default.
+        shards: Groups of segments to read in turn, see ``shard_order``, instead of all at random.
 
     Attributes:
         windows: All windows of the segments.
@@ -193,10 +201,11 @@ class TrainingSampler:
         num_replicas: int = 1,
         begun_with: int | None = None,
         counts: WindowCounts | None = None,
+        shards: ShardOrder | None = None,
     ) -> None:
         self._ids = hash_ids(segment_ids)
         self.windows = LayoutWindows(_as_layouts(snippet_lengths), blocks_per_window)
-        self._counts = counts
+        self._counts, self._shards = counts, shards
         num_windows = counts.total if counts else len(self._ids)
         self.plan = plan_training_steps(num_windows, batch_size, num_replicas, begun_with)
         self._seed, self._rank, self._num_replicas = seed, rank, num_replicas
@@ -220,18 +229,31 @@ class TrainingSampler:
         counts = self._counts.of_epoch(epoch) if self._counts else None
         places = EpochPlaces(len(self._ids), counts)
         del counts
-        own = self._own_places(places, epoch)
+        take = self._order_places(places, epoch)
         steps_at_once = max(PLACES_AT_ONCE // self.plan.batch_size, 1)
         for start in range(first, self.plan.num_steps, steps_at_once):
-            rows = own[start : start + steps_at_once]
+            rows = take(start, min(start + steps_at_once, self.plan.num_steps))
             windows, draws = self._read_places(places, rows.ravel().astype(np.int64), epoch)
             for i in range(len(rows)):
                 step = slice(i * self.plan.batch_size, (i + 1) * self.plan.batch_size)
                 yield Step(windows[step], draws[step])
 
-    def _own_places(self, places: EpochPlaces, epoch: int) -> Unsigned:
+    def _order_places(
+        self, places: EpochPlaces, epoch: int
+    ) -> Callable[[int, int], NDArray[np.integer[Any]]]:
+        """Return a function that returns this worker's places from one step to another."""
+        plan = self.plan
+        if self._shards is None:
+            own = self._shuffle_places(places, epoch)
+            return lambda start, stop: own[start:stop]
+        share = ShareOfSteps(
+            self._rank, self._num_replicas, plan.batch_size, plan.num_accumulated, plan.num_steps
+        )
+        return self._shards.of_epoch(places, self._seed, epoch, share).take
+
+    def _shuffle_places(self, places: EpochPlaces, epoch: int) -> Unsigned:
         """Return the places of this worker's windows in random order, (steps, windows)."""
-        keys = np.concatenate([self._hash(*part, epoch, _ORDER) for part in places.parts()])
+        keys = np.concatenate([self._hash(*part, epoch, ORDER) for part in places.parts()])
         order = np.argsort(keys, kind="stable")
         shape = self.plan.num_steps, self._num_replicas, self.plan.batch_size
         whole = order[: np.prod(shape)].reshape(shape)
@@ -263,10 +285,7 @@ class TrainingSampler:
         self, segments: NDArray[np.int64], repeats: NDArray[np.int64], epoch: int, use: int
     ) -> NDArray[np.uint64]:
         """Return a number for each window: of the first one of a segment, that of the segment."""
-        values = hash_ids(self._ids[segments], self._seed, epoch, use)
-        is_repeat = repeats > 0
-        values[is_repeat] = hash_ids(values[is_repeat], repeats[is_repeat])
-        return values
+        return hash_windows(self._ids[segments], repeats, self._seed, epoch, use)
 
 
 class ValidationSampler:

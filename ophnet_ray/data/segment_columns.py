@@ -1,7 +1,7 @@
 """Usable segments of one split as columns: some 60 bytes each, which may lie in a mapped file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
@@ -50,6 +50,14 @@ class SegmentColumns:
     """Index of each shard's folder among ``folders``."""
     folders: tuple[tuple[str, str], ...]
     """Folders of shards on this machine, each with its URI in a bucket, if it has one."""
+    groups: Unsigned = field(default_factory=lambda: np.empty(0, dtype=np.uint8))
+    """Number of the group of each segment that ``--shuffle shard`` keeps together: the shards when
+    the run began, whatever became of the cache since. Empty: the shards now."""
+
+    @property
+    def shuffle_groups(self) -> Unsigned:
+        """Group of each segment that ``--shuffle shard`` keeps together, (N,)."""
+        return self.groups if len(self.groups) else self.shards
 
     @classmethod
     def of_items(cls, items: Sequence[ManifestItem]) -> Self:

@@ -195,7 +195,9 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
             f"--class_weights {training.class_weights}: no effect on the frame model, as --sampler "
             "balanced takes as many windows of each phase"
         )
-    stored = store_manifest(manifest, run.directory.manifest)
+    stored = store_manifest(
+        manifest, run.directory.manifest, keeps_groups=sampling.shuffle == "shard"
+    )
     run.directory.send(run.directory.manifest)
     loop = TrainLoopConfig(
         run.config,

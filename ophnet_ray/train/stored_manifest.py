@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ophnet_ray.data.layouts import Unsigned
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.manifest_columns import ManifestColumns
 from ophnet_ray.data.manifest_file import (
@@ -18,6 +19,7 @@ from ophnet_ray.data.manifest_file import (
     read_facts,
     write_columns,
 )
+from ophnet_ray.data.segment_columns import SegmentColumns
 from ophnet_ray.distributed.environment import find_running_head
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.models.training_summary import TrainingSummary, summarise_training_segments
@@ -47,14 +49,46 @@ class WorkerData:
     summarise: Callable[[], TrainingSummary]
 
 
-def store_manifest(manifest: Manifest, path: Path) -> ManifestFile:
+def store_manifest(manifest: Manifest, path: Path, *, keeps_groups: bool = False) -> ManifestFile:
     """Write a manifest, and the facts of its training segments, as the workers read them.
+
+    Args:
+        manifest: The segments.
+        path: The file.
+        keeps_groups: Keep the groups of the training segments in a file that is there, or begin
+            with the shards of now: ``--shuffle shard`` then has the same order in a run that is
+            resumed, even if its cache was decoded again, into other shards.
 
     Raises:
         OSError: The file cannot be written.
     """
+    columns = ManifestColumns.of_manifest(manifest)
+    if keeps_groups:
+        columns = _keep_groups(columns, path)
     facts = summarise_training_segments(manifest).to_dict()
-    return write_columns(path, ManifestColumns.of_manifest(manifest), facts)
+    return write_columns(path, columns, facts)
+
+
+def _keep_groups(columns: ManifestColumns, path: Path) -> ManifestColumns:
+    train = columns.of_split("train")
+    before = _read_groups(path, train)
+    groups = train.shards if before is None else before
+    return replace(columns, splits={**columns.splits, "train": replace(train, groups=groups)})
+
+
+def _read_groups(path: Path, train: SegmentColumns) -> Unsigned | None:
+    """Return the groups of the same segments in a file of columns; None if there are none."""
+    if not path.is_file():
+        return None
+    try:
+        before = read_columns(pa.BufferReader(path.read_bytes())).of_split("train")
+    except (OSError, ValueError, KeyError, TypeError) as error:  # Arrow's errors are among them
+        logger.warning(
+            "%s cannot be read (%s): --shuffle shard takes the shards of now", path, error
+        )
+        return None
+    is_same = len(before.groups) > 0 and np.array_equal(before.ids, train.ids)
+    return before.groups if is_same else None
 
 
 def share_manifest(manifest: Manifest | ManifestFile, run: RunDirectory) -> Manifest | ManifestFile:

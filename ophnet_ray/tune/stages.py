@@ -159,8 +159,11 @@ def _prepare(search: Search, held: ExitStack) -> TrialSetup:
         manifests[windows] = replace(decoded[sampling], windows=windows)
     # each trial maps its file, wherever it runs
     file = run.directory.manifest
+    keeps_groups = run.config.sampling.shuffle == "shard"
     stored = {
-        windows: store_manifest(manifest, file.with_stem(f"{file.stem}-{number}"))
+        windows: store_manifest(
+            manifest, file.with_stem(f"{file.stem}-{number}"), keeps_groups=keeps_groups
+        )
         for number, (windows, manifest) in enumerate(manifests.items())
     }
     return TrialSetup(search.directory, plan, stored, run.data.data_hash, search.metric)

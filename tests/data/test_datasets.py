@@ -130,6 +130,8 @@ def test_the_data_module_trains_the_module_outside_ray(color_csv, tmp_path):
     [
         ({"sampler": "random"}, "choose from segment, balanced, seconds"),
         ({"windows_per_segment": 0}, "must be at least 1"),
+        ({"shuffle": "shards"}, "choose from global, shard"),
+        ({"shuffle_shards": 0}, "must be at least 1"),
     ],
 )
 def test_a_sampling_that_does_not_exist_is_refused(color_csv, setting, reason):

@@ -13,6 +13,7 @@ from ophnet_ray.data.samplers import (
     pick_windows,
     plan_training_steps,
 )
+from ophnet_ray.data.shard_order import ShardOrder
 from ophnet_ray.data.window_counts import WindowCounts
 from ophnet_ray.data.windows import cut_windows
 from ophnet_ray.hashing import hash_ids
@@ -28,6 +29,12 @@ SAMPLINGS = [
     SamplingConfig(sampler="balanced", windows_per_segment=2),
     SamplingConfig(sampler="seconds", windows_per_segment=2),
 ]
+BY_SHARD = [
+    SamplingConfig(shuffle="shard", shuffle_shards=4),
+    SamplingConfig(shuffle="shard", shuffle_shards=1),
+    SamplingConfig(shuffle="shard", sampler="balanced", windows_per_segment=2),
+    SamplingConfig(shuffle="shard", sampler="seconds", windows_per_segment=2, shuffle_shards=3),
+]
 
 
 def make_sampler(sampling, seed=7, batch_size=6, **place):
@@ -35,7 +42,15 @@ def make_sampler(sampling, seed=7, batch_size=6, **place):
     labels = np.repeat([2, 0, 5], [90, 10, 3])
     lengths = np.arange(103) * 700 + 1
     counts = WindowCounts(IDS, labels, lengths, sampling, seed)
-    return TrainingSampler(IDS, SNIPPETS, 2, batch_size, seed, counts=counts, **place)
+    if sampling.takes_one_each:
+        counts = None
+    shards = None
+    if sampling.shuffle == "shard":
+        # seven segments in each shard, but for the last one
+        shards = ShardOrder(hash_ids(IDS), np.arange(103) // 7, sampling.shuffle_shards)
+    return TrainingSampler(
+        IDS, SNIPPETS, 2, batch_size, seed, counts=counts, shards=shards, **place
+    )
 
 
 def read_epoch(sampler, epoch):
@@ -113,7 +128,7 @@ def test_whole_epochs_are_those_of_earlier_versions(rank, num_replicas, epoch, s
         assert found.hexdigest() == digest
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=repr)
+@pytest.mark.parametrize("sampling", [*SAMPLINGS, *BY_SHARD[2:]], ids=repr)
 def test_the_windows_of_a_segment_differ_until_it_has_no_other(sampling):
     own_windows = [cut_windows(lengths, 2) for lengths in SNIPPETS]
     for epoch in range(3):
@@ -139,7 +154,7 @@ def test_the_first_window_of_a_segment_is_that_of_one_window_per_segment(samplin
         assert (bytes(row) in rows) == (row[0] in windows[:, 0])
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=repr)
+@pytest.mark.parametrize("sampling", [*SAMPLINGS, *BY_SHARD], ids=repr)
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
 def test_any_workers_take_the_same_windows_in_each_step(sampling, workers):
     """Steps of twelve windows, and every worker resumed at its second step."""

@@ -140,8 +140,8 @@ def fit(config, manifest, tmp_path, callback, ckpt_path=None):
         pytest.param("test_efficientnet", EVERYTHING, id="batch norms"),
         pytest.param(
             "test_resnet",
-            {"sampler": "balanced", "windows_per_segment": 2},
-            id="two windows per segment",
+            {"sampler": "balanced", "windows_per_segment": 2, "shuffle": "shard"},
+            id="two windows per segment, shard by shard",
         ),
         pytest.param("test_vit", EVERYTHING | {"lora_rank": 2}, id="lora"),
         pytest.param("test_resnet", EVERYTHING | {"freeze": "stages:2"}, id="frozen stages"),
