@@ -18,7 +18,9 @@ from ophnet_ray.settings import (
     check_rules,
     coerce,
     count_rules,
+    parse_bytes,
     setting,
+    show,
     worker_rules,
 )
 from ophnet_ray.speed_config import SpeedConfig
@@ -268,6 +270,9 @@ class RunConfig:
     local_cache_dir: str | None = setting(None, affects="nothing", is_path=True)
     """Folder on each machine for copies of bucket objects, and for compiled code (default: one per
     user in the system's temporary folder)."""
+    local_cache_bytes: str | None = setting(None, affects="nothing")
+    """Bytes of a cache in a bucket that each machine keeps copies of, e.g. 200GB (default: no
+    limit). Files are fetched ahead of the windows, and deleted when others need their room."""
     private: bool = setting(False, affects="nothing")
     """Let no other user of the machines read what a run writes (folder, cache, copies), and name no
     case and no video in Ray's records and logs and in TensorBoard."""
@@ -288,9 +293,18 @@ class RunConfig:
         """The names in ``logger``."""
         return tuple(name.strip() for name in self.logger.split(",") if name.strip())
 
+    @property
+    def max_copy_bytes(self) -> int | None:
+        """Bytes of ``local_cache_bytes``."""
+        return None if self.local_cache_bytes is None else parse_bytes(self.local_cache_bytes)
+
     def rules(self) -> Iterator[Rule]:
         """Yield the limits of these settings."""
         wait_s, name = self.wait_for_nodes_s, self.name
+        yield (
+            self.local_cache_bytes is None or bool(self.max_copy_bytes),
+            f"--local_cache_bytes {show(self.local_cache_bytes)}: give a size such as 200GB",
+        )
         yield from count_rules(self, "every_n_train_steps", "num_workers", "collective_timeout_s")
         yield (
             bool(self.loggers) and set(self.loggers) <= set(LOGGERS),

@@ -38,6 +38,7 @@ MAX_COUNT = 10**6
 MAX_YAML_CHARS = 1_000_000
 """A file of settings has a few thousand."""
 _LARGEST_INTEGER = 10**100
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?) ?([KMGTP]?)(i?)B?", re.ASCII | re.IGNORECASE)
 _WORKER_RANGE = re.compile(r"\d{1,7}:\d{1,7}", re.ASCII)
 # PyYAML's own constructors raise more than YAMLError: ValueError for 0x_, AttributeError for
 # `!!timestamp x`, OverflowError for a day 10**9, LookupError for `!!int ''`
@@ -95,6 +96,16 @@ def count_rule(name: str, value: int | None) -> Rule:
 def count_rules(part: object, *names: str) -> Iterator[Rule]:
     """Yield the rules of the counts with these names."""
     return (count_rule(name, getattr(part, name)) for name in names)
+
+
+def parse_bytes(text: str) -> int | None:
+    """Return the bytes of a size such as 200GB, 1.5 TB, 64GiB or 1000; None if it is none."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        return None
+    number, prefix, is_binary = match.groups()
+    base = 1024 if is_binary else 1000
+    return int(float(number) * base ** " KMGTP".index(prefix.upper() or " "))
 
 
 def check_rules(rules: Iterable[Rule]) -> None:

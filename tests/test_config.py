@@ -230,6 +230,11 @@ def test_every_path_is_checked_for_credentials():
     ("settings", "says"),
     [
         ({"stride": 0}, "--stride 0: must be 1 to 256"),
+        (
+            {"local_cache_bytes": "200 lbs"},
+            "--local_cache_bytes '200 lbs': give a size such as 200GB",
+        ),
+        ({"local_cache_bytes": "0"}, "--local_cache_bytes '0': give a size"),
         ({"window_size": 20}, "--window_size 20 is not a multiple of --stride 8"),
         (
             {"window_image": "mean+motion", "window_size": 8},

@@ -2,8 +2,9 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ophnet_ray.config import WindowImage
+from ophnet_ray.data.cache.read_ahead import HORIZON_WINDOWS, ReadAhead, SharedShard
 from ophnet_ray.data.cache.shards import CacheEntry, check_blocks, read_blocks
 from ophnet_ray.data.samplers import Step, TrainingSampler, ValidationSampler
 from ophnet_ray.data.segment_columns import SegmentColumns
@@ -117,13 +119,32 @@ class WindowLoader:
         first, self._resume_at = self._resume_at, 0
         self._position, self._wait_s, self._use_s, self._blocked_s = first, 0.0, 0.0, 0.0
         waiting: deque[Future[_Read]] = deque()
-        with ThreadPoolExecutor(self._num_threads, thread_name_prefix="read-windows") as pool:
-            for step in self.sampler.steps(first):
-                waiting.append(pool.submit(self._read_batch, step))
+        with (
+            self._read_ahead(self.sampler.steps(first)) as (steps, reading),
+            ThreadPoolExecutor(self._num_threads, thread_name_prefix="read-windows") as pool,
+        ):
+            for number, step in enumerate(steps):
+                waiting.append(pool.submit(self._read_batch, step, reading(number)))
                 if len(waiting) > max(BATCHES_AHEAD, self._num_threads):
                     yield from self._yield_timed(waiting.popleft())
             while waiting:
                 yield from self._yield_timed(waiting.popleft())
+
+    @contextmanager
+    def _read_ahead(
+        self, steps: Iterator[Step]
+    ) -> Iterator[tuple[Iterator[Step], Callable[[int], AbstractContextManager[None]]]]:
+        """Fetch shards in a bucket ahead of the steps; yield the steps and the wait for each."""
+        if not self._segments.is_in_bucket:
+            yield steps, lambda _: nullcontext()
+            return
+        with ReadAhead() as ahead:
+            num_steps = max(HORIZON_WINDOWS // self.sampler.batch_size, 1)
+            yield ahead.announce(steps, self._list_shards, num_steps), ahead.reading
+
+    def _list_shards(self, step: Step) -> list[SharedShard]:
+        segments = step.windows[:, 0]
+        return self._segments.locate_shards(segments[segments >= 0])
 
     def _yield_timed(self, read: Future[_Read]) -> Iterator[dict[str, Tensor]]:
         """Yield a batch; measure the time before it (waiting) and after it (use)."""
@@ -136,15 +157,16 @@ class WindowLoader:
         self._wait_s += given_s - asked_s
         self._use_s += time.perf_counter() - given_s
 
-    def _read_batch(self, step: Step) -> _Read:
+    def _read_batch(self, step: Step, shards: AbstractContextManager[None]) -> _Read:
         started_s, started_cpu_s = time.perf_counter(), time.thread_time()
         size, channels = self._image_size, count_channels(self._window_image)
         shape = (len(step.windows), size, size, channels)
         memory = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
         pixels = memory.numpy()
         scratch = np.empty((max(step.windows[:, 2].max(), 1), size, size, 3), dtype=np.uint8)
-        for target, window in zip(pixels, step.windows.tolist(), strict=True):
-            self._read_window(window, target, scratch)
+        with shards:
+            for target, window in zip(pixels, step.windows.tolist(), strict=True):
+                self._read_window(window, target, scratch)
         batch = {
             # a permuted view: channels last in memory, which is what the convolutions want
             "pixels": memory.permute(0, 3, 1, 2),

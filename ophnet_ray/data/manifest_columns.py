@@ -1,6 +1,7 @@
 """A manifest as columns, by split: what train workers read."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -9,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.manifest import Manifest, divide_windows
 from ophnet_ray.data.segment_columns import SegmentColumns
 from ophnet_ray.sampling_config import SamplerKind
+from ophnet_ray.storage.copy_folder import copies_in
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +54,15 @@ class ManifestColumns:
         cases: list[str] = self.of_split(split).case_names.to_pylist()
         return cases
 
-    def list_shards(self) -> list[CacheEntry]:
-        """Return an entry of each shard that lies in a bucket, for each split."""
-        return [entry for split in self.splits.values() for entry in split.list_shards()]
+    def limit_copies(
+        self, max_bytes: int | None, tell: Callable[[str], None] = logger.warning
+    ) -> None:
+        """Limit the copies of shards in this machine's folders; see ``CopyFolder``."""
+        folders = {folder for split in self.splits.values() for folder in split.folders}
+        for path, uri in folders:
+            if uri:
+                copies = copies_in(path)
+                copies.max_bytes, copies.tell = max_bytes, tell
 
     def training_counts(self, sampler: SamplerKind) -> NDArray[np.int64]:
         """Return ``divide_windows`` of the training segments, (K,)."""

@@ -219,6 +219,11 @@ class TrainingSampler:
         """Return the steps of a whole epoch."""
         return self.plan.num_steps
 
+    @property
+    def batch_size(self) -> int:
+        """Windows of a step of this worker."""
+        return self.plan.batch_size
+
     def __iter__(self) -> Iterator[Step]:
         """Yield this worker's steps of the epoch."""
         return self.steps()
@@ -296,6 +301,7 @@ class ValidationSampler:
     Attributes:
         windows: All windows of the segments.
         num_windows: Their number.
+        batch_size: Windows of a step of this worker.
     """
 
     def __init__(
@@ -312,7 +318,7 @@ class ValidationSampler:
         self._stops = shrink(np.cumsum(counts, dtype=np.int64))
         self.num_windows = int(self._stops[-1]) if len(counts) else 0
         self._num_steps = -(-self.num_windows // (batch_size * num_replicas))
-        self._batch_size, self._rank, self._num_replicas = batch_size, rank, num_replicas
+        self.batch_size, self._rank, self._num_replicas = batch_size, rank, num_replicas
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -325,12 +331,12 @@ class ValidationSampler:
     def steps(self, first: int = 0) -> Iterator[Step]:
         """Yield this worker's steps from step ``first`` on."""
         for step in range(first, self._num_steps):
-            start = (step * self._num_replicas + self._rank) * self._batch_size
-            size = min(max(self.num_windows - start, 0), self._batch_size)
+            start = (step * self._num_replicas + self._rank) * self.batch_size
+            size = min(max(self.num_windows - start, 0), self.batch_size)
             places = np.arange(start, start + size).astype(self._stops.dtype)
             segments = np.searchsorted(self._stops, places, side="right")
             before = self._stops[segments].astype(np.int64) - self.windows.count_of(segments)
-            rows = np.zeros((self._batch_size, 3), dtype=np.int64)
+            rows = np.zeros((self.batch_size, 3), dtype=np.int64)
             rows[:, 0] = -1
             rows[:size, 0] = segments
             rows[:size, 1:] = self.windows.take(segments, places.astype(np.int64) - before)

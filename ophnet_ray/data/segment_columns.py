@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ophnet_ray.data.cache.read_ahead import SharedShard
 from ophnet_ray.data.cache.shards import CHECKSUM_BYTES, CacheEntry
 from ophnet_ray.data.layouts import Layouts, Unsigned, shrink
 from ophnet_ray.data.manifest import ManifestItem, measure_lengths
@@ -114,13 +115,15 @@ class SegmentColumns:
             checksums=self._read_checksums(segment) if checksums else b"",
         )
 
-    def list_shards(self) -> list[CacheEntry]:
-        """Return an entry of each shard that lies in a bucket."""
-        if not any(uri for _, uri in self.folders):
-            return []
-        first = np.unique(self.shards, return_index=True)[1]
-        entries = (self.read_entry(segment, checksums=False) for segment in first.tolist())
-        return [entry for entry in entries if entry.source]
+    @property
+    def is_in_bucket(self) -> bool:
+        """True if some shards lie in a bucket."""
+        return any(uri for _, uri in self.folders)
+
+    def locate_shards(self, segments: NDArray[np.int64]) -> list[SharedShard]:
+        """Return the distinct shards of some segments, as far as they lie in a bucket."""
+        found = (self._locate_shard(number) for number in np.unique(self.shards[segments]).tolist())
+        return [SharedShard(path, source) for path, source in found if source]
 
     @cached_property
     def _known_shards(self) -> dict[int, tuple[str, str]]:

@@ -12,6 +12,7 @@ import torch
 from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.shards import bytes_per_block
+from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.data.windows import plan_blocks, plan_snippets
 from ophnet_ray.distributed.environment import find_running_head
@@ -52,6 +53,29 @@ def check_disk_space(run: Run, output: str, num_trials: int = 1) -> None:
         run.console.warn(
             f"up to {shortage}; `python -m ophnet_ray check` counts exactly, `cache --prune` frees "
             "what no run uses"
+        )
+
+
+def check_copy_limit(config: Config, manifest: Manifest) -> None:
+    """Make sure that the copies of a cache in a bucket may hold the files of one batch.
+
+    Raises:
+        UserError: They may not; it names the least that suffices.
+    """
+    limit, batch_size = config.run.max_copy_bytes, config.training.batch_size
+    block = bytes_per_block(config.windows)
+    ends: dict[str, int] = {}
+    for item in manifest.of_split("train") if limit is not None else ():
+        entry = item.entry
+        if entry.source:
+            end = entry.offset + sum(entry.snippet_lengths) * block
+            ends[entry.path] = max(ends.get(entry.path, 0), end)
+    needed = sum(sorted(ends.values())[-batch_size:])
+    if limit is not None and needed > limit:
+        raise UserError(
+            f"--local_cache_bytes {config.run.local_cache_bytes}: the {batch_size} windows of a "
+            f"batch may lie in files of {needed:,} bytes; give more, several times as much per "
+            "worker of a machine, or a lower --batch_size"
         )
 
 
@@ -102,6 +126,7 @@ def _estimates(run: Run, rows: Sequence[Segment]) -> Iterator[Need]:
     size_bytes = max_block_bytes(fitted, config.windows)
     if is_remote(config.run.cache_dir or ""):
         local = Path(config.run.local_cache_dir or "")
+        size_bytes = min(size_bytes, config.run.max_copy_bytes or size_bytes)
         yield Need("copies of the decoded blocks (--local_cache_dir)", local, size_bytes)
     else:
         yield Need("decoded blocks (--cache_dir)", Path(config.run.cache_dir or ""), size_bytes)

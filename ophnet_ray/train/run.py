@@ -29,7 +29,9 @@ class Run:
     def open_cache(self) -> BlockCache:
         """Open the cache of decoded blocks; create its folder if it is missing."""
         run = self.config.run
-        return BlockCache(run.cache_dir or "", self.config.windows, run.local_cache_dir)
+        return BlockCache(
+            run.cache_dir or "", self.config.windows, run.local_cache_dir, run.max_copy_bytes
+        )
 
     def job_metadata(self) -> dict[str, str]:
         """Return what the dashboard shows of the job: names and settings, no path, no data id."""

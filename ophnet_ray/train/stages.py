@@ -22,7 +22,7 @@ from ophnet_ray.quick_import import quick_import
 from ophnet_ray.signals import stop_on_signals
 from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.conclusion import failures_in_one_line
-from ophnet_ray.train.disk_space import check_disk_space
+from ophnet_ray.train.disk_space import check_copy_limit, check_disk_space
 from ophnet_ray.train.lone_worker import fit_here, trains_here
 from ophnet_ray.train.preflight import (
     check_backbone,
@@ -195,6 +195,7 @@ def fit(run: Run, manifest: Manifest, resources: Resources) -> RunResult:
             f"--class_weights {training.class_weights}: no effect on the frame model, as --sampler "
             "balanced takes as many windows of each phase"
         )
+    check_copy_limit(run.config, manifest)
     stored = store_manifest(
         manifest, run.directory.manifest, keeps_groups=sampling.shuffle == "shard"
     )

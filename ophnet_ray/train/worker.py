@@ -15,7 +15,6 @@ import torch
 
 from ophnet_ray.config import Config
 from ophnet_ray.console import log_to
-from ophnet_ray.data.cache.shards import FETCH_THREADS, fetch_shards
 from ophnet_ray.data.datasets import ManifestDataModule
 from ophnet_ray.data.manifest_columns import ManifestColumns
 from ophnet_ray.data.samplers import plan_training_steps
@@ -68,7 +67,8 @@ def run_worker(loop: TrainLoopConfig, place: WorkerPlace) -> dict[str, str]:
     logging.getLogger("lightning").handlers.clear()  # its lines are in the log, too
     torch.set_num_threads(loop.resources.threads_per_worker)
     data = open_manifest(loop.manifest, run)
-    fetch_shards(data.columns.list_shards(), first=rank * FETCH_THREADS)
+    tell = logger.warning if loop.status is None else loop.status.warn
+    data.columns.limit_copies(loop.config.run.max_copy_bytes, tell)
     heartbeat = Heartbeat(loop.status, rank)
     if rank == 0 and loop.status is not None:
         loop.status.begin(num_workers)

@@ -18,7 +18,7 @@ from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.settings_file import read_config
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.conclusion import failures_in_one_line
-from ophnet_ray.train.disk_space import check_disk_space
+from ophnet_ray.train.disk_space import check_copy_limit, check_disk_space
 from ophnet_ray.train.preflight import (
     check_backbone,
     check_cluster,
@@ -146,6 +146,7 @@ def _prepare(search: Search, held: ExitStack) -> TrialSetup:
         check_recipe(run.config.replace_flat(**settings))
     check_cluster(run.config, run.data.segments)
     first = prepare_data(run, run.open_cache(), plan.resources)
+    check_copy_limit(run.config, first)
     decoded = {sampling_of(run.config.windows): first}
     manifests: dict[WindowConfig, Manifest] = {run.config.windows: first}
     for settings in decoding_variants(search.space):

@@ -160,8 +160,8 @@ def test_a_segment_has_the_entry_of_its_row(change, tmp_path):
             assert segments.read_entry(i) == replace(row.entry, key="")
             assert segments.labels[i] == row.label
             assert columns.cases_of(split)[segments.cases[i]] == row.segment.case_id
-    in_bucket = {(i.entry.path, i.entry.source) for i in manifest.items if i.entry.source}
-    assert {(shard.path, shard.source) for shard in columns.list_shards()} == in_bucket
+        in_bucket = {(i.entry.path, i.entry.source) for i in rows if i.entry.source}
+        assert set(segments.locate_shards(np.arange(len(rows)))) == in_bucket
 
 
 def test_a_segment_takes_at_most_64_bytes_with_the_checksums_of_its_eight_blocks(tmp_path):

@@ -15,7 +15,6 @@ import logging
 import os
 import zlib
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,13 @@ from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import RejectKind
+from ophnet_ray.data.cache.read_ahead import fetch_shard
 from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.data.video.container import CODEC_VERSIONS
 from ophnet_ray.storage.files import open_atomically, write_atomically
-from ophnet_ray.storage.local_copies import fetch_once
-from ophnet_ray.storage.paths import join, parent_of, plain_uri
+from ophnet_ray.storage.paths import plain_uri
 from ophnet_ray.storage.records import dump_record, parse_record
 
-FETCH_THREADS = 8
 CHECKSUM_BYTES = 4
 UNRECORDED_KIND: RejectKind = "other"
 """Kind of the rejects in an index that an older version wrote."""
@@ -239,41 +237,6 @@ def _entry_from_json(
     )
 
 
-def fetch_shards(entries: Iterable[CacheEntry], first: int = 0) -> None:
-    """Fetch the shards of the entries that this machine lacks from the bucket.
-
-    Processes of one machine share the work when each begins with another shard. ``read_blocks``
-    fetches a shard that is still missing.
-
-    Args:
-        entries: Entries of the needed shards.
-        first: Index of the shard to begin with, modulo their number.
-
-    Raises:
-        OSError: A shard cannot be fetched or written.
-    """
-    sources = {
-        entry.path: entry.source for entry in entries if entry.source and entry.snippet_lengths
-    }
-    shards = sorted(sources)
-    start = first % max(len(shards), 1)
-    with ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch-shards") as pool:
-        for _ in pool.map(
-            lambda path: _fetch_shard(path, sources[path]), shards[start:] + shards[:start]
-        ):
-            pass
-
-
-def _fetch_shard(path: str, source: str) -> None:
-    shard = Path(path)
-    index = shard.with_suffix(".json")
-    if not shard.exists():
-        index.unlink(missing_ok=True)  # of a deleted copy, which may have been another
-    fetch_once(source, shard)
-    # `cache --list` and `--prune` look for it on this machine
-    fetch_once(join(parent_of(source), index.name), index)
-
-
 def read_blocks(entry: CacheEntry, first: int, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Read blocks ``[first, first + len(out))`` of a segment into ``out``.
 
@@ -335,7 +298,7 @@ def _open_shard(entry: CacheEntry) -> int:
     except FileNotFoundError:
         if not entry.source:
             raise
-    _fetch_shard(entry.path, entry.source)
+    fetch_shard(entry.path, entry.source)
     return os.open(entry.path, os.O_RDONLY)
 
 

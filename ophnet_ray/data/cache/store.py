@@ -31,6 +31,7 @@ from ophnet_ray.data.cache.video_ids import VideoIds, version_of
 from ophnet_ray.data.video.blocks import RESIZE_FILTER, SegmentBlocks, decode_segments
 from ophnet_ray.data.windows import snippet_frames
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.copy_folder import copies_in
 from ophnet_ray.storage.files import stat_files
 from ophnet_ray.storage.filesystems import StorageError
 from ophnet_ray.storage.local_copies import local_folder
@@ -86,15 +87,21 @@ class BlockCache:
             and written to a folder of this machine, and shared through the bucket.
         windows: How segments are cut; part of every key.
         local_dir: Parent of this machine's folder; see ``storage.local_copies``.
+        max_copy_bytes: Bytes of a bucket's shards that this machine keeps; None for all.
 
     Raises:
         UserError: The folder cannot be created or written.
     """
 
     def __init__(
-        self, folder: str | Path, windows: WindowConfig, local_dir: str | None = None
+        self,
+        folder: str | Path,
+        windows: WindowConfig,
+        local_dir: str | None = None,
+        max_copy_bytes: int | None = None,
     ) -> None:
         self.location, self.windows = absolute(folder), windows
+        self._max_copy_bytes = max_copy_bytes
         is_shared = is_remote(self.location)
         self.folder = (
             local_folder(self.location, local_dir) if is_shared else Path(self.location)
@@ -286,6 +293,7 @@ class BlockCache:
             entries = write_shard(self.folder, fill(), self.windows)
             shard = Path(entries[0].path)
             source = self._bucket.upload(shard) if self._bucket is not None else ""
+            self._make_room()
             self._journals.append(shard.with_suffix(".json").name)
         except OSError as error:
             raise UserError(
@@ -294,6 +302,13 @@ class BlockCache:
             ) from error
         entries = tuple(replace(entry, source=source) for entry in entries)
         return DecodeResult(entries, frozenset(videos), num_blocks)
+
+    def _make_room(self) -> None:
+        """Keep no more copies of a bucket's shards on this machine than it should."""
+        if self._bucket is not None:
+            copies = copies_in(self.folder)
+            copies.max_bytes = self._max_copy_bytes
+            copies.make_room(0, self._bucket.uri)
 
     def mark_used(self, entries: Iterable[CacheEntry]) -> None:
         """Set the time of the shards to now: it is the time of their last use."""

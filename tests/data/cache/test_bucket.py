@@ -13,7 +13,8 @@ import torch
 from ophnet_ray.config import Config
 from ophnet_ray.data.annotations import Segment, find_missing_videos, read_annotations
 from ophnet_ray.data.cache.inventory import prune, read_inventory
-from ophnet_ray.data.cache.shards import fetch_shards, read_blocks
+from ophnet_ray.data.cache.read_ahead import fetch_shard
+from ophnet_ray.data.cache.shards import read_blocks
 from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
 from ophnet_ray.data.video import blocks
 from ophnet_ray.data.video.blocks import decode_segments
@@ -148,11 +149,11 @@ def test_a_cache_in_a_bucket_is_decoded_once_and_fetched_once_a_machine(bucket, 
     assert again.decoded_videos == 0
     needed_bytes = sum(2 * 32 * 32 * 3 for _ in segments)
     bucket.count()
-    fetch_shards(again.entries.values())
+    for entry in again.entries.values():
+        fetch_shard(entry.path, entry.source)
     fetched = bucket.count()["sent_bytes"]
     print(f"fetched {fetched} bytes, {fetched / needed_bytes:.3f} of what is needed")
     assert_right(again.entries)
-    fetch_shards(again.entries.values())
     assert bucket.count()["sent_bytes"] == 0
 
 

@@ -1,0 +1,180 @@
+"""Shards of a bucket are fetched ahead of the reads, once, within the bytes that they may take."""
+
+import logging
+import os
+import pickle
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ophnet_ray.config import Config
+from ophnet_ray.errors import UserError
+from ophnet_ray.storage.copy_folder import copies_in
+from ophnet_ray.storage.files import list_objects
+from ophnet_ray.train.disk_space import check_copy_limit
+from tests.helpers.processes import READY, start_ready
+from tests.helpers.shards import PER_SHARD, SHARD_BYTES, Node, move_to, write_shards
+from tests.helpers.small_disk import small_disk
+
+pytestmark = pytest.mark.unit
+
+NUM_SHARDS = 24
+FEW = 8 * SHARD_BYTES
+BY_SHARD = {"shuffle": "shard", "shuffle_shards": 4}
+
+
+@pytest.fixture(scope="module")
+def shards(bucket, tmp_path_factory):
+    return write_shards(tmp_path_factory.mktemp("ahead"), bucket.uri("ahead"), NUM_SHARDS)
+
+
+@pytest.fixture(scope="module")
+def expected(shards, tmp_path_factory):
+    """The batches of both orders, read without a limit."""
+    machine = tmp_path_factory.mktemp("all")
+    orders = {"shard": BY_SHARD, "global": {}}
+    return {
+        name: list(Node(move_to(shards, machine), **order).read(None))
+        for name, order in orders.items()
+    }
+
+
+def size_of(folder):
+    sizes = []
+    for path in Path(folder).iterdir():
+        with suppress(FileNotFoundError):  # renamed meanwhile
+            sizes.append(path.stat().st_size if path.is_file() else 0)
+    return sum(sizes)
+
+
+def read_within(node, limit, folder):
+    """Read an epoch; return the batches and the most bytes that the folder held."""
+    batches, most = [], 0
+    for batch in node.read(limit):
+        batches.append(batch)
+        most = max(most, size_of(folder))
+    return batches, most
+
+
+def names_in(folder):
+    return {path.name for path in folder.glob("*.arrow")}
+
+
+def is_free(copies, name):
+    """Whether no other process needs a copy."""
+    with copies.pins.free(name) as free:
+        return free
+
+
+def test_a_shard_wise_epoch_fetches_each_shard_once_in_a_third_of_their_room(
+    bucket, shards, expected, tmp_path
+):
+    whole = NUM_SHARDS * SHARD_BYTES
+    assert sum(status.size_bytes for status in list_objects(bucket.uri("ahead")).values()) <= whole
+    bucket.count()
+    batches, most = read_within(Node(move_to(shards, tmp_path), **BY_SHARD), FEW, tmp_path)
+    sent = bucket.count()["sent_bytes"]
+    np.testing.assert_array_equal(batches, expected["shard"])
+    assert most <= FEW
+    # where lanes meet, a shard is read by both
+    assert 0.9 * whole < sent <= 1.15 * whole
+    for _ in range(2):  # in a second epoch, too, what lies there is deleted for what is needed
+        _, most = read_within(Node(move_to(shards, tmp_path), **BY_SHARD), FEW, tmp_path)
+        assert most <= FEW
+
+
+def test_two_nodes_fetch_what_their_own_workers_read(bucket, shards, tmp_path):
+    sent = {}
+    for name, order in (("shard", BY_SHARD), ("global", {})):
+        for rank in range(2):
+            machine = tmp_path / f"{name}-{rank}"
+            bucket.count()
+            list(Node(move_to(shards, machine), rank, 2, **order).read(None))
+            sent[name, rank] = bucket.count()["sent_bytes"] / (NUM_SHARDS * SHARD_BYTES)
+    assert sent["shard", 0] <= 0.6
+    assert sent["shard", 1] <= 0.6
+    assert min(sent["global", 0], sent["global", 1]) > 0.8
+
+
+def test_too_few_bytes_for_the_order_cost_time_and_no_window(shards, expected, tmp_path, caplog):
+    """Each batch reads about four shards, and there is room for two."""
+    with caplog.at_level(logging.WARNING):
+        batches, most = read_within(Node(move_to(shards, tmp_path)), 2 * SHARD_BYTES, tmp_path)
+    np.testing.assert_array_equal(batches, expected["global"])
+    assert any(f"--local_cache_bytes {2 * SHARD_BYTES} is too small" in r for r in caplog.messages)
+    assert most <= 7 * SHARD_BYTES
+
+
+def test_a_full_disk_is_a_limit(shards, expected, tmp_path):
+    with small_disk(tmp_path / "disk", FEW) as machine:
+        batches, _ = read_within(Node(move_to(shards, machine), **BY_SHARD), None, machine)
+    np.testing.assert_array_equal(batches, expected["shard"])
+
+
+def test_what_is_not_in_the_bucket_is_never_deleted(shards, tmp_path):
+    """A shard that this machine decodes and has not sent yet."""
+    for suffix in (".arrow", ".json"):
+        (tmp_path / f"own{suffix}").write_bytes(bytes(1000))
+    os.utime(tmp_path / "own.arrow", (0, 0))
+    list(Node(move_to(shards, tmp_path), **BY_SHARD).read(FEW))
+    assert (tmp_path / "own.arrow").exists()
+
+
+READ = f"""
+import ophnet_ray
+import pickle
+from pathlib import Path
+from tests.helpers.shards import Node, move_to
+{READY}
+manifest = pickle.loads(Path(sys.argv[1]).read_bytes())
+node = Node(move_to(manifest, Path(sys.argv[2])), 0, 2, shuffle="shard", shuffle_shards=4)
+batches = node.read(int(sys.argv[3]))
+next(batches)
+print("read", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_workers_of_a_node_share_the_room_and_a_killed_one_leaves_it(bucket, shards, tmp_path):
+    (tmp_path / "manifest").write_bytes(pickle.dumps(shards))
+    machine, limit = tmp_path / "machine", 10 * SHARD_BYTES
+    (other,) = start_ready((READ, str(tmp_path / "manifest"), str(machine), str(limit)))
+    other.stdin.write("\n")
+    other.stdin.flush()
+    assert other.stdout.readline() == "read\n"
+    copies = copies_in(machine)
+    own = Node(move_to(shards, machine), 1, 2, **BY_SHARD).read(limit)
+    next(own)
+    assert copies.pins.count_sharing() == 2
+    for number in range(4):
+        next(own)
+        assert size_of(machine) <= limit
+        if number == 1:
+            needed = {name for name in names_in(machine) if not is_free(copies, name)}
+    assert needed
+    assert needed <= names_in(machine)
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    (machine / ".fetch.killed.arrow").write_bytes(bytes(5 * SHARD_BYTES))
+    assert copies.pins.count_sharing() == 1
+    assert len(list(own)) == NUM_SHARDS * PER_SHARD // 8 - 5
+    bucket.count()
+    batches, most = read_within(Node(move_to(shards, machine), 0, 2, **BY_SHARD), limit, machine)
+    assert len(batches) == NUM_SHARDS * PER_SHARD // 8
+    assert most <= limit
+    assert not (machine / ".fetch.killed.arrow").exists()
+    assert all(is_free(copies, name) for name in needed)
+
+
+def test_a_limit_that_cannot_hold_the_files_of_a_batch_is_refused(shards, tmp_path):
+    config = Config().replace_flat(image_size=32, batch_size=4)
+    check_copy_limit(config.replace_flat(local_cache_bytes="500 kB"), shards)
+    with pytest.raises(
+        UserError,
+        match=r"^--local_cache_bytes 0\.3MB: the 4 windows of a batch .* of 402,016 bytes; ",
+    ):
+        check_copy_limit(config.replace_flat(local_cache_bytes="0.3MB"), shards)
+    check_copy_limit(config, shards)
