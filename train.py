@@ -22,15 +22,15 @@ def main() -> None:
         print_answer(train_folds(config, Console()).answer)
         return
     result = train(config, Console())
-    scores = result.scores
+    scores, metric = result.scores, config.training.checkpoint_metric
+    names = dict.fromkeys(["val_acc", "val_macro_f1", *([metric] if metric else [])])
     print_answer(
         {
             "checkpoint": result.checkpoint,
             "run": result.location,
             "report": result.report,
             "best_epoch": f"{result.best_epoch} of {result.num_epochs}",
-            "val_acc": f"{scores['val_acc']:.4f}",
-            "val_macro_f1": f"{scores['val_macro_f1']:.4f}",
+            **{name: f"{scores[name]:.4f}" for name in names},
         }
     )
 

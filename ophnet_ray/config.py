@@ -43,6 +43,9 @@ LOGGERS = ("tensorboard", "mlflow", "wandb")
 Strategy = Literal["ddp", "fsdp"]
 OnNan = Literal["stop", "skip", "rollback"]
 UseGpu = Literal["auto", "true", "false"]
+EpochMetric = Literal["val_macro_f1", "val_acc", "val_frame_macro_f1", "val_frame_acc"]
+"""Score of the validation windows, or of the annotated time that they stand for."""
+FRAME_METRICS: tuple[EpochMetric, ...] = ("val_frame_macro_f1", "val_frame_acc")
 MAX_IMAGE_SIZE = 8192
 CONTENT_SETTINGS = ("backbone_weights", "init_checkpoint", "phase_map")
 """Settings of files that a run knows by their content."""
@@ -238,8 +241,17 @@ class TrainingConfig:
     on_nan: OnNan = setting("stop", is_late=True)
     """Loss or gradient that is not finite: stop the run, skip the step, or rollback: return to the
     last checkpoint and repeat the steps, the second time without those up to this one."""
+    checkpoint_metric: EpochMetric | None = setting(None, is_late=True)
+    """Score that chooses the best epoch: val_macro_f1 (default) or val_acc of validation windows;
+    val_frame_macro_f1 or val_frame_acc, in which each window counts by the annotated time that it
+    stands for, as `evaluate` counts frames."""
     seed: int = 42
     """Seed of the split, the order, the windows and the weights."""
+
+    @property
+    def scores_frames(self) -> bool:
+        """True if the best epoch is chosen by a score of the annotated time."""
+        return self.checkpoint_metric in FRAME_METRICS
 
     def rules(self) -> Iterator[Rule]:
         """Yield the limits of these settings."""

@@ -131,6 +131,9 @@ def coerce(name: str, hint: Any, value: Any) -> Any:
     Raises:
         UserError: The value is not of that type.
     """
+    for choice in get_args(hint):
+        if get_origin(choice) is Literal:  # a choice that may be left open
+            return None if value is None else coerce(name, choice, value)
     if get_origin(hint) is Literal:
         text = str(value).lower() if isinstance(value, bool) else value
         if isinstance(text, str) and text in get_args(hint):
@@ -141,7 +144,10 @@ def coerce(name: str, hint: Any, value: Any) -> Any:
     if get_origin(hint) is tuple:
         values = value if isinstance(value, list | tuple) else [value]
         return tuple(coerce(name, get_args(hint)[0], item) for item in values)
-    accepted = get_args(hint) or (hint,)
+    return _coerce_plain(name, get_args(hint) or (hint,), value)
+
+
+def _coerce_plain(name: str, accepted: tuple[Any, ...], value: Any) -> Any:
     if type(value) is int and abs(value) > _LARGEST_INTEGER:
         raise UserError(f"{name}: {show(value)} is too large")
     if type(value) in accepted:

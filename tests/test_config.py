@@ -172,6 +172,7 @@ def test_the_identity_holds_all_settings_that_affect_a_result():
     temporal = {name: value for name, value in asdict(TemporalConfig()).items() if name not in rows}
     recipe = {name: value for name, value in asdict(RecipeConfig()).items() if name != "recipe"}
     single = {"deterministic": False, "on_nan": "stop", "init_checkpoint": None, "phase_map": None}
+    single |= {"checkpoint_metric": None}
     windows, augmentation = {"window_image": "mean"}, asdict(AugmentationConfig())
     windows |= asdict(SamplingConfig())
     speed, folds = asdict(SpeedConfig()), {"folds": None, "fold": None}
@@ -380,3 +381,11 @@ def test_a_file_of_settings_that_cannot_be_is_refused_in_one_line(tmp_path, text
         read_config(str(path), Config()).validate()
     assert str(refused.value).isprintable()
     assert len(str(refused.value)) < 600
+
+
+def test_a_choice_that_may_be_left_open_is_read_back_from_a_file():
+    for value in (None, "val_frame_acc"):
+        read = Config().replace_flat(checkpoint_metric=value)
+        assert read.training.checkpoint_metric == value
+    with pytest.raises(UserError, match="checkpoint_metric: 'f1' is not one of val_macro_f1"):
+        Config().replace_flat(checkpoint_metric="f1")

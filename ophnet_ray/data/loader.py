@@ -63,8 +63,11 @@ class WindowLoader:
     A batch holds uint8 ``pixels`` (B, C, H, W), see ``windows.count_channels``, int64 ``label``
     (B,), float32 ``draws`` (B, 5) in [-1, 1] for augmentation, int64 ``case`` (B,), the index of
     the window's case among the sorted cases of the segments, int64 ``weight`` (B,), the window's
-    share of ``SEGMENT_WEIGHT``, and bool ``valid`` (B,), False for padding. The host moves bytes;
-    floating point starts on the training device. Threads suffice: reading releases the interpreter.
+    share of ``SEGMENT_WEIGHT``, and bool ``valid`` (B,), False for padding. Where the segments have
+    durations there is int64 ``duration`` (B,), too: the milliseconds of annotated video that the
+    window stands for, times ``SEGMENT_WEIGHT``; the windows of a segment share them equally. The
+    host moves bytes; floating point starts on the training device. Threads suffice: reading
+    releases the interpreter.
 
     Args:
         segments: The segments that the sampler's rows refer to.
@@ -196,17 +199,21 @@ class WindowLoader:
         is_checked[:] = True
 
     def _describe(self, step: Step) -> dict[str, NDArray[Any]]:
-        """Return label, case, weight and validity of the windows of a step."""
+        """Return label, case, weights and validity of the windows of a step."""
         segments = step.windows[:, 0]
         valid = segments >= 0
         rows = segments[valid]
         num_windows = np.maximum(self.sampler.windows.count_of(rows), 1)
+        weights = np.rint(SEGMENT_WEIGHT / num_windows)
+        columns = {
+            "label": self._segments.labels[rows],
+            "case": self._segments.cases[rows],
+            "weight": weights,
+        }
+        if self._segments.durations is not None:
+            columns["duration"] = weights * self._segments.durations[rows]
         described = {"valid": valid}
-        for name, values in (
-            ("label", self._segments.labels[rows]),
-            ("case", self._segments.cases[rows]),
-            ("weight", np.rint(SEGMENT_WEIGHT / num_windows)),
-        ):
+        for name, values in columns.items():
             described[name] = np.zeros(len(segments), dtype=np.int64)
             described[name][valid] = values
         return described

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,15 @@ class Manifest:
     Workers read the same from columns, see ``manifest_columns``.
 
     ``phases[label]`` is the phase's id or name in the CSV. ``train_video_hashes``: content ids of
-    the training videos, sorted; None where they were not read.
+    the training videos, sorted; None where they were not read. ``val_durations``: see
+    ``measure_durations``, of the validation segments; None where no score asks for them.
     """
 
     phases: tuple[str, ...]
     windows: WindowConfig
     items: tuple[ManifestItem, ...]
     train_video_hashes: tuple[str, ...] | None = None
+    val_durations: NDArray[np.int64] | None = field(default=None, compare=False)
 
     def of_split(self, split: str) -> list[ManifestItem]:
         """Return the segments of a split, in the CSV's order."""

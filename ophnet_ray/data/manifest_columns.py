@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
+from ophnet_ray.data.layouts import shrink
 from ophnet_ray.data.manifest import Manifest, divide_windows
 from ophnet_ray.data.segment_columns import SegmentColumns
 from ophnet_ray.sampling_config import SamplerKind
@@ -31,6 +32,8 @@ class ManifestColumns:
         """Turn rows into columns; those of a split keep their order."""
         names = dict.fromkeys(item.segment.split for item in manifest.items)
         splits = {name: SegmentColumns.of_items(manifest.of_split(name)) for name in names}
+        if manifest.val_durations is not None:
+            splits["val"] = replace(splits["val"], durations=shrink(manifest.val_durations))
         return cls(manifest.phases, manifest.windows, splits)
 
     def of_split(self, split: str) -> SegmentColumns:

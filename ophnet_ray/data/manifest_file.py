@@ -37,6 +37,8 @@ _ARRAYS = (
     "groups",
 )
 _NAMES = ("case_names", "shard_names")
+_DURATIONS = "durations"
+"""Column that a file has only if a split has it, so that other runs keep their files."""
 _HEADER, _FACTS = b"ophnet_ray", "facts"
 
 
@@ -118,6 +120,10 @@ def _dump(columns: ManifestColumns, facts: Mapping[str, Any]) -> bytes:
         name: _join([getattr(split, name) for split in splits]) for name in (*_ARRAYS, *_NAMES)
     }
     lists["layouts"] = _join([split.layouts.numbers for split in splits])
+    durations = [split.durations for split in splits]
+    if any(each is not None for each in durations):
+        none = np.empty(0, dtype=np.uint8)
+        lists[_DURATIONS] = _join([none if each is None else each for each in durations])
     texts = [[json.dumps(facts)], *([] for _ in splits[1:])] if splits else []
     lists[_FACTS] = pa.array(texts, pa.large_list(pa.large_string()))
     table = pa.table(lists).replace_schema_metadata({_HEADER: json.dumps(header)})
@@ -141,10 +147,13 @@ def _read_split(row: pa.Table, header: Mapping[str, Any], number: int) -> Segmen
     lists = {name: row.column(name)[number].values for name in row.column_names if name != _FACTS}
     arrays = {name: lists[name].to_numpy(zero_copy_only=True) for name in _ARRAYS}
     kinds = tuple(map(tuple, header["layouts"][number]))
+    has_durations = _DURATIONS in lists and len(lists[_DURATIONS]) > 0
+    durations = lists[_DURATIONS].to_numpy(zero_copy_only=True) if has_durations else None
     return SegmentColumns(
         **arrays,
         layouts=Layouts(kinds, lists["layouts"].to_numpy(zero_copy_only=True)),
         case_names=lists["case_names"],
         shard_names=lists["shard_names"],
         folders=tuple(map(tuple, header["folders"][number])),
+        durations=durations,
     )

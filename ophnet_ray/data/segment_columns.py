@@ -54,6 +54,8 @@ class SegmentColumns:
     groups: Unsigned = field(default_factory=lambda: np.empty(0, dtype=np.uint8))
     """Number of the group of each segment that ``--shuffle shard`` keeps together: the shards when
     the run began, whatever became of the cache since. Empty: the shards now."""
+    durations: Unsigned | None = None
+    """See ``measure_durations``; None where no score of the run asks for them."""
 
     @property
     def shuffle_groups(self) -> Unsigned:

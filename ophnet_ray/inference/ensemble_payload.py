@@ -65,6 +65,7 @@ def describe_ensemble(ensemble: Ensemble) -> CheckpointPayload:
         history=(),
         window_counts=None,
         segment_counts=None,
+        duration_counts=None,
         workers=(),
         smoothing=ensemble.smoothing,
         temperature_choice=ensemble.temperature,

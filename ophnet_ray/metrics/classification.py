@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+EPOCH_SCORE = "epoch_score"
+"""Name of the score that ranks an epoch where it is not ``val_macro_f1``."""
 NO_PREDICTION = -1
 CALIBRATION_BINS = 15
 
@@ -199,10 +201,11 @@ def _divide(numerator: NDArray[np.int64], denominator: NDArray[np.int64]) -> NDA
 def rank_epoch(scores: Mapping[str, float]) -> tuple[float, float]:
     """Return the sort key of an epoch: macro-F1 first, then the lower validation loss.
 
-    The greatest key is the best epoch. The only rule by which checkpoints are kept, trials are
-    compared and the best epoch is marked on pages.
+    An epoch that holds an ``EPOCH_SCORE`` is ranked by that in place of macro-F1. The greatest key
+    is the best epoch. The only rule by which checkpoints are kept, trials are compared and the best
+    epoch is marked on pages.
     """
-    return scores["val_macro_f1"], -scores["val_loss"]
+    return scores.get(EPOCH_SCORE, scores["val_macro_f1"]), -scores["val_loss"]
 
 
 def epochs_since_best(history: Sequence[Mapping[str, float]]) -> int:

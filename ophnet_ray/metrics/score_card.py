@@ -1,6 +1,6 @@
 """Scores of one model on one split: the values that reports, tables and ``scores.json`` show."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -27,6 +27,14 @@ WINDOW_SCORES: dict[str, tuple[Callable[[NDArray[np.int64]], float], str]] = {
     "macro_f1_all": (macro_f1_all, "mean F1 over all declared phases, 0 for absent ones"),
 }
 """Scores of the validation windows, in the order of the card, and their conventions."""
+TIME_SCORES: dict[str, tuple[Callable[[NDArray[Any]], float], str]] = {
+    "frame_macro_f1_present": (
+        macro_f1_present,
+        "macro_f1_present, each window counted by the annotated time that it stands for",
+    ),
+    "frame_accuracy": (accuracy, "share of the annotated time whose windows are right"),
+}
+"""Scores of the annotated time, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +155,7 @@ def build_window_card(
     num_train_cases: Sequence[int],
     num_videos: int,
     unit: Literal["frames", "windows"] = "windows",
+    milliseconds_by_case: NDArray[np.float64] | None = None,
 ) -> ScoreCard:
     """Build the card of the validation windows, with 95 % intervals over the cases.
 
@@ -157,8 +166,11 @@ def build_window_card(
         num_train_cases: Training cases of each phase, K.
         num_videos: Videos that the windows are from.
         unit: Units that were counted.
+        milliseconds_by_case: The same counts in milliseconds of annotated video, where they chose
+            the model; their scores come first.
     """
     confusion = confusion_by_case.sum(axis=0)
+    timed = () if milliseconds_by_case is None else _score_time(milliseconds_by_case)
     return ScoreCard(
         split="val",
         unit=unit,
@@ -166,15 +178,26 @@ def build_window_card(
         num_videos=num_videos,
         num_units=int(confusion.sum()),
         phases=tuple(phases),
-        scores=tuple(
-            Score(
-                name.replace("window", unit[:-1]),
-                float(score(confusion)),
-                convention.replace("windows", unit),
-                interval_over_cases(confusion_by_case, fix_terms(score, confusion)),
-            )
-            for name, (score, convention) in WINDOW_SCORES.items()
+        scores=(
+            *timed,
+            *(
+                Score(
+                    name.replace("window", unit[:-1]),
+                    float(score(confusion)),
+                    convention.replace("windows", unit),
+                    interval_over_cases(confusion_by_case, fix_terms(score, confusion)),
+                )
+                for name, (score, convention) in WINDOW_SCORES.items()
+            ),
         ),
         by_phase=score_phases(confusion, phases, num_train_cases),
         confusion=confusion,
     )
+
+
+def _score_time(milliseconds_by_case: NDArray[np.float64]) -> Iterator[Score]:
+    """Yield the scores of the annotated time."""
+    total = milliseconds_by_case.sum(axis=0)
+    for name, (score, convention) in TIME_SCORES.items():
+        interval = interval_over_cases(milliseconds_by_case, score)
+        yield Score(name, float(score(total)), convention, interval)

@@ -62,9 +62,12 @@ class SurgicalPhaseModule(PhaseModule):
         epoch_metrics: ``train_loss``, ``val_loss``, ``val_acc`` and ``val_macro_f1`` of the last
             epoch over all workers; each is a sum over all windows, divided once. In
             ``val_segment_acc`` and ``val_segment_macro_f1`` each segment counts once, however many
-            windows it has: they can be compared between window sizes.
+            windows it has: they can be compared between window sizes. Where batches have the
+            ``duration`` of each window there are ``val_frame_acc`` and ``val_frame_macro_f1``, too:
+            each window counts by the annotated time that it stands for, see ``data.durations``.
         window_counts: Counts of the windows of the last validation over all workers.
         segment_counts: The same of segments, shared out among their windows.
+        duration_counts: The same of milliseconds of annotated video; None without durations.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class SurgicalPhaseModule(PhaseModule):
         self.num_val_cases, self.on_nan = num_val_cases, on_nan
         self.window_counts = CellCounts.empty(num_val_cases, num_classes)
         self.segment_counts = replace(self.window_counts, counts=np.empty(0))
+        self.duration_counts: CellCounts | None = None
         self.model.adapt(recipe)
         self._average: WeightAverage | None = None
         self._saved_average: tuple[dict[str, Tensor], int] | None = None
@@ -132,7 +136,7 @@ class SurgicalPhaseModule(PhaseModule):
         """
         if "pixels" not in batch:
             return batch
-        names = ("label", "valid", "case", "weight")
+        names = ("label", "valid", "case", "weight", "duration")
         kept = {name: batch[name] for name in names if name in batch}
         if self.trainer.training:
             values = augment_images(
@@ -274,8 +278,8 @@ class SurgicalPhaseModule(PhaseModule):
         if self._average is not None:
             self._average.swap(self.model)
         self._val_loss_sum = torch.zeros((), device=self.device)
-        # a window, and its weight, by cell
-        self._val_sums = CellSums(2, self.device)
+        # a window, its weight and its duration, by cell
+        self._val_sums = CellSums(3, self.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Add the batch to the counts; padding does not count.
@@ -294,15 +298,16 @@ class SurgicalPhaseModule(PhaseModule):
         cells = (cases * self.num_classes + labels) * self.num_classes + predictions
         # batches without weights say nothing of segments: each window is one
         weights = batch.get("weight", torch.full_like(valid, SEGMENT_WEIGHT, dtype=torch.int64))
-        weights = weights[valid]
-        self._val_sums.add(cells, torch.ones_like(cells), weights)
+        weights, durations = weights[valid], batch.get("duration")
+        durations = torch.zeros_like(cells) if durations is None else durations[valid]
+        self._val_sums.add(cells, torch.ones_like(cells), weights, durations)
         return {"case": cases, "label": labels, "prediction": predictions}
 
     def on_validation_epoch_end(self) -> None:
         """Put the weights back. Sum the counts of all workers, then divide once."""
         if self._average is not None:
             self._average.swap(self.model)
-        cells, counts, weights = self.gather_cells(self._val_sums).T
+        cells, counts, weights, durations = self.gather_cells(self._val_sums).T
         loss_sum = float(self.sum_over_workers(self._val_loss_sum))
         self.window_counts = replace(self.window_counts, cells=cells, counts=counts)
         self.segment_counts = replace(self.window_counts, counts=weights / SEGMENT_WEIGHT)
@@ -314,10 +319,25 @@ class SurgicalPhaseModule(PhaseModule):
             "val_segment_acc": accuracy(segments),
             "val_segment_macro_f1": macro_f1_present(segments),
         }
+        self.duration_counts = self._count_durations(cells, durations)
+        if self.duration_counts is not None:
+            frames = self.duration_counts.sum()
+            self.epoch_metrics["val_frame_acc"] = accuracy(frames)
+            self.epoch_metrics["val_frame_macro_f1"] = macro_f1_present(frames)
         if not self.trainer.sanity_checking:
             scores = ("val_loss", "val_acc", "val_macro_f1")
             # already the same on every worker
             self.log_dict({name: self.epoch_metrics[name] for name in scores}, prog_bar=True)
+
+    def _count_durations(
+        self, cells: NDArray[np.int64], durations: NDArray[np.int64]
+    ) -> CellCounts | None:
+        """Return the milliseconds of each cell; None where the batches say nothing of them."""
+        is_timed = durations > 0
+        if not is_timed.any():
+            return None
+        milliseconds = durations[is_timed] / SEGMENT_WEIGHT
+        return replace(self.window_counts, cells=cells[is_timed], counts=milliseconds)
 
     def on_train_epoch_end(self) -> None:
         """Compute the mean training loss over all workers."""

@@ -43,6 +43,7 @@ SMOOTHING_KEY = "smoothing_choice"
 TEMPERATURE_KEY = "temperature_choice"
 """Key of the kept temperature, in the payload; earlier versions ignore it: the labels are equal."""
 _WINDOWS_KEY, _SEGMENTS_KEY = "confusion_by_case", "segments_by_case"
+_DURATIONS_KEY = "milliseconds_by_case"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +197,9 @@ class CheckpointPayload:
     checkpoints that are older than this record."""
     segment_counts: CellCounts | None = None
     """The same with each segment counted once, shared out among its windows; None likewise."""
+    duration_counts: CellCounts | None = None
+    """The same in milliseconds of annotated video, see ``data.durations``; None unless the run
+    chooses its best epoch by a score of frames."""
     workers: tuple[WorkerState, ...] = ()
     """State of each worker by rank, in a checkpoint inside an epoch; else empty."""
     smoothing: SmoothingChoice | None = None
@@ -235,6 +239,7 @@ class CheckpointPayload:
                 training=TrainingSummary.from_dict(values, len(values["phases"])),
                 window_counts=read_counts(values, _WINDOWS_KEY, np.int64),
                 segment_counts=read_counts(values, _SEGMENTS_KEY, np.float64),
+                duration_counts=read_counts(values, _DURATIONS_KEY, np.float64),
                 workers=tuple(WorkerState.from_dict(state) for state in values.get("workers", ())),
                 smoothing=None if smoothing is None else SmoothingChoice.from_dict(smoothing),
                 temperature_choice=None
@@ -262,10 +267,13 @@ class CheckpointPayload:
             **self.training.to_dict(),
             "workers": [worker.to_dict() for worker in self.workers],
         }
-        if self.window_counts is not None:
-            values |= dump_counts(self.window_counts, _WINDOWS_KEY, np.int32)
-        if self.segment_counts is not None:
-            values |= dump_counts(self.segment_counts, _SEGMENTS_KEY, np.float64)
+        counts: tuple[tuple[CellCounts | None, str, type[np.generic]], ...] = (
+            (self.window_counts, _WINDOWS_KEY, np.int32),
+            (self.segment_counts, _SEGMENTS_KEY, np.float64),
+            (self.duration_counts, _DURATIONS_KEY, np.float64),
+        )
+        for each, key, dtype in counts:
+            values |= {} if each is None else dump_counts(each, key, dtype)
         if self.pooling != "all":
             values["pooling"] = self.pooling
         if self.smoothing is not None:
@@ -307,6 +315,11 @@ class CheckpointPayload:
     def segments_by_case(self) -> NDArray[np.float64] | None:
         """All of ``segment_counts``, (C, K, K); None in checkpoints that hold none."""
         return None if self.segment_counts is None else self.segment_counts.to_dense()
+
+    @property
+    def milliseconds_by_case(self) -> NDArray[np.float64] | None:
+        """All of ``duration_counts``, (C, K, K); None in checkpoints that hold none."""
+        return None if self.duration_counts is None else self.duration_counts.to_dense()
 
     @property
     def settings(self) -> Config:

@@ -95,8 +95,14 @@ def _draw_history(history: Sequence[Mapping[str, float]], best_epoch: int) -> li
     charts = {
         "loss": {"train_loss": "training", "val_loss": "validation"},
         "score on the validation windows": {"val_acc": "accuracy", "val_macro_f1": "macro-F1"},
+        "score of the annotated time": {
+            "val_frame_acc": "accuracy",
+            "val_frame_macro_f1": "macro-F1",
+        },
         "learning rate": {"lr": ""},
     }
+    if any("val_frame_acc" not in record for record in history):
+        del charts["score of the annotated time"]
     return [
         to_svg(
             draw_curves(history, names, best_epoch, title),

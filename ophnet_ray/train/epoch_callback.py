@@ -12,7 +12,7 @@ import lightning as L  # noqa: N812 - Lightning's own convention
 import torch
 
 from ophnet_ray.distributed.prometheus import TrainingMetrics
-from ophnet_ray.metrics.classification import epochs_since_best
+from ophnet_ray.metrics.classification import EPOCH_SCORE, epochs_since_best
 from ophnet_ray.models.checkpoints import (
     Checkpoint,
     commit_checkpoint,
@@ -237,9 +237,15 @@ class EpochCallback(ExactResume):
             training=self.training,
             window_counts=module.window_counts,
             segment_counts=module.segment_counts,
+            duration_counts=module.duration_counts,
             pooling=module.model.pooling,
             origin=self._origin,
         )
+
+    def rank_by(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the score by which an epoch is ranked, where it is not ``val_macro_f1``."""
+        metric = self._loop.config.training.checkpoint_metric
+        return {} if metric in (None, "val_macro_f1") else {EPOCH_SCORE: metrics[metric]}
 
     @cached_property
     def training(self) -> TrainingSummary:
@@ -254,6 +260,7 @@ class EpochCallback(ExactResume):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the checkpoint and the record of the epoch; only the first worker writes files."""
         module = module_of(pl_module)
+        module.epoch_metrics |= self.rank_by(module.epoch_metrics)
         metrics = dict(module.epoch_metrics)
         if not all(math.isfinite(value) for value in metrics.values()):
             self._fail(trainer, "the loss")

@@ -32,12 +32,14 @@ class EpochCounts:
     ``cases``: pseudonyms of the C cases, sorted. The counts are in the order of the cases' ids, so
     that no pseudonym belongs to the counts at its index; those of equal cases are in equal order.
     ``windows``: (C, K, K), of a temporal model of frames. ``segments``: each segment counted once,
-    (C, K, K); None of a temporal model.
+    (C, K, K); None of a temporal model. ``milliseconds``: of annotated video, (C, K, K); None where
+    no score of the run asks for them.
     """
 
     cases: tuple[str, ...]
     windows: NDArray[np.int64]
     segments: NDArray[np.float64] | None = None
+    milliseconds: NDArray[np.float64] | None = None
 
     @classmethod
     def of_model(cls, model: CheckpointPayload) -> Self:
@@ -47,7 +49,9 @@ class EpochCounts:
             UserError: It holds none.
         """
         cases = model.training.val_case_hashes
-        return cls(cases, model.validation_counts(), model.segments_by_case)
+        return cls(
+            cases, model.validation_counts(), model.segments_by_case, model.milliseconds_by_case
+        )
 
 
 def write_epoch_counts(run: RunPaths, epoch: int, model: CheckpointPayload) -> None:
@@ -56,6 +60,8 @@ def write_epoch_counts(run: RunPaths, epoch: int, model: CheckpointPayload) -> N
     arrays = {"cases": np.asarray(counts.cases, dtype=np.str_), "windows": counts.windows}
     if counts.segments is not None:
         arrays["segments"] = counts.segments
+    if counts.milliseconds is not None:
+        arrays["milliseconds"] = counts.milliseconds
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)
     run.case_counts.mkdir(exist_ok=True)
@@ -73,9 +79,10 @@ def read_epoch_counts(run: RunPaths, epoch: int) -> EpochCounts | None:
     try:
         _check_zip(path)
         with np.load(path, allow_pickle=False) as arrays:
-            segments = arrays.get("segments")
             cases = tuple(arrays["cases"].tolist())
-            return EpochCounts(cases, arrays["windows"], segments)
+            return EpochCounts(
+                cases, arrays["windows"], arrays.get("segments"), arrays.get("milliseconds")
+            )
     except _DAMAGES as error:
         logger.warning("%s is damaged (%s): this epoch is not compared", path, error)
         return None

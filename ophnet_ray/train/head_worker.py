@@ -1,5 +1,6 @@
 """Parts of a train worker that trains a temporal model: module, data, and its checkpoints."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import lightning as L  # noqa: N812 - Lightning's own convention
@@ -59,6 +60,16 @@ class HeadEpochCallback(EpochCallback):
     def describe_speed(self, trainer: L.Trainer, module: PhaseModule) -> dict[str, float]:
         """Return nothing: its steps are videos of any length."""
         return {}
+
+    def rank_by(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the score by which an epoch is ranked; all scores are of frames here."""
+        if not self._loop.config.training.scores_frames:
+            return super().rank_by(metrics)
+        frames = {
+            "val_frame_acc": metrics["val_acc"],
+            "val_frame_macro_f1": metrics["val_macro_f1"],
+        }
+        return frames | super().rank_by(frames)
 
     def describe_model(self, module: PhaseModule) -> CheckpointPayload:
         """Return the payload of a temporal model, without history and states of workers.

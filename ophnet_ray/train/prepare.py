@@ -13,6 +13,7 @@ from ophnet_ray.data.cache.fill import DecodeAll, DecodeTask, FillProgress, fill
 from ophnet_ray.data.cache.shards import UNRECORDED_KIND
 from ophnet_ray.data.cache.store import BlockCache, DecodeResult
 from ophnet_ray.data.duplicates import read_content_ids
+from ophnet_ray.data.durations import add_val_durations
 from ophnet_ray.data.manifest import Manifest, build_manifest
 from ophnet_ray.data.passport import build_passport, describe_warnings
 from ophnet_ray.data.splits import FITTED_SPLITS
@@ -39,7 +40,14 @@ def prepare_data(run: Run, cache: BlockCache, resources: Resources) -> Manifest:
     manifest, unreadable = _fill(run, cache, resources, run.data.phases)
     manifest, unreadable = _keep_rows(run, manifest, unreadable)
     account_for_rows(run, manifest, unreadable, resources)
-    return manifest
+    return _add_durations(run, manifest)
+
+
+def _add_durations(run: Run, manifest: Manifest) -> Manifest:
+    """Add what scores of frames need, if the run chooses its best epoch by one."""
+    if not run.config.training.scores_frames:
+        return manifest
+    return add_val_durations(manifest, run.config.run.local_cache_dir)
 
 
 def _identify_training(manifest: Manifest) -> Manifest:
@@ -141,7 +149,7 @@ def prepare_variant(
     for split in FITTED_SPLITS:
         if not manifest.of_split(split):
             raise UserError(f"no usable segment for split {split}: {rejects[0].reason}")
-    return manifest
+    return _add_durations(run, manifest)
 
 
 def _fitted_rows(run: Run) -> list[Segment]:

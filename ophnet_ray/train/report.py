@@ -18,6 +18,12 @@ OPTIMISM = (
     "{unit} that were used to choose it."
 )
 """Caution on the page, beside the scores."""
+TIME = (
+    "A score of the annotated time chose the epoch. Each window stands for an equal part of its "
+    "segment: its annotated time up to the end of the video, less what a segment that starts later "
+    "covers. evaluate counts the same time frame by frame, but its windows cross boundaries."
+)
+"""Meaning of a score of frames, on the page of a run that chose its epoch by one."""
 BATCH_CAPTION = "Windows of the first training batch, augmented as the network saw them."
 PHASE_CAPTION = "Training windows of each phase, as they are stored, of different cases."
 
@@ -38,6 +44,7 @@ def write_run_report(run: RunDirectory, result: RunResult) -> None:
         payload.training.cases_by_phase,
         passport.splits["val"].videos,
         unit,
+        payload.milliseconds_by_case,
     )
     history = run.read_metrics()
     of_run = {
@@ -64,7 +71,11 @@ def write_run_report(run: RunDirectory, result: RunResult) -> None:
             rejects=_read_rejects(run),
             config=run.read_config(),
             versions=passport.versions,
-            notes=[OPTIMISM.format(unit=unit), *describe_warnings(passport)],
+            notes=[
+                OPTIMISM.format(unit=unit),
+                *([TIME] if payload.duration_counts is not None else []),
+                *describe_warnings(passport),
+            ],
             pictures={
                 caption: file.read_bytes()
                 for file, caption in (

@@ -68,6 +68,8 @@ class TrainingWatch:
                 f", loss {metrics['train_loss']:.3f}, val_acc {metrics['val_acc']:.3f}, "
                 f"val_macro_f1 {metrics['val_macro_f1']:.3f}"
             )
+            if "val_frame_macro_f1" in metrics:
+                text += f", val_frame_macro_f1 {metrics['val_frame_macro_f1']:.3f}"
         self._stage.update(status["epoch"], text, detail)
 
     def _pass_on_request(self) -> None:

@@ -1,15 +1,14 @@
 """Settings of a search, beside the settings of the training runs that it varies."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-from ophnet_ray.config import Config
+from ophnet_ray.config import FRAME_METRICS, Config, EpochMetric
 from ophnet_ray.settings import check_rules
 
-Metric = Literal["val_macro_f1", "val_acc"]
-"""Score of the validation windows."""
-RankedMetric = Literal["val_macro_f1", "val_acc", "val_segment_macro_f1", "val_segment_acc"]
-"""Score by which trials are compared: of windows, or of segments where trials cut other windows."""
+RankedMetric = EpochMetric | Literal["val_segment_macro_f1", "val_segment_acc"]
+"""Score by which trials are compared: of windows, of segments where trials cut other windows, or of
+the annotated time that windows stand for."""
 HEAD_SEARCH = (
     "temporal_layers=choice(6,8,10)",
     "temporal_channels=choice(32,64,128)",
@@ -41,10 +40,11 @@ class SearchConfig:
     grace_period: int = 4
     """Epochs before a trial may be stopped; the next such moments come after 3, 9, … times as
     many."""
-    metric: Metric = "val_macro_f1"
-    """Score that is maximised, at the best epoch. Where trials cut other windows, each segment
-    counts once in it, however many windows it has. Losses of different schemes are not
-    comparable."""
+    metric: EpochMetric = "val_macro_f1"
+    """Score that is maximised, at the best epoch: val_macro_f1 or val_acc of windows, or, where
+    trials cut other windows, of segments, each counted once; val_frame_macro_f1 or val_frame_acc of
+    the annotated time that the windows stand for, which also choose the epoch. Losses of different
+    schemes are not comparable."""
     max_concurrent: int | None = None
     """Trials that run simultaneously (default: as many as the cluster, or the cores of this
     machine, can hold)."""
@@ -62,8 +62,16 @@ class TuneConfig(Config):
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def base(self) -> Config:
-        """Return the settings of the training run that the search varies."""
-        return Config(**{part.name: getattr(self, part.name) for part in fields(Config)})
+        """Return the settings of the training run that the search varies.
+
+        A score of frames that is searched for chooses the epochs, too.
+        """
+        config = Config(**{part.name: getattr(self, part.name) for part in fields(Config)})
+        if self.search.metric not in FRAME_METRICS:
+            return config
+        return replace(
+            config, training=replace(config.training, checkpoint_metric=self.search.metric)
+        )
 
     def validate(self) -> None:
         """Check the settings as far as neither files nor a cluster are needed.
@@ -74,6 +82,7 @@ class TuneConfig(Config):
         super().validate()
         num_samples, grace_period = self.search.num_samples, self.search.grace_period
         concurrent, budget_s = self.search.max_concurrent, self.search.time_budget_s
+        metric, of_epochs = self.search.metric, self.training.checkpoint_metric
         rules = [
             (num_samples >= 1, f"--num_samples {num_samples}: must be at least 1"),
             (grace_period >= 1, f"--grace_period {grace_period}: must be at least 1"),
@@ -88,6 +97,10 @@ class TuneConfig(Config):
             (
                 self.search.repeats >= 0,
                 f"--repeats {self.search.repeats}: must not be negative",
+            ),
+            (
+                metric not in FRAME_METRICS or of_epochs in (None, metric),
+                f"--checkpoint_metric {of_epochs}: leave it out; --metric {metric} chooses epochs",
             ),
         ]
         check_rules(rules)

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ophnet_ray.config import FRAME_METRICS
 from ophnet_ray.metrics.bootstrap import (
     Interval,
     ScoreFn,
@@ -42,8 +43,10 @@ SCORE_FUNCTIONS: dict[RankedMetric, ScoreFn] = {
     "val_acc": accuracy,
     "val_segment_macro_f1": macro_f1_present,
     "val_segment_acc": accuracy,
+    "val_frame_macro_f1": macro_f1_present,
+    "val_frame_acc": accuracy,
 }
-"""Score of the counts of validation windows, or of segments, by the metric."""
+"""Score of the counts of validation windows, of segments, or of milliseconds, by the metric."""
 ROW_SCORES: dict[RankedMetric, RowScoreFn] = {
     metric: accuracy_of_rows if score is accuracy else macro_f1_of_rows
     for metric, score in SCORE_FUNCTIONS.items()
@@ -58,7 +61,8 @@ class RankedTrial:
 
     ``interval``: 95 % interval of the score over the validation cases. ``gain``: the same of the
     lead that the winner has over this trial, from paired cases. ``is_tied``: the lead may be zero.
-    ``counts``: (C, K, K) counts by case of a finished trial's validation windows, or segments.
+    ``counts``: (C, K, K) counts by case of a finished trial's validation windows, of segments, or
+    of milliseconds.
     ``cases``: pseudonyms of these cases; empty in checkpoints that are older than the record.
     """
 
@@ -248,4 +252,7 @@ def select_counts(counts: EpochCounts, metric: RankedMetric) -> NDArray[Any]:
     """Return the counts (C, K, K) of which a metric is the score."""
     if metric in SEGMENT_METRICS and counts.segments is not None:
         return counts.segments
+    # the windows of a temporal model are its frames
+    if metric in FRAME_METRICS and counts.milliseconds is not None:
+        return counts.milliseconds
     return counts.windows

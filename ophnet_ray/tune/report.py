@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ophnet_ray.config import FRAME_METRICS
 from ophnet_ray.reports.search_report import SearchReport, write_search_report
 from ophnet_ray.reports.trial_record import TrialRecord
 from ophnet_ray.tune.config import RankedMetric
@@ -107,6 +108,11 @@ def _list_notes(
             f"{gain.num_uncounted} stopped trials cannot be compared with the others: their "
             "counts by case are missing (earlier versions did not keep them), damaged, or of other "
             "cases. The others were chosen on all cases, so the gain is still optimistic."
+        )
+    if metric in FRAME_METRICS:
+        notes.append(
+            f"{metric}: each validation window counts by the annotated time that it stands for, an "
+            "equal part of its segment, as evaluate counts frames. It chose the epochs, too."
         )
     if unfinished := sum(not row.trial.has_ended for row in ranked):
         notes.append(f"{unfinished} trials are unfinished; the same command resumes them.")

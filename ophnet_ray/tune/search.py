@@ -3,17 +3,18 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ophnet_ray.config import EpochMetric
 from ophnet_ray.console import Console
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.paths import is_remote, stem_of
 from ophnet_ray.train.run import Run
-from ophnet_ray.tune.config import Metric, RankedMetric, TuneConfig
+from ophnet_ray.tune.config import RankedMetric, TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.plan import SearchPlan
 from ophnet_ray.tune.space import SearchSpace, cuts_windows
 
-_BY_SEGMENT: dict[Metric, RankedMetric] = {
+_BY_SEGMENT: dict[EpochMetric, RankedMetric] = {
     "val_macro_f1": "val_segment_macro_f1",
     "val_acc": "val_segment_acc",
 }
@@ -44,11 +45,12 @@ class Search:
         """Score by which trials are compared.
 
         It is that of segments where trials cut other windows: their numbers of windows differ by
-        segment, so that scores of windows would be of other mixtures of phases. A search that began
-        before there were such scores stays with those of windows.
+        segment, so that scores of windows would be of other mixtures of phases. (Scores of frames
+        count the same time whatever the windows.) A search that began before there were such scores
+        stays with those of windows.
         """
         metric = self.config.search.metric
-        if not cuts_windows(self.space):
+        if metric not in _BY_SEGMENT or not cuts_windows(self.space):
             return metric
         by_segment = _BY_SEGMENT[metric]
         histories = (trial.history for trial in self.directory.trials())

@@ -27,7 +27,10 @@ _FIXED = {
     name: reason
     for effect, reason in _NOT_SEARCHED.items()
     for name in settings_that_affect(effect)
-} | {"seed": "it also determines the split; --repeats trains the finalists under other seeds"}
+} | {
+    "seed": "it also determines the split; --repeats trains the finalists under other seeds",
+    "checkpoint_metric": "trials are compared by one score, --metric",
+}
 
 
 _OF_HEADS = (

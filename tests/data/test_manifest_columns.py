@@ -196,3 +196,12 @@ def test_equal_rows_give_equal_files_and_a_file_in_use_stays(tmp_path):
     other = write_columns(tmp_path / "a.arrow", columns, {"some": [2.5]})
     assert other.sha256 != first.sha256
     assert read_facts(pa.memory_map(other.path)) == {"some": [2.5]}
+
+
+def test_durations_of_validation_segments_come_through_the_file(tmp_path):
+    manifest = make_manifest()
+    assert through_file(manifest, tmp_path).of_split("val").durations is None
+    durations = np.arange(manifest.count("val")) * 1000 + 1
+    columns = through_file(replace(manifest, val_durations=durations), tmp_path)
+    assert columns.of_split("val").durations.tolist() == durations.tolist()
+    assert columns.of_split("train").durations is None

@@ -59,6 +59,7 @@ def two_workers(ray_session, first_run, color_csv, color_cache, tmp_path_factory
         windows_per_segment=2,
         mixup=0.2,
         hflip=0.5,
+        checkpoint_metric="val_frame_macro_f1",
     )
     return config, run(config)
 

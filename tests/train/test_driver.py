@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.models.backbone import create_encoder
@@ -217,6 +218,24 @@ def test_every_validation_window_is_counted_once_whatever_the_workers(first_run,
     assert (one.sum(axis=1) == two.sum(axis=1)).all()
     # two workers take two windows of each segment
     assert [history_of(r)[0]["step"] for r in runs] == [15, 2 * 15 // 2]
+
+
+def test_every_annotated_millisecond_of_validation_is_counted_once(two_workers, color_csv):
+    result = two_workers[1]
+    payload = read_payload(result.checkpoint)
+    known = payload.training.val_case_hashes
+    rows = [row for row in read_annotations(color_csv) if hash_case(row.case_id) in known]
+    expected = dict.fromkeys(payload.phases, 0.0)
+    for row in rows:
+        expected[row.phase] += 1000 * (row.end_s - row.start_s)
+    counted = payload.milliseconds_by_case.sum(axis=(0, 2))
+    assert dict(zip(payload.phases, counted.tolist(), strict=True)) == expected
+    scores = [record["val_frame_macro_f1"] for record in history_of(result)]
+    assert [record["epoch_score"] for record in history_of(result)] == scores
+    assert result.scores["val_frame_macro_f1"] == max(scores)
+    assert payload.settings.training.checkpoint_metric == "val_frame_macro_f1"
+    card = json.loads((result.run / "scores.json").read_text())["scores"]
+    assert [score["name"] for score in card[:2]] == ["frame_macro_f1_present", "frame_accuracy"]
 
 
 def start_until_next_epoch(config, folder):

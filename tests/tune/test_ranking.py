@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ophnet_ray.metrics.bootstrap import Interval
+from ophnet_ray.train.epoch_counts import EpochCounts
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.ranking import (
     MAX_FINALISTS,
@@ -15,8 +16,9 @@ from ophnet_ray.tune.ranking import (
     f1_by_phase,
     format_table,
     rank_trials,
+    select_counts,
 )
-from ophnet_ray.tune.trial import Trial
+from ophnet_ray.tune.trial import Trial, best_record
 from tests.helpers.searches import epoch_record, write_trial
 
 pytestmark = pytest.mark.unit
@@ -172,3 +174,15 @@ def test_the_table_has_one_row_per_trial_in_the_order_of_the_ranking(search):
     assert float(rows[0]["val_macro_f1"]) == ranked[0].score
     assert float(rows[0]["lr"]) == pytest.approx(0.003)
     assert rows[3]["low"] == ""
+
+
+def test_a_score_of_frames_is_that_of_the_milliseconds_of_the_epoch_it_chose():
+    windows, milliseconds = np.ones((2, 2, 2), dtype=np.int64), np.full((2, 2, 2), 1500.0)
+    counts = EpochCounts(("a", "b"), windows, windows.astype(float), milliseconds)
+    assert select_counts(counts, "val_frame_macro_f1") is milliseconds
+    assert select_counts(counts, "val_macro_f1") is windows
+    # all counts of a temporal model are of frames
+    assert select_counts(EpochCounts(("a", "b"), windows), "val_frame_acc") is windows
+    early = epoch_record(0, 0.9) | {"epoch_score": 0.5}
+    late = epoch_record(1, 0.6) | {"epoch_score": 0.7}
+    assert best_record([early, late]) is late
