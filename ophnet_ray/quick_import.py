@@ -4,6 +4,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ophnet_ray.garbage import pause_collections
+
 
 @contextmanager
 def quick_import() -> Iterator[None]:
@@ -12,11 +14,8 @@ def quick_import() -> Iterator[None]:
     They make a million objects that stay. Python would look through them for garbage again and
     again: during the import, in later collections, and once more at its end.
     """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if was_enabled:
-            gc.enable()
+    with pause_collections():
+        try:
+            yield
+        finally:
+            gc.freeze()

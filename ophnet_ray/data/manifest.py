@@ -15,6 +15,7 @@ from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.errors import UserError
+from ophnet_ray.garbage import pause_collections
 from ophnet_ray.sampling_config import SamplerKind
 
 logger = logging.getLogger(__name__)
@@ -131,12 +132,13 @@ def build_manifest(
     """
     label_of = {phase: label for label, phase in enumerate(phases)}
     items, rejects = [], []
-    for segment in segments:
-        entry = entries[segment.segment_id]
-        if entry.kind is not None:
-            rejects.append(Reject(segment, entry.reason, entry.kind))
-        else:
-            items.append(ManifestItem(segment, label_of[segment.phase], entry))
+    with pause_collections():
+        for segment in segments:
+            entry = entries[segment.segment_id]
+            if entry.kind is not None:
+                rejects.append(Reject(segment, entry.reason, entry.kind))
+            else:
+                items.append(ManifestItem(segment, label_of[segment.phase], entry))
     return Manifest(tuple(phases), windows, tuple(items)), rejects
 
 

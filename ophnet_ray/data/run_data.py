@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from ophnet_ray.config import DataConfig
@@ -11,7 +11,6 @@ from ophnet_ray.data.annotations import (
     AnnotationTable,
     Reject,
     Segment,
-    find_missing_videos,
     phase_vocabulary,
     read_table,
 )
@@ -21,7 +20,8 @@ from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.data.table_file import AnnotationError
 from ophnet_ray.data.video_files import VIDEO_SUFFIXES
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.files import stat_files
+from ophnet_ray.garbage import pause_collections
+from ophnet_ray.storage.files import FileStatus, find_status, stat_files
 from ophnet_ray.storage.paths import parent_of, stem_of
 
 MISSING = "the video is missing"
@@ -40,7 +40,8 @@ class RunData:
     ``data_hash``: of ``identity`` and of the phases that test rows alone have, see
     ``hash_segments``; ``case_rule``: source of the cases, see ``cases``; ``same_videos``: groups of
     videos of equal content; ``held_back``: ids of the test rows that are training rows of the
-    table, which a fold of ``--cross_fit`` leaves out.
+    table, which a fold of ``--cross_fit`` leaves out; ``files``: the state of the videos as the
+    table was read, so that no stage asks for each of them again; empty where nobody has asked.
     """
 
     segments: tuple[Segment, ...]
@@ -49,6 +50,7 @@ class RunData:
     case_rule: str = ""
     same_videos: tuple[tuple[str, ...], ...] = ()
     held_back: frozenset[str] = frozenset()
+    files: Mapping[str, FileStatus] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of_rows(
@@ -56,10 +58,13 @@ class RunData:
         segments: Sequence[Segment],
         missing: Sequence[Reject] = (),
         held_back: frozenset[str] = frozenset(),
+        files: Mapping[str, FileStatus] | None = None,
     ) -> Self:
         """Collect rows and hash those that identify a run."""
-        data = cls(tuple(segments), tuple(missing), "", held_back=held_back)
-        return replace(data, data_hash=hash_segments(data.identity, data._list_test_phases()))
+        known = files or {}
+        data = cls(tuple(segments), tuple(missing), "", held_back=held_back, files=known)
+        hashed = hash_segments(data.identity, data._list_test_phases(), known)
+        return replace(data, data_hash=hashed)
 
     @property
     def identity(self) -> list[Segment]:
@@ -106,25 +111,37 @@ def read_run_data(
         UserError: The CSV is wrong, or videos of training or validation are missing and
             ``missing_videos`` forbids it.
     """
+    with pause_collections():
+        return _read_run_data(csv_path, data, seed, on_notice)
+
+
+def _read_run_data(
+    csv_path: str, data: DataConfig, seed: int, on_notice: Callable[[str], None]
+) -> RunData:
     table = read_table(csv_path, data.video_dir, data.case_from, allow_outside=data.allow_outside)
     rows = table.segments
-    num_videos = len({row.video for row in rows})
+    videos = {row.video for row in rows}
     on_notice(
-        f"{csv_path}: {len(rows)} segments, {num_videos} videos, {len(phase_vocabulary(rows))} "
+        f"{csv_path}: {len(rows)} segments, {len(videos)} videos, {len(phase_vocabulary(rows))} "
         "phases"
     )
-    absent = set(find_missing_videos(rows))
+    files = stat_files(videos)
+    absent = videos - files.keys()
     fitted = [row for row in rows if row.split != "test"]
     lacking = sorted({row.video for row in fitted} & absent)
     if lacking:
         num_present = sum(row.video not in absent for row in fitted)
         if data.missing_videos == "error" or not num_present:
             raise UserError(_describe_missing(lacking, fitted, num_present, len(rows)))
-    return split_rows(table, absent, data, seed)
+    return split_rows(table, absent, data, seed, files)
 
 
 def split_rows(
-    table: AnnotationTable, absent: Collection[str], data: DataConfig, seed: int
+    table: AnnotationTable,
+    absent: Collection[str],
+    data: DataConfig,
+    seed: int,
+    files: Mapping[str, FileStatus] | None = None,
 ) -> RunData:
     """Split the cases of the rows whose videos exist.
 
@@ -133,6 +150,7 @@ def split_rows(
         absent: Videos that do not exist; only cases that exist are split.
         data: Settings of the rows.
         seed: Seed of the split.
+        files: State of the videos that exist; None: it is asked for.
 
     Raises:
         AnnotationError: The rows cannot be split, see ``split_cases``.
@@ -141,7 +159,7 @@ def split_rows(
     def assign(rows: Sequence[Segment], same_videos: Iterable[Sequence[str]]) -> Sequence[Segment]:
         return split_cases(rows, data, seed, same_videos)
 
-    return gather_rows(table, absent, assign)
+    return gather_rows(table, absent, assign, files)
 
 
 def split_cases(
@@ -172,7 +190,10 @@ def split_cases(
 
 
 def gather_rows(
-    table: AnnotationTable, absent: Collection[str], assign: AssignSplits | None = None
+    table: AnnotationTable,
+    absent: Collection[str],
+    assign: AssignSplits | None = None,
+    files: Mapping[str, FileStatus] | None = None,
 ) -> RunData:
     """Collect the rows of a table, those of missing videos as rejects.
 
@@ -180,17 +201,23 @@ def gather_rows(
         table: All rows.
         absent: Videos that do not exist.
         assign: Splits the other rows; None leaves them as they are.
+        files: State of the videos that exist; None: it is asked for.
     """
     present = [row for row in table.segments if row.video not in absent]
-    same_videos = tuple(find_same_videos(row.video for row in present))
+    files = stat_files({row.video for row in present}) if files is None else files
+    same_videos = tuple(find_same_videos((row.video for row in present), files))
     segments = assign(present, same_videos) if assign else present
     missing = [row for row in table.segments if row.video in absent]
     rejects = [Reject(row, MISSING, "missing") for row in missing]
-    hashed = RunData.of_rows(segments, rejects)
+    hashed = RunData.of_rows(segments, rejects, files=files)
     return replace(hashed, case_rule=table.case_rule, same_videos=same_videos)
 
 
-def hash_segments(segments: Sequence[Segment], more_phases: Sequence[str] = ()) -> str:
+def hash_segments(
+    segments: Sequence[Segment],
+    more_phases: Sequence[str] = (),
+    files: Mapping[str, FileStatus] | None = None,
+) -> str:
     """Return the SHA-256 of the rows, their splits and the sizes of their videos.
 
     Neither the order of the rows nor the folder of the videos matters: a run that moved is the
@@ -199,8 +226,9 @@ def hash_segments(segments: Sequence[Segment], more_phases: Sequence[str] = ()) 
     Args:
         segments: Rows.
         more_phases: Phases of the vocabulary that no row has; none leave the hash as it is.
+        files: State of the videos; those that it lacks are asked for.
     """
-    found = stat_files({s.video for s in segments})
+    found = find_status({s.video for s in segments}, files)
     rows = sorted(
         (s.segment_id, s.case_id, s.phase, s.split, found[s.video].size_bytes) for s in segments
     )

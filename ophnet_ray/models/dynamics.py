@@ -1,7 +1,6 @@
 """Order and duration of phases, counted in training segments and kept in the checkpoint."""
 
-import itertools
-from collections import defaultdict
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -122,34 +121,51 @@ def learn_dynamics(
         None when no segment has an end, as with trimmed clips, which show neither order nor length.
     """
     num_phases = len(label_of)
-    first = np.zeros(num_phases, dtype=np.int64)
-    changes = np.zeros((num_phases, num_phases), dtype=np.int64)
-    seconds: list[list[float]] = [[] for _ in range(num_phases)]
-    by_video: dict[str, list[Segment]] = defaultdict(list)
-    for segment in segments:
-        if np.isfinite(segment.end_s):
-            by_video[segment.video].append(segment)
-    if not by_video:
+    rows = [segment for segment in segments if math.isfinite(segment.end_s)]
+    if not rows:
         return None
-    for rows in by_video.values():
-        rows.sort(key=lambda segment: (segment.start_s, segment.end_s))
-        visits = [
-            (label_of[phase], sum(segment.end_s - segment.start_s for segment in visit))
-            for phase, visit in itertools.groupby(rows, key=lambda segment: segment.phase)
-        ]
-        first[visits[0][0]] += 1
-        for label, length_s in visits:
-            seconds[label].append(length_s)
-        for (before, _), (after, _) in itertools.pairwise(visits):
-            changes[before, after] += 1
-    dwell_s = np.asarray([np.mean(lengths) if lengths else 0.0 for lengths in seconds])
+    video_of: dict[str, int] = {}
+    videos = np.asarray([video_of.setdefault(row.video, len(video_of)) for row in rows])
+    starts_s = np.asarray([row.start_s for row in rows], dtype=np.float64)
+    ends_s = np.asarray([row.end_s for row in rows], dtype=np.float64)
+    labels = np.asarray([label_of[row.phase] for row in rows], dtype=np.int64)
+    order = np.lexsort((ends_s, starts_s, videos))
+    videos, labels, lengths_s = videos[order], labels[order], (ends_s - starts_s)[order]
+
+    begins_video = np.diff(videos, prepend=-1) != 0
+    is_first = begins_video | (np.diff(labels, prepend=-1) != 0)
+    visits = np.flatnonzero(is_first)
+    own, begins_video = labels[visits], begins_video[visits]
+    first = np.bincount(own[begins_video], minlength=num_phases)
+    changes = np.zeros((num_phases, num_phases), dtype=np.int64)
+    after = np.flatnonzero(~begins_video)
+    np.add.at(changes, (own[after - 1], own[after]), 1)
+    visit_s = _sum_visits(lengths_s, visits)
+    seconds = [visit_s[own == label] for label in range(num_phases)]
+    dwell_s = np.asarray([np.mean(lengths) if len(lengths) else 0.0 for lengths in seconds])
     lengths_s = np.concatenate(seconds)
     quantiles_s = np.stack([_shortest_visits(lengths, lengths_s) for lengths in seconds])
     return PhaseDynamics(first, changes, dwell_s, float(np.median(lengths_s)), quantiles_s)
 
 
-def _shortest_visits(own: list[float], every: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sum_visits(lengths_s: NDArray[np.float64], first: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Add up the lengths from each first index to the next one, from left to right.
+
+    NumPy's own sums add in another order, and would change the last digit.
+    """
+    counts = np.diff(first, append=len(lengths_s))
+    sums: NDArray[np.float64] = lengths_s[first].copy()
+    left = np.flatnonzero(counts > 1)
+    step = 1
+    while len(left):
+        sums[left] += lengths_s[first[left] + step]
+        step += 1
+        left = left[counts[left] > step]
+    return sums
+
+
+def _shortest_visits(own: NDArray[np.float64], every: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the seconds of a visit to a phase at each quantile of ``MIN_DURATIONS``."""
     if len(own) >= MIN_VISITS:
         return np.quantile(own, MIN_DURATIONS)
-    return np.minimum(np.quantile(every, MIN_DURATIONS), min(own, default=np.inf))
+    return np.asarray(np.minimum(np.quantile(every, MIN_DURATIONS), own.min(initial=np.inf)))

@@ -1,5 +1,6 @@
 """Facts of a training that its checkpoints keep: cases, videos, order and durations of phases."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -77,11 +78,12 @@ def summarise_segments(segments: Sequence[Segment], phases: Sequence[str]) -> Tr
     """Summarise usable segments with their splits, see ``summarise_training_segments``."""
     train = [segment for segment in segments if segment.split == "train"]
     cases = {(segment.phase, segment.case_id) for segment in train}
+    num_cases = Counter(phase for phase, _ in cases)
     label_of = {phase: label for label, phase in enumerate(phases)}
     val_cases = {segment.case_id for segment in segments if segment.split == "val"}
     return TrainingSummary(
-        case_hashes=tuple(sorted({hash_case(case_id) for _, case_id in cases})),
+        case_hashes=tuple(sorted({hash_case(case_id) for case_id in {c for _, c in cases}})),
         val_case_hashes=tuple(sorted(map(hash_case, val_cases))),
-        cases_by_phase=tuple(sum(phase == own for own, _ in cases) for phase in phases),
+        cases_by_phase=tuple(num_cases[phase] for phase in phases),
         dynamics=learn_dynamics(train, label_of),
     )

@@ -42,6 +42,18 @@ def identify_content(path: str, status: FileStatus) -> str | None:
     return f"{status.size_bytes}-{_digest(samples)}"
 
 
+def identify_ends(path: str, status: FileStatus) -> str | None:
+    """Return size and hash of both ends, as text: the same for an object and its copy on disk.
+
+    None for an empty file: all of them would be one.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    size_bytes = status.size_bytes
+    return f"{size_bytes}-{hash_ends(path, size_bytes)}" if size_bytes else None
+
+
 def hash_ends(path: str, size_bytes: int) -> str:
     """Return a hash of both ends of a file, the same for an object of a bucket and its copy.
 

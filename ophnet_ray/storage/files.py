@@ -10,7 +10,7 @@ import shutil
 import stat
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -293,6 +293,15 @@ def stat_files(paths: Iterable[str]) -> dict[str, FileStatus]:
         listed = list_objects(folder)
         found |= {path: listed[name_of(path)] for path in members if name_of(path) in listed}
     return found
+
+
+def find_status(
+    paths: Iterable[str], known: Mapping[str, FileStatus] | None = None
+) -> dict[str, FileStatus]:
+    """Return ``stat_files`` of some files; those that are known are not asked for again."""
+    known = known or {}
+    wanted = set(paths)
+    return {p: known[p] for p in wanted & known.keys()} | stat_files(wanted - known.keys())
 
 
 def _in_listed_order(folder: str, paths: list[str]) -> Iterator[str]:

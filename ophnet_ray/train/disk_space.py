@@ -139,7 +139,7 @@ def _find_missing(run: Run) -> Sequence[Segment]:
     rows = run.data.segments
     if is_remote(run.config.run.cache_dir or ""):
         return rows
-    keys, found = run.open_cache().look_up(rows)
+    keys, found = run.open_cache().look_up(rows, run.data.files)
     return [row for row, key in zip(rows, keys, strict=True) if key not in found]
 
 

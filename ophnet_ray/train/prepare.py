@@ -12,7 +12,6 @@ from ophnet_ray.data.annotations import Reject, Segment
 from ophnet_ray.data.cache.fill import DecodeAll, DecodeTask, FillProgress, fill_cache
 from ophnet_ray.data.cache.shards import UNRECORDED_KIND
 from ophnet_ray.data.cache.store import BlockCache, DecodeResult
-from ophnet_ray.data.duplicates import read_content_ids
 from ophnet_ray.data.durations import add_val_durations
 from ophnet_ray.data.manifest import Manifest, build_manifest
 from ophnet_ray.data.passport import build_passport, describe_warnings
@@ -50,10 +49,11 @@ def _add_durations(run: Run, manifest: Manifest) -> Manifest:
     return add_val_durations(manifest, run.config.run.local_cache_dir)
 
 
-def _identify_training(manifest: Manifest) -> Manifest:
+def _identify_training(run: Run, manifest: Manifest, cache: BlockCache) -> Manifest:
     """Add the content ids of the training videos, by which another training knows them."""
     videos = {item.segment.video for item in manifest.of_split("train")}
-    return replace(manifest, train_video_hashes=tuple(sorted(read_content_ids(videos).values())))
+    ids = cache.identify_ends(videos, run.data.files)
+    return replace(manifest, train_video_hashes=tuple(sorted(ids.values())))
 
 
 def account_for_rows(
@@ -173,7 +173,8 @@ def _fill(
                 progress.num_videos, f"videos, {progress.num_blocks} blocks, {rate:.0f} windows/s"
             )
 
-        filled = fill_cache(cache, segments, workers, _decode_on_ray(run, workers, held), show)
+        decode_all = _decode_on_ray(run, workers, held)
+        filled = fill_cache(cache, segments, workers, decode_all, show, run.data.files)
     num_here, num_missing = filled.decoded_videos, filled.missing_videos
     logger.info("decoded %d of %d videos that the cache lacked", num_here, num_missing)
     if not num_missing:
@@ -181,7 +182,7 @@ def _fill(
     elif num_here < num_missing:
         console.say(f"decode   another run decoded {num_missing - num_here} of them")
     manifest, unreadable = build_manifest(segments, filled.entries, phases, cache.windows)
-    return _identify_training(manifest), unreadable
+    return _identify_training(run, manifest, cache), unreadable
 
 
 def _decode_on_ray(run: Run, num_workers: int, held: ExitStack) -> DecodeAll:

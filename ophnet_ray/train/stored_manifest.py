@@ -21,6 +21,7 @@ from ophnet_ray.data.manifest_file import (
 )
 from ophnet_ray.data.segment_columns import SegmentColumns
 from ophnet_ray.distributed.environment import find_running_head
+from ophnet_ray.garbage import pause_collections
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.models.training_summary import TrainingSummary, summarise_training_segments
 from ophnet_ray.storage.local_copies import fetch_once
@@ -62,11 +63,12 @@ def store_manifest(manifest: Manifest, path: Path, *, keeps_groups: bool = False
     Raises:
         OSError: The file cannot be written.
     """
-    columns = ManifestColumns.of_manifest(manifest)
-    if keeps_groups:
-        columns = _keep_groups(columns, path)
-    facts = summarise_training_segments(manifest).to_dict()
-    return write_columns(path, columns, facts)
+    with pause_collections():
+        columns = ManifestColumns.of_manifest(manifest)
+        if keeps_groups:
+            columns = _keep_groups(columns, path)
+        facts = summarise_training_segments(manifest).to_dict()
+        return write_columns(path, columns, facts)
 
 
 def _keep_groups(columns: ManifestColumns, path: Path) -> ManifestColumns:

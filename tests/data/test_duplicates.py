@@ -1,8 +1,14 @@
 """Videos that are the same whatever they are called."""
 
+import os
+from collections import Counter
+
 import pytest
 
+from ophnet_ray.config import DataConfig, WindowConfig
+from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.duplicates import find_known_videos, find_same_videos, read_content_ids
+from ophnet_ray.data.run_data import read_run_data
 from ophnet_ray.storage.contents import END_BYTES
 
 pytestmark = pytest.mark.unit
@@ -47,3 +53,39 @@ def test_the_same_content_in_a_bucket_is_found_too(bucket):
     for uri, content in zip(uris, [b"12", b"34", b"12"], strict=True):
         write_object(uri, content)
     assert find_same_videos(uris) == [(uris[0], uris[2])]
+
+
+def test_a_start_asks_for_the_state_of_each_video_once(tmp_path, monkeypatch):
+    """To find them, to compare their contents, to identify the run and to look into the cache."""
+    videos = [tmp_path / f"case_{i}.mp4" for i in range(40)]
+    for i, video in enumerate(videos):
+        video.write_bytes(b"x" * (10 + i))
+    rows = [f"{video.stem},0,5,{i % 2}" for i, video in enumerate(videos)]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["video_id,start,end,phase_id", *rows]))
+    cache = BlockCache(tmp_path / "cache", WindowConfig(image_size=32))
+    asked, stat = Counter(), os.stat
+
+    def count(path, **options):
+        asked[str(path)] += 1
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", count)
+    data = read_run_data(str(table), DataConfig(), 0, lambda _: None)
+    cache.look_up(data.segments, data.files)
+    cache.identify_ends(map(str, videos), data.files)
+    assert [asked[str(video)] for video in videos] == [1] * len(videos)
+
+
+def test_a_training_video_is_read_once_for_its_content_id_until_it_changes(tmp_path):
+    cache = BlockCache(tmp_path / "cache", WindowConfig(image_size=32))
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"12")
+    os.utime(video, ns=(1, 1))
+    first = cache.identify_ends([str(video)])
+    assert first == read_content_ids([str(video)])
+    video.write_bytes(b"21")
+    os.utime(video, ns=(1, 1))
+    assert cache.identify_ends([str(video)]) == first  # same size and time: it is not read
+    os.utime(video, ns=(2, 2))
+    assert cache.identify_ends([str(video)]) == read_content_ids([str(video)]) != first

@@ -1,5 +1,7 @@
 """The order and length of phases, learnt from annotations."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,18 @@ def test_order_and_length_of_phases_are_counted_whatever_lies_between():
     assert PhaseDynamics.from_dict(dynamics.to_dict()).dwell_s.tolist() == [15, 6, 0]
     clips = [Segment("x", "c", "x.mp4", 0.0, np.inf, "a")]
     assert learn_dynamics(clips, LABELS) is None
+
+
+def test_a_visit_lasts_as_long_as_its_segments_added_from_left_to_right():
+    """To the last bit: in another order, the dynamics of a checkpoint would be others."""
+    lengths_s = np.random.default_rng(0).lognormal(2, 1, 997)
+    rows = [(phase, float(s), 0.1) for phase, s in zip("aaaaaab" * 143, lengths_s, strict=False)]
+    segments = [*make_segments(*rows)]
+    visits = [list(own) for _, own in itertools.groupby(segments, key=lambda row: row.phase)]
+    seconds = [sum(row.end_s - row.start_s for row in own) for own in visits]
+    dynamics = learn_dynamics(segments, LABELS)
+    assert dynamics.dwell_s.tolist() == [np.mean(seconds[0::2]), np.mean(seconds[1::2]), 0]
+    assert dynamics.median_dwell_s == np.median(seconds)
 
 
 @pytest.mark.parametrize("frame_rate", [0.5, 1, 5])

@@ -193,8 +193,10 @@ class CatalogPart:
         """
         shards: dict[int, tuple[CatalogedShard, int, tuple[str, str]]] = {}
         lengths: dict[str, tuple[int, ...]] = {}
-        left = iter(keys)
+        # in the order of the file, each page is read once: of a large file few stay in memory
+        left = iter(sorted(keys))
         while chunk := list(itertools.islice(left, _SEARCHED_AT_ONCE)):
+            own = {key: key for key in chunk}
             self._db.execute("DELETE FROM wanted")
             self._db.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((k,) for k in chunk))
             found = "SELECT entries.* FROM wanted CROSS JOIN entries ON entries.key = wanted.key"
@@ -203,7 +205,8 @@ class CatalogPart:
                     shard = self._shard(row[1])
                     shards[row[1]] = shard, shard.crc, locate(shard.name)
                 shard, crc, place = shards[row[1]]
-                entry = _to_entry(row, crc, place, lengths)
+                # the key of the caller: one text in memory, not one per entry
+                entry = _to_entry((own[row[0]], *row[1:]), crc, place, lengths)
                 if not entry.reason or shard.codec == _OUR_CODEC:
                     yield shard, entry
 

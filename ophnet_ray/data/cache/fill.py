@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.shards import CacheEntry, bytes_per_block
 from ophnet_ray.data.cache.store import SHARD_BYTES, BlockCache, DecodeResult
+from ophnet_ray.garbage import pause_collections
+from ophnet_ray.storage.files import FileStatus
 
 TASKS_PER_WORKER = 4
 MAX_TASK_SEGMENTS = 64
@@ -52,6 +54,7 @@ def fill_cache(
     num_workers: int,
     decode_all: DecodeAll,
     on_progress: Callable[[FillProgress], None] | None = None,
+    files: Mapping[str, FileStatus] | None = None,
 ) -> FillResult:
     """Decode the segments that the cache lacks, and mark all entries as used.
 
@@ -61,11 +64,13 @@ def fill_cache(
         num_workers: Workers of ``decode_all``; the number of tasks follows from it.
         decode_all: Executes the tasks, on Ray or in threads.
         on_progress: Called after each task.
+        files: State of the videos; those that it lacks are asked for.
     """
-    keys, entries = cache.look_up(segments)
-    # rows of the same interval have the same key and share their blocks
-    pending = {k: s for s, k in zip(segments, keys, strict=True) if k not in entries}
-    tasks = plan_tasks([(s, k) for k, s in pending.items()], cache, num_workers)
+    with pause_collections():
+        keys, entries = cache.look_up(segments, files)
+        # rows of the same interval have the same key and share their blocks
+        pending = {k: s for s, k in zip(segments, keys, strict=True) if k not in entries}
+        tasks = plan_tasks([(s, k) for k, s in pending.items()], cache, num_workers)
     # runs that start simultaneously begin with different tasks and do not wait for each other
     first = secrets.randbelow(max(len(tasks), 1))
     tasks = tasks[first:] + tasks[:first]

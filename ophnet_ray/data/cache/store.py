@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import os
 import tempfile
 import time
@@ -31,8 +32,9 @@ from ophnet_ray.data.cache.video_ids import VideoIds, version_of
 from ophnet_ray.data.video.blocks import RESIZE_FILTER, SegmentBlocks, decode_segments
 from ophnet_ray.data.windows import snippet_frames
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.contents import identify_ends
 from ophnet_ray.storage.copy_folder import copies_in
-from ophnet_ray.storage.files import stat_files
+from ophnet_ray.storage.files import FileStatus, find_status
 from ophnet_ray.storage.filesystems import StorageError
 from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.locks import NamedLocks, shared
@@ -47,6 +49,8 @@ LOCK_FILE = ".in-use"
 """Lock file that runs share and a process that prunes holds alone."""
 VIDEO_IDS = ".video-ids"
 """Memo of the content ids of videos."""
+VIDEO_ENDS = ".video-ends"
+"""Memo of the ids of videos that checkpoints keep, see ``duplicates.read_content_ids``."""
 SHARD_BYTES = 32_000_000
 """Bytes of pixels after which a shard is full."""
 LISTING_PAUSE = 20
@@ -119,6 +123,7 @@ class BlockCache:
         self._journals = RunJournals(self.folder / "journals", self.claims)
         self._journals.remove_old()
         self._video_ids = VideoIds(self.folder / VIDEO_IDS)
+        self._video_ends = VideoIds(self.folder / VIDEO_ENDS, identify_ends)
         self._bucket = (
             CacheBucket(join(self.location, CACHE_VERSION), self.folder) if is_shared else None
         )
@@ -131,13 +136,19 @@ class BlockCache:
         self.__dict__ |= state
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def keys_of(self, segments: Sequence[Segment]) -> list[str]:
+    def keys_of(
+        self, segments: Sequence[Segment], files: Mapping[str, FileStatus] | None = None
+    ) -> list[str]:
         """Return the key of each segment; it changes with the content, the interval, the sampling.
 
         Equal content has equal keys wherever the video lies; see ``identify_content``. A video that
         cannot be read now is known by its path. Every video file must exist.
+
+        Args:
+            segments: Segments.
+            files: State of the videos; those that it lacks are asked for.
         """
-        files = stat_files({segment.video for segment in segments})
+        files = find_status({segment.video for segment in segments}, files)
         ids = self._video_ids.identify(files)
         sampling = self._sampling_text()
         texts = {
@@ -149,18 +160,30 @@ class BlockCache:
     def _sampling_text(self) -> str:
         return json.dumps(list(sampling_of(self.windows)))
 
-    def look_up(self, segments: Sequence[Segment]) -> tuple[list[str], dict[str, CacheEntry]]:
+    def identify_ends(
+        self, videos: Iterable[str], files: Mapping[str, FileStatus] | None = None
+    ) -> dict[str, str]:
+        """Return ``duplicates.read_content_ids`` of videos; an unchanged one is read only once."""
+        return self._video_ends.identify(find_status(videos, files))
+
+    def look_up(
+        self, segments: Sequence[Segment], files: Mapping[str, FileStatus] | None = None
+    ) -> tuple[list[str], dict[str, CacheEntry]]:
         """Return the key of each segment, and the entries that the cache holds, by key.
 
         Entries of earlier versions, which knew a video by path, size and time, are among them. A
         video is looked for under each path that its content is known to have had.
+
+        Args:
+            segments: Segments.
+            files: State of the videos; those that it lacks are asked for.
         """
-        keys = self.keys_of(segments)
+        keys = self.keys_of(segments, files)
         entries = self._catalog.find(keys)
         pending = {k: s for s, k in zip(segments, keys, strict=True) if k not in entries}
         if not pending:
             return keys, entries
-        key_of = dict(self._keys_by_path(pending))
+        key_of = dict(self._keys_by_path(pending, files))
         found = self.find({*pending, *key_of})
         by_path = {
             key_of[old]: replace(entry, key=key_of[old])
@@ -169,9 +192,11 @@ class BlockCache:
         }
         return keys, entries | by_path | {key: found[key] for key in pending if key in found}
 
-    def _keys_by_path(self, pending: Mapping[str, Segment]) -> Iterator[tuple[str, str]]:
+    def _keys_by_path(
+        self, pending: Mapping[str, Segment], files: Mapping[str, FileStatus] | None
+    ) -> Iterator[tuple[str, str]]:
         """Yield the keys of earlier versions for segments, each with its key of this version."""
-        files = stat_files({segment.video for segment in pending.values()})
+        files = find_status({segment.video for segment in pending.values()}, files)
         ids = self._video_ids.identify(files)
         versions = self._video_ids.versions_by_id()
         sampling = self._sampling_text()
@@ -341,6 +366,10 @@ class BlockCache:
 
 def _key_of(identity: str, segment: Segment, sampling: str) -> str:
     """Return the key of a segment: a hash of one JSON list, of which two parts are text already."""
-    interval = json.dumps([segment.start_s, segment.end_s])[1:-1]
+    start_s, end_s = segment.start_s, segment.end_s
+    if type(start_s) is type(end_s) is float and math.isfinite(end_s):
+        interval = f"{start_s!r}, {end_s!r}"  # as JSON writes it, at a third of the time
+    else:
+        interval = json.dumps([start_s, end_s])[1:-1]
     text = f"[{FORMAT_VERSION}, {identity}, {interval}, {sampling}]"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

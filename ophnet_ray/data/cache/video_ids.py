@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -30,10 +30,13 @@ class VideoIds:
 
     Args:
         path: The JSON file of the memo, on this machine; written by ``identify``.
+        identify: Reads a file and returns its id; None if it has none.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, identify: Callable[[str, FileStatus], str | None] = identify_content
+    ) -> None:
+        self.path, self._identify = path, identify
 
     def identify(self, videos: Mapping[str, FileStatus]) -> dict[str, str]:
         """Return the content id of each video; those that cannot be read now have none."""
@@ -41,7 +44,9 @@ class VideoIds:
         known = self._read()
         new = [video for video, version in versions.items() if version not in known]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="identify-videos") as pool:
-            found = dict(zip(new, pool.map(lambda v: _id_or_none(v, videos[v]), new), strict=True))
+            found = dict(
+                zip(new, pool.map(lambda v: self._id_or_none(v, videos[v]), new), strict=True)
+            )
         added = {versions[video]: text for video, text in found.items() if text is not None}
         if added:
             self._add(added)
@@ -73,16 +78,15 @@ class VideoIds:
         except OSError as error:
             logger.warning("%s cannot be written: %s", self.path, error)
 
+    def _id_or_none(self, video: str, status: FileStatus) -> str | None:
+        try:
+            return self._identify(video, status)
+        except OSError as error:
+            logger.warning("%s cannot be identified by its content: %s", video, error)
+            return None
+
 
 def version_of(video: str, status: FileStatus) -> FileVersion:
     """Return the version of a video with this status."""
     name = plain_uri(video) if is_remote(video) else video
     return FileVersion(name, status.size_bytes, status.mtime_ns)
-
-
-def _id_or_none(video: str, status: FileStatus) -> str | None:
-    try:
-        return identify_content(video, status)
-    except OSError as error:
-        logger.warning("%s cannot be identified by its content: %s", video, error)
-        return None
