@@ -28,6 +28,7 @@ def main() -> None:
     from tests.benchmarks.decoding import compare_decoding, compare_with_exact_mean
     from tests.benchmarks.encoding import compare_frozen_encoder, measure_features
     from tests.benchmarks.epochs import compare_epochs
+    from tests.benchmarks.nodes import compare_nodes
     from tests.benchmarks.noise import measure_noise
     from tests.benchmarks.ray_cost import compare_with_bare_lightning
     from tests.benchmarks.reading import compare_reading
@@ -52,6 +53,7 @@ def main() -> None:
         "scale": measure_scales,
         "together": compare_together,
         "buckets": compare_buckets,
+        "nodes": compare_nodes,
         "ray": compare_with_bare_lightning,
         "steps": compare_steps,
         "costs": describe_costs,

@@ -23,13 +23,13 @@ SHARD_BYTES = 103_000
 """Size of a shard with its index, at most."""
 
 
-def write_shards(folder: Path, uri: str, num_shards: int) -> Manifest:
-    """Write shards of four segments each, of one case, and move them to a bucket."""
+def write_shards(folder: Path, uri: str, num_shards: int, per_shard: int = PER_SHARD) -> Manifest:
+    """Write shards of a few segments each, of one case, and move them to a bucket."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     items = []
     for shard in range(num_shards):
-        blocks = [rng.integers(0, 256, (NUM_BLOCKS, 32, 32, 3), np.uint8) for _ in range(PER_SHARD)]
+        blocks = [rng.integers(0, 256, (NUM_BLOCKS, 32, 32, 3), np.uint8) for _ in range(per_shard)]
         rows = [
             DecodedSegment(f"{shard:016x}{i:016x}", "v", SegmentBlocks(tuple(each), (4, 4)))
             for i, each in enumerate(blocks)

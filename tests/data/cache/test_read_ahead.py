@@ -64,7 +64,7 @@ def names_in(folder):
 
 
 def is_free(copies, name):
-    """Whether no other process needs a copy."""
+    """Return True if no other process needs a copy."""
     with copies.pins.free(name) as free:
         return free
 
