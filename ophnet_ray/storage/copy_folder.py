@@ -63,7 +63,7 @@ class CopyFolder(CopyRoom):
         Args:
             uri: The object.
             companion: Small object beside it that is fetched and deleted with it.
-            before: Number of the use for which the object is fetched ahead: only what is used
+            before: Steps until the use for which the object is fetched ahead: only what is used
                 later makes room. None: it is used now, and fetched even beyond ``max_bytes``.
             on_room: Called when there is room for it, before the bytes come.
 
@@ -150,7 +150,7 @@ class CopyFolder(CopyRoom):
         until_s = time.monotonic() + PATIENCE_S
         while not self.has_warned:
             try:
-                self.make_room(size_bytes, uri, self._now())
+                self.make_room(size_bytes, uri, before=0)
             except NoRoomError:
                 if time.monotonic() > until_s or self.pins.count_sharing() == 1:
                     return

@@ -33,14 +33,10 @@ class Copy:
 
 
 class Plan(Protocol):
-    """Order in which a process uses files: uses have numbers that grow with time."""
-
-    @property
-    def now(self) -> float:
-        """Number of the last use that has begun; minus infinity before the first one."""
+    """Order in which a process uses files."""
 
     def next_use(self, name: str) -> float:
-        """Return the number of the next use of a file; infinity for never."""
+        """Return the steps until the next use of a file: 0 or less now, infinity for never."""
 
     def lose(self, name: str) -> None:
         """Learn that a file was deleted, which is used later than others that needed its room."""
@@ -85,7 +81,7 @@ class CopyRoom:
             self.pins.leave()
 
     def next_use(self, name: str) -> float:
-        """Return the next use of a file in any plan of this process."""
+        """Return the steps until the next use of a file in any plan of this process."""
         return min((plan.next_use(name) for plan in self._plans), default=math.inf)
 
     def pin(self, name: str) -> bool:
@@ -109,11 +105,11 @@ class CopyRoom:
         if self.max_bytes is None:
             return
         share = self.max_bytes // self.pins.count_sharing()
-        kept, now = 0, self._now()
+        kept = 0
         pinned = dict(self._pinned)
         for use, name in sorted((self.next_use(name), name) for name in pinned):
             kept += pinned[name]
-            if kept > share and use > now:
+            if kept > share and use > 0:
                 self._lose(name)
 
     def make_room(self, size_bytes: int, uri: str, before: float | None = None) -> None:
@@ -141,9 +137,6 @@ class CopyRoom:
         for plan in self._plans:
             plan.lose(name)
 
-    def _now(self) -> float:
-        return max((plan.now for plan in self._plans), default=-math.inf)
-
     def _check_share(self, target: Path, before: float | None) -> None:
         """Raise ``NoRoomError`` if a copy that is there is beyond the share of this process."""
         if before is not None and self.max_bytes is not None:
@@ -159,8 +152,7 @@ class CopyRoom:
     def _make_room(self, size_bytes: int, max_bytes: int, uri: str, before: float | None) -> None:
         copies = self._list_copies()
         used = sum(copy.size_bytes for copy in copies)
-        is_ahead = before is not None and before > self._now()
-        if is_ahead and self._exceeds_share(copies, size_bytes, max_bytes, before or 0):
+        if before and self._exceeds_share(copies, size_bytes, max_bytes, before):
             raise NoRoomError
         for copy in self._spare(copies, uri, before) if used + size_bytes > max_bytes else ():
             used -= copy.size_bytes
@@ -194,7 +186,7 @@ class CopyRoom:
 
         Of those that no plan of this process needs, the one that was used longest ago comes first.
         """
-        limit = self._now() if before is None else before
+        limit = 0 if before is None else before
         order = sorted(
             ((-self.next_use(copy.name), copy.used_ns, copy.name), copy)
             for copy in copies

@@ -76,7 +76,7 @@ class ReadAhead:
         self._wanted: list[tuple[int, str]] = []
         self._ready: set[str] = set()
         self._failed: set[str] = set()
-        self._begun: float = -math.inf
+        self._begun = -1
         self._full_until_s = 0.0
         self._is_probing = self._is_closed = False
         self._plans: dict[str, _FolderPlan] = {}
@@ -153,15 +153,10 @@ class ReadAhead:
             self._finish(number)
 
     def next_use(self, path: str) -> float:
-        """Return the number of the next step that reads a shard; infinity if none is known."""
+        """Return the steps from the one being read to the next that reads a shard, or infinity."""
         with self._changed:
             uses = self._uses.get(path)
-            return uses[0] if uses else math.inf
-
-    @property
-    def begun(self) -> float:
-        """Number of the last step that is being read."""
-        return self._begun
+            return uses[0] - self._begun if uses else math.inf
 
     def lose(self, path: str) -> None:
         """Fetch a shard again in its turn: its room was needed for others."""
@@ -218,7 +213,7 @@ class ReadAhead:
         while (wanted := self._take_wanted()) is not None:
             use, path, source = wanted
             try:
-                before = None if use <= self._begun else use
+                before = None if use <= self._begun else use - self._begun
                 fetch_shard(path, source, before=before, on_room=self._end_probe)
                 is_here = copies_in(parent_of(path)).pin(name_of(path))
             except NoRoomError:
@@ -280,10 +275,6 @@ class _FolderPlan:
 
     ahead: ReadAhead
     folder: str
-
-    @property
-    def now(self) -> float:
-        return self.ahead.begun
 
     def next_use(self, name: str) -> float:
         return self.ahead.next_use(f"{self.folder}/{name}")

@@ -108,6 +108,19 @@ def test_too_few_bytes_for_the_order_cost_time_and_no_window(shards, expected, t
     assert most <= 7 * SHARD_BYTES
 
 
+def test_a_reader_that_waits_near_its_end_takes_no_room_from_the_next_one(shards, tmp_path, caplog):
+    """Lightning keeps the iterator of an epoch while it validates."""
+    node = Node(move_to(shards, tmp_path), **BY_SHARD)
+    first = node.read(FEW)
+    for _ in range(NUM_SHARDS - 1):
+        next(first)
+    with caplog.at_level(logging.WARNING):
+        for _ in node.read(FEW, epoch=1):
+            assert size_of(tmp_path) <= FEW
+    assert not caplog.messages
+    assert len(list(first)) == 1
+
+
 def test_a_full_disk_is_a_limit(shards, expected, tmp_path):
     with small_disk(tmp_path / "disk", FEW) as machine:
         batches, _ = read_within(Node(move_to(shards, machine), **BY_SHARD), None, machine)
