@@ -80,25 +80,34 @@ class Stage:
 class Console:
     """Console of the user, on stderr; stdout is for the answer.
 
+    Args:
+        label: Beginning of each line, where several processes share a terminal: bars would be drawn
+            one over the other, so there are lines as in a file.
+
     Attributes:
         rich: Rich's console, for tables.
     """
 
-    def __init__(self) -> None:
-        self.rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, label: str = "") -> None:
+        is_terminal = False if label else None
+        self.rich = RichConsole(
+            stderr=True, highlight=False, soft_wrap=True, force_terminal=is_terminal
+        )
+        self._label = label
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self.rich.print(escape_unfit(text), markup=False)
+        self.rich.print(self._label + escape_unfit(text), markup=False)
 
     def warn(self, text: str) -> None:
         """Print one line as a warning."""
-        self.rich.print(f"warning: {escape_unfit(text)}", markup=False, style="yellow")
+        line = f"{self._label}warning: {escape_unfit(text)}"
+        self.rich.print(line, markup=False, style="yellow")
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """Show a stage with a known amount of work."""
-        stage = Stage(self.rich, name, total)
+        stage = Stage(self.rich, self._label + name, total)
         with stage._progress:  # noqa: SLF001 - the two classes are one thing
             yield stage
 

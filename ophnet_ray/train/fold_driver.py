@@ -4,19 +4,20 @@ A fold is a normal run, which ``--fold`` trains alone. Importing this module loa
 Ray: wrong input is refused within a second.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ophnet_ray.config import Config, RunConfig
 from ophnet_ray.console import Console
 from ophnet_ray.data.run_data import RunData
+from ophnet_ray.distributed.environment import find_running_head
 from ophnet_ray.distributed.private import private_files
-from ophnet_ray.errors import StoppedError, TrainingError, UserError
+from ophnet_ray.errors import ReportedError, StoppedError, TrainingError, UserError
 from ophnet_ray.signals import Terminated
 from ophnet_ray.storage.paths import join, stem_of
 from ophnet_ray.train.driver import TrainingResult, train
+from ophnet_ray.train.fold_processes import Outcome, train_side_by_side
 from ophnet_ray.train.fold_set import FoldSet
 from ophnet_ray.train.head_input import locate_data
 from ophnet_ray.train.preflight import check_input
@@ -42,7 +43,7 @@ def train_folds(config: Config, console: Console) -> "FoldsResult":
     with private_files(config.run.private):
         folds = open_folds(config, console)
         with folds.directory.locked(console.warn):
-            results = [_train_fold(folds, fold) for fold in folds.numbers]
+            results = _train_all(folds)
             # torch takes seconds to load
             from ophnet_ray.train.fold_results import conclude_folds
 
@@ -62,7 +63,7 @@ def open_folds(config: Config, console: Console) -> FoldSet:
             f"--output_pth {config.run.output_pth}: each of the --folds has a checkpoint, in "
             "the folder of the folds; leave the flag out, or give one --fold, too"
         )
-    output = join(config.run.storage_path, "model.ckpt")  # never written; see ``_train_fold``
+    output = join(config.run.storage_path, "model.ckpt")  # never written; see ``_config_of``
     first = replace(
         config,
         data=replace(config.data, fold=1),
@@ -75,7 +76,8 @@ def open_folds(config: Config, console: Console) -> FoldSet:
     ]
     data = locate_data(
         replace(
-            RunData.of_rows(pooled, checked.data.missing), same_videos=checked.data.same_videos
+            RunData.of_rows(pooled, checked.data.missing, files=checked.data.files),
+            same_videos=checked.data.same_videos,
         ),
         resolved,
     )
@@ -88,31 +90,92 @@ def open_folds(config: Config, console: Console) -> FoldSet:
     return FoldSet(resolved, directory, data, console)
 
 
-def _train_fold(folds: FoldSet, fold: int) -> TrainingResult:
-    config = folds.config_of(fold)
-    output = join(folds.directory.location, f"{config.data.fold_name}.ckpt")
-    folds.console.say(f"fold {fold} of {len(folds.numbers)}")
-    with _named(f"fold {fold} of {len(folds.numbers)}", folds.console):
-        return train(replace(config, run=replace(config.run, output_pth=output)), folds.console)
-
-
-@contextmanager
-def _named(fold: str, console: Console) -> Iterator[None]:
-    """Name the fold in every error that ends it.
+def _train_all(folds: FoldSet) -> list[TrainingResult]:
+    """Train side by side what the running cluster has room for; without one, fold after fold.
 
     Raises:
-        UserError: As it was raised inside, likewise the others.
-        TrainingError: Likewise.
+        UserError: The input is wrong.
+        TrainingError: Folds failed; the others are complete.
+        StoppedError: A signal asked to stop; it names the fold.
+    """
+    room, decode_workers = 1, 0
+    if find_running_head() is not None and not folds.is_complete():
+        # Ray takes seconds to load, which folds that are complete do without
+        from ophnet_ray.train.fold_room import provide_for_folds
+
+        room, decode_workers = provide_for_folds(folds)
+    configs = {fold: _config_of(folds, fold) for fold in folds.numbers}
+    if room == 1:
+        outcomes = _train_in_turn(configs, folds.console)
+    else:
+        folds.console.say(f"{room} folds train side by side")
+        outcomes = train_side_by_side(
+            {
+                fold: replace(config, run=replace(config.run, num_workers=decode_workers))
+                for fold, config in configs.items()
+            },
+            room,
+            folds.console,
+        )
+    return _gather(outcomes, len(configs))
+
+
+def _config_of(folds: FoldSet, fold: int) -> Config:
+    """Return the settings of a fold, whose checkpoint goes to the folder of all."""
+    config = folds.config_of(fold)
+    output = join(folds.directory.location, f"{config.data.fold_name}.ckpt")
+    return replace(config, run=replace(config.run, output_pth=output))
+
+
+def _train_in_turn(configs: Mapping[int, Config], console: Console) -> dict[int, Outcome]:
+    """Train one fold after another in this process; one that fails does not end the others.
+
+    Wrong input does, since it would be that of the other folds, too.
+
+    Raises:
+        KeyboardInterrupt: As it was raised, after a line that names the fold.
+        Terminated: Likewise.
+    """
+    outcomes: dict[int, Outcome] = {}
+    for fold, config in configs.items():
+        console.say(f"fold {fold} of {len(configs)}")
+        try:
+            outcomes[fold] = train(config, console)
+        except (StoppedError, UserError) as error:
+            outcomes[fold] = error
+            break
+        except ReportedError as error:
+            outcomes[fold] = error
+            console.warn(f"fold {fold} of {len(configs)}: {error}")
+        except (KeyboardInterrupt, Terminated):
+            console.say(f"in fold {fold} of {len(configs)}")
+            raise
+    return outcomes
+
+
+def _gather(outcomes: Mapping[int, Outcome], num_folds: int) -> list[TrainingResult]:
+    """Return the results of all folds, in their order.
+
+    Raises:
+        UserError: As a fold raised it, with its number; likewise the others.
+        TrainingError: Likewise; it names all folds that failed.
         StoppedError: Likewise.
     """
-    try:
-        yield
-    except StoppedError as error:
-        raise StoppedError(f"in {fold}, {error}", error.exit_code) from error
-    except UserError as error:
-        raise UserError(f"{fold}: {error}") from error
-    except TrainingError as error:
-        raise TrainingError(f"{fold}: {error}") from error
-    except (KeyboardInterrupt, Terminated):
-        console.say(f"in {fold}")
-        raise
+    names = {fold: f"fold {fold} of {num_folds}" for fold in sorted(outcomes)}
+    for fold, name in names.items():
+        if isinstance(error := outcomes[fold], StoppedError):
+            raise StoppedError(f"in {name}, {error}", error.exit_code) from error
+    for fold, name in names.items():
+        if isinstance(error := outcomes[fold], UserError):
+            raise UserError(f"{name}: {error}") from error
+    failed = [fold for fold in names if not isinstance(outcomes[fold], TrainingResult)]
+    if failed:
+        first, *others = failed
+        text = f"{names[first]}: {outcomes[first]}"
+        if others:
+            text += f"; folds that failed, too: {', '.join(map(str, others))}"
+        if len(failed) < num_folds:
+            text += "; the others are complete, and the same command trains what is missing"
+        raise TrainingError(text)
+    found = [outcomes[fold] for fold in names]
+    return [result for result in found if isinstance(result, TrainingResult)]

@@ -30,12 +30,12 @@ from ophnet_ray.reports.folds_report import FoldRow, FoldsReport, write_folds_re
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.paths import join
 from ophnet_ray.train.driver import TrainingResult
-from ophnet_ray.train.fold_set import FoldSet
+from ophnet_ray.train.fold_set import JSON_FILE, FoldSet
 from ophnet_ray.train.report import OPTIMISM
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.trained_models import find_trained
 
-JSON_FILE, PAGE_FILE = "folds.json", "folds.html"
+PAGE_FILE = "folds.html"
 SPLIT = "held-out folds"
 DEPENDENCE = (
     "The models of the folds share most of their training cases, so the standard deviation over "

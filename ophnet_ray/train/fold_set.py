@@ -1,11 +1,14 @@
 """Context of a cross-validation: the values that its stages share."""
 
+import json
 from dataclasses import dataclass, replace
 
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.train.run_directory import RunDirectory
+
+JSON_FILE = "folds.json"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,17 @@ class FoldSet:
     def config_of(self, fold: int) -> Config:
         """Return the settings of the run of a fold."""
         return replace(self.config, data=replace(self.config.data, fold=fold))
+
+    def is_complete(self) -> bool:
+        """Return True if a report says that all folds were trained for as many epochs as asked."""
+        file = self.directory.path / JSON_FILE
+        if not file.exists():
+            return False
+        epochs = self.config.temporal.choose_epochs(self.config.training.max_epochs)
+        try:
+            return all(fold["epochs"] >= epochs for fold in json.loads(file.read_text())["folds"])
+        except (ValueError, KeyError, TypeError):
+            return False  # damaged: it is written anew
 
     @property
     def cases_by_phase(self) -> dict[str, int]:

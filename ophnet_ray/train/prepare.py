@@ -49,6 +49,17 @@ def _add_durations(run: Run, manifest: Manifest) -> Manifest:
     return add_val_durations(manifest, run.config.run.local_cache_dir)
 
 
+def decode_rows(run: Run, cache: BlockCache, resources: Resources) -> None:
+    """Decode what the cache lacks of training and validation, for runs that share the rows.
+
+    Those that cannot be read are named by the runs.
+
+    Raises:
+        StorageError: A video cannot be read now.
+    """
+    _fill(run, cache, resources, run.data.phases)
+
+
 def _identify_training(run: Run, manifest: Manifest, cache: BlockCache) -> Manifest:
     """Add the content ids of the training videos, by which another training knows them."""
     videos = {item.segment.video for item in manifest.of_split("train")}

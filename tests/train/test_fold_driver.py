@@ -14,7 +14,7 @@ import pytest
 from ophnet_ray import OphNetDataModule
 from ophnet_ray.console import Console
 from ophnet_ray.data.annotations import Reject
-from ophnet_ray.errors import StoppedError, UserError
+from ophnet_ray.errors import StoppedError, TrainingError, UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.ensemble import build_ensemble, read_ensemble, write_ensemble
 from ophnet_ray.metrics.case_counts import parse_counts
@@ -102,6 +102,20 @@ def test_a_finished_fold_is_not_trained_again(whole, tmp_path):
     again = train_folds(config.replace_flat(storage_path=str(copy)), Console())
     assert before == {path: path.stat().st_mtime_ns for path in copy.glob("*/checkpoints/*/*")}
     assert content_of(again) == content_of(result)
+
+
+def test_a_fold_that_fails_is_named_after_the_others_have_gone_on(whole, tmp_path, capsys):
+    config, _ = whole
+    copy = tmp_path / "runs"
+    shutil.copytree(config.run.storage_path, copy)
+    for file in copy.glob("*-fold2of3/checkpoints/*/*"):
+        file.unlink()
+    with pytest.raises(TrainingError, match=r"^fold 2 of 3: the best .* the others are complete"):
+        train_folds(config.replace_flat(storage_path=str(copy)), Console())
+    told = capsys.readouterr().err
+    assert "warning: fold 2 of 3: the best checkpoint" in told
+    assert told.count("already complete") == 3
+    assert "fold 3 of 3" in told
 
 
 def test_what_evaluate_kept_in_the_ensemble_outlasts_the_same_command(whole, tmp_path, capsys):

@@ -1,0 +1,66 @@
+"""Room of a cluster for folds side by side, and the data that they share, decoded once."""
+
+from ophnet_ray.config import Placement
+from ophnet_ray.data.splits import FITTED_SPLITS
+from ophnet_ray.distributed.cluster import connect
+from ophnet_ray.distributed.resources import (
+    ClusterSize,
+    Resources,
+    plan_resources,
+    read_cluster_size,
+)
+from ophnet_ray.train.conclusion import failures_in_one_line
+from ophnet_ray.train.fold_set import FoldSet
+from ophnet_ray.train.prepare import decode_rows
+from ophnet_ray.train.run import Run
+
+
+def provide_for_folds(folds: FoldSet) -> tuple[int, int]:
+    """Fill the cache for all folds, if the cluster has room for several; return the room.
+
+    Returns:
+        Folds that train simultaneously, and decode workers of each of them.
+
+    Raises:
+        UserError: A fold asks for more than the cluster has.
+        TrainingError: The videos cannot be decoded.
+    """
+    config, console = folds.config, folds.console
+    run = Run(config, folds.directory, folds.data, console)
+    with failures_in_one_line(folds.directory, "cross-validation"):
+        cache = run.open_cache()
+        with cache.in_use(console.warn), connect(config, run.job_metadata()) as where:
+            console.say(where)
+            resources = plan_resources(config, console.say)
+            room = count_room(read_cluster_size(), resources, config.run.placement_strategy)
+            room = min(room, len(folds.numbers))
+            if room > 1:
+                if config.temporal.encoder is None:
+                    decode_rows(run, cache, resources)
+                else:
+                    _encode_rows(run, resources)
+    return room, max(resources.decode_workers // room, 1)
+
+
+def count_room(cluster: ClusterSize, resources: Resources, placement: Placement) -> int:
+    """Return how many runs of the same size a cluster can train simultaneously, at least 1."""
+    workers = resources.train_workers
+    rooms = [cluster.max_train_workers("CPU", placement) // workers]
+    if resources.use_gpu:
+        rooms.append(cluster.max_train_workers("GPU", placement) // workers)
+    return max(min(rooms), 1)
+
+
+def _encode_rows(run: Run, resources: Resources) -> None:
+    """Write the features of a given encoder, which are those of all folds."""
+    # loads timm, which the driver of frame models leaves to its runs
+    from ophnet_ray.distributed.features import extract_features
+    from ophnet_ray.inference.encoder import load_encoder
+    from ophnet_ray.train.head_folds import locate_encoder
+    from ophnet_ray.train.head_stages import open_store
+
+    source = locate_encoder(run)
+    store = open_store(run, load_encoder(source))
+    videos = {row.video: row.video for row in run.data.segments if row.split in FITTED_SPLITS}
+    with store.in_use(run.console.warn):
+        extract_features(source, videos, store, resources.decode_workers, run.console)
