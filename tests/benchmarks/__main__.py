@@ -37,6 +37,7 @@ def main() -> None:
     from tests.benchmarks.scaling import compare_lengths, compare_scales
     from tests.benchmarks.searches import simulate_searches
     from tests.benchmarks.searching import kill_searches, measure_search, search_imbalance
+    from tests.benchmarks.shuffling import simulate_shuffling
     from tests.benchmarks.simulated_errors import compare_on_simulated_errors
     from tests.benchmarks.steps import compare_steps
     from tests.benchmarks.temporal import SEEDS, compare_temporal
@@ -54,6 +55,7 @@ def main() -> None:
         "together": compare_together,
         "buckets": compare_buckets,
         "nodes": compare_nodes,
+        "shuffling": simulate_shuffling,
         "ray": compare_with_bare_lightning,
         "steps": compare_steps,
         "costs": describe_costs,
