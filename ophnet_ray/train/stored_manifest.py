@@ -96,9 +96,12 @@ def _read_groups(path: Path, train: SegmentColumns) -> Unsigned | None:
 def share_manifest(manifest: Manifest | ManifestFile, run: RunDirectory) -> Manifest | ManifestFile:
     """Give the file to Ray's object store, for machines that do not share the folder of the run.
 
-    Each machine fetches it once, whatever the number of its workers. Buckets are shared anyway.
+    Each machine fetches it once, whatever the number of its workers. Buckets are shared anyway. One
+    that is there stays: a search gives the file of its trials once.
     """
-    if not isinstance(manifest, ManifestFile) or run.is_in_bucket or not _has_other_machines():
+    if not isinstance(manifest, ManifestFile) or manifest.content is not None:
+        return manifest
+    if run.is_in_bucket or not _has_other_machines():
         return manifest
     import ray
 

@@ -27,7 +27,7 @@ from ophnet_ray.train.preflight import (
     check_speed,
 )
 from ophnet_ray.train.prepare import prepare_data, prepare_variant
-from ophnet_ray.train.stored_manifest import store_manifest
+from ophnet_ray.train.stored_manifest import share_manifest, store_manifest
 from ophnet_ray.tune.best import write_best
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.directory import SearchDirectory
@@ -158,12 +158,15 @@ def _prepare(search: Search, held: ExitStack) -> TrialSetup:
                 variant, variant.open_cache(), plan.resources, first.phases
             )
         manifests[windows] = replace(decoded[sampling], windows=windows)
-    # each trial maps its file, wherever it runs
+    # each trial maps its file, wherever it runs; machines without the folder fetch it once for all
     file = run.directory.manifest
     keeps_groups = run.config.sampling.shuffle == "shard"
     stored = {
-        windows: store_manifest(
-            manifest, file.with_stem(f"{file.stem}-{number}"), keeps_groups=keeps_groups
+        windows: share_manifest(
+            store_manifest(
+                manifest, file.with_stem(f"{file.stem}-{number}"), keeps_groups=keeps_groups
+            ),
+            run.directory,
         )
         for number, (windows, manifest) in enumerate(manifests.items())
     }

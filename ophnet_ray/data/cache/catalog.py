@@ -86,11 +86,12 @@ class Catalog:
     def find(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
         """Return the entries of the keys that the catalog knows, by key.
 
-        Each key is searched in each part. The time is proportional to the number of keys, and to
-        that of the parts: one per ``MAX_PART_BYTES``, and a few smaller ones. A shard that has
+        A few keys are searched in each part, in time proportional to their number and to that of
+        the parts: one per ``MAX_PART_BYTES``, and a few smaller ones. For many keys, each part is
+        read once. A shard that has
         changed since the catalog read its index is left to ``read_rest``.
         """
-        return self._choose(self._search(set(keys)))
+        return self._choose(self._search({key: key for key in keys}))
 
     def read_rest(self, keys: Collection[str] = ()) -> dict[str, CacheEntry]:
         """Read the shards that the catalog lacks, and add them; return what they hold of the keys.
@@ -101,7 +102,7 @@ class Catalog:
         Raises:
             OSError: The cache cannot be listed.
         """
-        parts, known, late = self._read_parts(keys)
+        parts, known, late = self._read_parts({key: key for key in keys})
         found = self._choose(late)
         listed, stamps = self._shelf.list_shards(known - self._changed)
         gone = self._changed | (known - listed)
@@ -134,7 +135,7 @@ class Catalog:
             # its index is read each time
             logger.debug("%s does not fit the catalog: %s", index.shard, error)
 
-    def _search(self, keys: Collection[str]) -> Iterator[Located]:
+    def _search(self, keys: Mapping[str, str]) -> Iterator[Located]:
         self._searched.clear()
         for path in self._fetch_parts():
             try:
@@ -166,7 +167,7 @@ class Catalog:
         self._changed |= {shards[path].name for path in changed}
         return found
 
-    def _read_parts(self, keys: Collection[str]) -> tuple[list[Path], set[str], list[Located]]:
+    def _read_parts(self, keys: Mapping[str, str]) -> tuple[list[Path], set[str], list[Located]]:
         """Return the whole parts, the shards that they know, and what is new in them of keys."""
         parts: list[Path] = []
         known: set[str] = set()

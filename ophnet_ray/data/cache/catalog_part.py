@@ -11,7 +11,7 @@ import itertools
 import json
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -23,6 +23,11 @@ SUFFIX = ".v3.sqlite"
 Locate = Callable[[str], tuple[str, str]]
 """A function that gives path and source of a shard by its name."""
 _SEARCHED_AT_ONCE = 100_000
+_BYTES_PER_ENTRY = 112
+"""Typical size of an entry in a file."""
+SCAN_SHARE = 8
+"""Part of a file's entries, one in so many, from which it is read from end to end: then the time of
+a search for all keys does not grow with the number of files times that of the keys."""
 _OUR_CODEC = json.dumps(CODEC_VERSIONS, sort_keys=True)
 _SCHEMA = """
 CREATE TABLE shards (
@@ -77,10 +82,7 @@ class PartBuilder:
     @property
     def size_bytes(self) -> int:
         """Size of the file."""
-        (pages,), (bytes_per_page,) = (
-            self._db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
-        )
-        return int(pages * bytes_per_page)
+        return _size_of(self._db)
 
     def add(self, index: ShardIndex, stamp: Stamp) -> None:
         """Add the entries of a shard, or nothing.
@@ -176,15 +178,15 @@ class CatalogPart:
             yield _to_shard(row)
 
     def search(
-        self, keys: Iterable[str], locate: Locate
+        self, keys: Mapping[str, str], locate: Locate
     ) -> Iterator[tuple[CatalogedShard, CacheEntry]]:
         """Yield the entries of keys with their shards; the same key may have several.
 
-        The time is proportional to the number of keys, found or not. Rejects of another codec are
-        left out.
+        The time is proportional to the number of keys, found or not, or to the size of the file,
+        whichever is less. Rejects of another codec are left out.
 
         Args:
-            keys: The keys.
+            keys: The keys, each with itself: entries share its text.
             locate: Gives path and source of a shard by its name.
 
         Raises:
@@ -193,28 +195,42 @@ class CatalogPart:
         """
         shards: dict[int, tuple[CatalogedShard, int, tuple[str, str]]] = {}
         lengths: dict[str, tuple[int, ...]] = {}
+        is_large = len(keys) * SCAN_SHARE * _BYTES_PER_ENTRY >= _size_of(self._db)
+        for row in self._scan(keys) if is_large else self._seek(keys):
+            if row[1] not in shards:
+                shard = self._shard(row[1])
+                shards[row[1]] = shard, shard.crc, locate(shard.name)
+            shard, crc, place = shards[row[1]]
+            entry = _to_entry((keys[row[0]], *row[1:]), crc, place, lengths)
+            if not entry.reason or shard.codec == _OUR_CODEC:
+                yield shard, entry
+
+    def _scan(self, keys: Mapping[str, str]) -> Iterator[Any]:
+        """Yield the rows of keys from end to end of the file."""
+        return (row for row in self._db.execute("SELECT * FROM entries") if row[0] in keys)
+
+    def _seek(self, keys: Mapping[str, str]) -> Iterator[Any]:
+        """Yield the rows of keys, each found by itself."""
         # in the order of the file, each page is read once: of a large file few stay in memory
         left = iter(sorted(keys))
         while chunk := list(itertools.islice(left, _SEARCHED_AT_ONCE)):
-            own = {key: key for key in chunk}
             self._db.execute("DELETE FROM wanted")
             self._db.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((k,) for k in chunk))
             found = "SELECT entries.* FROM wanted CROSS JOIN entries ON entries.key = wanted.key"
-            for row in self._db.execute(found):
-                if row[1] not in shards:
-                    shard = self._shard(row[1])
-                    shards[row[1]] = shard, shard.crc, locate(shard.name)
-                shard, crc, place = shards[row[1]]
-                # the key of the caller: one text in memory, not one per entry
-                entry = _to_entry((own[row[0]], *row[1:]), crc, place, lengths)
-                if not entry.reason or shard.codec == _OUR_CODEC:
-                    yield shard, entry
+            yield from self._db.execute(found)
 
     def _shard(self, shard_id: int) -> CatalogedShard:
         row = self._db.execute("SELECT * FROM shards WHERE id = ?", (shard_id,)).fetchone()
         if row is None:
             raise DamagedPartError("an entry has no shard")
         return _to_shard(row)
+
+
+def _size_of(db: sqlite3.Connection) -> int:
+    (pages,), (bytes_per_page,) = (
+        db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
+    )
+    return int(pages * bytes_per_page)
 
 
 def _uri_of(path: Path) -> str:

@@ -217,9 +217,9 @@ class BlockCache:
         See ``Catalog.find`` for the time. If the cache lacks some of the keys, it is listed once,
         and the files of its catalog are read.
         """
-        wanted = set(keys)
+        wanted = list(keys)
         found = self._catalog.find(wanted)
-        missing = wanted - found.keys()
+        missing = set(wanted) - found.keys()
         return found | self._catalog.read_rest(missing) if missing else found
 
     def update_catalog(self) -> None:

@@ -275,3 +275,15 @@ def test_writers_that_are_killed_at_any_moment_lose_nothing(tmp_path):
     assert len(keys) >= 2 * 2 * 60
     for _ in range(2):
         assert find(folder, [*keys, "new"])[0].keys() == keys
+
+
+def test_all_keys_are_found_as_each_alone_is(tmp_path):
+    """A search for many keys reads each part whole, one for a few looks each of them up."""
+    keys = [key for first in (0, 100, 200) for key in write_shards(tmp_path / "cache", first)]
+    whole = BlockCache(tmp_path / "cache", WINDOWS)
+    whole.update_catalog()
+    found = whole.find([*keys, "f" * 32])
+    assert found.keys() == set(keys)
+    for first in range(0, len(keys), 7):
+        few = keys[first : first + 7]
+        assert whole.find(few) == {key: found[key] for key in few}
