@@ -25,6 +25,7 @@ def main() -> None:
     from tests.benchmarks.buckets import compare_buckets
     from tests.benchmarks.comparisons import simulate_comparisons
     from tests.benchmarks.cost_model import describe_costs
+    from tests.benchmarks.cost_table import tabulate_costs
     from tests.benchmarks.decoding import compare_decoding, compare_with_exact_mean
     from tests.benchmarks.encoding import compare_frozen_encoder, measure_features
     from tests.benchmarks.epochs import compare_epochs
@@ -58,7 +59,8 @@ def main() -> None:
         "shuffling": simulate_shuffling,
         "ray": compare_with_bare_lightning,
         "steps": compare_steps,
-        "costs": describe_costs,
+        "constants": describe_costs,
+        "costs": lambda _: tabulate_costs(),
         "features": measure_features,
         "frozen": compare_frozen_encoder,
         "search": measure_search,

@@ -10,10 +10,11 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from ophnet_ray.data.cache.store import CACHE_VERSION, BlockCache, DecodeResult
 from ophnet_ray.data.run_data import read_run_data
 from ophnet_ray.data.video.container import CODEC_VERSIONS
 from ophnet_ray.storage.records import dump_record
-from tests.benchmarks.table import Figure, print_table
+from tests.benchmarks.table import Figure, describe_growth, print_table
 
 SCALES = (1, 10, 100)
 NUM_SEGMENTS, NUM_VIDEOS, NUM_PHASES = 14_674, 743, 52
@@ -40,20 +41,19 @@ DECODE_S_PER_SEGMENT = 0.1
 """CPU-seconds to decode a segment of OphNet, rather less than measured."""
 
 
-def measure_caches(folder: Path) -> list[Figure]:
-    """Measure each size in a process of its own; the sizes grow by ten."""
-    found = {}
-    for scale in SCALES:
+def measure_caches(folder: Path, scales: Sequence[int] = SCALES) -> list[Figure]:
+    """Measure each size in a process of its own."""
+    found: dict[int, dict[str, float]] = {}
+    for scale in scales:
         command = [sys.executable, "-m", "tests.benchmarks.scale_cache", str(scale), str(folder)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
         found[scale] = json.loads(done.stdout.splitlines()[-1])
-    figures = []
-    for name in found[SCALES[0]]:
-        values = [found[scale][name] for scale in SCALES]
-        slope = (values[-1] / max(values[-2], 1e-9)) / (SCALES[-1] / SCALES[-2])
-        note = f"{' / '.join(f'{v:.4g}' for v in values)} at {SCALES} x; slope {slope:.2f}"
-        figures.append(Figure(name, values[-1], note))
-    return figures
+    names = [name for name in found[scales[0]] if "wall" not in name]
+    return [
+        describe_growth(f"cache, {name}", scale, {each: found[each][name] for each in found})
+        for name in names
+        for scale in scales
+    ]
 
 
 def build_data(folder: Path, scale: int) -> Path:
@@ -160,8 +160,9 @@ def measure_scale(folder: Path, scale: int) -> dict[str, float]:
     segments = list(data.segments)
     with costs.stage("open"):
         cache = BlockCache(cache_dir, WINDOWS)
+    cache.keys_of(segments)  # reads the new videos; a later start finds their ids in the memo
     with costs.stage("keys"):
-        keys = cache.keys_of(segments)
+        keys = cache.keys_of(segments, data.files)
     with costs.stage("catalog of an old cache"):
         cache.update_catalog()
     with costs.stage("look up one video"):
@@ -187,7 +188,10 @@ def _measure_filling(
     entries: dict[str, CacheEntry],
 ) -> None:
     """Measure a fill of an empty cache with a decoder that takes no time."""
-    empty = BlockCache(folder / "empty", WINDOWS)
+    shutil.rmtree(folder / f"empty-{len(keys) // NUM_SEGMENTS}", ignore_errors=True)
+    empty = BlockCache(folder / f"empty-{len(keys) // NUM_SEGMENTS}", WINDOWS)
+    with costs.stage("identify new videos, once"):
+        empty.keys_of(segments)
     num_tasks = 0
 
     def decode_all(_: BlockCache, tasks: list[DecodeTask]) -> Iterator[DecodeResult]:
@@ -205,7 +209,7 @@ def _measure_filling(
     decode_s = len(segments) * DECODE_S_PER_SEGMENT
     costs.values["fill, share of decoding"] = costs.values["fill, CPU s"] / decode_s
     # what another run writes while this one decodes
-    early = BlockCache(folder / "empty", WINDOWS)
+    early = BlockCache(empty.location, WINDOWS)
     other_run = RunJournals(early.folder / "journals", early.claims)
     num_new = len(keys) // SEGMENTS_PER_SHARD // 10
     names = list(

@@ -1,7 +1,8 @@
 """Figures as a table for people and as JSON for programs."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +26,23 @@ class Figure:
             return None
         sign, bound = self.target.split()
         return self.value <= float(bound) if sign == "<=" else self.value >= float(bound)
+
+
+SLOPE_FROM = 0.05
+"""Seconds, or MB, below which a slope says nothing."""
+
+
+def describe_growth(name: str, scale: int, values: Mapping[int, float], target: str = "") -> Figure:
+    """Return the value at a scale, with its slope from the next smaller one.
+
+    A slope is the power of ten by which a value grows where the data grow tenfold.
+    """
+    smaller = [other for other in values if other < scale]
+    note = ""
+    if smaller and values[smaller[-1]] > SLOPE_FROM and "per segment" not in name:
+        growth = values[scale] / values[smaller[-1]]
+        note = f"slope {math.log(growth) / math.log(scale / smaller[-1]):.2f}" if growth else ""
+    return Figure(f"{scale} x OphNet, {name}", values[scale], note, target)
 
 
 def print_table(title: str, figures: Sequence[Figure]) -> None:

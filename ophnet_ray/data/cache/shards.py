@@ -188,9 +188,9 @@ def parse_shard_index(
             return None
         kinds, checksums = index.get("reject_kinds", {}), index.get("checksums", {})
         entries = [
-            replace(
+            _add_checksums(
                 _entry_from_json(fields, kinds.get(fields["key"]), shard, source),
-                checksums=bytes.fromhex(checksums.get(fields["key"], "")),
+                bytes.fromhex(checksums.get(fields["key"], "")),
             )
             for fields in index["entries"]
         ]
@@ -199,6 +199,24 @@ def parse_shard_index(
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         logger.warning("%s cannot be used (%r); its segments are decoded again", shard, error)
         return None
+
+
+def _add_checksums(entry: CacheEntry, checksums: bytes) -> CacheEntry:
+    """Return an entry with checksums; without any if they are not one per block.
+
+    They would call sound blocks damaged, and shift those of all later segments of a manifest.
+    """
+    num_blocks = sum(entry.snippet_lengths)
+    if len(checksums) not in (0, num_blocks * CHECKSUM_BYTES):
+        logger.warning(
+            "%s: %d bytes of checksums for the %d blocks of %s; they are not compared",
+            entry.path,
+            len(checksums),
+            num_blocks,
+            entry.key,
+        )
+        checksums = b""
+    return replace(entry, checksums=checksums)
 
 
 def _windows_to_json(windows: WindowConfig) -> dict[str, Any]:

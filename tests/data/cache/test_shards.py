@@ -96,3 +96,16 @@ def test_blocks_of_an_older_version_are_read_without_checksums(index_path):
     entry, _ = read_shard_index(index_path).entries
     flip_a_bit(entry, 1)
     check_blocks(entry, 0, read_blocks(entry, 0, np.empty((3, 32, 32, 3), np.uint8)))
+
+
+@pytest.mark.parametrize("change", [lambda text: text[:8], lambda text: text + "00" * 4])
+def test_checksums_of_another_length_call_no_sound_block_damaged(index_path, change, caplog):
+    index = json.loads(index_path.read_text())
+    del index["checksum"]  # none in older versions
+    index["checksums"]["a"] = change(index["checksums"]["a"])
+    index_path.write_text(json.dumps(index))
+    entry, _ = read_shard_index(index_path).entries
+    blocks = read_blocks(entry, 0, np.empty((3, 32, 32, 3), dtype=np.uint8))
+    check_blocks(entry, 0, blocks)
+    assert entry.checksums == b""
+    assert "bytes of checksums for the 3 blocks" in caplog.text
