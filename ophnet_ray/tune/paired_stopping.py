@@ -17,11 +17,19 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from ophnet_ray.train.epoch_counts import EpochCounts, read_epoch_counts
+from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.run_paths import RunPaths
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.ranking import ROW_SCORES, select_counts
 from ophnet_ray.tune.searcher import create_study
-from ophnet_ray.tune.trial import History, Trial, best_record, write_trial_end
+from ophnet_ray.tune.trial import (
+    History,
+    Trial,
+    best_record,
+    has_passed,
+    write_trial_end,
+    write_trial_pass,
+)
 from ophnet_ray.tune.trial_task import EPOCHS, TrialSetup
 
 P_THRESHOLD = 0.05
@@ -75,21 +83,23 @@ class PairedStopping(FIFOScheduler):
         if num_epochs not in self._rungs or self._setup.is_base(settings):
             return TrialScheduler.CONTINUE
         run = self._setup.search.trial_run(trial.config["number"], trial.config["seed"])
-        if num_epochs < self._trained.get(run.path.name, 0):
+        if num_epochs < self._trained.get(run.path.name, 0) or has_passed(run, num_epochs):
             return TrialScheduler.CONTINUE
         best = find_best(self._setup.search.trials(), self._setup.metric)
-        if best is None:
-            return TrialScheduler.CONTINUE
-        own = _read_counts(run, run.read_metrics()[:num_epochs])
-        other = _read_counts(best.run, best.history[:num_epochs])
-        # the counts of equal cases are in equal order
-        if own is None or other is None or own.cases != other.cases:
-            return TrialScheduler.CONTINUE
-        if not is_behind(self._score_cases(own), self._score_cases(other)):
+        if best is None or not self._is_worse(run, best, num_epochs):
+            write_trial_pass(run, num_epochs)
             return TrialScheduler.CONTINUE
         reason = f"worse than trial {best.name} on the same cases after {num_epochs} epochs"
         write_trial_end(run, "stopped", num_epochs, reason)
         return TrialScheduler.STOP
+
+    def _is_worse(self, run: RunDirectory, best: Trial, num_epochs: int) -> bool:
+        own = _read_counts(run, run.read_metrics()[:num_epochs])
+        other = _read_counts(best.run, best.history[:num_epochs])
+        # the counts of equal cases are in equal order
+        if own is None or other is None or own.cases != other.cases:
+            return False
+        return is_behind(self._score_cases(own), self._score_cases(other))
 
     def _score_cases(self, counts: EpochCounts) -> list[float]:
         metric = self._setup.metric

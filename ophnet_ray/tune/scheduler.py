@@ -23,7 +23,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.tune.config import SearchConfig
 from ophnet_ray.tune.paired_stopping import MIN_CASES, PairedStopping
-from ophnet_ray.tune.trial import Trial, write_trial_end
+from ophnet_ray.tune.trial import Trial, has_passed, write_trial_end, write_trial_pass
 from ophnet_ray.tune.trial_task import EPOCHS, SCORE, TrialProgress, TrialSetup
 
 REDUCTION_FACTOR = 3
@@ -80,6 +80,9 @@ class ResumedAsha(ASHAScheduler):
             reduction_factor=REDUCTION_FACTOR,
         )
         self._setup, self._max_epochs = setup, max_epochs
+        self._rungs = list_rungs(grace_period, max_epochs)
+        # earlier versions did not record what they let pass; later epochs tell
+        self._trained = {trial.name: len(trial.history) for trial in setup.search.trials()}
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Accept the metric and the mode of Tune: they are set already."""
@@ -88,16 +91,21 @@ class ResumedAsha(ASHAScheduler):
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
         """Decide whether a trial continues; that of the settings as given always does.
 
-        The gain of the search is measured against it.
+        The gain of the search is measured against it. A resumed trial reports its epochs again; it
+        takes its place at the rungs that an earlier call let it pass, and is not decided about.
         """
-        if result[EPOCHS] >= self._max_epochs:
+        num_epochs = result[EPOCHS]
+        if num_epochs >= self._max_epochs:
             return TrialScheduler.CONTINUE
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        if decision == TrialScheduler.STOP and self._setup.is_base(trial.config["settings"]):
+        run = self._setup.search.trial_run(trial.config["number"], trial.config["seed"])
+        is_decided = num_epochs < self._trained.get(run.path.name, 0) or has_passed(run, num_epochs)
+        if is_decided or self._setup.is_base(trial.config["settings"]):
             return TrialScheduler.CONTINUE
         if decision == TrialScheduler.STOP:
-            run = self._setup.search.trial_run(trial.config["number"], trial.config["seed"])
-            write_trial_end(run, "stopped", result[EPOCHS], "behind other trials at this epoch")
+            write_trial_end(run, "stopped", num_epochs, "behind other trials at this epoch")
+        elif num_epochs in self._rungs:
+            write_trial_pass(run, num_epochs)
         return decision
 
     def replay(self, trial: Trial) -> None:

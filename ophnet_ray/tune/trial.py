@@ -24,7 +24,7 @@ LOWEST_SCORE = 0.0
 """Lowest value of every metric that is maximised."""
 logger = logging.getLogger(__name__)
 
-STARTED_FILE, ENDED_FILE = "trial.json", "ended.json"
+STARTED_FILE, ENDED_FILE, PASSED_FILE = "trial.json", "ended.json", "passed.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,28 @@ def write_trial_end(run: RunDirectory, state: TrialState, epochs: int, reason: s
     checksum = run.hash_metrics(epochs)
     record = {"state": state, "epochs": epochs, "reason": reason, "metrics_sha256": checksum}
     write_atomically(run.path / ENDED_FILE, dump_record(record))
+
+
+def write_trial_pass(run: RunDirectory, epochs: int) -> None:
+    """Record that the scheduler has let a trial go on after so many epochs."""
+    write_atomically(run.path / PASSED_FILE, dump_record({"epochs": epochs}))
+
+
+def has_passed(run: RunDirectory, epochs: int) -> bool:
+    """Return True if an earlier decision let a trial go on after so many epochs, or more.
+
+    A decision is not taken again: by then other trials have ended, with which an uninterrupted
+    search would not have compared this one. One that cannot be read counts as none.
+    """
+    path = run.path / PASSED_FILE
+    if not path.exists():
+        return False
+    try:
+        cure = "the trial is compared again"
+        return epochs <= read_record(path, lambda values: int(values["epochs"]), cure)
+    except DamagedFileError as error:
+        logger.warning("%s", error)
+        return False
 
 
 def read_trial(folder: Path) -> Trial:

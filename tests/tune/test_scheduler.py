@@ -150,6 +150,22 @@ def test_a_resumed_trial_is_not_stopped_at_a_rung_that_it_has_passed(setup):
     assert train_live(resumed, setup, 1, BAD, right_by_case=CASES - 2) == 3
 
 
+@pytest.mark.parametrize(
+    "search", [SearchConfig(grace_period=1), WILCOXON], ids=["asha", "wilcoxon"]
+)
+def test_a_search_killed_after_a_decision_does_not_take_it_again(setup, search):
+    """Trial 1 went on while it was alone; it was killed before its second epoch."""
+    first = build_scheduler(search, setup)
+    train_live(first, setup, 1, BAD[:1], right_by_case=CASES - 2)
+    killed = setup.search.trial_run(1).path / "ended.json"
+    killed.unlink()
+    for number in (0, 2):
+        train_live(first, setup, number, GOOD, right_by_case=CASES)
+    resumed = build_scheduler(search, setup)
+    # the next decision is after three epochs
+    assert train_live(resumed, setup, 1, BAD, right_by_case=CASES - 2) == 3
+
+
 def test_cases_in_another_order_are_not_compared(setup):
     scheduler = build_scheduler(WILCOXON, setup)
     train_live(scheduler, setup, 0, GOOD, right_by_case=CASES, cases=tuple("abcdefgh"))
