@@ -36,6 +36,11 @@ def write_best(
     states = ", ".join(f"{number} {state}" for state, number in chosen["trials"].items())
     num_cases = chosen["num_cases"]
     where = f"{num_cases} validation case{'s' * (num_cases != 1)} of the data {chosen['data_hash']}"
+    if search.config.search.reshuffle:
+        where = (
+            f"its own holdout, {where}: --reshuffle held out others for each trial, and train.py "
+            "holds out those of --seed"
+        )
     comments = [
         f"trial {winner.trial.name} of {len(ranked)} ({states})",
         f"chosen by {chosen['metric']} on {where}",
@@ -64,6 +69,7 @@ def _describe_choice(
         "case_hashes": list(winner.cases),
         "num_trials": len(ranked),
         "trials": dict(Counter(row.trial.state for row in ranked)),
+        "validation": "reshuffled holdouts" if search.config.search.reshuffle else "holdout",
         "repeats": search.config.search.repeats,
         "searcher": search.config.search.searcher,
         "scheduler": search.config.search.scheduler,

@@ -1,10 +1,11 @@
 """Settings of a search, beside the settings of the training runs that it varies."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from ophnet_ray.config import FRAME_METRICS, Config, EpochMetric
-from ophnet_ray.settings import check_rules
+from ophnet_ray.settings import Rule, check_rules
 
 RankedMetric = EpochMetric | Literal["val_segment_macro_f1", "val_segment_acc"]
 """Score by which trials are compared: of windows, of segments where trials cut other windows, or of
@@ -53,6 +54,9 @@ class SearchConfig:
     search."""
     repeats: int = 0
     """Number of other seeds under which the finalists are trained again."""
+    reshuffle: bool = False
+    """Hold out other cases for each trial, a function of seed and trial: no few cases decide for
+    all trials, but no gain over the settings as given can be stated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +102,26 @@ class TuneConfig(Config):
                 self.search.repeats >= 0,
                 f"--repeats {self.search.repeats}: must not be negative",
             ),
+            *self._rules_of_reshuffle(),
             (
                 metric not in FRAME_METRICS or of_epochs in (None, metric),
                 f"--checkpoint_metric {of_epochs}: leave it out; --metric {metric} chooses epochs",
             ),
         ]
         check_rules(rules)
+
+    def _rules_of_reshuffle(self) -> Iterator[Rule]:
+        """Yield the limits of trials that have no cases in common."""
+        search, is_used = self.search, self.search.reshuffle
+        yield (
+            not (is_used and search.scheduler == "wilcoxon"),
+            "--reshuffle: --scheduler wilcoxon needs trials with the same cases; give asha or none",
+        )
+        yield (
+            not (is_used and search.repeats),
+            f"--reshuffle: --repeats {search.repeats} needs finalists with the same cases; give 0",
+        )
+        yield (
+            not (is_used and self.temporal.is_used),
+            "--reshuffle: not with --temporal, whose encoder has seen cases that trials hold out",
+        )

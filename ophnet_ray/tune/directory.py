@@ -126,5 +126,7 @@ def search_identity(config: TuneConfig, space: SearchSpace, data_hash: str) -> d
         "grace_period": search.grace_period,
         "metric": search.metric,
         "data_hash": data_hash,
+        # a search of an earlier version goes on
+        **({"reshuffle": True} if search.reshuffle else {}),
         **settings,
     }

@@ -39,7 +39,7 @@ def _search(config: TuneConfig, console: Console) -> "SearchResult":
         if not search.run.directory.config.exists():
             for settings in network_variants(plan.space):
                 network = search.run.config.replace_flat(**settings)
-                check_new_run(network, search.run.data, console.say)
+                check_new_run(network, search.held_out_somewhere, console.say)
         # torch, Optuna and Ray take seconds to load: only once the input is right
         from ophnet_ray.tune.stages import complete_search
 

@@ -67,8 +67,13 @@ def measure_gain(
     winner: RankedTrial,
     base: Mapping[str, Any],
     metric: RankedMetric,
+    *,
+    is_reshuffled: bool = False,
 ) -> SearchGain:
     """Measure the gain over the user's own settings.
+
+    With another holdout for each trial there is none to measure: the out-of-bag estimate repeats
+    the choice on resamples of cases that all trials have in common.
 
     Args:
         ranked: All trials, from ``rank_trials``: compared with the first one.
@@ -76,7 +81,14 @@ def measure_gain(
         winner: The chosen trial.
         base: The user's own values of the searched settings.
         metric: Score that is maximised.
+        is_reshuffled: True if each trial had a holdout of its own.
     """
+    if is_reshuffled:
+        return SearchGain(
+            "chosen among trials with a holdout of their own each (--reshuffle): their scores "
+            "differ by the cases, too, so no gain over the settings as given is stated; score both "
+            "on cases that chose nothing"
+        )
     first = next((row for row in ranked if dict(row.trial.settings) == dict(base)), None)
     if first is None:
         return SearchGain(

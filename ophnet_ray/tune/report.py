@@ -52,7 +52,9 @@ def write_search_page(
             ],
             winner=winner.trial.name,
             importances=rate_importance(search.space, finished, search.config.training.seed),
-            notes=_list_notes(ranked, repeats, winner, gain, metric),
+            notes=_list_notes(
+                ranked, repeats, winner, gain, metric, search.config.search.reshuffle
+            ),
             space={name: str(domain) for name, domain in search.space.items()},
             repeats=[_build_repeat_row(trial, metric) for trial in repeats if trial.history],
             rows_by_phase=rows,
@@ -91,6 +93,7 @@ def _list_notes(
     winner: RankedTrial,
     gain: SearchGain,
     metric: RankedMetric,
+    is_reshuffled: bool,
 ) -> list[str]:
     """Return what a person should know before trusting the choice."""
     notes = [f"Trial {winner.trial.name}: {gain}."]
@@ -103,6 +106,11 @@ def _list_notes(
         "The scores are those of the validation cases that selected both epoch and trial, so the "
         "best of many is optimistic. Evaluate the winner on cases that selected nothing."
     )
+    if is_reshuffled:
+        notes.append(
+            "Each trial held out other cases (--reshuffle): a part of the differences between "
+            "their scores is that between the cases. Trial 0000 kept the split of train.py."
+        )
     if gain.num_uncounted:
         notes.append(
             f"{gain.num_uncounted} stopped trials cannot be compared with the others: their "

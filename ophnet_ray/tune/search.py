@@ -1,6 +1,6 @@
 """The context of a search: everything that its stages share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ophnet_ray.config import EpochMetric
@@ -39,6 +39,15 @@ class Search:
     num_local_trials: int
     directory: SearchDirectory
     run: Run
+
+    @property
+    def held_out_somewhere(self) -> RunData:
+        """The rows; those that any trial may hold out have the split ``val``."""
+        data = self.run.data
+        if not self.config.search.reshuffle:
+            return data
+        rows = [row if row.split == "test" else replace(row, split="val") for row in data.segments]
+        return replace(data, segments=tuple(rows))
 
     @property
     def metric(self) -> RankedMetric:

@@ -1,7 +1,7 @@
 """Stages of a search whose input is right: decode, train the trials, repeat, conclude."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +11,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.data.cache.store import sampling_of
 from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.manifest_file import ManifestFile
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.errors import TrainingError, one_line
 from ophnet_ray.models.checkpoint_file import copy_checkpoint
@@ -27,6 +28,7 @@ from ophnet_ray.train.preflight import (
     check_speed,
 )
 from ophnet_ray.train.prepare import prepare_data, prepare_variant
+from ophnet_ray.train.run import Run
 from ophnet_ray.train.stored_manifest import share_manifest, store_manifest
 from ophnet_ray.tune.best import write_best
 from ophnet_ray.tune.config import RankedMetric
@@ -42,6 +44,7 @@ from ophnet_ray.tune.ranking import (
     rank_trials,
 )
 from ophnet_ray.tune.report import write_search_page
+from ophnet_ray.tune.reshuffle import build_reshuffle
 from ophnet_ray.tune.resources import plan_trials
 from ophnet_ray.tune.scheduler import build_scheduler, check_num_cases
 from ophnet_ray.tune.search import Search
@@ -158,10 +161,21 @@ def _prepare(search: Search, held: ExitStack) -> TrialSetup:
                 variant, variant.open_cache(), plan.resources, first.phases
             )
         manifests[windows] = replace(decoded[sampling], windows=windows)
-    # each trial maps its file, wherever it runs; machines without the folder fetch it once for all
-    file = run.directory.manifest
-    keeps_groups = run.config.sampling.shuffle == "shard"
-    stored = {
+    setup = TrialSetup(search.directory, plan, manifests, run.data.data_hash, search.metric)
+    if search.config.search.reshuffle:
+        return replace(setup, reshuffle=build_reshuffle(run, first))
+    return replace(setup, manifests=_store(manifests, run))
+
+
+def _store(
+    manifests: Mapping[WindowConfig, Manifest], run: Run
+) -> dict[WindowConfig, Manifest | ManifestFile]:
+    """Write the manifests: each trial maps its file, wherever it runs.
+
+    Machines without the folder fetch it once for all.
+    """
+    file, keeps_groups = run.directory.manifest, run.config.sampling.shuffle == "shard"
+    return {
         windows: share_manifest(
             store_manifest(
                 manifest, file.with_stem(f"{file.stem}-{number}"), keeps_groups=keeps_groups
@@ -170,7 +184,6 @@ def _prepare(search: Search, held: ExitStack) -> TrialSetup:
         )
         for number, (windows, manifest) in enumerate(manifests.items())
     }
-    return TrialSetup(search.directory, plan, stored, run.data.data_hash, search.metric)
 
 
 def _train_trials(search: Search, setup: TrialSetup, budget: TimeBudget) -> None:
@@ -299,7 +312,8 @@ def _conclude(search: Search, output: str) -> SearchResult:
         raise TrainingError(_describe_no_winner(trials, directory))
     best = read_trial_config(winner.trial)
     base = select_base(search.space, search.config.base())
-    gain = measure_gain(by_first, repeats, winner, base, metric)
+    is_reshuffled = search.config.search.reshuffle
+    gain = measure_gain(by_first, repeats, winner, base, metric, is_reshuffled=is_reshuffled)
     write_best(search, best, ranked, winner, gain)
     checkpoint = best_checkpoint(find_checkpoints(winner.trial.run.checkpoints)).file
     if best.temporal.is_used:

@@ -15,6 +15,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.console import log_to
+from ophnet_ray.data.durations import add_val_durations
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.manifest_file import ManifestFile
 from ophnet_ray.errors import DivergedError, TrainingError, UserError
@@ -24,9 +25,11 @@ from ophnet_ray.train.head_protocol import HeadData, build_head_loop
 from ophnet_ray.train.lone_worker import fit_alone
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.train.stored_manifest import store_manifest
 from ophnet_ray.train.trainer import fit_run
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.directory import SearchDirectory
+from ophnet_ray.tune.reshuffle import Reshuffle, hash_holdout
 from ophnet_ray.tune.resources import DRIVER_CPUS, TrialPlan
 from ophnet_ray.tune.trial import best_record, write_trial_end
 
@@ -41,7 +44,8 @@ class TrialSetup:
     """Everything that a trial needs beside its settings.
 
     ``manifests`` holds one manifest per way of cutting windows that the search may ask for.
-    ``head`` holds the features of the videos where the trials train temporal models.
+    ``head`` holds the features of the videos where the trials train temporal models. ``reshuffle``
+    gives each trial a holdout of its own; the manifests then lie in memory.
     """
 
     search: SearchDirectory
@@ -50,6 +54,7 @@ class TrialSetup:
     data_hash: str
     metric: RankedMetric
     head: HeadData | None = None
+    reshuffle: Reshuffle | None = None
 
     @property
     def trains_alone(self) -> bool:
@@ -108,7 +113,7 @@ def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
     for record in read_trained_epochs(run):
         ray.tune.report(progress.add_epoch(record))
     try:
-        loop = _build_loop(setup, config, run)
+        loop = _build_loop(setup, config, run, task["number"])
         if setup.trains_alone:
             os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(STOP_TIMEOUT_S)
             fit_alone(loop, lambda record: ray.tune.report(progress.add_epoch(record)))
@@ -123,16 +128,29 @@ def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
     write_trial_end(run, "finished", len(run.read_metrics()))
 
 
-def _build_loop(setup: TrialSetup, config: Config, run: RunDirectory) -> TrainLoopConfig:
-    manifest = setup.manifests[config.windows]
+def _build_loop(
+    setup: TrialSetup, config: Config, run: RunDirectory, number: int
+) -> TrainLoopConfig:
+    manifest, data_hash = setup.manifests[config.windows], setup.data_hash
     if setup.head is not None:
         head_loop = build_head_loop(
-            config, setup.head, manifest.phases, setup.plan.resources, run, setup.data_hash
+            config, setup.head, manifest.phases, setup.plan.resources, run, data_hash
         )
         return replace(head_loop, keeps_counts=True)
+    if setup.reshuffle is not None and isinstance(manifest, Manifest):
+        manifest = _hold_out(setup.reshuffle.apply(manifest, number), config, run)
+        data_hash = hash_holdout(data_hash, number)
     return TrainLoopConfig(
-        config, manifest, setup.plan.resources, run, setup.data_hash, keeps_counts=True
+        config, manifest, setup.plan.resources, run, data_hash, keeps_counts=True
     )
+
+
+def _hold_out(manifest: Manifest, config: Config, run: RunDirectory) -> ManifestFile:
+    """Write the manifest of a trial with a holdout of its own into the trial's folder."""
+    if config.training.scores_frames:
+        manifest = add_val_durations(manifest, config.run.local_cache_dir)
+    keeps_groups = config.sampling.shuffle == "shard"
+    return store_manifest(manifest, run.manifest, keeps_groups=keeps_groups)
 
 
 def read_trained_epochs(run: RunDirectory) -> tuple[Mapping[str, float], ...]:

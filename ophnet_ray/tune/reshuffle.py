@@ -1,0 +1,80 @@
+"""A new holdout for each trial of a search (``--reshuffle``), as a function of (seed, trial).
+
+On one holdout the winner is the trial that suits its cases by chance, too. With another holdout for
+each trial no case decides for all of them, at the price of scores that are not comparable case by
+case: Nagler, Schneider, Bischl and Feurer, "Reshuffling Resampling Splits Can Improve
+Generalization of Hyperparameter Optimization" (NeurIPS 2024).
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.splits import assign_splits
+from ophnet_ray.hashing import hash_ids
+from ophnet_ray.train.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Reshuffle:
+    """Source of the holdouts of a search.
+
+    Attributes:
+        segments: Usable segments, with the split of the first trial; none of the test split.
+        val_fraction: Share of the cases that each other holdout takes.
+        seed: Seed of the search.
+        same_videos: Groups of videos of equal content; cases that share a video stay together.
+        content_ids: Content ids of the videos, by which another training knows them.
+    """
+
+    segments: tuple[Segment, ...]
+    val_fraction: float
+    seed: int
+    same_videos: tuple[Sequence[str], ...]
+    content_ids: Mapping[str, str]
+
+    def split_of_rows(self, number: int) -> dict[str, str]:
+        """Return the split of each segment in a trial, by its id.
+
+        The first trial, number 0, keeps the split that ``train.py`` has. All others choose among
+        stratified splits that cut no case; a split column of the CSV does not count for them.
+        """
+        rows: Sequence[Segment] = self.segments
+        if number > 0:
+            seed = int(hash_ids(["holdout"], self.seed, number)[0] >> 33)
+            pooled = [replace(row, split="train") for row in rows]
+            rows = assign_splits(pooled, self.val_fraction, seed, self.same_videos)
+        return {row.segment_id: row.split for row in rows}
+
+    def apply(self, manifest: Manifest, number: int) -> Manifest:
+        """Return a manifest of the same segments with the split of a trial."""
+        split_of = self.split_of_rows(number)
+        items = tuple(
+            replace(item, segment=replace(item.segment, split=split_of[item.segment.segment_id]))
+            for item in manifest.items
+            if item.segment.segment_id in split_of
+        )
+        videos = {item.segment.video for item in items if item.segment.split == "train"}
+        ids = sorted({self.content_ids[video] for video in videos if video in self.content_ids})
+        return Manifest(manifest.phases, manifest.windows, items, tuple(ids))
+
+
+def build_reshuffle(run: Run, manifest: Manifest) -> Reshuffle:
+    """Return the source of the holdouts of a search, of the segments that its run can use."""
+    videos = {item.segment.video for item in manifest.items}
+    return Reshuffle(
+        tuple(item.segment for item in manifest.items),
+        run.config.data.val_fraction,
+        run.config.training.seed,
+        run.data.same_videos,
+        run.open_cache().identify_ends(videos, run.data.files),
+    )
+
+
+def hash_holdout(data_hash: str, number: int) -> str:
+    """Return the hash of the data of a trial, which tells holdouts apart; 0: that of the search."""
+    if number == 0:
+        return data_hash
+    return hashlib.sha256(f"{data_hash} holdout {number}".encode()).hexdigest()
