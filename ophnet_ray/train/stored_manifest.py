@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from ophnet_ray.train.run_directory import RunDirectory
 _COPIES = ".manifests"
 """Folder of the copies that a machine fetches from the bucket of a run."""
 
+MAX_COPY_AGE_S = 7 * 24 * 3600
+"""Age from which the copy of another manifest is deleted."""
 MAX_READ_BYTES = 16_000_000
 """Largest file that each worker keeps in memory; that of OphNet has 0.8 MB."""
 
@@ -139,6 +143,7 @@ def _locate(manifest: ManifestFile, run: RunDirectory) -> pa.NativeFile:
     if run.is_in_bucket:
         uri, name = join(run.location, path.name), f"{manifest.sha256[:16]}{path.suffix}"
         copy = fetch_once(uri, run.path / _COPIES / name)
+        _remove_old_copies(copy)
         if file := _open_whole(copy, manifest.sha256):
             return file
         copy.unlink(missing_ok=True)
@@ -153,6 +158,18 @@ def _locate(manifest: ManifestFile, run: RunDirectory) -> pa.NativeFile:
         f"{path} cannot be read on this machine, or is damaged: the same command writes it again; "
         "--storage_path must be a folder that all nodes share, or a bucket"
     )
+
+
+def _remove_old_copies(copy: Path) -> None:
+    """Delete the copies of earlier manifests beside one: a run may have had other rows or windows.
+
+    A worker that has mapped one keeps it; one that starts later fetches it again.
+    """
+    oldest_s = time.time() - MAX_COPY_AGE_S
+    for other in copy.parent.glob(f"*{copy.suffix}"):
+        with suppress(OSError):  # another process has deleted it, or it belongs to another user
+            if other != copy and other.stat().st_mtime < oldest_s:
+                other.unlink()
 
 
 def _open_whole(path: Path, sha256: str) -> pa.NativeFile | None:

@@ -1,5 +1,6 @@
 """Data of a worker: rows, a file of its own machine, of a bucket, or of Ray's object store."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -63,11 +64,17 @@ def test_another_machine_fetches_the_file_of_a_run_in_a_bucket_once(manifest, bu
     stored = store_manifest(manifest, here.manifest)
     upload(here.manifest, f"{uri.partition('?')[0]}/a/manifest.arrow?{uri.partition('?')[2]}")
     here.manifest.unlink()
+    old, young = (there.path / ".manifests" / f"{name}.arrow" for name in ("old", "young"))
+    for copy in (old, young):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.touch()
+    os.utime(old, (0, 0))
     bucket.count()
     for _ in range(3):  # workers of one machine
         assert_opens(stored, there, manifest)
     size_bytes = sum(path.stat().st_size for path in there.path.rglob("*.arrow"))
     assert size_bytes <= bucket.count()["sent_bytes"] < 2 * size_bytes
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 @pytest.mark.integration
