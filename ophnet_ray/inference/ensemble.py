@@ -19,7 +19,7 @@ import yaml
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.same_names import check_same_phases
-from ophnet_ray.models.checkpoint_file import read_payload
+from ophnet_ray.models.checkpoint_file import hash_weights, read_payload
 from ophnet_ray.models.payload import CheckpointPayload, SmoothingChoice
 from ophnet_ray.models.temperature_choice import TemperatureChoice
 from ophnet_ray.storage.files import write_atomically
@@ -91,6 +91,21 @@ class Ensemble:
             return self.members[0].sha256
         pairs = zip((member.sha256 for member in self.members), self.shares, strict=True)
         return hashlib.sha256(json.dumps(sorted(pairs)).encode()).hexdigest()
+
+
+def hash_ensemble(ensemble: Ensemble) -> str:
+    """Return the hash of the weights of a single member; of several, those of all and their shares.
+
+    It stays what it was when a choice is written into a file.
+
+    Raises:
+        UserError: See ``hash_weights``.
+    """
+    hashes = [hash_weights(member.file) for member in ensemble.members]
+    if len(hashes) == 1:
+        return hashes[0]
+    pairs = sorted(zip(hashes, ensemble.shares, strict=True))
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
 def build_ensemble(

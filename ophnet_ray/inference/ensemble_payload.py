@@ -1,7 +1,5 @@
 """Payload of an ensemble: what its members have seen together, and how its output is smoothed."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +9,14 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.ensemble import (
     Ensemble,
+    hash_ensemble,
     is_ensemble,
     read_ensemble,
     read_models,
     write_ensemble,
 )
 from ophnet_ray.inference.split_choice import find_seen_cases
-from ophnet_ray.models.checkpoint_file import hash_weights, read_payload, write_choices
+from ophnet_ray.models.checkpoint_file import read_payload, write_choices
 from ophnet_ray.models.checkpoints import check_replaceable
 from ophnet_ray.models.payload import CheckpointPayload, SmoothingChoice
 from ophnet_ray.models.temperature_choice import TemperatureChoice
@@ -183,9 +182,4 @@ def hash_model(path: str) -> str:
     Raises:
         UserError: See ``read_models``.
     """
-    ensemble = read_models(path)
-    hashes = [hash_weights(member.file) for member in ensemble.members]
-    if len(hashes) == 1:
-        return hashes[0]
-    pairs = sorted(zip(hashes, ensemble.shares, strict=True))
-    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+    return hash_ensemble(read_models(path))

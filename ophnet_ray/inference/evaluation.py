@@ -13,7 +13,7 @@ from ophnet_ray.inference.annotated_videos import (
     group_by_video,
     match_predictions,
 )
-from ophnet_ray.inference.ensemble import is_ensemble
+from ophnet_ray.inference.ensemble import hash_ensemble, is_ensemble, read_models
 from ophnet_ray.inference.ensemble_payload import (
     check_held_out,
     check_keepable,
@@ -285,6 +285,7 @@ def _collect_predictions(
             raise UserError(
                 f"--predictions {request.predictions}: its phases are not those of the checkpoint"
             )
+        _check_same_model(request.predictions, info, request.checkpoint, payload)
         given = [prediction for prediction, _ in read_predictions(request.predictions)]
         matched = match_predictions(videos, given, request.predictions.name)
         untempered = {
@@ -300,6 +301,26 @@ def _collect_predictions(
         raise UserError(f"none of the {len(videos)} videos can be read")
     found = [next(iter(read_predictions(part)))[0] for part in result.parts.values()]
     return job.info, {prediction.video_id: prediction for prediction in found}, result.broken
+
+
+def _check_same_model(
+    file: Path, info: PredictionInfo, checkpoint: str, payload: CheckpointPayload
+) -> None:
+    """Refuse predictions of another model: its smoothing, temperature and split would be wrong.
+
+    Files of earlier versions know their model by its file alone, which a kept choice changes.
+    """
+    ensemble = read_models(checkpoint)
+    if info.weights_sha256:
+        is_same = info.weights_sha256 == hash_ensemble(ensemble)
+    else:
+        has_choice = payload.smoothing is not None or payload.temperature_choice is not None
+        is_same = has_choice or info.checkpoint_sha256 == ensemble.sha256
+    if not is_same:
+        raise UserError(
+            f"--predictions {file}: another model than --checkpoint {checkpoint} has made them; "
+            "give that one, or leave --predictions out"
+        )
 
 
 def _format_missing(missing: Mapping[str, str], num_videos: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.errors import UserError
-from ophnet_ray.inference.ensemble import Ensemble, read_models
+from ophnet_ray.inference.ensemble import Ensemble, hash_ensemble, read_models
 from ophnet_ray.inference.predictions import PredictionInfo
 from ophnet_ray.inference.tta import Tta, list_shifts
 from ophnet_ray.inference.window_stream import WindowStream, windows_of
@@ -158,6 +158,7 @@ def build_ensemble_job(
         info = replace(
             info, checkpoint_sha256=ensemble.sha256, has_frame_model=False, members=shares
         )
+    info = replace(info, weights_sha256=hash_ensemble(ensemble))
     return PredictionJob(tuple(members), info, str(parts))
 
 

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ _FRAME_MODEL = "frame_model_phase"
 _CONTENT_ID = "content_id"
 _METADATA = b"ophnet_ray"
 _CHECKSUMS = b"ophnet_ray.sha256"
+_WEIGHTS = b"ophnet_ray.weights_sha256"
+"""Key beside the settings, of which older versions refuse those that they do not know."""
 
 
 class MissingPredictionsError(UserError):
@@ -93,6 +95,9 @@ class PredictionInfo:
     """Kinds of test-time augmentation."""
     members: tuple[tuple[str, float], ...] = ()
     """SHA-256 and share of each checkpoint of an ensemble; empty for a single one."""
+    weights_sha256: str = field(default="", compare=False)
+    """Hash of the model's weights, which a choice that is kept in its file leaves as it is, see
+    ``hash_weights``; empty in files that are older than it."""
 
 
 def describe_model(info: PredictionInfo) -> str:
@@ -154,7 +159,10 @@ def write_predictions(
         note["tta"] = list(info.tta)
     if info.members:
         note["members"] = dict(info.members)
-    schema = pa.schema(columns, metadata={_METADATA: json.dumps(note).encode()})
+    metadata = {_METADATA: json.dumps(note).encode()}
+    if info.weights_sha256:
+        metadata[_WEIGHTS] = info.weights_sha256.encode()
+    schema = pa.schema(columns, metadata=metadata)
     num_rows = 0
     checksums = [_hash_note(note)]
     with (
@@ -262,7 +270,8 @@ def _read_header(path: Path, file: pq.ParquetFile) -> tuple[PredictionInfo, list
         "tta": tuple(note.get("tta", ())),
         "members": tuple(note.get("members", {}).items()),
     }
-    return PredictionInfo(**note | sequences), checksums
+    weights_sha256 = metadata.get(_WEIGHTS, b"").decode()
+    return PredictionInfo(**note | sequences, weights_sha256=weights_sha256), checksums
 
 
 def _hash_note(note: Mapping[str, Any]) -> str:

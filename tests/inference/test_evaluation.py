@@ -21,7 +21,13 @@ from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.run_data import read_run_data
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case, hash_file
-from ophnet_ray.inference.ensemble import build_ensemble, read_ensemble, write_ensemble
+from ophnet_ray.inference.ensemble import (
+    build_ensemble,
+    hash_ensemble,
+    read_ensemble,
+    read_models,
+    write_ensemble,
+)
 from ophnet_ray.inference.evaluation import EvaluationRequest
 from ophnet_ray.inference.evaluation import evaluate as evaluate_split
 from ophnet_ray.inference.export import MAX_DIFFERENCE, export_onnx, export_safetensors
@@ -46,7 +52,7 @@ from ophnet_ray.models.temperature_choice import TemperatureChoice
 from ophnet_ray.train.run_mirror import RunMirror
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 from tests.helpers.paths import ROOT
-from tests.helpers.predictions import predict_here
+from tests.helpers.predictions import predict_here, sign_predictions
 from tests.helpers.videos import COLORS, write_color_dataset, write_variant, write_video
 from tests.helpers.waiting import wait_until
 
@@ -69,6 +75,8 @@ def write_perfect_predictions(path, dataset, videos, wrong_from=None):
 def evaluate(checkpoint, dataset, tmp_path, predictions, **flags):
     values = {"split": "all", "predictions": str(predictions)} | flags
     given = checkpoint if isinstance(checkpoint, tuple) else (checkpoint,)
+    if values["predictions"] is not None:
+        sign_predictions(Path(values["predictions"]), given)
     command = EvaluateCommand(
         checkpoint=tuple(map(str, given)),
         csv_path=str(dataset),
@@ -470,6 +478,29 @@ def test_predictions_of_other_phases_are_refused(checkpoint, dataset, tmp_path):
     write_predictions(path, [(prediction, prediction.labels)], PredictionInfo(("x", "y"), 1.0, "f"))
     with pytest.raises(UserError, match="phases are not those of the checkpoint"):
         evaluate(checkpoint, dataset, tmp_path, path)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("is_old", [False, True])
+def test_predictions_of_another_model_are_refused_whatever_it_has_kept(
+    checkpoint, dataset, tmp_path, is_old
+):
+    """Earlier versions wrote no hash of the weights, which a kept choice leaves as it is."""
+    own, other, path = tmp_path / "own.ckpt", tmp_path / "other.ckpt", tmp_path / "p.parquet"
+    shutil.copy(checkpoint, own)
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"] = {name: each + 1 for name, each in content["state_dict"].items()}
+    torch.save(content, other)
+    write_perfect_predictions(path, dataset, ["v0", "v1"])
+    info = replace(read_info(path), checkpoint_sha256=hash_file(own))
+    info = info if is_old else replace(info, weights_sha256=hash_ensemble(read_models(own)))
+    write_predictions(path, list(read_predictions(path)), info)
+    with pytest.raises(UserError, match=r"another model than --checkpoint .*other.ckpt has made"):
+        evaluate(other, dataset, tmp_path, path)
+    evaluate(own, dataset, tmp_path, path)
+    write_smoothing_choice(own, SmoothingChoice("none", "val", ("frame_accuracy",)))
+    assert hash_file(own) != info.checkpoint_sha256
+    evaluate(own, dataset, tmp_path, path)
 
 
 @pytest.mark.unit

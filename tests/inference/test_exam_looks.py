@@ -18,6 +18,7 @@ from ophnet_ray.storage.files import write_object
 from ophnet_ray.storage.local_copies import mark_copy
 from ophnet_ray.storage.numbered_records import add_record, read_records
 from ophnet_ray.storage.paths import is_remote, join
+from tests.helpers.predictions import sign_predictions
 from tests.inference.test_evaluation import evaluate, write_perfect_predictions
 
 pytestmark = pytest.mark.unit
@@ -221,6 +222,7 @@ def test_an_ensemble_is_a_model_of_its_own(checkpoint, motion_checkpoint, datase
         assert content["test_looks"]["look"] == look
     assert scores["frame_accuracy"]["value"] == 1
     assert len(list((path.parent / FOLDER).glob("*.json"))) == 2
+    sign_predictions(tmp_path / "p.parquet", members)
     command = EvaluateCommand(
         checkpoint=tuple(members),
         csv_path=str(exam),

@@ -27,6 +27,7 @@ from ophnet_ray.inference.predictions import (
 from ophnet_ray.models.checkpoint_file import read_payload, write_smoothing_choice
 from ophnet_ray.models.decoder import Decoder
 from ophnet_ray.models.payload import PAYLOAD_KEY, SmoothingChoice
+from tests.helpers.predictions import sign_predictions
 from tests.helpers.videos import COLORS, write_color_dataset
 
 pytestmark = pytest.mark.unit
@@ -70,6 +71,7 @@ def write_flicker(path, cases, **info):
 
 
 def evaluate(checkpoint, cases, tmp_path, predictions, **flags):
+    sign_predictions(predictions, [checkpoint])
     command = EvaluateCommand(
         checkpoint=(str(checkpoint),),
         csv_path=str(cases),
