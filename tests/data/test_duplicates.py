@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from ophnet_ray.config import DataConfig, WindowConfig
+from ophnet_ray.data.cache.inventory import prune
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.duplicates import find_known_videos, find_same_videos, read_content_ids
 from ophnet_ray.data.run_data import read_run_data
@@ -84,6 +85,9 @@ def test_a_training_video_is_read_once_for_its_content_id_until_it_changes(tmp_p
     os.utime(video, ns=(1, 1))
     first = cache.identify_ends([str(video)])
     assert first == read_content_ids([str(video)])
+    for memo in cache.folder.glob(".video-*"):
+        os.utime(memo, (0, 0))
+    prune(tmp_path / "cache", 0)  # the memo is no leftover
     video.write_bytes(b"21")
     os.utime(video, ns=(1, 1))
     assert cache.identify_ends([str(video)]) == first  # same size and time: it is not read

@@ -13,7 +13,13 @@ from ophnet_ray.data.cache.catalog import CATALOG, Shelf
 from ophnet_ray.data.cache.catalog_part import SUFFIX
 from ophnet_ray.data.cache.shard_folder import ShardFolder
 from ophnet_ray.data.cache.shards import ShardIndex, read_shard_index
-from ophnet_ray.data.cache.store import CACHE_VERSION, FORMAT_VERSION, LOCK_FILE, VIDEO_IDS
+from ophnet_ray.data.cache.store import (
+    CACHE_VERSION,
+    FORMAT_VERSION,
+    LOCK_FILE,
+    VIDEO_ENDS,
+    VIDEO_IDS,
+)
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.copy_room import PINS, ROOM_LOCK
 from ophnet_ray.storage.files import check_readable, delete_object, list_names, list_objects
@@ -111,7 +117,7 @@ def _read_folder(cache_dir: Path) -> Inventory:
             shards.append(Shard(index, status.st_size + path.stat().st_size, status.st_mtime))
     known = {shard.index.shard for shard in shards}
     known |= {path.with_suffix(".json") for path in known}
-    known |= {folder / name for name in (LOCK_FILE, VIDEO_IDS, PINS, ROOM_LOCK)}
+    known |= {folder / name for name in (LOCK_FILE, VIDEO_IDS, VIDEO_ENDS, PINS, ROOM_LOCK)}
     older = [cache_dir / f"blocks-v{version}" for version in range(1, FORMAT_VERSION)]
     leftovers = [
         leftover
