@@ -154,10 +154,11 @@ def _check_recipe_of_file(path: str, base: Config) -> None:
 def with_demo_settings(config: AnyConfig) -> AnyConfig:
     """Return settings for the demo data set: a small backbone that a laptop trains in a minute."""
     return config.replace_flat(
-        image_size=128,
+        image_size=64,
+        batch_size=16,
         backbone="test_efficientnet",
         pretrained=False,
-        lr=2e-3,
+        lr=4e-3,
         lr_schedule="one_cycle",
         max_epochs=24,
     )

@@ -223,7 +223,7 @@ def test_the_demo_is_learnt_in_its_time_and_calmly(demo_run):
 def test_the_mean_colour_does_not_tell_the_phases_of_the_demo(demo_run):
     """The windows of the run above, whose cache has all of them."""
     cache = demo_run / "runs/cache"
-    data = OphNetDataModule(make_demo(cache), image_size=128, cache_dir=cache)
+    data = OphNetDataModule(make_demo(cache), image_size=64, cache_dir=cache)
     data.setup()
 
     def mean_colors(split):
