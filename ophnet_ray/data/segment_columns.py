@@ -134,13 +134,14 @@ class SegmentColumns:
     def _locate_shard(self, number: int) -> tuple[str, str]:
         """Return the path of a shard, and its URI in a bucket or an empty text."""
         known = self._known_shards
-        if number not in known:
-            if len(known) == MAX_KNOWN_SHARDS:
+        found = known.get(number)
+        if found is None:
+            if len(known) >= MAX_KNOWN_SHARDS:  # more by as many threads as look simultaneously
                 known.clear()
             name: str = self.shard_names[number].as_py()
             folder, uri = self.folders[self.shard_folders[number]]
-            known[number] = (f"{folder}/{name}", join(uri, name) if uri else "")
-        return known[number]
+            found = known[number] = (f"{folder}/{name}", join(uri, name) if uri else "")
+        return found
 
     def _has_checksums(self, segment: int) -> bool:
         if not len(self.unchecked) or segment > self.unchecked[-1]:

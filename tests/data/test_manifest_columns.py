@@ -205,3 +205,13 @@ def test_durations_of_validation_segments_come_through_the_file(tmp_path):
     columns = through_file(replace(manifest, val_durations=durations), tmp_path)
     assert columns.of_split("val").durations.tolist() == durations.tolist()
     assert columns.of_split("train").durations is None
+
+
+def test_paths_of_shards_stay_few_when_threads_have_made_too_many(monkeypatch):
+    columns = ManifestColumns.of_manifest(make_manifest()).of_split("train")
+    shards = [columns.read_entry(i).path for i in range(len(columns))]
+    assert len(columns._known_shards) > 16
+    monkeypatch.setattr("ophnet_ray.data.segment_columns.MAX_KNOWN_SHARDS", 8)
+    columns._known_shards.pop(int(columns.shards[0]))
+    assert columns.read_entry(0).path == shards[0]
+    assert len(columns._known_shards) <= 8
