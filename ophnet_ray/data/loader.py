@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ophnet_ray.config import WindowImage
 from ophnet_ray.data.cache.read_ahead import HORIZON_WINDOWS, ReadAhead, SharedShard
-from ophnet_ray.data.cache.shards import CacheEntry, check_blocks, read_blocks
+from ophnet_ray.data.cache.shards import CacheEntry, check_blocks, identify_copy, read_blocks
 from ophnet_ray.data.samplers import Step, TrainingSampler, ValidationSampler
 from ophnet_ray.data.segment_columns import SegmentColumns
 from ophnet_ray.data.windows import count_channels, paint_window, shown_blocks
@@ -91,7 +91,8 @@ class WindowLoader:
         self.sampler = sampler
         self._pin_memory = pin_memory
         self._segments = segments
-        self._is_checked = np.zeros(int(segments.first_blocks[-1]), dtype=bool)
+        # the file in which each block was last compared with its checksum, see identify_copy
+        self._checked_in = np.zeros(int(segments.first_blocks[-1]), dtype=np.uint16)
         self._image_size, self._window_image = image_size, window_image
         self._position = self._resume_at = 0
         self._wait_s = self._use_s = self._blocked_s = 0.0
@@ -192,11 +193,15 @@ class WindowLoader:
             return
         first, count = shown_blocks(start, length, self._window_image)
         position = int(self._segments.first_blocks[segment]) + first
-        is_checked = self._is_checked[position : position + count]
-        is_known = bool(is_checked.all())
-        entry = self._segments.read_entry(segment, checksums=not is_known)
+        checked_in = self._checked_in[position : position + count]
+        entry = self._segments.read_entry(segment, checksums=False)
+        # before it is read: what is fetched from here on is another file
+        copy = identify_copy(entry)
+        is_known = copy > 0 and bool((checked_in == copy).all())
+        if not is_known:
+            entry = self._segments.read_entry(segment)
         read_window(entry, first, count, out, scratch, check=not is_known)
-        is_checked[:] = True
+        checked_in[:] = copy
 
     def _describe(self, step: Step) -> dict[str, NDArray[Any]]:
         """Return label, case, weights and validity of the windows of a step."""

@@ -289,6 +289,27 @@ def read_blocks(entry: CacheEntry, first: int, out: NDArray[np.uint8]) -> NDArra
     return out
 
 
+def identify_copy(entry: CacheEntry) -> int:
+    """Return a number of 16 bits for the file behind an entry: another one once it is fetched anew.
+
+    A copy of a bucket's shard may be deleted and fetched again at any time. Its index is written by
+    each fetch and by nothing else, while the time of the shard is that of its last use. A cache
+    without a bucket keeps its files while a run reads them.
+
+    Returns:
+        1 to 65,535; 0 if the copy is not there.
+    """
+    if not entry.source:
+        return 1
+    try:
+        # a Path costs more than the calls
+        index = os.stat(f"{entry.path.removesuffix('.arrow')}.json")  # noqa: PTH116
+        shard = os.stat(entry.path)  # noqa: PTH116
+    except FileNotFoundError:
+        return 0
+    return hash((shard.st_ino, index.st_ino, index.st_mtime_ns)) % 65_535 + 1
+
+
 def check_blocks(entry: CacheEntry, first: int, blocks: NDArray[np.uint8]) -> None:
     """Compare blocks ``[first, first + len(blocks))`` of a segment with their checksums, if any.
 

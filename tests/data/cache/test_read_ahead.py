@@ -13,7 +13,8 @@ import pytest
 from ophnet_ray.config import Config
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.copy_folder import copies_in
-from ophnet_ray.storage.files import list_objects
+from ophnet_ray.storage.files import list_objects, write_object
+from ophnet_ray.storage.paths import join
 from ophnet_ray.train.disk_space import check_copy_limit
 from tests.helpers.processes import READY, start_ready
 from tests.helpers.shards import PER_SHARD, SHARD_BYTES, Node, move_to, write_shards
@@ -134,6 +135,25 @@ def test_what_is_not_in_the_bucket_is_never_deleted(shards, tmp_path):
     os.utime(tmp_path / "own.arrow", (0, 0))
     list(Node(move_to(shards, tmp_path), **BY_SHARD).read(FEW))
     assert (tmp_path / "own.arrow").exists()
+
+
+def test_a_shard_that_is_fetched_again_is_checked_again(bucket, tmp_path, monkeypatch):
+    """What this machine or another process evicts may come back damaged."""
+    uri, machine = bucket.uri("again"), tmp_path / "machine"
+    node = Node(move_to(write_shards(tmp_path / "written", uri, 2), machine))
+    loader = node.train_dataloader()
+    before = [batch["pixels"].numpy() for batch in loader]
+    with monkeypatch.context() as patch:
+        patch.setattr("ophnet_ray.data.loader.check_blocks", lambda *_: pytest.fail("needless"))
+        np.testing.assert_array_equal([batch["pixels"].numpy() for batch in loader], before)
+    copy = next(machine.glob("*.arrow"))
+    content = bytearray(copy.read_bytes())
+    content[1000:-1000] = bytes(255 - value for value in content[1000:-1000])
+    copy.unlink()
+    copy.with_suffix(".json").unlink()
+    write_object(join(uri, copy.name), bytes(content))
+    with pytest.raises(OSError, match=f"{copy.name} is damaged: a block differs"):
+        list(loader)
 
 
 READ = f"""
