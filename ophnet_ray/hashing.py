@@ -61,3 +61,10 @@ def hash_identity(identity: Mapping[str, Any], data_hash: str) -> str:
     """Return eight hexadecimal digits for the data and the settings behind a result."""
     text = json.dumps([dict(identity), data_hash], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def hash_holdout(data_hash: str, number: int) -> str:
+    """Return the hash of the data of a trial, which tells holdouts apart; 0: that of the search."""
+    if number == 0:
+        return data_hash
+    return hashlib.sha256(f"{data_hash} holdout {number}".encode()).hexdigest()

@@ -15,6 +15,7 @@ from ophnet_ray.characters import escape_unfit
 from ophnet_ray.config import late_settings
 from ophnet_ray.data.passport import Passport
 from ophnet_ray.errors import UserError, one_line
+from ophnet_ray.hashing import hash_holdout
 from ophnet_ray.metrics.bootstrap import Interval, score_interval
 from ophnet_ray.metrics.case_counts import macro_f1_of_resamples, parse_counts
 from ophnet_ray.metrics.classification import rank_epoch
@@ -70,10 +71,15 @@ class ListedRun:
 
 @dataclass(frozen=True)
 class SearchContext:
-    """Settings and data of a search, which its trials share."""
+    """What a search knows of one of its trials.
+
+    ``settings``: with those of the trial; ``passport``: of the search; ``holdout``: number of the
+    trial where it holds out other cases than the search, else 0.
+    """
 
     settings: Mapping[str, Any]
     passport: Passport | None
+    holdout: int = 0
 
 
 def read_listed_run(run: RunDirectory, name: str, search: SearchContext | None = None) -> ListedRun:
@@ -98,13 +104,19 @@ def read_listed_run(run: RunDirectory, name: str, search: SearchContext | None =
     content = _read_scores(run.scores) if result else {}
     unit = content.get("unit", "windows")
     data_hash = passport.data_hash if passport else ""
+    data_hash = _check_word(run.passport, data_hash)
+    data = _describe_data(passport, settings)
+    if search and search.holdout:
+        # its passport is that of the search, with other cases
+        data = f"{_describe_data(None, settings)}, holdout of trial {search.holdout}"
+        data_hash = hash_holdout(data_hash, search.holdout)
     listed = ListedRun(
         name=name,
         state="complete" if result else "unfinished",
         epochs=len(history),
         seconds=sum(record.get("seconds", 0.0) for record in history),
-        data_hash=_check_word(run.passport, data_hash),
-        data=_describe_data(passport, settings),
+        data_hash=data_hash,
+        data=data,
         unit=unit if unit in ("windows", "frames") else "windows",
         scores=_numbers(result.scores) if result else _best(history),
         settings={escape_unfit(str(key)): _plain(value) for key, value in settings.items()},

@@ -5,7 +5,7 @@ Nothing is locked and nothing is changed: a run that is being trained is listed 
 
 import fnmatch
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.metrics.bootstrap import Interval
 from ophnet_ray.metrics.case_counts import lead_interval
 from ophnet_ray.storage.paths import check_text
-from ophnet_ray.storage.records import read_record
+from ophnet_ray.storage.records import read_record, read_yaml_record
 from ophnet_ray.train.listed_run import ListedRun, SearchContext, check_plain, read_listed_run
 from ophnet_ray.train.run_directory import RunDirectory
 
@@ -148,16 +148,25 @@ def _read(path: Path, name: str, search: Path | None) -> ListedRun:
     if search is None:
         return read_listed_run(RunDirectory(path), name)
     whole = RunDirectory(search)
-    for file in (path / TRIAL_FILE, path / ENDED_FILE, whole.config, whole.passport):
+    plan, own = search / SEARCH_FILE, path / TRIAL_FILE
+    for file in (own, path / ENDED_FILE, plan, whole.config, whole.passport):
         check_plain(file)
     settings = late_settings() | (whole.read_config() if whole.config.exists() else {})
     passport = whole.read_passport() if whole.passport.exists() else None
-    own = read_record(path / TRIAL_FILE, lambda values: dict(values["settings"]), "delete it")
-    listed = read_listed_run(RunDirectory(path), name, SearchContext(settings | own, passport))
+    chosen, number = read_record(own, _parse_trial, "delete it")
+    # --reshuffle: trials with no cases in common have no order
+    is_reshuffled = bool(read_yaml_record(plan, "choose another --name").get("reshuffle"))
+    context = SearchContext(settings | chosen, passport, number if is_reshuffled else 0)
+    listed = read_listed_run(RunDirectory(path), name, context)
     if not (path / ENDED_FILE).exists():
         return listed
     ended = read_record(path / ENDED_FILE, lambda values: str(values["state"]), "delete it")
     return replace(listed, state=ended) if ended in _ENDS else listed  # type: ignore[arg-type] # one of them
+
+
+def _parse_trial(values: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """Return settings and number of a trial."""
+    return dict(values["settings"]), int(values["number"])
 
 
 def _group(runs: Sequence[ListedRun]) -> list[list[ListedRun]]:

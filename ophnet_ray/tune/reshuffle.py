@@ -6,7 +6,6 @@ case: Nagler, Schneider, Bischl and Feurer, "Reshuffling Resampling Splits Can I
 Generalization of Hyperparameter Optimization" (NeurIPS 2024).
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -71,10 +70,3 @@ def build_reshuffle(run: Run, manifest: Manifest) -> Reshuffle:
         run.data.same_videos,
         run.open_cache().identify_ends(videos, run.data.files),
     )
-
-
-def hash_holdout(data_hash: str, number: int) -> str:
-    """Return the hash of the data of a trial, which tells holdouts apart; 0: that of the search."""
-    if number == 0:
-        return data_hash
-    return hashlib.sha256(f"{data_hash} holdout {number}".encode()).hexdigest()

@@ -19,6 +19,7 @@ from ophnet_ray.data.durations import add_val_durations
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.manifest_file import ManifestFile
 from ophnet_ray.errors import DivergedError, TrainingError, UserError
+from ophnet_ray.hashing import hash_holdout
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.train.head_protocol import HeadData, build_head_loop
@@ -29,7 +30,7 @@ from ophnet_ray.train.stored_manifest import store_manifest
 from ophnet_ray.train.trainer import fit_run
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.directory import SearchDirectory
-from ophnet_ray.tune.reshuffle import Reshuffle, hash_holdout
+from ophnet_ray.tune.reshuffle import Reshuffle
 from ophnet_ray.tune.resources import DRIVER_CPUS, TrialPlan
 from ophnet_ray.tune.trial import best_record, write_trial_end
 

@@ -10,8 +10,10 @@ import pytest
 from ophnet_ray.cli.runs import RunsCommand
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import list_objects, upload
+from ophnet_ray.storage.records import dump_yaml_record
+from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.directory import SearchDirectory
-from ophnet_ray.tune.trial import write_trial_end
+from ophnet_ray.tune.trial import write_trial_end, write_trial_start
 from tests.helpers.run_directories import write_run
 
 pytestmark = pytest.mark.unit
@@ -147,6 +149,24 @@ def test_the_trials_of_a_search_have_its_data_and_its_damage_is_theirs(tmp_path)
     break_config(search)
     damaged = list_runs(tmp_path / "runs", tmp_path, trials=True)["damaged"]
     assert [each["name"] for each in damaged] == ["search/trials/0000", "search/trials/0001"]
+
+
+def test_trials_that_hold_out_other_cases_are_in_no_ranking(tmp_path, capsys):
+    """With --reshuffle only trial 0 has the cases of the search, and of other runs of the data."""
+    search = write_run(tmp_path / "runs", "search", is_complete=False)
+    (search / "search.yaml").write_bytes(dump_yaml_record("reshuffle: true\n"))
+    for number, share in enumerate((0.6, 0.9, 0.7)):
+        trial = write_run(search / "trials", f"{number:04d}", share, seed=number)
+        (trial / "passport.json").unlink()
+        write_trial_start(RunDirectory(trial), number, {"lr": 0.1 * (number + 1)}, None)
+    write_run(tmp_path / "runs", "alone", 0.8)
+    groups = list_runs(tmp_path / "runs", tmp_path, trials=True)["groups"]
+    assert [names_of(group) for group in groups] == [
+        ["alone", "search/trials/0000"],
+        ["search/trials/0001"],
+        ["search/trials/0002"],
+    ]
+    assert "table.csv, holdout of trial 2" in capsys.readouterr().out
 
 
 def test_names_forge_no_line_and_no_link_and_stay_text(tmp_path, capsys):

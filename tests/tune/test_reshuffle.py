@@ -6,11 +6,12 @@ import pytest
 
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.errors import UserError
+from ophnet_ray.hashing import hash_holdout
 from ophnet_ray.tune.config import SearchConfig, TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory, search_identity
 from ophnet_ray.tune.gain import measure_gain
 from ophnet_ray.tune.ranking import choose_winner, rank_trials
-from ophnet_ray.tune.reshuffle import Reshuffle, hash_holdout
+from ophnet_ray.tune.reshuffle import Reshuffle
 from ophnet_ray.tune.space import parse_search_space
 from tests.helpers.searches import write_trial
 
