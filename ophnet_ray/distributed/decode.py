@@ -11,6 +11,7 @@ from ray.data import TaskPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 
 from ophnet_ray.data.cache.fill import DecodeAll, DecodeTask, decode_task, divide_by_video
+from ophnet_ray.data.cache.packed_result import pack_result, unpack_result
 from ophnet_ray.data.cache.store import BlockCache, DecodeResult
 from ophnet_ray.data.video.hang_guard import DECODER_CRASHED, end_hanging_process
 from ophnet_ray.distributed.lone_task import CrashError, NodeLostError, run_alone
@@ -65,8 +66,7 @@ def _decode_in_parallel(
     dataset.context.max_errored_blocks = len(rows)  # a task whose process ended gives no row
     missing = dict(enumerate(tasks))
     for row in dataset.iter_rows():
-        del missing[row["number"]]
-        yield read_answer(row)
+        yield read_answer(row, missing.pop(row["number"]))
     for task in missing.values():
         videos = sorted({segment.video for segment, _ in task})
         logger.warning("a decoder crashed at one of %s", ", ".join(videos))
@@ -91,7 +91,7 @@ def _decode_alone(cache: BlockCache, task: DecodeTask, *, is_permanent: bool) ->
         raise TrainingError(
             f"the node that decoded {video} was lost three times; the same command resumes"
         ) from error
-    return read_answer(row)
+    return read_answer(row, task)
 
 
 def decode_row(row: dict[str, Any], cache: BlockCache) -> dict[str, Any]:
@@ -100,11 +100,13 @@ def decode_row(row: dict[str, Any], cache: BlockCache) -> dict[str, Any]:
     Objects travel as bytes: a column has a type, and bytes are the plainest. The row's ``number``
     is returned.
     """
-    answer: DecodeResult | Exception
+    task: DecodeTask = pickle.loads(row["task"])  # noqa: S301 - our own bytes
+    answer: bytes | Exception
     try:
         with end_hanging_process():
-            answer = decode_task(cache, pickle.loads(row["task"]))  # noqa: S301 - our own bytes
-        count_decoded(answer.num_blocks // cache.windows.blocks_per_window)
+            done = decode_task(cache, task)
+        count_decoded(done.num_blocks // cache.windows.blocks_per_window)
+        answer = pack_result(done, task)
     except (UserError, StorageError) as error:  # e.g. the disk is full: another attempt is in vain
         answer = error
     except Exception as error:
@@ -115,15 +117,19 @@ def decode_row(row: dict[str, Any], cache: BlockCache) -> dict[str, Any]:
     return {"number": row["number"], "answer": pickle.dumps(answer)}
 
 
-def read_answer(row: dict[str, Any]) -> DecodeResult:
+def read_answer(row: dict[str, Any], task: DecodeTask) -> DecodeResult:
     """Return what a decode task has decoded.
+
+    Args:
+        row: From ``decode_row``.
+        task: The task of that row.
 
     Raises:
         UserError: The user can mend the cause, e.g. a full disk.
         StorageError: A video cannot be read now.
         TrainingError: The decoder failed; cause and video are named.
     """
-    answer: DecodeResult | Exception = pickle.loads(row["answer"])  # noqa: S301 - our own bytes
+    answer: bytes | Exception = pickle.loads(row["answer"])  # noqa: S301 - our own bytes
     if isinstance(answer, Exception):
         raise answer
-    return answer
+    return unpack_result(answer, task)

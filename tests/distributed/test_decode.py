@@ -1,6 +1,7 @@
 """Decode tasks as rows of Ray Data, without Ray."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,35 +23,53 @@ def segment(tmp_path):
     return Segment("s", "c", str(video), 0.0, 2.0, "a")
 
 
-def row_of(cache, segment):
-    (key,) = cache.keys_of([segment])
-    return {"number": 0, "task": pickle.dumps([(segment, key)])}
+def task_of(cache, *segments):
+    return list(zip(segments, cache.keys_of(segments), strict=True))
+
+
+def run(cache, task):
+    row = {"number": 0, "task": pickle.dumps(task)}
+    return read_answer(decode_row(row, cache), task)
 
 
 def test_a_task_answers_with_the_entries_it_has_decoded(tmp_path, segment):
     cache = BlockCache(tmp_path / "cache", WindowConfig(image_size=32))
-    row = row_of(cache, segment)
-    answer = read_answer(decode_row(row, cache))
-    assert answer.videos == {segment.video}
-    assert [entry.key for entry in answer.entries] == cache.keys_of([segment])
+    broken = Path(segment.video).with_name("broken.mp4")
+    broken.write_bytes(b"no video")
+    late = replace(segment, start_s=1.0, end_s=9.0)
+    task = task_of(cache, segment, replace(segment, video=str(broken)), late)
+    answer = run(cache, task)
+    assert answer.videos == {segment.video, str(broken)}
+    kept = {entry.key: entry for entry in answer.entries}
+    # the same as a run finds that decodes nothing, checksums, reasons and all
+    assert kept == cache.find([key for _, key in task])
+    assert [bool(kept[key].reason) for _, key in task] == [False, True, False]
+    assert answer.num_blocks == sum(sum(e.snippet_lengths) for e in answer.entries)
+
+
+def test_an_answer_leaves_out_what_the_driver_knows(tmp_path, segment):
+    cache = BlockCache(tmp_path / "cache", WindowConfig(image_size=32))
+    ((_, key),) = task = task_of(cache, segment)
+    answer = decode_row({"number": 0, "task": pickle.dumps(task)}, cache)["answer"]
+    assert key.encode() not in answer
+    assert segment.video.encode() not in answer
 
 
 def test_a_decoder_that_fails_names_the_cause_and_the_video(tmp_path, segment):
     cache = BlockCache(tmp_path / "cache", WindowConfig(image_size=0))
-    answer = decode_row(row_of(cache, segment), cache)
     with pytest.raises(TrainingError, match=r"the decoder failed: ValueError: .*0 pixels.*v\.mp4"):
-        read_answer(answer)
+        run(cache, task_of(cache, segment))
 
 
 def test_a_video_that_cannot_be_read_now_stays_an_error_of_storage(tmp_path, segment):
     cache = BlockCache(tmp_path / "cache", WindowConfig(image_size=32))
-    row = row_of(cache, segment)
+    task = task_of(cache, segment)
     Path(segment.video).unlink()
     with pytest.raises(StorageError, match=r"v\.mp4 cannot be opened .*the same command resumes"):
-        read_answer(decode_row(row, cache))
+        run(cache, task)
 
 
 def test_a_cache_that_cannot_be_written_stays_an_error_of_the_user(tmp_path, segment):
     answer = {"answer": pickle.dumps(UserError("the cache is full"))}
     with pytest.raises(UserError, match="the cache is full"):
-        read_answer(answer)
+        read_answer(answer, [])
