@@ -18,7 +18,10 @@ MAX_CASE_ROWS = 30
 
 @dataclass(frozen=True, slots=True)
 class FoldRow:
-    """Row of a fold in the table; ``report``: path of the page of its run, None in a bucket."""
+    """Row of a fold in the table; ``report``: path of the page of its run, None in a bucket.
+
+    ``frame_macro_f1``, ``frame_accuracy``: of the annotated time, where it chose the epochs.
+    """
 
     number: int
     run: str
@@ -29,6 +32,8 @@ class FoldRow:
     accuracy: float
     best_epoch: int
     report: Path | None
+    frame_macro_f1: float | None = None
+    frame_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class FoldsReport:
     """Content of the page of a cross-validation.
 
     ``card``: scores pooled over all cases; ``spread``: of the macro-F1 over the folds; ``cases``:
-    the worst first; ``notes``: cautions for readers, one sentence each.
+    the worst first; ``notes``: cautions for readers, one sentence each; ``frame_spread``: of the
+    macro-F1 of the annotated time, where it chose the epochs.
     """
 
     title: str
@@ -48,6 +54,7 @@ class FoldsReport:
     notes: Sequence[str]
     config: Mapping[str, Any]
     versions: Mapping[str, str]
+    frame_spread: FoldSpread | None = None
 
 
 def write_folds_report(path: Path, report: FoldsReport) -> None:

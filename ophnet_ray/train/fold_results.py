@@ -31,7 +31,7 @@ from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.paths import join
 from ophnet_ray.train.driver import TrainingResult
 from ophnet_ray.train.fold_set import JSON_FILE, FoldSet
-from ophnet_ray.train.report import OPTIMISM
+from ophnet_ray.train.report import OPTIMISM, TIME
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.trained_models import find_trained
 
@@ -54,24 +54,26 @@ class FoldsResult:
         card: Scores pooled over all cases.
         spread: Spread of the macro-F1 over the folds.
         num_folds: Number of folds.
+        frame_spread: Spread of the macro-F1 of the annotated time, where it chose the epochs.
     """
 
     location: str
     card: ScoreCard
     spread: FoldSpread
     num_folds: int
+    frame_spread: FoldSpread | None = None
 
     @property
     def answer(self) -> dict[str, object]:
         """Lines for stdout by name."""
-        spread, ensemble = self.spread, join(self.location, ENSEMBLE_FILE)
+        ensemble, of_time = join(self.location, ENSEMBLE_FILE), self.frame_spread
         return {
             "folds": f"{self.num_folds}, {self.card.num_cases} cases, each scored once",
             "report": join(self.location, PAGE_FILE),
             "scores": join(self.location, JSON_FILE),
             **{score.name: format_score(score) for score in self.card.scores},
-            "spread": f"macro-F1 of a fold {spread.low:.4f} to {spread.high:.4f}, standard "
-            f"deviation {spread.deviation:.4f}",
+            **({"frame_spread": _describe_spread("frame macro-F1", of_time)} if of_time else {}),
+            "spread": _describe_spread("macro-F1", self.spread),
             "predict": f"python -m ophnet_ray predict --checkpoint {shlex.quote(ensemble)} "
             "--videos FOLDER",
         }
@@ -91,7 +93,10 @@ class _TrainedFold:
         known = set(self.payload.training.val_case_hashes)
         cases = {row.case_id for row in folds.data.segments if row.split != "test"}
         held_out = sorted(case_id for case_id in cases if hash_case(case_id) in known)
-        return FoldCounts(tuple(held_out), self.payload.validation_counts())
+        payload = self.payload
+        return FoldCounts(
+            tuple(held_out), payload.validation_counts(), payload.milliseconds_by_case
+        )
 
 
 def conclude_folds(folds: FoldSet, results: Sequence[TrainingResult]) -> FoldsResult:
@@ -107,6 +112,7 @@ def conclude_folds(folds: FoldSet, results: Sequence[TrainingResult]) -> FoldsRe
     trained = [_read_fold(number, result) for number, result in enumerate(results, 1)]
     _check_partition(folds, trained)
     counts = [fold.count(folds) for fold in trained]
+    of_time = _count_time(counts)
     passports = [fold.run.read_passport() for fold in trained]
     unit: Literal["frames", "windows"] = "frames" if trained[0].payload.head else "windows"
     card = build_window_card(
@@ -115,11 +121,13 @@ def conclude_folds(folds: FoldSet, results: Sequence[TrainingResult]) -> FoldsRe
         list(folds.cases_by_phase.values()),
         sum(passport.splits["val"].videos for passport in passports),
         unit,
+        None if of_time is None else np.concatenate([fold.counts for fold in of_time]),
     )
     card = replace(card, split=SPLIT)
     spread = measure_spread([fold.macro_f1 for fold in counts])
+    frame_spread = measure_spread([fold.macro_f1 for fold in of_time]) if of_time else None
     cases = rank_held_out_cases(counts)
-    notes = [OPTIMISM.format(unit=unit), DEPENDENCE]
+    notes = [OPTIMISM.format(unit=unit), *([TIME] if of_time else []), DEPENDENCE]
     notes += [
         f"Fold {number}: no training case has {', '.join(passport.phases_not_in_training)}."
         for number, passport in enumerate(passports, 1)
@@ -130,6 +138,7 @@ def conclude_folds(folds: FoldSet, results: Sequence[TrainingResult]) -> FoldsRe
     content = card.to_dict() | {
         "data_hash": folds.data.data_hash,
         "spread": asdict(spread),
+        **({"frame_spread": asdict(frame_spread)} if frame_spread else {}),
         "folds": [_describe_row(row, fold) for row, fold in zip(rows, trained, strict=True)],
         "cases": [_describe_case(case, card) for case in cases],
         "case_hashes": [hash_case(case_id) for fold in counts for case_id in fold.cases],
@@ -149,10 +158,22 @@ def conclude_folds(folds: FoldSet, results: Sequence[TrainingResult]) -> FoldsRe
             notes=notes,
             config=trained[0].run.read_config() | {"fold": None, "output_pth": None},
             versions=passports[0].versions,
+            frame_spread=frame_spread,
         ),
     )
     _provide_ensemble(folds, [str(fold.result.checkpoint) for fold in trained])
-    return FoldsResult(directory.location, card, spread, len(trained))
+    return FoldsResult(directory.location, card, spread, len(trained), frame_spread)
+
+
+def _count_time(folds: Sequence[FoldCounts]) -> list[FoldCounts] | None:
+    """Return the counts in milliseconds, if a score of the annotated time chose all epochs."""
+    of_time = [each for fold in folds if (each := fold.of_time) is not None]
+    return of_time if len(of_time) == len(folds) else None
+
+
+def _describe_spread(name: str, spread: FoldSpread) -> str:
+    low, high, deviation = spread.low, spread.high, spread.deviation
+    return f"{name} of a fold {low:.4f} to {high:.4f}, standard deviation {deviation:.4f}"
 
 
 def _check_partition(folds: FoldSet, trained: Sequence[_TrainedFold]) -> None:
@@ -200,6 +221,7 @@ def _read_fold(number: int, result: TrainingResult) -> _TrainedFold:
 
 def _build_row(fold: _TrainedFold, counts: FoldCounts, directory: RunDirectory) -> FoldRow:
     report: Path | None = None if directory.is_in_bucket else fold.run.report
+    of_time = counts.of_time
     return FoldRow(
         number=fold.number,
         run=fold.run.name,
@@ -210,6 +232,8 @@ def _build_row(fold: _TrainedFold, counts: FoldCounts, directory: RunDirectory) 
         accuracy=counts.accuracy,
         best_epoch=fold.result.best_epoch,
         report=report,
+        frame_macro_f1=of_time.macro_f1 if of_time else None,
+        frame_accuracy=of_time.accuracy if of_time else None,
     )
 
 
@@ -226,6 +250,7 @@ def _describe_row(row: FoldRow, fold: _TrainedFold) -> dict[str, Any]:
         "low": low,
         "high": high,
         "accuracy": row.accuracy,
+        **_describe_time(row),
         "best_epoch": row.best_epoch,
         "epochs": fold.result.num_epochs,
     }
@@ -237,4 +262,16 @@ def _describe_case(case: HeldOutCase, card: ScoreCard) -> dict[str, Any]:
         {"phase": card.phases[label], "prediction": card.phases[prediction], "count": count}
         for label, prediction, count in case.mistakes
     ]
-    return asdict(case) | {"mistakes": mistakes}
+    own = {name: value for name, value in asdict(case).items() if not name.startswith("frame_")}
+    return own | {"mistakes": mistakes} | _describe_time(case)
+
+
+def _describe_time(scored: FoldRow | HeldOutCase) -> dict[str, float]:
+    """Return the scores of the annotated time, where there are any."""
+    if scored.frame_macro_f1 is None or scored.frame_accuracy is None:
+        return {}
+    suffix = "_present" if isinstance(scored, FoldRow) else ""
+    return {
+        f"frame_macro_f1{suffix}": scored.frame_macro_f1,
+        "frame_accuracy": scored.frame_accuracy,
+    }

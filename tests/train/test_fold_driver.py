@@ -23,6 +23,7 @@ from ophnet_ray.models.temperature_choice import TemperatureChoice
 from ophnet_ray.train.driver import train
 from ophnet_ray.train.fold_driver import open_folds, train_folds
 from ophnet_ray.train.fold_results import conclude_folds
+from ophnet_ray.train.report import TIME
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.run_listing import list_runs
 from tests.helpers.runs import run, tiny_config
@@ -72,6 +73,36 @@ def test_each_case_is_scored_once_by_the_model_that_has_not_seen_it(whole):
         assert fold["macro_f1_present"] == pytest.approx(scores["metrics"]["val_macro_f1"])
     worst = [(each["macro_f1"], each["accuracy"]) for each in content["cases"]]
     assert worst == sorted(worst)
+
+
+def test_folds_whose_epochs_the_annotated_time_chose_show_its_scores_as_a_run_does(
+    color_csv, cache, tmp_path
+):
+    """They come first; those of windows remain under their names."""
+    own = {"folds": 2, "max_epochs": 1, "windows_per_segment": 1}
+    config = make_config(color_csv, cache, tmp_path).replace_flat(
+        **own, checkpoint_metric="val_frame_macro_f1"
+    )
+    result = train_folds(config, Console())
+    content = content_of(result)
+    folds, names = content["folds"], [score["name"] for score in content["scores"]]
+    assert names[:3] == ["frame_macro_f1_present", "frame_accuracy", "macro_f1_present"]
+    assert list(result.answer)[3:5] == names[:2]
+    for fold in folds:
+        run_scores = Path(config.run.storage_path) / fold["run"] / "scores.json"
+        metrics = json.loads(run_scores.read_text())["metrics"]
+        assert fold["frame_macro_f1_present"] == pytest.approx(metrics["val_frame_macro_f1"])
+        assert fold["frame_accuracy"] == pytest.approx(metrics["val_frame_acc"])
+    scores = [fold["frame_macro_f1_present"] for fold in folds]
+    spread = content["frame_spread"]
+    assert (spread["low"], spread["high"]) == (min(scores), max(scores))
+    assert f"frame macro-F1 of a fold {min(scores):.4f}" in result.answer["frame_spread"]
+    worst = [case["frame_macro_f1"] for case in content["cases"]]
+    assert worst == sorted(worst)
+    assert TIME in content["notes"]
+    page = (Path(result.location) / "folds.html").read_text()
+    assert f"{scores[0]:.3f}" in page
+    assert "frame macro-F1 of single folds" in page
 
 
 def test_a_fold_is_a_run_that_its_own_command_repeats(whole, capsys):
