@@ -93,8 +93,16 @@ def _read_groups(path: Path, train: SegmentColumns) -> Unsigned | None:
             "%s cannot be read (%s): --shuffle shard takes the shards of now", path, error
         )
         return None
-    is_same = len(before.groups) > 0 and np.array_equal(before.ids, train.ids)
-    return before.groups if is_same else None
+    order = np.argsort(before.ids)
+    if not np.array_equal(before.ids[order], np.sort(train.ids)):
+        logger.warning(
+            "%s holds other training segments than there are now: --shuffle shard takes the shards "
+            "of now, in another order than before",
+            path,
+        )
+        return None
+    # the rows may be in another order; an older version kept no groups but the shards of then
+    return before.shuffle_groups[order[np.searchsorted(before.ids, train.ids, sorter=order)]]
 
 
 def share_manifest(manifest: Manifest | ManifestFile, run: RunDirectory) -> Manifest | ManifestFile:

@@ -123,6 +123,11 @@ def is_in_space(space: SearchSpace, settings: Mapping[str, Any]) -> bool:
     return all(settings[name] in domain for name, domain in space.items())
 
 
+def may_take(space: SearchSpace, base: Config, name: str, value: object) -> bool:
+    """Return True if a trial may have this value of a setting: its own, or that of the base."""
+    return value in space[name] if name in space else base.to_flat()[name] == value
+
+
 def decoding_variants(space: SearchSpace) -> Iterator[dict[str, Any]]:
     """Yield all combinations of the searched settings that affect decoding."""
     return _combine(space, _DECODING)

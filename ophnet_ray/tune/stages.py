@@ -49,7 +49,13 @@ from ophnet_ray.tune.resources import plan_trials
 from ophnet_ray.tune.scheduler import build_scheduler, check_num_cases
 from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.searcher import Suggestions
-from ophnet_ray.tune.space import decoding_variants, network_variants, recipe_variants, select_base
+from ophnet_ray.tune.space import (
+    decoding_variants,
+    may_take,
+    network_variants,
+    recipe_variants,
+    select_base,
+)
 from ophnet_ray.tune.trial import Trial, outcome_of, write_trial_end
 from ophnet_ray.tune.trial_task import TrialSetup, TrialTask
 from ophnet_ray.tune.tuner import TrialQueue, build_tuner
@@ -164,17 +170,18 @@ def _prepare(search: Search, held: ExitStack) -> TrialSetup:
     setup = TrialSetup(search.directory, plan, manifests, run.data.data_hash, search.metric)
     if search.config.search.reshuffle:
         return replace(setup, reshuffle=build_reshuffle(run, first))
-    return replace(setup, manifests=_store(manifests, run))
+    return replace(setup, manifests=_store(manifests, search, run))
 
 
 def _store(
-    manifests: Mapping[WindowConfig, Manifest], run: Run
+    manifests: Mapping[WindowConfig, Manifest], search: Search, run: Run
 ) -> dict[WindowConfig, Manifest | ManifestFile]:
     """Write the manifests: each trial maps its file, wherever it runs.
 
     Machines without the folder fetch it once for all.
     """
-    file, keeps_groups = run.directory.manifest, run.config.sampling.shuffle == "shard"
+    file = run.directory.manifest
+    keeps_groups = may_take(search.space, run.config, "shuffle", "shard")
     return {
         windows: share_manifest(
             store_manifest(

@@ -1,9 +1,11 @@
 """The shard-wise order: each window once, few shards at a time, few shards per worker."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from ophnet_ray.config import WindowConfig
+from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.datasets import ManifestDataModule
@@ -13,6 +15,7 @@ from ophnet_ray.data.shard_order import ShardOrder
 from ophnet_ray.hashing import hash_ids
 from ophnet_ray.sampling_config import SamplingConfig
 from ophnet_ray.train.stored_manifest import open_manifest, store_manifest
+from ophnet_ray.tune.space import Choice
 
 pytestmark = pytest.mark.unit
 
@@ -72,24 +75,45 @@ def test_a_batch_mixes_as_many_shards_as_at_random():
     assert distinct.mean() > 0.9 * at_random
 
 
-def test_a_resumed_run_keeps_its_order_when_the_cache_was_divided_otherwise(tmp_path):
+def test_a_resumed_run_keeps_its_order_when_the_cache_was_divided_otherwise(tmp_path, caplog):
     sampling = SamplingConfig(shuffle="shard", shuffle_shards=4)
 
-    def store(per_shard):
+    def store(per_shard, rows=range(100), keeps_groups=True):
         items = [
             ManifestItem(
                 Segment(f"s{i}", f"c{i}", "/v.mp4", i, i + 1, "a", "train"),
                 0,
                 CacheEntry(f"{i:032x}", f"/c/{i // per_shard}.arrow", 8 * i, (4,)),
             )
-            for i in range(100)
+            for i in rows
         ]
         manifest = Manifest(("a",), WindowConfig(image_size=32), tuple(items))
-        file = store_manifest(manifest, tmp_path / "manifest.arrow", keeps_groups=True)
+        file = store_manifest(manifest, tmp_path / "manifest.arrow", keeps_groups=keeps_groups)
         data = ManifestDataModule(open_manifest(file, None).columns, 8, 1, sampling=sampling)
-        return [step.windows.tolist() for step in data.train_dataloader().sampler]
+        steps = [step.windows for step in data.train_dataloader().sampler]
+        return [[rows[i] for i in windows[:, 0]] for windows in steps]
 
     begun = store(per_shard=10)
     assert store(per_shard=7) == begun
+    assert store(per_shard=7, rows=range(99, -1, -1)) == begun
+    store(per_shard=10, keeps_groups=False)  # as a version without groups left it
+    assert store(per_shard=7) == begun
+    assert not caplog.messages
+    assert store(per_shard=7, rows=range(96)) != begun
+    assert "manifest.arrow holds other training segments" in caplog.text
     (tmp_path / "manifest.arrow").write_bytes(b"damaged")
     assert store(per_shard=7) != begun
+
+
+@pytest.mark.parametrize(("searched", "keeps"), [(("global", "shard"), True), (("global",), False)])
+def test_a_search_keeps_the_shards_where_a_trial_may_shuffle_by_them(tmp_path, searched, keeps):
+    from ophnet_ray.tune.stages import _store
+
+    segment = Segment("s", "c", "/v.mp4", 0, 1, "a", "train")
+    item = ManifestItem(segment, 0, CacheEntry("0" * 32, "/c/0.arrow", 8, (4,)))
+    windows = WindowConfig(image_size=32)
+    directory = SimpleNamespace(manifest=tmp_path / "manifest.arrow", is_in_bucket=True)
+    run = SimpleNamespace(config=Config(), directory=directory)
+    search = SimpleNamespace(space={"shuffle": Choice(searched)})
+    stored = _store({windows: Manifest(("a",), windows, (item,))}, search, run)[windows]
+    assert len(open_manifest(stored, directory).columns.of_split("train").groups) == keeps
