@@ -1,6 +1,6 @@
 """Cases whose labels are noise: nothing that is chosen or fitted on some helps on others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -178,7 +178,11 @@ class Repetitions(NamedTuple):
 
 def repeat_choice(choose: Choose, num_cases: int, num_repetitions: int) -> Repetitions:
     """Repeat a choice on other noise each time."""
-    found = [choose(num_cases, seed) for seed in range(num_repetitions)]
+    return summarise([choose(num_cases, seed) for seed in range(num_repetitions)])
+
+
+def summarise(found: Sequence[Nested]) -> Repetitions:
+    """Return the means of the leads of two repetitions or more."""
     stated, leaky, claimed = (
         np.asarray(column, dtype=float) for column in zip(*found, strict=True)
     )

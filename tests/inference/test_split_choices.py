@@ -3,6 +3,7 @@
 import pytest
 
 from tests.helpers.noise import CHOICES, repeat_choice
+from tests.helpers.noise_chain import repeat_chain
 
 pytestmark = pytest.mark.unit
 
@@ -18,3 +19,11 @@ def test_what_is_chosen_on_noise_is_stated_at_chance_and_leads_on_the_cases_that
     assert found.stated_in_errors < 2.5
     assert found.leaky_in_errors > 2.5, "the test would see a leak"
     assert found.share_claimed <= 0.1
+
+
+def test_all_choices_one_after_another_on_noise_are_scored_at_chance_by_cases_that_chose_nothing():
+    found = repeat_chain(6, 7)
+    print(found)
+    for leads in found.values():
+        assert leads.stated_in_errors < 2.5
+    assert found["accuracy"].leaky_in_errors > 2.5, "the test would see a leak"
