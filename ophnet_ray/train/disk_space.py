@@ -4,7 +4,8 @@ A run that cannot keep its checkpoints is refused: it would lose its first epoch
 the videos is estimated, since no video is open yet: a disk that may be too small is a warning.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -40,11 +41,46 @@ def check_disk_space(run: Run, output: str, num_trials: int = 1) -> None:
     Raises:
         UserError: The checkpoints do not fit; it names bytes, folder and the cure.
     """
-    for shortage in find_shortages(_checkpoints(run, output, 1)):
+    size_bytes = checkpoint_bytes(run.config, len(run.data.phases))
+    _refuse(_checkpoints(run, output, 1, size_bytes))
+    _warn(run, list(_checkpoints(run, output, num_trials, size_bytes)))
+
+
+def check_fold_space(shared: Run, runs: Mapping[str, Run]) -> None:
+    """Compare the free space with what the runs of a cross-validation will write in all.
+
+    Args:
+        shared: Rows of all folds.
+        runs: The run of each fold that is not complete, by the path or URI of its checkpoint.
+
+    Raises:
+        UserError: The checkpoints do not fit; it names bytes, folder and the cure.
+    """
+    size_bytes = checkpoint_bytes(shared.config, len(shared.data.phases))
+    found: dict[str, list[Need]] = defaultdict(list)
+    for output, run in runs.items():
+        for need in _checkpoints(run, output, 1, size_bytes):
+            found[need.what].append(need)
+    needs = [
+        Need(
+            f"{what} of each of {len(runs)} folds",
+            each[0].folder,
+            sum(need.size_bytes for need in each),
+        )
+        for what, each in found.items()
+    ]
+    _refuse(needs)
+    _warn(shared, needs)
+
+
+def _refuse(checkpoints: Iterable[Need]) -> None:
+    for shortage in find_shortages(checkpoints):
         raise UserError(
             f"{shortage}; free some, or give another folder: a run needs room for its checkpoints"
         )
-    checkpoints = list(_checkpoints(run, output, num_trials))
+
+
+def _warn(run: Run, checkpoints: Sequence[Need]) -> None:
     needs = [*checkpoints, *_estimates(run, run.data.segments)]
     if find_shortages(needs):
         # only now: the index of a large cache takes seconds to read
@@ -104,9 +140,8 @@ def _bytes_of(tensors: Sequence[torch.Tensor]) -> int:
     return sum(each.numel() * each.element_size() for each in tensors)
 
 
-def _checkpoints(run: Run, output: str, num_trials: int) -> Iterator[Need]:
+def _checkpoints(run: Run, output: str, num_trials: int, size_bytes: int) -> Iterator[Need]:
     training, path = run.config.training, run.directory.path
-    size_bytes = checkpoint_bytes(run.config, len(run.data.phases))
     count = num_trials * min(training.max_epochs, KEPT_EPOCHS)
     # one is written before an older one is deleted
     count += 1 + (KEPT_UNFINISHED if run.config.run.every_n_train_steps else 0)

@@ -17,6 +17,7 @@ from ophnet_ray.errors import ReportedError, StoppedError, TrainingError, UserEr
 from ophnet_ray.signals import Terminated
 from ophnet_ray.storage.paths import join, stem_of
 from ophnet_ray.train.driver import TrainingResult, train
+from ophnet_ray.train.fold_checks import check_new_folds, locate_folds
 from ophnet_ray.train.fold_processes import Outcome, train_side_by_side
 from ophnet_ray.train.fold_set import FoldSet
 from ophnet_ray.train.head_input import locate_data
@@ -99,11 +100,14 @@ def _train_all(folds: FoldSet) -> list[TrainingResult]:
         StoppedError: A signal asked to stop; it names the fold.
     """
     room, decode_workers = 1, 0
-    if find_running_head() is not None and not folds.is_complete():
-        # Ray takes seconds to load, which folds that are complete do without
-        from ophnet_ray.train.fold_room import provide_for_folds
+    if not folds.is_complete():
+        runs = locate_folds(folds)
+        check_new_folds(runs)
+        if find_running_head() is not None:
+            # Ray takes seconds to load, which folds that are complete do without
+            from ophnet_ray.train.fold_room import provide_for_folds
 
-        room, decode_workers = provide_for_folds(folds)
+            room, decode_workers = provide_for_folds(folds, runs)
     configs = {fold: _config_of(folds, fold) for fold in folds.numbers}
     if room == 1:
         outcomes = _train_in_turn(configs, folds.console)
@@ -123,8 +127,7 @@ def _train_all(folds: FoldSet) -> list[TrainingResult]:
 def _config_of(folds: FoldSet, fold: int) -> Config:
     """Return the settings of a fold, whose checkpoint goes to the folder of all."""
     config = folds.config_of(fold)
-    output = join(folds.directory.location, f"{config.data.fold_name}.ckpt")
-    return replace(config, run=replace(config.run, output_pth=output))
+    return replace(config, run=replace(config.run, output_pth=folds.output_of(fold)))
 
 
 def _train_in_turn(configs: Mapping[int, Config], console: Console) -> dict[int, Outcome]:

@@ -1,5 +1,8 @@
 """Room of a cluster for folds side by side, and the data that they share, decoded once."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from ophnet_ray.config import Placement
 from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.distributed.cluster import connect
@@ -9,20 +12,34 @@ from ophnet_ray.distributed.resources import (
     plan_resources,
     read_cluster_size,
 )
+from ophnet_ray.quick_import import quick_import
+from ophnet_ray.temporal_config import TemporalConfig
 from ophnet_ray.train.conclusion import failures_in_one_line
+from ophnet_ray.train.disk_space import check_fold_space
 from ophnet_ray.train.fold_set import FoldSet
+from ophnet_ray.train.preflight import (
+    check_backbone,
+    check_cluster,
+    check_num_segments,
+    check_speed,
+)
 from ophnet_ray.train.prepare import decode_rows
 from ophnet_ray.train.run import Run
+from ophnet_ray.train.shorter_run import is_extended
 
 
-def provide_for_folds(folds: FoldSet) -> tuple[int, int]:
+def provide_for_folds(folds: FoldSet, runs: Mapping[int, Run]) -> tuple[int, int]:
     """Fill the cache for all folds, if the cluster has room for several; return the room.
+
+    Args:
+        folds: A locked cross-validation.
+        runs: The runs of all folds, by number.
 
     Returns:
         Folds that train simultaneously, and decode workers of each of them.
 
     Raises:
-        UserError: A fold asks for more than the cluster has.
+        UserError: A fold asks for more than the cluster has, or its run would be refused.
         TrainingError: The videos cannot be decoded.
     """
     config, console = folds.config, folds.console
@@ -35,6 +52,7 @@ def provide_for_folds(folds: FoldSet) -> tuple[int, int]:
             room = count_room(read_cluster_size(), resources, config.run.placement_strategy)
             room = min(room, len(folds.numbers))
             if room > 1:
+                _check_runs(folds, runs, resources)
                 if config.temporal.encoder is None:
                     decode_rows(run, cache, resources)
                 else:
@@ -49,6 +67,35 @@ def count_room(cluster: ClusterSize, resources: Resources, placement: Placement)
     if resources.use_gpu:
         rooms.append(cluster.max_train_workers("GPU", placement) // workers)
     return max(min(rooms), 1)
+
+
+def _check_runs(folds: FoldSet, runs: Mapping[int, Run], resources: Resources) -> None:
+    """Check what each run that is not complete would check only after all data are there.
+
+    Raises:
+        UserError: As a run would raise it.
+    """
+    left = {
+        fold: run
+        for fold, run in runs.items()
+        if is_extended(run) or not run.directory.result.exists()
+    }
+    config, temporal = folds.config, folds.config.temporal
+    # its frame models are trained first, by runs of their own
+    frames = replace(config, temporal=TemporalConfig()) if temporal.is_used else config
+    if left and temporal.encoder is None:
+        with quick_import():  # timm
+            shared = Run(frames, folds.directory, folds.data, folds.console)
+            check_fold_space(shared, {folds.output_of(fold): run for fold, run in left.items()})
+        num_train = min(run.data.num_train for run in left.values())
+        check_num_segments(resources.train_workers, num_train)
+        check_speed(frames, resources.train_workers, resources.use_gpu)
+        check_backbone(frames, _leave_to_run)
+    check_cluster(config, folds.data.segments)
+
+
+def _leave_to_run(_notice: str) -> None:
+    """The run of each fold shows the same line."""
 
 
 def _encode_rows(run: Run, resources: Resources) -> None:

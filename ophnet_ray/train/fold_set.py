@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
-from ophnet_ray.data.run_data import RunData
+from ophnet_ray.data.run_data import RunData, split_cases
+from ophnet_ray.storage.paths import join
+from ophnet_ray.train.head_input import locate_data
 from ophnet_ray.train.run_directory import RunDirectory
 
 JSON_FILE = "folds.json"
@@ -35,6 +37,22 @@ class FoldSet:
     def config_of(self, fold: int) -> Config:
         """Return the settings of the run of a fold."""
         return replace(self.config, data=replace(self.config.data, fold=fold))
+
+    def output_of(self, fold: int) -> str:
+        """Return the path or URI of the checkpoint of a fold, in the folder of all."""
+        return join(self.directory.location, f"{self.config_of(fold).data.fold_name}.ckpt")
+
+    def data_of(self, fold: int) -> RunData:
+        """Return the rows of a fold, as its run would read them from the CSV.
+
+        Raises:
+            UserError: The given encoder is missing or damaged.
+        """
+        config, pooled = self.config_of(fold), self.data
+        rows = split_cases(pooled.segments, config.data, config.training.seed, pooled.same_videos)
+        data = RunData.of_rows(rows, pooled.missing, files=pooled.files)
+        data = replace(data, case_rule=pooled.case_rule, same_videos=pooled.same_videos)
+        return locate_data(data, config)
 
     def is_complete(self) -> bool:
         """Return True if a report says that all folds were trained for as many epochs as asked."""

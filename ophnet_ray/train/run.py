@@ -48,10 +48,16 @@ def open_run(config: Config, data: RunData, console: Console) -> Run:
     Raises:
         UserError: It cannot be written.
     """
+    run = locate(config, data, console)
+    run.directory.create()
+    return run
+
+
+def locate(config: Config, data: RunData, console: Console) -> Run:
+    """Return a run whose folder need not exist yet; nothing is written."""
     stem = stem_of(config.data.csv_path or "")
     name = config.run.name or f"{stem}-{config.identity_hash(data.data_hash)}"
     if config.data.fold_name:
         name = f"{name}-{config.data.fold_name}"
     directory = locate_run(config.run.storage_path, name, config.run.local_cache_dir)
-    directory.create()
     return Run(config, directory, data, console)

@@ -21,6 +21,7 @@ from ophnet_ray.metrics.case_counts import parse_counts
 from ophnet_ray.metrics.classification import macro_f1_present
 from ophnet_ray.models.temperature_choice import TemperatureChoice
 from ophnet_ray.train.driver import train
+from ophnet_ray.train.fold_checks import locate_folds
 from ophnet_ray.train.fold_driver import open_folds, train_folds
 from ophnet_ray.train.fold_results import conclude_folds
 from ophnet_ray.train.report import TIME
@@ -263,6 +264,25 @@ def test_folds_that_cannot_be_trained_are_refused_before_any_run(
     with pytest.raises(UserError, match=says):
         train_folds(config, Console())
     assert not list(Path(config.run.storage_path).glob("*fold*"))
+
+
+def test_a_checkpoint_that_has_seen_the_cases_of_a_later_fold_is_refused_before_any_run(
+    whole, tmp_path
+):
+    config, result = whole
+    first = config.replace_flat(
+        init_checkpoint=f"{result.location}/fold1of3.ckpt", storage_path=str(tmp_path)
+    )
+    with pytest.raises(UserError, match=r"^fold 2 of 3: --init_checkpoint .* holds out"):
+        train_folds(first, Console())
+    assert not list(tmp_path.glob("*-fold?of3"))
+
+
+def test_the_rows_of_a_fold_are_those_that_its_run_reads(whole):
+    config, result = whole
+    runs = locate_folds(open_folds(config, Console()))
+    names = [fold["run"] for fold in content_of(result)["folds"]]
+    assert [run.directory.name for run in runs.values()] == names
 
 
 def test_other_settings_under_the_same_name_are_refused_with_the_fold(whole, tmp_path):
