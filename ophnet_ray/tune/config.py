@@ -122,6 +122,10 @@ class TuneConfig(Config):
             f"--reshuffle: --repeats {search.repeats} needs finalists with the same cases; give 0",
         )
         yield (
+            not (is_used and self.data.fold is not None),
+            f"--reshuffle: not with --fold {self.data.fold}, which trial 0 alone would hold out",
+        )
+        yield (
             not (is_used and self.temporal.is_used),
             "--reshuffle: not with --temporal, whose encoder has seen cases that trials hold out",
         )

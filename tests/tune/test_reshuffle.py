@@ -7,7 +7,7 @@ import pytest
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_holdout
-from ophnet_ray.tune.config import SearchConfig, TuneConfig
+from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory, search_identity
 from ophnet_ray.tune.gain import measure_gain
 from ophnet_ray.tune.ranking import choose_winner, rank_trials
@@ -86,13 +86,14 @@ def test_no_gain_is_stated_where_trials_have_no_cases_in_common(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
+        ({"folds": 5, "fold": 2}, "--reshuffle: not with --fold 2, which trial 0 alone"),
         ({"scheduler": "wilcoxon"}, "--reshuffle: --scheduler wilcoxon needs trials with the"),
         ({"repeats": 2}, "--reshuffle: --repeats 2 needs finalists with the same cases"),
     ],
 )
 def test_what_compares_trials_case_by_case_is_refused(settings, says):
     with pytest.raises(UserError, match=says):
-        TuneConfig(search=SearchConfig(reshuffle=True, **settings)).validate()
+        TuneConfig().replace_flat(reshuffle=True, **settings).validate()
 
 
 def test_a_search_with_other_holdouts_is_another_search_and_old_ones_go_on():
