@@ -22,8 +22,8 @@ def main() -> None:
         print_answer(train_folds(config, Console()).answer)
         return
     result = train(config, Console())
-    scores, metric = result.scores, config.training.checkpoint_metric
-    names = dict.fromkeys(["val_acc", "val_macro_f1", *([metric] if metric else [])])
+    scores, metric = result.scores, config.training.epoch_metric
+    names = dict.fromkeys(["val_acc", "val_macro_f1", metric])
     print_answer(
         {
             "checkpoint": result.checkpoint,

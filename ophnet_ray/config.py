@@ -1,7 +1,7 @@
 """Flags of ``train.py`` with their limits, as frozen dataclasses; a docstring is the help."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_type_hints
@@ -45,6 +45,8 @@ OnNan = Literal["stop", "skip", "rollback"]
 UseGpu = Literal["auto", "true", "false"]
 EpochMetric = Literal["val_macro_f1", "val_acc", "val_frame_macro_f1", "val_frame_acc"]
 """Score of the validation windows, or of the annotated time that they stand for."""
+DEFAULT_METRIC: EpochMetric = "val_macro_f1"
+"""Score that chooses the best epoch where no other is named."""
 FRAME_METRICS: tuple[EpochMetric, ...] = ("val_frame_macro_f1", "val_frame_acc")
 MAX_IMAGE_SIZE = 8192
 CONTENT_SETTINGS = ("backbone_weights", "init_checkpoint", "phase_map")
@@ -248,6 +250,16 @@ class TrainingConfig:
     seed: int = 42
     """Seed of the split, the order, the windows and the weights."""
 
+    def __post_init__(self) -> None:
+        """Take the default that is spelled out for the default: they are the same run."""
+        if self.checkpoint_metric == DEFAULT_METRIC:
+            object.__setattr__(self, "checkpoint_metric", None)
+
+    @property
+    def epoch_metric(self) -> EpochMetric:
+        """Score that chooses the best epoch."""
+        return self.checkpoint_metric or DEFAULT_METRIC
+
     @property
     def scores_frames(self) -> bool:
         """True if the best epoch is chosen by a score of the annotated time."""
@@ -442,6 +454,14 @@ def path_settings() -> tuple[str, ...]:
 def late_settings() -> dict[str, Any]:
     """Return the settings that runs of earlier versions do not name, with their defaults."""
     return {part.name: part.default for part in _settings() if part.metadata.get("is_late")}
+
+
+def known_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings in a folder that an earlier version wrote, as this one writes them."""
+    settings = late_settings() | dict(values)
+    if settings["checkpoint_metric"] == DEFAULT_METRIC:
+        settings["checkpoint_metric"] = None
+    return settings
 
 
 def _settings() -> list[Field[Any]]:

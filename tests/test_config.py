@@ -400,3 +400,10 @@ def test_a_choice_that_may_be_left_open_is_read_back_from_a_file():
         assert read.training.checkpoint_metric == value
     with pytest.raises(UserError, match="checkpoint_metric: 'f1' is not one of val_macro_f1"):
         Config().replace_flat(checkpoint_metric="f1")
+
+
+def test_the_default_that_is_spelled_out_is_the_same_run():
+    spelled = Config().replace_flat(checkpoint_metric="val_macro_f1")
+    assert spelled.identity() == Config().identity()
+    assert spelled.training.epoch_metric == Config().training.epoch_metric == "val_macro_f1"
+    assert Config().replace_flat(checkpoint_metric="val_acc").training.epoch_metric == "val_acc"

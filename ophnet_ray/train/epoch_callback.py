@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L  # noqa: N812 - Lightning's own convention
 import torch
 
+from ophnet_ray.config import DEFAULT_METRIC
 from ophnet_ray.distributed.prometheus import TrainingMetrics
 from ophnet_ray.metrics.classification import EPOCH_SCORE, epochs_since_best
 from ophnet_ray.models.checkpoints import (
@@ -244,8 +245,8 @@ class EpochCallback(ExactResume):
 
     def rank_by(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return the score by which an epoch is ranked, where it is not ``val_macro_f1``."""
-        metric = self._loop.config.training.checkpoint_metric
-        return {} if metric in (None, "val_macro_f1") else {EPOCH_SCORE: metrics[metric]}
+        metric = self._loop.config.training.epoch_metric
+        return {} if metric == DEFAULT_METRIC else {EPOCH_SCORE: metrics[metric]}
 
     @cached_property
     def training(self) -> TrainingSummary:

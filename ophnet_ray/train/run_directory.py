@@ -14,6 +14,7 @@ from typing import Any
 from ophnet_ray.config import (
     CONTENT_SETTINGS,
     Config,
+    known_settings,
     late_settings,
     settings_that_affect,
 )
@@ -184,7 +185,7 @@ class RunDirectory(RunPaths):
         """
         if not self.config.exists():
             return
-        before = late_settings() | self.read_config()
+        before = known_settings(self.read_config())
         now = late_settings() | config.identity()
         for name in CONTENT_SETTINGS:
             if (file := self.content_hash(name)).exists():

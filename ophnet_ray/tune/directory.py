@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from ophnet_ray.config import DEFAULT_METRIC
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.records import dump_yaml_record, read_yaml_record
@@ -76,6 +77,9 @@ class SearchDirectory:
             return
         cure = "put back what is searched, or choose another --name"
         before = read_yaml_record(self.identity, cure)
+        if before.get("checkpoint_metric") == DEFAULT_METRIC:
+            # earlier versions took the default that was spelled out for another setting
+            del before["checkpoint_metric"]
         changes = [
             f"{name} {before.get(name)} -> {now.get(name)}"
             for name in dict.fromkeys([*before, *now])

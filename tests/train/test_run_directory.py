@@ -14,6 +14,7 @@ from ophnet_ray.data.run_data import RunData
 from ophnet_ray.errors import UserError
 from ophnet_ray.settings_file import dump_config
 from ophnet_ray.storage import claims
+from ophnet_ray.storage.records import dump_yaml_record
 from ophnet_ray.train.run_directory import RunDirectory, RunResult, locate_run
 
 pytestmark = pytest.mark.unit
@@ -220,3 +221,13 @@ def test_the_snapshot_of_ray_is_deleted_if_there_is_one(run):
     run.ray_snapshot.write_text("{")
     run.delete_ray_snapshot()
     assert not run.ray_snapshot.exists()
+
+
+def test_a_run_of_an_earlier_version_with_the_default_spelled_out_goes_on(tmp_path):
+    run, config = RunDirectory(tmp_path), Config()
+    text = dump_config(config).replace("checkpoint_metric: null", "checkpoint_metric: val_macro_f1")
+    assert "val_macro_f1" in text
+    run.config.write_bytes(dump_yaml_record(text))
+    run.check_same(config.replace_flat(checkpoint_metric="val_macro_f1"), "d")
+    with pytest.raises(UserError, match="checkpoint_metric None -> val_acc"):
+        run.check_same(config.replace_flat(checkpoint_metric="val_acc"), "d")

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.records import dump_yaml_record
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.space import parse_search_space
@@ -44,6 +45,16 @@ def test_another_share_of_the_machine_is_the_same_search(tmp_path):
     search.check_same(config.replace_flat(threads_per_worker=3), space, "data")
     with pytest.raises(UserError, match="data_hash data -> other"):
         search.check_same(config, space, "other")
+
+
+def test_a_search_with_the_default_spelled_out_goes_on(tmp_path):
+    """Earlier versions wrote it down as another setting."""
+    search, config = SearchDirectory(tmp_path), TuneConfig()
+    space = parse_search_space(ITEMS, config)
+    search.check_same(config, space, "data")
+    text = search.identity.read_text().partition("\n")[2] + "checkpoint_metric: val_macro_f1\n"
+    search.identity.write_bytes(dump_yaml_record(text))
+    search.check_same(config.replace_flat(checkpoint_metric="val_macro_f1"), space, "data")
 
 
 def test_a_search_that_varies_a_setting_ignores_its_own_value(tmp_path):
