@@ -5,10 +5,12 @@ second one, or one at any other time, ends the program at once. Slurm sends SIGU
 is up. Below ``nohup``, SIGHUP is ignored.
 """
 
+import math
 import os
 import signal
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ Handler = Callable[[int, FrameType | None], None]
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 _TERMINATING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+_ALL = (signal.SIGINT, *_TERMINATING)
 _EXIT_CODES = {"SIGINT": EXIT_INTERRUPTED, "SIGHUP": 128 + signal.SIGHUP}
 _EXIT_TERMINATED = 128 + signal.SIGTERM
 _OUTPUTS = (1, 2)
@@ -79,8 +82,64 @@ def stop_on_signals() -> Iterator[StopRequest]:
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(name)
         request.signal_name = name
 
-    with _handled(dict.fromkeys((signal.SIGINT, *_TERMINATING), remember)):
+    with _handled(dict.fromkeys(_ALL, remember)):
         yield request
+
+
+@contextmanager
+def repeats_ignored(within_s: float) -> Iterator[None]:
+    """Ignore a signal that follows on the same one within some seconds; SIGINT raises as ever.
+
+    For a process that its parent passes signals on to: where all processes of a job are signalled,
+    it gets its own, too, and the two together are one request.
+    """
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before, _heard.within_s = _heard.within_s, within_s
+    try:
+        with _handled({signal.SIGINT: interrupt}):
+            yield
+    finally:
+        _heard.within_s = before
+
+
+@contextmanager
+def blocked_signals() -> Iterator[None]:
+    """Hold signals back; a process that is started inside holds them back until it unblocks them.
+
+    They are heard at the end of the context, none is lost.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def unblock_signals() -> None:
+    """Hear the signals that came since the process was started inside ``blocked_signals``."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)
+
+
+@dataclass
+class _Heard:
+    """The last signal that was heard, when, and the seconds in which another one is the same."""
+
+    within_s: float = 0.0
+    number: int = 0
+    at_s: float = -math.inf
+
+    def is_repeated(self, number: int) -> bool:
+        now_s = time.monotonic()
+        if number == self.number and now_s - self.at_s < self.within_s:
+            return True
+        self.number, self.at_s = number, now_s
+        return False
+
+
+_heard = _Heard()
 
 
 @contextmanager
@@ -90,8 +149,7 @@ def kept_handlers() -> Iterator[None]:
     Processes that are started in the context ignore SIGHUP: a terminal that is closed sends it to
     all processes below it, and a program needs its Ray to write a checkpoint.
     """
-    numbers = (signal.SIGINT, *_TERMINATING)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in _ALL}
     try:
         if _is_main_thread():
             # a handler does not pass on to programs that are started; that a signal is ignored does
@@ -113,11 +171,19 @@ def _handled(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
         del before[signal.SIGHUP]
     try:
         for number in before:
-            signal.signal(number, handlers[number])
+            signal.signal(number, _once(handlers[number]))
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _once(handler: Handler) -> Handler:
+    def hear(number: int, frame: FrameType | None) -> None:
+        if not _heard.is_repeated(number):
+            handler(number, frame)
+
+    return hear
 
 
 def _leave_terminal(number: int) -> None:

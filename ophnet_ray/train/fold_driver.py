@@ -165,9 +165,10 @@ def _gather(outcomes: Mapping[int, Outcome], num_folds: int) -> list[TrainingRes
         StoppedError: Likewise.
     """
     names = {fold: f"fold {fold} of {num_folds}" for fold in sorted(outcomes)}
-    for fold, name in names.items():
-        if isinstance(error := outcomes[fold], StoppedError):
-            raise StoppedError(f"in {name}, {error}", error.exit_code) from error
+    stopped = {fold: each for fold in names if isinstance(each := outcomes[fold], StoppedError)}
+    if stopped:
+        text = "; ".join(f"in {names[fold]}, {error}" for fold, error in stopped.items())
+        raise StoppedError(text, next(iter(stopped.values())).exit_code)
     for fold, name in names.items():
         if isinstance(error := outcomes[fold], UserError):
             raise UserError(f"{name}: {error}") from error

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -60,6 +61,7 @@ def wait_for_signal(config, console):
     with stop_on_signals() as request:
         mark(config, "here")
         wait_until(lambda: request.signal_name, "a signal", 60)
+        time.sleep(0.5)  # the checkpoint is written
     mark(config, "stopped")
     raise StoppedError("after epoch 1", request.exit_code)
 
@@ -87,6 +89,7 @@ def test_a_process_that_dies_is_a_fold_that_failed(tmp_path):
 
 PROGRAM = """
 import sys
+import time
 from pathlib import Path
 from ophnet_ray.console import Console
 from ophnet_ray.train.fold_processes import train_side_by_side
@@ -97,16 +100,55 @@ print(*(f"{fold}: {error} {error.exit_code}" for fold, error in sorted(outcomes.
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_stops_the_folds_even_one_that_the_parent_does_not_hear(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "is_for_all"),
+    [
+        (signal.SIGTERM, False),
+        (signal.SIGHUP, False),
+        (signal.SIGTERM, True),
+        (signal.SIGKILL, False),
+    ],
+)
+def test_a_signal_stops_the_folds_even_one_that_the_parent_does_not_hear(
+    tmp_path, number, is_for_all
+):
+    """``is_for_all``: to all processes, as job managers send it; the parent passes it on, too."""
     parent = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     wait_until(lambda: len(list(tmp_path.glob("here*"))) == 2, "two folds train", 60)
     pids = [int(file.read_text()) for file in tmp_path.glob("here*")]
-    parent.send_signal(number)
+    for pid in [*pids, parent.pid] if is_for_all else [parent.pid]:
+        os.kill(pid, number)
     told, _ = parent.communicate(timeout=60)
     wait_until(lambda: not any(map(psutil.pid_exists, pids)), "the folds have ended", 60)
     assert sorted(file.name for file in tmp_path.glob("stopped*")) == ["stopped1", "stopped2"]
-    if number == signal.SIGTERM:
-        assert told.strip() == "1: after epoch 1 143; 2: after epoch 1 143"
+    if number != signal.SIGKILL:
+        code = 128 + number
+        assert told.strip() == f"1: after epoch 1 {code}; 2: after epoch 1 {code}"
+
+
+def die_when_asked(config, console):
+    """End without a word, once this process has asked its parent to stop."""
+    with stop_on_signals():
+        os.kill(os.getppid(), signal.SIGHUP)
+        time.sleep(1)
+        os._exit(7)
+
+
+def fail_on_disk(config, console):
+    """Fail as a folder does that went away."""
+    raise FileNotFoundError(2, "No such file or directory", "runs/x")
+
+
+def test_a_fold_that_dies_after_a_request_has_stopped_without_a_checkpoint(tmp_path):
+    outcomes = train_side_by_side(make_configs(tmp_path, 1), 1, Console(), die_when_asked)
+    assert isinstance(outcomes[1], StoppedError)
+    assert "without a new checkpoint (its process has ended with code 7)" in str(outcomes[1])
+    assert outcomes[1].exit_code == 129
+
+
+def test_an_error_of_the_disk_is_one_line(tmp_path, capfd):
+    outcomes = train_side_by_side(make_configs(tmp_path, 1), 1, Console(), fail_on_disk)
+    assert str(outcomes[1]).startswith("FileNotFoundError: [Errno 2] No such file")
+    assert "Traceback" not in capfd.readouterr().err
