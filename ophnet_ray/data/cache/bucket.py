@@ -220,9 +220,11 @@ class CacheBucket:
             UserError: The bucket does not accept it.
         """
         index = shard.with_suffix(".json")
+        # once the shard is sent, other processes may delete both files to make room for theirs
+        text = index.read_bytes()
         try:
             upload(shard, join(self.uri, shard.name))
-            upload(index, join(self.uri, index.name))
+            write_object(join(self.uri, index.name), text)
         except StorageError as error:
             raise UserError(
                 f"--cache_dir {error}; the same command resumes with the shards in the bucket"

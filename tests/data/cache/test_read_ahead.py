@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 
 from ophnet_ray.config import Config
+from ophnet_ray.data.cache.bucket import CacheBucket
+from ophnet_ray.data.cache.shards import DecodedSegment, write_shard
+from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.copy_folder import copies_in
-from ophnet_ray.storage.files import list_objects, write_object
+from ophnet_ray.storage.files import list_objects, upload, write_object
 from ophnet_ray.storage.paths import join
 from ophnet_ray.train.disk_space import check_copy_limit
 from tests.helpers.processes import READY, start_ready
-from tests.helpers.shards import PER_SHARD, SHARD_BYTES, Node, move_to, write_shards
+from tests.helpers.shards import PER_SHARD, SHARD_BYTES, WINDOWS, Node, move_to, write_shards
 from tests.helpers.small_disk import small_disk
 
 pytestmark = pytest.mark.unit
@@ -154,6 +157,27 @@ def test_a_shard_that_is_fetched_again_is_checked_again(bucket, tmp_path, monkey
     write_object(join(uri, copy.name), bytes(content))
     with pytest.raises(OSError, match=f"{copy.name} is damaged: a block differs"):
         list(loader)
+
+
+def test_a_shard_that_is_evicted_between_its_two_uploads_is_whole_in_the_bucket(
+    bucket, tmp_path, monkeypatch
+):
+    blocks = np.zeros((8, 32, 32, 3), np.uint8)
+    row = DecodedSegment("0" * 32, "v", SegmentBlocks(tuple(blocks), (4, 4)))
+    (entry,) = write_shard(tmp_path, [row], WINDOWS)
+    uri, name = bucket.uri("evicted"), Path(entry.path).name
+
+    def upload_then_evict(path, target):
+        upload(path, target)
+        copies = copies_in(tmp_path)
+        copies.max_bytes = 0
+        copies.make_room(0, uri)
+
+    monkeypatch.setattr("ophnet_ray.data.cache.bucket.upload", upload_then_evict)
+    assert CacheBucket(uri, tmp_path).upload(Path(entry.path)) == join(uri, name)
+    assert not (tmp_path / name).exists()
+    (index,) = CacheBucket(uri, tmp_path / "other").read_indexes()
+    assert [(each.key, each.offset) for each in index.entries] == [(entry.key, entry.offset)]
 
 
 READ = f"""
