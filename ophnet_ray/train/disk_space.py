@@ -4,6 +4,8 @@ A run that cannot keep its checkpoints is refused: it would lose its first epoch
 the videos is estimated, since no video is open yet: a disk that may be too small is a warning.
 """
 
+import heapq
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,8 +31,8 @@ ADAM_COPIES = 2
 """Tensors of Adam per weight, of its shape."""
 RAY_BYTES = 100_000_000
 """Room for a local Ray's logs and sockets; a run of minutes takes a few MB."""
-ASSUMED_FRAME_RATE = 60.0
-"""Frame rate of videos that are not open yet: with a lower one they have fewer frames."""
+ASSUMED_FRAME_RATE, LEAST_FRAME_RATE = 60.0, 15.0
+"""Frame rates of videos that are not open yet: with the first they have the most frames."""
 
 
 def check_disk_space(run: Run, output: str, num_trials: int = 1) -> None:
@@ -39,8 +41,10 @@ def check_disk_space(run: Run, output: str, num_trials: int = 1) -> None:
     Of a search, which may stop most of its trials, only the checkpoints of one are sure.
 
     Raises:
-        UserError: The checkpoints do not fit; it names bytes, folder and the cure.
+        UserError: The checkpoints do not fit, or the copies of one batch do not: it names bytes,
+            folder or flag, and the cure.
     """
+    _check_copies_of_batch(run)
     size_bytes = checkpoint_bytes(run.config, len(run.data.phases))
     _refuse(_checkpoints(run, output, 1, size_bytes))
     _warn(run, list(_checkpoints(run, output, num_trials, size_bytes)))
@@ -54,11 +58,12 @@ def check_fold_space(shared: Run, runs: Mapping[str, Run]) -> None:
         runs: The run of each fold that is not complete, by the path or URI of its checkpoint.
 
     Raises:
-        UserError: The checkpoints do not fit; it names bytes, folder and the cure.
+        UserError: See ``check_disk_space``.
     """
     size_bytes = checkpoint_bytes(shared.config, len(shared.data.phases))
     found: dict[str, list[Need]] = defaultdict(list)
     for output, run in runs.items():
+        _check_copies_of_batch(run)
         for need in _checkpoints(run, output, 1, size_bytes):
             found[need.what].append(need)
     needs = [
@@ -106,7 +111,27 @@ def check_copy_limit(config: Config, manifest: Manifest) -> None:
         if entry.source:
             end = entry.offset + sum(entry.snippet_lengths) * block
             ends[entry.path] = max(ends.get(entry.path, 0), end)
-    needed = sum(sorted(ends.values())[-batch_size:])
+    _refuse_less(config, sum(sorted(ends.values())[-batch_size:]))
+
+
+def _check_copies_of_batch(run: Run) -> None:
+    """Refuse, before anything is decoded, what ``check_copy_limit`` will surely refuse.
+
+    Files hold whole segments: those of a batch have at least its blocks, and mostly much more.
+    """
+    config = run.config
+    if config.run.max_copy_bytes is None or not is_remote(config.run.cache_dir or ""):
+        return
+    # a trimmed clip without an end may have a single frame
+    known = (row for row in run.data.segments if row.split == "train" and math.isfinite(row.end_s))
+    longest = heapq.nlargest(
+        config.training.batch_size, known, key=lambda row: row.end_s - row.start_s
+    )
+    _refuse_less(config, max_block_bytes(longest, config.windows, LEAST_FRAME_RATE))
+
+
+def _refuse_less(config: Config, needed: int) -> None:
+    limit, batch_size = config.run.max_copy_bytes, config.training.batch_size
     if limit is not None and needed > limit:
         raise UserError(
             f"--local_cache_bytes {config.run.local_cache_bytes}: the {batch_size} windows of a "
@@ -178,12 +203,13 @@ def _find_missing(run: Run) -> Sequence[Segment]:
     return [row for row, key in zip(rows, keys, strict=True) if key not in found]
 
 
-def max_block_bytes(rows: Sequence[Segment], windows: WindowConfig) -> int:
-    """Return the size of the blocks of some rows, whatever the frame rates of their videos."""
+def max_block_bytes(
+    rows: Sequence[Segment], windows: WindowConfig, frame_rate: float = ASSUMED_FRAME_RATE
+) -> int:
+    """Return the size of the blocks of some rows whose videos have at most this frame rate."""
     # a trimmed clip has no end; no segment gives more than max_frames
     frames = [
-        max(int(min((row.end_s - row.start_s) * ASSUMED_FRAME_RATE, windows.max_frames)), 1)
-        for row in rows
+        max(int(min((row.end_s - row.start_s) * frame_rate, windows.max_frames)), 1) for row in rows
     ]
     blocks = {
         num: len(plan_blocks(plan_snippets(num, windows), windows.stride)) for num in set(frames)

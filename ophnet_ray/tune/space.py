@@ -123,6 +123,17 @@ def is_in_space(space: SearchSpace, settings: Mapping[str, Any]) -> bool:
     return all(settings[name] in domain for name, domain in space.items())
 
 
+def largest_batch(space: SearchSpace) -> dict[str, Any]:
+    """Return the largest batch size that a trial may have, if it is searched."""
+    match space.get("batch_size"):
+        case Choice(values):
+            return {"batch_size": max(values)}
+        case Range(_, _, high):
+            return {"batch_size": int(high) - 1}
+        case _:
+            return {}
+
+
 def may_take(space: SearchSpace, base: Config, name: str, value: object) -> bool:
     """Return True if a trial may have this value of a setting: its own, or that of the base."""
     return value in space[name] if name in space else base.to_flat()[name] == value

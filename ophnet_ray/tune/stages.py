@@ -51,6 +51,7 @@ from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.searcher import Suggestions
 from ophnet_ray.tune.space import (
     decoding_variants,
+    largest_batch,
     may_take,
     network_variants,
     recipe_variants,
@@ -155,7 +156,7 @@ def _prepare(search: Search, held: ExitStack) -> TrialSetup:
         check_recipe(run.config.replace_flat(**settings))
     check_cluster(run.config, run.data.segments)
     first = prepare_data(run, run.open_cache(), plan.resources)
-    check_copy_limit(run.config, first)
+    check_copy_limit(run.config.replace_flat(**largest_batch(search.space)), first)
     decoded = {sampling_of(run.config.windows): first}
     manifests: dict[WindowConfig, Manifest] = {run.config.windows: first}
     for settings in decoding_variants(search.space):

@@ -92,6 +92,16 @@ def test_a_cache_that_may_be_too_small_is_a_warning_with_its_bytes(check, tmp_pa
         assert not check(cache_dir=cache)
 
 
+def test_copies_that_cannot_hold_a_batch_are_refused_before_anything_is_decoded(check, bucket):
+    settings = {"cache_dir": bucket.uri("small-copies"), "batch_size": 4}
+    with pytest.raises(
+        UserError,
+        match=r"^--local_cache_bytes 1MB: the 4 windows of a batch may lie in files of [\d,]+ b",
+    ):
+        check(local_cache_bytes="1MB", **settings)
+    assert not check(local_cache_bytes="1GB", **settings)
+
+
 def test_a_search_is_warned_of_the_checkpoints_of_all_its_trials(check, tmp_path):
     with small_disk(tmp_path / "disk", 40 * MB) as disk:
         assert not check(storage_path=str(disk), cache_dir=str(tmp_path / "cache"))

@@ -9,6 +9,7 @@ from ophnet_ray.tune.space import (
     Choice,
     Range,
     decoding_variants,
+    largest_batch,
     list_combinations,
     network_variants,
     parse_search_space,
@@ -143,3 +144,12 @@ def test_settings_that_exclude_each_other_are_refused_before_the_first_trial():
     items = ["freeze=choice(none,bn)", "lora_rank=choice(4,8)"]
     with pytest.raises(UserError, match=r"freeze=bn.*leave --freeze bn out"):
         parse_search_space(items, Config())
+
+
+@pytest.mark.parametrize(
+    ("item", "largest"),
+    [("batch_size=choice(8,32,16)", 32), ("batch_size=randint(4,33)", 32), ("lr=choice(1)", None)],
+)
+def test_the_largest_batch_of_a_search_is_known_before_its_trials(item, largest):
+    found = largest_batch(parse_search_space([item], Config()))
+    assert found.get("batch_size") == largest
