@@ -22,22 +22,28 @@ from ophnet_ray.storage.filesystems import StorageError
 logger = logging.getLogger(__name__)
 
 
-def decode_on_ray(num_workers: int) -> DecodeAll:
+def decode_on_ray(max_workers: int | None) -> DecodeAll:
     """Return a function that runs decode tasks as Ray Data tasks, one CPU each.
+
+    Tasks run on all CPUs that the cluster has at the time: Ray Data asks for its size every few
+    seconds. Nodes that join are used, and those that leave are done without.
 
     A broken video is an entry with a reason, not an error: Ray Data would drop or repeat the good
     rows of its block together with it. A video whose decoder crashes, or does not return (see
     ``hang_guard``), three times (with its task, with no other video in the task, and with nothing
     beside it) is rejected and costs no other.
+
+    Args:
+        max_workers: Maximum number of tasks at a time; None for one per CPU of the cluster.
     """
 
     def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[DecodeResult]:
         crashed: list[DecodeTask] = []
-        yield from _decode_in_parallel(cache, tasks, num_workers, crashed)
+        yield from _decode_in_parallel(cache, tasks, max_workers, crashed)
         suspects = [part for task in crashed for part in divide_by_video(task)]
         num_tasks = len(tasks) + len(suspects) - len(crashed)
         crashed = []
-        yield from _decode_in_parallel(cache, suspects, num_workers, crashed)
+        yield from _decode_in_parallel(cache, suspects, max_workers, crashed)
         for task in crashed:
             # where no decoder works, it is the machine, and the next run tries again
             yield _decode_alone(cache, task, is_permanent=len(crashed) < num_tasks)
@@ -46,7 +52,10 @@ def decode_on_ray(num_workers: int) -> DecodeAll:
 
 
 def _decode_in_parallel(
-    cache: BlockCache, tasks: Sequence[DecodeTask], num_workers: int, crashed: list[DecodeTask]
+    cache: BlockCache,
+    tasks: Sequence[DecodeTask],
+    max_workers: int | None,
+    crashed: list[DecodeTask],
 ) -> Iterator[DecodeResult]:
     """Run each task once; append the tasks whose process ended to ``crashed``."""
     if not tasks:
@@ -59,7 +68,7 @@ def _decode_in_parallel(
             decode_row,  # type: ignore[arg-type] # Ray's hint forgets fn_kwargs
             fn_kwargs={"cache": cache},
             num_cpus=1,
-            compute=TaskPoolStrategy(size=min(num_workers, len(rows))),
+            compute=TaskPoolStrategy(None if max_workers is None else min(max_workers, len(rows))),
             max_retries=0,
         )
     dataset.set_name("decode")

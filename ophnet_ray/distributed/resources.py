@@ -30,11 +30,13 @@ class Resources:
     Attributes:
         train_workers: Train workers; the largest number of them, if it follows the cluster.
         use_gpu: True if each takes a GPU.
-        decode_workers: Parallel decode workers.
+        decode_workers: Parallel decode workers that the cluster has room for now.
         threads_per_worker: CPU threads of a train worker.
         begun_with: Train workers that the run began with; None for a new run.
         sizes: Numbers of train workers, ascending, among which the cluster decides; none if it does
             not.
+        decode_limit: Maximum number of parallel decode workers, also when nodes join; None for one
+            per CPU that the cluster has at the time.
     """
 
     train_workers: int
@@ -43,6 +45,7 @@ class Resources:
     threads_per_worker: int
     begun_with: int | None = None
     sizes: tuple[int, ...] = ()
+    decode_limit: int | None = None
 
     @property
     def step_workers(self) -> int:
@@ -167,9 +170,17 @@ def choose_resources(config: Config, cluster: ClusterSize) -> Resources:
     decode_workers = min(wanted, max_decoders)
     if decode_workers < wanted:
         logger.info("%d decode workers, as many as there are CPUs", decode_workers)
+    # a Ray of our own does not grow
+    decode_limit = run.num_workers if cluster.is_joined else decode_workers
     # on a Ray of our own the train workers share the cores; on a cluster each has its CPU
     threads = 1 if cluster.is_joined else max(cluster.num_cores // workers, 1)
-    resources = Resources(workers, use_gpu, decode_workers, asked.threads_per_worker or threads)
+    resources = Resources(
+        workers,
+        use_gpu,
+        decode_workers,
+        asked.threads_per_worker or threads,
+        decode_limit=decode_limit,
+    )
     if not parse_worker_range(asked.train_workers).is_elastic:
         return resources
     return replace(resources, begun_with=workers, sizes=tuple(range(fewest, workers + 1)))

@@ -184,7 +184,7 @@ def _fill(
                 progress.num_videos, f"videos, {progress.num_blocks} blocks, {rate:.0f} windows/s"
             )
 
-        decode_all = _decode_on_ray(run, workers, held)
+        decode_all = _decode_on_ray(run, resources.decode_limit, held)
         filled = fill_cache(cache, segments, workers, decode_all, show, run.data.files)
     num_here, num_missing = filled.decoded_videos, filled.missing_videos
     logger.info("decoded %d of %d videos that the cache lacked", num_here, num_missing)
@@ -196,12 +196,12 @@ def _fill(
     return _identify_training(run, manifest, cache), unreadable
 
 
-def _decode_on_ray(run: Run, num_workers: int, held: ExitStack) -> DecodeAll:
+def _decode_on_ray(run: Run, max_workers: int | None, held: ExitStack) -> DecodeAll:
     """Return a function that decodes on Ray; one is started for it where none is connected.
 
     Args:
         run: The run.
-        num_workers: Parallel decode workers.
+        max_workers: See ``decode_on_ray``.
         held: Ends that Ray, and its processes, when it is closed.
     """
 
@@ -212,6 +212,6 @@ def _decode_on_ray(run: Run, num_workers: int, held: ExitStack) -> DecodeAll:
 
         if not ray.is_initialized():
             run.console.say(held.enter_context(connect(run.config, run.job_metadata())))
-        yield from decode_on_ray(num_workers)(cache, tasks)
+        yield from decode_on_ray(max_workers)(cache, tasks)
 
     return decode_all

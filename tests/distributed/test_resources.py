@@ -76,6 +76,16 @@ def test_as_many_videos_are_decoded_at_a_time_as_the_cluster_has_cpus():
     assert choose(cluster(cpus=(64, 64))).decode_workers == 128
 
 
+def test_nodes_that_join_decode_too_up_to_the_workers_that_were_asked_for():
+    assert choose(cluster(cpus=(1,))).decode_limit is None
+    asked = choose(cluster(cpus=(1,)), num_workers=6)
+    assert (asked.decode_workers, asked.decode_limit) == (1, 6)
+    # the logical CPUs of a Ray of our own are more than the cores, and do not grow
+    own = cluster(cpus=(9,), is_joined=False, num_cores=4)
+    assert choose(own).decode_limit == 4
+    assert choose(own, num_workers=6).decode_limit == 4
+
+
 def test_a_ray_of_its_own_takes_two_workers_per_core_at_most():
     own = cluster(cpus=(32,), is_joined=False, num_cores=4)
     assert choose(own, train_workers=8).train_workers == 8
