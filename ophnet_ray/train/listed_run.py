@@ -71,7 +71,7 @@ class ListedRun:
 
 @dataclass(frozen=True)
 class SearchContext:
-    """What a search knows of one of its trials.
+    """Context of one trial of a search.
 
     ``settings``: with those of the trial; ``passport``: of the search; ``holdout``: number of the
     trial where it holds out other cases than the search, else 0.

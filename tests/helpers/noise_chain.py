@@ -79,7 +79,7 @@ def draw_cases(num_cases: int, seed: int) -> list[Case]:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What a set of cases chooses: times of each training in the mean, decoder, temperature."""
+    """Choices of a set of cases: times of each training in the mean, decoder, temperature."""
 
     times: tuple[int, ...]
     smoothing: Candidate

@@ -141,7 +141,7 @@ def test_what_is_not_in_the_bucket_is_never_deleted(shards, tmp_path):
 
 
 def test_a_shard_that_is_fetched_again_is_checked_again(bucket, tmp_path, monkeypatch):
-    """What this machine or another process evicts may come back damaged."""
+    """A shard that this machine or another process evicts may come back damaged."""
     uri, machine = bucket.uri("again"), tmp_path / "machine"
     node = Node(move_to(write_shards(tmp_path / "written", uri, 2), machine))
     loader = node.train_dataloader()
