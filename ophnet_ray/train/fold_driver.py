@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ophnet_ray.config import Config, RunConfig
-from ophnet_ray.console import Console
+from ophnet_ray.console import Console, kept_log, log_to
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.distributed.environment import find_running_head
 from ophnet_ray.distributed.private import private_files
@@ -18,7 +18,12 @@ from ophnet_ray.signals import Terminated
 from ophnet_ray.storage.paths import join, stem_of
 from ophnet_ray.train.driver import TrainingResult, train
 from ophnet_ray.train.fold_checks import check_new_folds, locate_folds
-from ophnet_ray.train.fold_processes import Outcome, train_side_by_side
+from ophnet_ray.train.fold_processes import (
+    Outcome,
+    describe_disk_error,
+    is_wrong_for_all,
+    train_side_by_side,
+)
 from ophnet_ray.train.fold_set import FoldSet
 from ophnet_ray.train.head_input import locate_data
 from ophnet_ray.train.preflight import check_input
@@ -44,6 +49,7 @@ def train_folds(config: Config, console: Console) -> "FoldsResult":
     with private_files(config.run.private):
         folds = open_folds(config, console)
         with folds.directory.locked(console.warn):
+            log_to(folds.directory.driver_log)
             results = _train_all(folds)
             # torch takes seconds to load
             from ophnet_ray.train.fold_results import conclude_folds
@@ -133,7 +139,8 @@ def _config_of(folds: FoldSet, fold: int) -> Config:
 def _train_in_turn(configs: Mapping[int, Config], console: Console) -> dict[int, Outcome]:
     """Train one fold after another in this process; one that fails does not end the others.
 
-    Wrong input does, since it would be that of the other folds, too.
+    Wrong input does until a fold has shown that the input is right: it would be that of the other
+    folds, too.
 
     Raises:
         KeyboardInterrupt: As it was raised, after a line that names the fold.
@@ -143,13 +150,21 @@ def _train_in_turn(configs: Mapping[int, Config], console: Console) -> dict[int,
     for fold, config in configs.items():
         console.say(f"fold {fold} of {len(configs)}")
         try:
-            outcomes[fold] = train(config, console)
-        except (StoppedError, UserError) as error:
+            with kept_log():  # a run has a log of its own
+                outcomes[fold] = train(config, console)
+        except StoppedError as error:
             outcomes[fold] = error
             break
         except ReportedError as error:
             outcomes[fold] = error
+            if is_wrong_for_all(outcomes):
+                break
             console.warn(f"fold {fold} of {len(configs)}: {error}")
+        except BrokenPipeError:  # nobody reads the lines any more
+            raise
+        except OSError as error:
+            outcomes[fold] = TrainingError(describe_disk_error(error))
+            console.warn(f"fold {fold} of {len(configs)}: {outcomes[fold]}")
         except (KeyboardInterrupt, Terminated):
             console.say(f"in fold {fold} of {len(configs)}")
             raise
@@ -169,17 +184,17 @@ def _gather(outcomes: Mapping[int, Outcome], num_folds: int) -> list[TrainingRes
     if stopped:
         text = "; ".join(f"in {names[fold]}, {error}" for fold, error in stopped.items())
         raise StoppedError(text, next(iter(stopped.values())).exit_code)
-    for fold, name in names.items():
-        if isinstance(error := outcomes[fold], UserError):
-            raise UserError(f"{name}: {error}") from error
     failed = [fold for fold in names if not isinstance(outcomes[fold], TrainingResult)]
+    # wrong input first: the user can mend it
+    failed.sort(key=lambda fold: not isinstance(outcomes[fold], UserError))
     if failed:
         first, *others = failed
         text = f"{names[first]}: {outcomes[first]}"
         if others:
             text += f"; folds that failed, too: {', '.join(map(str, others))}"
-        if len(failed) < num_folds:
+        if len(failed) < len(outcomes) == num_folds:
             text += "; the others are complete, and the same command trains what is missing"
-        raise TrainingError(text)
+        is_wrong = isinstance(outcomes[first], UserError)
+        raise UserError(text) if is_wrong else TrainingError(text)
     found = [outcomes[fold] for fold in names]
     return [result for result in found if isinstance(result, TrainingResult)]

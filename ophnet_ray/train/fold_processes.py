@@ -65,8 +65,9 @@ def train_side_by_side(
 ) -> dict[int, Outcome]:
     """Train folds in processes; one that fails is named at once, and the others go on.
 
-    Wrong input, which would be that of the other folds, too, lets no further fold start. A signal
-    is passed on to the processes: they write checkpoints and stop.
+    Wrong input lets no further fold start until a fold has shown that the input is right: it would
+    be that of the other folds, too. A signal is passed on to the processes: they write checkpoints
+    and stop.
 
     Args:
         configs: Settings of the run of each fold, by its number.
@@ -82,9 +83,11 @@ def train_side_by_side(
     with stop_on_signals() as request, _ended_at_last(running, request):
         told = False
         while waiting or running:
-            if _starts_no_more(request, outcomes):
+            is_wrong = is_wrong_for_all(outcomes)
+            if request.signal_name or (is_wrong and not running):
                 waiting.clear()
-            while waiting and len(running) < at_once:
+            # after wrong input, the folds that train may still show that it was one fold's alone
+            while waiting and len(running) < at_once and not is_wrong:
                 fold = waiting.pop(0)
                 console.say(f"fold {fold} of {len(configs)} starts")
                 running.append(_start(fold, configs[fold], train_fold))
@@ -102,9 +105,15 @@ def train_side_by_side(
     return outcomes
 
 
-def _starts_no_more(request: StopRequest, outcomes: Mapping[int, Outcome]) -> bool:
-    is_wrong = any(isinstance(outcome, UserError) for outcome in outcomes.values())
-    return bool(request.signal_name) or is_wrong
+def is_wrong_for_all(outcomes: Mapping[int, Outcome]) -> bool:
+    """Return True if every fold so far has refused its input: none has shown that it is right."""
+    return bool(outcomes) and all(isinstance(each, UserError) for each in outcomes.values())
+
+
+def describe_disk_error(error: OSError) -> str:
+    """Return an error of a disk or a bucket in one line."""
+    is_described = isinstance(error, StorageError)
+    return str(error) if is_described else f"{type(error).__name__}: {one_line(error)}"
 
 
 def _start(fold: int, config: Config, train_fold: TrainFold) -> _Running:
@@ -142,12 +151,12 @@ def _find_outcome(
         return "stopped", str(error), error.exit_code
     except UserError as error:
         return "wrong input", str(error), 0
-    except (ReportedError, StorageError) as error:
+    except ReportedError as error:
         return "failed", str(error), 0
     except OSError as error:
         # for the log alone: an error would go to the terminal where none is open yet
         logger.info("the run broke off", exc_info=True)
-        return "failed", f"{type(error).__name__}: {one_line(error)}", 0
+        return "failed", describe_disk_error(error), 0
     except (KeyboardInterrupt, Terminated) as error:
         exit_code = error.exit_code if isinstance(error, Terminated) else EXIT_INTERRUPTED
         return "stopped", AT_ONCE, exit_code

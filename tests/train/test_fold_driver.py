@@ -20,6 +20,8 @@ from ophnet_ray.inference.ensemble import build_ensemble, read_ensemble, write_e
 from ophnet_ray.metrics.case_counts import parse_counts
 from ophnet_ray.metrics.classification import macro_f1_present
 from ophnet_ray.models.temperature_choice import TemperatureChoice
+from ophnet_ray.storage.filesystems import StorageError
+from ophnet_ray.train import fold_driver
 from ophnet_ray.train.driver import train
 from ophnet_ray.train.fold_checks import locate_folds
 from ophnet_ray.train.fold_driver import open_folds, train_folds
@@ -148,6 +150,27 @@ def test_a_fold_that_fails_is_named_after_the_others_have_gone_on(whole, tmp_pat
     assert "warning: fold 2 of 3: the best checkpoint" in told
     assert told.count("already complete") == 3
     assert "fold 3 of 3" in told
+
+
+def test_what_concerns_one_fold_ends_no_other_and_the_folds_have_a_log(
+    whole, tmp_path, capsys, monkeypatch
+):
+    config, _ = whole
+    copy = tmp_path / "runs"
+    shutil.copytree(config.run.storage_path, copy)
+
+    def train_or_fail(fold_config, console):
+        if fold_config.data.fold == 2:
+            raise UserError("the run is being trained by another process")
+        if fold_config.data.fold == 3:
+            raise StorageError("s3://bucket: it does not answer")
+        return train(fold_config, console)
+
+    monkeypatch.setattr(fold_driver, "train", train_or_fail)
+    with pytest.raises(UserError, match=r"^fold 2 of 3: the run is .*failed, too: 3; the others"):
+        train_folds(config.replace_flat(storage_path=str(copy)), Console())
+    assert "warning: fold 3 of 3: s3://bucket: it does not" in capsys.readouterr().err
+    assert list(copy.glob("*-3folds/logs/driver.log"))
 
 
 def test_what_evaluate_kept_in_the_ensemble_outlasts_the_same_command(whole, tmp_path, capsys):

@@ -51,6 +51,14 @@ def refuse(config, console):
     raise UserError("--lr -1: must be more than 0")
 
 
+def refuse_the_first(config, console):
+    """Refuse the input of fold 1; the others get further."""
+    if config.data.fold == 1:
+        raise UserError("the run is being trained by another process")
+    time.sleep(0.5)
+    raise TrainingError("the loss is not finite")
+
+
 def crash(config, console):
     """End without a word."""
     os._exit(7)
@@ -79,6 +87,12 @@ def test_folds_train_at_the_same_time_and_one_that_fails_is_named(tmp_path, capf
 def test_wrong_input_starts_no_further_fold(tmp_path):
     outcomes = train_side_by_side(make_configs(tmp_path, 3), 1, Console(), refuse)
     assert {fold: type(outcome) for fold, outcome in outcomes.items()} == {1: UserError}
+
+
+def test_wrong_input_of_one_fold_alone_does_not_end_the_others(tmp_path):
+    outcomes = train_side_by_side(make_configs(tmp_path, 3), 2, Console(), refuse_the_first)
+    kinds = {fold: type(outcome) for fold, outcome in sorted(outcomes.items())}
+    assert kinds == {1: UserError, 2: TrainingError, 3: TrainingError}
 
 
 def test_a_process_that_dies_is_a_fold_that_failed(tmp_path):
