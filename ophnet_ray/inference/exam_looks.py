@@ -6,6 +6,7 @@ directory of the checkpoint, in the folder ``test_looks``, on disk or in the buc
 outside of a run, or in one that cannot be written, has its looks counted beside the predictions.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -43,6 +44,7 @@ from ophnet_ray.storage.paths import (
 MAX_NAMED = 4
 """Earlier looks whose days are named."""
 _OF_RUN = "passport.json"
+_OF_FOLD = re.compile(r"fold\d+of\d+\.ckpt")
 _MAX_STEPS = 5
 """Folders above a checkpoint up to its run directory, at most."""
 _ORDINALS = (
@@ -214,13 +216,16 @@ def find_run(given: str | Path) -> str | None:
     """Return the run directory of a model; None outside of a run.
 
     Of a copy of a bucket's folder it is the original in the bucket. The folder of an
-    ``ensemble.yaml`` is taken for its run directory.
+    ``ensemble.yaml`` is taken for its run directory, and the folder of all folds for that of the
+    checkpoint of one, which lies beside it.
 
     Args:
         given: Path or URI of a run directory, a checkpoint or an ``ensemble.yaml``.
     """
     place = absolute(given)
     run = parent_of(place) if is_ensemble(place) else _climb_to_run(place)
+    if not run and _OF_FOLD.fullmatch(name_of(place)):
+        run = parent_of(place)
     if not run or is_remote(run):
         return run or None
     origin = find_origin(Path(run) / _OF_RUN)

@@ -149,6 +149,24 @@ def test_a_run_is_found_whatever_the_folders_above_it_are_called(tmp_path, given
     assert record_look(look_of(), run / given, tmp_path).notice == ""
 
 
+def test_looks_of_the_folds_are_counted_in_the_folder_of_all_of_them(tmp_path):
+    folds = tmp_path / "folds"
+    looks = [
+        record_look(look_of(weights), folds / name, tmp_path / weights)
+        for name, weights in (
+            ("fold1of5.ckpt", "a"),
+            ("fold2of5.ckpt", "b"),
+            ("fold1of5.ckpt", "a"),
+        )
+    ]
+    assert [(len(look.times), look.num_models, look.notice) for look in looks] == [
+        (1, 1, ""),
+        (1, 2, ""),
+        (2, 2, ""),
+    ]
+    assert find_run(folds / "model.ckpt") is None
+
+
 def test_other_files_of_the_storage_path_are_not_listed(tmp_path, bucket):
     """A cache in the storage path may hold a million files."""
     for storage in (str(tmp_path / "runs"), bucket.uri("looked/runs")):
