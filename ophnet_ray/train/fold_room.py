@@ -62,11 +62,20 @@ def provide_for_folds(folds: FoldSet, runs: Mapping[int, Run]) -> tuple[int, int
 
 def count_room(cluster: ClusterSize, resources: Resources, placement: Placement) -> int:
     """Return how many runs of the same size a cluster can train simultaneously, at least 1."""
-    workers = resources.train_workers
-    rooms = [cluster.max_train_workers("CPU", placement) // workers]
+    workers, nodes = resources.train_workers, cluster.cpus_by_node
     if resources.use_gpu:
-        rooms.append(cluster.max_train_workers("GPU", placement) // workers)
-    return max(min(rooms), 1)
+        # Ray reserves no CPU for the worker of a GPU, whose process needs one all the same
+        nodes = tuple(map(min, cluster.cpus_by_node, cluster.gpus_by_node))
+    if placement == "STRICT_PACK":
+        room = sum(fit // workers for fit in nodes)
+    elif placement == "STRICT_SPREAD":
+        # of each run a node holds one worker
+        room = max(
+            n for n in range(sum(nodes) + 1) if sum(min(fit, n) for fit in nodes) >= n * workers
+        )
+    else:
+        room = sum(nodes) // workers
+    return max(room, 1)
 
 
 def _check_runs(folds: FoldSet, runs: Mapping[int, Run], resources: Resources) -> None:

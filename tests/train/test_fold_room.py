@@ -24,7 +24,10 @@ pytestmark = pytest.mark.unit
         pytest.param((4,), (0,), 2, False, "PACK", 2, id="two CPUs each"),
         pytest.param((16,), (2,), 1, True, "PACK", 2, id="a GPU each"),
         pytest.param((16,), (2,), 2, True, "PACK", 1, id="all GPUs are of one fold"),
-        pytest.param((2, 2), (0, 0), 2, False, "STRICT_PACK", 1, id="no fold on two nodes"),
+        pytest.param((1, 16), (4, 0), 1, True, "PACK", 1, id="CPUs and GPUs of one node"),
+        pytest.param((3, 3), (0, 0), 2, False, "STRICT_PACK", 2, id="no fold on two nodes"),
+        pytest.param((8, 8), (0, 0), 2, False, "STRICT_SPREAD", 8, id="each fold on two nodes"),
+        pytest.param((8, 1), (0, 0), 2, False, "STRICT_SPREAD", 1, id="the smaller node decides"),
     ],
 )
 def test_as_many_folds_train_as_the_cluster_has_room_for(
