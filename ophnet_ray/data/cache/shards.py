@@ -33,6 +33,7 @@ from ophnet_ray.storage.paths import plain_uri
 from ophnet_ray.storage.records import dump_record, parse_record
 
 CHECKSUM_BYTES = 4
+FETCH_ATTEMPTS = 5
 UNRECORDED_KIND: RejectKind = "other"
 """Kind of the rejects in an index that an older version wrote."""
 
@@ -332,12 +333,19 @@ def _checksum(block: NDArray[np.uint8]) -> bytes:
 
 
 def _open_shard(entry: CacheEntry) -> int:
-    try:
-        return os.open(entry.path, os.O_RDONLY)
-    except FileNotFoundError:
-        if not entry.source:
-            raise
-    fetch_shard(entry.path, entry.source)
+    """Open a shard; fetch one of a bucket that is not here.
+
+    Raises:
+        OSError: It cannot be fetched, or is missing again each time that it was fetched.
+    """
+    for _ in range(FETCH_ATTEMPTS):
+        try:
+            return os.open(entry.path, os.O_RDONLY)
+        except FileNotFoundError:
+            if not entry.source:
+                raise
+        # another process may delete it for its own needs before it is opened
+        fetch_shard(entry.path, entry.source)
     return os.open(entry.path, os.O_RDONLY)
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from ophnet_ray.config import Config
+from ophnet_ray.data.cache import shards as shards_module
 from ophnet_ray.data.cache.bucket import CacheBucket
-from ophnet_ray.data.cache.shards import DecodedSegment, write_shard
+from ophnet_ray.data.cache.read_ahead import fetch_shard
+from ophnet_ray.data.cache.shards import DecodedSegment, read_blocks, write_shard
 from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.copy_folder import copies_in
@@ -129,6 +131,26 @@ def test_a_full_disk_is_a_limit(shards, expected, tmp_path):
     with small_disk(tmp_path / "disk", FEW) as machine:
         batches, _ = read_within(Node(move_to(shards, machine), **BY_SHARD), None, machine)
     np.testing.assert_array_equal(batches, expected["shard"])
+
+
+def test_a_shard_that_another_process_deletes_before_it_is_opened_is_fetched_again(
+    shards, tmp_path, monkeypatch
+):
+    entry = move_to(shards, tmp_path).items[0].entry
+    blocks = np.empty((1, 32, 32, 3), np.uint8)
+    expected = read_blocks(entry, 0, blocks).copy()
+    Path(entry.path).unlink()
+    fetched = []
+
+    def fetch_and_lose(path, source):
+        fetch_shard(path, source)
+        fetched.append(path)
+        if len(fetched) < 3:
+            Path(path).unlink()
+
+    monkeypatch.setattr(shards_module, "fetch_shard", fetch_and_lose)
+    np.testing.assert_array_equal(read_blocks(entry, 0, blocks * 0), expected)
+    assert len(fetched) == 3
 
 
 def test_what_is_not_in_the_bucket_is_never_deleted(shards, tmp_path):
