@@ -142,7 +142,9 @@ class ReadAhead:
             self._begun = max(self._begun, number)
             self._changed.notify_all()
             self._changed.wait_for(
-                lambda: all(each.path in self._ready | self._failed for each in shards)
+                lambda: all(
+                    each.path in self._ready or each.path in self._failed for each in shards
+                )
             )
             failed = [each for each in shards if each.path in self._failed]
         try:
