@@ -13,6 +13,7 @@ import fcntl
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from ophnet_ray.storage.claims import Holder, claimed
 
 FIRST_NOTICE_S, NOTICE_INTERVAL_S = 5.0, 60.0
 """Seconds of waiting after which the holder is named, for the first time and from then on."""
+_POLL_S = 0.2
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ def exclusive(
     busy: str | None = None,
     tell: Tell = logger.warning,
     is_also_shared: bool = False,
+    patience_s: float = 0.0,
 ) -> Iterator[None]:
     """Hold a lock file alone for as long as the context lasts.
 
@@ -45,6 +48,8 @@ def exclusive(
         tell: Receives a line that names the holder, after some seconds of waiting.
         is_also_shared: Others hold the lock together, see ``shared``. A file system without locks
             shows none of them.
+        patience_s: Seconds to wait for the other process although ``busy`` is given: one that is
+            ending. Not on a file system without locks.
 
     Raises:
         UserError: Another process holds the lock, and ``busy`` is given.
@@ -54,7 +59,7 @@ def exclusive(
         descriptor = _open(path)
         held.callback(os.close, descriptor)
         try:
-            _acquire(descriptor, path, fcntl.LOCK_EX, busy, tell)
+            _acquire(descriptor, path, fcntl.LOCK_EX, busy, tell, patience_s)
         except OSError as error:
             if error.errno not in _NO_LOCKS or is_also_shared:
                 raise
@@ -91,12 +96,27 @@ def shared(path: Path, *, tell: Tell = logger.warning) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, path: Path, kind: int, busy: str | None, tell: Tell) -> None:
+def _acquire(
+    descriptor: int,
+    path: Path,
+    kind: int,
+    busy: str | None,
+    tell: Tell,
+    patience_s: float = 0.0,
+) -> None:
     """Take a lock, or wait for it.
 
     Raises:
         UserError: It is held, and ``busy`` is given.
     """
+    end_s = time.monotonic() + patience_s
+    while busy and time.monotonic() < end_s:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_POLL_S)
+        else:
+            return
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError as error:

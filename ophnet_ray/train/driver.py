@@ -16,6 +16,9 @@ from ophnet_ray.train.new_run import check_new_run
 from ophnet_ray.train.preflight import check_input
 from ophnet_ray.train.run import open_run
 
+FOLD_PATIENCE_S = 20.0
+"""Seconds in which a process of a fold ends that has lost its parent."""
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -58,7 +61,9 @@ def _train(config: Config, console: Console) -> TrainingResult:
     checked = check_input(config, console)
     run = open_run(checked.config, locate_data(checked.data, checked.config), console)
     directory, temporal = run.directory, run.config.temporal
-    with directory.locked(console.warn):
+    # after a kill of the command for all folds, each still writes a checkpoint
+    patience_s = FOLD_PATIENCE_S if run.config.data.fold is not None else 0.0
+    with directory.locked(console.warn, patience_s):
         directory.check_same(run.config, run.data.data_hash)
         if not directory.config.exists():
             check_new_run(run.config, run.data, console.say)

@@ -143,7 +143,7 @@ class RunDirectory(RunPaths):
             delete_object(join(self.mirror.uri, self.ray_snapshot.name))
 
     @contextmanager
-    def locked(self, tell: Tell = logger.warning) -> Iterator[None]:
+    def locked(self, tell: Tell = logger.warning, patience_s: float = 0.0) -> Iterator[None]:
         """Keep other drivers out, on all machines if the run lies in a bucket, until this one ends.
 
         A run in a bucket first fetches what the bucket holds, and at the end sends what is new.
@@ -151,6 +151,7 @@ class RunDirectory(RunPaths):
         Args:
             tell: Receives a line when the bucket's lock is watched, when there is none, and when a
                 lock is lost.
+            patience_s: Seconds to wait for another driver on this machine, which may be ending.
 
         Raises:
             UserError: Another process is working on this run.
@@ -161,7 +162,7 @@ class RunDirectory(RunPaths):
             "wait for it, or choose another --name"
         )
         with ExitStack() as held:
-            held.enter_context(exclusive(self.lock, busy=busy, tell=tell))
+            held.enter_context(exclusive(self.lock, busy=busy, tell=tell, patience_s=patience_s))
             delete_unnamed(self.path)
             if self.mirror:
                 held.enter_context(self.mirror.locked(busy, tell))

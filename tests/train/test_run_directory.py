@@ -3,6 +3,7 @@
 import errno
 import json
 import threading
+from contextlib import ExitStack
 
 import pytest
 
@@ -231,3 +232,15 @@ def test_a_run_of_an_earlier_version_with_the_default_spelled_out_goes_on(tmp_pa
     run.check_same(config.replace_flat(checkpoint_metric="val_macro_f1"), "d")
     with pytest.raises(UserError, match="checkpoint_metric None -> val_acc"):
         run.check_same(config.replace_flat(checkpoint_metric="val_acc"), "d")
+
+
+def test_a_run_is_waited_for_whose_driver_is_ending(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    with ExitStack() as held:
+        held.enter_context(run.locked())
+        threading.Timer(0.5, held.close).start()
+        with pytest.raises(UserError, match="being trained by another"), run.locked():
+            pass
+        with run.locked(patience_s=20):
+            pass
