@@ -1,6 +1,7 @@
 """Lightning's loggers for the curves of a run: TensorBoard, MLflow, Weights & Biases."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
@@ -8,10 +9,13 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from ophnet_ray.config import Config
 from ophnet_ray.hashing import hash_ids
 from ophnet_ray.models.payload import describe_settings
+from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.train.run_directory import RunDirectory
 
 PROJECT = "ophnet-ray"
 """Name of the experiment in MLflow, of the project in W&B."""
+LOCK_FILE = ".mlflow.lock"
+"""Lock of the database beside the runs."""
 
 
 def build_loggers(config: Config, run: RunDirectory) -> list[Logger]:
@@ -32,14 +36,17 @@ def _build_logger(name: str, config: Config, run: RunDirectory) -> Logger:
 def _build_mlflow(config: Config, run: RunDirectory) -> Logger:
     """Log to the server of ``MLFLOW_TRACKING_URI``, else to a database beside the runs."""
     database = Path(config.run.storage_path) / "mlflow.db"
+    server = os.environ.get("MLFLOW_TRACKING_URI")
     id_file = run.path / "mlflow_run_id"
-    logger = MLFlowLogger(
-        experiment_name=PROJECT,
-        run_name=run.name_below(config.run.storage_path),
-        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}",
-        run_id=id_file.read_text() if id_file.exists() else None,
-    )
-    logger.log_hyperparams(describe_settings(config))
+    # MLflow cannot create its tables twice at once, as folds, trials and workers would
+    with nullcontext() if server else exclusive(database.with_name(LOCK_FILE)):
+        logger = MLFlowLogger(
+            experiment_name=PROJECT,
+            run_name=run.name_below(config.run.storage_path),
+            tracking_uri=server or f"sqlite:///{database}",
+            run_id=id_file.read_text() if id_file.exists() else None,
+        )
+        logger.log_hyperparams(describe_settings(config))
     # only the first worker has a run; the others log nothing
     if isinstance(logger.run_id, str):
         id_file.write_text(logger.run_id)
