@@ -106,8 +106,8 @@ def _read_end(video: str, spool_dir: str | None) -> float:
             times_s = read_video_index(source).times_s
     except VideoError as error:
         raise UserError(
-            f"{video} {error}; a score of frames needs its length: restore the file, or leave "
-            "--metric and --checkpoint_metric to scores of windows"
+            f"{video} {error}; a score of frames needs its length: restore the file, or "
+            "let a score of windows choose the epoch: --checkpoint_metric (tune.py: --metric)"
         ) from error
     last_s = float(times_s[-1])
     return last_s + last_s / max(len(times_s) - 1, 1)

@@ -88,8 +88,8 @@ class Catalog:
 
         A few keys are searched in each part, in time proportional to their number and to that of
         the parts: one per ``MAX_PART_BYTES``, and a few smaller ones. For many keys, each part is
-        read once. A shard that has
-        changed since the catalog read its index is left to ``read_rest``.
+        read once. A shard that has changed since the catalog read its index is left to
+        ``read_rest``.
         """
         return self._choose(self._search({key: key for key in keys}))
 
