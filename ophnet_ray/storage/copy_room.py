@@ -71,8 +71,8 @@ class CopyRoom:
     def begin(self, plan: Plan) -> None:
         """Heed a plan of this process until ``end``."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._plans.append(plan)
         self.pins.enter()
+        self._plans.append(plan)
 
     def end(self, plan: Plan) -> None:
         """Heed a plan no more."""

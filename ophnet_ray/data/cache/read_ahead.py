@@ -30,6 +30,8 @@ HORIZON_WINDOWS = 16_384
 FETCH_THREADS = 8
 PAUSE_S = 1.0
 """Seconds after which threads look again for room, which other processes may have made."""
+QUIET_S = 60.0
+"""Seconds without a second warning."""
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class ReadAhead:
         self._ready: set[str] = set()
         self._failed: set[str] = set()
         self._begun = -1
-        self._full_until_s = 0.0
+        self._full_until_s = self._quiet_until_s = 0.0
         self._is_probing = self._is_closed = False
         self._plans: dict[str, _FolderPlan] = {}
         self._threads = [
@@ -150,6 +152,7 @@ class ReadAhead:
         try:
             for each in failed:
                 fetch_shard(*each)  # once more, for the error
+                self._keep_retried(each.path)
             yield
         finally:
             self._finish(number)
@@ -171,8 +174,9 @@ class ReadAhead:
         for each in shards:
             folder = parent_of(each.path)
             if folder not in self._plans:
-                self._plans[folder] = _FolderPlan(self, folder)
-                copies_in(folder).begin(self._plans[folder])
+                plan = _FolderPlan(self, folder)
+                copies_in(folder).begin(plan)
+                self._plans[folder] = plan
         with self._changed:
             self._steps[number] = shards
             for path, source in shards:
@@ -221,9 +225,10 @@ class ReadAhead:
             except NoRoomError:
                 self._give_back(path, is_full=True)
             except Exception:
-                # the step that reads it tries again; a thread that ended would let it wait for ever
-                logger.warning("%s cannot be fetched now", path, exc_info=True)
-                self._set_fetched(path, self._failed)
+                # a thread that ended would let the step that reads it wait for ever
+                if self._may_warn():
+                    logger.warning("%s cannot be fetched now", path, exc_info=True)
+                self._put_off(path, use)
             else:
                 if is_here:
                     self._set_fetched(path, self._ready)
@@ -259,6 +264,31 @@ class ReadAhead:
             if is_full:
                 self._full_until_s = time.monotonic() + PAUSE_S
             self._changed.notify_all()
+
+    def _may_warn(self) -> bool:
+        """Return True once in a while: all threads fail while a bucket does not answer."""
+        with self._changed:
+            now_s = time.monotonic()
+            if now_s < self._quiet_until_s:
+                return False
+            self._quiet_until_s = now_s + QUIET_S
+            return True
+
+    def _put_off(self, path: str, use: int) -> None:
+        """Try a shard again after a pause; one that is read now is tried by the step itself."""
+        with self._changed:
+            is_read_now = use <= self._begun
+        if is_read_now:
+            self._set_fetched(path, self._failed)
+        else:
+            self._give_back(path, is_full=True)
+
+    def _keep_retried(self, path: str) -> None:
+        """Keep a shard that its step has fetched itself, as those that were fetched ahead."""
+        if copies_in(parent_of(path)).pin(name_of(path)):
+            with self._changed:
+                self._failed.discard(path)
+            self._set_fetched(path, self._ready)
 
     def _set_fetched(self, path: str, where: set[str]) -> None:
         with self._changed:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ophnet_ray.config import Config
+from ophnet_ray.data.cache import read_ahead as read_ahead_module
 from ophnet_ray.data.cache import shards as shards_module
 from ophnet_ray.data.cache.bucket import CacheBucket
 from ophnet_ray.data.cache.read_ahead import fetch_shard
@@ -151,6 +152,34 @@ def test_a_shard_that_another_process_deletes_before_it_is_opened_is_fetched_aga
     monkeypatch.setattr(shards_module, "fetch_shard", fetch_and_lose)
     np.testing.assert_array_equal(read_blocks(entry, 0, blocks * 0), expected)
     assert len(fetched) == 3
+
+
+def test_what_an_outage_kept_away_is_fetched_ahead_once_the_bucket_answers(
+    shards, expected, tmp_path, monkeypatch, caplog
+):
+    failed, by_reader = [], []
+
+    def fetch_in_outage(path, source, **of_threads):
+        if of_threads.get("before") is not None and len(failed) < 3:
+            failed.append(path)
+            raise OSError("the bucket does not answer")
+        if not of_threads:
+            by_reader.append(path)
+        fetch_shard(path, source, **of_threads)
+
+    monkeypatch.setattr(read_ahead_module, "fetch_shard", fetch_in_outage)
+    with caplog.at_level(logging.WARNING):
+        batches = list(Node(move_to(shards, tmp_path), **BY_SHARD).read(None))
+    np.testing.assert_array_equal(batches, expected["shard"])
+    assert len(failed) == 3
+    assert not by_reader
+    assert len([text for text in caplog.messages if "cannot be fetched now" in text]) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_the_error_of_the_read(shards, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        list(Node(move_to(shards, tmp_path / "file" / "copies")).read(None))
 
 
 def test_what_is_not_in_the_bucket_is_never_deleted(shards, tmp_path):
