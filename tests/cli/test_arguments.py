@@ -37,7 +37,7 @@ def test_flags_override_the_settings_file_which_overrides_the_defaults(tmp_path)
 
 
 def test_without_a_csv_the_defaults_are_those_of_the_demo():
-    assert parse().windows.image_size == 128
+    assert parse().windows.image_size == 64
     assert parse("--lr", "0.5").training.lr == 0.5
     assert parse("--csv_path", "a.csv").windows.image_size == Config().windows.image_size
 
@@ -50,7 +50,7 @@ def test_a_recipe_changes_defaults_which_flags_and_a_file_override(tmp_path):
     assert recipe.weight_decay == chosen["weight_decay"]
     assert config.training.lr_schedule == "cosine"
     assert parse("--recipe", "modern").training.lr_schedule == "cosine", "on the demo, too"
-    assert parse("--recipe", "modern").windows.image_size == 128
+    assert parse("--recipe", "modern").windows.image_size == 64
 
 
 def test_the_commands_train_by_the_recipe_modern_and_settings_by_themselves_are_those_of_seed():
