@@ -228,7 +228,7 @@ def test_the_mean_colour_does_not_tell_the_phases_of_the_demo(demo_run):
 
     def mean_colors(split):
         segments = SegmentColumns.of_items(data.manifest.of_split(split))
-        batches = list(WindowLoader(segments, ValidationSampler(segments.layouts, 2, 32), 128))
+        batches = list(WindowLoader(segments, ValidationSampler(segments.layouts, 2, 32), 64))
         colors = [b["pixels"][b["valid"]].float().mean((2, 3)).numpy() for b in batches]
         return np.concatenate(colors), np.concatenate([b["label"][b["valid"]] for b in batches])
 
