@@ -67,7 +67,8 @@ def test_what_only_the_mask_tells_is_learnt(backbone):
     mask = torch.zeros(12, 2, SIZE, SIZE)
     for i, label in enumerate(labels):  # the same area, in three places
         mask[i, 0, :, 20 * label : 20 * label + 20] = 1
-    assert learn(build(backbone), image, mask, labels) == 1.0
+    # after 40 steps some processors, which add in another order, have two of the three places
+    assert learn(build(backbone), image, mask, labels, steps=80) == 1.0
 
 
 @pytest.mark.parametrize("backbone", ["test_maxvit", "test_efficientnet"])
