@@ -10,6 +10,7 @@ times stands for all of itself.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +45,7 @@ def add_val_durations(manifest: Manifest, spool_dir: str | None = None) -> Manif
     }
     ends_s = _read_ends(sorted(unknown), spool_dir)
     durations = measure_durations([item.segment for item in items], ends_s)
-    return Manifest(
-        manifest.phases, manifest.windows, manifest.items, manifest.train_video_hashes, durations
-    )
+    return replace(manifest, val_durations=durations)
 
 
 def measure_durations(

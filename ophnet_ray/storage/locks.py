@@ -110,20 +110,23 @@ def _acquire(
         UserError: It is held, and ``busy`` is given.
     """
     end_s = time.monotonic() + patience_s
-    while busy and time.monotonic() < end_s:
-        try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_POLL_S)
-        else:
+    while not _try(descriptor, kind):
+        if not busy:
+            with _noticed(path, tell):
+                fcntl.flock(descriptor, kind)
             return
+        if time.monotonic() >= end_s:
+            raise UserError(f"{busy} ({Holder.read(path)})")
+        time.sleep(_POLL_S)
+
+
+def _try(descriptor: int, kind: int) -> bool:
+    """Take a lock if it is free now; return False if another process holds it."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        if busy:
-            raise UserError(f"{busy} ({Holder.read(path)})") from error
-        with _noticed(path, tell):
-            fcntl.flock(descriptor, kind)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
