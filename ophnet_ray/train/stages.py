@@ -231,9 +231,12 @@ def fit_and_watch(run: Run, loop: TrainLoopConfig) -> RunResult:
             request=request,
         )
         try:
-            return watch.run(lambda: fit_workers(loop))
+            result = watch.run(lambda: fit_workers(loop))
         except StopTraining as stopped:
             raise StoppedError(str(stopped), request.exit_code) from stopped
+    if request.signal_name:  # too late for this training, but what follows it must not begin
+        raise StoppedError("after the last epoch", request.exit_code)
+    return result
 
 
 def _fit_on_ray(loop: TrainLoopConfig) -> RunResult:

@@ -46,16 +46,21 @@ def test_every_trainable_tensor_gets_a_gradient_also_in_the_encoder(backbone):
     assert torch.stack(encoder).norm() > 1e-3
 
 
-def learn(model, image, mask, labels, steps=40):
+def learn(model, image, mask, labels):
     """Share of the labels right after a few steps on one batch, in evaluation mode."""
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(steps):
+    for _ in range(40):
         loss = F.cross_entropy(model.train()(image, mask), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            # the batch's own statistics: running ones of an image without contrast lag for long
+            module.reset_running_stats()
+            module.momentum = None
     with torch.no_grad():
-        for _ in range(30):  # let running statistics settle
+        for _ in range(10):
             model.train()(image, mask)
         return (model.eval()(image, mask).argmax(1) == labels).float().mean().item()
 
@@ -67,8 +72,7 @@ def test_what_only_the_mask_tells_is_learnt(backbone):
     mask = torch.zeros(12, 2, SIZE, SIZE)
     for i, label in enumerate(labels):  # the same area, in three places
         mask[i, 0, :, 20 * label : 20 * label + 20] = 1
-    # after 40 steps some processors, which add in another order, have two of the three places
-    assert learn(build(backbone), image, mask, labels, steps=80) == 1.0
+    assert learn(build(backbone), image, mask, labels) == 1.0
 
 
 @pytest.mark.parametrize("backbone", ["test_maxvit", "test_efficientnet"])
