@@ -16,7 +16,7 @@ from ophnet_ray.tune.search import open_search
 from ophnet_ray.tune.space import network_variants
 
 if TYPE_CHECKING:
-    from ophnet_ray.tune.stages import SearchResult
+    from ophnet_ray.tune.conclusion import SearchResult
 
 
 def tune(config: TuneConfig, console: Console) -> "SearchResult":

@@ -20,7 +20,6 @@ from ophnet_ray.train.epoch_counts import EpochCounts, read_epoch_counts
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.run_paths import RunPaths
 from ophnet_ray.tune.config import RankedMetric
-from ophnet_ray.tune.ranking import ROW_SCORES, select_counts
 from ophnet_ray.tune.searcher import create_study
 from ophnet_ray.tune.trial import (
     History,
@@ -30,6 +29,7 @@ from ophnet_ray.tune.trial import (
     write_trial_end,
     write_trial_pass,
 )
+from ophnet_ray.tune.trial_counts import ROW_SCORES, select_counts
 from ophnet_ray.tune.trial_task import EPOCHS, TrialSetup
 
 P_THRESHOLD = 0.05

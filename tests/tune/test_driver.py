@@ -21,10 +21,10 @@ from ophnet_ray.models.checkpoint_file import read_payload, write_smoothing_choi
 from ophnet_ray.models.payload import SmoothingChoice
 from ophnet_ray.settings_file import read_config
 from ophnet_ray.train.driver import train
+from ophnet_ray.tune.conclusion import SearchResult
 from ophnet_ray.tune.config import SearchConfig, TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.driver import tune
-from ophnet_ray.tune.stages import SearchResult
 from tests.helpers.paths import TUNE_PY
 from tests.helpers.runs import flags_of, tiny_config
 from tests.helpers.waiting import wait_until

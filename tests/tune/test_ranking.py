@@ -16,9 +16,9 @@ from ophnet_ray.tune.ranking import (
     f1_by_phase,
     format_table,
     rank_trials,
-    select_counts,
 )
 from ophnet_ray.tune.trial import Trial, best_record
+from ophnet_ray.tune.trial_counts import select_counts
 from tests.helpers.searches import epoch_record, write_trial
 
 pytestmark = pytest.mark.unit
