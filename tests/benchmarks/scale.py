@@ -150,7 +150,7 @@ def time_worker(folder: Path, stored: ManifestFile) -> Costs:
             for segment in rows.tolist():
                 # touches all that a reader touches, and marks the blocks as read
                 loader._segments.read_entry(segment)
-            loader._is_checked[loader._segments.first_blocks[rows]] = True
+            loader._checked_in[loader._segments.first_blocks[rows]] = 1
     used_mb = resident_mb() - base
     num_segments = sum(stored.num_segments.values())
     return {
