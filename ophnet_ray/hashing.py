@@ -29,7 +29,9 @@ def hash_ids(
     if isinstance(ids, np.ndarray):
         values = ids
     else:
-        digests = b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in ids)
+        digests = bytearray()  # not joined: millions of small objects take as much memory again
+        for text in ids:
+            digests += hashlib.blake2b(text.encode(), digest_size=8).digest()
         values = np.frombuffer(digests, dtype="<u8").astype(np.uint64)
     for salt in salts:
         with np.errstate(over="ignore"):

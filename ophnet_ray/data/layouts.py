@@ -34,10 +34,12 @@ class Layouts:
     def of_lengths(cls, snippet_lengths: Sequence[Sequence[int]]) -> Self:
         """Collect the layouts of segments in the order of their first segments."""
         number_of: dict[tuple[int, ...], int] = {}
-        numbers = [
-            number_of.setdefault(tuple(lengths), len(number_of)) for lengths in snippet_lengths
-        ]
-        return cls(tuple(number_of), shrink(np.asarray(numbers, dtype=np.int64)))
+        numbers = np.fromiter(
+            (number_of.setdefault(tuple(lengths), len(number_of)) for lengths in snippet_lengths),
+            np.int64,
+            len(snippet_lengths),
+        )
+        return cls(tuple(number_of), shrink(numbers))
 
     def __len__(self) -> int:
         """Return the number of segments."""

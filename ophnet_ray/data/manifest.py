@@ -1,7 +1,7 @@
 """Usable segments and the position of their blocks, row by row."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,8 @@ def measure_lengths(items: Sequence[ManifestItem]) -> NDArray[np.int64]:
     Clips have no annotated end: where there is one, the lengths are those that were decoded, in
     blocks.
     """
-    seconds = np.asarray([item.segment.end_s - item.segment.start_s for item in items])
+    lengths = (item.segment.end_s - item.segment.start_s for item in items)
+    seconds = np.fromiter(lengths, np.float64, len(items))
     if not np.isfinite(seconds).all():
         return np.asarray([sum(item.entry.snippet_lengths) for item in items], dtype=np.int64)
     milliseconds: NDArray[np.float64] = np.rint(seconds * 1000)
@@ -115,7 +116,7 @@ def measure_lengths(items: Sequence[ManifestItem]) -> NDArray[np.int64]:
 
 def build_manifest(
     segments: Sequence[Segment],
-    entries: Mapping[str, CacheEntry],
+    entries: Iterable[CacheEntry],
     phases: Sequence[str],
     windows: WindowConfig,
 ) -> tuple[Manifest, list[Reject]]:
@@ -123,7 +124,7 @@ def build_manifest(
 
     Args:
         segments: With their splits.
-        entries: By segment id, one for each.
+        entries: That of each segment, in their order.
         phases: The vocabulary.
         windows: Settings under which the cache was filled.
 
@@ -133,8 +134,7 @@ def build_manifest(
     label_of = {phase: label for label, phase in enumerate(phases)}
     items, rejects = [], []
     with pause_collections():
-        for segment in segments:
-            entry = entries[segment.segment_id]
+        for segment, entry in zip(segments, entries, strict=True):
             if entry.kind is not None:
                 rejects.append(Reject(segment, entry.reason, entry.kind))
             else:
@@ -169,7 +169,7 @@ def prepare_manifest(
         raise UserError(f"phases without a label in phase2idx: {', '.join(sorted(unknown))}")
     cache = BlockCache(cache_dir, windows)
     filled = fill_cache(cache, segments, num_workers, decode_in_threads(num_workers))
-    manifest, rejects = build_manifest(segments, filled.entries, phases, windows)
+    manifest, rejects = build_manifest(segments, filled.in_order, phases, windows)
     for reject in rejects:
         logger.warning("%s is left out: %s", reject.segment.segment_id, reject.reason)
     if not manifest.items:

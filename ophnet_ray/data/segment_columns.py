@@ -1,6 +1,6 @@
 """Usable segments of one split as columns: some 60 bytes each, which may lie in a mapped file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
@@ -65,23 +65,25 @@ class SegmentColumns:
     @classmethod
     def of_items(cls, items: Sequence[ManifestItem]) -> Self:
         """Turn rows into columns."""
+        # of millions of rows, a list of numbers takes several times the memory of its column
         entries = [item.entry for item in items]
         case_names = sorted({item.segment.case_id for item in items})
         case_of = {name: number for number, name in enumerate(case_names)}
-        cases = [case_of[item.segment.case_id] for item in items]
-        shards, numbers = _number([(entry.path, entry.source) for entry in entries])
+        cases = np.fromiter((case_of[item.segment.case_id] for item in items), np.int64, len(items))
+        shards, numbers = _number(((entry.path, entry.source) for entry in entries), len(entries))
         folders, shard_folders = _number(
-            [(parent_of(path), parent_of(source) if source else "") for path, source in shards]
+            ((parent_of(path), parent_of(source) if source else "") for path, source in shards),
+            len(shards),
         )
-        has_checksums = np.asarray([bool(entry.checksums) for entry in entries], dtype=np.bool_)
+        has_checksums = np.fromiter((bool(e.checksums) for e in entries), np.bool_, len(entries))
         return cls(
             ids=hash_ids([item.segment.segment_id for item in items]),
-            labels=shrink(np.asarray([item.label for item in items], dtype=np.int64)),
-            cases=shrink(np.asarray(cases, dtype=np.int64)),
+            labels=shrink(np.fromiter((item.label for item in items), np.int64, len(items))),
+            cases=shrink(cases),
             lengths=shrink(measure_lengths(items)),
             layouts=Layouts.of_lengths([entry.snippet_lengths for entry in entries]),
             shards=shrink(numbers),
-            offsets=shrink(np.asarray([entry.offset for entry in entries], dtype=np.int64)),
+            offsets=shrink(np.fromiter((e.offset for e in entries), np.int64, len(entries))),
             checksums=_join_checksums(entries if has_checksums.any() else ()),
             unchecked=shrink(np.flatnonzero(~has_checksums & has_checksums.any())),
             case_names=pa.array(case_names, pa.large_string()),
@@ -157,16 +159,19 @@ class SegmentColumns:
         return self.checksums[start:stop].tobytes()
 
 
-def _number(values: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:
+def _number(
+    values: Iterable[tuple[str, str]], num_values: int
+) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:
     """Return the distinct values, in the order of the first ones, and the index of each value."""
     number_of: dict[tuple[str, str], int] = {}
-    numbers = [number_of.setdefault(value, len(number_of)) for value in values]
-    return list(number_of), np.asarray(numbers, dtype=np.int64)
+    places = (number_of.setdefault(value, len(number_of)) for value in values)
+    numbers = np.fromiter(places, np.int64, num_values)
+    return list(number_of), numbers
 
 
 def _join_checksums(entries: Sequence[CacheEntry]) -> NDArray[np.uint32]:
     """Return the checksums of all blocks; 0 for segments without any."""
-    joined = b"".join(
-        entry.checksums or bytes(CHECKSUM_BYTES * sum(entry.snippet_lengths)) for entry in entries
-    )
+    joined = bytearray()
+    for entry in entries:
+        joined += entry.checksums or bytes(CHECKSUM_BYTES * sum(entry.snippet_lengths))
     return np.frombuffer(joined, dtype="<u4")

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,21 +45,22 @@ def assign_splits(
         )
     groups = [tuple(group) for group in same_videos]
     check_same_videos(segments, groups)
-    if any(segment.split == "val" for segment in segments):
-        if not any(segment.split == "train" for segment in segments):
+    splits = {segment.split for segment in segments}
+    if "val" in splits:
+        if "train" not in splits:
             raise AnnotationError("the split column has no train rows; mark some rows as train")
         return list(segments)
     pool = [segment for segment in segments if segment.split != "test"]
     unit_of = unite_cases(pool, groups)
-    units = [unit_of[segment.case_id] for segment in pool]
-    cases = sorted(set(units))
+    cases = sorted(set(unit_of.values()))
     if len(cases) < 2:
         shared = f" ({len(unit_of)} case ids share a video)" if len(unit_of) > 1 else ""
         raise AnnotationError(
             f"{len(cases)} case to train on{shared}; holding out a validation case takes at least "
             "2: add cases, or a split column with train and val rows"
         )
-    val_units = {cases[i] for i in _choose_val_cases(pool, units, val_fraction, seed)}
+    counts = _count_phases(pool, unit_of, cases, phase_vocabulary(pool))
+    val_units = {cases[i] for i in _choose_val_cases(cases, counts, val_fraction, seed)}
     sides = {case_id: "val" if unit in val_units else "train" for case_id, unit in unit_of.items()}
     return [s if s.split == "test" else _with_split(s, sides[s.case_id]) for s in segments]
 
@@ -91,10 +92,10 @@ def unite_cases(
     # a union-find: each case points to a smaller one that it belongs with, the first to itself
     parent = {segment.case_id: segment.case_id for segment in segments}
     case_of: dict[str, str] = {}
-    for segment in segments:
-        known = case_of.setdefault(first_name.get(segment.video, segment.video), segment.case_id)
-        if known != segment.case_id:
-            one, other = _find_first(parent, known), _find_first(parent, segment.case_id)
+    for video, case_id in dict.fromkeys((s.video, s.case_id) for s in segments):
+        known = case_of.setdefault(first_name.get(video, video), case_id)
+        if known != case_id:
+            one, other = _find_first(parent, known), _find_first(parent, case_id)
             parent[max(one, other)] = min(one, other)
     return {case_id: _find_first(parent, case_id) for case_id in parent}
 
@@ -113,8 +114,10 @@ def find_split_twins(
 
     Under one case_id they pass: then it is no oversight, and ``cases_on_both_sides`` names it.
     """
-    rows = {segment.video: segment for segment in segments}
-    for group in same_videos:
+    groups = list(same_videos)
+    named = {video for group in groups for video in group}
+    rows = {s.video: s for s in segments if s.video in named} if named else {}
+    for group in groups:
         found = [rows[video] for video in group if video in rows]
         for one, other in itertools.combinations(found, 2):
             if one.split != other.split and one.case_id != other.case_id:
@@ -135,8 +138,25 @@ def check_same_videos(segments: Sequence[Segment], same_videos: Iterable[Sequenc
         )
 
 
+def _count_phases(
+    segments: Sequence[Segment],
+    unit_of: Mapping[str, str],
+    cases: Sequence[str],
+    phases: Sequence[str],
+) -> NDArray[np.int64]:
+    """Count the rows of each case and phase, (C, K), in the order of both lists."""
+    row_of, column_of = ({name: i for i, name in enumerate(names)} for names in (cases, phases))
+    # a case's first cell in the table, and the place of a phase behind it
+    first_of = {case_id: row_of[unit] * len(phases) for case_id, unit in unit_of.items()}
+    cells = np.fromiter(
+        (first_of[s.case_id] + column_of[s.phase] for s in segments), np.int64, len(segments)
+    )
+    counts = np.bincount(cells, minlength=len(cases) * len(phases))
+    return counts.reshape(len(cases), len(phases)).astype(np.int64, copy=False)
+
+
 def _choose_val_cases(
-    segments: Sequence[Segment], units: Sequence[str], val_fraction: float, seed: int
+    cases: Sequence[str], counts: NDArray[np.int64], val_fraction: float, seed: int
 ) -> list[int]:
     """Choose the best of ``NUM_CANDIDATES`` random subsets of cases of the wanted size.
 
@@ -147,40 +167,45 @@ def _choose_val_cases(
     fewest phases is taken.
 
     Args:
-        segments: Rows to choose among.
-        units: Case of each row.
+        cases: All cases, sorted.
+        counts: Rows of each case and phase, (C, K).
         val_fraction: Share of the cases.
         seed: Chooses the subsets.
 
     Returns:
-        Indices into the sorted cases, sorted.
+        Indices into the cases, sorted.
     """
-    cases, phases = sorted(set(units)), phase_vocabulary(segments)
-    row, column = ({name: i for i, name in enumerate(names)} for names in (cases, phases))
-    counts = np.zeros((len(cases), len(phases)), dtype=np.int64)
-    rows = np.fromiter((row[unit] for unit in units), np.intp, len(units))
-    columns = np.fromiter((column[s.phase] for s in segments), np.intp, len(units))
-    np.add.at(counts, (rows, columns), 1)
     num_val = min(max(round(val_fraction * len(cases)), 1), len(cases) - 1)
-    ids, total = hash_ids(cases), counts.sum(axis=0)
+    ids, total, has_phase = hash_ids(cases), counts.sum(axis=0), counts > 0
+    holders = has_phase.sum(axis=0)
     best: tuple[tuple[float, float], list[int]] = ((0.0, 0.0), [])
     for candidate in range(NUM_CANDIDATES):
-        chosen = _spare_cases(counts > 0, np.argsort(hash_ids(ids, seed, candidate)), num_val)
+        order = np.argsort(hash_ids(ids, seed, candidate))
+        chosen = _spare_cases(has_phase, holders, order, num_val)
         distance = (((counts[chosen].sum(axis=0) - val_fraction * total) / total) ** 2).sum()
         score = (-float(len(chosen)), float(distance))
         if not best[1] or score < best[0]:
             best = (score, chosen)
     if not best[1]:
-        cost = (counts * ((counts > 0).sum(axis=0) == 1)).astype(bool).sum(axis=1)
+        cost = (has_phase & (holders == 1)).sum(axis=1)
         return [int(np.lexsort((hash_ids(ids, seed), cost))[0])]
     return sorted(best[1])
 
 
 def _spare_cases(
-    has_phase: NDArray[np.bool_], order: NDArray[np.intp], max_cases: int
+    has_phase: NDArray[np.bool_],
+    holders: NDArray[np.int64],
+    order: NDArray[np.intp],
+    max_cases: int,
 ) -> list[int]:
-    """Take cases in this order, up to a number, that leave each of their phases another case."""
-    holders = has_phase.sum(axis=0)
+    """Take cases in this order, up to a number, that leave each of their phases another case.
+
+    Args:
+        has_phase: Phases of each case, (C, K).
+        holders: Cases of each phase, (K,).
+        order: Order of the cases, (C,).
+        max_cases: Maximum number of cases.
+    """
     chosen: list[int] = []
     left, at_once = order, _MIN_CASES_AT_ONCE
     while len(left) and len(chosen) < max_cases:

@@ -125,10 +125,11 @@ def learn_dynamics(
     if not rows:
         return None
     video_of: dict[str, int] = {}
-    videos = np.asarray([video_of.setdefault(row.video, len(video_of)) for row in rows])
-    starts_s = np.asarray([row.start_s for row in rows], dtype=np.float64)
-    ends_s = np.asarray([row.end_s for row in rows], dtype=np.float64)
-    labels = np.asarray([label_of[row.phase] for row in rows], dtype=np.int64)
+    numbers = (video_of.setdefault(row.video, len(video_of)) for row in rows)
+    videos = np.fromiter(numbers, np.int32, len(rows))
+    starts_s = np.fromiter((row.start_s for row in rows), np.float64, len(rows))
+    ends_s = np.fromiter((row.end_s for row in rows), np.float64, len(rows))
+    labels = np.fromiter((label_of[row.phase] for row in rows), np.int32, len(rows))
     order = np.lexsort((ends_s, starts_s, videos))
     videos, labels, lengths_s = videos[order], labels[order], (ends_s - starts_s)[order]
 

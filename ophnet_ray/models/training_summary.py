@@ -1,9 +1,10 @@
 """Facts of a training that its checkpoints keep: cases, videos, order and durations of phases."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
+
+import numpy as np
 
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.manifest import Manifest
@@ -77,13 +78,16 @@ def summarise_training_segments(manifest: Manifest) -> TrainingSummary:
 def summarise_segments(segments: Sequence[Segment], phases: Sequence[str]) -> TrainingSummary:
     """Summarise usable segments with their splits, see ``summarise_training_segments``."""
     train = [segment for segment in segments if segment.split == "train"]
-    cases = {(segment.phase, segment.case_id) for segment in train}
-    num_cases = Counter(phase for phase, _ in cases)
     label_of = {phase: label for label, phase in enumerate(phases)}
+    number_of = {name: number for number, name in enumerate({row.case_id for row in train})}
+    pairs = (number_of[row.case_id] * len(phases) + label_of[row.phase] for row in train)
+    # as numbers: millions of pairs of texts would take as much memory as the rows
+    distinct = np.unique(np.fromiter(pairs, np.int64, len(train)))
+    num_cases = np.bincount(distinct % len(phases), minlength=len(phases))
     val_cases = {segment.case_id for segment in segments if segment.split == "val"}
     return TrainingSummary(
-        case_hashes=tuple(sorted({hash_case(case_id) for case_id in {c for _, c in cases}})),
+        case_hashes=tuple(sorted({hash_case(case_id) for case_id in number_of})),
         val_case_hashes=tuple(sorted(map(hash_case, val_cases))),
-        cases_by_phase=tuple(num_cases[phase] for phase in phases),
+        cases_by_phase=tuple(num_cases.tolist()),
         dynamics=learn_dynamics(train, label_of),
     )

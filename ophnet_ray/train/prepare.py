@@ -19,6 +19,7 @@ from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.distributed.prometheus import count_rejects
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.errors import UserError
+from ophnet_ray.garbage import pause_collections
 from ophnet_ray.models.init_checkpoint import read_start
 from ophnet_ray.train.new_run import find_leaks
 from ophnet_ray.train.run import Run
@@ -37,8 +38,9 @@ def prepare_data(run: Run, cache: BlockCache, resources: Resources) -> Manifest:
         StorageError: A video cannot be read now.
     """
     manifest, unreadable = _fill(run, cache, resources, run.data.phases)
-    manifest, unreadable = _keep_rows(run, manifest, unreadable)
-    account_for_rows(run, manifest, unreadable, resources)
+    with pause_collections():
+        manifest, unreadable = _keep_rows(run, manifest, unreadable)
+        account_for_rows(run, manifest, unreadable, resources)
     return _add_durations(run, manifest)
 
 
@@ -192,7 +194,7 @@ def _fill(
         console.say(f"decode   nothing: all videos are in the cache {cache.location}")
     elif num_here < num_missing:
         console.say(f"decode   another run decoded {num_missing - num_here} of them")
-    manifest, unreadable = build_manifest(segments, filled.entries, phases, cache.windows)
+    manifest, unreadable = build_manifest(segments, filled.in_order, phases, cache.windows)
     return _identify_training(run, manifest, cache), unreadable
 
 

@@ -44,23 +44,19 @@ def _rows(scale: int) -> Iterator[tuple[str, str, str, int]]:
             yield f"case_{video:06d}", f"{end - length:.2f}", f"{end:.2f}", int(phase)
 
 
-def make_entries(segments: Sequence[Segment], folder: str) -> dict[str, CacheEntry]:
-    """Return an entry for each segment, as if a cache in a folder held it, by segment id."""
+def make_entries(segments: Sequence[Segment], folder: str) -> list[CacheEntry]:
+    """Return an entry for each segment, as if a cache in a folder held it, in their order."""
     rng = np.random.default_rng(1)
     layouts = rng.integers(0, len(LAYOUTS), len(segments))
     checksums = rng.bytes(len(segments) * 10 * CHECKSUM_BYTES)
-    entries, offset, path = {}, 0, ""
-    for i, (segment, layout) in enumerate(zip(segments, layouts.tolist(), strict=True)):
+    entries, offset, path = [], 0, ""
+    for i, layout in enumerate(layouts.tolist()):
         if i % SEGMENTS_PER_SHARD == 0:
             path, offset = f"{folder}/{i // SEGMENTS_PER_SHARD:024x}.arrow", 584
         lengths = LAYOUTS[layout]
         first, num_bytes = i * 10 * CHECKSUM_BYTES, sum(lengths) * CHECKSUM_BYTES
-        entries[segment.segment_id] = CacheEntry(
-            f"{i:032x}",
-            path,
-            offset,
-            (*lengths,),  # each its own, as a cache reads them
-            checksums=checksums[first : first + num_bytes],
-        )
+        chosen = checksums[first : first + num_bytes]
+        own = (*lengths,)  # as a cache reads them
+        entries.append(CacheEntry(f"{i:032x}", path, offset, own, checksums=chosen))
         offset += sum(lengths) * BLOCK_BYTES + 576
     return entries

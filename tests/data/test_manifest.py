@@ -35,7 +35,7 @@ def segments():
 def test_every_row_is_an_item_or_a_reject(segments):
     entries = {name: CacheEntry(name, snippet_lengths=(2,)) for name in "abc"}
     entries["d"] = CacheEntry("d", reason="damaged: at 1 s", kind="damaged")
-    manifest, rejects = build_manifest(segments, entries, PHASES, WINDOWS)
+    manifest, rejects = build_manifest(segments, entries.values(), PHASES, WINDOWS)
     assert [(item.segment.segment_id, item.label) for item in manifest.items] == [
         ("a", 2), ("b", 0), ("c", 2),
     ]  # fmt: skip
@@ -50,7 +50,7 @@ def test_every_row_is_an_item_or_a_reject(segments):
 
 def test_a_split_has_its_own_segments_cases_and_counts(segments):
     entries = {name: CacheEntry(name, snippet_lengths=(2,)) for name in "abcd"}
-    manifest, _ = build_manifest(segments, entries, PHASES, WINDOWS)
+    manifest, _ = build_manifest(segments, entries.values(), PHASES, WINDOWS)
     assert [item.segment.segment_id for item in manifest.of_split("train")] == ["a", "b", "d"]
     assert manifest.cases_of("train") == ["c", "c1", "c2"]
     assert manifest.label_counts("train").tolist() == [1, 1, 1]
@@ -63,7 +63,7 @@ def test_phases_count_as_their_windows_do_under_each_sampler():
     rows = [make_segment(name, "red", case_id=name) for name in "abcde"]
     rows += [Segment("f", "f", "f.mp4", 0.0, 5.0, "blue", "train")]
     entries = {name: CacheEntry(name, snippet_lengths=(2,)) for name in "abcdef"}
-    manifest, _ = build_manifest(rows, entries, PHASES, WINDOWS)
+    manifest, _ = build_manifest(rows, entries.values(), PHASES, WINDOWS)
     assert manifest.training_counts("segment").tolist() == [1, 0, 5]
     assert manifest.training_counts("balanced").tolist() == [3, 0, 3]
     assert manifest.training_counts("seconds").tolist() == [3, 0, 3]
@@ -79,7 +79,7 @@ def test_clips_are_as_long_as_what_was_decoded_of_them():
         "a": CacheEntry("a", snippet_lengths=(4, 4)),
         "b": CacheEntry("b", snippet_lengths=(3,)),
     }
-    manifest, _ = build_manifest(rows, entries, PHASES, WINDOWS)
+    manifest, _ = build_manifest(rows, entries.values(), PHASES, WINDOWS)
     assert measure_lengths(manifest.items).tolist() == [8, 3]
 
 

@@ -74,6 +74,8 @@ def test_validation_is_taken_from_training_when_the_column_has_only_train_and_te
     splits = [row.split for row in assign_splits(rows, 0.25, 0)]
     assert splits[:4] == ["test"] * 4
     assert splits[4:].count("val") == 2
+    tested = [replace(row, phase="of the test alone") for row in rows[:4]]
+    assert [row.split for row in assign_splits([*tested, *rows[4:]], 0.25, 0)] == splits
 
 
 def test_three_clips_of_three_phases_still_split_and_name_what_training_lacks():

@@ -33,15 +33,22 @@ class FillProgress:
 
 @dataclass(frozen=True, slots=True)
 class FillResult:
-    """The entry of every segment, by segment id, and the number of videos it took.
+    """The entry of every segment, in their order, and the number of videos it took.
 
     The cache lacked segments of ``missing_videos`` videos; this run decoded ``decoded_videos``.
     The two differ when another run decoded some simultaneously.
     """
 
-    entries: Mapping[str, CacheEntry]
+    segments: Sequence[Segment]
+    in_order: Sequence[CacheEntry]
     missing_videos: int
     decoded_videos: int
+
+    @property
+    def entries(self) -> dict[str, CacheEntry]:
+        """The entries by segment id: a table of its own, made at each call."""
+        ids = (segment.segment_id for segment in self.segments)
+        return dict(zip(ids, self.in_order, strict=True))
 
 
 DecodeAll = Callable[[BlockCache, list[DecodeTask]], Iterator[DecodeResult]]
@@ -91,8 +98,8 @@ def fill_cache(
     if tasks:
         cache.update_catalog()
     cache.mark_used(entries.values())
-    by_id = {s.segment_id: entries[key] for s, key in zip(segments, keys, strict=True)}
-    return FillResult(by_id, total, len(decoded))
+    # by their places: a table by the ids of millions of rows would take as long as the rows
+    return FillResult(segments, [entries[key] for key in keys], total, len(decoded))
 
 
 def plan_tasks(pending: DecodeTask, cache: BlockCache, num_workers: int) -> list[DecodeTask]:
