@@ -41,6 +41,11 @@ class EpochCounts:
     segments: NDArray[np.float64] | None = None
     milliseconds: NDArray[np.float64] | None = None
 
+    @property
+    def is_temporal(self) -> bool:
+        """True of a temporal model, whose windows are frames; frame models count segments, too."""
+        return self.segments is None and self.milliseconds is None
+
     @classmethod
     def of_model(cls, model: CheckpointPayload) -> Self:
         """Return the counts in a checkpoint.

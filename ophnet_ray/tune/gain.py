@@ -180,7 +180,7 @@ def _read_counts(
     counts = read_epoch_counts(trial.run, int(best_record(trial.history[:num_epochs])["epoch"]))
     if counts is None or counts.cases != first.cases:
         return None
-    selected = select_counts(counts, metric)
+    selected = select_counts(counts, metric, trial.run)
     return selected if first.counts is not None and len(selected) == len(first.counts) else None
 
 
@@ -198,6 +198,6 @@ def _counts_of_repeats(
         # one that diverged scores 0
         own = np.zeros_like(row.counts)
         if repeat.state == "finished":
-            own = select_counts(read_best_counts(repeat), metric)
+            own = select_counts(read_best_counts(repeat), metric, repeat.run)
         counts[repeat.number] = (*counts.get(repeat.number, ()), own)
     return counts

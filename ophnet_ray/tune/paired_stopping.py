@@ -99,11 +99,12 @@ class PairedStopping(FIFOScheduler):
         # the counts of equal cases are in equal order
         if own is None or other is None or own.cases != other.cases:
             return False
-        return is_behind(self._score_cases(own), self._score_cases(other))
+        return is_behind(self._score_cases(own, run), self._score_cases(other, best.run))
 
-    def _score_cases(self, counts: EpochCounts) -> list[float]:
+    def _score_cases(self, counts: EpochCounts, run: RunPaths) -> list[float]:
         metric = self._setup.metric
-        scores = ROW_SCORES[metric](select_counts(counts, metric).astype(np.float64))
+        selected = select_counts(counts, metric, run)
+        scores = ROW_SCORES[metric](selected.astype(np.float64))
         return [float(score) for score in scores]
 
 

@@ -197,7 +197,7 @@ def _score(trial: Trial, metric: RankedMetric) -> RankedTrial:
     if trial.state != "finished":
         return ranked
     counts = read_best_counts(trial)
-    return replace(ranked, counts=select_counts(counts, metric), cases=counts.cases)
+    return replace(ranked, counts=select_counts(counts, metric, trial.run), cases=counts.cases)
 
 
 def _add_interval(row: RankedTrial, metric: RankedMetric) -> RankedTrial:

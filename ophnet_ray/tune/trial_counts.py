@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray.config import FRAME_METRICS
 from ophnet_ray.metrics.bootstrap import ScoreFn
+from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.classification import (
     accuracy,
     accuracy_of_rows,
@@ -16,6 +17,7 @@ from ophnet_ray.metrics.gain import RowScoreFn
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.train.epoch_counts import EpochCounts
+from ophnet_ray.train.run_paths import RunPaths
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.trial import Trial
 
@@ -45,11 +47,25 @@ def read_best_counts(trial: Trial) -> EpochCounts:
     return EpochCounts.of_model(read_payload(best.file))
 
 
-def select_counts(counts: EpochCounts, metric: RankedMetric) -> NDArray[Any]:
-    """Return the counts (C, K, K) of which a metric is the score."""
-    if metric in SEGMENT_METRICS and counts.segments is not None:
-        return counts.segments
-    # the windows of a temporal model are its frames
-    if metric in FRAME_METRICS and counts.milliseconds is not None:
-        return counts.milliseconds
-    return counts.windows
+def select_counts(counts: EpochCounts, metric: RankedMetric, run: RunPaths) -> NDArray[Any]:
+    """Return the counts (C, K, K) of which a metric is the score.
+
+    Args:
+        counts: Counts of an epoch. A temporal model has those of windows only, which are frames.
+        metric: Score by which the trials are ranked.
+        run: Run of the counts, named where they do not suffice.
+
+    Raises:
+        UserError: There are none of the metric's unit; others would give another score.
+    """
+    selected: NDArray[Any] | None = counts.windows
+    if metric in SEGMENT_METRICS:
+        selected = counts.segments
+    elif metric in FRAME_METRICS and not counts.is_temporal:
+        selected = counts.milliseconds
+    if selected is None:
+        raise UserError(
+            f"{run.path}: no counts of the unit of {metric}; an earlier version wrote them, or "
+            "they are damaged: delete this folder, and the same command trains the trial again"
+        )
+    return selected

@@ -1,12 +1,15 @@
 """The order of trials, their intervals and ties, and the choice of the winner; no Ray."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.bootstrap import Interval
 from ophnet_ray.train.epoch_counts import EpochCounts
+from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.ranking import (
     MAX_FINALISTS,
@@ -176,13 +179,19 @@ def test_the_table_has_one_row_per_trial_in_the_order_of_the_ranking(search):
     assert rows[3]["low"] == ""
 
 
-def test_a_score_of_frames_is_that_of_the_milliseconds_of_the_epoch_it_chose():
-    windows, milliseconds = np.ones((2, 2, 2), dtype=np.int64), np.full((2, 2, 2), 1500.0)
+def test_a_score_of_frames_is_that_of_the_milliseconds_of_the_epoch_it_chose(tmp_path):
+    run, windows = RunDirectory(tmp_path / "trial_0003"), np.ones((2, 2, 2), dtype=np.int64)
+    milliseconds = np.full((2, 2, 2), 1500.0)
     counts = EpochCounts(("a", "b"), windows, windows.astype(float), milliseconds)
-    assert select_counts(counts, "val_frame_macro_f1") is milliseconds
-    assert select_counts(counts, "val_macro_f1") is windows
-    # all counts of a temporal model are of frames
-    assert select_counts(EpochCounts(("a", "b"), windows), "val_frame_acc") is windows
+    assert select_counts(counts, "val_frame_macro_f1", run) is milliseconds
+    assert select_counts(counts, "val_macro_f1", run) is windows
+    temporal = EpochCounts(("a", "b"), windows)
+    assert select_counts(temporal, "val_frame_acc", run) is windows
+    # counts of another unit would rank the trial by another score
+    with pytest.raises(UserError, match=r"trial_0003: no counts of the unit of val_segment_acc"):
+        select_counts(temporal, "val_segment_acc", run)
+    with pytest.raises(UserError, match=r"of val_frame_acc; .* delete this folder"):
+        select_counts(replace(counts, milliseconds=None), "val_frame_acc", run)
     early = epoch_record(0, 0.9) | {"epoch_score": 0.5}
     late = epoch_record(1, 0.6) | {"epoch_score": 0.7}
     assert best_record([early, late]) is late
