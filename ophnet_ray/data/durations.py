@@ -11,12 +11,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.manifest import Manifest, ManifestItem
 from ophnet_ray.data.video.container import VideoError, open_video
 from ophnet_ray.data.video.decoder import read_video_index
 from ophnet_ray.errors import UserError
@@ -24,28 +25,42 @@ from ophnet_ray.errors import UserError
 _THREADS = 4
 
 
-def add_val_durations(manifest: Manifest, spool_dir: str | None = None) -> Manifest:
+def add_val_durations(
+    manifest: Manifest,
+    spool_dir: str | None = None,
+    known_ends_s: Mapping[str, float] = MappingProxyType({}),
+) -> Manifest:
     """Add the durations of the validation segments to a manifest.
-
-    The videos of clips, and of segments that are annotated beyond the end of their video, are read
-    for their length; they are not decoded.
 
     Args:
         manifest: Usable segments.
+        spool_dir: See ``open_source``, for videos in a bucket.
+        known_ends_s: Seconds at which videos end, from ``read_ends``: these are not read again.
+
+    Raises:
+        UserError: A video whose end is needed cannot be read.
+    """
+    items = manifest.of_split("val")
+    unknown = _videos_to_read(items) - known_ends_s.keys()
+    ends_s = {**known_ends_s, **_read_all(unknown, spool_dir)}
+    durations = measure_durations([item.segment for item in items], ends_s)
+    return replace(manifest, val_durations=durations)
+
+
+def read_ends(items: Iterable[ManifestItem], spool_dir: str | None = None) -> dict[str, float]:
+    """Read the seconds at which videos end, by their paths, where durations depend on them.
+
+    These are the videos of clips, and of segments that are annotated beyond the end of their video;
+    they are not decoded.
+
+    Args:
+        items: Usable segments.
         spool_dir: See ``open_source``, for videos in a bucket.
 
     Raises:
         UserError: One of these videos cannot be read.
     """
-    items = manifest.of_split("val")
-    unknown = {
-        item.segment.video
-        for item in items
-        if item.entry.is_truncated or math.isinf(item.segment.end_s)
-    }
-    ends_s = _read_ends(sorted(unknown), spool_dir)
-    durations = measure_durations([item.segment for item in items], ends_s)
-    return replace(manifest, val_durations=durations)
+    return _read_all(_videos_to_read(items), spool_dir)
 
 
 def measure_durations(
@@ -93,10 +108,18 @@ def _share_time(intervals: Sequence[tuple[float, float]]) -> list[float]:
     return own
 
 
-def _read_ends(videos: Iterable[str], spool_dir: str | None) -> dict[str, float]:
+def _videos_to_read(items: Iterable[ManifestItem]) -> set[str]:
+    return {
+        item.segment.video
+        for item in items
+        if item.entry.is_truncated or math.isinf(item.segment.end_s)
+    }
+
+
+def _read_all(videos: Iterable[str], spool_dir: str | None) -> dict[str, float]:
     """Read the seconds at which videos end: a mean frame period after their last frame."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        return dict(pool.map(lambda video: (video, _read_end(video, spool_dir)), videos))
+        return dict(pool.map(lambda video: (video, _read_end(video, spool_dir)), sorted(videos)))
 
 
 def _read_end(video: str, spool_dir: str | None) -> float:

@@ -7,9 +7,10 @@ Generalization of Hyperparameter Optimization" (NeurIPS 2024).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.durations import read_ends
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.hashing import hash_ids
@@ -26,6 +27,8 @@ class Reshuffle:
         seed: Seed of the search.
         same_videos: Groups of videos of equal content; cases that share a video stay together.
         content_ids: Content ids of the videos, by which another training knows them.
+        ends_s: Seconds at which videos end, of those where a score of frames asks for it: read once
+            for all trials.
     """
 
     segments: tuple[Segment, ...]
@@ -33,6 +36,7 @@ class Reshuffle:
     seed: int
     same_videos: tuple[Sequence[str], ...]
     content_ids: Mapping[str, str]
+    ends_s: Mapping[str, float] = field(default_factory=dict)
 
     def split_of_rows(self, number: int) -> dict[str, str]:
         """Return the split of each segment in a trial, by its id.
@@ -61,12 +65,18 @@ class Reshuffle:
 
 
 def build_reshuffle(run: Run, manifest: Manifest) -> Reshuffle:
-    """Return the source of the holdouts of a search, of the segments that its run can use."""
-    videos = {item.segment.video for item in manifest.items}
+    """Return the source of the holdouts of a search, of the segments that its run can use.
+
+    Raises:
+        UserError: The score is of frames, and a video whose length it needs cannot be read.
+    """
+    config, videos = run.config, {item.segment.video for item in manifest.items}
+    scores_frames = config.training.scores_frames
     return Reshuffle(
         tuple(item.segment for item in manifest.items),
-        run.config.data.val_fraction,
-        run.config.training.seed,
+        config.data.val_fraction,
+        config.training.seed,
         run.data.same_videos,
         run.open_cache().identify_ends(videos, run.data.files),
+        read_ends(manifest.items, config.run.local_cache_dir) if scores_frames else {},
     )

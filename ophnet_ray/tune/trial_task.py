@@ -139,17 +139,21 @@ def _build_loop(
         )
         return replace(head_loop, keeps_counts=True)
     if setup.reshuffle is not None and isinstance(manifest, Manifest):
-        manifest = _hold_out(setup.reshuffle.apply(manifest, number), config, run)
+        manifest = _hold_out(setup.reshuffle, manifest, number, config, run)
         data_hash = hash_holdout(data_hash, number)
     return TrainLoopConfig(
         config, manifest, setup.plan.resources, run, data_hash, keeps_counts=True
     )
 
 
-def _hold_out(manifest: Manifest, config: Config, run: RunDirectory) -> ManifestFile:
+def _hold_out(
+    reshuffle: Reshuffle, manifest: Manifest, number: int, config: Config, run: RunDirectory
+) -> ManifestFile:
     """Write the manifest of a trial with a holdout of its own into the trial's folder."""
+    manifest = reshuffle.apply(manifest, number)
     if config.training.scores_frames:
-        manifest = add_val_durations(manifest, config.run.local_cache_dir)
+        folder = config.run.local_cache_dir
+        manifest = add_val_durations(manifest, folder, reshuffle.ends_s)
     keeps_groups = config.sampling.shuffle == "shard"
     return store_manifest(manifest, run.manifest, keeps_groups=keeps_groups)
 

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ophnet_ray import OphNetDataModule
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.durations import add_val_durations, measure_durations
+from ophnet_ray.data.durations import add_val_durations, measure_durations, read_ends
 from ophnet_ray.data.loader import SEGMENT_WEIGHT, WindowLoader
 from ophnet_ray.data.manifest_columns import ManifestColumns
 from ophnet_ray.data.samplers import ValidationSampler
@@ -87,3 +88,21 @@ def test_a_video_whose_length_cannot_be_read_is_named_with_the_cure(clips, tmp_p
     moved = replace(clips, items=tuple(map(move, clips.items)))
     with pytest.raises(UserError, match=r"gone.mp4 .*needs its length"):
         add_val_durations(moved)
+
+
+def test_lengths_that_are_read_once_serve_every_holdout(clips, tmp_path):
+    """Videos that a search has read are not opened again by its trials; others still are."""
+    ends_s = read_ends(clips.items)
+    assert sorted(ends_s) == sorted({item.segment.video for item in clips.items})
+
+    def move(item):
+        return replace(item, segment=replace(item.segment, split="val", video=moved_of[item]))
+
+    moved_of = {item: f"{tmp_path / Path(item.segment.video).name}" for item in clips.items}
+    moved = replace(clips, items=tuple(map(move, clips.items)))
+    known = {str(tmp_path / Path(video).name): end_s for video, end_s in ends_s.items()}
+    timed = add_val_durations(moved, None, known)
+    assert timed.val_durations.tolist() == [3000] * len(clips.items)
+    known.popitem()
+    with pytest.raises(UserError, match="needs its length"):
+        add_val_durations(moved, None, known)
