@@ -156,6 +156,7 @@ def build_window_card(
     num_videos: int,
     unit: Literal["frames", "windows"] = "windows",
     milliseconds_by_case: NDArray[np.float64] | None = None,
+    num_folds: int | None = None,
 ) -> ScoreCard:
     """Build the card of the validation windows, with 95 % intervals over the cases.
 
@@ -168,9 +169,10 @@ def build_window_card(
         unit: Units that were counted.
         milliseconds_by_case: The same counts in milliseconds of annotated video, where they chose
             the model; their scores come first.
+        num_folds: Number of folds of which the cases are pooled; None for a single run.
     """
     confusion = confusion_by_case.sum(axis=0)
-    timed = () if milliseconds_by_case is None else _score_time(milliseconds_by_case)
+    timed = () if milliseconds_by_case is None else _score_time(milliseconds_by_case, num_folds)
     return ScoreCard(
         split="val",
         unit=unit,
@@ -185,7 +187,7 @@ def build_window_card(
                     name.replace("window", unit[:-1]),
                     float(score(confusion)),
                     convention.replace("windows", unit),
-                    interval_over_cases(confusion_by_case, fix_terms(score, confusion)),
+                    interval_over_cases(confusion_by_case, fix_terms(score, confusion), num_folds),
                 )
                 for name, (score, convention) in WINDOW_SCORES.items()
             ),
@@ -195,9 +197,11 @@ def build_window_card(
     )
 
 
-def _score_time(milliseconds_by_case: NDArray[np.float64]) -> Iterator[Score]:
+def _score_time(
+    milliseconds_by_case: NDArray[np.float64], num_folds: int | None
+) -> Iterator[Score]:
     """Yield the scores of the annotated time."""
     total = milliseconds_by_case.sum(axis=0)
     for name, (score, convention) in TIME_SCORES.items():
-        interval = interval_over_cases(milliseconds_by_case, score)
+        interval = interval_over_cases(milliseconds_by_case, score, num_folds)
         yield Score(name, float(score(total)), convention, interval)

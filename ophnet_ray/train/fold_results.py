@@ -15,6 +15,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.ensemble import ENSEMBLE_FILE, build_ensemble
 from ophnet_ray.inference.ensemble_replacement import replace_ensemble
+from ophnet_ray.metrics.bootstrap import widen_over_folds
 from ophnet_ray.metrics.case_counts import format_counts
 from ophnet_ray.metrics.fold_scores import (
     FoldCounts,
@@ -38,8 +39,10 @@ from ophnet_ray.train.trained_models import find_trained
 PAGE_FILE = "folds.html"
 SPLIT = "held-out folds"
 DEPENDENCE = (
-    "The models of the folds share most of their training cases, so the standard deviation over "
-    "the folds is no error of their mean; the intervals are those over cases, for these models."
+    "Each case trains the models of the other folds, so neither cases nor folds are independent: "
+    "the standard deviation over the folds is no error of their mean. The intervals of pooled "
+    "scores are those over cases, with {factor:.2f} times their standard error for the training of "
+    "the models (Nadeau and Bengio, 2003)."
 )
 """Caution on the page; see Bengio & Grandvalet, "No Unbiased Estimator of the Variance of K-Fold
 Cross-Validation" (JMLR 5, 2004)."""
@@ -68,7 +71,8 @@ class FoldsResult:
         """Lines for stdout by name."""
         ensemble, of_time = join(self.location, ENSEMBLE_FILE), self.frame_spread
         return {
-            "folds": f"{self.num_folds}, {self.card.num_cases} cases, each scored once",
+            "folds": f"{self.num_folds}, {self.card.num_cases} cases, each scored once; "
+            "intervals over cases and trainings",
             "report": join(self.location, PAGE_FILE),
             "scores": join(self.location, JSON_FILE),
             **{score.name: format_score(score) for score in self.card.scores},
@@ -122,12 +126,14 @@ def conclude_folds(folds: FoldSet, results: Sequence[TrainingResult]) -> FoldsRe
         sum(passport.splits["val"].videos for passport in passports),
         unit,
         None if of_time is None else np.concatenate([fold.counts for fold in of_time]),
+        len(trained),
     )
     card = replace(card, split=SPLIT)
     spread = measure_spread([fold.macro_f1 for fold in counts])
     frame_spread = measure_spread([fold.macro_f1 for fold in of_time]) if of_time else None
     cases = rank_held_out_cases(counts)
-    notes = [OPTIMISM.format(unit=unit), *([TIME] if of_time else []), DEPENDENCE]
+    notes = [OPTIMISM.format(unit=unit), *([TIME] if of_time else [])]
+    notes.append(DEPENDENCE.format(factor=widen_over_folds(len(trained))))
     notes += [
         f"Fold {number}: no training case has {', '.join(passport.phases_not_in_training)}."
         for number, passport in enumerate(passports, 1)

@@ -5,8 +5,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ophnet_ray.config import FRAME_METRICS
-from ophnet_ray.metrics.bootstrap import ScoreFn
 from ophnet_ray.errors import UserError
+from ophnet_ray.metrics.bootstrap import ScoreFn
 from ophnet_ray.metrics.classification import (
     accuracy,
     accuracy_of_rows,

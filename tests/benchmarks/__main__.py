@@ -29,6 +29,7 @@ def main() -> None:
     from tests.benchmarks.decoding import compare_decoding, compare_with_exact_mean
     from tests.benchmarks.encoding import compare_frozen_encoder, measure_features
     from tests.benchmarks.epochs import compare_epochs
+    from tests.benchmarks.fold_intervals import measure_fold_intervals
     from tests.benchmarks.nodes import compare_nodes
     from tests.benchmarks.noise import measure_noise
     from tests.benchmarks.ray_cost import compare_with_bare_lightning
@@ -69,6 +70,7 @@ def main() -> None:
         "timelines": compare_decoders,
         "errors": compare_on_simulated_errors,
         "comparisons": simulate_comparisons,
+        "folds": measure_fold_intervals,
         "noise": measure_noise,
         "searches": simulate_searches,
         "temporal": compare_temporal,

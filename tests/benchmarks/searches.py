@@ -32,7 +32,7 @@ GAIN = 1.05
 RUNG_SKILLS, RUNG_LUCK = (-1.0, -0.4, 0.0), 0.8
 """Skill of trials at each rung and at the end; correlation of a seed's luck between rungs."""
 NUM_FINALISTS, NUM_SEEDS = 3, 3
-LEVEL_CASES, FOUND_CASES, COVERED_CASES = (5, 10, 20), (5, 6, 8, 10, 20), (5, 10, 20, 40)
+LEVEL_CASES, FOUND_CASES, COVERED_CASES = (5, 10, 20), (5, 6, 8, 10, 20), (5, 8, 10, 20, 40)
 NUM_LEVEL, NUM_FOUND, NUM_COVERED, NUM_TRUE_CASES = 1000, 300, 2000, 200_000
 NUM_STOPPED = 100
 

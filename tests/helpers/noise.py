@@ -152,7 +152,7 @@ def train_on_folds(num_cases: int, seed: int) -> Nested:
         np.add.at(counts, (np.arange(len(rows)) // frames_per_case, label, label[nearest]), 1)
         by_split.append(counts)
     stated, leaky = (accuracy(counts.sum(axis=0)) - CHANCE for counts in by_split)
-    interval = interval_over_cases(by_split[0], accuracy)
+    interval = interval_over_cases(by_split[0], accuracy, num_folds)
     return Nested(stated, leaky, interval is not None and interval.low > CHANCE)
 
 

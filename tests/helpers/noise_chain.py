@@ -226,7 +226,7 @@ def _learn(cases: Iterable[Case]) -> PhaseDynamics:
 def _lead_in_accuracy(videos: Sequence[ScoredVideo]) -> tuple[float, bool]:
     """Return the lead over chance, and whether its 95 % interval over cases lies above 0."""
     counts = np.stack([confusion_counts(v.truth, v.prediction, NUM_PHASES) for v in videos])
-    interval = interval_over_cases(counts, accuracy)
+    interval = interval_over_cases(counts, accuracy, NUM_FOLDS)
     return accuracy(counts.sum(axis=0)) - CHANCE, interval is not None and interval.low > CHANCE
 
 

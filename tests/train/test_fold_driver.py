@@ -17,6 +17,7 @@ from ophnet_ray.data.annotations import Reject
 from ophnet_ray.errors import StoppedError, TrainingError, UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.ensemble import build_ensemble, read_ensemble, write_ensemble
+from ophnet_ray.metrics.bootstrap import interval_over_cases
 from ophnet_ray.metrics.case_counts import parse_counts
 from ophnet_ray.metrics.classification import macro_f1_present
 from ophnet_ray.models.temperature_choice import TemperatureChoice
@@ -68,7 +69,10 @@ def test_each_case_is_scored_once_by_the_model_that_has_not_seen_it(whole):
     assert sorted(case["case_id"] for case in content["cases"]) == cases
     counts = parse_counts(content["counts_by_case"], len(content["phases"]))
     assert counts.sum(axis=0).tolist() == content["confusion"]
-    assert result.card.scores[0].value == macro_f1_present(counts.sum(axis=0))
+    first = result.card.scores[0]
+    assert first.value == macro_f1_present(counts.sum(axis=0))
+    assert first.interval == interval_over_cases(counts, macro_f1_present, num_folds=3)
+    assert "with 1.58 times their standard error" in " ".join(content["notes"])
     storage = Path(config.run.storage_path)
     for fold in content["folds"]:
         scores = json.loads((storage / fold["run"] / "scores.json").read_text())
