@@ -1,6 +1,7 @@
 """Identity of files by their content, whatever they are called and wherever they lie."""
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,14 +33,29 @@ def identify_content(path: str, status: FileStatus) -> str | None:
     Raises:
         OSError: The file cannot be read.
     """
+    return identify_with_ends(path, status)[0]
+
+
+def identify_with_ends(path: str, status: FileStatus) -> tuple[str | None, str | None]:
+    """Return ``identify_content`` and ``identify_ends`` of a file on disk that is read once.
+
+    Of an object in a bucket, of which nothing is read, the latter is None.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    size_bytes = status.size_bytes
     if is_remote(path):
         with in_one_line(path), filesystem_of(path).open_input_file(bucket_path(path)) as file:
             metadata = {name.lower(): text.decode() for name, text in file.metadata().items()}
         etag = metadata.get("etag", "").strip('"')
-        return f"{status.size_bytes}-etag-{etag}" if etag else None
+        return (f"{size_bytes}-etag-{etag}" if etag else None), None
     with Path(path).open("rb") as file:
-        samples = _read_ends(file, status.size_bytes) + _read_probes(file, status.size_bytes)
-    return f"{status.size_bytes}-{_digest(samples)}"
+        hashed = _begin_hash(_read_ends(file, size_bytes))
+        ends = f"{size_bytes}-{hashed.hexdigest()}" if size_bytes else None
+        for probe in _read_probes(file, size_bytes):
+            hashed.update(probe)
+    return f"{size_bytes}-{hashed.hexdigest()}", ends
 
 
 def identify_ends(path: str, status: FileStatus) -> str | None:
@@ -62,24 +78,25 @@ def hash_ends(path: str, size_bytes: int) -> str:
     """
     if not is_remote(path):
         with Path(path).open("rb") as file:
-            return _digest(_read_ends(file, size_bytes))
+            return _begin_hash(_read_ends(file, size_bytes)).hexdigest()
     with in_one_line(path), filesystem_of(path).open_input_file(bucket_path(path)) as file:
-        return _digest(_read_ends(file, size_bytes))
+        return _begin_hash(_read_ends(file, size_bytes)).hexdigest()
 
 
-def _read_ends(file: BinaryIO, size_bytes: int) -> bytes:
-    start = file.read(END_BYTES)
+def _read_ends(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
+    yield file.read(END_BYTES)
     file.seek(max(size_bytes - END_BYTES, 0))
-    return bytes(start) + bytes(file.read())
+    yield file.read()
 
 
-def _read_probes(file: BinaryIO, size_bytes: int) -> bytes:
-    probes = []
+def _read_probes(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
     for i in range(1, NUM_PROBES + 1):
         file.seek(size_bytes * i // (NUM_PROBES + 1))
-        probes.append(file.read(PROBE_BYTES))
-    return b"".join(probes)
+        yield file.read(PROBE_BYTES)
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+def _begin_hash(parts: Iterable[bytes]) -> "hashlib.blake2b":
+    hashed = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        hashed.update(part)
+    return hashed

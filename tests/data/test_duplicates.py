@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from ophnet_ray.config import DataConfig, WindowConfig
+from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.inventory import prune
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.duplicates import find_known_videos, find_same_videos, read_content_ids
@@ -93,3 +94,16 @@ def test_a_training_video_is_read_once_for_its_content_id_until_it_changes(tmp_p
     assert cache.identify_ends([str(video)]) == first  # same size and time: it is not read
     os.utime(video, ns=(2, 2))
     assert cache.identify_ends([str(video)]) == read_content_ids([str(video)]) != first
+
+
+def test_reading_a_video_for_its_keys_tells_its_content_id_too(tmp_path):
+    cache = BlockCache(tmp_path / "cache", WindowConfig(image_size=32))
+    video, empty = tmp_path / "a.mp4", tmp_path / "empty.mp4"
+    video.write_bytes(bytes(range(256)) * 4000)
+    empty.touch()
+    os.utime(video, ns=(1, 1))
+    cache.keys_of([Segment(f"{v}", "a", str(v), 0.0, 1.0, "x") for v in (video, empty)])
+    told = read_content_ids([str(video)])
+    video.write_bytes(bytes(256) * 4000)
+    os.utime(video, ns=(1, 1))
+    assert cache.identify_ends([str(video), str(empty)]) == told  # it is not read again

@@ -122,8 +122,8 @@ class BlockCache:
         self.claims = NamedLocks(self.folder / "claims")
         self._journals = RunJournals(self.folder / "journals", self.claims)
         self._journals.remove_old()
-        self._video_ids = VideoIds(self.folder / VIDEO_IDS)
         self._video_ends = VideoIds(self.folder / VIDEO_ENDS, identify_ends)
+        self._video_ids = VideoIds(self.folder / VIDEO_IDS, ends=self._video_ends)
         self._bucket = (
             CacheBucket(join(self.location, CACHE_VERSION), self.folder) if is_shared else None
         )

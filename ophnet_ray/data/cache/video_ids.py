@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from ophnet_ray.storage.contents import identify_content
+from ophnet_ray.storage.contents import identify_content, identify_with_ends
 from ophnet_ray.storage.files import FileStatus, write_atomically
 from ophnet_ray.storage.paths import is_remote, plain_uri
 
@@ -31,12 +31,16 @@ class VideoIds:
     Args:
         path: The JSON file of the memo, on this machine; written by ``identify``.
         identify: Reads a file and returns its id; None if it has none.
+        ends: Memo of ``identify_ends``, which files on disk that are read here tell as well.
     """
 
     def __init__(
-        self, path: Path, identify: Callable[[str, FileStatus], str | None] = identify_content
+        self,
+        path: Path,
+        identify: Callable[[str, FileStatus], str | None] = identify_content,
+        ends: "VideoIds | None" = None,
     ) -> None:
-        self.path, self._identify = path, identify
+        self.path, self._identify, self._ends = path, identify, ends
 
     def identify(self, videos: Mapping[str, FileStatus]) -> dict[str, str]:
         """Return the content id of each video; those that cannot be read now have none."""
@@ -44,12 +48,15 @@ class VideoIds:
         known = self._read()
         new = [video for video, version in versions.items() if version not in known]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="identify-videos") as pool:
-            found = dict(
-                zip(new, pool.map(lambda v: self._id_or_none(v, videos[v]), new), strict=True)
-            )
-        added = {versions[video]: text for video, text in found.items() if text is not None}
+            found = list(pool.map(lambda v: self._ids_or_none(v, videos[v]), new))
+        added, ends = (
+            {versions[video]: text for video, text in zip(new, texts, strict=True) if text}
+            for texts in ([text for text, _ in found], [end for _, end in found])
+        )
         if added:
             self._add(added)
+        if ends and self._ends is not None:
+            self._ends._add(ends)  # noqa: SLF001 - of the same class
         known |= added
         return {video: known[version] for video, version in versions.items() if version in known}
 
@@ -78,12 +85,15 @@ class VideoIds:
         except OSError as error:
             logger.warning("%s cannot be written: %s", self.path, error)
 
-    def _id_or_none(self, video: str, status: FileStatus) -> str | None:
+    def _ids_or_none(self, video: str, status: FileStatus) -> tuple[str | None, str | None]:
+        """Return the id of a video, and that of its ends if there is a memo of them."""
         try:
-            return self._identify(video, status)
+            if self._ends is not None:
+                return identify_with_ends(video, status)
+            return self._identify(video, status), None
         except OSError as error:
             logger.warning("%s cannot be identified by its content: %s", video, error)
-            return None
+            return None, None
 
 
 def version_of(video: str, status: FileStatus) -> FileVersion:
