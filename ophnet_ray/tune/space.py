@@ -12,6 +12,8 @@ from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.settings import MAX_REASON_CHARS, Effect, parse_yaml
 
 RangeKind = Literal["uniform", "loguniform", "randint"]
+_ENDS = re.compile(r"(?<=\))\s+")
+"""White space between two items, not that inside of one."""
 _ITEM = re.compile(r"(\w+)=(choice|uniform|loguniform|randint)\((.*)\)", re.DOTALL)
 _FORM = "expected e.g. lr=loguniform(1e-5,1e-2) window_size=choice(8,16,32)"
 _DECODING = settings_that_affect("decoding")
@@ -89,7 +91,8 @@ def parse_search_space(items: Sequence[str], base: Config) -> SearchSpace:
     """Parse ``name=kind(values)`` items and check every value.
 
     Args:
-        items: E.g. ``lr=loguniform(1e-5,1e-2)``, ``window_size=choice(8,16,32)``.
+        items: E.g. ``lr=loguniform(1e-5,1e-2)``, ``window_size=choice(8,16,32)``; one may hold
+            several, separated by white space.
         base: Settings of the training run that the search varies.
 
     Raises:
@@ -97,7 +100,7 @@ def parse_search_space(items: Sequence[str], base: Config) -> SearchSpace:
             longer than ``max_frames``.
     """
     space: SearchSpace = {}
-    for item in items:
+    for item in (part for text in items for part in _ENDS.split(text.strip())):
         name, domain = _parse_item(item, base)
         if name in space:
             raise UserError(f"--search {name} is given twice")

@@ -29,6 +29,13 @@ def test_a_space_is_read_as_it_is_written():
     assert 17 not in space["batch_size"]
 
 
+def test_several_items_may_stand_in_one_argument():
+    text = "lr=loguniform(1e-5, 1e-2)  class_weights=choice(none, focal)"
+    assert parse_search_space([text], Config()) == parse_search_space(
+        ["lr=loguniform(1e-5,1e-2)", "class_weights=choice(none,focal)"], Config()
+    )
+
+
 @pytest.mark.parametrize(
     ("item", "complaint"),
     [
