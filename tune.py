@@ -25,14 +25,7 @@ def main() -> None:
     from ophnet_ray.tune.progress import print_ranking
 
     print_ranking(result.ranked, result.winner, result.metric)
-    print_answer(
-        {
-            "winner": f"{result.winner.trial.name}: {result.gain}",
-            "checkpoint": result.output,
-            "settings": result.directory.best_config,
-            "report": result.directory.report,
-        }
-    )
+    print_answer(result.answer)
 
 
 if __name__ == "__main__":

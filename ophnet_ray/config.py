@@ -76,8 +76,9 @@ class DataConfig:
     """Share of the cases held out for validation, when the CSV has no split column."""
     folds: int | None = setting(None, affects="data", is_late=True)
     """Cross-validation: deal all cases but those of split test out to so many folds, each phase as
-    evenly as can be, and train a model per fold, which its cases validate and the others train. The
-    same cases and phases have the same folds, whatever the other settings."""
+    evenly as can be, and train a model per fold, which its cases validate and the others train;
+    tune.py does so for each trial. The same cases and phases have the same folds, whatever the
+    other settings."""
     fold: int | None = setting(None, affects="data", is_late=True)
     """Train the model of this fold of --folds alone, from 1."""
     missing_videos: MissingVideos = setting("error", affects="data")

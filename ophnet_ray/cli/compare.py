@@ -163,9 +163,10 @@ def name_paths(paths: Sequence[str]) -> dict[str, str]:
 
 def _read_trained(names: Mapping[str, str]) -> "list[ComparedCheckpoint]":
     """Read the payloads of runs and checkpoints; ``names``: the name of each path."""
-    from ophnet_ray.inference.compared_checkpoint import ComparedCheckpoint
+    from ophnet_ray.inference.compared_checkpoint import ComparedCheckpoint, pool_folds
     from ophnet_ray.models.checkpoint_file import read_payload
     from ophnet_ray.train.trained_models import find_trained
+    from ophnet_ray.tune.trial import find_fold_runs
 
     models = []
     for path, name in names.items():
@@ -174,6 +175,11 @@ def _read_trained(names: Mapping[str, str]) -> "list[ComparedCheckpoint]":
                 f"compare: {path} is an ensemble; score each model with `python -m ophnet_ray "
                 "evaluate` first, then compare the output folders"
             )
+        if not is_remote(path) and (runs := find_fold_runs(Path(path))):
+            found = [find_trained(str(run.path)) for run in runs]
+            folds = [read_payload(file) for file in found if file is not None]
+            models.append(pool_folds(name, folds))
+            continue
         file = find_trained(path)
         if file is None:
             raise UserError(

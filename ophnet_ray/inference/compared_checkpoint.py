@@ -1,7 +1,7 @@
 """Models to compare by the validation windows that their trainings counted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ophnet_ray.config import late_settings, settings_that_affect
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.same_names import check_same_cases, check_same_phases
+from ophnet_ray.metrics.cell_counts import CellCounts
 from ophnet_ray.metrics.comparison import ComparedModel, count_windows
 from ophnet_ray.models.payload import CheckpointPayload
 
@@ -28,6 +29,28 @@ class ComparedCheckpoint:
     def unit(self) -> str:
         """Unit of the counts: frames under a temporal model, else windows."""
         return "frames" if self.payload.head else "windows"
+
+
+def pool_folds(name: str, folds: Sequence[CheckpointPayload]) -> ComparedCheckpoint:
+    """Return a model of the cases of all folds, each counted under the model without it.
+
+    Args:
+        name: Name that the user gave.
+        folds: Payloads of the best checkpoints of all folds, in their order.
+    """
+    cases = tuple(case for fold in folds for case in fold.training.val_case_hashes)
+    windows = np.concatenate([fold.validation_counts() for fold in folds])
+    segments = [each for fold in folds if (each := fold.segments_by_case) is not None]
+    payload = replace(
+        folds[0],
+        training=replace(folds[0].training, val_case_hashes=cases),
+        window_counts=CellCounts.of_dense(windows),
+        segment_counts=(
+            CellCounts.of_dense(np.concatenate(segments)) if len(segments) == len(folds) else None
+        ),
+        duration_counts=None,
+    )
+    return ComparedCheckpoint(name, payload)
 
 
 def count_trained(models: Sequence[ComparedCheckpoint]) -> list[ComparedModel]:

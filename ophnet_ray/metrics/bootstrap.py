@@ -134,27 +134,35 @@ def score_interval(
     return Interval(min(low, value), max(high, value))  # rounding must not leave out the score
 
 
-def difference_interval(value: float, differences: NDArray[np.float64], num_cases: int) -> Interval:
+def difference_interval(
+    value: float, differences: NDArray[np.float64], num_cases: int, num_folds: int | None = None
+) -> Interval:
     """Return the 95 % interval of the difference of two scores.
 
     Args:
         value: Difference on all cases, in [-1, 1].
         differences: Differences on resamples of the cases, (R,).
         num_cases: At least 2.
+        num_folds: See ``interval_over_cases``; of both scores.
     """
-    low, high = free_interval(value, differences, num_cases)
+    low, high = free_interval(value, differences, num_cases, num_folds)
     return Interval(max(low, -1.0), min(high, 1.0))
 
 
-def free_interval(value: float, resampled: NDArray[np.float64], num_cases: int) -> Interval:
+def free_interval(
+    value: float, resampled: NDArray[np.float64], num_cases: int, num_folds: int | None = None
+) -> Interval:
     """Return the 95 % interval of a number without bounds, e.g. a loss.
 
     Args:
         value: Number of all cases.
         resampled: Numbers of resamples of the cases, (R,).
         num_cases: At least 2.
+        num_folds: See ``interval_over_cases``.
     """
     reach = t_quantile(num_cases - 1) * _standard_error(resampled, num_cases)
+    if num_folds is not None:
+        reach *= widen_over_folds(num_folds)
     return Interval(value - reach, value + reach)
 
 

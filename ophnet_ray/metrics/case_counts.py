@@ -54,7 +54,7 @@ def macro_f1_of_resamples(counts_by_case: NDArray[np.int64]) -> NDArray[np.float
 
 
 def lead_interval(
-    best: NDArray[np.int64], other: NDArray[np.int64], lead: float
+    best: NDArray[np.int64], other: NDArray[np.int64], lead: float, num_folds: int | None = None
 ) -> Interval | None:
     """Return the 95 % interval of a lead in macro-F1, in pairs; None for a single case.
 
@@ -62,8 +62,9 @@ def lead_interval(
         best: Counts of the leading model by case, (C, K, K).
         other: Counts of the other model on the same cases.
         lead: The lead on all cases.
+        num_folds: Number of folds over which the cases of both models are pooled, if they are.
     """
     if len(best) < 2:
         return None
     differences = macro_f1_of_resamples(best) - macro_f1_of_resamples(other)
-    return difference_interval(lead, differences, len(best))
+    return difference_interval(lead, differences, len(best), num_folds)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.metrics.bootstrap import Interval, draw_cases, t_quantile
+from ophnet_ray.metrics.bootstrap import Interval, draw_cases, t_quantile, widen_over_folds
 
 NUM_CHOICES = 1000
 MIN_CASES = 3
@@ -79,7 +79,10 @@ def estimate_gain_of_rows(
 
 
 def estimate_gain(
-    contenders: Sequence[Contender], base: NDArray[Any], score_rows: RowScoreFn
+    contenders: Sequence[Contender],
+    base: NDArray[Any],
+    score_rows: RowScoreFn,
+    num_folds: int | None = None,
 ) -> Gain | None:
     """Estimate what the choice of a search gains over the settings as given.
 
@@ -90,6 +93,8 @@ def estimate_gain(
         contenders: The trials, at least one.
         base: Counts of the settings as given at their end.
         score_rows: Scores, which are maximised; of equal trials the first one is chosen.
+        num_folds: Number of folds over which the cases of each trial are pooled; None for those of
+            one model.
 
     Returns:
         The gain; None with too few cases.
@@ -109,6 +114,8 @@ def estimate_gain(
     # all cases are more than those left out, so that their scores vary less
     variance = float(gains.var()) * _SHARE_LEFT_OUT * num_cases / (num_cases - 1)
     reach = t_quantile(num_cases - 1) * math.sqrt(variance)
+    if num_folds is not None:
+        reach *= widen_over_folds(num_folds)
     return Gain(value, Interval(max(value - reach, -1.0), min(value + reach, 1.0)))
 
 

@@ -33,7 +33,8 @@ class SearchReport:
     range or choices of each parameter, in the syntax of ``--search``. ``repeats``: table rows, one
     per finalist and seed. ``rows_by_phase``: number of training segments of each phase. ``gain``:
     over the settings as given, on cases that did not choose. ``optimism``: lead of the winner on
-    the cases that chose it, minus this gain.
+    the cases that chose it, minus this gain. ``num_folds``: folds on which each trial is scored,
+    None for a holdout.
     """
 
     title: str
@@ -47,6 +48,7 @@ class SearchReport:
     rows_by_phase: Mapping[str, int]
     gain: Gain | None = None
     optimism: float | None = None
+    num_folds: int | None = None
 
 
 def write_search_report(path: Path, report: SearchReport) -> None:

@@ -1,13 +1,53 @@
 """Checks of all folds before the first of them trains, as each of their runs would make them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+from ophnet_ray.config import AnyConfig
+from ophnet_ray.console import Console
+from ophnet_ray.data.run_data import RunData
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import list_objects
+from ophnet_ray.storage.paths import join
 from ophnet_ray.train.fold_set import FoldSet
+from ophnet_ray.train.head_input import locate_data
 from ophnet_ray.train.new_run import check_new_run
+from ophnet_ray.train.preflight import check_input
 from ophnet_ray.train.run import Run, locate
 from ophnet_ray.train.run_directory import RunDirectory
+
+
+def check_fold_input(config: AnyConfig, console: Console) -> tuple[AnyConfig, RunData]:
+    """Check settings, paths and CSV for all folds.
+
+    Returns:
+        Settings with absolute paths and without a fold; and the rows, of which all but those of the
+        test split have the split ``train``.
+
+    Raises:
+        UserError: The input is wrong, or there are fewer cases than folds.
+    """
+    output = join(config.run.storage_path, "model.ckpt")  # never written
+    first = replace(
+        config,
+        data=replace(config.data, fold=1),
+        run=replace(config.run, output_pth=output),
+    )
+    checked = check_input(first, console)
+    resolved = replace(
+        checked.config,
+        data=replace(checked.config.data, fold=None),
+        run=replace(checked.config.run, output_pth=config.run.output_pth),
+    )
+    pooled = [
+        row if row.split == "test" else replace(row, split="train") for row in checked.data.segments
+    ]
+    data = replace(
+        RunData.of_rows(pooled, checked.data.missing, files=checked.data.files),
+        case_rule=checked.data.case_rule,
+        same_videos=checked.data.same_videos,
+    )
+    return resolved, locate_data(data, resolved)
 
 
 def locate_folds(folds: FoldSet) -> dict[int, Run]:

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 from ophnet_ray.config import Config, RunConfig
 from ophnet_ray.console import Console, kept_log, log_to
-from ophnet_ray.data.run_data import RunData
 from ophnet_ray.distributed.environment import find_running_head
 from ophnet_ray.distributed.private import private_files
 from ophnet_ray.errors import ReportedError, StoppedError, TrainingError, UserError
 from ophnet_ray.signals import Terminated
-from ophnet_ray.storage.paths import join, stem_of
+from ophnet_ray.storage.paths import stem_of
 from ophnet_ray.train.driver import TrainingResult, train
-from ophnet_ray.train.fold_checks import check_new_folds, locate_folds
+from ophnet_ray.train.fold_checks import check_fold_input, check_new_folds, locate_folds
 from ophnet_ray.train.fold_processes import (
     Outcome,
     describe_disk_error,
@@ -25,8 +24,6 @@ from ophnet_ray.train.fold_processes import (
     train_side_by_side,
 )
 from ophnet_ray.train.fold_set import FoldSet
-from ophnet_ray.train.head_input import locate_data
-from ophnet_ray.train.preflight import check_input
 from ophnet_ray.train.run_directory import locate_run
 
 if TYPE_CHECKING:
@@ -64,34 +61,18 @@ def open_folds(config: Config, console: Console) -> FoldSet:
         UserError: The input is wrong, there are fewer cases than folds, or the folder cannot be
             written.
     """
-    num_folds = config.data.folds or 0
     if config.run.output_pth != RunConfig.output_pth:
         raise UserError(
             f"--output_pth {config.run.output_pth}: each of the --folds has a checkpoint, in "
             "the folder of the folds; leave the flag out, or give one --fold, too"
         )
-    output = join(config.run.storage_path, "model.ckpt")  # never written; see ``_config_of``
-    first = replace(
-        config,
-        data=replace(config.data, fold=1),
-        run=replace(config.run, output_pth=output),
-    )
-    checked = check_input(first, console)
-    resolved = replace(checked.config, data=replace(checked.config.data, fold=None))
-    pooled = [
-        row if row.split == "test" else replace(row, split="train") for row in checked.data.segments
-    ]
-    data = locate_data(
-        replace(
-            RunData.of_rows(pooled, checked.data.missing, files=checked.data.files),
-            same_videos=checked.data.same_videos,
-        ),
-        resolved,
-    )
+    resolved, data = check_fold_input(config, console)
     stem = stem_of(resolved.data.csv_path or "")
     name = resolved.run.name or f"{stem}-{resolved.identity_hash(data.data_hash)}"
     directory = locate_run(
-        resolved.run.storage_path, f"{name}-{num_folds}folds", resolved.run.local_cache_dir
+        resolved.run.storage_path,
+        f"{name}-{resolved.data.folds}folds",
+        resolved.run.local_cache_dir,
     )
     directory.create()
     return FoldSet(resolved, directory, data, console)

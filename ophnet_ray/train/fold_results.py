@@ -227,6 +227,8 @@ def _read_fold(number: int, result: TrainingResult) -> _TrainedFold:
 
 def _build_row(fold: _TrainedFold, counts: FoldCounts, directory: RunDirectory) -> FoldRow:
     report: Path | None = None if directory.is_in_bucket else fold.run.report
+    if report is not None and not report.exists():  # the runs of a trial have none
+        report = None
     of_time = counts.of_time
     return FoldRow(
         number=fold.number,

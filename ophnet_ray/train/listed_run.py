@@ -39,7 +39,7 @@ class ListedRun:
     interval of the score that ranks; ``settings``: by flag name, of trials with those of the trial;
     ``has_report``: the page exists; ``counts``: validation counts by case (C, K, K), with
     pseudonyms of the cases, None where they are not known. ``problem``: reason for which a part of
-    it could not be read; empty for none.
+    it could not be read; empty for none. ``num_folds``: folds over which its cases are pooled.
     """
 
     name: str
@@ -56,6 +56,7 @@ class ListedRun:
     cases: tuple[str, ...] = ()
     counts: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
     problem: str = ""
+    num_folds: int | None = None
 
     @property
     def score(self) -> float | None:
@@ -74,12 +75,14 @@ class SearchContext:
     """Context of one trial of a search.
 
     ``settings``: with those of the trial; ``passport``: of the search; ``holdout``: number of the
-    trial where it holds out other cases than the search, else 0.
+    trial where it holds out other cases than the search, else 0; ``num_folds``: folds on which the
+    trial is scored, 0 for a holdout.
     """
 
     settings: Mapping[str, Any]
     passport: Passport | None
     holdout: int = 0
+    num_folds: int = 0
 
 
 def read_listed_run(run: RunDirectory, name: str, search: SearchContext | None = None) -> ListedRun:
@@ -101,7 +104,10 @@ def read_listed_run(run: RunDirectory, name: str, search: SearchContext | None =
         settings = late_settings() | run.read_config()
     history = [_numbers(record) for record in run.read_metrics()]
     result = read_result(run)
-    content = _read_scores(run.scores) if result else {}
+    num_folds = search.num_folds if search else 0
+    # a trial of folds has no result but theirs, and a record per fold
+    is_complete = len(history) == num_folds if num_folds else result is not None
+    content = _read_scores(run.scores) if is_complete else {}
     unit = content.get("unit", "windows")
     data_hash = passport.data_hash if passport else ""
     data_hash = _check_word(run.passport, data_hash)
@@ -110,19 +116,33 @@ def read_listed_run(run: RunDirectory, name: str, search: SearchContext | None =
         # its passport is that of the search, with other cases
         data = f"{_describe_data(None, settings)}, holdout of trial {search.holdout}"
         data_hash = hash_holdout(data_hash, search.holdout)
+    scores = _numbers(result.scores) if result else _best(history)
+    if num_folds:
+        # those of a part of the folds are of other cases
+        scores = history[-1] if is_complete else {}
+        num_cases = passport.splits["train"].cases if passport else 0
+        data = f"{_describe_data(None, settings)}, {num_folds} folds of {num_cases} cases"
     listed = ListedRun(
         name=name,
-        state="complete" if result else "unfinished",
-        epochs=len(history),
+        state="complete" if is_complete else "unfinished",
+        epochs=_count_epochs(history),
         seconds=sum(record.get("seconds", 0.0) for record in history),
         data_hash=data_hash,
         data=data,
         unit=unit if unit in ("windows", "frames") else "windows",
-        scores=_numbers(result.scores) if result else _best(history),
+        scores=scores,
         settings={escape_unfit(str(key)): _plain(value) for key, value in settings.items()},
         has_report=run.report.is_file(),
+        num_folds=num_folds or None,
     )
     return _add_interval(_add_counts(listed, run, result, content))
+
+
+def _count_epochs(history: Sequence[Mapping[str, float]]) -> int:
+    """Return the number of epochs: a record each, or those that the record of a fold states."""
+    return max(
+        (int(record.get("epochs", number)) for number, record in enumerate(history, 1)), default=0
+    )
 
 
 def check_plain(path: Path) -> None:
@@ -223,8 +243,6 @@ def _add_counts(
     listed: ListedRun, run: RunDirectory, result: RunResult | None, content: Mapping[str, Any]
 ) -> ListedRun:
     """Add the counts by case: from ``scores.json`` or, of an earlier version, the checkpoint."""
-    if result is None:
-        return listed
     lines, cases = content.get("counts_by_case"), content.get("case_hashes")
     if isinstance(lines, list) and isinstance(cases, list):
         try:
@@ -232,8 +250,8 @@ def _add_counts(
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise DamagedFileError(f"{run.scores} is damaged ({one_line(error)[:100]})") from error
         return replace(listed, counts=counts, cases=tuple(map(str, cases)))
-    file = run.path / result.checkpoint
-    if not file.is_file():
+    file = run.path / result.checkpoint if result else None
+    if file is None or not file.is_file():
         return listed
     try:
         payload = read_payload(file)
@@ -248,5 +266,5 @@ def _add_interval(listed: ListedRun) -> ListedRun:
     counts, score = listed.counts, listed.score
     if counts is None or len(counts) < 2 or score is None or not 0 <= score <= 1:
         return listed
-    interval = score_interval(score, macro_f1_of_resamples(counts), len(counts))
+    interval = score_interval(score, macro_f1_of_resamples(counts), len(counts), listed.num_folds)
     return replace(listed, interval=interval)

@@ -61,8 +61,8 @@ def check_input(config: AnyConfig, console: Console) -> CheckedInput[AnyConfig]:
     config.validate()
     if config.data.folds is not None and config.data.fold is None:
         raise UserError(
-            f"--folds {config.data.folds}: only train.py trains all folds; give one of them, too, "
-            "e.g. --fold 1"
+            f"--folds {config.data.folds}: only train.py and tune.py take all folds; give one of "
+            "them, too, e.g. --fold 1"
         )
     check_loggers(config)
     output = check_output(config.run.output_pth)

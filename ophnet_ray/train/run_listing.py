@@ -153,10 +153,11 @@ def _read(path: Path, name: str, search: Path | None) -> ListedRun:
         check_plain(file)
     settings = late_settings() | (whole.read_config() if whole.config.exists() else {})
     passport = whole.read_passport() if whole.passport.exists() else None
-    chosen, number = read_record(own, _parse_trial, "delete it")
+    chosen, number, num_folds = read_record(own, _parse_trial, "delete it")
     # --reshuffle: trials with no cases in common have no order
     is_reshuffled = bool(read_yaml_record(plan, "choose another --name").get("reshuffle"))
-    context = SearchContext(settings | chosen, passport, number if is_reshuffled else 0)
+    holdout = number if is_reshuffled else 0
+    context = SearchContext(settings | chosen, passport, holdout, num_folds)
     listed = read_listed_run(RunDirectory(path), name, context)
     if not (path / ENDED_FILE).exists():
         return listed
@@ -164,16 +165,19 @@ def _read(path: Path, name: str, search: Path | None) -> ListedRun:
     return replace(listed, state=ended) if ended in _ENDS else listed  # type: ignore[arg-type] # one of them
 
 
-def _parse_trial(values: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """Return settings and number of a trial."""
-    return dict(values["settings"]), int(values["number"])
+def _parse_trial(values: Mapping[str, Any]) -> tuple[dict[str, Any], int, int]:
+    """Return settings and number of a trial, and its number of folds; 0 for a holdout."""
+    return dict(values["settings"]), int(values["number"]), int(values.get("folds") or 0)
 
 
 def _group(runs: Sequence[ListedRun]) -> list[list[ListedRun]]:
-    """Return the runs of each data hash; frames and windows are never in one ranking, either."""
-    groups: dict[tuple[str, str], list[ListedRun]] = defaultdict(list)
+    """Return the runs of each data hash; frames and windows are never in one ranking, either.
+
+    Nor are scores over other numbers of folds.
+    """
+    groups: dict[tuple[str, str, int | None], list[ListedRun]] = defaultdict(list)
     for run in runs:
-        groups[run.data_hash, run.unit].append(run)
+        groups[run.data_hash, run.unit, run.num_folds].append(run)
     return list(groups.values())
 
 
@@ -200,7 +204,8 @@ def _lead(best: ListedRun, run: ListedRun) -> Interval | None:
     """Return the interval of the best run's lead over another one, from paired cases."""
     if run is best or not best.is_paired_with(run) or best.counts is None or run.counts is None:
         return None
-    return lead_interval(best.counts, run.counts, (best.score or 0.0) - (run.score or 0.0))
+    lead = (best.score or 0.0) - (run.score or 0.0)
+    return lead_interval(best.counts, run.counts, lead, best.num_folds)
 
 
 def _find_differing(runs: Sequence[ListedRun]) -> tuple[str, ...]:

@@ -46,6 +46,11 @@ def find_trained(path: str) -> Path | None:
     if result is not None and exists(str(run.path / result.checkpoint)):
         return run.path / result.checkpoint
     found = find_checkpoints(run.checkpoints)
+    if folds := [] if found else sorted(run.path.glob("fold*of*/")):
+        raise UserError(
+            f"{path} is a trial with a model per fold: give the ensemble.yaml of its search, or "
+            f"one fold, e.g. {folds[0].name} in it"
+        )
     if not found:
         raise UserError(f"the run {path} has no checkpoint of a whole epoch yet")
     return best_checkpoint(found).file

@@ -8,9 +8,11 @@ from ophnet_ray.config import Config
 from ophnet_ray.settings_file import dump_config
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.records import dump_record
+from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.gain import SearchGain
 from ophnet_ray.tune.ranking import RankedTrial
 from ophnet_ray.tune.search import Search
+from ophnet_ray.tune.trial import Trial
 
 
 def write_best(
@@ -36,6 +38,11 @@ def write_best(
     states = ", ".join(f"{number} {state}" for state, number in chosen["trials"].items())
     num_cases = chosen["num_cases"]
     where = f"{num_cases} validation case{'s' * (num_cases != 1)} of the data {chosen['data_hash']}"
+    if search.config.num_folds is not None:
+        where = (
+            f"{num_cases} cases, each held out by one of {chosen['validation']}, of the data "
+            f"{chosen['data_hash']}"
+        )
     if search.config.search.reshuffle:
         where = (
             f"its own holdout, {where}: --reshuffle held out others for each trial, and train.py "
@@ -60,6 +67,7 @@ def _describe_choice(
         "trial": winner.trial.name,
         "settings": dict(winner.trial.settings),
         "best_epoch": winner.best_epoch,
+        **_describe_epochs(winner.trial),
         "metric": search.metric,
         "score": winner.score,
         "low": low,
@@ -69,9 +77,22 @@ def _describe_choice(
         "case_hashes": list(winner.cases),
         "num_trials": len(ranked),
         "trials": dict(Counter(row.trial.state for row in ranked)),
-        "validation": "reshuffled holdouts" if search.config.search.reshuffle else "holdout",
+        "validation": _name_validation(search.config),
         "repeats": search.config.search.repeats,
         "searcher": search.config.search.searcher,
         "scheduler": search.config.search.scheduler,
         "gain": gain.to_dict(),
     }
+
+
+def _name_validation(config: TuneConfig) -> str:
+    if config.num_folds is not None:
+        return f"{config.num_folds} folds by case"
+    return "reshuffled holdouts" if config.search.reshuffle else "holdout"
+
+
+def _describe_epochs(trial: Trial) -> dict[str, list[int]]:
+    """Return the best epoch of each fold, from 1; nothing for a holdout."""
+    if trial.num_folds is None:
+        return {}
+    return {"best_epoch_by_fold": [int(record["best_epoch"]) for record in trial.history]}

@@ -1,14 +1,21 @@
 """Conclusion of a search: the ranking, the winner and its files."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ophnet_ray.config import Config
 from ophnet_ray.errors import TrainingError
+from ophnet_ray.inference.ensemble import ENSEMBLE_FILE
 from ophnet_ray.models.checkpoint_file import copy_checkpoint
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.settings_file import read_config
 from ophnet_ray.storage.files import write_atomically
+from ophnet_ray.storage.paths import join
+from ophnet_ray.train.driver import TrainingResult
+from ophnet_ray.train.fold_set import FoldSet
+from ophnet_ray.train.run import Run
 from ophnet_ray.tune.best import write_best
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.directory import SearchDirectory
@@ -30,7 +37,11 @@ from ophnet_ray.tune.trial import Trial
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The ranking and its metric, the winner and its gain, the folder and the output file."""
+    """The ranking and its metric, the winner and its gain, the folder and the output file.
+
+    ``output``: the checkpoint of the winner, of folds the ensemble of theirs. ``num_folds``: folds
+    on which each trial is scored, None for a holdout.
+    """
 
     ranked: list[RankedTrial]
     metric: RankedMetric
@@ -38,6 +49,34 @@ class SearchResult:
     gain: SearchGain
     directory: SearchDirectory
     output: str
+    num_folds: int | None = None
+
+    @property
+    def answer(self) -> dict[str, object]:
+        """Lines for stdout by name."""
+        settings = self.directory.best_config
+        found = {"settings": settings, "report": self.directory.report}
+        winner = f"{self.winner.trial.name}: {self.gain}"
+        if self.num_folds is None:
+            return {"winner": winner, "checkpoint": self.output, **found}
+        return {
+            "winner": winner,
+            "validation": describe_folds(self.num_folds, self.winner),
+            "ensemble": self.output,
+            **found,
+            "predict": f"python -m ophnet_ray predict --checkpoint {shlex.quote(self.output)} "
+            "--videos FOLDER",
+            "train": f"python train.py --config {shlex.quote(str(settings))}",
+        }
+
+
+def describe_folds(num_folds: int, row: RankedTrial) -> str:
+    """Return on what each trial of a search was scored, in words."""
+    num_cases = 0 if row.counts is None else len(row.counts)
+    return (
+        f"each trial is scored on {num_folds} folds by case: {num_cases} cases, each once, by a "
+        "model that has not seen it"
+    )
 
 
 def conclude_search(search: Search, output: str) -> SearchResult:
@@ -62,15 +101,45 @@ def conclude_search(search: Search, output: str) -> SearchResult:
     is_reshuffled = search.config.search.reshuffle
     gain = measure_gain(by_first, repeats, winner, base, metric, is_reshuffled=is_reshuffled)
     write_best(search, best, ranked, winner, gain)
-    checkpoint = best_checkpoint(find_checkpoints(winner.trial.run.checkpoints)).file
-    if best.temporal.is_used:
-        from ophnet_ray.train.head_stages import join_checkpoints
-
-        checkpoint = join_checkpoints(search.run, checkpoint)
-    for target in (str(directory.best_checkpoint), output):
-        copy_checkpoint(checkpoint, target, search.run.console.warn)
+    if search.folds is not None:
+        output = _provide_folds(search, search.folds, winner.trial)
+    else:
+        checkpoint = best_checkpoint(find_checkpoints(winner.trial.run.checkpoints)).file
+        if best.temporal.is_used:
+            checkpoint = _join_checkpoints(search.run, checkpoint)
+        for target in (str(directory.best_checkpoint), output):
+            copy_checkpoint(checkpoint, target, search.run.console.warn)
     write_search_page(search, ranked, repeats, winner, gain)
-    return SearchResult(ranked, metric, winner, gain, directory, output)
+    return SearchResult(ranked, metric, winner, gain, directory, output, search.config.num_folds)
+
+
+def _provide_folds(search: Search, folds: FoldSet, trial: Trial) -> str:
+    """Write checkpoints, report and ensemble of the folds of the winner; return the ensemble."""
+    results = []
+    for fold, run in zip(folds.numbers, trial.fold_runs, strict=True):
+        name = run.name
+        best = best_checkpoint(find_checkpoints(run.checkpoints))
+        checkpoint, target = best.file, search.directory.fold_checkpoint(name)
+        if folds.config.temporal.is_used:
+            config, data = folds.config_of(fold), search.directory.fold_data(name)
+            checkpoint = _join_checkpoints(
+                replace(search.run, config=config, directory=data), checkpoint
+            )
+        copy_checkpoint(checkpoint, str(target), search.run.console.warn)
+        result = TrainingResult(
+            target, run.path, run.location, best.epoch + 1, trial.num_epochs, best.metrics
+        )
+        results.append(result)
+    # loads the drawing library
+    from ophnet_ray.train.fold_results import conclude_folds
+
+    return join(conclude_folds(folds, results).location, ENSEMBLE_FILE)
+
+
+def _join_checkpoints(run: Run, trained: Path) -> Path:
+    from ophnet_ray.train.head_stages import join_checkpoints
+
+    return join_checkpoints(run, trained)
 
 
 def read_trial_config(trial: Trial) -> Config:

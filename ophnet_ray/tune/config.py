@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-from ophnet_ray.config import FRAME_METRICS, Config, EpochMetric
+from ophnet_ray.config import FRAME_METRICS, Config, EpochMetric, RunConfig
 from ophnet_ray.settings import Rule, check_rules
 
 RankedMetric = EpochMetric | Literal["val_segment_macro_f1", "val_segment_acc"]
@@ -65,6 +65,11 @@ class TuneConfig(Config):
 
     search: SearchConfig = field(default_factory=SearchConfig)
 
+    @property
+    def num_folds(self) -> int | None:
+        """Folds on which each trial is scored; None for a holdout, also for that of ``--fold``."""
+        return self.data.folds if self.data.fold is None else None
+
     def base(self) -> Config:
         """Return the settings of the training run that the search varies.
 
@@ -103,12 +108,25 @@ class TuneConfig(Config):
                 f"--repeats {self.search.repeats}: must not be negative",
             ),
             *self._rules_of_reshuffle(),
+            *self._rules_of_folds(),
             (
                 metric not in FRAME_METRICS or of_epochs in (None, metric),
                 f"--checkpoint_metric {of_epochs}: leave it out; --metric {metric} chooses epochs",
             ),
         ]
         check_rules(rules)
+
+    def _rules_of_folds(self) -> Iterator[Rule]:
+        """Yield the limits of trials that are scored on folds."""
+        num_folds, output = self.num_folds, self.run.output_pth
+        yield (
+            num_folds is None or not self.search.reshuffle,
+            f"--folds {num_folds}: not with --reshuffle; each says what a trial holds out",
+        )
+        yield (
+            num_folds is None or output == RunConfig.output_pth,
+            f"--output_pth {output}: leave it out; the search keeps a checkpoint per fold",
+        )
 
     def _rules_of_reshuffle(self) -> Iterator[Rule]:
         """Yield the limits of trials that have no cases in common."""

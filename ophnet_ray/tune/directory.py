@@ -58,6 +58,14 @@ class SearchDirectory:
         """Page of the search."""
         return self.path / "search.html"
 
+    def fold_data(self, fold_name: str) -> RunDirectory:
+        """Return the folder of what all trials share of a fold: its data and its encoder."""
+        return RunDirectory(self.path / "folds" / fold_name)
+
+    def fold_checkpoint(self, fold_name: str) -> Path:
+        """Return the best checkpoint of the winner's run of a fold."""
+        return self.path / f"{fold_name}.ckpt"
+
     def trial_run(self, number: int, seed: int | None = None) -> RunDirectory:
         """Return the folder of a trial, or of its repeat under another seed."""
         if seed is None:
@@ -92,12 +100,16 @@ class SearchDirectory:
             )
 
     def start_trial(
-        self, number: int, settings: Mapping[str, Any], seed: int | None = None
+        self,
+        number: int,
+        settings: Mapping[str, Any],
+        seed: int | None = None,
+        num_folds: int | None = None,
     ) -> RunDirectory:
         """Create a trial's folder, and record that the trial starts or starts again."""
         run = self.trial_run(number, seed)
         run.create()
-        write_trial_start(run, number, settings, seed)
+        write_trial_start(run, number, settings, seed, num_folds)
         return run
 
     def trials(self) -> list[Trial]:

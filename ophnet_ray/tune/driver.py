@@ -3,16 +3,18 @@
 Importing this module loads neither torch, Optuna nor Ray: wrong input is refused within a second.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ophnet_ray.console import Console, log_to
 from ophnet_ray.distributed.private import private_files
+from ophnet_ray.train.fold_checks import check_fold_input, check_new_folds, locate_folds
 from ophnet_ray.train.head_input import locate_data
 from ophnet_ray.train.new_run import check_new_run
 from ophnet_ray.train.preflight import check_input
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.plan import plan_search
-from ophnet_ray.tune.search import open_search
+from ophnet_ray.tune.search import Search, open_search
 from ophnet_ray.tune.space import network_variants
 
 if TYPE_CHECKING:
@@ -32,15 +34,36 @@ def tune(config: TuneConfig, console: Console) -> "SearchResult":
 
 def _search(config: TuneConfig, console: Console) -> "SearchResult":
     plan = plan_search(config)
-    checked = check_input(plan.config, console)
-    search = open_search(plan, checked.config, locate_data(checked.data, checked.config), console)
+    output = ""
+    if plan.config.num_folds is not None:
+        search = open_search(plan, *check_fold_input(plan.config, console), console)
+    else:
+        checked = check_input(plan.config, console)
+        data = locate_data(checked.data, checked.config)
+        search, output = open_search(plan, checked.config, data, console), checked.output
     with search.run.directory.locked(console.warn):
         log_to(search.run.directory.driver_log)
         if not search.run.directory.config.exists():
-            for settings in network_variants(plan.space):
-                network = search.run.config.replace_flat(**settings)
-                check_new_run(network, search.held_out_somewhere, console.say)
+            _check_networks(search)
         # torch, Optuna and Ray take seconds to load: only once the input is right
         from ophnet_ray.tune.stages import complete_search
 
-        return complete_search(search, checked.output)
+        return complete_search(search, output)
+
+
+def _check_networks(search: Search) -> None:
+    """Check the networks of a new search, and the checkpoints that they start from.
+
+    Raises:
+        UserError: See ``check_new_run``.
+    """
+    run, variants = search.run, network_variants(search.space)
+    if search.folds is None:
+        for settings in variants:
+            check_new_run(
+                run.config.replace_flat(**settings), search.held_out_somewhere, run.console.say
+            )
+        return
+    for settings in variants:
+        varied = replace(search.folds, config=run.config.replace_flat(**settings))
+        check_new_folds(locate_folds(varied))

@@ -111,7 +111,9 @@ def measure_gain(
     ]
     stopped = [row.trial for row in ranked if row.trial.state == "stopped"]
     compared = _list_stopped(stopped, first, [row for row in finished if row is not first], metric)
-    estimate = estimate_gain([*contenders, *compared], first.counts, ROW_SCORES[metric])
+    estimate = estimate_gain(
+        [*contenders, *compared], first.counts, ROW_SCORES[metric], first.trial.num_folds
+    )
     statement = _describe(name, lead, estimate)
     num_trials = len(contenders) + len(compared)
     return SearchGain(statement, lead, estimate, num_trials, len(stopped) - len(compared))

@@ -116,5 +116,5 @@ def _read_counts(run: RunPaths, history: History) -> EpochCounts | None:
 def find_best(trials: Sequence[Trial], metric: RankedMetric) -> Trial | None:
     """Return the finished trial with the highest score, the first of equal ones; None without."""
     finished = [trial for trial in trials if trial.state == "finished"]
-    scores = [best_record(trial.history)[metric] for trial in finished]
+    scores = [trial.scored[metric] for trial in finished]
     return finished[scores.index(max(scores))] if finished else None

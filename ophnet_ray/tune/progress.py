@@ -10,7 +10,7 @@ from rich.table import Table
 from ophnet_ray.console import Console, run_watched
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.ranking import RankedTrial
-from ophnet_ray.tune.trial import Trial, best_record
+from ophnet_ray.tune.trial import Trial
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ class SearchTable:
         result = f"{self._metric} {self._format_score(trial)}" if trial.history else trial.reason
         return (
             f"trial    {num_ended}/{self._num_trials}  {trial.name} {trial.state:<8} "
-            f"epoch {len(trial.history)}/{self._max_epochs}, {result}, {settings}"
+            f"{self._describe_position(trial)}, {result}, {settings}"
         )
 
     def _build_table(self, trials: Sequence[Trial]) -> Table:
@@ -89,7 +89,9 @@ class SearchTable:
         names = list(trials[0].settings) if trials else []
         for name in ("trial", "state", *names):
             table.add_column(name)
-        for name in ("epoch", self._metric, "time"):
+        # those of a search are all scored in one way
+        position = "fold" if trials and trials[0].num_folds else "epoch"
+        for name in (position, self._metric, "time"):
             table.add_column(name, justify="right")
         running = [trial for trial in trials if not trial.has_ended]
         ended = [trial for trial in trials if trial.has_ended]
@@ -99,7 +101,7 @@ class SearchTable:
                 trial.name,
                 state,
                 *format_settings(trial.settings).values(),
-                f"{len(trial.history)}/{self._max_epochs}",
+                self._describe_position(trial).removeprefix(f"{position} "),
                 self._format_score(trial),
                 format_duration(trial.seconds),
                 style=_STYLES[trial.state],
@@ -108,7 +110,12 @@ class SearchTable:
         return table
 
     def _format_score(self, trial: Trial) -> str:
-        return f"{best_record(trial.history)[self._metric]:.4f}" if trial.history else ""
+        return f"{trial.scored[self._metric]:.4f}" if trial.history else ""
+
+    def _describe_position(self, trial: Trial) -> str:
+        if trial.num_folds is not None:
+            return f"fold {len(trial.history)}/{trial.num_folds}"
+        return f"epoch {len(trial.history)}/{self._max_epochs}"
 
 
 def print_ranking(ranked: Sequence[RankedTrial], winner: RankedTrial, metric: RankedMetric) -> None:
@@ -131,7 +138,7 @@ def print_ranking(ranked: Sequence[RankedTrial], winner: RankedTrial, metric: Ra
             "" if row.score is None else f"{row.score:.4f}",
             "" if row.interval is None else f"{row.interval.low:.3f} to {row.interval.high:.3f}",
             *format_settings(row.trial.settings).values(),
-            str(len(row.trial.history)),
+            str(row.trial.num_epochs),
             remark,
         )
     console = RichConsole(highlight=False, soft_wrap=True)

@@ -5,7 +5,7 @@ Only a finished trial can win: a stopped trial's score belongs to a shorter trai
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -23,7 +23,7 @@ from ophnet_ray.metrics.classification import (
     f1_per_class,
 )
 from ophnet_ray.tune.config import RankedMetric
-from ophnet_ray.tune.trial import LOWEST_SCORE, Trial, best_record
+from ophnet_ray.tune.trial import LOWEST_SCORE, Trial
 from ophnet_ray.tune.trial_counts import SCORE_FUNCTIONS, read_best_counts, select_counts
 
 MAX_LEADERS = 10
@@ -34,7 +34,7 @@ _ORDER = {"finished": 0, "stopped": 1, "unfinished": 2, "diverged": 3, "failed":
 
 @dataclass(frozen=True, slots=True)
 class RankedTrial:
-    """A trial and its score at its best epoch, which is counted from 1.
+    """A trial and its score at its best epoch, which is counted from 1; None of folds.
 
     ``interval``: 95 % interval of the score over the validation cases. ``gain``: the same of the
     lead that the winner has over this trial, from paired cases. ``is_tied``: the lead may be zero.
@@ -142,9 +142,7 @@ def scores_by_seed(repeats: Sequence[Trial], number: int, metric: RankedMetric) 
     """Return the score of each repeat of a trial, by its seed; one that diverged has the lowest."""
     own = [repeat for repeat in repeats if repeat.number == number]
     finished = {
-        repeat.seed or 0: best_record(repeat.history)[metric]
-        for repeat in own
-        if repeat.state == "finished"
+        repeat.seed or 0: repeat.scored[metric] for repeat in own if repeat.state == "finished"
     }
     diverged = {repeat.seed or 0: LOWEST_SCORE for repeat in own if repeat.state == "diverged"}
     return finished | diverged
@@ -180,7 +178,7 @@ def format_table(
                 *interval,
                 "yes" if row.is_tied else "",
                 row.best_epoch or "",
-                len(trial.history),
+                trial.num_epochs,
                 round(trial.seconds, 1),
                 *(trial.settings[name] for name in names),
                 trial.reason,
@@ -192,8 +190,9 @@ def format_table(
 def _score(trial: Trial, metric: RankedMetric) -> RankedTrial:
     if not trial.history:
         return RankedTrial(trial)
-    best: Mapping[str, float] = best_record(trial.history)
-    ranked = RankedTrial(trial, best[metric], int(best["epoch"]) + 1)
+    # folds have a best epoch each
+    best_epoch = None if trial.num_folds else int(trial.scored["epoch"]) + 1
+    ranked = RankedTrial(trial, trial.scored[metric], best_epoch)
     if trial.state != "finished":
         return ranked
     counts = read_best_counts(trial)
@@ -204,7 +203,8 @@ def _add_interval(row: RankedTrial, metric: RankedMetric) -> RankedTrial:
     if row.counts is None or row.score is None or len(row.counts) == 1:
         return row  # one case says nothing about others
     resampled = bootstrap_scores(row.counts, SCORE_FUNCTIONS[metric])
-    return replace(row, interval=score_interval(row.score, resampled, len(row.counts)))
+    interval = score_interval(row.score, resampled, len(row.counts), row.trial.num_folds)
+    return replace(row, interval=interval)
 
 
 def _lead_interval(winner: RankedTrial, other: RankedTrial, score: ScoreFn) -> Interval | None:
@@ -213,4 +213,5 @@ def _lead_interval(winner: RankedTrial, other: RankedTrial, score: ScoreFn) -> I
     if best is None or own is None or not winner.is_paired_with(other):
         return None
     differences = bootstrap_scores(best, score) - bootstrap_scores(own, score)
-    return difference_interval((winner.score or 0.0) - (other.score or 0.0), differences, len(own))
+    lead = (winner.score or 0.0) - (other.score or 0.0)
+    return difference_interval(lead, differences, len(own), winner.trial.num_folds)

@@ -7,12 +7,11 @@ import numpy as np
 from ophnet_ray.config import FRAME_METRICS
 from ophnet_ray.reports.search_report import SearchReport, write_search_report
 from ophnet_ray.reports.trial_record import TrialRecord
-from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.gain import SearchGain
 from ophnet_ray.tune.ranking import RankedTrial, f1_by_phase, scores_by_seed
 from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.searcher import rate_importance
-from ophnet_ray.tune.trial import Trial, best_record
+from ophnet_ray.tune.trial import Trial
 
 
 def write_search_page(
@@ -52,14 +51,13 @@ def write_search_page(
             ],
             winner=winner.trial.name,
             importances=rate_importance(search.space, finished, search.config.training.seed),
-            notes=_list_notes(
-                ranked, repeats, winner, gain, metric, search.config.search.reshuffle
-            ),
+            notes=_list_notes(search, ranked, repeats, winner, gain),
             space={name: str(domain) for name, domain in search.space.items()},
             repeats=[_build_repeat_row(trial, metric) for trial in repeats if trial.history],
             rows_by_phase=rows,
             gain=gain.estimate,
             optimism=gain.optimism,
+            num_folds=search.config.num_folds,
         ),
     )
 
@@ -72,7 +70,7 @@ def _build_record(row: RankedTrial, phases: Sequence[str]) -> TrialRecord:
         trial_id=trial.name,
         state=trial.state,
         params=trial.settings,
-        history=trial.history,
+        history=_mean_history(trial) if trial.num_folds else trial.history,
         score=row.score,
         best_epoch=row.best_epoch,
         interval=row.interval,
@@ -82,20 +80,31 @@ def _build_record(row: RankedTrial, phases: Sequence[str]) -> TrialRecord:
     )
 
 
+def _mean_history(trial: Trial) -> list[dict[str, float]]:
+    """Return the records of the epochs of a trial's folds, averaged over those that have them."""
+    histories = [run.read_metrics() for run in trial.fold_runs]
+    num_epochs = max(map(len, histories), default=0)
+    records = []
+    for epoch in range(num_epochs):
+        found = [history[epoch] for history in histories if epoch < len(history)]
+        records.append({name: float(np.mean([each[name] for each in found])) for name in found[0]})
+    return records
+
+
 def _build_repeat_row(trial: Trial, metric: str) -> Mapping[str, str | int | float]:
-    score = best_record(trial.history)[metric]
+    score = trial.scored[metric]
     return {"trial": f"{trial.number:04d}", "seed": trial.seed or 0, metric: round(score, 4)}
 
 
 def _list_notes(
+    search: Search,
     ranked: Sequence[RankedTrial],
     repeats: Sequence[Trial],
     winner: RankedTrial,
     gain: SearchGain,
-    metric: RankedMetric,
-    is_reshuffled: bool,
 ) -> list[str]:
     """Return what a person should know before trusting the choice."""
+    metric, num_folds = search.metric, search.config.num_folds
     notes = [f"Trial {winner.trial.name}: {gain}."]
     if ties := sum(row.is_tied for row in ranked):
         notes.append(
@@ -106,7 +115,15 @@ def _list_notes(
         "The scores are those of the validation cases that selected both epoch and trial, so the "
         "best of many is optimistic. Evaluate the winner on cases that selected nothing."
     )
-    if is_reshuffled:
+    if num_folds is not None:
+        num_cases = 0 if winner.counts is None else len(winner.counts)
+        notes.append(
+            f"Each trial is scored on {num_folds} folds by case: each of the {num_cases} cases "
+            "counts once, under the model of its trial that has not seen it, at the best epoch of "
+            "the fold. The learning curves are means over the folds. folds.html is the page of the "
+            "winner's folds."
+        )
+    if search.config.search.reshuffle:
         notes.append(
             "Each trial held out other cases (--reshuffle): a part of the differences between "
             "their scores is that between the cases. Trial 0000 kept the split of train.py."

@@ -31,10 +31,13 @@ REDUCTION_FACTOR = 3
 
 
 def build_scheduler(search: SearchConfig, setup: TrialSetup) -> TrialScheduler:
-    """Build the scheduler of a search; ASHA starts with the results of the trials that ended."""
+    """Build the scheduler of a search; ASHA starts with the results of the trials that ended.
+
+    Trials of folds are trained to their end: an epoch of one fold says little about the others.
+    """
     base = setup.plan.base
     max_epochs = base.temporal.choose_epochs(base.training.max_epochs)
-    if search.scheduler == "none" or search.grace_period >= max_epochs:
+    if setup.folds or search.scheduler == "none" or search.grace_period >= max_epochs:
         return FIFOScheduler()
     if search.scheduler == "wilcoxon":
         return PairedStopping(setup, list_rungs(search.grace_period, max_epochs))

@@ -8,6 +8,7 @@ from ophnet_ray.console import Console
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.paths import is_remote, stem_of
+from ophnet_ray.train.fold_set import FoldSet
 from ophnet_ray.train.run import Run
 from ophnet_ray.tune.config import RankedMetric, TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory
@@ -39,6 +40,13 @@ class Search:
     num_local_trials: int
     directory: SearchDirectory
     run: Run
+
+    @property
+    def folds(self) -> FoldSet | None:
+        """The folds on which each trial is scored; None for a holdout."""
+        if self.config.num_folds is None:
+            return None
+        return FoldSet(self.run.config, self.run.directory, self.run.data, self.run.console)
 
     @property
     def held_out_somewhere(self) -> RunData:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.records import DamagedFileError, dump_record, read_record
@@ -32,7 +33,9 @@ class Trial:
     """Content of a trial's folder.
 
     ``history`` has one record per epoch that counts: a worker may have trained one epoch more
-    before it was stopped. ``seed`` is set only for a repeat of a finalist.
+    before it was stopped. ``seed`` is set only for a repeat of a finalist. ``num_folds``: folds on
+    which the trial is scored, None for a holdout; ``history`` then has a record per complete fold,
+    with the scores of all folds up to it, pooled.
     """
 
     number: int
@@ -42,6 +45,26 @@ class Trial:
     run: RunDirectory
     reason: str = ""
     seed: int | None = None
+    num_folds: int | None = None
+
+    @property
+    def scored(self) -> Mapping[str, float]:
+        """Record whose scores are those of the trial: of its best epoch, or of all its folds."""
+        return best_record(self.history) if self.num_folds is None else self.history[-1]
+
+    @property
+    def num_epochs(self) -> int:
+        """Trained epochs; of folds, those of each."""
+        if self.num_folds is None:
+            return len(self.history)
+        return max((int(record["epochs"]) for record in self.history), default=0)
+
+    @property
+    def fold_runs(self) -> tuple[RunDirectory, ...]:
+        """Runs of the folds, in their order; empty for a holdout."""
+        numbers = range(1, (self.num_folds or 0) + 1)
+        names = [f"fold{number}of{self.num_folds}" for number in numbers]
+        return tuple(RunDirectory(self.run.path / name) for name in names)
 
     @property
     def name(self) -> str:
@@ -90,15 +113,26 @@ def outcome_of(trial: Trial, metric: RankedMetric) -> TrialOutcome | None:
         return None
     if trial.state == "diverged":
         return TrialOutcome((LOWEST_SCORE,), is_stopped=False)
-    scores = () if trial.state == "failed" else running_scores(trial.history, metric)
+    if trial.state == "failed":
+        scores: tuple[float, ...] = ()
+    elif trial.num_folds is None:
+        scores = running_scores(trial.history, metric)
+    else:
+        scores = (trial.scored[metric],)  # those of a part of the folds are of other cases
     return TrialOutcome(scores, trial.state == "stopped")
 
 
 def write_trial_start(
-    run: RunDirectory, number: int, settings: Mapping[str, Any], seed: int | None
+    run: RunDirectory,
+    number: int,
+    settings: Mapping[str, Any],
+    seed: int | None,
+    num_folds: int | None = None,
 ) -> None:
     """Record that a trial starts, or starts again."""
     record = {"number": number, "settings": dict(settings), "seed": seed}
+    if num_folds is not None:
+        record["folds"] = num_folds
     write_atomically(run.path / STARTED_FILE, dump_record(record))
     (run.path / ENDED_FILE).unlink(missing_ok=True)
 
@@ -163,13 +197,31 @@ def read_trial(folder: Path) -> Trial:
         run=run,
         reason=ended["reason"],
         seed=started["seed"],
+        num_folds=started["folds"],
     )
+
+
+def find_fold_runs(folder: Path) -> tuple[RunDirectory, ...]:
+    """Return the runs of the folds of a trial; none for another folder.
+
+    Raises:
+        UserError: The trial is not finished, or its record is damaged.
+    """
+    if not (folder / STARTED_FILE).exists():
+        return ()
+    trial = read_trial(folder)
+    if trial.num_folds is not None and trial.state != "finished":
+        raise UserError(f"the trial {folder} is {trial.state}: it has no scores on all its folds")
+    return trial.fold_runs
 
 
 def _check_start(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(values["number"], int) or not isinstance(values["settings"], dict):
         raise TypeError("number or settings are of another type")
-    return {name: values[name] for name in ("number", "settings", "seed")}
+    folds = values.get("folds")
+    if folds is not None and not isinstance(folds, int):
+        raise TypeError("folds are no number")
+    return {name: values[name] for name in ("number", "settings", "seed")} | {"folds": folds}
 
 
 def _check_end(values: dict[str, Any]) -> dict[str, Any]:

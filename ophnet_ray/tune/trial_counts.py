@@ -1,7 +1,9 @@
-"""Counts by case of a trial at its best epoch, and the scores of counts."""
+"""Counts by case of a trial at its best epoch, those of its folds together, and their scores."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.config import FRAME_METRICS
@@ -17,6 +19,7 @@ from ophnet_ray.metrics.gain import RowScoreFn
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.train.epoch_counts import EpochCounts
+from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.run_paths import RunPaths
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.trial import Trial
@@ -39,12 +42,35 @@ SEGMENT_METRICS = ("val_segment_macro_f1", "val_segment_acc")
 
 
 def read_best_counts(trial: Trial) -> EpochCounts:
-    """Read the counts of a finished trial at its best epoch."""
-    result = trial.run.read_result()
-    if result is not None and (file := trial.run.path / result.checkpoint).exists():
+    """Read the counts of a finished trial at its best epoch, or at that of each of its folds."""
+    if trial.num_folds is None:
+        return read_run_counts(trial.run)
+    return pool_counts([read_run_counts(run) for run in trial.fold_runs])
+
+
+def read_run_counts(run: RunDirectory) -> EpochCounts:
+    """Read the counts of a complete run at its best epoch."""
+    result = run.read_result()
+    if result is not None and (file := run.path / result.checkpoint).exists():
         return EpochCounts.of_model(read_payload(file))
-    best = best_checkpoint(find_checkpoints(trial.run.checkpoints))
+    best = best_checkpoint(find_checkpoints(run.checkpoints))
     return EpochCounts.of_model(read_payload(best.file))
+
+
+def pool_counts(folds: Sequence[EpochCounts]) -> EpochCounts:
+    """Return the counts of the cases of all folds, fold after fold.
+
+    Of one kind that a fold lacks there are none. The pseudonyms are sorted within each fold, so
+    that those of trials on equal folds are equal.
+    """
+    segments = [fold.segments for fold in folds if fold.segments is not None]
+    milliseconds = [fold.milliseconds for fold in folds if fold.milliseconds is not None]
+    return EpochCounts(
+        tuple(case for fold in folds for case in fold.cases),
+        np.concatenate([fold.windows for fold in folds]),
+        np.concatenate(segments) if len(segments) == len(folds) else None,
+        np.concatenate(milliseconds) if len(milliseconds) == len(folds) else None,
+    )
 
 
 def select_counts(counts: EpochCounts, metric: RankedMetric, run: RunPaths) -> NDArray[Any]:

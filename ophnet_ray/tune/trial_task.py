@@ -7,7 +7,7 @@ itself, in seconds; the process then takes the next trial.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray.tune
@@ -30,9 +30,17 @@ from ophnet_ray.train.stored_manifest import store_manifest
 from ophnet_ray.train.trainer import fit_run
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.directory import SearchDirectory
+from ophnet_ray.tune.fold_scores import (
+    FoldScores,
+    is_complete,
+    pool_scores,
+    start_fold,
+    write_fold_scores,
+)
 from ophnet_ray.tune.reshuffle import Reshuffle
 from ophnet_ray.tune.resources import DRIVER_CPUS, TrialPlan
 from ophnet_ray.tune.trial import best_record, write_trial_end
+from ophnet_ray.tune.trial_counts import read_run_counts
 
 STOP_TIMEOUT_S = 60
 """Time for a trial that is stopped to leave the process to the next one; Ray's own is 2 s."""
@@ -46,7 +54,9 @@ class TrialSetup:
 
     ``manifests`` holds one manifest per way of cutting windows that the search may ask for.
     ``head`` holds the features of the videos where the trials train temporal models. ``reshuffle``
-    gives each trial a holdout of its own; the manifests then lie in memory.
+    gives each trial a holdout of its own; the manifests then lie in memory. ``folds``: the setup of
+    each fold by its number, where each trial is scored on folds; the other data are then those of
+    the first fold.
     """
 
     search: SearchDirectory
@@ -56,6 +66,7 @@ class TrialSetup:
     metric: RankedMetric
     head: HeadData | None = None
     reshuffle: Reshuffle | None = None
+    folds: "Mapping[int, TrialSetup]" = field(default_factory=dict)
 
     @property
     def trains_alone(self) -> bool:
@@ -96,9 +107,6 @@ def trial_config(base: Config, settings: Mapping[str, Any], seed: int | None) ->
 def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
     """Train a trial or resume it, and record how it ended; Ray Tune calls this.
 
-    Epochs that were trained before a restart are reported first, so that the scheduler decides
-    about them as if there had been no restart.
-
     Args:
         task: Number, settings and seed of the trial, as Ray Tune hands them on.
         setup: Everything else.
@@ -110,16 +118,11 @@ def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
     log_to(run.logs / "trial.log")
     config = trial_config(setup.plan.base, task["settings"], task["seed"])
     run.write_config(config)
-    progress = TrialProgress(setup.metric)
-    for record in read_trained_epochs(run):
-        ray.tune.report(progress.add_epoch(record))
     try:
-        loop = _build_loop(setup, config, run, task["number"])
-        if setup.trains_alone:
-            os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(STOP_TIMEOUT_S)
-            fit_alone(loop, lambda record: ray.tune.report(progress.add_epoch(record)))
+        if setup.folds:
+            _train_folds(setup, config, run, task["number"])
         else:
-            fit_run(loop, [_ReportToTune(progress)])
+            _train(setup, config, run, task["number"])
     except DivergedError as error:
         write_trial_end(run, "diverged", len(run.read_metrics()), str(error))
         raise
@@ -127,6 +130,46 @@ def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
         write_trial_end(run, "failed", len(run.read_metrics()), str(error))
         raise
     write_trial_end(run, "finished", len(run.read_metrics()))
+
+
+def _train(setup: TrialSetup, config: Config, run: RunDirectory, number: int) -> None:
+    """Train the run of a trial, or that of one of its folds, or resume it.
+
+    Epochs that were trained before a restart are reported first, so that the scheduler decides
+    about them as if there had been no restart.
+    """
+    progress = TrialProgress(setup.metric)
+    for record in read_trained_epochs(run):
+        ray.tune.report(progress.add_epoch(record))
+    loop = _build_loop(setup, config, run, number)
+    if setup.trains_alone:
+        os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(STOP_TIMEOUT_S)
+        fit_alone(loop, lambda record: ray.tune.report(progress.add_epoch(record)))
+    else:
+        fit_run(loop, [_ReportToTune(progress)])
+
+
+def _train_folds(setup: TrialSetup, config: Config, run: RunDirectory, number: int) -> None:
+    """Train the folds that are not complete, one after another; keep their pooled scores.
+
+    Raises:
+        TrainingError: As a fold raised it, with its number; likewise the others.
+        UserError: Likewise.
+    """
+    done: list[FoldScores] = []
+    for fold, own in setup.folds.items():
+        own_config = replace(config, data=replace(config.data, fold=fold))
+        own_run = start_fold(setup.search, run, own_config)
+        try:
+            if not is_complete(own_run):
+                _train(own, own_config, own_run, number)
+            done.append(FoldScores(read_trained_epochs(own_run), read_run_counts(own_run)))
+        except (TrainingError, UserError) as error:
+            error.args = (f"fold {fold} of {len(setup.folds)}: {error}",)
+            raise
+        run.write_metrics(pool_scores(run, done))
+    phases = setup.manifests[config.windows].phases
+    write_fold_scores(run, done, phases, "windows" if setup.head is None else "frames")
 
 
 def _build_loop(

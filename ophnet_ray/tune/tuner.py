@@ -50,7 +50,8 @@ class TrialQueue(Searcher):
             self._next_number += 1
         else:
             return Searcher.FINISHED
-        self._setup.search.start_trial(task.number, task.settings, task.seed)
+        num_folds = len(self._setup.folds) or None
+        self._setup.search.start_trial(task.number, task.settings, task.seed, num_folds)
         self._running[trial_id] = task
         return {"number": task.number, "settings": dict(task.settings), "seed": task.seed}
 

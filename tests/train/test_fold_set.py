@@ -74,5 +74,5 @@ def test_more_folds_than_cases_are_refused_in_one_line(color_csv, tmp_path):
 
 
 def test_only_one_fold_can_be_a_run(color_csv, tmp_path):
-    with pytest.raises(UserError, match=r"--folds 3: only train.py trains all folds; give one"):
+    with pytest.raises(UserError, match=r"--folds 3: only train.py and tune.py take all"):
         check(color_csv, tmp_path, folds=3)
