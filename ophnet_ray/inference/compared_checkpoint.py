@@ -20,10 +20,14 @@ SHOWN_CHARS = 8
 
 @dataclass(frozen=True, slots=True)
 class ComparedCheckpoint:
-    """Payload of a checkpoint, under the name that the user gave."""
+    """Payload of a checkpoint, under the name that the user gave.
+
+    ``num_folds``: folds over which its counts are pooled; None for those of one model.
+    """
 
     name: str
     payload: CheckpointPayload
+    num_folds: int | None = None
 
     @property
     def unit(self) -> str:
@@ -50,7 +54,7 @@ def pool_folds(name: str, folds: Sequence[CheckpointPayload]) -> ComparedCheckpo
         ),
         duration_counts=None,
     )
-    return ComparedCheckpoint(name, payload)
+    return ComparedCheckpoint(name, payload, len(folds))
 
 
 def count_trained(models: Sequence[ComparedCheckpoint]) -> list[ComparedModel]:

@@ -23,6 +23,10 @@ from ophnet_ray.reports.comparison_report import (
 from ophnet_ray.storage.files import write_atomically
 
 JSON_FILE, PAGE_FILE = "comparison.json", "comparison.html"
+FOLDS = (
+    "The cases are pooled over {num_folds} folds and train each other's models: the next trainings "
+    "may differ by more than the intervals and p-values say, which are over cases."
+)
 NO_VIDEOS = (
     "The models are compared by the validation {unit} that chose their best epochs, so both scores "
     "are slightly optimistic. Evaluations show whole videos as well."
@@ -88,6 +92,8 @@ def compare_trained(models: Sequence[ComparedCheckpoint]) -> ModelComparison:
     counted = count_trained(models)
     by_seed = differ_by_seed_alone(models)
     notes = [NO_VIDEOS.format(unit=counted[0].unit), SEEDS_ALONE if by_seed else ONE_TRAINING]
+    if models[0].num_folds is not None:
+        notes.append(FOLDS.format(num_folds=models[0].num_folds))
     return _compare(counted, (), notes)
 
 

@@ -262,6 +262,7 @@ def test_trials_of_folds_are_listed_and_compared_by_all_their_cases(prepared, tm
     assert "4 folds of 6 cases" in group["data"]
     paths = [str(trial.run.path) for trial in trials]
     CompareCommand(models=tuple(paths[:2]), output=str(tmp_path / "compared")).run()
+    assert "pooled over 4 folds" in (tmp_path / "compared/comparison.html").read_text()
     (found,) = json.loads((tmp_path / "compared/comparison.json").read_text())["comparisons"]
     difference = trials[1].scored["val_macro_f1"] - trials[0].scored["val_macro_f1"]
     scores = {score["name"]: score["difference"] for score in found["scores"]}
