@@ -10,6 +10,7 @@ import numpy as np
 
 from ophnet_ray.config import Config
 from ophnet_ray.metrics.case_counts import format_counts
+from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.epoch_counts import EpochCounts
@@ -56,12 +57,14 @@ def start_fold(search: SearchDirectory, trial: RunDirectory, config: Config) -> 
 
 
 def is_complete(run: RunDirectory) -> bool:
-    """Return True if the run of a fold has a sound result; else it is trained, or resumed."""
+    """Return True if the run of a fold has a result and its checkpoint; else it is trained on."""
     try:
-        return run.read_result() is not None
+        result = run.read_result()
     except DamagedFileError as error:
         logger.warning("%s", error)
         return False
+    sound = [checkpoint.file for checkpoint in find_checkpoints(run.checkpoints)]
+    return result is not None and run.path / result.checkpoint in sound
 
 
 def write_fold_scores(

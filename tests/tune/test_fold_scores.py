@@ -186,11 +186,13 @@ def test_a_trial_that_is_cut_off_trains_no_complete_fold_again(prepared):
     (cut.path / "ended.json").unlink()
     (cut.path / "fold2of4" / "result.json").write_bytes(b"{")
     (cut.path / "fold3of4" / "result.json").unlink()
+    for checkpoint in find_checkpoints(cut.path / "fold4of4" / "checkpoints"):
+        checkpoint.file.write_bytes(checkpoint.file.read_bytes()[:-1])
     cut.metrics.unlink()
     assert prepared.trials[1].state == "unfinished"
     prepared.trained.clear()
     prepared.run_trial(1, 0.01)
-    assert prepared.trained == [(1, 2), (1, 3)]
+    assert prepared.trained == [(1, 2), (1, 3), (1, 4)]
     assert [(trial.history, trial.state) for trial in prepared.trials] == whole
 
 
