@@ -12,7 +12,7 @@ pytestmark = pytest.mark.unit
 
 TESTS, PACKAGE = ROOT / "tests", ROOT / "ophnet_ray"
 # folders whose tests concern no single package
-OTHER_FOLDERS = {"cluster", "gpu", "reliability"}
+OTHER_FOLDERS = {"benchmarks", "cluster", "gpu", "reliability"}
 # tests of several modules together
 OTHER_FILES = {
     "test_imports.py": "what each entry point imports",
