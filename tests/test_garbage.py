@@ -35,6 +35,7 @@ def test_a_pause_leaves_the_collector_as_it_was() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+    gc.collect()
     gc.freeze()
     try:
         frozen = gc.get_freeze_count()

@@ -219,7 +219,7 @@ class BlockCache:
         """
         wanted = list(keys)
         found = self._catalog.find(wanted)
-        missing = set(wanted) - found.keys()
+        missing = {key for key in wanted if key not in found}
         return found | self._catalog.read_rest(missing) if missing else found
 
     def update_catalog(self) -> None:
