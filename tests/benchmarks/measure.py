@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 MIN_REPEATS = 3
@@ -19,6 +20,16 @@ class Cost:
     wall_s: float
     peak_bytes: int
     answer: Any
+
+
+def read_peak_mb() -> float:
+    """Return the peak memory of this process; that of the one that started it does not count."""
+    (line,) = (
+        text
+        for text in Path("/proc/self/status").read_text().splitlines()
+        if text.startswith("VmHWM:")
+    )
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def measure(work: Callable[[], Any]) -> Cost:

@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import pickle
-import resource
 import shutil
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from ophnet_ray.data.cache.store import CACHE_VERSION, BlockCache, DecodeResult
 from ophnet_ray.data.run_data import read_run_data
 from ophnet_ray.data.video.container import CODEC_VERSIONS
 from ophnet_ray.storage.records import dump_record
+from tests.benchmarks.measure import read_peak_mb
 from tests.benchmarks.table import Figure, describe_growth, print_table
 
 SCALES = (1, 10, 100)
@@ -37,6 +37,13 @@ NUM_SEGMENTS, NUM_VIDEOS, NUM_PHASES = 14_674, 743, 52
 SEGMENTS_PER_SHARD = 26
 WINDOWS = WindowConfig()
 SHARD_BYTES = 32_000_000
+GOAL_SCALE = 100
+GOALS = {
+    "whole start, in all: CPU-s": "<= 60",
+    "whole start, peak: MB": "<= 2000",
+    "cache, fill, share of decoding": "<= 0.01",
+}
+"""Targets at ``GOAL_SCALE``."""
 DECODE_S_PER_SEGMENT = 0.1
 """CPU-seconds to decode a segment of OphNet, rather less than measured."""
 
@@ -45,15 +52,30 @@ def measure_caches(folder: Path, scales: Sequence[int] = SCALES) -> list[Figure]
     """Measure each size in a process of its own."""
     found: dict[int, dict[str, float]] = {}
     for scale in scales:
-        command = [sys.executable, "-m", "tests.benchmarks.scale_cache", str(scale), str(folder)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-        found[scale] = json.loads(done.stdout.splitlines()[-1])
+        whole = _run("scale_cache", scale, folder)
+        table, cache = folder / f"videos-{scale}" / "table.csv", folder / f"cache-{scale}"
+        start = _run("scale_start", table, cache, folder / "runs")
+        found[scale] = {f"cache, {name}": value for name, value in whole.items()}
+        found[scale] |= {f"whole start, {name}": value for name, value in start.items()}
     names = [name for name in found[scales[0]] if "wall" not in name]
     return [
-        describe_growth(f"cache, {name}", scale, {each: found[each][name] for each in found})
+        describe_growth(
+            name,
+            scale,
+            {each: found[each][name] for each in found},
+            GOALS.get(name, "") if scale == GOAL_SCALE else "",
+        )
         for name in names
         for scale in scales
     ]
+
+
+def _run(module: str, *arguments: object) -> dict[str, float]:
+    """Run a module of this folder; return the costs that it prints."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}", *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    costs: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return costs
 
 
 def build_data(folder: Path, scale: int) -> Path:
@@ -140,7 +162,7 @@ class Costs:
         self.values[f"{name}, wall s"] = time.monotonic() - started_s
         self._is_counting = False
         self.values[f"{name}, requests"] = self._num_requests
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        peak = read_peak_mb()
         self.values[f"{name}, peak MB"] = peak
         print(name, self.values[f"{name}, CPU s"], self._num_requests, peak, file=sys.stderr)
 
