@@ -13,7 +13,7 @@ cases: over 5 cases, their 95 % intervals covered the true score in 69 to 83 % o
 Cases of cross-validation are not independent: those of a fold share a model, and each case trains
 the models of the others, see Bengio & Grandvalet, "No Unbiased Estimator of the Variance of K-Fold
 Cross-Validation" (JMLR 5, 2004). As if they were, the intervals of pooled scores would cover the
-expected score of the procedure in 82 to 93 % of simulations (``python -m tests.benchmarks folds``).
+expected score of the procedure in 77 to 94 % of simulations (``python -m tests.benchmarks folds``).
 So their standard error is widened, see ``widen_over_folds``; they then cover it in 94 to 99 %.
 """
 

@@ -27,9 +27,6 @@ from ophnet_ray.metrics.bootstrap import Interval, draw_cases, t_quantile, widen
 NUM_CHOICES = 1000
 MIN_CASES = 3
 """Of two cases a resample leaves out one or none."""
-_SHARE_LEFT_OUT = math.exp(-1)
-"""Share of many cases that a resample leaves out on average."""
-
 
 RowScoreFn = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Counts of R samples (R, …) → their scores (R,)."""
@@ -111,8 +108,10 @@ def estimate_gain(
         rows = chosen == index
         gains[rows] = _leads(contenders[index], base, _Scores(left_out[rows], score_rows))
     value = float(gains.mean())
-    # all cases are more than those left out, so that their scores vary less
-    variance = float(gains.var()) * _SHARE_LEFT_OUT * num_cases / (num_cases - 1)
+    # means over M of the C cases vary as 1/M - 1/C, as they are drawn without replacement; means
+    # over C other cases vary as 1/C: a certain choice has the interval of the paired t-test
+    left_out_mean = float((1 / left_out.sum(axis=1)).mean())
+    variance = float(gains.var()) / (num_cases * left_out_mean - 1)
     reach = t_quantile(num_cases - 1) * math.sqrt(variance)
     if num_folds is not None:
         reach *= widen_over_folds(num_folds)

@@ -30,8 +30,10 @@ def main() -> None:
     from tests.benchmarks.encoding import compare_frozen_encoder, measure_features
     from tests.benchmarks.epochs import compare_epochs
     from tests.benchmarks.fold_intervals import measure_fold_intervals
+    from tests.benchmarks.holdouts import simulate_holdouts
     from tests.benchmarks.nodes import compare_nodes
     from tests.benchmarks.noise import measure_noise
+    from tests.benchmarks.paired_power import measure_paired_power
     from tests.benchmarks.ray_cost import compare_with_bare_lightning
     from tests.benchmarks.reading import compare_reading
     from tests.benchmarks.recipes import DATA, compare_recipes
@@ -71,7 +73,9 @@ def main() -> None:
         "errors": compare_on_simulated_errors,
         "comparisons": simulate_comparisons,
         "folds": measure_fold_intervals,
+        "holdouts": simulate_holdouts,
         "noise": measure_noise,
+        "power": measure_paired_power,
         "searches": simulate_searches,
         "temporal": compare_temporal,
         "recipes": compare_recipes,

@@ -136,11 +136,11 @@ def _measure_stopping(kind: SearchKind, num_cases: int) -> list[Figure]:
 def _measure_coverage(num_cases: int) -> Figure:
     """Measure how often the 95 % interval of a score, as all reports state it, holds the truth."""
     rng = np.random.default_rng(99)
-    truth = float(score_rows(_draw_trial(rng, Cases.draw(rng, NUM_TRUE_CASES), 0.0).sum(axis=0)))
+    truth = float(score_rows(draw_trial(rng, Cases.draw(rng, NUM_TRUE_CASES), 0.0).sum(axis=0)))
     held, draws = 0, draw_cases(num_cases)
     for seed in range(NUM_COVERED):
         rng = np.random.default_rng((seed, num_cases, 7))
-        counts = _draw_trial(rng, Cases.draw(rng, num_cases), 0.0)
+        counts = draw_trial(rng, Cases.draw(rng, num_cases), 0.0)
         resampled = score_rows(np.tensordot(draws, counts, axes=1))
         low, high = score_interval(float(score_rows(counts.sum(axis=0))), resampled, num_cases)
         held += low <= truth <= high
@@ -170,19 +170,19 @@ class Cases:
         return cls(frames, difficulty)
 
 
-def _draw_luck(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
+def draw_luck(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
     """Draw the log-odds by which a trial differs from others on each case and phase, (C, K)."""
     return rng.normal(0, 0.35, (shape[0], 1)) + rng.normal(0, 0.25, shape)
 
 
-def _draw_trial(
+def draw_trial(
     rng: np.random.Generator,
     cases: Cases,
     skill: float,
     luck: NDArray[np.float64] | None = None,
 ) -> Counts:
     """Draw the counts of a trial, (C, 3, K); what is wrong is taken for one of two other phases."""
-    luck = _draw_luck(rng, cases.frames.shape) if luck is None else luck
+    luck = draw_luck(rng, cases.frames.shape) if luck is None else luck
     right = rng.binomial(cases.frames, expit(cases.difficulty + skill + luck))
     to_next = rng.binomial(cases.frames - right, 0.7)
     to_second = cases.frames - right - to_next
@@ -214,7 +214,7 @@ class SimulatedSearch:
         self._rng, self._kind, self._gain = rng, kind, gain
         self._cases = Cases.draw(rng, num_cases)
         shape = self._cases.frames.shape
-        self._common = [_draw_luck(rng, shape) for _ in range(NUM_NEIGHBOURHOODS)]
+        self._common = [draw_luck(rng, shape) for _ in range(NUM_NEIGHBOURHOODS)]
         self._rungs: list[list[float]] = [[] for _ in RUNG_SKILLS]
         self._place: list[int] = []
         self._own: list[NDArray[np.float64]] = []
@@ -237,17 +237,17 @@ class SimulatedSearch:
         """Return the counts of a trial at each rung that it reaches, and at its end."""
         reached: list[Counts] = []
         skills = RUNG_SKILLS if self._kind.stops else RUNG_SKILLS[-1:]
-        own = _draw_luck(self._rng, self._cases.frames.shape)
+        own = draw_luck(self._rng, self._cases.frames.shape)
         self._own.append(own)
-        of_seed = _draw_luck(self._rng, own.shape)
+        of_seed = draw_luck(self._rng, own.shape)
         slowness = self._kind.slowness if number == BASE else 1.0
         for rung, lack in enumerate(skills):
             luck, skill = self._luck_of(number, of_seed), slowness * lack + self._skill_of(number)
-            counts = _draw_trial(self._rng, self._cases, skill, luck)
+            counts = draw_trial(self._rng, self._cases, skill, luck)
             reached.append(counts)
             if rung < len(skills) - 1 and self._is_stopped(number, rung, counts):
                 break
-            fresh = _draw_luck(self._rng, own.shape)
+            fresh = draw_luck(self._rng, own.shape)
             of_seed = RUNG_LUCK * of_seed + math.sqrt(1 - RUNG_LUCK**2) * fresh
         return reached
 
@@ -342,8 +342,8 @@ class SimulatedSearch:
         }
 
     def _train_again(self, number: int) -> Counts:
-        luck = self._luck_of(number, _draw_luck(self._rng, self._cases.frames.shape))
-        return _draw_trial(self._rng, self._cases, self._skill_of(number), luck)
+        luck = self._luck_of(number, draw_luck(self._rng, self._cases.frames.shape))
+        return draw_trial(self._rng, self._cases, self._skill_of(number), luck)
 
     def _skill_of(self, number: int) -> float:
         return self._gain * (self._place[number] == NUM_NEIGHBOURHOODS - 1)

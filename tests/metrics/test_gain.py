@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, stdtrit
 
-from ophnet_ray.metrics.classification import macro_f1_of_rows, macro_f1_present
+from ophnet_ray.metrics.classification import accuracy_of_rows, macro_f1_of_rows, macro_f1_present
 from ophnet_ray.metrics.gain import Contender, estimate_gain, estimate_gain_of_rows
 
 pytestmark = pytest.mark.unit
@@ -46,6 +46,17 @@ def test_a_true_gain_stays():
     gain = estimate_gain_of_rows(trials, 0, macro_f1_of_rows)
     assert gain.value == pytest.approx(lead_on_all_cases(trials), abs=0.05)
     assert gain.interval.low > 0
+
+
+@pytest.mark.parametrize("num_cases", [5, 20])
+def test_a_choice_that_is_certain_has_the_interval_of_the_paired_t_test(num_cases):
+    leads = np.random.default_rng(4).integers(10, 50, num_cases)
+    counts = [np.zeros((num_cases, 2, 2)) for _ in range(2)]
+    for own, right in zip(counts, (30, 30 + leads), strict=True):
+        own[:, 0, 0], own[:, 0, 1] = right, 100 - right
+    gain = estimate_gain_of_rows(counts, 0, accuracy_of_rows)
+    reach = stdtrit(num_cases - 1, 0.975) * leads.std(ddof=1) / 100 / num_cases**0.5
+    assert gain.interval.high - gain.value == pytest.approx(reach, rel=0.05)
 
 
 def test_trials_with_equal_counts_gain_exactly_nothing():

@@ -76,6 +76,18 @@ def test_a_single_case_cannot_confirm_a_gain(tmp_path):
     assert "interval" not in text
 
 
+def test_five_cases_that_confirm_no_gain_say_what_they_miss(tmp_path):
+    missed = "of 5 cases, a true gain of 0.15 is missed in a quarter of searches or more"
+    for number, (num_cases, is_said) in enumerate(((5, True), (8, False))):
+        lucky = RIGHT + LUCK
+        rows = ranked_trials(
+            tmp_path / str(number), (RIGHT[:num_cases], "finished"), (lucky[:num_cases], "finished")
+        )
+        assert (missed in describe(rows)) is is_said
+    sure = ranked_trials(tmp_path / "sure", (RIGHT[:5], "finished"), (RIGHT[:5] + 4, "finished"))
+    assert missed not in describe(sure)
+
+
 def test_a_search_that_finds_nothing_better_says_so(tmp_path):
     rows = ranked_trials(tmp_path, (RIGHT, "finished"), (RIGHT - 4, "finished"))
     assert "no trial was better" in describe(rows)
