@@ -242,7 +242,7 @@ def test_a_case_without_a_usable_row_is_in_no_fold_unless_its_video_went_away(
 
 
 class Stopping(Console):
-    """A console in whose second training a signal arrives, once it shows so many epochs."""
+    """A console in whose first training a signal arrives, once it shows so many epochs."""
 
     def __init__(self, number, epoch):
         super().__init__()
@@ -252,7 +252,7 @@ class Stopping(Console):
     def stage(self, name, total):
         self.trainings += name == "train"
         with super().stage(name, total) as stage:
-            if name == "train" and self.trainings == 2:
+            if name == "train" and self.trainings == 1:
                 show = stage.update
 
                 def update(done, text, detail=""):
@@ -273,7 +273,9 @@ class Stopping(Console):
 def test_a_stopped_fold_is_named_and_the_same_command_goes_on_to_the_same_numbers(
     color_csv, cache, tmp_path, whole, number, exit_code, epoch
 ):
-    config = make_config(color_csv, cache, tmp_path, every_n_train_steps=1)
+    config = make_config(color_csv, cache, tmp_path, every_n_train_steps=6)
+    (first,) = Path(whole[0].run.storage_path).glob("*-fold1of3")
+    shutil.copytree(first, Path(config.run.storage_path) / first.name)
     # as in the command: a signal that comes when no fold trains must not end this process
     with (
         terminate_on_signals(),
