@@ -74,8 +74,11 @@ def bootstrap_scores(
     if not num_cases:
         raise ValueError("no case to resample")
     draws = draw_cases(num_cases, num_resamples, seed)
+    # of few cases most resamples are equal: five have 126 in all
+    different, numbers = np.unique(draws, axis=0, return_inverse=True)
     counts = counts_by_case.astype(np.float64)  # BLAS adds them fast, and exactly up to 2^53
-    return np.asarray([score(np.tensordot(draw, counts, axes=1)) for draw in draws])
+    scores = np.asarray([score(np.tensordot(draw, counts, axes=1)) for draw in different])
+    return scores[numbers.reshape(-1)]
 
 
 def interval_over_cases(

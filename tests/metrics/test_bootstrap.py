@@ -8,6 +8,7 @@ from ophnet_ray.metrics.bootstrap import (
     Interval,
     bootstrap_scores,
     difference_interval,
+    draw_cases,
     interval_over_cases,
     score_interval,
     t_quantile,
@@ -69,6 +70,20 @@ def test_the_difference_of_equal_counts_has_an_interval_around_nothing():
         counts, macro_f1_present
     )
     assert difference_interval(0.0, difference, 5) == Interval(0.0, 0.0)
+
+
+def test_equal_resamples_are_scored_once_and_each_has_its_score():
+    counts = np.random.default_rng(0).integers(0, 50, (3, 2, 2))
+    scored = []
+
+    def score(confusion):
+        scored.append(confusion)
+        return [accuracy(confusion), macro_f1_present(confusion)]
+
+    found = bootstrap_scores(counts, score)
+    assert len(scored) == 10, "three cases can be drawn in ten ways"
+    one_by_one = [np.tensordot(draw, counts, axes=1) for draw in draw_cases(3)]
+    np.testing.assert_array_equal(found, [score(confusion) for confusion in one_by_one])
 
 
 def test_a_single_case_has_no_interval_and_two_say_little():
