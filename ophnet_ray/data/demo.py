@@ -6,7 +6,6 @@ recur and are imbalanced, as in a real cataract operation. The same code draws t
 """
 
 import csv
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray.data.demo_eye import HEIGHT, WIDTH, Eye, Image, draw_scene
 from ophnet_ray.data.demo_world import SHORT, DemoWorld
+from ophnet_ray.storage.unfinished import is_abandoned, unfinished_name
 
 DEMO_CSV = "demo.csv"
 
@@ -50,7 +50,10 @@ def make_demo(
     target = csv_path.parent
     if csv_path.exists():
         return csv_path
-    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
+    for leftover in folder.glob(f".{target.name}.*"):
+        if is_abandoned(leftover.name, leftover.stat().st_mtime):
+            shutil.rmtree(leftover, ignore_errors=True)
+    temporary = folder / unfinished_name(f".{target.name}.")
     temporary.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     with ThreadPoolExecutor() as pool:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ophnet_ray.config import WindowImage
+from ophnet_ray.data.cache.block_reader import check_blocks, identify_copy, read_blocks
 from ophnet_ray.data.cache.read_ahead import HORIZON_WINDOWS, ReadAhead, SharedShard
-from ophnet_ray.data.cache.shards import CacheEntry, check_blocks, identify_copy, read_blocks
+from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.samplers import Step, TrainingSampler, ValidationSampler
 from ophnet_ray.data.segment_columns import SegmentColumns
 from ophnet_ray.data.windows import count_channels, paint_window, shown_blocks

@@ -44,12 +44,12 @@ from ophnet_ray.models.payload import CheckpointPayload
 from ophnet_ray.reports.model_report import ModelReport, write_model_report
 from ophnet_ray.storage.files import (
     check_no_folder,
-    delete_unnamed,
     ensure_writable,
     write_atomically,
 )
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import name_of
+from ophnet_ray.storage.unfinished import delete_unnamed
 
 MAX_VIDEOS_DRAWN = 100
 """Videos on the page: a browser cannot open a page of thousands."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.processes import is_gone, this_machine
 
 RENEW_S, STALE_S = 10.0, 60.0
 POLL_S = 1.0
@@ -53,7 +54,7 @@ class Holder:
     @classmethod
     def of_this_process(cls) -> Self:
         """Return a holder of now."""
-        return cls(socket.gethostname(), os.getpid(), _now(), secrets.token_hex(8), _this_machine())
+        return cls(socket.gethostname(), os.getpid(), _now(), secrets.token_hex(8), this_machine())
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -77,16 +78,9 @@ class Holder:
 
     def is_dead_here(self) -> bool:
         """Return True if the holder ran on this machine, in this container, and runs no more."""
-        if self.host != socket.gethostname() or self.machine not in ("", _this_machine()):
+        if self.host != socket.gethostname() or self.machine not in ("", this_machine()):
             return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        # another user's process; no number of a process
-        except (PermissionError, OverflowError, TypeError):
-            pass
-        return False
+        return is_gone(self.pid)
 
     def to_bytes(self) -> bytes:
         """Return the content of the lock file."""
@@ -204,12 +198,3 @@ def _age_s(path: Path) -> float:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _this_machine() -> str:
-    """Return an identity of the machine since its start, and of the container of this process."""
-    parts = []
-    with suppress(OSError):  # no such files outside Linux
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(parts)

@@ -4,19 +4,20 @@ Processes and runs of the machine share the folder. An object is fetched by one 
 of its own that is reserved on the disk first, and gets its name when it is whole. A file that is
 open stays readable even when it is deleted, as POSIX has it, and a reader that finds none fetches
 it again: marks and room save time, and no result depends on them. A killed process leaves a part of
-a file that the next one deletes.
+a file under a name that no other one uses; those who list the folder delete it.
 """
 
 import errno
+import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ophnet_ray.storage.copy_room import PART, ROOM_LOCK, Copy, CopyRoom, NoRoomError
+from ophnet_ray.storage.copy_room import PART, ROOM_LOCK, CopyRoom, FullDiskError, NoRoomError
 from ophnet_ray.storage.files import (
     COPY_BYTES,
     describe_full,
@@ -29,9 +30,14 @@ from ophnet_ray.storage.files import (
 from ophnet_ray.storage.filesystems import filesystem_of, in_one_line
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import bucket_path, name_of, parent_of, plain_uri
+from ophnet_ray.storage.room_account import Tally
+from ophnet_ray.storage.unfinished import unfinished_name
 
 PATIENCE_S = 5.0
 """Seconds that a process waits for others to leave it room, before it takes more than there is."""
+FULL_CURE = "free some space there, or give a --local_cache_dir on a larger disk"
+CROWDED_S = 30.0
+"""Seconds for which it does not wait again on a full disk where nobody left room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +48,20 @@ class _Facts:
     companion_name: str = ""
     companion: bytes = b""
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of both objects."""
+        return self.size_bytes + len(self.companion)
+
 
 class CopyFolder(CopyRoom):
     """The copies in a folder, for this process; see ``copies_in``."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self.has_told_full = False
         self._facts: dict[str, _Facts] = {}
+        self._crowded_until_s = -math.inf
 
     def fetch(
         self,
@@ -68,9 +81,10 @@ class CopyFolder(CopyRoom):
             on_room: Called when there is room for it, before the bytes come.
 
         Raises:
-            NoRoomError: There is no room before that use.
+            NoRoomError: There is no room before that use; for what is used now only
+                ``FullDiskError``.
             FileNotFoundError: The object does not exist.
-            OSError: It cannot be fetched or written.
+            OSError: It cannot be fetched or written, e.g. the disk is too small for it.
         """
         name = name_of(uri)
         target = self.folder / name
@@ -96,7 +110,8 @@ class CopyFolder(CopyRoom):
             OSError: See there.
         """
         target = self.folder / name_of(uri)
-        part = target.with_name(f"{PART}{target.name}")
+        part = target.with_name(unfinished_name(PART))
+        self._coming[target.name] = facts.num_bytes
         try:
             with os.fdopen(self._reserve(part, facts, parent_of(uri), before), "wb") as copy:
                 on_room()
@@ -108,71 +123,101 @@ class CopyFolder(CopyRoom):
                 copy.flush()
                 os.fsync(copy.fileno())
             # a listing that others make meanwhile may miss a file that is being renamed
-            with exclusive(self.folder / ROOM_LOCK):
+            with exclusive(self.folder / ROOM_LOCK), self._account.changing() as tally:
+                tally.add(-_size_of(target))
                 part.replace(target)
             sync_folder(self.folder)
         except OSError as error:
-            if not is_full(error):
+            if not is_full(error) or error.filename == str(self.folder):
                 raise
-            text = describe_full(error, self.folder)
-            raise OSError(error.errno, text, str(self.folder)) from error
+            raise _describe_full(error, self.folder) from error
         finally:
-            part.unlink(missing_ok=True)
+            del self._coming[target.name]
+            if part.exists():
+                with exclusive(self.folder / ROOM_LOCK), self._account.changing() as tally:
+                    tally.add(-_size_of(part))
+                    part.unlink(missing_ok=True)
 
     def _reserve(self, part: Path, facts: _Facts, uri: str, before: float | None) -> int:
+        """Open a new file of this size in the room that is made for it; see ``_open_part``.
+
+        What is used now waits some seconds for room: others may have more than their share. They
+        notice that one more shares the folder, or that the disk is full, within a second.
+        """
+        if before is not None:
+            return self._open_part(part, facts, uri, before)
+        until_s = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self._open_part(part, facts, uri, 0)
+            except FullDiskError:
+                may_wait = time.monotonic() >= self._crowded_until_s and (
+                    len(self._coming) > 1 or self.pins.count_sharing() > 1
+                )
+            except NoRoomError:
+                may_wait = not self.has_warned and self.pins.count_sharing() > 1
+            if not may_wait or time.monotonic() > until_s:
+                break
+            time.sleep(PATIENCE_S / 10)
+        try:
+            return self._open_part(part, facts, uri, None)
+        except FullDiskError:
+            self._crowded_until_s = time.monotonic() + CROWDED_S
+            if not self.has_told_full:
+                self.has_told_full = True
+                self.tell(
+                    f"{self.folder}: the disk is full of files that are read now "
+                    f"({shutil.disk_usage(self.folder).free:,} bytes are free): others are read in "
+                    f"the bucket, window by window; {FULL_CURE}"
+                )
+            raise
+
+    def _open_part(self, part: Path, facts: _Facts, uri: str, before: float | None) -> int:
         """Open a new file of this size; delete copies if the disk, or the limit, has no room.
 
         The small object beside it is written. It replaces that of a deleted copy, which may have
         been another.
-        """
-        size_bytes = facts.size_bytes + len(facts.companion)
-        if before is None:
-            self._wait_for_others(size_bytes, uri)
-        with exclusive(self.folder / ROOM_LOCK):
-            if self.max_bytes is not None:
-                self._make_room(size_bytes, self.max_bytes, uri, before)
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-            try:
-                self._allocate(descriptor, size_bytes, uri, before)
-                os.ftruncate(descriptor, facts.size_bytes)
-                if facts.companion:
-                    write_atomically(self.folder / facts.companion_name, facts.companion)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            return descriptor
-
-    def _wait_for_others(self, size_bytes: int, uri: str) -> None:
-        """Wait some seconds for room for what is used now: others may have more than their share.
-
-        They notice that one more shares the folder within a second.
-        """
-        until_s = time.monotonic() + PATIENCE_S
-        while not self.has_warned:
-            try:
-                self.make_room(size_bytes, uri, before=0)
-            except NoRoomError:
-                if time.monotonic() > until_s or self.pins.count_sharing() == 1:
-                    return
-                time.sleep(PATIENCE_S / 10)
-            else:
-                return
-
-    def _allocate(self, descriptor: int, size_bytes: int, uri: str, before: float | None) -> None:
-        """Take disk space for a file, from copies if there is none left.
 
         Raises:
             NoRoomError: See ``fetch``.
-            OSError: The disk is full, and no copy can be deleted.
+            OSError: See there.
         """
-        spare: Iterator[Copy] | None = None
+        with exclusive(self.folder / ROOM_LOCK), self._account.changing() as tally:
+            self._make_room(facts.num_bytes, uri, before, tally)
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                self._allocate(descriptor, facts.num_bytes, uri, before, tally)
+                os.ftruncate(descriptor, facts.size_bytes)
+                tally.add(facts.size_bytes)
+                if facts.companion:
+                    companion = self.folder / facts.companion_name
+                    tally.add(len(facts.companion) - _size_of(companion))
+                    write_atomically(companion, facts.companion)
+            except BaseException:
+                os.close(descriptor)
+                tally.add(-_size_of(part))
+                part.unlink()
+                raise
+            return descriptor
+
+    def _allocate(
+        self, descriptor: int, size_bytes: int, uri: str, before: float | None, tally: Tally
+    ) -> None:
+        """Take disk space for a file, from copies if there is none left.
+
+        Raises:
+            FullDiskError: No copy may be deleted.
+            OSError: The disk is too small for the file even without copies.
+        """
         while (error := _take_space(descriptor, size_bytes)) is not None:
-            if spare is None:
-                spare = self._spare(self._list_copies(), uri, before)
-            if next(spare, None) is None:
-                if before is not None:
-                    raise NoRoomError from error
-                raise error
+            room_bytes = self._used(tally) + shutil.disk_usage(self.folder).free
+            if room_bytes < size_bytes:
+                raise _describe_full(error, self.folder) from error
+            self._account.set_full(room_bytes)
+            if before and self._exceeds_share(size_bytes, before):
+                raise FullDiskError from error
+            if not self._give_up(uri, before, tally):
+                raise FullDiskError from error
 
 
 def _read_facts(uri: str, companion: str) -> _Facts:
@@ -198,11 +243,26 @@ def _take_space(descriptor: int, size_bytes: int) -> OSError | None:
             os.posix_fallocate(descriptor, 0, size_bytes)
     except OSError as error:
         if is_full(error):
+            os.ftruncate(descriptor, 0)
             return error
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
         # a file system that cannot reserve: writing will tell
     return None
+
+
+def _size_of(path: Path) -> int:
+    """Return the bytes of a file, 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _describe_full(error: OSError, folder: Path) -> OSError:
+    """Return the error of a full disk with the bytes that are free, and the cure."""
+    text = f"{describe_full(error, folder)}; {FULL_CURE}"
+    return OSError(error.errno, text, str(folder))
 
 
 def copies_in(folder: str | Path) -> CopyFolder:

@@ -1,35 +1,35 @@
 """Room for the copies of bucket objects in a folder of this machine, shared by its processes.
 
 What a process needs soon is marked, see ``pins``: nobody deletes it. What it needs last makes room.
+A disk that was full is a limit, as ``max_bytes`` is, that all processes learn of.
 """
 
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ophnet_ray.storage.files import stat_objects
 from ophnet_ray.storage.locks import NamedLocks, exclusive
 from ophnet_ray.storage.pins import Pins
+from ophnet_ray.storage.room_account import RoomAccount, Tally
+from ophnet_ray.storage.spare_copies import Copy, SpareCopies
+from ophnet_ray.storage.unfinished import UNFINISHED, is_abandoned
 
-PINS, ROOM_LOCK = ".pins", ".room"
+PINS, ROOM_LOCK, ROOM_TOTAL = ".pins", ".room", ".room-bytes"
 PART = ".fetch."
-"""Beginning of the name of a file that is being fetched; the rest is its own name."""
+"""Beginning of the name of a file that is being fetched."""
+LISTING_PAUSE = 100
+"""Pause before a process lists the folder again to give up what another one may need less, in
+durations of its last listing: they take at most a hundredth of the time."""
+SHARING_S = 1.0
+"""Seconds after which a process counts again with how many others it shares the folder."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """A file in the folder."""
-
-    name: str
-    size_bytes: int
-    used_ns: int
 
 
 class Plan(Protocol):
@@ -44,6 +44,10 @@ class Plan(Protocol):
 
 class NoRoomError(Exception):
     """Nothing can be deleted that is needed later than the file that should be fetched."""
+
+
+class FullDiskError(NoRoomError):
+    """The disk is full of copies that are read now: the object can be read in its bucket only."""
 
 
 class CopyRoom:
@@ -64,9 +68,14 @@ class CopyRoom:
         self.max_bytes: int | None = None
         self.tell: Callable[[str], None] = logger.warning
         self.claims = NamedLocks(folder / "claims")
-        self._plans: list[Plan] = []
         self.has_warned = False
-        self._pinned: dict[str, int] = {}
+        self._account = RoomAccount(folder, ROOM_TOTAL)
+        self._plans: list[Plan] = []
+        self._pinned = SpareCopies(self.next_use)
+        self._idle = SpareCopies(self.next_use)
+        self._coming: dict[str, int] = {}
+        self._next_listing_s = -math.inf
+        self._sharing, self._sharing_until_s = 1, -math.inf
 
     def begin(self, plan: Plan) -> None:
         """Heed a plan of this process until ``end``."""
@@ -88,7 +97,9 @@ class CopyRoom:
         """Mark a copy as needed soon; return False if it is not there."""
         if self.pins.add(name):
             with suppress(FileNotFoundError):
-                self._pinned[name] = (self.folder / name).stat().st_size
+                copy = self._stat(name)
+                self._idle.drop(name)
+                self._pinned.put(copy)
                 return True
             self.pins.remove(name)
         return False
@@ -99,37 +110,57 @@ class CopyRoom:
             with suppress(OSError):  # gone, or another user's
                 os.utime(self.folder / name)
             self._unmark(name)
+            with suppress(FileNotFoundError):
+                self._idle.put(self._stat(name))
+
+    def move(self, name: str) -> None:
+        """Learn that a file was read, and that the plans of this process need it again."""
+        self._pinned.move(name)
 
     def shed(self) -> None:
         """Remove the marks beyond the share of this process, from what it needs last."""
-        if self.max_bytes is None:
+        limit = self._limit()
+        if limit is None:
             return
-        share = self.max_bytes // self.pins.count_sharing()
-        kept = 0
-        pinned = dict(self._pinned)
-        for use, name in sorted((self.next_use(name), name) for name in pinned):
-            kept += pinned[name]
-            if kept > share and use > 0:
-                self._lose(name)
+        share = limit // self._count_sharing()
+        while self._pinned.size_bytes > share:
+            farthest = self._pinned.farthest()
+            if farthest is None or farthest[0] <= 0:
+                return
+            self._lose(farthest[1].name)
+            self._idle.put(farthest[1])
 
-    def make_room(self, size_bytes: int, uri: str, before: float | None = None) -> None:
-        """Delete copies until so many bytes more are within ``max_bytes``.
+    def make_room(self, size_bytes: int, uri: str) -> None:
+        """Count the files, and delete copies until so many bytes more are within ``max_bytes``.
 
         Args:
             size_bytes: Bytes that will be written.
             uri: Folder of the bucket: what it lacks is no copy, and stays.
-            before: See ``fetch``.
-
-        Raises:
-            NoRoomError: There is no room before that use.
         """
         if self.max_bytes is None:
             return
-        with exclusive(self.folder / ROOM_LOCK):
-            self._make_room(size_bytes, self.max_bytes, uri, before)
+        with exclusive(self.folder / ROOM_LOCK), self._account.changing() as tally:
+            self._list_copies(tally)
+            self._make_room(size_bytes, uri, None, tally)
+
+    def _limit(self) -> int | None:
+        """Return the bytes that the files may have; None for as many as the disk holds."""
+        limits = [each for each in (self.max_bytes, self._account.full_bytes()) if each is not None]
+        return min(limits, default=None)
+
+    def _count_sharing(self) -> int:
+        """Return the number of processes that share the folder, as of a moment ago."""
+        now_s = time.monotonic()
+        if now_s >= self._sharing_until_s:
+            self._sharing, self._sharing_until_s = self.pins.count_sharing(), now_s + SHARING_S
+        return self._sharing
+
+    def _stat(self, name: str) -> Copy:
+        status = (self.folder / name).stat()
+        return Copy(name, status.st_size, status.st_mtime_ns)
 
     def _unmark(self, name: str) -> None:
-        self._pinned.pop(name, None)
+        self._pinned.drop(name)
         self.pins.remove(name)
 
     def _lose(self, name: str) -> None:
@@ -139,89 +170,135 @@ class CopyRoom:
 
     def _check_share(self, target: Path, before: float | None) -> None:
         """Raise ``NoRoomError`` if a copy that is there is beyond the share of this process."""
-        if before is not None and self.max_bytes is not None:
-            own = [
-                Copy(name, size_bytes, 0)
-                for name, size_bytes in list(self._pinned.items())
-                if name != target.name
-            ]
-            with suppress(FileNotFoundError):
-                if self._exceeds_share(own, target.stat().st_size, self.max_bytes, before):
-                    raise NoRoomError
-
-    def _make_room(self, size_bytes: int, max_bytes: int, uri: str, before: float | None) -> None:
-        copies = self._list_copies()
-        used = sum(copy.size_bytes for copy in copies)
-        if before and self._exceeds_share(copies, size_bytes, max_bytes, before):
-            raise NoRoomError
-        for copy in self._spare(copies, uri, before) if used + size_bytes > max_bytes else ():
-            used -= copy.size_bytes
-            if used + size_bytes <= max_bytes:
-                return
-        if used + size_bytes <= max_bytes:
+        if before is None or self._pinned.size_of(target.name) is not None:
             return
-        if before is not None:
+        with suppress(FileNotFoundError):
+            if self._exceeds_share(target.stat().st_size, before):
+                raise NoRoomError
+
+    def _exceeds_share(self, size_bytes: int, before: float) -> bool:
+        """Return True if the process would keep more than its share for uses before this one."""
+        limit = self._limit()
+        if limit is None:
+            return False
+        coming = sum(
+            size for name, size in list(self._coming.items()) if self.next_use(name) <= before
+        )
+        excess = self._pinned.size_bytes + coming + size_bytes - limit // self._count_sharing()
+        return excess > 0 and self._pinned.sum_beyond(before, excess) < excess
+
+    def _make_room(self, size_bytes: int, uri: str, before: float | None, tally: Tally) -> None:
+        """Delete copies until so many bytes more are within the limit; the lock is held.
+
+        Raises:
+            NoRoomError: There is no room before that use.
+        """
+        limit = self._limit()
+        if limit is None:
+            return
+        if before and self._exceeds_share(size_bytes, before):
             raise NoRoomError
-        if not self.has_warned:
+        while (used := self._used(tally)) + size_bytes > limit:
+            if not self._give_up(uri, before, tally):
+                break
+        if used + size_bytes <= limit:
+            return
+        is_full_disk = limit != self.max_bytes
+        if before is not None:
+            raise FullDiskError if is_full_disk else NoRoomError
+        if not is_full_disk and not self.has_warned:
             self.has_warned = True
             self.tell(
-                f"--local_cache_bytes {max_bytes} is too small for what "
+                f"--local_cache_bytes {limit} is too small for what "
                 f"{self.pins.count_sharing()} processes read from {self.folder} at a time: it "
                 f"holds {used + size_bytes:,} bytes, and files are fetched again and again"
             )
 
-    def _exceeds_share(
-        self, copies: list[Copy], size_bytes: int, max_bytes: int, before: float
-    ) -> bool:
-        """Return True if the process would keep more than its share for uses before this one."""
-        own = sum(
-            copy.size_bytes
-            for copy in copies
-            if self.next_use(copy.name.removeprefix(PART)) <= before
-        )
-        return own + size_bytes > max_bytes // self.pins.count_sharing()
+    def _used(self, tally: Tally) -> int:
+        if tally.used_bytes is None:
+            self._list_copies(tally)
+        return tally.used_bytes or 0
 
-    def _spare(self, copies: list[Copy], uri: str, before: float | None) -> Iterator[Copy]:
-        """Delete copies one by one, and yield each: the one with the farthest next use first.
+    def _give_up(self, uri: str, before: float | None, tally: Tally) -> bool:
+        """Delete the copy with the farthest next use; return False if none may be deleted.
 
         Of those that no plan of this process needs, the one that was used longest ago comes first.
         """
         limit = 0 if before is None else before
-        order = sorted(
-            ((-self.next_use(copy.name), copy.used_ns, copy.name), copy)
-            for copy in copies
-            if not copy.name.startswith(".") and not copy.name.endswith(".json")
-        )
-        for (negative_use, _, _), copy in order:
-            if -negative_use <= limit:
-                return
-            with self.pins.free(copy.name) as is_free:
-                # what lies here alone is being written, or was never sent
-                if is_free and stat_objects(uri, [copy.name]):
-                    path = self.folder / copy.name
-                    # the index first: a shard without one does not exist for a reader
-                    path.with_suffix(".json").unlink(missing_ok=True)
-                    path.unlink(missing_ok=True)
-                    self._lose(copy.name)
-                    yield copy
+        for has_listed in (False, True):
+            while (farthest := self._farthest()) is not None and farthest[0] > limit:
+                use, copy = farthest
+                is_doubtful = use < math.inf or self._next_listing_s == -math.inf
+                if is_doubtful and not has_listed and self._may_list(before):
+                    break  # there may be one that is needed even less
+                self._idle.drop(copy.name)
+                if self._delete(copy, uri, tally):
+                    return True
+            if has_listed or not self._may_list(before):
+                return False
+            self._list_copies(tally)
+        return False
 
-    def _list_copies(self) -> list[Copy]:
-        """List the files in the folder; parts that killed processes left are deleted."""
-        copies = []
+    def _farthest(self) -> tuple[float, Copy] | None:
+        found = [each for each in (self._idle.farthest(), self._pinned.farthest()) if each]
+        return max(found, key=lambda each: (each[0], -each[1].used_ns), default=None)
+
+    def _may_list(self, before: float | None) -> bool:
+        return not before or time.monotonic() >= self._next_listing_s
+
+    def _delete(self, copy: Copy, uri: str, tally: Tally) -> bool:
+        """Delete a copy, unless another process needs it or has used it since it was listed."""
+        path = self.folder / copy.name
+        index = path.with_suffix(".json")
+        with self.pins.free(copy.name) as is_free:
+            try:
+                now = self._stat(copy.name)
+            except FileNotFoundError:
+                self._lose(copy.name)
+                return False
+            if now.used_ns > copy.used_ns and self._pinned.size_of(copy.name) is None:
+                self._idle.put(now)
+                return False
+            if not is_free:
+                if self._pinned.size_of(copy.name) is not None:
+                    self._lose(copy.name)  # it stays, for those who need it sooner
+                return False
+            # what lies here alone is being written, or was never sent
+            if not stat_objects(uri, [copy.name]):
+                self._unmark(copy.name)
+                return False
+            # the index first: a shard without one does not exist for a reader
+            for each in (index, path):
+                with suppress(FileNotFoundError):
+                    size_bytes = each.stat().st_size
+                    each.unlink()
+                    tally.add(-size_bytes)
+            self._lose(copy.name)
+            return True
+
+    def _list_copies(self, tally: Tally) -> int:
+        """List the files in the folder, and return their bytes; leftovers are deleted."""
+        started_s = time.monotonic()
+        idle, used_bytes, num_files = [], 0, 0
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
-                    if entry.is_file(follow_symlinks=False) and not self._is_leftover(entry.name):
-                        status = entry.stat(follow_symlinks=False)
-                        copies.append(Copy(entry.name, status.st_size, status.st_mtime_ns))
-        return copies
-
-    def _is_leftover(self, name: str) -> bool:
-        if not name.startswith(PART):
-            return False
-        whole = name.removeprefix(PART)
-        with self.claims.take_free([[whole]]) as free:
-            if whole not in free:
-                return False
-            (self.folder / name).unlink(missing_ok=True)
-            return True
+                    if not entry.is_file(follow_symlinks=False):
+                        continue
+                    status, name = entry.stat(follow_symlinks=False), entry.name
+                    is_part = name.startswith((PART, UNFINISHED))
+                    if is_part and is_abandoned(name, status.st_mtime):
+                        (self.folder / name).unlink(missing_ok=True)
+                        continue
+                    used_bytes, num_files = used_bytes + status.st_size, num_files + 1
+                    if name.startswith(".") or name.endswith(".json"):
+                        continue
+                    if self._pinned.size_of(name) is None:
+                        idle.append(Copy(name, status.st_size, status.st_mtime_ns))
+        self._idle.replace(idle)
+        self._pinned.sort()
+        tally.used_bytes = used_bytes
+        self._account.set_counted(used_bytes, num_files)
+        now_s = time.monotonic()
+        self._next_listing_s = now_s + LISTING_PAUSE * (now_s - started_s)
+        return used_bytes

@@ -29,6 +29,7 @@ from ophnet_ray.storage.paths import (
     name_of,
     parent_of,
 )
+from ophnet_ray.storage.unfinished import unfinished_name
 
 COPY_BYTES = 8_000_000
 STAT_THREADS = 16
@@ -50,7 +51,7 @@ class FileStatus:
 def open_atomically(folder: Path, name: Callable[[], str]) -> Iterator[BinaryIO]:
     """Open a new file that gets its name once everything is on disk.
 
-    Until then it is called ``.new.<random>``; a killed writer leaves it under that name.
+    Until then it has a name of ``unfinished``; a killed writer leaves it under that name.
 
     Args:
         folder: Folder of this machine; it exists.
@@ -60,7 +61,7 @@ def open_atomically(folder: Path, name: Callable[[], str]) -> Iterator[BinaryIO]
         OSError: The file cannot be written; of a full disk, the message names folder and bytes.
     """
     # not tempfile, whose files nobody else may read: the user's umask decides
-    temporary = folder / f".new.{secrets.token_hex(8)}"
+    temporary = folder / unfinished_name()
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -85,13 +86,6 @@ def is_full(error: OSError) -> bool:
 def describe_full(error: OSError, folder: str | Path) -> str:
     """Return the cause of such an error, with the bytes that are free in a folder."""
     return f"{error.strerror} ({shutil.disk_usage(folder).free:,} bytes are free)"
-
-
-def delete_unnamed(*folders: Path) -> None:
-    """Delete the files that killed writers left without a name; nobody else may be writing."""
-    for folder in folders:
-        for leftover in folder.glob(".new.*"):
-            leftover.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -131,6 +125,17 @@ def read_bytes(path: str) -> bytes:
         return Path(path).read_bytes()
     with in_one_line(path), filesystem_of(path).open_input_file(bucket_path(path)) as file:
         return bytes(file.read())
+
+
+def read_range(uri: str, offset: int, size_bytes: int) -> bytes:
+    """Read bytes of an object of a bucket; fewer where it ends.
+
+    Raises:
+        FileNotFoundError: The object does not exist.
+        StorageError: The bucket does not answer.
+    """
+    with in_one_line(uri), filesystem_of(uri).open_input_file(bucket_path(uri)) as file:
+        return bytes(file.read_at(size_bytes, offset))
 
 
 def upload(source: Path, uri: str) -> None:

@@ -24,7 +24,6 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.settings_file import dump_config
 from ophnet_ray.storage.files import (
     delete_object,
-    delete_unnamed,
     ensure_writable,
     write_atomically,
 )
@@ -39,6 +38,7 @@ from ophnet_ray.storage.records import (
     read_record,
     read_yaml_record,
 )
+from ophnet_ray.storage.unfinished import delete_unnamed
 from ophnet_ray.train.extension import extended_settings
 from ophnet_ray.train.run_mirror import RunMirror
 from ophnet_ray.train.run_paths import RunPaths

@@ -24,6 +24,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     from tests.benchmarks.buckets import compare_buckets
     from tests.benchmarks.comparisons import simulate_comparisons
+    from tests.benchmarks.copying import compare_copying
     from tests.benchmarks.cost_model import describe_costs
     from tests.benchmarks.cost_table import tabulate_costs
     from tests.benchmarks.decoding import compare_decoding, compare_with_exact_mean
@@ -59,6 +60,7 @@ def main() -> None:
         "together": compare_together,
         "buckets": compare_buckets,
         "nodes": compare_nodes,
+        "copying": compare_copying,
         "shuffling": simulate_shuffling,
         "ray": compare_with_bare_lightning,
         "steps": compare_steps,

@@ -13,8 +13,8 @@ import torch
 import ophnet_ray
 from ophnet_ray.data import loader as loading
 from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.data.cache.block_reader import read_blocks
 from ophnet_ray.data.cache.inventory import read_inventory
-from ophnet_ray.data.cache.shards import read_blocks
 from ophnet_ray.errors import UserError
 from tests.helpers.fits import quiet_trainer
 from tests.helpers.videos import write_color_dataset

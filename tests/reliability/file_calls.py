@@ -125,6 +125,8 @@ def _path_of(descriptor: int) -> str:
 
 def _audited_path(event: str, arguments: tuple[Any, ...]) -> str:
     """Return the path of an event; shutil.rmtree names files relative to an open folder."""
+    if isinstance(arguments[0], int):  # of an open file
+        return _path_of(arguments[0])
     path = os.fspath(arguments[0])
     folder = arguments[-1] if event in ("os.remove", "os.rmdir", "os.mkdir") else -1
     return f"{_path_of(folder)}/{path}" if folder >= 0 else str(path)

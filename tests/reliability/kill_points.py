@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.cache.shards import DecodedSegment, check_blocks, read_blocks, write_shard
+from ophnet_ray.data.cache.block_reader import check_blocks, read_blocks
+from ophnet_ray.data.cache.shards import DecodedSegment, write_shard
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.inference.predictions import (
@@ -35,6 +36,7 @@ from ophnet_ray.models.checkpoints import (
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.trial import write_trial_end
+from tests.reliability.copies import complete_copies, fetch_copies, judge_copies, prepare_copies
 from tests.reliability.feature_files import fill_store, judge_store, prepare_store
 from tests.reliability.file_calls import (
     DONE,
@@ -60,6 +62,8 @@ class _Work:
     judge: Callable[[Any], str]
     done: str
     """Progress after the whole work."""
+    redo: Callable[[Any], object] | None = None
+    """The work again, after the fault; ``do``, if it can be done in this process."""
 
 
 def run(name: str, n: int, seed: int, folder: Path) -> Outcome:
@@ -85,7 +89,7 @@ def _try_point(work: _Work, folder: Path, fault: Fault, k: int, outcome: Outcome
         else:
             assert code in (DONE, REFUSED, FAILED_CALL), f"{fault}: an exception of another kind"
         left = work.judge(state)
-        work.do(state)
+        (work.redo or work.do)(state)
         assert work.judge(state) == work.done, "the rerun does not complete"
     except AssertionError as error:
         outcome.fail(str(error), where)
@@ -195,6 +199,7 @@ _WORKS = {
     "shard": _Work(_prepare_cache, _fill, _judge_cache, "3 of 3 segments"),
     "part": _Work(_prepare_part, _write_part, _judge_part, "1 of 1 videos"),
     "feature_store": _Work(prepare_store, fill_store, judge_store, "3 of 3 videos"),
+    "copies": _Work(prepare_copies, fetch_copies, judge_copies, "2 copies", complete_copies),
     "trial": _Work(_prepare_search, _run_trial, _judge_search, "trial 1 finished"),
 }
 NAMES = tuple(_WORKS)

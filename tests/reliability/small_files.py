@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ophnet_ray.config import Config, WindowConfig
-from ophnet_ray.data.cache.shards import DecodedSegment, check_blocks, read_blocks, write_shard
+from ophnet_ray.data.cache.block_reader import check_blocks, read_blocks
+from ophnet_ray.data.cache.shards import DecodedSegment, write_shard
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.passport import build_passport

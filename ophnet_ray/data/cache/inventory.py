@@ -21,18 +21,17 @@ from ophnet_ray.data.cache.store import (
     VIDEO_IDS,
 )
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.copy_room import PINS, ROOM_LOCK
+from ophnet_ray.storage.copy_room import PINS, ROOM_LOCK, ROOM_TOTAL
 from ophnet_ray.storage.files import check_readable, delete_object, list_names, list_objects
 from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import is_remote, join
+from ophnet_ray.storage.unfinished import LEFTOVER_AGE_S
 
 logger = logging.getLogger(__name__)
 
 SECONDS_PER_DAY = 86_400.0
 MIN_BUCKET_DAYS = 3
-LEFTOVER_AGE_S = 3_600.0
-"""Younger files without an index may still be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,9 @@ def _read_folder(cache_dir: Path) -> Inventory:
             shards.append(Shard(index, status.st_size + path.stat().st_size, status.st_mtime))
     known = {shard.index.shard for shard in shards}
     known |= {path.with_suffix(".json") for path in known}
-    known |= {folder / name for name in (LOCK_FILE, VIDEO_IDS, VIDEO_ENDS, PINS, ROOM_LOCK)}
+    known |= {
+        folder / name for name in (LOCK_FILE, VIDEO_IDS, VIDEO_ENDS, PINS, ROOM_LOCK, ROOM_TOTAL)
+    }
     older = [cache_dir / f"blocks-v{version}" for version in range(1, FORMAT_VERSION)]
     leftovers = [
         leftover

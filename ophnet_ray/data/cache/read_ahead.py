@@ -13,14 +13,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
 from ophnet_ray.storage.copy_folder import copies_in
-from ophnet_ray.storage.copy_room import NoRoomError
+from ophnet_ray.storage.copy_room import FullDiskError, NoRoomError
 from ophnet_ray.storage.paths import join, name_of, parent_of
 
 T = TypeVar("T")
@@ -151,8 +151,9 @@ class ReadAhead:
             failed = [each for each in shards if each.path in self._failed]
         try:
             for each in failed:
-                fetch_shard(*each)  # once more, for the error
-                self._keep_retried(each.path)
+                with suppress(FullDiskError):  # its windows are read in the bucket
+                    fetch_shard(*each)  # once more, for the error
+                    self._keep_retried(each.path)
             yield
         finally:
             self._finish(number)
@@ -189,14 +190,16 @@ class ReadAhead:
 
     def _finish(self, number: int) -> None:
         """Forget a step; shards that no known step reads may be deleted."""
-        spare = []
+        spare, kept = [], []
         with self._changed:
             for path, _ in self._steps.pop(number):
                 uses = self._uses.get(path)
                 if uses is None:  # closed
                     continue
                 uses.remove(number)
-                if not uses:
+                if uses:
+                    kept.append(path)
+                else:
                     del self._uses[path], self._sources[path]
                     self._ready.discard(path)
                     self._failed.discard(path)
@@ -204,6 +207,8 @@ class ReadAhead:
             if spare:
                 self._full_until_s = min(self._full_until_s, time.monotonic())
                 self._changed.notify_all()
+        for path in kept:
+            copies_in(parent_of(path)).move(name_of(path))
         for path in spare:
             _unpin(path)
 
@@ -222,6 +227,8 @@ class ReadAhead:
                 before = None if use <= self._begun else use - self._begun
                 fetch_shard(path, source, before=before, on_room=self._end_probe)
                 is_here = copies_in(parent_of(path)).pin(name_of(path))
+            except FullDiskError:
+                self._put_off(path, use)
             except NoRoomError:
                 self._give_back(path, is_full=True)
             except Exception:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ophnet_ray.data.cache.inventory import LEFTOVER_AGE_S, MIN_BUCKET_DAYS, SECONDS_PER_DAY
+from ophnet_ray.data.cache.inventory import MIN_BUCKET_DAYS, SECONDS_PER_DAY
 from ophnet_ray.data.features.encoding import Encoding
 from ophnet_ray.data.features.sequence import SUFFIX
 from ophnet_ray.data.features.store import ENCODING_FILE, FEATURES_FOLDER, LOCK_FILE
@@ -21,6 +21,7 @@ from ophnet_ray.storage.files import (
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import is_remote, join
 from ophnet_ray.storage.records import parse_record
+from ophnet_ray.storage.unfinished import LEFTOVER_AGE_S, UNFINISHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def _remove_unused(cache_dir: str, root: str, unused_days: float) -> tuple[Encod
     keys = {each.key for each in unused}
     for path in _list_files(root):
         parts = PurePosixPath(path).parts
-        is_leftover = parts[-1].startswith(".new.") and _age_s(root, path) > LEFTOVER_AGE_S
+        is_leftover = parts[-1].startswith(UNFINISHED) and _age_s(root, path) > LEFTOVER_AGE_S
         if parts[0] in keys or is_leftover:
             _delete(join(root, path))
     if not is_remote(root):

@@ -12,9 +12,9 @@ import torch
 
 from ophnet_ray.config import Config
 from ophnet_ray.data.annotations import Segment, find_missing_videos, read_annotations
+from ophnet_ray.data.cache.block_reader import read_blocks
 from ophnet_ray.data.cache.inventory import prune, read_inventory
 from ophnet_ray.data.cache.read_ahead import fetch_shard
-from ophnet_ray.data.cache.shards import read_blocks
 from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
 from ophnet_ray.data.video import blocks
 from ophnet_ray.data.video.blocks import decode_segments

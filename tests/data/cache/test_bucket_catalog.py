@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from ophnet_ray.config import WindowConfig
+from ophnet_ray.data.cache.block_reader import check_blocks, read_blocks
 from ophnet_ray.data.cache.bucket import CacheBucket
 from ophnet_ray.data.cache.catalog import CATALOG
 from ophnet_ray.data.cache.inventory import prune, read_inventory
-from ophnet_ray.data.cache.shards import DecodedSegment, check_blocks, read_blocks, write_shard
+from ophnet_ray.data.cache.shards import DecodedSegment, write_shard
 from ophnet_ray.data.cache.store import CACHE_VERSION, BlockCache
 from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.storage.files import delete_object, list_objects, write_object

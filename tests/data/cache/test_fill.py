@@ -5,8 +5,8 @@ import pytest
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.block_reader import read_blocks
 from ophnet_ray.data.cache.fill import decode_in_threads, divide_by_video, fill_cache
-from ophnet_ray.data.cache.shards import read_blocks
 from ophnet_ray.data.cache.store import BlockCache
 from tests.helpers.hard_videos import HARD_VIDEOS, write_hard_video
 

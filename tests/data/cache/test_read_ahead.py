@@ -6,25 +6,30 @@ import pickle
 import signal
 from contextlib import suppress
 from pathlib import Path
+from shutil import disk_usage
 
 import numpy as np
 import pytest
 
 from ophnet_ray.config import Config
+from ophnet_ray.data.cache import block_reader
 from ophnet_ray.data.cache import read_ahead as read_ahead_module
-from ophnet_ray.data.cache import shards as shards_module
+from ophnet_ray.data.cache.block_reader import read_blocks
 from ophnet_ray.data.cache.bucket import CacheBucket
 from ophnet_ray.data.cache.read_ahead import fetch_shard
-from ophnet_ray.data.cache.shards import DecodedSegment, read_blocks, write_shard
+from ophnet_ray.data.cache.shards import DecodedSegment, write_shard
 from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.copy_folder import copies_in
+from ophnet_ray.storage.copy_room import PART
 from ophnet_ray.storage.files import list_objects, upload, write_object
 from ophnet_ray.storage.paths import join
+from ophnet_ray.storage.unfinished import unfinished_name
 from ophnet_ray.train.disk_space import check_copy_limit
 from tests.helpers.processes import READY, start_ready
 from tests.helpers.shards import PER_SHARD, SHARD_BYTES, WINDOWS, Node, move_to, write_shards
 from tests.helpers.small_disk import small_disk
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.unit
 
@@ -149,7 +154,7 @@ def test_a_shard_that_another_process_deletes_before_it_is_opened_is_fetched_aga
         if len(fetched) < 3:
             Path(path).unlink()
 
-    monkeypatch.setattr(shards_module, "fetch_shard", fetch_and_lose)
+    monkeypatch.setattr(block_reader, "fetch_shard", fetch_and_lose)
     np.testing.assert_array_equal(read_blocks(entry, 0, blocks * 0), expected)
     assert len(fetched) == 3
 
@@ -235,24 +240,33 @@ READ = f"""
 import ophnet_ray
 import pickle
 from pathlib import Path
+from ophnet_ray.storage.copy_room import PART
+from ophnet_ray.storage.unfinished import unfinished_name
 from tests.helpers.shards import Node, move_to
 {READY}
 manifest = pickle.loads(Path(sys.argv[1]).read_bytes())
 node = Node(move_to(manifest, Path(sys.argv[2])), 0, 2, shuffle="shard", shuffle_shards=4)
-batches = node.read(int(sys.argv[3]))
-next(batches)
-print("read", flush=True)
+batches = node.read(int(sys.argv[3]) or None)
+first = next(batches)
+print(unfinished_name(PART), flush=True)
 sys.stdin.readline()
+print(pickle.dumps([first, *batches]).hex(), flush=True)
 """
 
 
-def test_workers_of_a_node_share_the_room_and_a_killed_one_leaves_it(bucket, shards, tmp_path):
-    (tmp_path / "manifest").write_bytes(pickle.dumps(shards))
-    machine, limit = tmp_path / "machine", 10 * SHARD_BYTES
-    (other,) = start_ready((READ, str(tmp_path / "manifest"), str(machine), str(limit)))
+def start_reader(shards, folder, machine, limit):
+    """Start the worker of rank 0, and let it read its first batch; return it and its line."""
+    (folder / "manifest").write_bytes(pickle.dumps(shards))
+    (other,) = start_ready((READ, str(folder / "manifest"), str(machine), str(limit)))
     other.stdin.write("\n")
     other.stdin.flush()
-    assert other.stdout.readline() == "read\n"
+    return other, other.stdout.readline().strip()
+
+
+def test_workers_of_a_node_share_the_room_and_a_killed_one_leaves_it(bucket, shards, tmp_path):
+    machine, limit = tmp_path / "machine", 10 * SHARD_BYTES
+    other, name = start_reader(shards, tmp_path, machine, limit)
+    killed = machine / name
     copies = copies_in(machine)
     own = Node(move_to(shards, machine), 1, 2, **BY_SHARD).read(limit)
     next(own)
@@ -266,15 +280,79 @@ def test_workers_of_a_node_share_the_room_and_a_killed_one_leaves_it(bucket, sha
     assert needed <= names_in(machine)
     other.send_signal(signal.SIGKILL)
     other.wait()
-    (machine / ".fetch.killed.arrow").write_bytes(bytes(5 * SHARD_BYTES))
+    killed.write_bytes(bytes(5 * SHARD_BYTES))
+    alive, nameless = machine / unfinished_name(PART), machine / f"{PART}nameless.arrow"
+    for part in (alive, nameless):
+        part.write_bytes(b"")
+    os.utime(nameless, (0, 0))
     assert copies.pins.count_sharing() == 1
     assert len(list(own)) == NUM_SHARDS * PER_SHARD // 8 - 5
     bucket.count()
     batches, most = read_within(Node(move_to(shards, machine), 0, 2, **BY_SHARD), limit, machine)
     assert len(batches) == NUM_SHARDS * PER_SHARD // 8
     assert most <= limit
-    assert not (machine / ".fetch.killed.arrow").exists()
+    assert not killed.exists()
+    assert not nameless.exists()
+    assert alive.exists()
     assert all(is_free(copies, name) for name in needed)
+
+
+def test_workers_of_a_node_finish_on_a_disk_that_one_of_them_has_filled(shards, tmp_path):
+    expected = [
+        list(Node(move_to(shards, tmp_path / "all"), rank, 2, **BY_SHARD).read(None))
+        for rank in range(2)
+    ]
+    # room for what both read at a time, not for all that the first one is about to read
+    with small_disk(tmp_path / "disk", 11 * SHARD_BYTES) as machine:
+        other, _ = start_reader(shards, tmp_path, machine, 0)
+        wait_until(lambda: disk_usage(machine).free < SHARD_BYTES, "the disk is full")
+        own = Node(move_to(shards, machine), 1, 2, **BY_SHARD)
+        np.testing.assert_array_equal(list(own.read(None)), expected[1])
+        answer, _ = other.communicate("\n", timeout=60)
+    np.testing.assert_array_equal(pickle.loads(bytes.fromhex(answer)), expected[0])
+
+
+HOLD = f"""
+from ophnet_ray.storage.copy_folder import copies_in
+from ophnet_ray.storage.paths import name_of
+class Now:
+    def next_use(self, name):
+        return 0
+{READY}
+copies = copies_in(sys.argv[1])
+copies.begin(Now())
+try:
+    for uri in sys.argv[2:]:
+        copies.fetch(uri, uri.replace(".arrow?", ".json?"))
+        copies.pin(name_of(uri))
+except Exception as error:
+    print(type(error).__name__, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_what_has_no_place_beside_files_that_others_read_now_is_read_in_the_bucket(
+    shards, expected, tmp_path, caplog
+):
+    sources = dict.fromkeys(item.entry.source for item in shards.items)
+    with small_disk(tmp_path / "disk", FEW) as machine, caplog.at_level(logging.WARNING):
+        (other,) = start_ready((HOLD, str(machine), *sources))
+        other.stdin.write("\n")
+        other.stdin.flush()
+        assert other.stdout.readline() == "FullDiskError\n"
+        own = Node(move_to(shards, machine), **BY_SHARD).read(None)
+        batches = [next(own) for _ in range(3)]
+        other.communicate("\n", timeout=60)
+        batches += own
+    np.testing.assert_array_equal(batches, expected["shard"])
+    assert len([text for text in caplog.messages if f"{machine}: the disk is full" in text]) == 1
+
+
+def test_a_disk_without_room_for_one_shard_is_named_with_its_bytes_and_the_cure(shards, tmp_path):
+    with small_disk(tmp_path / "disk", SHARD_BYTES // 2) as machine:
+        cure = r"\([\d,]+ bytes are free\); free some space there, or give a --local_cache_dir"
+        with pytest.raises(OSError, match=f"{cure} on a larger disk: '{machine}'"):
+            list(Node(move_to(shards, machine), **BY_SHARD).read(None))
 
 
 def test_a_limit_that_cannot_hold_the_files_of_a_batch_is_refused(shards, tmp_path):

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from ophnet_ray.config import WindowConfig
+from ophnet_ray.data.cache.block_reader import check_blocks, read_blocks
 from ophnet_ray.data.cache.shards import (
     UNRECORDED_KIND,
     DecodedSegment,
-    check_blocks,
-    read_blocks,
     read_shard_index,
     write_shard,
 )

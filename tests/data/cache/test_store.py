@@ -12,8 +12,8 @@ import pytest
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.block_reader import read_blocks
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
-from ophnet_ray.data.cache.shards import read_blocks
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.video import blocks
 from ophnet_ray.data.windows import cut_windows, mean_of_blocks, plan_blocks, plan_snippets

@@ -14,9 +14,9 @@ import pytest
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.block_reader import read_blocks
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.inventory import prune, read_inventory
-from ophnet_ray.data.cache.shards import read_blocks
 from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
 from ophnet_ray.errors import UserError
 from tests.helpers.paths import ROOT
