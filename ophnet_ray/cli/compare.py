@@ -96,6 +96,18 @@ class CompareCommand:
                 raise UserError(f"compare: {each} is given twice")
             if not is_remote(each) and not exists(absolute(each)):
                 raise UserError(f"compare: {each} does not exist")
+        if self.csv_path is None:
+            self._refuse_flags_of_rows()
+
+    def _refuse_flags_of_rows(self) -> None:
+        for name in ("split", "video_dir", "case_from", "allow_outside"):
+            value = getattr(self, name)
+            if value != getattr(CompareCommand, name):
+                given = f"--{name}" if value is True else f"--{name} {value}"
+                raise UserError(
+                    f"{given}: is about the rows of --csv_path, which is not given; evaluations "
+                    "are compared on the rows that they scored, runs on their validation windows"
+                )
 
     def _read_segments(self) -> list[Segment] | None:
         if self.csv_path is None:
@@ -148,6 +160,11 @@ class CompareCommand:
         if files:
             given = [(names[path], files[path]) for path in files]
             return compare_predicted(read_models(given, segments))
+        if segments is not None:
+            raise UserError(
+                f"--csv_path {self.csv_path}: runs and checkpoints are compared on their "
+                "validation windows; leave it out, or `evaluate` each and compare its folders"
+            )
         return compare_trained(_read_trained(names))
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from ophnet_ray.cli.compare import CompareCommand
 from ophnet_ray.errors import UserError
+from tests.helpers.checkpoints import make_payload, save_checkpoint
 from tests.helpers.evaluations import PHASES, write_evaluation
 
 pytestmark = pytest.mark.unit
@@ -205,3 +206,29 @@ def test_what_is_no_model_is_refused(tmp_path, monkeypatch, models, reason):
     (tmp_path / "empty2").mkdir()
     with pytest.raises(UserError, match=reason):
         compare(tmp_path, *models)
+
+
+@pytest.mark.parametrize(
+    ("flags", "given"),
+    [
+        ({"split": "test"}, "--split test"),
+        ({"video_dir": "videos"}, "--video_dir videos"),
+        ({"case_from": "name"}, "--case_from name"),
+        ({"allow_outside": True}, "--allow_outside"),
+    ],
+)
+def test_a_flag_about_the_rows_of_a_table_is_refused_without_one(tmp_path, flags, given):
+    a, b = (write_evaluation(tmp_path / name, dict.fromkeys(CASES, 3)) for name in "ab")
+    with pytest.raises(UserError, match=rf"^{given}: is about the rows of --csv_path, which is no"):
+        compare(tmp_path, a, b, **flags)
+    assert not (tmp_path / "comparison").exists()
+
+
+def test_a_table_is_refused_for_runs(tmp_path):
+    models = tmp_path / "a.ckpt", tmp_path / "b.ckpt"
+    for model in models:
+        save_checkpoint(model, make_payload())
+    csv = tmp_path / "rows.csv"
+    csv.write_text("video_id,start,end,phase_id\nv,0,1,a\n")
+    with pytest.raises(UserError, match=r"^--csv_path .*rows.csv: runs and checkpoints are compa"):
+        compare(tmp_path, *models, csv_path=str(csv))
