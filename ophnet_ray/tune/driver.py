@@ -66,4 +66,7 @@ def _check_networks(search: Search) -> None:
         return
     for settings in variants:
         varied = replace(search.folds, config=run.config.replace_flat(**settings))
-        check_new_folds(locate_folds(varied))
+        runs = locate_folds(varied)
+        check_new_folds(runs)
+        if run.config.model.init_checkpoint is not None:  # what is taken of it, told once
+            check_new_run(runs[1].config, runs[1].data, run.console.say)
