@@ -17,8 +17,8 @@ from ophnet_ray.console import Console
 from ophnet_ray.data.run_data import read_run_data
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.quick_import import quick_import
-from ophnet_ray.train.prepare import prepare_data
 from ophnet_ray.train.run import open_run
+from ophnet_ray.train.stages import prepare_data
 from ophnet_ray.train.stored_manifest import store_manifest
 from tests.benchmarks.measure import read_peak_mb
 
@@ -37,9 +37,8 @@ def measure_start(csv_path: Path, cache_dir: Path, runs: Path) -> dict[str, floa
         name=NAME,
     )
     costs: dict[str, float] = {}
-    with quick_import():  # a driver has them loaded by the time it prepares the data
-        import lightning  # noqa: F401
-        import timm  # noqa: F401
+    with quick_import():
+        import timm  # noqa: F401 - a driver has it loaded by the time it prepares the data
     base_mb = read_peak_mb()
     console = Console()
     with _clock(costs, "the table"):

@@ -76,7 +76,9 @@ def fill_cache(
     with pause_collections():
         keys, entries = cache.look_up(segments, files)
         # rows of the same interval have the same key and share their blocks
-        pending = {k: s for s, k in zip(segments, keys, strict=True) if k not in entries}
+        is_full = len(entries) == len(keys)
+        rows = () if is_full else zip(segments, keys, strict=True)
+        pending = {k: s for s, k in rows if k not in entries}
         tasks = plan_tasks([(s, k) for k, s in pending.items()], cache, num_workers)
     # runs that start simultaneously begin with different tasks and do not wait for each other
     first = secrets.randbelow(max(len(tasks), 1))

@@ -180,6 +180,8 @@ class BlockCache:
         """
         keys = self.keys_of(segments, files)
         entries = self._catalog.find(keys)
+        if len(entries) == len(keys):
+            return keys, entries
         pending = {k: s for s, k in zip(segments, keys, strict=True) if k not in entries}
         if not pending:
             return keys, entries
@@ -219,6 +221,8 @@ class BlockCache:
         """
         wanted = list(keys)
         found = self._catalog.find(wanted)
+        if len(found) == len(wanted):  # as mostly: each is there, and none is asked for twice
+            return found
         missing = {key for key in wanted if key not in found}
         return found | self._catalog.read_rest(missing) if missing else found
 
