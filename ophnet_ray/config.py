@@ -3,13 +3,22 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_type_hints
 
 from ophnet_ray.augmentation_config import AugmentationConfig
+from ophnet_ray.data_config import (
+    CaseFrom,
+    Coverage,
+    DataConfig,
+    Demo,
+    MissingVideos,
+    WindowConfig,
+    WindowImage,
+)
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.hashing import hash_identity
 from ophnet_ray.recipe_config import RecipeConfig
+from ophnet_ray.run_config import DEFAULT_CACHE_DIR, LOGGERS, Placement, RunConfig
 from ophnet_ray.sampling_config import SamplingConfig
 from ophnet_ray.settings import (
     MAX_REASON_CHARS,
@@ -18,28 +27,34 @@ from ophnet_ray.settings import (
     check_rules,
     coerce,
     count_rules,
-    parse_bytes,
     setting,
-    show,
     worker_rules,
 )
 from ophnet_ray.speed_config import SpeedConfig
 from ophnet_ray.storage.local_copies import hash_content
 from ophnet_ray.storage.paths import check_location, is_remote
-from ophnet_ray.temporal_config import MAX_FOLDS, TemporalConfig
+from ophnet_ray.temporal_config import TemporalConfig
 
-Coverage = Literal["spread", "head"]
+# what users and the other packages import from here, besides what is defined here
+__all__ = [
+    "DEFAULT_CACHE_DIR",
+    "LOGGERS",
+    "CaseFrom",
+    "Coverage",
+    "DataConfig",
+    "Demo",
+    "MissingVideos",
+    "Placement",
+    "RunConfig",
+    "WindowConfig",
+    "WindowImage",
+]
+
 MaskKind = Literal["rg", "chroma", "none"]
-WindowImage = Literal["mean", "center", "mean+motion"]
-Demo = Literal["short", "long"]
 Pooling = Literal["all", "patches", "class_and_patches"]
-MissingVideos = Literal["error", "skip"]
-CaseFrom = Literal["auto", "column", "folder", "name", "clip"]
 WeightScheme = Literal["none", "inverse", "inverse_sqrt", "effective", "logit_adjusted", "focal"]
-_RESERVED = ("", "..", "cache")
 LRSchedule = Literal["constant", "one_cycle", "cosine"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-LOGGERS = ("tensorboard", "mlflow", "wandb")
 Strategy = Literal["ddp", "fsdp"]
 OnNan = Literal["stop", "skip", "rollback"]
 UseGpu = Literal["auto", "true", "false"]
@@ -48,115 +63,8 @@ EpochMetric = Literal["val_macro_f1", "val_acc", "val_frame_macro_f1", "val_fram
 DEFAULT_METRIC: EpochMetric = "val_macro_f1"
 """Score that chooses the best epoch where no other is named."""
 FRAME_METRICS: tuple[EpochMetric, ...] = ("val_frame_macro_f1", "val_frame_acc")
-MAX_IMAGE_SIZE = 8192
 CONTENT_SETTINGS = ("backbone_weights", "init_checkpoint", "phase_map")
 """Settings of files that a run knows by their content."""
-Placement = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """The annotated segments."""
-
-    csv_path: str | None = setting(None, affects="location", is_path=True)
-    """Annotation CSV: rows `video_path, phase` (clips) or `video_id, start, end, phase_id`
-    (segments of long videos, in seconds). Without it, the built-in demo data set."""
-    demo: Demo = setting("short", affects="location")
-    """The demo data set that is used without csv_path: short, every phase recognisable in one
-    window; long, with phases that differ only by what went before."""
-    video_dir: str | None = setting(None, affects="location", is_path=True)
-    """Folder of the videos (default: the CSV's folder)."""
-    allow_outside: bool = setting(False, affects="location")
-    """Read videos that lie outside of video_dir (default: the CSV's folder or bucket), too."""
-    case_from: CaseFrom = setting("auto", affects="location")
-    """Source of the cases: the case_id column, the folder of a video, the name of a clip
-    (<case>-<phase>-<start>-<end>), or clip: each video is a case of its own; auto: the column, else
-    the name of a clip, else the video of a segment."""
-    val_fraction: float = setting(0.2, affects="data")
-    """Share of the cases held out for validation, when the CSV has no split column."""
-    folds: int | None = setting(None, affects="data", is_late=True)
-    """Cross-validation: deal all cases but those of split test out to so many folds, each phase as
-    evenly as can be, and train a model per fold, which its cases validate and the others train;
-    tune.py does so for each trial. The same cases and phases have the same folds, whatever the
-    other settings."""
-    fold: int | None = setting(None, affects="data", is_late=True)
-    """Train the model of this fold of --folds alone, from 1."""
-    missing_videos: MissingVideos = setting("error", affects="data")
-    """Action when a video of the CSV does not exist: stop, or skip its rows."""
-    max_rejected: float = setting(0.02, affects="data")
-    """Maximum share of rows that cannot be read; with more, the run stops."""
-
-    def rules(self) -> Iterator[Rule]:
-        """Yield the limits of these settings."""
-        yield (
-            0 < self.val_fraction < 1,
-            f"--val_fraction {self.val_fraction}: must be between 0 and 1",
-        )
-        yield 0 <= self.max_rejected <= 1, f"--max_rejected {self.max_rejected}: must be 0 to 1"
-        yield (
-            self.folds is None or 2 <= self.folds <= MAX_FOLDS,
-            f"--folds {self.folds}: must be 2 to {MAX_FOLDS}",
-        )
-        yield (
-            self.fold is None or 1 <= self.fold <= (self.folds or 0),
-            f"--fold {self.fold}: must be 1 to the number of --folds",
-        )
-
-    @property
-    def fold_name(self) -> str:
-        """Name of the fold that is held out, e.g. ``fold2of5``; empty without one."""
-        return f"fold{self.fold}of{self.folds}" if self.fold is not None else ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WindowConfig:
-    """Windows: the model inputs cut from a segment."""
-
-    window_size: int = setting(16, affects="decoding")
-    """Frames averaged into one model input; a multiple of stride."""
-    stride: int = setting(8, affects="decoding")
-    """Frames between the starts of neighbouring windows."""
-    max_frames: int = setting(64, affects="decoding")
-    """Maximum number of frames read per segment."""
-    coverage: Coverage = setting("spread", affects="decoding")
-    """Frames read: snippets of consecutive frames spread over the segment, or its first frames
-    (head)."""
-    image_size: int = setting(224, affects="decoding")
-    """Height and width of the model input, pixels; a multiple of 32."""
-    window_image: WindowImage = setting("mean", affects="decoding", is_late=True)
-    """Picture of a window: the mean of its frames; center, the frame in its middle, which is sharp;
-    or mean+motion, with one more mask: where neighbouring blocks of stride frames differ."""
-
-    @property
-    def stored_image(self) -> Literal["mean", "center"]:
-        """Picture of a block in the cache: its mean, or one frame of it."""
-        return "center" if self.window_image == "center" else "mean"
-
-    @property
-    def blocks_per_window(self) -> int:
-        """Blocks (means of ``stride`` frames) averaged into one model input."""
-        return self.window_size // self.stride
-
-    def rules(self) -> Iterator[Rule]:
-        """Yield the limits of these settings."""
-        yield 1 <= self.stride <= 256, f"--stride {self.stride}: must be 1 to 256"
-        yield (
-            self.window_size >= 1 and self.window_size % max(self.stride, 1) == 0,
-            f"--window_size {self.window_size} is not a multiple of --stride {self.stride}",
-        )
-        yield (
-            self.window_image != "mean+motion" or self.window_size > self.stride,
-            f"--window_image mean+motion: give --window_size {2 * self.stride} or a lower --stride",
-        )
-        yield (
-            self.max_frames >= self.window_size,
-            f"--max_frames {self.max_frames} is less than --window_size {self.window_size}",
-        )
-        yield from count_rules(self, "max_frames")
-        yield (
-            self.image_size in range(32, MAX_IMAGE_SIZE + 1, 32),
-            f"--image_size {self.image_size} is not a multiple of 32; try 128 or 224",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,73 +184,6 @@ class TrainingConfig:
             value = getattr(self, name)
             yield 0 <= value < end, f"--{name} {value}: must be 0 or more, and less than {end}"
         yield 0 <= self.seed < 2**63, f"--seed {self.seed}: must be 0 or more, and less than 2^63"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Folders, names and workers; nothing here changes a result."""
-
-    output_pth: str = setting("model.ckpt", affects="nothing", is_path=True)
-    """The best checkpoint is copied here."""
-    num_workers: int | None = setting(None, affects="nothing")
-    """Parallel decode workers (default: one per CPU of the cluster, or per core of the machine)."""
-    storage_path: str = setting("runs", affects="nothing", is_path=True)
-    """Folder of the runs."""
-    name: str | None = setting(None, affects="nothing")
-    """Name of the run (default: from the CSV's name and the settings). The same name resumes."""
-    cache_dir: str | None = setting(None, affects="nothing", is_path=True)
-    """Folder of the decoded windows (default: <storage_path>/cache)."""
-    local_cache_dir: str | None = setting(None, affects="nothing", is_path=True)
-    """Folder on each machine for copies of bucket objects, and for compiled code (default: one per
-    user in the system's temporary folder)."""
-    local_cache_bytes: str | None = setting(None, affects="nothing")
-    """Bytes of a cache in a bucket that each machine keeps copies of, e.g. 200GB (default: no
-    limit). Files are fetched ahead of the windows, and deleted when others need their room."""
-    private: bool = setting(False, affects="nothing")
-    """Let no other user of the machines read what a run writes (folder, cache, copies), and name no
-    case and no video in Ray's records and logs and in TensorBoard."""
-    every_n_train_steps: int | None = setting(None, affects="nothing")
-    """Optimiser steps between checkpoints inside an epoch (default: a checkpoint after each epoch
-    only)."""
-    placement_strategy: Placement = setting("PACK", affects="nothing")
-    """Train workers on few nodes (PACK) or many (SPREAD); STRICT refuses any other placement."""
-    wait_for_nodes_s: int = setting(0, affects="nothing")
-    """Seconds to wait for nodes that an autoscaler adds; 0: use the cluster as it is."""
-    collective_timeout_s: int = setting(600, affects="nothing")
-    """Seconds that train workers wait for one that does not answer, before training resumes."""
-    logger: str = setting("tensorboard", affects="nothing")
-    """Loggers of the curves, separated by commas: tensorboard, mlflow, wandb."""
-
-    @property
-    def loggers(self) -> tuple[str, ...]:
-        """The names in ``logger``."""
-        return tuple(name.strip() for name in self.logger.split(",") if name.strip())
-
-    @property
-    def max_copy_bytes(self) -> int | None:
-        """Bytes of ``local_cache_bytes``."""
-        return None if self.local_cache_bytes is None else parse_bytes(self.local_cache_bytes)
-
-    def rules(self) -> Iterator[Rule]:
-        """Yield the limits of these settings."""
-        wait_s, name = self.wait_for_nodes_s, self.name
-        yield (
-            self.local_cache_bytes is None or bool(self.max_copy_bytes),
-            f"--local_cache_bytes {show(self.local_cache_bytes)}: give a size such as 200GB",
-        )
-        yield from count_rules(self, "every_n_train_steps", "num_workers", "collective_timeout_s")
-        yield (
-            bool(self.loggers) and set(self.loggers) <= set(LOGGERS),
-            f"--logger {self.logger}: choose from {', '.join(LOGGERS)}",
-        )
-        yield wait_s >= 0, f"--wait_for_nodes_s {wait_s}: must not be negative"
-        yield (
-            name is None or (Path(name).name == name and name not in _RESERVED),
-            f"--name {name}: must be a plain folder name, without a path",
-        )
-
-
-DEFAULT_CACHE_DIR = str(Path(RunConfig.storage_path) / "cache")
 
 
 @dataclass(frozen=True, kw_only=True)
