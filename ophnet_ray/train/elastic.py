@@ -5,8 +5,8 @@ steps of the run equally, and a run grows when an epoch has just been kept, wher
 step. It shrinks when a node is lost: it then resumes from the last whole epoch, since a checkpoint
 inside an epoch holds the states of another number of workers.
 
-Uses undocumented parts of Ray (``ElasticScalingPolicy``, and the method of the trainer that hands
-it to the controller): check them when Ray is updated.
+Uses undocumented parts of Ray (``ElasticScalingPolicy``, the method of the trainer that hands it to
+the controller, and the one that makes its callbacks): check them when Ray is updated.
 """
 
 import socket
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
     NoopDecision,
@@ -91,6 +92,8 @@ def _answers(node: Mapping[str, Any]) -> bool:
 class ScaledTrainer(TorchTrainer):
     """Ray's trainer, with ``SharedStepsPolicy`` for runs whose number of workers has limits.
 
+    It has no data sets of Ray Data, and does without the actor that Ray starts to divide them.
+
     Args:
         train_loop: Function of each worker, which takes ``{"loop": loop}``.
         loop: What the driver sends to the workers.
@@ -115,3 +118,7 @@ class ScaledTrainer(TorchTrainer):
                 self._scaling, sizes, self._loop.config.training.max_epochs
             )
         return super()._initialize_and_run_controller(**controller)
+
+    def _create_default_callbacks(self) -> list[Any]:
+        made = super()._create_default_callbacks()
+        return [each for each in made if not isinstance(each, DatasetsCallback)]
