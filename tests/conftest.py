@@ -32,6 +32,9 @@ GROUPS = {
     "watched_run": "watched run",
 }
 
+ADDRESS = pytest.StashKey[str]()
+"""Address of the one Ray of the test session, once it runs."""
+
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Run all tests in two processes, since those on a cluster often wait; named files in one."""
@@ -43,6 +46,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     of_clusters = [group for fixture, group in GROUPS.items() if fixture in item.fixturenames]
     group = of_clusters[0] if of_clusters else f"{item.path.parent.name}/{item.path.stem}"
     item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Show the cluster of the session to the tests that ask for it, and to no test after them."""
+    joins = "ray_session" in item.fixturenames
+    os.environ["RAY_ADDRESS"] = item.session.stash.get(ADDRESS, "local") if joins else "local"
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +76,7 @@ def color_cache(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
-def ray_session(tmp_path_factory) -> Iterator[str]:
+def ray_session(request, tmp_path_factory) -> Iterator[str]:
     """The address of the one Ray of the test session; every run of these tests joins it."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         # the folder of all processes; a second start means that the groups are not respected
@@ -88,9 +98,8 @@ def ray_session(tmp_path_factory) -> Iterator[str]:
     lines = (line.split() for line in holder.stdout)
     address = next((words[1] for words in lines if words[:1] == ["address"]), None)
     assert address, "the test cluster did not start"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ADDRESS", address)
-        yield address
+    os.environ["RAY_ADDRESS"] = request.session.stash[ADDRESS] = address
+    yield address
     holder.communicate(timeout=30)
 
 

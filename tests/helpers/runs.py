@@ -6,6 +6,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from ophnet_ray import OphNetDataModule
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
 from ophnet_ray.train.driver import TrainingResult, train
@@ -31,6 +32,12 @@ def tiny_config(csv_path: Path, storage: Path, **settings) -> Config:
 def run(config: Config) -> TrainingResult:
     """Train in this process, as ``train.py`` does."""
     return train(config, Console())
+
+
+def decode_here(csv_path: Path, cache_dir: Path, image_size: int) -> str:
+    """Fill a cache in this process; return its folder. One worker trains on it without Ray."""
+    OphNetDataModule(csv_path, image_size=image_size, cache_dir=str(cache_dir)).setup()
+    return str(cache_dir)
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:

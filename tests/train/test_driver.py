@@ -26,7 +26,15 @@ from ophnet_ray.models.payload import (
 )
 from tests.helpers.opened_files import record_opens
 from tests.helpers.paths import TRAIN_PY
-from tests.helpers.runs import flags_of, is_running, run, tiny_config, weights_of, worker_pid
+from tests.helpers.runs import (
+    decode_here,
+    flags_of,
+    is_running,
+    run,
+    tiny_config,
+    weights_of,
+    worker_pid,
+)
 from tests.helpers.videos import write_color_dataset
 from tests.helpers.waiting import wait_until
 
@@ -139,13 +147,14 @@ def test_a_kept_smoothing_survives_the_same_command(first_run, tmp_path):
     assert read_payload(output).smoothing == other
 
 
-def test_an_epoch_whose_record_a_kill_took_is_recorded_again(first_run, tmp_path):
+def test_an_epoch_whose_record_a_kill_took_is_recorded_again(first_run, tmp_path, monkeypatch):
     """The state after a kill between the last epoch's checkpoint and its line of metrics."""
     config, folder = copy_of(first_run, tmp_path)
     metrics, file = folder / "metrics.jsonl", folder / "result.json"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
     file.write_bytes(file.read_bytes().replace(b"epoch=0", b"epoch=7"))
     (folder / "report.html").unlink()
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # the worker is this process, which starts sooner
     assert history_of(run(config)) == history_of(first_run[1])
 
 
@@ -157,7 +166,7 @@ def test_the_same_name_with_other_settings_is_refused_with_the_difference(first_
 
 
 @pytest.fixture(scope="module")
-def weights_and_clips(ray_session, tmp_path_factory):
+def weights_and_clips(tmp_path_factory):
     """Weights of an encoder, and a run that begins with them, on three short clips."""
     folder = tmp_path_factory.mktemp("clips")
     torch.manual_seed(0)
@@ -167,7 +176,11 @@ def weights_and_clips(ray_session, tmp_path_factory):
     header, *rows = csv_path.read_text().splitlines()
     rows = [f"{row},case{i}" for i, row in enumerate(rows)]
     csv_path.write_text("\n".join([f"{header},case_id", *rows]) + "\n")
-    return encoder, run(tiny_config(csv_path, folder, backbone_weights=str(folder / "weights.pt")))
+    cache = decode_here(csv_path, folder / "cache", image_size=32)
+    config = tiny_config(
+        csv_path, folder, backbone_weights=str(folder / "weights.pt"), cache_dir=cache
+    )
+    return encoder, run(config)
 
 
 def test_a_run_from_weights_keeps_the_statistics_of_its_batch_norms(weights_and_clips):
@@ -255,8 +268,13 @@ def start_until_next_epoch(config, folder):
     return process
 
 
-def test_a_stopped_and_a_killed_run_go_on_to_the_same_weights(first_run, tmp_path, capfd):
-    """SIGTERM, then kill -9 of the driver; then the newest checkpoint is torn."""
+def test_a_stopped_and_a_killed_run_go_on_to_the_same_weights(
+    first_run, tmp_path, capfd, monkeypatch
+):
+    """SIGTERM, then kill -9 of the driver; then the newest checkpoint is torn.
+
+    The last part is trained in this process: the weights do not tell where a worker was.
+    """
     config, whole = first_run
     folder = tmp_path / "runs" / whole.run.name
     config = config.replace_flat(
@@ -286,6 +304,7 @@ def test_a_stopped_and_a_killed_run_go_on_to_the_same_weights(first_run, tmp_pat
     newest.write_bytes(newest.read_bytes()[:-1000])
     torn = newest.read_bytes()
 
+    monkeypatch.setenv("RAY_ADDRESS", "local")
     result = run(config)
     assert "a damaged checkpoint is not used, and was moved to" in capfd.readouterr().err
     (set_aside,) = folder.glob("checkpoints/damaged/*/checkpoint.ckpt")
@@ -334,14 +353,16 @@ def before_last_epoch(whole, folder):
     return copy
 
 
-def test_one_worker_takes_the_steps_of_two(two_workers, tmp_path, capfd):
+def test_one_worker_takes_the_steps_of_two(two_workers, tmp_path, capfd, monkeypatch):
     """The last epoch again: as many steps, of the same windows, with as good as the same loss."""
     config, whole = two_workers
     resumed = before_last_epoch(whole, tmp_path)
     fewer = config.replace_flat(
-        storage_path=str(resumed.parent), train_workers=1, name=whole.run.name
+        storage_path=str(resumed.parent), train_workers=None, name=whole.run.name
     )
-    last, before = history_of(run(fewer))[-1], history_of(whole)[-1]
+    with monkeypatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "local")  # the worker is this process
+        last, before = history_of(run(fewer))[-1], history_of(whole)[-1]
     assert "resuming on 1 train workers instead of 2" in capfd.readouterr().err
     assert (last["epoch"], last["step"]) == (before["epoch"], before["step"])
     assert last["train_loss"] == pytest.approx(before["train_loss"], rel=0.05)
@@ -415,12 +436,14 @@ def test_a_complete_run_does_not_answer_for_other_videos(first_run, color_csv, t
 
 
 def test_broken_crashing_and_missing_videos_are_counted_and_left_out_for_good(
-    ray_session, color_csv, tmp_path, capfd
+    ray_session, color_csv, tmp_path, capfd, monkeypatch
 ):
     """A run is resumed with the rows that it began with, even if others can be read by then.
 
     v1 is broken, v2 missing. Each process that opens v4 dies of a segmentation fault. v5 is the
     test split: its rows are accounted for, and nothing opens the file.
+
+    Videos are decoded on the cluster; this process trains on what is in the cache.
     """
     folder = tmp_path / "data"
     shutil.copytree(color_csv.parent, folder)
@@ -442,7 +465,8 @@ def test_broken_crashing_and_missing_videos_are_counted_and_left_out_for_good(
         run(config)
     assert "(raylet)" not in "".join(capfd.readouterr())
     config = config.replace_flat(max_rejected=0.5)
-    with record_opens(folder / "v5.mp4") as opened:
+    with record_opens(folder / "v5.mp4") as opened, monkeypatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "local")
         first = run(config)
         assert opened() == 0
     messages = capfd.readouterr().err
@@ -465,7 +489,9 @@ def test_broken_crashing_and_missing_videos_are_counted_and_left_out_for_good(
         return run(config)
 
     good.write_bytes(content)
-    again = resume()
+    with monkeypatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "local")
+        again = resume()
     assert (again.run, again.scores) == (first.run, first.scores)
     assert json.loads((again.run / "passport.json").read_text()) == passport
     assert (again.run / "rejects.csv").read_text() == rejects
@@ -484,17 +510,18 @@ def test_more_workers_than_the_cluster_holds_are_refused_with_numbers(
 
 
 @pytest.mark.slow
-def test_real_pixels_and_labels_are_learnt(ray_session, shared_data, tmp_path):
+def test_real_pixels_and_labels_are_learnt(shared_data, tmp_path):
     """One real suturing video: well above the most frequent gesture (0.42 of the windows)."""
     csv_path = shared_data / "suturing_run/P016_balloon2_segments.csv"
     config = tiny_config(
         csv_path,
         tmp_path,
-        image_size=128,
+        image_size=64,
         backbone="test_efficientnet",
         max_epochs=25,
         batch_size=8,
         lr=1e-3,
+        cache_dir=decode_here(csv_path, tmp_path / "cache", image_size=64),
     )
     result = run(config)
     payload = read_payload(result.checkpoint)

@@ -39,9 +39,12 @@ def bucket_config(bucket, color_csv, folder, tmp_path, **settings):
 
 @pytest.mark.integration
 def test_a_run_in_a_bucket_goes_on_on_another_machine_to_the_same_weights(
-    first_run, bucket, color_csv, tmp_path
+    first_run, bucket, color_csv, tmp_path, monkeypatch
 ):
-    """kill -9 of worker and driver inside an epoch; the next machine has nothing but the bucket."""
+    """kill -9 of worker and driver inside an epoch; the next machine has nothing but the bucket.
+
+    It has no Ray, either. tests/cluster/test_two_nodes.py goes on with workers on a cluster.
+    """
     settings, whole = first_run
     same = ("max_epochs", "batch_size", "class_weights", "image_size")
     settings = {name: settings.to_flat()[name] for name in same} | {"every_n_train_steps": 2}
@@ -67,6 +70,7 @@ def test_a_run_in_a_bucket_goes_on_on_another_machine_to_the_same_weights(
     process.send_signal(signal.SIGKILL)
     process.wait()
     config = config.replace_flat(local_cache_dir=str(tmp_path / "two" / "local"))
+    monkeypatch.setenv("RAY_ADDRESS", "local")
     result = run(config)
     uri = result.location
     assert uri.startswith("s3://surgery/killed/runs/segments-")
