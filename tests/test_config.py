@@ -19,7 +19,8 @@ from ophnet_ray.config import (
 )
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
-from ophnet_ray.data.cache.store import BlockCache, sampling_of
+from ophnet_ray.data.cache.segment_keys import sampling_of
+from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.errors import UserError
 from ophnet_ray.recipe_config import RECIPES, RecipeConfig
 from ophnet_ray.sampling_config import SamplingConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ophnet_ray.config import CaseFrom
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.files import check_no_folder, ensure_writable
+from ophnet_ray.storage.access import check_no_folder, ensure_writable
 from ophnet_ray.storage.paths import is_remote
 from ophnet_ray.temporal_config import MAX_FRAME_RATE
 from ophnet_ray.train.run_paths import RunPaths

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -200,7 +201,7 @@ class WindowLoader:
         copy = identify_copy(entry)
         is_known = copy > 0 and bool((checked_in == copy).all())
         if not is_known:
-            entry = self._segments.read_entry(segment)
+            entry = replace(entry, checksums=self._segments.read_checksums(segment))
         read_window(entry, first, count, out, scratch, check=not is_known)
         checked_in[:] = copy
 

@@ -116,7 +116,7 @@ class SegmentColumns:
             int(self.offsets[segment]),
             self.layouts.kinds[self.layouts.numbers[segment]],
             source=source,
-            checksums=self._read_checksums(segment) if checksums else b"",
+            checksums=self.read_checksums(segment) if checksums else b"",
         )
 
     @property
@@ -152,7 +152,8 @@ class SegmentColumns:
         place = np.searchsorted(self.unchecked, self.unchecked.dtype.type(segment))
         return bool(self.unchecked[place] != segment)
 
-    def _read_checksums(self, segment: int) -> bytes:
+    def read_checksums(self, segment: int) -> bytes:
+        """Return the checksums of a segment's blocks, see ``CacheEntry``."""
         if not self._has_checksums(segment):
             return b""
         start, stop = self.first_blocks[segment : segment + 2].tolist()

@@ -42,11 +42,8 @@ from ophnet_ray.inference.window_stream import read_frame_times
 from ophnet_ray.metrics.timelines import VideoTimeline, cut_segments, format_segments
 from ophnet_ray.models.payload import CheckpointPayload
 from ophnet_ray.reports.model_report import ModelReport, write_model_report
-from ophnet_ray.storage.files import (
-    check_no_folder,
-    ensure_writable,
-    write_atomically,
-)
+from ophnet_ray.storage.access import check_no_folder, ensure_writable
+from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import name_of
 from ophnet_ray.storage.unfinished import delete_unnamed

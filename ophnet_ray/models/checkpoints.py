@@ -21,12 +21,8 @@ from typing import Any
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.metrics.classification import rank_epoch
-from ophnet_ray.storage.files import (
-    check_writable,
-    ensure_writable,
-    sync_folder,
-    write_atomically,
-)
+from ophnet_ray.storage.access import check_writable, ensure_writable
+from ophnet_ray.storage.files import sync_folder, write_atomically
 from ophnet_ray.storage.local_copies import find_origin, send_to_origin
 from ophnet_ray.storage.paths import parent_of
 from ophnet_ray.storage.records import DamagedFileError, dump_record, read_record

@@ -26,7 +26,8 @@ from ophnet_ray.models.backbone_names import (
     read_licence,
 )
 from ophnet_ray.settings import check_rules
-from ophnet_ray.storage.files import check_readable, check_writable, list_objects, upload
+from ophnet_ray.storage.access import check_readable, check_writable
+from ophnet_ray.storage.files import list_objects, upload
 from ophnet_ray.storage.local_copies import default_local_dir, local_folder
 from ophnet_ray.storage.paths import absolute, is_remote, is_same_place, join, parent_of
 from ophnet_ray.temporal_config import CHECKPOINT_SUFFIX

@@ -22,11 +22,8 @@ from ophnet_ray.data.annotations import Reject
 from ophnet_ray.data.passport import Passport
 from ophnet_ray.errors import UserError
 from ophnet_ray.settings_file import dump_config
-from ophnet_ray.storage.files import (
-    delete_object,
-    ensure_writable,
-    write_atomically,
-)
+from ophnet_ray.storage.access import ensure_writable
+from ophnet_ray.storage.files import delete_object, write_atomically
 from ophnet_ray.storage.filesystems import filesystem_of
 from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.locks import Tell, exclusive

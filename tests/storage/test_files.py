@@ -11,13 +11,11 @@ from threading import Thread
 import pytest
 
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.access import check_readable, check_writable, ensure_writable
 from ophnet_ray.storage.files import (
-    check_readable,
-    check_writable,
     copy_file,
     delete_object,
     download,
-    ensure_writable,
     list_names,
     list_objects,
     open_atomically,

@@ -3,7 +3,7 @@
 import pytest
 
 from ophnet_ray.config import Config
-from ophnet_ray.data.cache.store import sampling_of
+from ophnet_ray.data.cache.segment_keys import sampling_of
 from ophnet_ray.errors import UserError
 from ophnet_ray.tune.space import (
     Choice,

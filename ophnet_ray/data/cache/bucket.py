@@ -16,9 +16,9 @@ from ophnet_ray.data.cache.catalog_part import SUFFIX, Stamp
 from ophnet_ray.data.cache.shard_folder import list_parts
 from ophnet_ray.data.cache.shards import ShardIndex, parse_shard_index
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.access import check_writable
 from ophnet_ray.storage.files import (
     FileStatus,
-    check_writable,
     delete_object,
     list_objects,
     read_bytes,

@@ -11,18 +11,14 @@ from pathlib import Path
 from ophnet_ray.data.cache.bucket import CacheBucket
 from ophnet_ray.data.cache.catalog import CATALOG, Shelf
 from ophnet_ray.data.cache.catalog_part import SUFFIX
+from ophnet_ray.data.cache.segment_keys import FORMAT_VERSION
 from ophnet_ray.data.cache.shard_folder import ShardFolder
 from ophnet_ray.data.cache.shards import ShardIndex, read_shard_index
-from ophnet_ray.data.cache.store import (
-    CACHE_VERSION,
-    FORMAT_VERSION,
-    LOCK_FILE,
-    VIDEO_ENDS,
-    VIDEO_IDS,
-)
+from ophnet_ray.data.cache.store import CACHE_VERSION, LOCK_FILE, VIDEO_ENDS, VIDEO_IDS
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.access import check_readable
 from ophnet_ray.storage.copy_room import PINS, ROOM_LOCK, ROOM_TOTAL
-from ophnet_ray.storage.files import check_readable, delete_object, list_names, list_objects
+from ophnet_ray.storage.files import delete_object, list_names, list_objects
 from ophnet_ray.storage.local_copies import local_folder
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import is_remote, join

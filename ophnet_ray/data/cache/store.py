@@ -1,10 +1,8 @@
 """Content-addressed store of decoded segments: each video is decoded once."""
 
-import hashlib
 import itertools
 import json
 import logging
-import math
 import os
 import tempfile
 import time
@@ -19,6 +17,7 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.bucket import CacheBucket
 from ophnet_ray.data.cache.catalog import Catalog
 from ophnet_ray.data.cache.journals import OtherRuns, RunJournals, other_runs_of
+from ophnet_ray.data.cache.segment_keys import FORMAT_VERSION, describe_sampling, key_of
 from ophnet_ray.data.cache.shard_folder import ShardFolder
 from ophnet_ray.data.cache.shards import (
     CacheEntry,
@@ -29,8 +28,7 @@ from ophnet_ray.data.cache.shards import (
     write_shard,
 )
 from ophnet_ray.data.cache.video_ids import VideoIds, version_of
-from ophnet_ray.data.video.blocks import RESIZE_FILTER, SegmentBlocks, decode_segments
-from ophnet_ray.data.windows import snippet_frames
+from ophnet_ray.data.video.blocks import SegmentBlocks, decode_segments
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.contents import identify_ends
 from ophnet_ray.storage.copy_folder import copies_in
@@ -42,7 +40,6 @@ from ophnet_ray.storage.paths import absolute, is_remote, join
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 3
 CACHE_VERSION = f"blocks-v{FORMAT_VERSION}"
 """Folder of the shards of this version in a cache, on disk and in a bucket."""
 LOCK_FILE = ".in-use"
@@ -73,14 +70,6 @@ class DecodeResult:
             self.videos | other.videos,
             self.num_blocks + other.num_blocks,
         )
-
-
-def sampling_of(windows: WindowConfig) -> tuple[int | str, ...]:
-    """Return the settings that determine the decoded blocks; equal values share cache entries."""
-    w = windows
-    # means have the keys that they had before there were other pictures
-    kind = () if w.stored_image == "mean" else (w.stored_image,)
-    return w.stride, w.max_frames, w.coverage, snippet_frames(w), w.image_size, RESIZE_FILTER, *kind
 
 
 class BlockCache:
@@ -150,15 +139,12 @@ class BlockCache:
         """
         files = find_status({segment.video for segment in segments}, files)
         ids = self._video_ids.identify(files)
-        sampling = self._sampling_text()
+        sampling = describe_sampling(self.windows)
         texts = {
             video: json.dumps([ids[video]] if video in ids else version_of(video, status))
             for video, status in files.items()
         }
-        return [_key_of(texts[segment.video], segment, sampling) for segment in segments]
-
-    def _sampling_text(self) -> str:
-        return json.dumps(list(sampling_of(self.windows)))
+        return [key_of(texts[segment.video], segment, sampling) for segment in segments]
 
     def identify_ends(
         self, videos: Iterable[str], files: Mapping[str, FileStatus] | None = None
@@ -185,12 +171,12 @@ class BlockCache:
         pending = {k: s for s, k in zip(segments, keys, strict=True) if k not in entries}
         if not pending:
             return keys, entries
-        key_of = dict(self._keys_by_path(pending, files))
-        found = self.find({*pending, *key_of})
+        new_key = dict(self._keys_by_path(pending, files))
+        found = self.find({*pending, *new_key})
         by_path = {
-            key_of[old]: replace(entry, key=key_of[old])
+            new_key[old]: replace(entry, key=new_key[old])
             for old, entry in found.items()
-            if old in key_of
+            if old in new_key
         }
         return keys, entries | by_path | {key: found[key] for key in pending if key in found}
 
@@ -201,7 +187,7 @@ class BlockCache:
         files = find_status({segment.video for segment in pending.values()}, files)
         ids = self._video_ids.identify(files)
         versions = self._video_ids.versions_by_id()
-        sampling = self._sampling_text()
+        sampling = describe_sampling(self.windows)
         texts = {
             video: [
                 json.dumps(version)
@@ -211,7 +197,7 @@ class BlockCache:
         }
         for key, segment in pending.items():
             for text in texts[segment.video]:
-                yield _key_of(text, segment, sampling), key
+                yield key_of(text, segment, sampling), key
 
     def find(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
         """Return the entries that the cache holds, by key.
@@ -366,14 +352,3 @@ class BlockCache:
             except OSError as error:
                 logger.warning("%s has no locks (%s): do not prune it now", self.folder, error)
             yield
-
-
-def _key_of(identity: str, segment: Segment, sampling: str) -> str:
-    """Return the key of a segment: a hash of one JSON list, of which two parts are text already."""
-    start_s, end_s = segment.start_s, segment.end_s
-    if type(start_s) is type(end_s) is float and math.isfinite(end_s):
-        interval = f"{start_s!r}, {end_s!r}"  # as JSON writes it, at a third of the time
-    else:
-        interval = json.dumps([start_s, end_s])[1:-1]
-    text = f"[{FORMAT_VERSION}, {identity}, {interval}, {sampling}]"
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -11,13 +11,8 @@ from ophnet_ray.data.features.encoding import Encoding
 from ophnet_ray.data.features.sequence import SUFFIX
 from ophnet_ray.data.features.store import ENCODING_FILE, FEATURES_FOLDER, LOCK_FILE
 from ophnet_ray.errors import UserError
-from ophnet_ray.storage.files import (
-    FileStatus,
-    check_readable,
-    delete_object,
-    list_objects,
-    read_bytes,
-)
+from ophnet_ray.storage.access import check_readable
+from ophnet_ray.storage.files import FileStatus, delete_object, list_objects, read_bytes
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import is_remote, join
 from ophnet_ray.storage.records import parse_record

@@ -23,12 +23,11 @@ from ophnet_ray.data.features.sequence import (
     parse_sequence,
 )
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.access import check_writable, ensure_writable
 from ophnet_ray.storage.conditional_put import NoConditionalPutError, create_object
 from ophnet_ray.storage.files import (
     FileStatus,
-    check_writable,
     download,
-    ensure_writable,
     list_objects,
     stat_files,
     upload,

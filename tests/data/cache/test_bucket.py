@@ -15,7 +15,8 @@ from ophnet_ray.data.annotations import Segment, find_missing_videos, read_annot
 from ophnet_ray.data.cache.block_reader import read_blocks
 from ophnet_ray.data.cache.inventory import prune, read_inventory
 from ophnet_ray.data.cache.read_ahead import fetch_shard
-from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
+from ophnet_ray.data.cache.segment_keys import FORMAT_VERSION
+from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.video import blocks
 from ophnet_ray.data.video.blocks import decode_segments
 from ophnet_ray.data.video.container import VideoError

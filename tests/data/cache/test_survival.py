@@ -17,7 +17,8 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.block_reader import read_blocks
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.inventory import prune, read_inventory
-from ophnet_ray.data.cache.store import FORMAT_VERSION, BlockCache
+from ophnet_ray.data.cache.segment_keys import FORMAT_VERSION
+from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.errors import UserError
 from tests.helpers.paths import ROOT
 from tests.helpers.videos import grey_frames, write_variant, write_video
