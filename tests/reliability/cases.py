@@ -18,6 +18,7 @@ from tests.reliability import (
     payloads,
     same_name,
     settings_files,
+    shuffles,
     small_files,
     templates,
     temporal_kills,
@@ -56,6 +57,7 @@ CASES: dict[str, Case] = {
         name: Case(partial(temporal_kills.run, name), 5, is_fuzz=False)
         for name in temporal_kills.CASES
     },
+    **{name: Case(partial(shuffles.run, name), 5, is_fuzz=False) for name in shuffles.KINDS},
     "nan": Case(kills.run_nan, 5, is_fuzz=False),
     "nan_batch": Case(kills.run_nan_batch, 5, is_fuzz=False),
     "here": Case(kills.run_here, 12, is_fuzz=False),

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,13 @@ class Place:
         folder: Folder of the run's files.
         data: Folder of the data set; all runs share it and its cache.
         train_workers: Workers of the run; None for one in the process of the command.
+        settings: Further settings of the run.
     """
 
     folder: Path
     data: Path
     train_workers: int | None = WORKERS
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ledger(self) -> Path:
@@ -67,7 +69,7 @@ class Place:
             "cache_dir": str(self.data / "cache"),
         }
         csv_path = self.data / "segments.csv"
-        config = tiny_config(csv_path, self.folder, **(defaults | settings))
+        config = tiny_config(csv_path, self.folder, **(defaults | dict(self.settings) | settings))
         return [sys.executable, str(TRAIN_PY), *flags_of(config)]
 
     def environment(self, faults: Sequence[Fault]) -> dict[str, str]:

@@ -1,0 +1,103 @@
+"""Runs under ``--shuffle shard``, killed in the middle of an epoch: the same command ends alike.
+
+The cache is a folder or a bucket of which the machine may keep a part; the sampler is the default
+one or another. It is full when the runs start: they train in the process of their command, without
+Ray.
+"""
+
+import random
+import signal
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
+from ophnet_ray.data.cache.store import BlockCache
+from tests.helpers.bucket import running_bucket
+from tests.helpers.runs import tiny_config
+from tests.helpers.videos import write_color_dataset
+from tests.reliability.kills import judge, judged, windows_by_epoch
+from tests.reliability.outcome import Outcome
+from tests.reliability.place import EPOCHS, Place, await_step, finish, strike_driver, wait_at
+
+LIMIT = "600kB"
+"""Room for two of six shards."""
+NUM_SEGMENTS = 15
+"""Training segments; each has one window per epoch under the default sampler."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    is_in_bucket: bool
+    sampler: str
+
+
+KINDS = {
+    "shard_order": _Kind(is_in_bucket=False, sampler="segment"),
+    "shard_order_bucket_seconds": _Kind(is_in_bucket=True, sampler="seconds"),
+}
+
+
+def run(name: str, n: int, seed: int, folder: Path) -> Outcome:
+    """Kill -9 the driver inside an epoch ``n`` times; the same command is given again."""
+    kind, outcome = KINDS[name], Outcome()
+    with running_bucket(is_quiet=True) if kind.is_in_bucket else nullcontext() as bucket:
+        cache_dir = bucket.uri("cache") if bucket is not None else str(folder / "data" / "cache")
+        _fill(folder, cache_dir)
+        settings = {
+            "cache_dir": cache_dir,
+            "shuffle": "shard",
+            "shuffle_shards": 2,
+            "sampler": kind.sampler,
+        }
+        whole = _place(folder, "whole", kind, settings)
+        finish(whole.start())
+        wanted, windows = whole.weights(), windows_by_epoch(whole.read_ledger())
+        _check_windows(windows, kind)
+        for number in range(n):
+            rng = random.Random(f"{name}:{seed}:{number}")
+            step = rng.randrange((EPOCHS - 1) * NUM_SEGMENTS)
+            place = _place(folder, str(number), kind, settings)
+            with judged(outcome, place, step):
+                process = place.start(wait_at(0, step))
+                await_step(place, process)
+                strike_driver(place, process, signal.SIGKILL, -signal.SIGKILL)
+                finish(place.start())
+                judge(place, wanted, windows)
+    return outcome
+
+
+def _fill(folder: Path, cache_dir: str) -> None:
+    """Decode the videos into the cache, in this process, on a machine of its own."""
+    data = folder / "data"
+    rows = read_annotations(write_color_dataset(data), data)
+    windows = tiny_config(data / "segments.csv", folder, image_size=64).windows
+    cache = BlockCache(cache_dir, windows, str(folder / "decoder"))
+    fill_cache(cache, rows, 4, decode_in_threads(1))
+    num_shards = len({entry.path for entry in cache.look_up(rows)[1].values()})
+    if num_shards < 4:
+        raise RuntimeError(f"{num_shards} shards have no order")
+
+
+def _place(folder: Path, name: str, kind: _Kind, settings: Mapping[str, Any]) -> Place:
+    """Return the place of a run; of a cache in a bucket, its machine keeps only a part."""
+    own = {"local_cache_dir": str(folder / name / "copies"), "local_cache_bytes": LIMIT}
+    return Place(
+        folder / name,
+        folder / "data",
+        None,
+        {**settings, **(own if kind.is_in_bucket else {})},
+    )
+
+
+def _check_windows(windows: Mapping[int, Counter[str]], kind: _Kind) -> None:
+    """Make sure that the run that was not killed has each window once per epoch, if it should."""
+    for epoch, counts in windows.items():
+        if counts.total() != NUM_SEGMENTS:
+            raise RuntimeError(f"epoch {epoch} has {counts.total()} windows")
+        if kind.sampler == "segment" and max(counts.values()) > 1:
+            raise RuntimeError(f"epoch {epoch} has a window twice")
