@@ -196,7 +196,15 @@ def test_no_finalist_is_repeated_once_the_time_is_over(
         time_budget_s=1.0,
         repeats=2,
     )
-    config = search_config(color_csv, tmp_path, search, max_epochs=50, cache_dir=color_cache)
+    own = {"max_epochs": 50, "cache_dir": color_cache, "folds": 2, "output_pth": "model.ckpt"}
+    config = search_config(color_csv, tmp_path, search, **own)
     with pytest.raises(TrainingError, match="larger --time_budget_s"):
         tune(config, Console())
-    assert not (tmp_path / "runs" / "search" / "repeats").exists()
+    directory = SearchDirectory(tmp_path / "runs" / "search")
+    assert not (directory.path / "repeats").exists()
+    # by then the data of all folds are ready for the trials: each case is held out once
+    assert [trial.num_folds for trial in directory.trials()] == [2]
+    passports = [directory.fold_data(f"fold{fold}of2").read_passport() for fold in (1, 2)]
+    assert [each.splits["val"].cases for each in passports] == [3, 3]
+    assert directory.run.read_passport().splits["train"].cases == 6
+    assert len({each.data_hash for each in (*passports, directory.run.read_passport())}) == 3
