@@ -3,7 +3,11 @@
 import gc
 import weakref
 
+import pytest
+
 from ophnet_ray.garbage import pause_collections
+
+pytestmark = pytest.mark.unit
 
 
 class Node:
@@ -11,6 +15,15 @@ class Node:
 
     def __init__(self) -> None:
         self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def collector():
+    """A collector that looks at all objects: earlier tests may have frozen imports."""
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+    gc.enable()
 
 
 def test_what_a_pause_leaves_is_old_and_its_garbage_is_still_found() -> None:
@@ -29,18 +42,12 @@ def test_what_a_pause_leaves_is_old_and_its_garbage_is_still_found() -> None:
 
 def test_a_pause_leaves_the_collector_as_it_was() -> None:
     gc.disable()
-    try:
-        with pause_collections():
-            pass
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-    gc.collect()
+    with pause_collections():
+        pass
+    assert not gc.isenabled()
+    gc.enable()
     gc.freeze()
-    try:
-        frozen = gc.get_freeze_count()
-        with pause_collections():
-            pass
-        assert gc.get_freeze_count() == frozen
-    finally:
-        gc.unfreeze()
+    frozen = gc.get_freeze_count()
+    with pause_collections():
+        pass
+    assert gc.get_freeze_count() == frozen
