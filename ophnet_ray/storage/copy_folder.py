@@ -42,8 +42,9 @@ CROWDED_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """Size of an object, and name and content of the small one beside it."""
+    """Name and size of an object, and name and content of the small one beside it."""
 
+    name: str
     size_bytes: int
     companion_name: str = ""
     companion: bytes = b""
@@ -97,7 +98,7 @@ class CopyFolder(CopyRoom):
                 if name not in self._facts:
                     self._facts[name] = _read_facts(uri, companion)
                 self._download(uri, self._facts[name], before, on_room)
-                del self._facts[name]
+                self._facts.pop(name, None)
         return target
 
     def _download(
@@ -111,7 +112,6 @@ class CopyFolder(CopyRoom):
         """
         target = self.folder / name_of(uri)
         part = target.with_name(unfinished_name(PART))
-        self._coming[target.name] = facts.num_bytes
         try:
             with os.fdopen(self._reserve(part, facts, parent_of(uri), before), "wb") as copy:
                 on_room()
@@ -132,7 +132,7 @@ class CopyFolder(CopyRoom):
                 raise
             raise _describe_full(error, self.folder) from error
         finally:
-            del self._coming[target.name]
+            self._coming.pop(target.name, None)
             if part.exists():
                 with exclusive(self.folder / ROOM_LOCK), self._account.changing() as tally:
                     tally.add(-_size_of(part))
@@ -152,7 +152,7 @@ class CopyFolder(CopyRoom):
                 return self._open_part(part, facts, uri, 0)
             except FullDiskError:
                 may_wait = time.monotonic() >= self._crowded_until_s and (
-                    len(self._coming) > 1 or self.pins.count_sharing() > 1
+                    bool(self._coming) or self.pins.count_sharing() > 1
                 )
             except NoRoomError:
                 may_wait = not self.has_warned and self.pins.count_sharing() > 1
@@ -198,6 +198,7 @@ class CopyFolder(CopyRoom):
                 tally.add(-_size_of(part))
                 part.unlink()
                 raise
+            self._coming[facts.name] = facts.num_bytes
             return descriptor
 
     def _allocate(
@@ -232,8 +233,8 @@ def _read_facts(uri: str, companion: str) -> _Facts:
     if status is None:
         raise FileNotFoundError(f"{plain_uri(uri)} does not exist")
     if not companion:
-        return _Facts(status.size_bytes)
-    return _Facts(status.size_bytes, name_of(companion), read_bytes(companion))
+        return _Facts(name, status.size_bytes)
+    return _Facts(name, status.size_bytes, name_of(companion), read_bytes(companion))
 
 
 def _take_space(descriptor: int, size_bytes: int) -> OSError | None:
