@@ -1,9 +1,9 @@
 """Checks of all folds before the first of them trains, as each of their runs would make them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from ophnet_ray.config import AnyConfig
+from ophnet_ray.config import AnyConfig, Config
 from ophnet_ray.console import Console
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.errors import UserError
@@ -69,12 +69,32 @@ def check_new_folds(runs: Mapping[int, Run]) -> None:
         UserError: As the run of a fold would raise it, with the number of the fold.
     """
     for fold, run in runs.items():
-        if _has_begun(run.directory):
-            continue
-        try:
-            check_new_run(run.config, run.data, _leave_to_run)
-        except UserError as error:
-            raise UserError(f"fold {fold} of {len(runs)}: {error}") from error
+        if not _has_begun(run.directory):
+            _check_fold(f"fold {fold} of {len(runs)}", run.config, run.data, _leave_to_run)
+
+
+def check_all_folds(folds: FoldSet, tell: Callable[[str], None]) -> None:
+    """Check the same of all folds, whatever runs there are: those of a new search.
+
+    Args:
+        folds: The folds of a trial.
+        tell: Receives lines about what is taken of the first checkpoint, once.
+
+    Raises:
+        UserError: As the run of a fold would raise it, with the number of the fold; or the given
+            encoder is missing or damaged.
+    """
+    for fold in folds.numbers:
+        tell_once = tell if fold == 1 else _leave_to_run
+        config, data = folds.config_of(fold), folds.data_of(fold)
+        _check_fold(f"fold {fold} of {len(folds.numbers)}", config, data, tell_once)
+
+
+def _check_fold(name: str, config: Config, data: RunData, tell: Callable[[str], None]) -> None:
+    try:
+        check_new_run(config, data, tell)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def _has_begun(directory: RunDirectory) -> bool:
@@ -84,4 +104,4 @@ def _has_begun(directory: RunDirectory) -> bool:
 
 
 def _leave_to_run(_notice: str) -> None:
-    """The run of the fold shows the same line."""
+    """Show nothing: the run of the fold shows the same line, or the first fold did."""

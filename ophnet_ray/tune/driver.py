@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ophnet_ray.console import Console, log_to
 from ophnet_ray.distributed.private import private_files
-from ophnet_ray.train.fold_checks import check_fold_input, check_new_folds, locate_folds
+from ophnet_ray.train.fold_checks import check_all_folds, check_fold_input
 from ophnet_ray.train.head_input import locate_data
 from ophnet_ray.train.new_run import check_new_run
 from ophnet_ray.train.preflight import check_input
@@ -57,16 +57,10 @@ def _check_networks(search: Search) -> None:
     Raises:
         UserError: See ``check_new_run``.
     """
-    run, variants = search.run, network_variants(search.space)
-    if search.folds is None:
-        for settings in variants:
-            check_new_run(
-                run.config.replace_flat(**settings), search.held_out_somewhere, run.console.say
-            )
-        return
-    for settings in variants:
-        varied = replace(search.folds, config=run.config.replace_flat(**settings))
-        runs = locate_folds(varied)
-        check_new_folds(runs)
-        if run.config.model.init_checkpoint is not None:  # what is taken of it, told once
-            check_new_run(runs[1].config, runs[1].data, run.console.say)
+    run = search.run
+    for settings in network_variants(search.space):
+        config = run.config.replace_flat(**settings)
+        if search.folds is None:
+            check_new_run(config, search.held_out_somewhere, run.console.say)
+        else:
+            check_all_folds(replace(search.folds, config=config), run.console.say)

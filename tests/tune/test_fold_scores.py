@@ -29,7 +29,8 @@ from ophnet_ray.models.checkpoints import (
 )
 from ophnet_ray.settings_file import read_config
 from ophnet_ray.train.fold_checks import check_fold_input
-from ophnet_ray.train.run_directory import RunResult
+from ophnet_ray.train.fold_set import FoldSet
+from ophnet_ray.train.run_directory import RunDirectory, RunResult
 from ophnet_ray.tune import trial_task
 from ophnet_ray.tune.conclusion import conclude_search
 from ophnet_ray.tune.config import SearchConfig, TuneConfig
@@ -294,6 +295,28 @@ def test_more_folds_than_cases_are_refused_before_a_folder_is_made(color_csv, tm
     with pytest.raises(UserError, match=r"^--folds 50: 50 folds of 6 cases; each fold takes"):
         tune(config, Console())
     assert not list(tmp_path.glob("runs/tune-*"))
+
+
+def test_a_checkpoint_that_has_seen_a_fold_is_refused_beside_runs_of_the_same_name(
+    color_csv, tmp_path
+):
+    """Runs of ``train.py --folds`` bear the name of the search, and no part in it."""
+    base = tiny_config(color_csv, tmp_path, name="search", folds=NUM_FOLDS, output_pth="model.ckpt")
+    checked, data = check_fold_input(base, Console())
+    folds = FoldSet(checked, RunDirectory(tmp_path / "none"), data, Console())
+    held_out = {row.case_id for row in folds.data_of(2).segments if row.split == "val"}
+    payload = make_payload(3, phases=tuple(folds.data.phases), config=base.to_flat())
+    training = replace(payload.training, case_hashes=tuple(map(hash_case, held_out)))
+    source = tmp_path / "source.ckpt"
+    save_checkpoint(source, replace(payload, training=training))
+    for number in folds.numbers:
+        begun = tmp_path / "runs" / f"search-fold{number}of4"
+        begun.mkdir(parents=True)
+        (begun / "config.yaml").write_text("lr: 1\n")
+    parts = {part.name: getattr(base, part.name) for part in fields(Config)}
+    config = TuneConfig(**parts).replace_flat(init_checkpoint=str(source))
+    with pytest.raises(UserError, match=r"^fold 2 of 4: --init_checkpoint .* holds out"):
+        tune(config, Console())
 
 
 def test_a_search_on_folds_is_another_search_and_old_ones_go_on():
