@@ -18,11 +18,13 @@ from ophnet_ray.storage.locks import NamedLocks, exclusive
 from ophnet_ray.storage.pins import Pins
 from ophnet_ray.storage.room_account import RoomAccount, Tally
 from ophnet_ray.storage.spare_copies import Copy, SpareCopies
-from ophnet_ray.storage.unfinished import UNFINISHED, is_abandoned
+from ophnet_ray.storage.unfinished import UNFINISHED, is_abandoned, is_old
 
 PINS, ROOM_LOCK, ROOM_TOTAL = ".pins", ".room", ".room-bytes"
-PART = ".fetch."
+PART = ".part."
 """Beginning of the name of a file that is being fetched."""
+EARLIER_PART = ".fetch."
+"""The one of earlier versions, which delete at once each file so named that is not their own."""
 LISTING_PAUSE = 100
 """Pause before a process lists the folder again to give up what another one may need less, in
 durations of its last listing: they take at most a hundredth of the time."""
@@ -286,8 +288,7 @@ class CopyRoom:
                     if not entry.is_file(follow_symlinks=False):
                         continue
                     status, name = entry.stat(follow_symlinks=False), entry.name
-                    is_part = name.startswith((PART, UNFINISHED))
-                    if is_part and is_abandoned(name, status.st_mtime):
+                    if _is_leftover(name, status.st_mtime):
                         (self.folder / name).unlink(missing_ok=True)
                         continue
                     used_bytes, num_files = used_bytes + status.st_size, num_files + 1
@@ -302,3 +303,10 @@ class CopyRoom:
         now_s = time.monotonic()
         self._next_listing_s = now_s + LISTING_PAUSE * (now_s - started_s)
         return used_bytes
+
+
+def _is_leftover(name: str, mtime_s: float) -> bool:
+    """Return True for a file that a writer has left unfinished."""
+    if name.startswith(EARLIER_PART):  # its name says nothing about the writer
+        return is_old(mtime_s)
+    return name.startswith((PART, UNFINISHED)) and is_abandoned(name, mtime_s)

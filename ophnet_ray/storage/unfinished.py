@@ -35,6 +35,11 @@ def is_abandoned(name: str, mtime_s: float) -> bool:
     owner = _OWNER.match(name)
     if owner is not None and owner[2] == _machine() and is_gone(int(owner[1])):
         return True
+    return is_old(mtime_s)
+
+
+def is_old(mtime_s: float) -> bool:
+    """Return True if a file that somebody writes would have changed since."""
     return time.time() - mtime_s > LEFTOVER_AGE_S
 
 

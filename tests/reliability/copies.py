@@ -12,6 +12,7 @@ from pathlib import Path
 import boto3
 
 from ophnet_ray.storage.copy_folder import CopyFolder
+from ophnet_ray.storage.copy_room import PART
 from ophnet_ray.storage.paths import join, name_of
 from tests.helpers.bucket import Bucket, running_bucket
 from tests.reliability.file_calls import DONE, run_with_fault
@@ -93,5 +94,5 @@ def complete_copies(machine: Machine) -> None:
     """Fetch again, in a child that nobody disturbs; what the killed one left is gone after it."""
     code = run_with_fault(partial(fetch_copies, machine), machine.folder, "EIO", 0)
     assert code == DONE, f"the rerun ends with {code}"
-    left = [file.name for file in machine.folder.iterdir() if file.name.startswith(".fetch.")]
+    left = [file.name for file in machine.folder.iterdir() if file.name.startswith(PART)]
     assert not left, f"leftovers: {left}"

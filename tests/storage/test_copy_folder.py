@@ -1,6 +1,8 @@
 """Objects are copied whole to a folder, within the room that this process may take."""
 
 import math
+import os
+import time
 
 import pytest
 
@@ -47,3 +49,17 @@ def test_an_object_that_fits_is_fetched_ahead_in_less_room_than_two_of_it(object
     copies.pin(name_of(objects[0]))
     with pytest.raises(NoRoomError):
         copies.fetch(objects[1], before=6)
+
+
+def test_runs_of_an_earlier_version_and_of_this_one_leave_each_other_their_parts(objects, tmp_path):
+    """That version takes each ``.fetch.NAME`` for a leftover when nobody claims the name NAME."""
+    fresh, old = tmp_path / ".fetch.c.arrow", tmp_path / ".fetch.d.arrow"
+    for part in (fresh, old):
+        part.write_bytes(b"")
+    os.utime(old, (0, time.time() - 3_700))
+    names = []
+    copies = folder_of(tmp_path)
+    copies.max_bytes = 10 * SIZE
+    copies.fetch(objects[0], on_room=lambda: names.extend(os.listdir(tmp_path)))  # noqa: PTH208
+    assert [name for name in names if name.startswith(".fetch.")] == [fresh.name]
+    assert fresh.exists()
