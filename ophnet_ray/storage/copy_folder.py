@@ -95,10 +95,12 @@ class CopyFolder(CopyRoom):
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.claims.hold(name):
             if not target.exists():
-                if name not in self._facts:
-                    self._facts[name] = _read_facts(uri, companion)
-                self._download(uri, self._facts[name], before, on_room)
-                self._facts.pop(name, None)
+                facts = self._facts.pop(name, None) or _read_facts(uri, companion)
+                try:
+                    self._download(uri, facts, before, on_room)
+                except NoRoomError:
+                    self._facts[name] = facts  # for the next attempt, once there is room
+                    raise
         return target
 
     def _download(
@@ -120,6 +122,11 @@ class CopyFolder(CopyRoom):
                     filesystem_of(uri).open_input_file(bucket_path(uri)) as source,
                 ):
                     shutil.copyfileobj(source, copy, COPY_BYTES)
+                if copy.tell() != facts.size_bytes:
+                    raise OSError(
+                        f"{plain_uri(uri)} ended after {copy.tell():,} of {facts.size_bytes:,} "
+                        "bytes: it was replaced, or the bucket broke off"
+                    )
                 copy.flush()
                 os.fsync(copy.fileno())
             # a listing that others make meanwhile may miss a file that is being renamed

@@ -51,6 +51,16 @@ def test_an_object_that_fits_is_fetched_ahead_in_less_room_than_two_of_it(object
         copies.fetch(objects[1], before=6)
 
 
+@pytest.mark.parametrize("num_bytes", [SIZE - 1, SIZE + 1])
+def test_an_object_of_another_size_than_the_bucket_said_is_no_copy(objects, tmp_path, num_bytes):
+    """It was replaced, or its bytes ended early; the next attempt asks for its size again."""
+    copies, content = folder_of(tmp_path), bytes([2]) * num_bytes
+    with pytest.raises(OSError, match=rf"a\.arrow ended after {num_bytes:,} of 1,000 bytes"):
+        copies.fetch(objects[0], on_room=lambda: write_object(objects[0], content))
+    assert not [name for name in os.listdir(tmp_path) if "part" in name or name == "a.arrow"]  # noqa: PTH208
+    assert copies.fetch(objects[0]).read_bytes() == content
+
+
 def test_runs_of_an_earlier_version_and_of_this_one_leave_each_other_their_parts(objects, tmp_path):
     """That version takes each ``.fetch.NAME`` for a leftover when nobody claims the name NAME."""
     fresh, old = tmp_path / ".fetch.c.arrow", tmp_path / ".fetch.d.arrow"
