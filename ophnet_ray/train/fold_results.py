@@ -15,6 +15,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.ensemble import ENSEMBLE_FILE, build_ensemble
 from ophnet_ray.inference.ensemble_replacement import replace_ensemble
+from ophnet_ray.inference.split_choice import format_few
 from ophnet_ray.metrics.bootstrap import widen_over_folds
 from ophnet_ray.metrics.case_counts import format_counts
 from ophnet_ray.metrics.fold_scores import (
@@ -103,18 +104,24 @@ class _TrainedFold:
         )
 
 
-def conclude_folds(folds: FoldSet, results: Sequence[TrainingResult]) -> FoldsResult:
+def conclude_folds(
+    folds: FoldSet, results: Sequence[TrainingResult], *, may_lack_cases: bool = False
+) -> FoldsResult:
     """Pool the counts of complete folds; write ``folds.json``, ``folds.html`` and an ensemble.
 
     Args:
         folds: A locked cross-validation.
         results: Results of all folds, in their order.
+        may_lack_cases: Name cases that no fold holds out in a note. Those of a trial may lack some:
+            its windows may be longer than all segments of a case, which no file of the run tells.
 
     Raises:
         UserError: The folds were trained on other cases, or not all on the same.
     """
     trained = [_read_fold(number, result) for number, result in enumerate(results, 1)]
-    _check_partition(folds, trained)
+    lacking = _check_partition(folds, trained)
+    if lacking and not may_lack_cases:
+        raise _report_partition(folds, len(lacking))
     counts = [fold.count(folds) for fold in trained]
     of_time = _count_time(counts)
     passports = [fold.run.read_passport() for fold in trained]
@@ -134,6 +141,11 @@ def conclude_folds(folds: FoldSet, results: Sequence[TrainingResult]) -> FoldsRe
     cases = rank_held_out_cases(counts)
     notes = [OPTIMISM.format(unit=unit), *([TIME] if of_time else [])]
     notes.append(DEPENDENCE.format(factor=widen_over_folds(len(trained))))
+    if lacking:
+        notes.append(
+            f"Not scored, as none of their windows is usable: {format_few(lacking)} "
+            f"({len(lacking)} of {card.num_cases + len(lacking)} cases)."
+        )
     notes += [
         f"Fold {number}: no training case has {', '.join(passport.phases_not_in_training)}."
         for number, passport in enumerate(passports, 1)
@@ -182,13 +194,16 @@ def _describe_spread(name: str, spread: FoldSpread) -> str:
     return f"{name} of a fold {low:.4f} to {high:.4f}, standard deviation {deviation:.4f}"
 
 
-def _check_partition(folds: FoldSet, trained: Sequence[_TrainedFold]) -> None:
-    """Make sure that each case of the table with a usable row is held out once.
+def _check_partition(folds: FoldSet, trained: Sequence[_TrainedFold]) -> list[str]:
+    """Make sure that each case that is held out is one of the table, and is so once.
 
     Each fold reads the table anew: a video that comes or goes between two of them moves cases.
 
+    Returns:
+        Cases of the table with a usable row that no fold holds out, sorted.
+
     Raises:
-        UserError: Cases are held out not at all, or more than once.
+        UserError: Cases are held out more than once, or are not in the table.
     """
     unusable = {
         segment_id
@@ -198,15 +213,20 @@ def _check_partition(folds: FoldSet, trained: Sequence[_TrainedFold]) -> None:
     }
     rows = [row for row in folds.data.segments if row.split != "test"]
     cases = {hash_case(row.case_id) for row in rows}
-    needed = {hash_case(row.case_id) for row in rows if row.segment_id not in unusable}
+    needed = {row.case_id for row in rows if row.segment_id not in unusable}
     times = Counter(case for fold in trained for case in fold.payload.training.val_case_hashes)
-    wrong = len(needed - times.keys()) + len(times.keys() - cases)
-    wrong += sum(number > 1 for number in times.values())
+    lacking = sorted(case_id for case_id in needed if hash_case(case_id) not in times)
+    wrong = len(times.keys() - cases) + sum(number > 1 for number in times.values())
     if wrong:
-        raise UserError(
-            f"{folds.directory.location}: {wrong} cases are not held out exactly once: the CSV or "
-            "the videos have changed while the folds were trained; give the same command again"
-        )
+        raise _report_partition(folds, wrong + len(lacking))
+    return lacking
+
+
+def _report_partition(folds: FoldSet, num_wrong: int) -> UserError:
+    return UserError(
+        f"{folds.directory.location}: {num_wrong} cases are not held out exactly once: the CSV or "
+        "the videos have changed while the folds were trained; give the same command again"
+    )
 
 
 def _provide_ensemble(folds: FoldSet, checkpoints: Sequence[str]) -> None:

@@ -101,6 +101,7 @@ def conclude_search(search: Search, output: str) -> SearchResult:
     is_reshuffled = search.config.search.reshuffle
     gain = measure_gain(by_first, repeats, winner, base, metric, is_reshuffled=is_reshuffled)
     write_best(search, best, ranked, winner, gain)
+    write_search_page(search, ranked, repeats, winner, gain)
     if search.folds is not None:
         output = _provide_folds(search, search.folds, winner.trial)
     else:
@@ -109,7 +110,6 @@ def conclude_search(search: Search, output: str) -> SearchResult:
             checkpoint = _join_checkpoints(search.run, checkpoint)
         for target in (str(directory.best_checkpoint), output):
             copy_checkpoint(checkpoint, target, search.run.console.warn)
-    write_search_page(search, ranked, repeats, winner, gain)
     return SearchResult(ranked, metric, winner, gain, directory, output, search.config.num_folds)
 
 
@@ -133,7 +133,7 @@ def _provide_folds(search: Search, folds: FoldSet, trial: Trial) -> str:
     # loads the drawing library
     from ophnet_ray.train.fold_results import conclude_folds
 
-    return join(conclude_folds(folds, results).location, ENSEMBLE_FILE)
+    return join(conclude_folds(folds, results, may_lack_cases=True).location, ENSEMBLE_FILE)
 
 
 def _join_checkpoints(run: Run, trained: Path) -> Path:
