@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ophnet_ray.storage.copy_room import PART, ROOM_LOCK, CopyRoom, FullDiskError, NoRoomError
+from ophnet_ray.storage.copy_room import (
+    PART,
+    ROOM_LOCK,
+    SHARING_S,
+    CopyRoom,
+    FullDiskError,
+    NoRoomError,
+)
 from ophnet_ray.storage.files import (
     COPY_BYTES,
     describe_full,
@@ -37,7 +44,8 @@ PATIENCE_S = 5.0
 """Seconds that a process waits for others to leave it room, before it takes more than there is."""
 FULL_CURE = "free some space there, or give a --local_cache_dir on a larger disk"
 CROWDED_S = 30.0
-"""Seconds for which it does not wait again on a full disk where nobody left room."""
+"""Seconds for which it does not wait again on a full disk where nobody left room, and tries seldom.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,8 @@ class CopyFolder(CopyRoom):
         super().__init__(folder)
         self.has_told_full = False
         self._facts: dict[str, _Facts] = {}
-        self._crowded_until_s = -math.inf
+        self._crowded_until_s = self._next_try_s = -math.inf
+        self._crowded_bytes = 0
 
     def fetch(
         self,
@@ -92,6 +101,8 @@ class CopyFolder(CopyRoom):
         if target.exists():
             self._check_share(target, before)
             return target
+        if before is None and self._is_crowded():
+            raise FullDiskError
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.claims.hold(name):
             if not target.exists():
@@ -154,22 +165,22 @@ class CopyFolder(CopyRoom):
         if before is not None:
             return self._open_part(part, facts, uri, before)
         until_s = time.monotonic() + PATIENCE_S
-        while True:
+        while time.monotonic() >= self._crowded_until_s:
             try:
                 return self._open_part(part, facts, uri, 0)
             except FullDiskError:
-                may_wait = time.monotonic() >= self._crowded_until_s and (
-                    bool(self._coming) or self.pins.count_sharing() > 1
-                )
+                may_wait = bool(self._coming) or self.pins.count_sharing() > 1
             except NoRoomError:
                 may_wait = not self.has_warned and self.pins.count_sharing() > 1
             if not may_wait or time.monotonic() > until_s:
                 break
             time.sleep(PATIENCE_S / 10)
         try:
-            return self._open_part(part, facts, uri, None)
+            descriptor = self._open_part(part, facts, uri, None)
         except FullDiskError:
-            self._crowded_until_s = time.monotonic() + CROWDED_S
+            now_s = time.monotonic()
+            self._crowded_until_s, self._next_try_s = now_s + CROWDED_S, now_s + SHARING_S
+            self._crowded_bytes = self._account.used_bytes()
             if not self.has_told_full:
                 self.has_told_full = True
                 self.tell(
@@ -178,6 +189,22 @@ class CopyFolder(CopyRoom):
                     f"the bucket, window by window; {FULL_CURE}"
                 )
             raise
+        self._next_try_s = -math.inf
+        return descriptor
+
+    def _is_crowded(self) -> bool:
+        """Return True on a disk that was full of files in use, unless it is time to try again.
+
+        It is tried once in ``SHARING_S``, and when files were deleted: each attempt lists the
+        folder, and each window that is read in the bucket asks.
+        """
+        now_s = time.monotonic()
+        if now_s >= self._crowded_until_s:
+            return False
+        if now_s < self._next_try_s and self._account.used_bytes() >= self._crowded_bytes:
+            return True
+        self._next_try_s = now_s + SHARING_S
+        return False
 
     def _open_part(self, part: Path, facts: _Facts, uri: str, before: float | None) -> int:
         """Open a new file of this size; delete copies if the disk, or the limit, has no room.

@@ -227,25 +227,26 @@ class CopyRoom:
         Of those that no plan of this process needs, the one that was used longest ago comes first.
         """
         limit = 0 if before is None else before
-        for has_listed in (False, True):
+        while True:
             while (farthest := self._farthest()) is not None and farthest[0] > limit:
                 use, copy = farthest
                 is_doubtful = use < math.inf or self._next_listing_s == -math.inf
-                if is_doubtful and not has_listed and self._may_list(before):
+                if is_doubtful and self._may_list(before, tally):
                     break  # there may be one that is needed even less
                 self._idle.drop(copy.name)
                 if self._delete(copy, uri, tally):
                     return True
-            if has_listed or not self._may_list(before):
+            if not self._may_list(before, tally):
                 return False
             self._list_copies(tally)
-        return False
 
     def _farthest(self) -> tuple[float, Copy] | None:
         found = [each for each in (self._idle.farthest(), self._pinned.farthest()) if each]
         return max(found, key=lambda each: (each[0], -each[1].used_ns), default=None)
 
-    def _may_list(self, before: float | None) -> bool:
+    def _may_list(self, before: float | None, tally: Tally) -> bool:
+        if tally.has_listed:  # nobody else has changed the folder since
+            return False
         return not before or time.monotonic() >= self._next_listing_s
 
     def _delete(self, copy: Copy, uri: str, tally: Tally) -> bool:
@@ -298,7 +299,7 @@ class CopyRoom:
                         idle.append(Copy(name, status.st_size, status.st_mtime_ns))
         self._idle.replace(idle)
         self._pinned.sort()
-        tally.used_bytes = used_bytes
+        tally.used_bytes, tally.has_listed = used_bytes, True
         self._account.set_counted(used_bytes, num_files)
         now_s = time.monotonic()
         self._next_listing_s = now_s + LISTING_PAUSE * (now_s - started_s)

@@ -46,9 +46,15 @@ class Total:
 
 @dataclass(slots=True)
 class Tally:
-    """Bytes of all files while the lock is held; None if they must be counted."""
+    """The total while the lock is held.
+
+    Attributes:
+        used_bytes: Bytes of all files; None if they must be counted.
+        has_listed: They were counted under this lock.
+    """
 
     used_bytes: int | None
+    has_listed: bool = False
 
     def add(self, size_bytes: int) -> None:
         """Add the bytes of a change, less than 0 for what was deleted."""
@@ -75,6 +81,10 @@ class RoomAccount:
         total = self._read()
         is_full = 0 <= total.full_until_s - time.time() <= FULL_S
         return total.full_bytes if is_full else None
+
+    def used_bytes(self) -> int:
+        """Return the last total, which may be old; the lock need not be held."""
+        return self._read().used_bytes
 
     def set_counted(self, used_bytes: int, num_files: int) -> None:
         """Note the bytes and the number of all files, which have just been counted."""

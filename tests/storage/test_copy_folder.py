@@ -7,13 +7,14 @@ import time
 import pytest
 
 from ophnet_ray.storage.copy_folder import CopyFolder
-from ophnet_ray.storage.copy_room import NoRoomError
+from ophnet_ray.storage.copy_room import FullDiskError, NoRoomError
 from ophnet_ray.storage.files import write_object
-from ophnet_ray.storage.paths import name_of
+from ophnet_ray.storage.paths import name_of, parent_of
+from tests.helpers.small_disk import small_disk
 
 pytestmark = pytest.mark.unit
 
-SIZE = 1000
+SIZE = 65_536
 
 
 class Uses(dict[str, float]):
@@ -51,11 +52,39 @@ def test_an_object_that_fits_is_fetched_ahead_in_less_room_than_two_of_it(object
         copies.fetch(objects[1], before=6)
 
 
+def test_a_full_disk_is_tried_once_a_second_and_when_files_were_deleted(
+    objects, tmp_path, monkeypatch
+):
+    """Each window that is read in the bucket asks for its copy."""
+    listed = []
+    monkeypatch.setattr("ophnet_ray.storage.copy_folder.SHARING_S", 0.3)
+    with small_disk(tmp_path / "disk", int(1.8 * SIZE)) as folder:
+        copies, other = folder_of(folder, a=0, b=0, c=0), folder_of(folder)
+        copies.fetch(objects[0])
+        monkeypatch.setattr(
+            "os.scandir", lambda path, scan=os.scandir: listed.append(path) or scan(path)
+        )
+        with pytest.raises(FullDiskError):
+            copies.fetch(objects[1])
+        for _ in range(3):
+            listed.clear()
+            for _ in range(50):
+                with pytest.raises(FullDiskError):
+                    copies.fetch(objects[1])
+            assert len(listed) <= 1
+            time.sleep(0.3)
+        with pytest.raises(FullDiskError):
+            copies.fetch(objects[1])
+        other.max_bytes = SIZE // 2
+        other.make_room(0, parent_of(objects[0]))
+        assert copies.fetch(objects[1]).stat().st_size == SIZE
+
+
 @pytest.mark.parametrize("num_bytes", [SIZE - 1, SIZE + 1])
 def test_an_object_of_another_size_than_the_bucket_said_is_no_copy(objects, tmp_path, num_bytes):
     """It was replaced, or its bytes ended early; the next attempt asks for its size again."""
     copies, content = folder_of(tmp_path), bytes([2]) * num_bytes
-    with pytest.raises(OSError, match=rf"a\.arrow ended after {num_bytes:,} of 1,000 bytes"):
+    with pytest.raises(OSError, match=rf"a\.arrow ended after {num_bytes:,} of {SIZE:,} bytes"):
         copies.fetch(objects[0], on_room=lambda: write_object(objects[0], content))
     assert not [name for name in os.listdir(tmp_path) if "part" in name or name == "a.arrow"]  # noqa: PTH208
     assert copies.fetch(objects[0]).read_bytes() == content
