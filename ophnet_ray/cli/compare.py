@@ -24,6 +24,8 @@ from ophnet_ray.storage.paths import absolute, check_location, is_remote, plain_
 if TYPE_CHECKING:
     from ophnet_ray.inference.compared_checkpoint import ComparedCheckpoint
     from ophnet_ray.inference.model_comparison import ModelComparison
+    from ophnet_ray.models.payload import CheckpointPayload
+    from ophnet_ray.train.run_directory import RunDirectory
 
 MAX_SCORES = 12
 """Scores on the console; comparison.json holds all."""
@@ -193,9 +195,7 @@ def _read_trained(names: Mapping[str, str]) -> "list[ComparedCheckpoint]":
                 "evaluate` first, then compare the output folders"
             )
         if not is_remote(path) and (runs := find_fold_runs(Path(path))):
-            found = [find_trained(str(run.path)) for run in runs]
-            folds = [read_payload(file) for file in found if file is not None]
-            models.append(pool_folds(name, folds))
+            models.append(pool_folds(name, _read_folds(path, runs)))
             continue
         file = find_trained(path)
         if file is None:
@@ -205,6 +205,25 @@ def _read_trained(names: Mapping[str, str]) -> "list[ComparedCheckpoint]":
             )
         models.append(ComparedCheckpoint(name, read_payload(file)))
     return models
+
+
+def _read_folds(trial: str, runs: Sequence["RunDirectory"]) -> "list[CheckpointPayload]":
+    """Read the best checkpoints of all folds of a trial.
+
+    Raises:
+        UserError: A fold is gone: the others are of a part of the cases.
+    """
+    from ophnet_ray.models.checkpoint_file import read_payload
+    from ophnet_ray.train.trained_models import find_trained
+
+    files = {run.name: find_trained(str(run.path)) for run in runs}
+    if gone := [name for name, file in files.items() if file is None]:
+        raise UserError(
+            f"compare: {trial} has no folder {', '.join(gone)} any more, and is scored on "
+            f"{len(runs)} folds: restore it; or delete ended.json there, and the same command of "
+            "tune.py trains what is missing"
+        )
+    return [read_payload(file) for file in files.values() if file is not None]
 
 
 def build_table(comparison: Comparison) -> Table:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -96,3 +97,26 @@ def test_trials_of_folds_are_listed_and_compared_by_all_their_cases(prepared, tm
         CompareCommand(models=(paths[0], paths[2]), output=str(tmp_path / "compared")).run()
     with pytest.raises(UserError, match=r"a model per fold: give the ensemble.yaml of its search"):
         find_models([paths[1]])
+
+
+def test_trials_whose_folds_are_gone_are_not_compared_on_the_others(prepared, tmp_path):
+    prepared.run_trials()
+    paths = [trial.run.path for trial in prepared.trials]
+    command = CompareCommand(models=tuple(map(str, paths)), output=str(tmp_path / "compared"))
+    for path in paths:
+        shutil.rmtree(path / "fold2of4")
+    with pytest.raises(UserError, match=r"^compare: .*0000 has no folder fold2of4 any more"):
+        command.run()
+    # the cure
+    (paths[0] / "ended.json").unlink()
+    prepared.trained.clear()
+    prepared.run_trial(0, 0.001)
+    assert prepared.trained == [(0, 2)]
+    with pytest.raises(UserError, match=r"^compare: .*0001 has no folder fold2of4 any more"):
+        command.run()
+    for number in range(1, NUM_FOLDS + 1):
+        shutil.rmtree(paths[0] / f"fold{number}of4")
+    with pytest.raises(
+        UserError, match=r"0000 has no folder fold1of4, fold2of4, fold3of4, fold4of"
+    ):
+        command.run()
