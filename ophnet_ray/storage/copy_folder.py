@@ -220,13 +220,13 @@ class CopyFolder(CopyRoom):
             self._make_room(facts.num_bytes, uri, before, tally)
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
-                self._allocate(descriptor, facts.num_bytes, uri, before, tally)
+                need_bytes = self._on_disk(facts)
+                while (error := _take_space(descriptor, need_bytes)) is not None:
+                    self._give_way(error, need_bytes, uri, before, tally)
                 os.ftruncate(descriptor, facts.size_bytes)
                 tally.add(facts.size_bytes)
-                if facts.companion:
-                    companion = self.folder / facts.companion_name
-                    tally.add(len(facts.companion) - _size_of(companion))
-                    write_atomically(companion, facts.companion)
+                while (error := self._write_companion(facts, tally)) is not None:
+                    self._give_way(error, need_bytes, uri, before, tally)
             except BaseException:
                 os.close(descriptor)
                 tally.add(-_size_of(part))
@@ -235,24 +235,49 @@ class CopyFolder(CopyRoom):
             self._coming[facts.name] = facts.num_bytes
             return descriptor
 
-    def _allocate(
-        self, descriptor: int, size_bytes: int, uri: str, before: float | None, tally: Tally
+    def _on_disk(self, facts: _Facts) -> int:
+        """Return the bytes that a disk needs for both objects: it gives whole blocks.
+
+        The small one takes the place of an older one only once it is written: one block more.
+        """
+        block_bytes = os.statvfs(self.folder).f_frsize
+        size_bytes = math.ceil(facts.size_bytes / block_bytes) * block_bytes
+        if not facts.companion:
+            return size_bytes
+        return size_bytes + (math.ceil(len(facts.companion) / block_bytes) + 1) * block_bytes
+
+    def _write_companion(self, facts: _Facts, tally: Tally) -> OSError | None:
+        """Write the small object, if there is one; return the error of a full disk."""
+        if not facts.companion:
+            return None
+        path = self.folder / facts.companion_name
+        old_bytes = _size_of(path)
+        try:
+            write_atomically(path, facts.companion)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            return error.__cause__ if isinstance(error.__cause__, OSError) else error
+        tally.add(len(facts.companion) - old_bytes)
+        return None
+
+    def _give_way(
+        self, error: OSError, need_bytes: int, uri: str, before: float | None, tally: Tally
     ) -> None:
-        """Take disk space for a file, from copies if there is none left.
+        """Delete a copy for a file for which the disk had no space.
 
         Raises:
             FullDiskError: No copy may be deleted.
             OSError: The disk is too small for the file even without copies.
         """
-        while (error := _take_space(descriptor, size_bytes)) is not None:
-            room_bytes = self._used(tally) + shutil.disk_usage(self.folder).free
-            if room_bytes < size_bytes:
-                raise _describe_full(error, self.folder) from error
-            self._account.set_full(room_bytes)
-            if before and self._exceeds_share(size_bytes, before):
-                raise FullDiskError from error
-            if not self._give_up(uri, before, tally):
-                raise FullDiskError from error
+        room_bytes = self._used(tally) + shutil.disk_usage(self.folder).free
+        if room_bytes < need_bytes:
+            raise _describe_full(error, self.folder) from error
+        self._account.set_full(room_bytes)
+        if before and self._exceeds_share(need_bytes, before):
+            raise FullDiskError from error
+        if not self._give_up(uri, before, tally):
+            raise FullDiskError from error
 
 
 def _read_facts(uri: str, companion: str) -> _Facts:

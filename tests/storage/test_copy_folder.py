@@ -7,14 +7,14 @@ import time
 import pytest
 
 from ophnet_ray.storage.copy_folder import CopyFolder
-from ophnet_ray.storage.copy_room import FullDiskError, NoRoomError
+from ophnet_ray.storage.copy_room import PART, FullDiskError, NoRoomError
 from ophnet_ray.storage.files import write_object
 from ophnet_ray.storage.paths import name_of, parent_of
 from tests.helpers.small_disk import small_disk
 
 pytestmark = pytest.mark.unit
 
-SIZE = 65_536
+SIZE = 65_000
 
 
 class Uses(dict[str, float]):
@@ -41,6 +41,10 @@ def folder_of(tmp_path, **uses):
     copies = CopyFolder(tmp_path)
     copies.begin(Uses({f"{name}.arrow": use for name, use in uses.items()}))
     return copies
+
+
+def names_in(folder):
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {"claims"}
 
 
 def test_an_object_that_fits_is_fetched_ahead_in_less_room_than_two_of_it(objects, tmp_path):
@@ -80,13 +84,34 @@ def test_a_full_disk_is_tried_once_a_second_and_when_files_were_deleted(
         assert copies.fetch(objects[1]).stat().st_size == SIZE
 
 
+def test_a_disk_without_room_for_an_index_alone_is_full_and_gives_other_copies_up(
+    objects, tmp_path
+):
+    """A disk gives whole pages: it has the bytes for the shard and its index, but no page."""
+    indexes = [uri.replace(".arrow", ".json") for uri in objects]
+    for uri in indexes:
+        write_object(uri, b"{}")
+    page = os.sysconf("SC_PAGE_SIZE")
+    pages = 2 * math.ceil(SIZE / page) + 2  # two shards, one index, the running total
+    with small_disk(tmp_path / "disk", pages * page) as folder:
+        copies = folder_of(folder, a=0, b=0)
+        copies.fetch(objects[0], indexes[0])
+        with pytest.raises(FullDiskError):
+            copies.fetch(objects[1], indexes[1])
+        assert names_in(folder) == {"a.arrow", "a.json"}
+        other = folder_of(folder, b=0)  # needs the first one no more
+        assert other.fetch(objects[1], indexes[1]).stat().st_size == SIZE
+        assert names_in(folder) == {"b.arrow", "b.json"}
+
+
 @pytest.mark.parametrize("num_bytes", [SIZE - 1, SIZE + 1])
 def test_an_object_of_another_size_than_the_bucket_said_is_no_copy(objects, tmp_path, num_bytes):
     """It was replaced, or its bytes ended early; the next attempt asks for its size again."""
     copies, content = folder_of(tmp_path), bytes([2]) * num_bytes
     with pytest.raises(OSError, match=rf"a\.arrow ended after {num_bytes:,} of {SIZE:,} bytes"):
         copies.fetch(objects[0], on_room=lambda: write_object(objects[0], content))
-    assert not [name for name in os.listdir(tmp_path) if "part" in name or name == "a.arrow"]  # noqa: PTH208
+    assert not names_in(tmp_path)
+    assert not list(tmp_path.glob(f"{PART}*"))
     assert copies.fetch(objects[0]).read_bytes() == content
 
 
