@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import secrets
+import socket
 import time
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def is_abandoned(name: str, mtime_s: float) -> bool:
         mtime_s: Time of its last change.
     """
     owner = _OWNER.match(name)
-    if owner is not None and owner[2] == _machine() and is_gone(int(owner[1])):
+    # a machine without an identity may be another container of the same name
+    if this_machine() and owner is not None and owner[2] == _machine() and is_gone(int(owner[1])):
         return True
     return is_old(mtime_s)
 
@@ -51,4 +53,5 @@ def delete_unnamed(*folders: Path) -> None:
 
 
 def _machine() -> str:
-    return hashlib.blake2b(this_machine().encode(), digest_size=4).hexdigest()
+    identity = f"{this_machine()} {socket.gethostname()}"
+    return hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
