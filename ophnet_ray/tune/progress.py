@@ -78,7 +78,7 @@ class SearchTable:
 
     def _format_line(self, trial: Trial, num_ended: int) -> str:
         settings = " ".join(f"{k}={v}" for k, v in format_settings(trial.settings).items())
-        result = f"{self._metric} {self._format_score(trial)}" if trial.history else trial.reason
+        result = f"{self._metric} {self._format_score(trial)}" if trial.is_scored else trial.reason
         return (
             f"trial    {num_ended}/{self._num_trials}  {trial.name} {trial.state:<8} "
             f"{self._describe_position(trial)}, {result}, {settings}"
@@ -110,7 +110,7 @@ class SearchTable:
         return table
 
     def _format_score(self, trial: Trial) -> str:
-        return f"{trial.scored[self._metric]:.4f}" if trial.history else ""
+        return f"{trial.scored[self._metric]:.4f}" if trial.is_scored else ""
 
     def _describe_position(self, trial: Trial) -> str:
         if trial.num_folds is not None:

@@ -188,7 +188,7 @@ def format_table(
 
 
 def _score(trial: Trial, metric: RankedMetric) -> RankedTrial:
-    if not trial.history:
+    if not trial.is_scored:
         return RankedTrial(trial)
     # folds have a best epoch each
     best_epoch = None if trial.num_folds else int(trial.scored["epoch"]) + 1

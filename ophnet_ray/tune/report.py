@@ -54,7 +54,7 @@ def write_search_page(
             importances=rate_importance(search.space, finished, search.config.training.seed),
             notes=_list_notes(search, ranked, repeats, winner, gain),
             space={name: str(domain) for name, domain in search.space.items()},
-            repeats=[_build_repeat_row(trial, metric) for trial in repeats if trial.history],
+            repeats=[_build_repeat_row(trial, metric) for trial in repeats if trial.is_scored],
             rows_by_phase=rows,
             gain=gain.estimate,
             optimism=gain.optimism,

@@ -54,8 +54,18 @@ class Trial:
         return best_record(self.history) if self.num_folds is None else self.history[-1]
 
     @property
+    def is_scored(self) -> bool:
+        """True once there are scores: after an epoch, of folds after all of them.
+
+        Those of a part of the folds are of other cases than those of other trials.
+        """
+        if self.num_folds is None:
+            return bool(self.history)
+        return self.state == "finished" and bool(self.history)
+
+    @property
     def num_epochs(self) -> int:
-        """Trained epochs; of folds, those of each."""
+        """Trained epochs; where each fold trains its own, those of the longest fold."""
         if self.num_folds is None:
             return len(self.history)
         return max((int(record["epochs"]) for record in self.history), default=0)
