@@ -135,11 +135,12 @@ def search_identity(config: TuneConfig, space: SearchSpace, data_hash: str) -> d
     # a trial's share of the machine affects the order of additions, not the question
     del settings["threads_per_worker"]
     search = config.search
+    stopping = {"scheduler": search.scheduler, "grace_period": search.grace_period}
     return {
         "search": {name: str(domain) for name, domain in space.items()},
         "searcher": search.searcher,
-        "scheduler": search.scheduler,
-        "grace_period": search.grace_period,
+        # no scheduler stops a trial that is scored on folds
+        **({} if config.num_folds else stopping),
         "metric": search.metric,
         "data_hash": data_hash,
         # a search of an earlier version goes on

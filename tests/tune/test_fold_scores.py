@@ -1,5 +1,6 @@
 """Trials that are scored on folds: all cases together, and no fold twice after a kill."""
 
+import csv
 from dataclasses import fields, replace
 
 import numpy as np
@@ -23,7 +24,8 @@ from ophnet_ray.tune.config import SearchConfig, TuneConfig
 from ophnet_ray.tune.directory import search_identity
 from ophnet_ray.tune.driver import tune
 from ophnet_ray.tune.gain import measure_gain
-from ophnet_ray.tune.ranking import compare_with, rank_trials
+from ophnet_ray.tune.progress import SearchTable
+from ophnet_ray.tune.ranking import compare_with, format_table, rank_trials
 from ophnet_ray.tune.scheduler import build_scheduler
 from ophnet_ray.tune.space import parse_search_space
 from ophnet_ray.tune.trial import outcome_of
@@ -94,18 +96,31 @@ def test_a_trial_that_is_cut_off_trains_no_complete_fold_again(prepared):
     assert [(trial.history, trial.state) for trial in prepared.trials] == whole
 
 
-def test_a_fold_that_diverges_ends_its_trial_with_the_number_of_the_fold(prepared, monkeypatch):
+def test_a_fold_that_diverges_ends_its_trial_with_its_number_and_without_a_score(
+    prepared, monkeypatch, capsys
+):
+    """Fold 1 alone has other cases than the other trials."""
+
     def diverge(setup, config, run, number):
         if config.data.fold == 2:
             raise DivergedError("not finite in epoch 1")
         prepared.train(setup, config, run, number)
 
+    def fit():
+        with pytest.raises(DivergedError):
+            prepared.run_trial(0, 0.001)
+
     monkeypatch.setattr(trial_task, "_train", diverge)
-    with pytest.raises(DivergedError):
-        prepared.run_trial(0, 0.001)
+    SearchTable(Console(), "val_macro_f1", 2, 2, lambda: prepared.trials).run(fit)
     (trial,) = prepared.trials
-    assert (trial.state, trial.reason) == ("diverged", "fold 2 of 4: not finite in epoch 1")
+    reason = "fold 2 of 4: not finite in epoch 1"
+    assert (trial.state, trial.reason, len(trial.history)) == ("diverged", reason, 1)
+    assert f"diverged fold 1/4, {reason}, lr=0.001" in capsys.readouterr().err
     assert outcome_of(trial, "val_macro_f1").scores == (0.0,)
+    (row,) = rank_trials([trial], "val_macro_f1")
+    assert row.score is None
+    (line,) = csv.DictReader(format_table([row], "val_macro_f1", ["lr"]).decode().splitlines())
+    assert (line["state"], line["val_macro_f1"]) == ("diverged", "")
 
 
 def test_no_scheduler_compares_trials_by_a_part_of_their_folds(prepared):
@@ -162,7 +177,11 @@ def test_a_search_on_folds_is_another_search_and_old_ones_go_on():
     space = parse_search_space(config.search.search, config.base())
     given = search_identity(config, space, "data")
     assert "folds" not in given
-    other = search_identity(config.replace_flat(folds=3), space, "data")
+    on_folds = config.replace_flat(folds=3)
+    other = search_identity(on_folds, space, "data")
+    stopping = {name: given.pop(name) for name in ("scheduler", "grace_period")}
     assert other == given | {"folds": 3}
+    changed = replace(on_folds.search, scheduler="none", grace_period=stopping["grace_period"] + 1)
+    assert search_identity(replace(on_folds, search=changed), space, "data") == other, "no effect"
     assert config.replace_flat(folds=3).num_folds == 3
     assert config.replace_flat(folds=3, fold=1).num_folds is None, "a holdout, as before"
