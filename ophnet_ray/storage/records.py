@@ -20,6 +20,8 @@ CHECKSUM = "checksum"
 """Key of the checksum in a JSON file: the sha256 of the other entries."""
 _YAML_CHECKSUM = f"# {CHECKSUM}: "
 _MAX_REASON_CHARS = 120
+# int() raises OverflowError of 1e400
+_DAMAGES = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 class DamagedFileError(UserError):
@@ -59,7 +61,8 @@ def read_record(path: Path, build: Callable[[dict[str, Any]], T], cure: str) -> 
     Args:
         path: The file.
         build: Makes an object of the entries that it knows. Its ``KeyError``,
-            ``TypeError``, ``ValueError`` and ``AttributeError`` mean that the file is damaged.
+            ``TypeError``, ``ValueError``, ``OverflowError`` and ``AttributeError`` mean that the
+            file is damaged.
         cure: What the user can do if the file is damaged.
 
     Raises:
@@ -68,7 +71,7 @@ def read_record(path: Path, build: Callable[[dict[str, Any]], T], cure: str) -> 
     """
     try:
         return build(parse_record(path.read_bytes()))
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except _DAMAGES as error:
         raise _damaged(path, error, cure) from error
 
 

@@ -1,8 +1,8 @@
 """One run of a listing: its small files, read without a lock and without trust in them."""
 
 import json
-import math
 import stat
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -22,6 +22,7 @@ from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.storage.paths import check_text, is_remote
 from ophnet_ray.storage.records import DamagedFileError
+from ophnet_ray.temporal_config import MAX_FOLDS
 from ophnet_ray.train.run_directory import RunDirectory, RunResult
 
 MAX_BYTES = 64_000_000
@@ -76,13 +77,13 @@ class SearchContext:
 
     ``settings``: with those of the trial; ``passport``: of the search; ``holdout``: number of the
     trial where it holds out other cases than the search, else 0; ``num_folds``: folds on which the
-    trial is scored, 0 for a holdout.
+    trial is scored, None for a holdout.
     """
 
     settings: Mapping[str, Any]
     passport: Passport | None
     holdout: int = 0
-    num_folds: int = 0
+    num_folds: int | None = None
 
 
 def read_listed_run(run: RunDirectory, name: str, search: SearchContext | None = None) -> ListedRun:
@@ -104,7 +105,7 @@ def read_listed_run(run: RunDirectory, name: str, search: SearchContext | None =
         settings = late_settings() | run.read_config()
     history = [_numbers(record) for record in run.read_metrics()]
     result = read_result(run)
-    num_folds = search.num_folds if search else 0
+    num_folds = search.num_folds if search else None
     # a trial of folds has no result but theirs, and a record per fold
     is_complete = len(history) == num_folds if num_folds else result is not None
     content = _read_scores(run.scores) if is_complete else {}
@@ -120,7 +121,8 @@ def read_listed_run(run: RunDirectory, name: str, search: SearchContext | None =
     if num_folds:
         # those of a part of the folds are of other cases
         scores = history[-1] if is_complete else {}
-        num_cases = passport.splits["train"].cases if passport else 0
+        fitted = passport.splits.get("train") if passport else None
+        num_cases = fitted.cases if fitted else 0
         data = f"{_describe_data(None, settings)}, {num_folds} folds of {num_cases} cases"
     listed = ListedRun(
         name=name,
@@ -133,9 +135,20 @@ def read_listed_run(run: RunDirectory, name: str, search: SearchContext | None =
         scores=scores,
         settings={escape_unfit(str(key)): _plain(value) for key, value in settings.items()},
         has_report=run.report.is_file(),
-        num_folds=num_folds or None,
+        num_folds=num_folds,
     )
     return _add_interval(_add_counts(listed, run, result, content))
+
+
+def check_num_folds(value: Any) -> int | None:
+    """Return the number of folds in the record of a trial; None for a holdout.
+
+    Raises:
+        ValueError: There cannot be so many.
+    """
+    if value is not None and not (isinstance(value, int) and 2 <= value <= MAX_FOLDS):
+        raise ValueError(f"folds: {value}")
+    return value
 
 
 def _count_epochs(history: Sequence[Mapping[str, float]]) -> int:
@@ -164,7 +177,9 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
     return {
         str(key): float(value)
         for key, value in record.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) <= sys.float_info.max  # an integer of hundreds of digits is no float, either
     }
 
 

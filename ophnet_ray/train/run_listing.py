@@ -17,7 +17,13 @@ from ophnet_ray.metrics.bootstrap import Interval
 from ophnet_ray.metrics.case_counts import lead_interval
 from ophnet_ray.storage.paths import check_text
 from ophnet_ray.storage.records import read_record, read_yaml_record
-from ophnet_ray.train.listed_run import ListedRun, SearchContext, check_plain, read_listed_run
+from ophnet_ray.train.listed_run import (
+    ListedRun,
+    SearchContext,
+    check_num_folds,
+    check_plain,
+    read_listed_run,
+)
 from ophnet_ray.train.run_directory import RunDirectory
 
 RUN_FILES = ("config.yaml", "passport.json", "metrics.jsonl", "result.json", "scores.json")
@@ -165,9 +171,9 @@ def _read(path: Path, name: str, search: Path | None) -> ListedRun:
     return replace(listed, state=ended) if ended in _ENDS else listed  # type: ignore[arg-type] # one of them
 
 
-def _parse_trial(values: Mapping[str, Any]) -> tuple[dict[str, Any], int, int]:
-    """Return settings and number of a trial, and its number of folds; 0 for a holdout."""
-    return dict(values["settings"]), int(values["number"]), int(values.get("folds") or 0)
+def _parse_trial(values: Mapping[str, Any]) -> tuple[dict[str, Any], int, int | None]:
+    """Return settings and number of a trial, and its number of folds; None for a holdout."""
+    return dict(values["settings"]), int(values["number"]), check_num_folds(values.get("folds"))
 
 
 def _group(runs: Sequence[ListedRun]) -> list[list[ListedRun]]:

@@ -14,7 +14,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.classification import rank_epoch
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.records import DamagedFileError, dump_record, read_record
-from ophnet_ray.temporal_config import MAX_FOLDS
+from ophnet_ray.train.listed_run import check_num_folds
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.config import RankedMetric
 
@@ -229,9 +229,7 @@ def find_fold_runs(folder: Path) -> tuple[RunDirectory, ...]:
 def _check_start(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(values["number"], int) or not isinstance(values["settings"], dict):
         raise TypeError("number or settings are of another type")
-    folds = values.get("folds")
-    if folds is not None and folds not in range(2, MAX_FOLDS + 1):
-        raise ValueError(f"{folds} folds")
+    folds = check_num_folds(values.get("folds"))
     return {name: values[name] for name in ("number", "settings", "seed")} | {"folds": folds}
 
 

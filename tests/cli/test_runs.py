@@ -212,3 +212,25 @@ def test_a_storage_path_that_does_not_exist_is_refused_and_an_empty_one_is_empty
     (tmp_path / "runs").mkdir()
     assert list_runs(tmp_path / "runs", tmp_path)["groups"] == []
     assert "0 runs on 0 data sets" in capsys.readouterr().out
+
+
+def test_a_trial_whose_record_is_out_of_range_ends_no_listing(tmp_path):
+    search = write_run(tmp_path / "runs", "search", is_complete=False)
+    (search / "search.yaml").write_text("metric: val_macro_f1\n")
+    for number, changes in enumerate(
+        ['"folds": 1', '"folds": 1e400', '"folds": 2.0', '"number": 1e400', '"folds": 2']
+    ):
+        trial = write_run(search / "trials", f"{number:04d}")
+        (trial / "trial.json").write_text(f'{{"number": 0, "settings": {{}}, {changes}}}')
+    # one that is sound, beside a search without the account of its rows and an endless number
+    passport = json.loads((trial / "passport.json").read_text())
+    del passport["splits"]["train"], passport["checksum"]
+    (trial / "passport.json").write_text(json.dumps(passport))
+    records = (trial / "metrics.jsonl").read_text().splitlines()
+    last = json.dumps(json.loads(records[-1]) | {"val_loss": 10**400})
+    (trial / "metrics.jsonl").write_text("\n".join([*records[:1], last]))
+    content = list_runs(tmp_path / "runs", tmp_path, trials=True)
+    assert [each["name"][-1] for each in content["damaged"]] == list("0123")
+    assert "trial.json is damaged (folds: 1)" in content["damaged"][0]["reason"]
+    (group,) = content["groups"]
+    assert names_of(group) == ["search/trials/0004"]
