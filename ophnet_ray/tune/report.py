@@ -12,7 +12,7 @@ from ophnet_ray.tune.gain import SearchGain
 from ophnet_ray.tune.ranking import RankedTrial, f1_by_phase, scores_by_seed
 from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.searcher import rate_importance
-from ophnet_ray.tune.trial import Trial
+from ophnet_ray.tune.trial import Trial, read_fold_history
 
 
 def write_search_page(
@@ -71,7 +71,7 @@ def _build_record(row: RankedTrial, phases: Sequence[str]) -> TrialRecord:
         trial_id=trial.name,
         state=trial.state,
         params=trial.settings,
-        history=_mean_history(trial) if trial.num_folds else trial.history,
+        history=_average_histories(trial) if trial.num_folds else trial.history,
         score=row.score,
         best_epoch=row.best_epoch,
         interval=row.interval,
@@ -81,14 +81,14 @@ def _build_record(row: RankedTrial, phases: Sequence[str]) -> TrialRecord:
     )
 
 
-def _mean_history(trial: Trial) -> list[dict[str, float]]:
+def _average_histories(trial: Trial) -> list[dict[str, float]]:
     """Return the records of the epochs of a trial's folds, averaged over those that have them."""
-    histories = [run.read_metrics() for run in trial.fold_runs]
-    num_epochs = max(map(len, histories), default=0)
+    histories = [read_fold_history(run) for run in trial.fold_runs]
     records = []
-    for epoch in range(num_epochs):
+    for epoch in range(max(map(len, histories), default=0)):
         found = [history[epoch] for history in histories if epoch < len(history)]
-        records.append({name: float(np.mean([each[name] for each in found])) for name in found[0]})
+        names = [name for name in found[0] if all(name in record for record in found)]
+        records.append({name: float(np.mean([each[name] for each in found])) for name in names})
     return records
 
 

@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.classification import rank_epoch
+from ophnet_ray.models.checkpoint_file import read_payload
+from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.records import DamagedFileError, dump_record, read_record
 from ophnet_ray.train.listed_run import check_num_folds
@@ -210,6 +212,31 @@ def read_trial(folder: Path) -> Trial:
         seed=started["seed"],
         num_folds=started["folds"],
     )
+
+
+def read_trained_epochs(run: RunDirectory) -> History:
+    """Read the records of the epochs before a trial's last sound checkpoint.
+
+    A trial that is resumed does not train these again.
+    """
+    checkpoints = find_checkpoints(run.checkpoints)
+    if not checkpoints:
+        return ()
+    return read_payload(checkpoints[-1].file).history
+
+
+def read_fold_history(run: RunDirectory) -> History:
+    """Read the records of the epochs of a fold; where their file is damaged, from a checkpoint.
+
+    A search trains no complete fold again, so that nothing else would write the file anew.
+    """
+    try:
+        result, history = run.read_result(), run.read_metrics()
+        if history and (result is None or result.metrics_sha256 in ("", run.hash_metrics())):
+            return history
+    except DamagedFileError:
+        logger.warning("%s: damaged; its last checkpoint holds its history, too", run.path)
+    return read_trained_epochs(run)
 
 
 def find_fold_runs(folder: Path) -> tuple[RunDirectory, ...]:

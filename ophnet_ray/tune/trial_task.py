@@ -20,8 +20,6 @@ from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.manifest_file import ManifestFile
 from ophnet_ray.errors import DivergedError, TrainingError, UserError
 from ophnet_ray.hashing import hash_holdout
-from ophnet_ray.models.checkpoint_file import read_payload
-from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.train.head_protocol import HeadData, build_head_loop
 from ophnet_ray.train.lone_worker import fit_alone
 from ophnet_ray.train.protocol import TrainLoopConfig
@@ -39,7 +37,7 @@ from ophnet_ray.tune.fold_scores import (
 )
 from ophnet_ray.tune.reshuffle import Reshuffle
 from ophnet_ray.tune.resources import DRIVER_CPUS, TrialPlan
-from ophnet_ray.tune.trial import best_record, write_trial_end
+from ophnet_ray.tune.trial import best_record, read_trained_epochs, write_trial_end
 from ophnet_ray.tune.trial_counts import read_run_counts
 
 STOP_TIMEOUT_S = 60
@@ -199,17 +197,6 @@ def _hold_out(
         manifest = add_val_durations(manifest, folder, reshuffle.ends_s)
     keeps_groups = config.sampling.shuffle == "shard"
     return store_manifest(manifest, run.manifest, keeps_groups=keeps_groups)
-
-
-def read_trained_epochs(run: RunDirectory) -> tuple[Mapping[str, float], ...]:
-    """Read the records of the epochs before a trial's last sound checkpoint.
-
-    A trial that is resumed does not train these again.
-    """
-    checkpoints = find_checkpoints(run.checkpoints)
-    if not checkpoints:
-        return ()
-    return read_payload(checkpoints[-1].file).history
 
 
 class TrialProgress:

@@ -120,3 +120,17 @@ def test_trials_whose_folds_are_gone_are_not_compared_on_the_others(prepared, tm
         UserError, match=r"0000 has no folder fold1of4, fold2of4, fold3of4, fold4of"
     ):
         command.run()
+
+
+def test_a_damaged_history_of_a_fold_ends_no_search_and_changes_no_curve(prepared):
+    """It is read for the learning curves, and the checkpoints of the fold hold it, too."""
+    prepared.run_trials()
+    page = conclude_search(prepared.search, "").directory.report
+    whole = page.read_bytes()
+    for number, damage in enumerate([b'{"epoch": 0, \n', b"", None], 1):
+        file = prepared.trials[0].run.path / f"fold{number}of4" / "metrics.jsonl"
+        flipped = file.read_bytes().replace(b"0.01", b"0.91")
+        file.write_bytes(flipped if damage is None else damage)
+    page.unlink()
+    conclude_search(prepared.search, "")
+    assert page.read_bytes() == whole

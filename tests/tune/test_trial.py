@@ -3,8 +3,7 @@
 import pytest
 
 from ophnet_ray.tune.directory import SearchDirectory
-from ophnet_ray.tune.trial import TrialOutcome, outcome_of, running_scores
-from ophnet_ray.tune.trial_task import read_trained_epochs
+from ophnet_ray.tune.trial import TrialOutcome, outcome_of, read_trained_epochs, running_scores
 from tests.helpers.searches import epoch_record, write_trial
 
 pytestmark = pytest.mark.unit
