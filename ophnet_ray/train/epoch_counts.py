@@ -76,7 +76,8 @@ def write_epoch_counts(run: RunPaths, epoch: int, model: CheckpointPayload) -> N
 def read_epoch_counts(run: RunPaths, epoch: int) -> EpochCounts | None:
     """Read the counts of an epoch; None where there are none.
 
-    A damaged file counts as none, and is named in the log: it is only used to compare trials.
+    A damaged file counts as none, and is named in the log: the checkpoint of an epoch that is kept
+    holds its counts, too.
     """
     path = run.epoch_counts(epoch)
     if not path.exists():
@@ -89,7 +90,7 @@ def read_epoch_counts(run: RunPaths, epoch: int) -> EpochCounts | None:
                 cases, arrays["windows"], arrays.get("segments"), arrays.get("milliseconds")
             )
     except _DAMAGES as error:
-        logger.warning("%s is damaged (%s): this epoch is not compared", path, error)
+        logger.warning("%s is damaged (%s): it counts as missing", path, error)
         return None
 
 

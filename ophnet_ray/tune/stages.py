@@ -135,6 +135,8 @@ def _build_suggestions(search: Search) -> Suggestions:
 
 def _repeat_finalists(search: Search, setup: TrialSetup, budget: TimeBudget) -> None:
     """Train the finalists again, each under the same other seeds, in what is left of the budget."""
+    if not search.config.search.repeats:
+        return
     console = search.run.console
     directory, training = search.directory, search.config.training
     finalists = choose_finalists(rank_trials(directory.trials(), setup.metric))

@@ -18,7 +18,7 @@ from ophnet_ray.metrics.classification import (
 from ophnet_ray.metrics.gain import RowScoreFn
 from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
-from ophnet_ray.train.epoch_counts import EpochCounts
+from ophnet_ray.train.epoch_counts import EpochCounts, read_epoch_counts
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.run_paths import RunPaths
 from ophnet_ray.tune.config import RankedMetric
@@ -49,8 +49,14 @@ def read_best_counts(trial: Trial) -> EpochCounts:
 
 
 def read_run_counts(run: RunDirectory) -> EpochCounts:
-    """Read the counts of a complete run at its best epoch."""
+    """Read the counts of a complete run at its best epoch.
+
+    Those of an epoch lie in a small file. Only where there is none, or it is damaged, the
+    checkpoint is read, which is as large as the network.
+    """
     result = run.read_result()
+    if result is not None and (kept := read_epoch_counts(run, result.best_epoch - 1)) is not None:
+        return kept
     if result is not None and (file := run.path / result.checkpoint).exists():
         return EpochCounts.of_model(read_payload(file))
     best = best_checkpoint(find_checkpoints(run.checkpoints))

@@ -17,6 +17,7 @@ from ophnet_ray.models.checkpoints import (
     find_checkpoints,
     temporary_file,
 )
+from ophnet_ray.train.epoch_counts import write_epoch_counts
 from ophnet_ray.train.fold_checks import check_fold_input
 from ophnet_ray.train.run_directory import RunResult
 from ophnet_ray.tune.config import SearchConfig, TuneConfig
@@ -63,7 +64,9 @@ class Prepared:
             file = temporary_file(run.checkpoints, epoch)
             file.parent.mkdir(parents=True, exist_ok=True)
             known = tuple(history[: epoch + 1])
-            save_checkpoint(file, replace(payload, training=training, history=known))
+            model = replace(payload, training=training, history=known)
+            save_checkpoint(file, model)
+            write_epoch_counts(run, epoch, model)
             commit_checkpoint(run.checkpoints, epoch, history[epoch])
         run.write_metrics(history)
         best = best_checkpoint(find_checkpoints(run.checkpoints))

@@ -54,6 +54,27 @@ def test_a_trial_is_scored_once_on_the_cases_of_all_folds(prepared):
     assert sorted(ranked[0].cases) == sorted(hash_case(f"v{number}") for number in range(6))
 
 
+def test_a_ranking_opens_no_checkpoint_unless_the_counts_are_gone(prepared):
+    """A checkpoint is as large as its network, and a trial has one per fold."""
+    prepared.run_trials()
+    whole = rank_trials(prepared.trials, "val_macro_f1")
+    folds = [run for trial in prepared.trials for run in trial.fold_runs]
+    for run in folds:
+        for file in run.checkpoints.iterdir():
+            file.rename(run.path / file.name)
+    (again, other) = rank_trials(prepared.trials, "val_macro_f1")
+    assert [again, other] == whole
+    assert np.array_equal(again.counts, whole[0].counts)
+    assert again.counts.dtype == whole[0].counts.dtype
+    for run in folds:
+        for file in run.path.glob("*epoch*"):
+            file.rename(run.checkpoints / file.name)
+        run.epoch_counts(0).write_bytes(b"PK")
+    (again, other) = rank_trials(prepared.trials, "val_macro_f1")
+    assert [again, other] == whole
+    assert np.array_equal(again.counts, whole[0].counts)
+
+
 def test_intervals_know_that_the_cases_of_folds_train_each_others_models(prepared):
     """1.53 times the standard error over cases, of four folds: of a score, a lead and the gain."""
     prepared.run_trials()
