@@ -107,7 +107,7 @@ def test_a_resumed_run_keeps_its_order_when_the_cache_was_divided_otherwise(tmp_
 
 @pytest.mark.parametrize(("searched", "keeps"), [(("global", "shard"), True), (("global",), False)])
 def test_a_search_keeps_the_shards_where_a_trial_may_shuffle_by_them(tmp_path, searched, keeps):
-    from ophnet_ray.tune.stages import _store
+    from ophnet_ray.tune.preparation import _store
 
     segment = Segment("s", "c", "/v.mp4", 0, 1, "a", "train")
     item = ManifestItem(segment, 0, CacheEntry("0" * 32, "/c/0.arrow", 8, (4,)))

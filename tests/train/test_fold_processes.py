@@ -59,6 +59,14 @@ def refuse_the_first(config, console):
     raise TrainingError("the loss is not finite")
 
 
+@pytest.fixture(autouse=True)
+def hangup():
+    """A closed terminal is heard, also where the tests run below ``nohup``."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def crash(config, console):
     """End without a word."""
     os._exit(7)
