@@ -84,7 +84,7 @@ def count_trained(models: Sequence[ComparedCheckpoint]) -> list[ComparedModel]:
     # the counts are in the order of the cases' ids, which a checkpoint does not know
     names = [f"case {number + 1} of {len(counts[0])}" for number in range(len(counts[0]))]
     return [
-        count_windows(model.name, model.payload.phases, names, each, unit)
+        count_windows(model.name, model.payload.phases, names, each, unit, model.num_folds)
         for model, each in zip(models, counts, strict=True)
     ]
 

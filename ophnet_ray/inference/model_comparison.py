@@ -13,6 +13,7 @@ from ophnet_ray.inference.compared_checkpoint import (
     differ_by_seed_alone,
 )
 from ophnet_ray.inference.compared_predictions import PredictedModel
+from ophnet_ray.metrics.bootstrap import fold_error_factor
 from ophnet_ray.metrics.comparison import ComparedModel, Comparison, compare_models
 from ophnet_ray.metrics.verdict import Verdict, judge
 from ophnet_ray.reports.comparison_report import (
@@ -24,8 +25,9 @@ from ophnet_ray.storage.files import write_atomically
 
 JSON_FILE, PAGE_FILE = "comparison.json", "comparison.html"
 FOLDS = (
-    "The cases are pooled over {num_folds} folds and train each other's models: the next trainings "
-    "may differ by more than the intervals and p-values say, which are over cases."
+    "The cases are pooled over {num_folds} folds and train each other's models, so the intervals "
+    "have {factor:.2f} times the standard error over cases. The p-values are over cases as if they "
+    "did not: a model is called better only if the interval leaves out 0, too."
 )
 NO_VIDEOS = (
     "The models are compared by the validation {unit} that chose their best epochs, so both scores "
@@ -92,8 +94,8 @@ def compare_trained(models: Sequence[ComparedCheckpoint]) -> ModelComparison:
     counted = count_trained(models)
     by_seed = differ_by_seed_alone(models)
     notes = [NO_VIDEOS.format(unit=counted[0].unit), SEEDS_ALONE if by_seed else ONE_TRAINING]
-    if models[0].num_folds is not None:
-        notes.append(FOLDS.format(num_folds=models[0].num_folds))
+    if (num_folds := models[0].num_folds) is not None:
+        notes.append(FOLDS.format(num_folds=num_folds, factor=fold_error_factor(num_folds)))
     return _compare(counted, (), notes)
 
 

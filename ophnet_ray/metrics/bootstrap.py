@@ -14,7 +14,7 @@ Cases of cross-validation are not independent: those of a fold share a model, an
 the models of the others, see Bengio & Grandvalet, "No Unbiased Estimator of the Variance of K-Fold
 Cross-Validation" (JMLR 5, 2004). As if they were, the intervals of pooled scores would cover the
 expected score of the procedure in 77 to 94 % of simulations (``python -m tests.benchmarks folds``).
-So their standard error is widened, see ``widen_over_folds``; they then cover it in 94 to 99 %.
+So their standard error is widened, see ``fold_error_factor``; they then cover it in 94 to 99 %.
 """
 
 import math
@@ -100,7 +100,7 @@ def interval_over_cases(
     return score_interval(float(value), resampled, num_cases, num_folds)  # type: ignore[arg-type] # one score
 
 
-def widen_over_folds(num_folds: int) -> float:
+def fold_error_factor(num_folds: int) -> float:
     """Return the factor on the standard error over cases of a score that is pooled over folds.
 
     The models vary with their training cases: their part of the variance is taken to be that of a
@@ -126,7 +126,7 @@ def score_interval(
     """
     error = _standard_error(resampled, num_cases)
     if num_folds is not None:
-        error *= widen_over_folds(num_folds)
+        error *= fold_error_factor(num_folds)
     if not 0 < value < 1:
         # no log-odds; the cases differ only if the score of a resample may be another
         reach = t_quantile(num_cases - 1) * error
@@ -165,7 +165,7 @@ def free_interval(
     """
     reach = t_quantile(num_cases - 1) * _standard_error(resampled, num_cases)
     if num_folds is not None:
-        reach *= widen_over_folds(num_folds)
+        reach *= fold_error_factor(num_folds)
     return Interval(value - reach, value + reach)
 
 

@@ -39,6 +39,7 @@ class ComparedModel:
     ``unit``: what was counted, e.g. ``frames``; ``by_case``: (C, V), where a case begins with its
     confusion, (K, ``columns``); ``score_resample``: the same scores with the phases of the whole
     sample as terms; ``conventions``: names of the scores, each with its meaning in one line.
+    ``num_folds``: folds over which the cases are pooled; None for those of one model.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ComparedModel:
     score: VectorScore
     score_resample: VectorScore
     conventions: Mapping[str, str]
+    num_folds: int | None = None
 
     def confusion_of(self, vector: NDArray[np.float64]) -> NDArray[Any]:
         """Return the confusion in a sum of counts, (K, columns)."""
@@ -166,7 +168,8 @@ class Comparison:
 def compare_models(before: ComparedModel, after: ComparedModel) -> Comparison:
     """Compare two models on the same cases, which stand in the same order in both.
 
-    A phase that few cases show has an interval of as few cases.
+    A phase that few cases show has an interval of as few cases. Intervals of cases that are pooled
+    over folds, in both models, are widened, see ``bootstrap``; the p-values are those over cases.
     """
     pair, num_scores = (before, after), len(before.conventions)
     values = [_score_all(model, model.by_case.sum(axis=0)) for model in pair]
@@ -177,7 +180,7 @@ def compare_models(before: ComparedModel, after: ComparedModel) -> Comparison:
     rows = [
         _build_difference(
             name, values[0][i], values[1][i], resampled[1][:, i] - resampled[0][:, i],
-            float(p_values[i]), num_cases[i],
+            float(p_values[i]), num_cases[i], before.num_folds,
         )
         for i, name in enumerate([*before.conventions, *before.phases])
     ]  # fmt: skip
@@ -223,8 +226,12 @@ def count_windows(
     cases: Sequence[str],
     confusion_by_case: NDArray[Any],
     unit: str = "windows",
+    num_folds: int | None = None,
 ) -> ComparedModel:
-    """Take the validation windows of a training run, (C, K, K), or what else was counted there."""
+    """Take the validation windows of a training run, (C, K, K), or what else was counted there.
+
+    ``num_folds``: folds over which the cases are pooled; None for those of one model.
+    """
     functions = [function for function, _ in WINDOW_SCORES.values()]
     whole = confusion_by_case.sum(axis=0)
 
@@ -248,6 +255,7 @@ def count_windows(
             key.replace("window", unit[:-1]): convention.replace("windows", unit)
             for key, (_, convention) in WINDOW_SCORES.items()
         },
+        num_folds,
     )
 
 
@@ -270,11 +278,12 @@ def _build_difference(
     resampled: NDArray[np.float64],
     p_value: float,
     num_cases: int,
+    num_folds: int | None,
 ) -> Difference:
     interval = None
     known = resampled[~np.isnan(resampled)]
     if num_cases > 1 and len(known):
-        interval = difference_interval(after - before, known, num_cases)
+        interval = difference_interval(after - before, known, num_cases, num_folds)
     return Difference(name, float(before), float(after), interval, p_value)
 
 

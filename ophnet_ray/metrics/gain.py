@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.metrics.bootstrap import Interval, draw_cases, t_quantile, widen_over_folds
+from ophnet_ray.metrics.bootstrap import Interval, draw_cases, fold_error_factor, t_quantile
 
 NUM_CHOICES = 1000
 MIN_CASES = 3
@@ -114,7 +114,7 @@ def estimate_gain(
     variance = float(gains.var()) / (num_cases * left_out_mean - 1)
     reach = t_quantile(num_cases - 1) * math.sqrt(variance)
     if num_folds is not None:
-        reach *= widen_over_folds(num_folds)
+        reach *= fold_error_factor(num_folds)
     return Gain(value, Interval(max(value - reach, -1.0), min(value + reach, 1.0)))
 
 

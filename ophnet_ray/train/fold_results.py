@@ -16,7 +16,7 @@ from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.ensemble import ENSEMBLE_FILE, build_ensemble
 from ophnet_ray.inference.ensemble_replacement import replace_ensemble
 from ophnet_ray.inference.split_choice import format_few
-from ophnet_ray.metrics.bootstrap import widen_over_folds
+from ophnet_ray.metrics.bootstrap import fold_error_factor
 from ophnet_ray.metrics.case_counts import format_counts
 from ophnet_ray.metrics.fold_scores import (
     FoldCounts,
@@ -140,7 +140,7 @@ def conclude_folds(
     frame_spread = measure_spread([fold.macro_f1 for fold in of_time]) if of_time else None
     cases = rank_held_out_cases(counts)
     notes = [OPTIMISM.format(unit=unit), *([TIME] if of_time else [])]
-    notes.append(DEPENDENCE.format(factor=widen_over_folds(len(trained))))
+    notes.append(DEPENDENCE.format(factor=fold_error_factor(len(trained))))
     if lacking:
         notes.append(
             f"Not scored, as none of their windows is usable: {format_few(lacking)} "

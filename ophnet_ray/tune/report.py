@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ophnet_ray.config import FRAME_METRICS
-from ophnet_ray.metrics.bootstrap import widen_over_folds
+from ophnet_ray.metrics.bootstrap import fold_error_factor
 from ophnet_ray.reports.search_report import SearchReport, write_search_report
 from ophnet_ray.reports.trial_record import TrialRecord
 from ophnet_ray.tune.gain import SearchGain
@@ -122,7 +122,7 @@ def _list_notes(
             f"Each trial is scored on {num_folds} folds by case: each of the {num_cases} cases "
             "counts once, under the model of its trial that has not seen it, at the best epoch of "
             "the fold. Cases train each other's models, so all intervals have "
-            f"{widen_over_folds(num_folds):.2f} times the standard error over cases. The learning "
+            f"{fold_error_factor(num_folds):.2f} times the standard error over cases. The learning "
             "curves are means over the folds. folds.html is the page of the winner's folds."
         )
     if search.config.search.reshuffle:

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from ophnet_ray.metrics.bootstrap import bootstrap_scores, difference_interval
+from ophnet_ray.metrics.bootstrap import bootstrap_scores, difference_interval, fold_error_factor
 from ophnet_ray.metrics.classification import macro_f1_present
 from ophnet_ray.metrics.comparison import compare_models, count_windows
+from ophnet_ray.metrics.verdict import judge
 
 pytestmark = pytest.mark.unit
 
@@ -23,10 +24,11 @@ def draw_counts(seed, right, num_cases=7, num_rare=2):
     return counts
 
 
-def compare(before, after):
+def compare(before, after, num_folds=None):
     cases = [f"case{i}" for i in range(len(before))]
+    pair = (("a", before), ("b", after))
     return compare_models(
-        *(count_windows(n, PHASES, cases, c) for n, c in zip("ab", (before, after), strict=True))
+        *(count_windows(n, PHASES, cases, c, num_folds=num_folds) for n, c in pair)
     )
 
 
@@ -73,3 +75,14 @@ def test_scores_of_a_case_count_parts_of_segments():
     after = np.array([[[0.75, 0.25, 0], [0.25, 0.75, 0], [0, 0, 0]]])
     (case,) = compare(before, after).cases
     assert (case.accuracy_before, case.accuracy_after) == (0.5, 0.75)
+
+
+def test_cases_of_folds_have_wider_intervals_and_decide_less():
+    """Over four folds 1.53 times the standard error; the p-value stays that over cases."""
+    before, after = draw_counts(4, 0.6), draw_counts(5, 0.64)
+    alone, pooled = compare(before, after), compare(before, after, num_folds=4)
+    for one, other in [(alone.main, pooled.main), (alone.phases[0].f1, pooled.phases[0].f1)]:
+        reaches = [each.interval.high - each.interval.low for each in (one, other)]
+        assert reaches[1] == pytest.approx(fold_error_factor(4) * reaches[0])
+        assert one.p_value == other.p_value
+    assert [judge([each])[0].is_different for each in (alone, pooled)] == [True, False]

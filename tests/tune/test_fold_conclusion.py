@@ -93,6 +93,9 @@ def test_trials_of_folds_are_listed_and_compared_by_all_their_cases(prepared, tm
     difference = trials[1].scored["val_macro_f1"] - trials[0].scored["val_macro_f1"]
     scores = {score["name"]: score["difference"] for score in found["scores"]}
     assert scores["macro_f1_present"] == pytest.approx(difference)
+    lead = rows["search/trials/0000"]["lead_of_best"]
+    (main,) = [score for score in found["scores"] if score["name"] == "macro_f1_present"]
+    assert [main["low"], main["high"]] == pytest.approx(lead), "one interval wherever it is shown"
     with pytest.raises(UserError, match="0002 is unfinished: it has no scores on all its folds"):
         CompareCommand(models=(paths[0], paths[2]), output=str(tmp_path / "compared")).run()
     with pytest.raises(UserError, match=r"a model per fold: give the ensemble.yaml of its search"):

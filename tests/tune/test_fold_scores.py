@@ -11,7 +11,7 @@ from ophnet_ray.config import Config
 from ophnet_ray.console import Console
 from ophnet_ray.errors import DivergedError, UserError
 from ophnet_ray.hashing import hash_case
-from ophnet_ray.metrics.bootstrap import interval_over_cases, widen_over_folds
+from ophnet_ray.metrics.bootstrap import fold_error_factor, interval_over_cases
 from ophnet_ray.metrics.classification import macro_f1_present
 from ophnet_ray.models.checkpoints import (
     find_checkpoints,
@@ -87,12 +87,12 @@ def test_intervals_know_that_the_cases_of_folds_train_each_others_models(prepare
         [row.gain for row in compare_with(rows, rows[0], "val_macro_f1") if row.gain]
         for rows in (ranked, alone)
     )
-    assert width(as_folds) == pytest.approx(widen_over_folds(NUM_FOLDS) * width(as_cases))
+    assert width(as_folds) == pytest.approx(fold_error_factor(NUM_FOLDS) * width(as_cases))
     gains = [
         measure_gain(rows, (), rows[0], {"lr": 0.001}, "val_macro_f1").estimate.interval
         for rows in (ranked, alone)
     ]
-    assert width(gains[0]) == pytest.approx(widen_over_folds(NUM_FOLDS) * width(gains[1]))
+    assert width(gains[0]) == pytest.approx(fold_error_factor(NUM_FOLDS) * width(gains[1]))
     assert other.is_paired_with(best)
 
 
