@@ -29,9 +29,7 @@ from ophnet_ray.tune.ranking import (
 )
 from ophnet_ray.tune.report import write_search_page
 from ophnet_ray.tune.search import Search
-from ophnet_ray.tune.space import (
-    select_base,
-)
+from ophnet_ray.tune.space import select_base
 from ophnet_ray.tune.trial import Trial
 
 

@@ -18,11 +18,7 @@ from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.run_paths import RunPaths
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.trial import History, best_record
-from ophnet_ray.tune.trial_counts import (
-    SCORE_FUNCTIONS,
-    pool_counts,
-    select_counts,
-)
+from ophnet_ray.tune.trial_counts import SCORE_FUNCTIONS, pool_counts, select_counts
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +41,8 @@ def start_fold(search: SearchDirectory, trial: RunDirectory, config: Config) -> 
         trial: Folder of the trial.
         config: Settings of the fold.
     """
-    data, run = (
-        search.fold_data(config.data.fold_name),
-        RunDirectory(trial.path / config.data.fold_name),
-    )
+    name = config.data.fold_name
+    data, run = search.fold_data(name), RunDirectory(trial.path / name)
     run.create()
     for source, target in ((data.passport, run.passport), (data.rejects, run.rejects)):
         shutil.copyfile(source, target)

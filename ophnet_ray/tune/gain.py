@@ -10,11 +10,7 @@ from numpy.typing import NDArray
 from ophnet_ray.metrics.gain import Contender, Gain, estimate_gain
 from ophnet_ray.train.epoch_counts import read_epoch_counts
 from ophnet_ray.tune.config import RankedMetric
-from ophnet_ray.tune.ranking import (
-    RankedTrial,
-    choose_finalists,
-    find_shared_seeds,
-)
+from ophnet_ray.tune.ranking import RankedTrial, choose_finalists, find_shared_seeds
 from ophnet_ray.tune.trial import Trial, best_record
 from ophnet_ray.tune.trial_counts import ROW_SCORES, read_best_counts, select_counts
 

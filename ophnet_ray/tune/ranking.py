@@ -19,9 +19,7 @@ from ophnet_ray.metrics.bootstrap import (
     difference_interval,
     score_interval,
 )
-from ophnet_ray.metrics.classification import (
-    f1_per_class,
-)
+from ophnet_ray.metrics.classification import f1_per_class
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.trial import LOWEST_SCORE, Trial
 from ophnet_ray.tune.trial_counts import SCORE_FUNCTIONS, read_best_counts, select_counts
@@ -34,12 +32,13 @@ _ORDER = {"finished": 0, "stopped": 1, "unfinished": 2, "diverged": 3, "failed":
 
 @dataclass(frozen=True, slots=True)
 class RankedTrial:
-    """A trial and its score at its best epoch, which is counted from 1; None of folds.
+    """A trial, its score, and its place among the others.
 
-    ``interval``: 95 % interval of the score over the validation cases. ``gain``: the same of the
-    lead that the winner has over this trial, from paired cases. ``is_tied``: the lead may be zero.
-    ``counts``: (C, K, K) counts by case of a finished trial's validation windows, of segments, or
-    of milliseconds.
+    ``score``: at the best epoch; over folds, of the counts of all folds together. None while the
+    trial has no score. ``best_epoch``: counted from 1; None of folds, which have one each.
+    ``interval``: 95 % interval of the score over the validation cases. ``gain``: 95 % interval of
+    the winner's lead over this trial, from paired cases. ``is_tied``: the lead may be 0.
+    ``counts``: (C, K, K), of a finished trial, by case: of windows, segments or milliseconds.
     ``cases``: pseudonyms of these cases; empty in checkpoints that are older than the record.
     """
 

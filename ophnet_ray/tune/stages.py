@@ -14,16 +14,11 @@ from ophnet_ray.tune.conclusion import SearchResult, conclude_search
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.preparation import prepare_search
 from ophnet_ray.tune.progress import SearchTable
-from ophnet_ray.tune.ranking import (
-    choose_finalists,
-    rank_trials,
-)
+from ophnet_ray.tune.ranking import choose_finalists, rank_trials
 from ophnet_ray.tune.scheduler import build_scheduler
 from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.searcher import Suggestions
-from ophnet_ray.tune.space import (
-    select_base,
-)
+from ophnet_ray.tune.space import select_base
 from ophnet_ray.tune.trial import outcome_of, write_trial_end
 from ophnet_ray.tune.trial_task import TrialSetup, TrialTask
 from ophnet_ray.tune.tuner import TrialQueue, build_tuner

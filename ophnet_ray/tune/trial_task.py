@@ -163,8 +163,7 @@ def _train_folds(setup: TrialSetup, config: Config, run: RunDirectory, number: i
                 _train(own, own_config, own_run, number)
             done.append(FoldScores(read_trained_epochs(own_run), read_run_counts(own_run)))
         except (TrainingError, UserError) as error:
-            error.args = (f"fold {fold} of {len(setup.folds)}: {error}",)
-            raise
+            raise type(error)(f"fold {fold} of {len(setup.folds)}: {error}") from error
         run.write_metrics(pool_scores(run, done))
     phases = setup.manifests[config.windows].phases
     write_fold_scores(run, done, phases, "windows" if setup.head is None else "frames")
