@@ -76,10 +76,11 @@ def learn_by_chance(
     features: NDArray[np.float64],
     labels: NDArray[np.int64],
     others: NDArray[np.float64],
+    num_hidden: int = NUM_HIDDEN,
 ) -> NDArray[np.int64]:
     """Predict by ridge regression on random features: each model has luck of its own."""
-    hidden = rng.normal(0, NUM_FEATURES**-0.5, (NUM_FEATURES, NUM_HIDDEN))
-    offset = rng.normal(0, 0.5, NUM_HIDDEN)
+    hidden = rng.normal(0, NUM_FEATURES**-0.5, (NUM_FEATURES, num_hidden))
+    offset = rng.normal(0, 0.5, num_hidden)
     sides = (np.maximum(each @ hidden + offset, 0) for each in (features, others))
     inputs, own = sides
     return learn_linear(rng, inputs, labels, own)
@@ -111,7 +112,13 @@ def cross_validate(
 ) -> NDArray[np.float64]:
     """Return the counts of each case under the model of the other folds, (C, K, K)."""
     rng = np.random.default_rng((seed, num_cases, 11))
-    frames = draw_frames(rng, num_cases)
+    return score_folds(learn, rng, draw_frames(rng, num_cases), num_cases, num_folds)
+
+
+def score_folds(
+    learn: Learner, rng: np.random.Generator, frames: Frames, num_cases: int, num_folds: int
+) -> NDArray[np.float64]:
+    """Return the same counts of given frames; ``rng`` is the luck of the models."""
     found = stratify_cases(frames.rows, num_folds)
     fold_of = np.asarray([found[f"c{case:02d}"] for case in range(num_cases)])[frames.case]
     predicted = np.zeros(len(frames.case), dtype=np.int64)
