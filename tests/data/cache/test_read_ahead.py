@@ -271,12 +271,16 @@ def test_workers_of_a_node_share_the_room_and_a_killed_one_leaves_it(bucket, sha
     own = Node(move_to(shards, machine), 1, 2, **BY_SHARD).read(limit)
     next(own)
     assert copies.pins.count_sharing() == 2
-    for number in range(4):
+
+    def find_needed():
+        return {name for name in names_in(machine) if not is_free(copies, name)}
+
+    wait_until(lambda: len(find_needed()) <= 5, "the other one leaves half of the room")
+    needed = find_needed()
+    assert needed
+    for _ in range(4):
         next(own)
         assert size_of(machine) <= limit
-        if number == 1:
-            needed = {name for name in names_in(machine) if not is_free(copies, name)}
-    assert needed
     assert needed <= names_in(machine)
     other.send_signal(signal.SIGKILL)
     other.wait()
