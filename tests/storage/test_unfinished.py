@@ -1,4 +1,4 @@
-"""Whether somebody still writes an unfinished file, from its name and its age."""
+"""Writers of unfinished files, dead or alive: told from the name and the age of a file."""
 
 import subprocess
 import sys
