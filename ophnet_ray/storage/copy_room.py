@@ -83,6 +83,9 @@ class CopyRoom:
         """Heed a plan of this process until ``end``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.pins.enter()
+        if not self._plans:
+            with exclusive(self.folder / ROOM_LOCK):
+                self._account.forget()
         self._plans.append(plan)
 
     def end(self, plan: Plan) -> None:

@@ -2,8 +2,8 @@
 
 The total lies in a small file, with the folder's time of change. A process that is killed between
 its change and its entry, and everybody who changes the folder without one, leaves another time
-there: the files are counted again. So they are after as many changes as there were files, since a
-clock may be too coarse to show each change.
+there: the files are counted again. So they are when a process begins to use the folder, and after
+as many changes as there were files, since a clock may be too coarse to show each change.
 
 The file also says how many bytes the folder had when its disk was full: for a minute that is a
 limit for all processes.
@@ -90,6 +90,10 @@ class RoomAccount:
         """Note the bytes and the number of all files, which have just been counted."""
         total = replace(self._read(), used_bytes=used_bytes, num_left=max(num_files, 64))
         self._write(total)
+
+    def forget(self) -> None:
+        """Let the files be counted again: others may have changed the folder unseen."""
+        self._write(replace(self._read(), num_left=0))
 
     def set_full(self, full_bytes: int) -> None:
         """Note that the disk is full, with so many bytes of the folder on it."""
