@@ -9,6 +9,7 @@ import csv
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -51,8 +52,9 @@ def make_demo(
     if csv_path.exists():
         return csv_path
     for leftover in folder.glob(f".{target.name}.*"):
-        if is_abandoned(leftover.name, leftover.stat().st_mtime):
-            shutil.rmtree(leftover, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process deletes it, or gives it its name
+            if is_abandoned(leftover.name, leftover.stat().st_mtime):
+                shutil.rmtree(leftover, ignore_errors=True)
     temporary = folder / unfinished_name(f".{target.name}.")
     temporary.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []

@@ -1,6 +1,7 @@
 """The demo data set: drawn once, whole or not at all."""
 
 import csv
+import os
 from collections import Counter
 from dataclasses import replace
 
@@ -35,6 +36,15 @@ def test_the_demo_is_drawn_once_and_reports_each_case(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == [path.parent.name]
     assert make_demo(tmp_path, done.append, world) == path
     assert len(done) == 2, "the second call draws nothing"
+
+
+def test_leftovers_are_deleted_and_one_that_somebody_deletes_first_is_no_error(tmp_path):
+    old, gone = (tmp_path / f".{SHORT.folder}.{name}" for name in ("old", "gone"))
+    old.mkdir()
+    os.utime(old, (0, 0))
+    gone.symlink_to(tmp_path / "nothing")  # listed, and not there
+    assert make_demo(tmp_path, world=replace(SHORT, num_cases=0)).exists()
+    assert not old.exists()
 
 
 def frames_by_phase(world):

@@ -4,6 +4,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tests.helpers.paths import ROOT
 
@@ -44,3 +46,13 @@ def start_ready(*programs: tuple[str, ...]) -> list[subprocess.Popen]:
     for process in processes:
         assert process.stdout.readline() == "ready\n"
     return processes
+
+
+@contextmanager
+def killed_after(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    """Kill a process, if it still runs, when the context ends; its pipes are closed."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()

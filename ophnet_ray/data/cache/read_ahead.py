@@ -169,6 +169,8 @@ class ReadAhead:
         with self._changed:
             if path in self._ready:
                 self._ready.remove(path)
+                if path not in self._uses:  # closed
+                    return
                 heapq.heappush(self._wanted, (self._uses[path][0], path))
 
     def _plan(self, number: int, shards: tuple[SharedShard, ...]) -> None:

@@ -3,8 +3,7 @@
 import logging
 import os
 import pickle
-import signal
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import disk_usage
 
@@ -26,7 +25,7 @@ from ophnet_ray.storage.files import list_objects, upload, write_object
 from ophnet_ray.storage.paths import join
 from ophnet_ray.storage.unfinished import unfinished_name
 from ophnet_ray.train.disk_space import check_copy_limit
-from tests.helpers.processes import READY, start_ready
+from tests.helpers.processes import READY, killed_after, start_ready
 from tests.helpers.shards import PER_SHARD, SHARD_BYTES, WINDOWS, Node, move_to, write_shards
 from tests.helpers.small_disk import small_disk
 from tests.helpers.waiting import wait_until
@@ -181,6 +180,25 @@ def test_what_an_outage_kept_away_is_fetched_ahead_once_the_bucket_answers(
     assert len([text for text in caplog.messages if "cannot be fetched now" in text]) == 1
 
 
+def test_a_copy_that_makes_room_while_its_reader_ends_is_no_error(
+    bucket, shards, tmp_path, monkeypatch
+):
+    unpin, deleted = read_ahead_module._unpin, []
+
+    def make_room_first(path):
+        before, copies = names_in(tmp_path), copies_in(tmp_path)
+        copies.max_bytes = 1
+        copies.make_room(0, bucket.uri("ahead"))
+        deleted.extend(before - names_in(tmp_path))
+        unpin(path)
+
+    own = Node(move_to(shards, tmp_path)).read(None)
+    next(own)
+    monkeypatch.setattr(read_ahead_module, "_unpin", make_room_first)
+    own.close()
+    assert deleted
+
+
 def test_a_folder_that_cannot_be_made_is_the_error_of_the_read(shards, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
@@ -254,36 +272,36 @@ print(pickle.dumps([first, *batches]).hex(), flush=True)
 """
 
 
+@contextmanager
 def start_reader(shards, folder, machine, limit):
-    """Start the worker of rank 0, and let it read its first batch; return it and its line."""
+    """Start the worker of rank 0, and let it read its first batch; yield it and its line."""
     (folder / "manifest").write_bytes(pickle.dumps(shards))
-    (other,) = start_ready((READ, str(folder / "manifest"), str(machine), str(limit)))
-    other.stdin.write("\n")
-    other.stdin.flush()
-    return other, other.stdout.readline().strip()
+    program = (READ, str(folder / "manifest"), str(machine), str(limit))
+    with killed_after(*start_ready(program)) as other:
+        other.stdin.write("\n")
+        other.stdin.flush()
+        yield other, other.stdout.readline().strip()
 
 
 def test_workers_of_a_node_share_the_room_and_a_killed_one_leaves_it(bucket, shards, tmp_path):
     machine, limit = tmp_path / "machine", 10 * SHARD_BYTES
-    other, name = start_reader(shards, tmp_path, machine, limit)
-    killed = machine / name
-    copies = copies_in(machine)
-    own = Node(move_to(shards, machine), 1, 2, **BY_SHARD).read(limit)
-    next(own)
-    assert copies.pins.count_sharing() == 2
-
-    def find_needed():
-        return {name for name in names_in(machine) if not is_free(copies, name)}
-
-    wait_until(lambda: len(find_needed()) <= 5, "the other one leaves half of the room")
-    needed = find_needed()
-    assert needed
-    for _ in range(4):
+    with start_reader(shards, tmp_path, machine, limit) as (_, name):
+        killed = machine / name
+        copies = copies_in(machine)
+        own = Node(move_to(shards, machine), 1, 2, **BY_SHARD).read(limit)
         next(own)
-        assert size_of(machine) <= limit
-    assert needed <= names_in(machine)
-    other.send_signal(signal.SIGKILL)
-    other.wait()
+        assert copies.pins.count_sharing() == 2
+
+        def find_needed():
+            return {name for name in names_in(machine) if not is_free(copies, name)}
+
+        wait_until(lambda: len(find_needed()) <= 5, "the other one leaves half of the room")
+        needed = find_needed()
+        assert needed
+        for _ in range(4):
+            next(own)
+            assert size_of(machine) <= limit
+        assert needed <= names_in(machine)
     killed.write_bytes(bytes(5 * SHARD_BYTES))
     alive, nameless = machine / unfinished_name(PART), machine / f"{PART}nameless.arrow"
     for part in (alive, nameless):
@@ -308,11 +326,11 @@ def test_workers_of_a_node_finish_on_a_disk_that_one_of_them_has_filled(shards, 
     ]
     # room for what both read at a time, not for all that the first one is about to read
     with small_disk(tmp_path / "disk", 11 * SHARD_BYTES) as machine:
-        other, _ = start_reader(shards, tmp_path, machine, 0)
-        wait_until(lambda: disk_usage(machine).free < SHARD_BYTES, "the disk is full")
-        own = Node(move_to(shards, machine), 1, 2, **BY_SHARD)
-        np.testing.assert_array_equal(list(own.read(None)), expected[1])
-        answer, _ = other.communicate("\n", timeout=60)
+        with start_reader(shards, tmp_path, machine, 0) as (other, _):
+            wait_until(lambda: disk_usage(machine).free < SHARD_BYTES, "the disk is full")
+            own = Node(move_to(shards, machine), 1, 2, **BY_SHARD)
+            np.testing.assert_array_equal(list(own.read(None)), expected[1])
+            answer, _ = other.communicate("\n", timeout=300)
     np.testing.assert_array_equal(pickle.loads(bytes.fromhex(answer)), expected[0])
 
 
@@ -340,13 +358,13 @@ def test_what_has_no_place_beside_files_that_others_read_now_is_read_in_the_buck
 ):
     sources = dict.fromkeys(item.entry.source for item in shards.items)
     with small_disk(tmp_path / "disk", FEW) as machine, caplog.at_level(logging.WARNING):
-        (other,) = start_ready((HOLD, str(machine), *sources))
-        other.stdin.write("\n")
-        other.stdin.flush()
-        assert other.stdout.readline() == "FullDiskError\n"
-        own = Node(move_to(shards, machine), **BY_SHARD).read(None)
-        batches = [next(own) for _ in range(3)]
-        other.communicate("\n", timeout=60)
+        with killed_after(*start_ready((HOLD, str(machine), *sources))) as other:
+            other.stdin.write("\n")
+            other.stdin.flush()
+            assert other.stdout.readline() == "FullDiskError\n"
+            own = Node(move_to(shards, machine), **BY_SHARD).read(None)
+            batches = [next(own) for _ in range(3)]
+            other.communicate("\n", timeout=300)
         batches += own
     np.testing.assert_array_equal(batches, expected["shard"])
     assert len([text for text in caplog.messages if f"{machine}: the disk is full" in text]) == 1
