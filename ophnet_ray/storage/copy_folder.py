@@ -169,10 +169,12 @@ class CopyFolder(CopyRoom):
             try:
                 return self._open_part(part, facts, uri, 0)
             except FullDiskError:
-                may_wait = bool(self._coming) or self.pins.count_sharing() > 1
+                may_wait = True
             except NoRoomError:
-                may_wait = not self.has_warned and self.pins.count_sharing() > 1
-            if not may_wait or time.monotonic() > until_s:
+                may_wait = not self.has_warned
+            # what this process itself is fetching for later can be deleted once it is whole
+            is_alone = not self._coming and self.pins.count_sharing() == 1
+            if not may_wait or is_alone or time.monotonic() > until_s:
                 break
             time.sleep(PATIENCE_S / 10)
         try:
@@ -220,13 +222,13 @@ class CopyFolder(CopyRoom):
             self._make_room(facts.num_bytes, uri, before, tally)
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
-                need_bytes = self._on_disk(facts)
-                while (error := _take_space(descriptor, need_bytes)) is not None:
-                    self._give_way(error, need_bytes, uri, before, tally)
+                while (error := _take_space(descriptor, facts.num_bytes)) is not None:
+                    self._give_way(error, facts.num_bytes, uri, before, tally)
                 os.ftruncate(descriptor, facts.size_bytes)
                 tally.add(facts.size_bytes)
+                # the disk gives whole blocks: there may be none for the small one
                 while (error := self._write_companion(facts, tally)) is not None:
-                    self._give_way(error, need_bytes, uri, before, tally)
+                    self._give_way(error, facts.num_bytes, uri, before, tally)
             except BaseException:
                 os.close(descriptor)
                 tally.add(-_size_of(part))
@@ -234,17 +236,6 @@ class CopyFolder(CopyRoom):
                 raise
             self._coming[facts.name] = facts.num_bytes
             return descriptor
-
-    def _on_disk(self, facts: _Facts) -> int:
-        """Return the bytes that a disk needs for both objects: it gives whole blocks.
-
-        The small one takes the place of an older one only once it is written: one block more.
-        """
-        block_bytes = os.statvfs(self.folder).f_frsize
-        size_bytes = math.ceil(facts.size_bytes / block_bytes) * block_bytes
-        if not facts.companion:
-            return size_bytes
-        return size_bytes + (math.ceil(len(facts.companion) / block_bytes) + 1) * block_bytes
 
     def _write_companion(self, facts: _Facts, tally: Tally) -> OSError | None:
         """Write the small object, if there is one; return the error of a full disk."""

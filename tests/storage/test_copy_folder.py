@@ -3,6 +3,8 @@
 import math
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 
@@ -54,6 +56,22 @@ def test_an_object_that_fits_is_fetched_ahead_in_less_room_than_two_of_it(object
     copies.pin(name_of(objects[0]))
     with pytest.raises(NoRoomError):
         copies.fetch(objects[1], before=6)
+
+
+def test_what_is_used_now_waits_for_room_until_what_is_used_later_has_come(objects, tmp_path):
+    copies, has_room = folder_of(tmp_path, a=5, b=0), Event()
+    copies.max_bytes = int(1.9 * SIZE)
+
+    def come_slowly():
+        has_room.set()
+        time.sleep(0.3)
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(copies.fetch, objects[0], before=5, on_room=come_slowly)
+        assert has_room.wait(60)
+        copies.fetch(objects[1])
+        ahead.result()
+    assert names_in(tmp_path) == {"b.arrow"}
 
 
 def test_a_full_disk_is_tried_once_a_second_and_when_files_were_deleted(

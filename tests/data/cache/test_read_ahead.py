@@ -325,12 +325,14 @@ def test_workers_of_a_node_finish_on_a_disk_that_one_of_them_has_filled(shards, 
         for rank in range(2)
     ]
     # room for what both read at a time, not for all that the first one is about to read
-    with small_disk(tmp_path / "disk", 11 * SHARD_BYTES) as machine:
-        with start_reader(shards, tmp_path, machine, 0) as (other, _):
-            wait_until(lambda: disk_usage(machine).free < SHARD_BYTES, "the disk is full")
-            own = Node(move_to(shards, machine), 1, 2, **BY_SHARD)
-            np.testing.assert_array_equal(list(own.read(None)), expected[1])
-            answer, _ = other.communicate("\n", timeout=300)
+    with (
+        small_disk(tmp_path / "disk", 11 * SHARD_BYTES) as machine,
+        start_reader(shards, tmp_path, machine, 0) as (other, _),
+    ):
+        wait_until(lambda: disk_usage(machine).free < SHARD_BYTES, "the disk is full")
+        own = Node(move_to(shards, machine), 1, 2, **BY_SHARD)
+        np.testing.assert_array_equal(list(own.read(None)), expected[1])
+        answer, _ = other.communicate("\n", timeout=300)
     np.testing.assert_array_equal(pickle.loads(bytes.fromhex(answer)), expected[0])
 
 
