@@ -19,10 +19,10 @@ from ophnet_ray.inference.smoothing import Smooth
 from ophnet_ray.inference.submission import read_template
 from ophnet_ray.inference.tta import check_flips, parse_tta
 from ophnet_ray.inference.video_names import find_videos
+from ophnet_ray.settings import NUM_WORKERS
 
 if TYPE_CHECKING:
     from ophnet_ray.inference.prediction_job import PredictionJob, PredictionResult
-from ophnet_ray.settings import NUM_WORKERS
 
 
 @dataclass(frozen=True, kw_only=True)
