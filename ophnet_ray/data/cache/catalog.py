@@ -26,6 +26,7 @@ from ophnet_ray.data.cache.catalog_part import (
     DamagedPartError,
     PartBuilder,
     Stamp,
+    is_as_named,
     name_part,
 )
 from ophnet_ray.data.cache.shards import CacheEntry, ShardIndex
@@ -199,7 +200,7 @@ class Catalog:
         as it is: another user may read it.
         """
         try:
-            if _is_as_named(path) or (self._shelf.renew_part(path.name) and _is_as_named(path)):
+            if is_as_named(path) or (self._shelf.renew_part(path.name) and is_as_named(path)):
                 return True
         except FileNotFoundError:
             return False  # another process has merged it
@@ -248,11 +249,6 @@ class Catalog:
         if text not in self._named:
             self._named.add(text)
             logger.warning("%s", text)
-
-
-def _is_as_named(path: Path) -> bool:
-    with path.open("rb") as file:
-        return name_part(file) == path.name
 
 
 def _sizes(parts: Iterable[Path]) -> Iterator[tuple[int, Path]]:

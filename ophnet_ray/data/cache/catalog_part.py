@@ -149,6 +149,16 @@ def name_part(file: io.BytesIO | io.BufferedReader) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()[:24] + SUFFIX
 
 
+def is_as_named(path: Path) -> bool:
+    """Return True if a file has the content that its name says.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return name_part(file) == path.name
+
+
 class CatalogPart:
     """A part that is open for reading; it may be deleted meanwhile.
 
@@ -220,11 +230,10 @@ class CatalogPart:
             DamagedPartError: They differ.
         """
         try:
-            with self.path.open("rb") as file:
-                name = name_part(file)
+            is_right = is_as_named(self.path)
         except OSError:
             return False  # deleted since it was opened
-        if name != self.path.name:
+        if not is_right:
             raise DamagedPartError("the file differs from its checksum")
         return True
 
