@@ -1,10 +1,11 @@
 """Ablation of the recipe: each of its ingredients added to ``seed``, and left out of ``modern``.
 
-The data are a demo, the long demo from a checkpoint of the short one (``transfer``), or a real
-video with published weights (``suturing``). Every run is one ``train.py`` command over one cache.
-Runs are kept below ``--folder``: the same command goes on after a kill, and with other ``--seeds``
-it adds to them. Each seed holds out cases of its own. The counts of a case are added over the seeds
-that held it out, and intervals are over cases.
+Further lines are of samplers, of augmentation and of the pictures of windows. The data are a demo,
+the long demo from a checkpoint of the short one (``transfer``), or a real video with published
+weights (``suturing``). Every run is one ``train.py`` command over one cache. Runs are kept below
+``--folder``: the same command goes on after a kill, and with other ``--seeds`` it adds to them.
+Each seed holds out cases of its own. The counts of a case are added over the seeds that held it
+out, and intervals are over cases.
 """
 
 import subprocess
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray import OphNetDataModule
-from ophnet_ray.config import Config, DataConfig
+from ophnet_ray.config import Config, DataConfig, WindowImage
 from ophnet_ray.data.demo import make_demo
 from ophnet_ray.data.demo_world import LONG, SHORT
 from ophnet_ray.data.run_data import read_run_data
@@ -59,12 +60,16 @@ ADDITIONS: dict[str, dict[str, Any]] = {
         "scale": 0.6, "rotate": 10, "brightness": 0.1, "contrast": 0.2, "saturation": 0.2,
         "hue": 0.02, "white_balance": 0.1, "blur": 0.1, "noise": 0.1, "glare": 0.1, "reprob": 0.1,
     },
+    "center": {"window_image": "center"},
+    "motion": {"window_image": "mean+motion"},
 }  # fmt: skip
 """Settings that either recipe may have besides its own, each one line more."""
 DEMO = ("--image_size", "64", "--max_epochs", "12")
 TRANSFER = ("--image_size", "64", "--max_epochs", "4", "--allow_seen_cases")
 """The demos have equal names of cases, and other videos."""
 ON_LITE2 = ("--backbone", LITE2, "--image_size", "128", "--lr", "1e-3", "--max_epochs", "16")
+PICTURES: tuple[WindowImage, ...] = ("mean", "center")
+"""Pictures of windows that are decoded; ``mean+motion`` reads what ``mean`` has decoded."""
 PLAIN = ("--recipe", "seed", "--lr_schedule", "constant")
 BASE = "seed"
 
@@ -141,8 +146,13 @@ def _prepare(folder: Path, data: Data) -> DataSet | None:
     cache = folder / "runs" / "cache"
     data_set = _find_suturing(folder) if data == "suturing" else _draw(folder, cache, data)
     if data_set is not None:
-        size = data_set.image_size
-        OphNetDataModule(data_set.csv_path, image_size=size, cache_dir=cache).setup()
+        for picture in PICTURES:
+            OphNetDataModule(
+                data_set.csv_path,
+                image_size=data_set.image_size,
+                window_image=picture,
+                cache_dir=cache,
+            ).setup()
     return data_set
 
 
