@@ -18,8 +18,8 @@ from ophnet_ray.distributed.private import private_files
 from ophnet_ray.errors import EXIT_USER_ERROR, UserError
 from ophnet_ray.inspection.findings import Finding, group_by_kind, would_start
 from ophnet_ray.settings import parse_worker_range, setting
+from ophnet_ray.train.network_checks import check_backbone, check_given_encoder, check_recipe
 from ophnet_ray.train.preflight import (
-    check_backbone,
     check_loggers,
     check_num_segments,
     check_output,
@@ -164,12 +164,20 @@ def _check_setup(config: Config, inspection: "Inspection", console: Console) -> 
         if data is not None:
             check_new_run(config, data, console.say)
 
+    def build_network() -> None:
+        if config.temporal.encoder is not None:
+            # no frame model is trained
+            check_given_encoder(config, console.say)
+            return
+        check_backbone(config, console.say)
+        check_recipe(config)
+
     return [
         *collect("set-up", "--train_workers", check_workers),
         *collect("set-up", "--logger", lambda: check_loggers(config)),
         *collect("set-up", "--output_pth", lambda: check_output(config.run.output_pth)),
         *collect("set-up", "--backbone", check_network),
-        *collect("set-up", "--backbone", lambda: check_backbone(config, console.say)),
+        *collect("set-up", "--backbone", build_network),
     ]
 
 

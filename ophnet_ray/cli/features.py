@@ -22,11 +22,9 @@ from ophnet_ray.inference.encoder_source import EncoderSource
 from ophnet_ray.inference.predictions import DEFAULT_FRAME_RATE
 from ophnet_ray.inference.video_names import find_videos, name_videos
 from ophnet_ray.models.backbone_names import (
-    UNKNOWN,
     check_commercial_use,
-    describe_licence,
+    describe_weights,
     find_uncovered_pixels,
-    read_licence,
 )
 from ophnet_ray.settings import NUM_WORKERS, check_rules
 from ophnet_ray.storage.files import write_atomically
@@ -95,11 +93,11 @@ class FeaturesCommand:
         from ophnet_ray.distributed.features import extract_features
         from ophnet_ray.inference.encoder import load_encoder
 
-        encoding = load_encoder(source).encoding(self.frame_rate, self.causal)
-        store = FeatureStore(self.cache_dir, encoding, self.local_cache_dir)
         console = Console()
         if not source.is_checkpoint:
-            _tell_of_backbone(source, console)
+            self._describe_backbone(source, console)
+        encoding = load_encoder(source).encoding(self.frame_rate, self.causal)
+        store = FeatureStore(self.cache_dir, encoding, self.local_cache_dir)
         with store.in_use(console.warn):
             broken = extract_features(source, videos, store, self.num_workers, console)
             encoded = {id_: video for id_, video in videos.items() if id_ not in broken}
@@ -130,6 +128,16 @@ class FeaturesCommand:
             check_commercial_use("--encoder", self.encoder, self.allow_noncommercial)
         return source.located()
 
+    def _describe_backbone(self, source: EncoderSource, console: Console) -> None:
+        """Show the licence of a timm model's weights, and warn of pixels that it leaves out."""
+        weights = describe_weights(
+            "--encoder", source.name, source.weights, self.allow_noncommercial
+        )
+        console.say(f"encoder {source.name}: loading {weights}")
+        uncovered = find_uncovered_pixels("--encoder", source.name, source.windows.image_size)
+        if uncovered is not None:
+            console.warn(uncovered)
+
     def _find_videos(self) -> dict[str, str]:
         if bool(self.videos) == (self.csv_path is not None):
             raise UserError("features: give --videos or --csv_path")
@@ -143,15 +151,6 @@ class FeaturesCommand:
             return None
         folder, name = str(Path(self.index).parent), Path(self.index).name
         return create_output_folder(folder, name, flag="--index") / name
-
-
-def _tell_of_backbone(source: EncoderSource, console: Console) -> None:
-    """Show the licence of a timm model's weights, and warn of pixels that it leaves out."""
-    licence = UNKNOWN if source.weights else read_licence(source.name)
-    console.say(f"encoder {source.name}: {describe_licence(licence)}")
-    uncovered = find_uncovered_pixels("--encoder", source.name, source.windows.image_size)
-    if uncovered is not None:
-        console.warn(uncovered)
 
 
 def _describe(store: "FeatureStore", content_id: str) -> dict[str, object]:

@@ -73,6 +73,27 @@ def check_commercial_use(flag: str, backbone: str, is_allowed: bool) -> None:
     check_licence(flag, backbone, find_noncommercial(backbone), is_allowed)
 
 
+def describe_weights(flag: str, backbone: str, weights: str | None, is_allowed: bool) -> str:
+    """Return the source of the first weights of a timm model, and their licence; loads timm.
+
+    Args:
+        flag: Flag that names the model.
+        backbone: Name of the model.
+        weights: File of its weights; None for timm's own.
+        is_allowed: Accept weights whose licence forbids commercial use.
+
+    Raises:
+        UserError: A timm newer than ``find_noncommercial`` says that it forbids commercial use.
+    """
+    if weights is not None:
+        return f"{weights} weights, {describe_licence(UNKNOWN)}"
+    licence = read_licence(backbone)
+    # a run that was begun before names were checked goes on
+    if find_noncommercial(backbone) is None:
+        check_licence(flag, backbone, licence, is_allowed)
+    return f"pretrained weights, {describe_licence(licence)}"
+
+
 def describe_licence(licence: str) -> str:
     """Return a licence for people, with a word on commercial use where there is none."""
     use = " (no commercial use)" if forbids_commercial_use(licence) else ""

@@ -17,12 +17,8 @@ from ophnet_ray.temporal_config import TemporalConfig
 from ophnet_ray.train.conclusion import failures_in_one_line
 from ophnet_ray.train.disk_space import check_fold_space
 from ophnet_ray.train.fold_set import FoldSet
-from ophnet_ray.train.preflight import (
-    check_backbone,
-    check_cluster,
-    check_num_segments,
-    check_speed,
-)
+from ophnet_ray.train.network_checks import check_backbone, check_given_encoder
+from ophnet_ray.train.preflight import check_cluster, check_num_segments, check_speed
 from ophnet_ray.train.prepare import decode_rows
 from ophnet_ray.train.run import Run
 from ophnet_ray.train.shorter_run import is_extended
@@ -115,6 +111,7 @@ def _encode_rows(run: Run, resources: Resources) -> None:
     from ophnet_ray.train.head_folds import locate_encoder
     from ophnet_ray.train.head_stages import open_store
 
+    check_given_encoder(run.config, run.console.say)
     source = locate_encoder(run)
     store = open_store(run, load_encoder(source))
     videos = {row.video: row.video for row in run.data.segments if row.split in FITTED_SPLITS}

@@ -32,6 +32,7 @@ from ophnet_ray.train.head_protocol import (
     HeadLoopConfig,
     build_head_loop,
 )
+from ophnet_ray.train.network_checks import check_given_encoder
 from ophnet_ray.train.preflight import check_cluster
 from ophnet_ray.train.prepare import account_for_rows
 from ophnet_ray.train.report import write_run_report
@@ -103,6 +104,7 @@ def prepare_head(run: Run, resources: Resources, held: ExitStack) -> HeadData:
         UserError: The input is wrong.
         TrainingError: A frame model's training failed.
     """
+    check_given_encoder(run.config, run.console.say)
     provide_encoders(run)
     run.console.say("stage 2 of 3: features of whole videos")
     parts, facts = [], []

@@ -16,7 +16,7 @@ from ophnet_ray.models.init_checkpoint import FLAG, Start, read_start
 from ophnet_ray.models.payload import CheckpointPayload
 from ophnet_ray.storage.paths import is_remote
 from ophnet_ray.temporal_config import CHECKPOINT_SUFFIX
-from ophnet_ray.train.preflight import check_network
+from ophnet_ray.train.network_checks import check_network
 
 MAX_NAMES = 5
 

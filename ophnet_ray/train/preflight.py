@@ -1,30 +1,20 @@
-"""Checks before a run uses the cluster: settings, paths, CSV, network. Imports nothing heavy."""
+"""Checks before a run uses the cluster: settings, paths, CSV, workers. Imports nothing heavy."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic
 
-from ophnet_ray.config import CONTENT_SETTINGS, AnyConfig, Config, ModelConfig
+from ophnet_ray.config import CONTENT_SETTINGS, AnyConfig, Config
 from ophnet_ray.console import Console
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.demo_world import LONG, SHORT, DemoWorld
 from ophnet_ray.data.run_data import RunData, read_run_data
 from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.errors import UserError
-from ophnet_ray.inference.encoder_source import EncoderSource
 from ophnet_ray.inspection.table_checks import check_spellings
-from ophnet_ray.models.backbone_names import (
-    UNKNOWN,
-    check_commercial_use,
-    check_licence,
-    describe_licence,
-    find_noncommercial,
-    find_uncovered_pixels,
-    read_licence,
-)
 from ophnet_ray.settings import check_rules
 from ophnet_ray.storage.access import check_readable, check_writable
 from ophnet_ray.storage.files import list_objects, upload
@@ -200,97 +190,6 @@ def _draw_demo(folder: Path, world: DemoWorld, console: Console) -> Path:
         return demo_csv(folder, world)
     with console.stage("draw", world.num_cases) as stage:
         return make_demo(folder, lambda num: stage.update(num, "demo videos"), world)
-
-
-def check_network(config: Config) -> None:
-    """Check the network of a new run by its name, without timm: its patches and its licence.
-
-    A run that an earlier version began goes on without this check.
-
-    Raises:
-        UserError: The patches do not cover the image, the encoder sees no motion, or the weights
-            forbid commercial use.
-    """
-    flag, name = "--backbone", config.model.backbone
-    is_pretrained = config.model.fetches_weights
-    if config.temporal.is_used and config.temporal.encoder is not None:
-        flag, name, is_pretrained = "--encoder", config.temporal.encoder, True
-        EncoderSource(name=name, windows=config.windows).located()
-    if not name.endswith(CHECKPOINT_SUFFIX):
-        uncovered = find_uncovered_pixels(flag, name, config.windows.image_size)
-        if uncovered is not None:
-            raise UserError(uncovered)
-        if is_pretrained:
-            check_commercial_use(flag, name, config.model.allow_noncommercial)
-
-
-def check_backbone(config: Config, on_notice: Callable[[str], None]) -> None:
-    """Build the network here, so that a GPU worker does not fail to do so later.
-
-    Raises:
-        UserError: It cannot be built.
-    """
-    # timm loads torch: only once everything cheaper was right
-    from ophnet_ray.models.backbone import probe_backbone
-    from ophnet_ray.models.init_checkpoint import build_network
-    from ophnet_ray.models.network import SurgicalPhaseClassificationModel
-
-    # the same call as that of the network, whose answer is kept
-    probe_backbone(config.model.backbone, config.windows.image_size, None)
-    starts = config.model.fetches_weights or config.model.backbone_weights is not None
-    if config.model.init_checkpoint is not None:
-        # phases do not matter here: encoder and fusion have to fit
-        without_map = replace(config, model=replace(config.model, phase_map=None))
-        build_network(without_map, ("0", "1"))
-        _tell_of_first_weights(without_map, on_notice)
-    elif starts:
-        on_notice(f"backbone {config.model.backbone}: loading {_describe_weights(config.model)}")
-        network = SurgicalPhaseClassificationModel.from_config(
-            2, config.model, config.windows.image_size, window_image=config.windows.window_image
-        )
-        if network.weights_use is not None:
-            on_notice(f"backbone {config.model.backbone}: {network.weights_use}")
-
-
-def check_recipe(config: Config) -> None:
-    """Make sure that the backbone has what the recipe names: stages, linear layers, drop path.
-
-    Raises:
-        UserError: It has not; the flag is named.
-    """
-    from ophnet_ray.models.network import outline_network
-
-    outline_network(2, config)
-
-
-def _tell_of_first_weights(config: Config, on_notice: Callable[[str], None]) -> None:
-    """Show the licence of the weights from which the training behind a checkpoint started.
-
-    Raises:
-        UserError: It forbids commercial use, and that is not allowed.
-    """
-    from ophnet_ray.models.init_checkpoint import read_start
-
-    start = read_start(config, ())
-    licence = start.describe_origin().licence if start else None
-    if licence is not None:
-        path = config.model.init_checkpoint
-        on_notice(f"--init_checkpoint {path}: its first weights, {describe_licence(licence)}")
-        check_licence("--init_checkpoint", str(path), licence, config.model.allow_noncommercial)
-
-
-def _describe_weights(model: ModelConfig) -> str:
-    """Return the source of an encoder's weights and their licence.
-
-    Raises:
-        UserError: A timm newer than ``check_network`` says that it forbids commercial use.
-    """
-    if model.backbone_weights is not None:
-        return f"{model.backbone_weights} weights, {describe_licence(UNKNOWN)}"
-    licence = read_licence(model.backbone)
-    if find_noncommercial(model.backbone) is None:
-        check_licence("--backbone", model.backbone, licence, model.allow_noncommercial)
-    return f"pretrained weights, {describe_licence(licence)}"
 
 
 def check_speed(config: Config, num_workers: int, use_gpu: bool) -> None:

@@ -24,12 +24,8 @@ from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.conclusion import failures_in_one_line
 from ophnet_ray.train.disk_space import check_copy_limit, check_disk_space
 from ophnet_ray.train.lone_worker import fit_here, trains_here
-from ophnet_ray.train.preflight import (
-    check_backbone,
-    check_cluster,
-    check_num_segments,
-    check_speed,
-)
+from ophnet_ray.train.network_checks import check_backbone
+from ophnet_ray.train.preflight import check_cluster, check_num_segments, check_speed
 from ophnet_ray.train.prepare import prepare_data
 from ophnet_ray.train.protocol import RemoteStatus, TrainingStatus, TrainLoopConfig
 from ophnet_ray.train.run import Run

@@ -14,13 +14,8 @@ from ophnet_ray.data.manifest_file import ManifestFile
 from ophnet_ray.data.passport import build_passport
 from ophnet_ray.train.disk_space import check_copy_limit
 from ophnet_ray.train.fold_set import FoldSet
-from ophnet_ray.train.preflight import (
-    check_backbone,
-    check_cluster,
-    check_num_segments,
-    check_recipe,
-    check_speed,
-)
+from ophnet_ray.train.network_checks import check_backbone, check_recipe
+from ophnet_ray.train.preflight import check_cluster, check_num_segments, check_speed
 from ophnet_ray.train.prepare import prepare_data, prepare_variant
 from ophnet_ray.train.run import Run
 from ophnet_ray.train.stored_manifest import share_manifest, store_manifest

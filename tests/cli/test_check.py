@@ -45,7 +45,7 @@ def test_the_exit_code_says_whether_a_run_would_start(tmp_path):
     assert list(csv.DictReader((tmp_path / "check/rejects.csv").open())) == []
 
     csv_path = write_faulty_data(tmp_path / "clean")
-    code, answer, messages = check(tmp_path, csv_path)
+    code, answer, messages = check(tmp_path, csv_path, "--freeze", "stages:9")
     assert (code, "would_start: no" in answer) == (2, True), messages
     assert "data changed" in answer
     with (tmp_path / "check/rejects.csv").open() as file:
@@ -54,6 +54,7 @@ def test_the_exit_code_says_whether_a_run_would_start(tmp_path):
     page = (tmp_path / "check/report.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 13  # 6 + 6 + 1, of the phases
     assert page.count('class="timeline"') == 27
+    assert "--freeze stages:9: the backbone test_efficientnet has" in page
     fingerprint = json.loads((tmp_path / "check/fingerprint.json").read_text())
     assert fingerprint["videos"]["v5.mp4"] == fingerprint["videos"]["twin.mp4"]
     assert fingerprint["videos"]["latin.avi"]["codec"] == "mpeg4"

@@ -5,17 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ophnet_ray.config import Config
 from ophnet_ray.console import Console
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.errors import UserError
 from ophnet_ray.train.preflight import (
     check_input,
     check_loggers,
-    check_network,
     check_num_segments,
     check_output,
-    check_recipe,
     resolve_paths,
 )
 from ophnet_ray.train.run import open_run
@@ -160,28 +157,6 @@ def test_more_workers_than_training_rows_are_refused_before_anything_is_decoded(
         check_num_segments(5, data.num_train)
 
 
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"backbone": "convnextv2_tiny"}, "--backbone convnextv2_tiny: .*forbids commercial use"),
-        ({"backbone": "convnextv2_tiny", "allow_noncommercial": True}, None),
-        ({"backbone": "convnextv2_tiny", "pretrained": False}, None),
-        ({"backbone": "convnextv2_tiny", "backbone_weights": "/w.pt"}, None),
-        ({"temporal": "gru", "encoder": "hiera_tiny_224.mae"}, "--encoder hiera_tiny_224.mae: "),
-        ({"temporal": "gru", "encoder": "/m.ckpt", "backbone": "convnextv2_tiny"}, None),
-        ({"backbone": "vit_small_patch14_dinov2", "image_size": 256}, "--image_size 256: 4 rows"),
-        ({"backbone": "vit_small_patch14_dinov2"}, None),
-    ],
-)
-def test_the_network_of_a_new_run_is_checked_by_its_name(settings, says):
-    config = Config().replace_flat(**settings)
-    if says is None:
-        check_network(config)
-    else:
-        with pytest.raises(UserError, match=says):
-            check_network(config)
-
-
 def test_a_run_that_began_before_licences_were_checked_goes_on(csv_path):
     config = tiny_config(csv_path, csv_path.parent, backbone="hiera_tiny_224.mae", name="mine")
     config = config.replace_flat(pretrained=True, image_size=224)
@@ -221,24 +196,3 @@ def test_mlflow_needs_a_server_when_the_runs_lie_in_a_bucket(monkeypatch, tmp_pa
         check_loggers(config)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     check_loggers(config)
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"freeze": "stages:9"}, "--freeze stages:9: the backbone test_resnet has 4 stages"),
-        ({"lora_rank": 4}, "--lora_rank 4: the backbone test_resnet has no linear layers"),
-        (
-            {"drop_path_rate": 0.1, "backbone": "vgg11"},
-            "--drop_path_rate 0.1: the backbone vgg11 has no residual branches to drop; give 0",
-        ),
-    ],
-)
-def test_a_recipe_that_does_not_suit_the_backbone_is_refused_before_training(
-    color_csv, tmp_path, settings, says
-):
-    config = tiny_config(color_csv, tmp_path)
-    check_recipe(config)
-    check_recipe(config.replace_flat(drop_path_rate=0.0, backbone="vgg11"))
-    with pytest.raises(UserError, match=says):
-        check_recipe(config.replace_flat(**settings))
