@@ -15,6 +15,7 @@ from ophnet_ray.train.head_input import locate_data
 from ophnet_ray.train.new_run import check_new_run
 from ophnet_ray.train.preflight import check_input
 from ophnet_ray.train.run import open_run
+from ophnet_ray.train.same_run import check_same
 
 FOLD_PATIENCE_S = 20.0
 """Seconds in which a process of a fold ends that has lost its parent."""
@@ -64,7 +65,7 @@ def _train(config: Config, console: Console) -> TrainingResult:
     # after a kill of the command for all folds, each still writes a checkpoint
     patience_s = FOLD_PATIENCE_S if run.config.data.fold is not None else 0.0
     with directory.locked(console.warn, patience_s):
-        directory.check_same(run.config, run.data.data_hash)
+        check_same(directory, run.config, run.data.data_hash)
         if not directory.config.exists():
             check_new_run(run.config, run.data, console.say)
         log_to(directory.driver_log)

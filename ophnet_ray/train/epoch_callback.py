@@ -14,13 +14,7 @@ import torch
 from ophnet_ray.config import DEFAULT_METRIC
 from ophnet_ray.distributed.prometheus import TrainingMetrics
 from ophnet_ray.metrics.classification import EPOCH_SCORE, epochs_since_best
-from ophnet_ray.models.checkpoints import (
-    Checkpoint,
-    commit_checkpoint,
-    prune_checkpoints,
-    prune_unfinished,
-    temporary_file,
-)
+from ophnet_ray.models.checkpoints import Checkpoint
 from ophnet_ray.models.exact_resume import ExactResume, loader_of, module_of
 from ophnet_ray.models.init_checkpoint import read_start
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
@@ -34,9 +28,8 @@ from ophnet_ray.models.payload import (
 from ophnet_ray.models.phase_module import PhaseModule
 from ophnet_ray.models.step_skipper import StepSkipper
 from ophnet_ray.models.training_summary import TrainingSummary
-from ophnet_ray.storage.records import DamagedFileError
-from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
 from ophnet_ray.train.epoch_counts import write_epoch_counts
+from ophnet_ray.train.epoch_files import EpochFiles
 from ophnet_ray.train.epoch_speed import EpochSpeed
 from ophnet_ray.train.heartbeat import Heartbeat, Position
 from ophnet_ray.train.protocol import TrainLoopConfig
@@ -85,7 +78,7 @@ class EpochCallback(ExactResume):
         self._stop_poll = StopPoll(loop.status, place.read_notice)
         self._is_stop_wanted = self._is_checkpoint_wanted = False
         self.history: list[Mapping[str, float]] = []
-        self._checkpoints = list(checkpoints)
+        self._files = EpochFiles(loop.run, checkpoints)
         self.failure = ""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -147,44 +140,20 @@ class EpochCallback(ExactResume):
             self._loop.status.update(**progress)
 
     def _write_unfinished(self, trainer: L.Trainer, step: int) -> None:
-        folder, epoch = self._loop.run.checkpoints, trainer.current_epoch
-        self.save_inside_epoch(trainer, temporary_file(folder, epoch, step))
+        path = self._files.name_unfinished(trainer.current_epoch, step)
+        self.save_inside_epoch(trainer, path)
         if trainer.is_global_zero:
-            commit_checkpoint(
-                folder,
-                epoch,
-                {},
-                step,
-                sha256=_checksum_of_last_file(trainer),
-                num_workers=trainer.world_size,
-            )
-            # the one before stays in case this one is damaged
-            prune_unfinished(folder, keep=2)
-            self._loop.run.send_checkpoints()
+            self._files.commit_unfinished(trainer, step)
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restore the history and, inside an epoch, this worker's state.
-
-        A run that was killed after a checkpoint may not have written the epoch's record yet; when
-        it was the last epoch, no later one would.
-        """
+        """Restore the history and, inside an epoch, this worker's state."""
         payload = CheckpointPayload.from_dict(checkpoint[PAYLOAD_KEY], trainer.ckpt_path)
         self.history = list(payload.history)
         if trainer.is_global_zero:
-            self._restore_metrics()
+            self._files.restore_metrics(self.history)
         self.restore(payload.workers, trainer.global_rank)
-
-    def _restore_metrics(self) -> None:
-        run = self._loop.run
-        try:
-            is_same = self.history == run.read_metrics()
-        except DamagedFileError as error:
-            logger.warning("%s", error)
-            is_same = False
-        if not is_same:
-            run.write_metrics(self.history)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -283,9 +252,8 @@ class EpochCallback(ExactResume):
         }
         self.history = [*self.history, record]
         self._run_metrics.end_epoch(record)
-        run = self._loop.run
         # every worker takes part: a sharded model is gathered from all of them
-        trainer.save_checkpoint(temporary_file(run.checkpoints, trainer.current_epoch))
+        trainer.save_checkpoint(self._files.name_epoch(trainer.current_epoch))
         self._commit_epoch(trainer, record)
         trainer.should_stop |= self._is_patience_over()
         self._is_checkpoint_wanted = False
@@ -337,16 +305,7 @@ class EpochCallback(ExactResume):
         if self._loop.keeps_counts:
             # before the checkpoint: each epoch that is not trained again has its counts
             write_epoch_counts(run, trainer.current_epoch, self.describe_model(module))
-        metrics = dict(module.epoch_metrics)
-        written = commit_checkpoint(
-            run.checkpoints,
-            trainer.current_epoch,
-            metrics,
-            sha256=_checksum_of_last_file(trainer),
-        )
-        self._checkpoints = prune_checkpoints([*self._checkpoints, written])
-        prune_unfinished(run.checkpoints, keep=0)
-        run.send_checkpoints()
+        written = self._files.commit_epoch(trainer, module.epoch_metrics)
         run.write_metrics(self.history)
         self.send_logs(trainer)
         self._report_progress(epoch=trainer.current_epoch + 1, step=0, metrics=record)
@@ -376,8 +335,3 @@ def _are_weights_finite(trainer: L.Trainer) -> bool:
     tensors = [*trainer.lightning_module.parameters(), *trainer.lightning_module.buffers()]
     own = all(bool(torch.isfinite(each).all()) for each in tensors)
     return bool(trainer.strategy.reduce_boolean_decision(own, all=True))
-
-
-def _checksum_of_last_file(trainer: L.Trainer) -> str:
-    writer = trainer.strategy.checkpoint_io
-    return writer.sha256 if isinstance(writer, SyncedCheckpointIO) else ""

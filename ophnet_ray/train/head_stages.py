@@ -38,6 +38,7 @@ from ophnet_ray.train.prepare import account_for_rows
 from ophnet_ray.train.report import write_run_report
 from ophnet_ray.train.run import Run, open_run
 from ophnet_ray.train.run_directory import RunResult
+from ophnet_ray.train.same_run import check_same
 from ophnet_ray.train.stages import (
     complete_run,
     find_best_checkpoint,
@@ -143,7 +144,7 @@ def provide_encoders(run: Run) -> None:
         run.console.say(f"stage 1 of 3: {description}")
         frame_run = open_run(frames, data, run.console)
         with frame_run.directory.locked(run.console.warn):
-            frame_run.directory.check_same(frames, data.data_hash)
+            check_same(frame_run.directory, frames, data.data_hash)
             complete_run(frame_run, str(run.directory.path / file))
 
 

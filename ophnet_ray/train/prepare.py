@@ -23,6 +23,7 @@ from ophnet_ray.garbage import pause_collections
 from ophnet_ray.models.init_checkpoint import read_start
 from ophnet_ray.train.new_run import find_leaks
 from ophnet_ray.train.run import Run
+from ophnet_ray.train.same_run import check_passport
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def account_for_rows(
                 f"no usable segment is left for split {split}; see {directory.rejects}, mend the "
                 "videos or mark other rows"
             )
-    directory.check_passport(passport)
+    check_passport(directory, passport)
     directory.write_passport(passport)
     directory.write_config(run.config)
     for notice in describe_warnings(passport):

@@ -11,13 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ophnet_ray.config import (
-    CONTENT_SETTINGS,
-    Config,
-    known_settings,
-    late_settings,
-    settings_that_affect,
-)
+from ophnet_ray.config import CONTENT_SETTINGS, Config
 from ophnet_ray.data.annotations import Reject
 from ophnet_ray.data.passport import Passport
 from ophnet_ray.errors import UserError
@@ -36,7 +30,6 @@ from ophnet_ray.storage.records import (
     read_yaml_record,
 )
 from ophnet_ray.storage.unfinished import delete_unnamed
-from ophnet_ray.train.extension import extended_settings
 from ophnet_ray.train.run_mirror import RunMirror
 from ophnet_ray.train.run_paths import RunPaths
 
@@ -174,78 +167,6 @@ class RunDirectory(RunPaths):
     def _send_rest(self) -> None:
         """Send what the driver alone has: its log, and the files written after training."""
         self.send(self.driver_log, *(path for path in self.path.iterdir() if path.is_file()))
-
-    def check_same(self, config: Config, data_hash: str) -> None:
-        """Make sure that the folder is new, or holds this very run.
-
-        Raises:
-            UserError: Another run lies there; the differences are named.
-        """
-        if not self.config.exists():
-            return
-        before = known_settings(self.read_config())
-        now = late_settings() | config.identity()
-        for name in CONTENT_SETTINGS:
-            if (file := self.content_hash(name)).exists():
-                before[name] = file.read_text().strip()
-            elif before.get(name) is not None:
-                # earlier versions kept the path alone
-                now[name] = getattr(config.model, name)
-        # those are compared with what the run took, see ``check_passport``
-        left_out = settings_that_affect("resources") + extended_settings(before, now)
-        changes = [
-            f"{name} {before.get(name)} -> {value}"
-            for name, value in now.items()
-            if name not in left_out and before.get(name) != value
-        ]
-        if self.passport.exists() and self.read_passport().data_hash != data_hash:
-            changes.append("the rows of the CSV, their split or the videos")
-        self._refuse(changes)
-
-    def check_passport(self, passport: Passport) -> None:
-        """Make sure that a resumed run uses the same rows on the same devices as before.
-
-        Raises:
-            UserError: It does not; the differences are named.
-        """
-        if not self.passport.exists():
-            return
-        before = self.read_passport()
-        self.check_resources(passport.resources)
-        changes = []
-        if before.used_hash != passport.used_hash:
-            changes.append(f"{before.rows_used} -> {passport.rows_used} usable rows")
-        self._refuse(changes)
-
-    def check_resources(self, now: Mapping[str, Any]) -> None:
-        """Make sure that a resumed run takes of the cluster what it began with.
-
-        Args:
-            now: ``Resources.describe`` of the command.
-
-        Raises:
-            UserError: It takes something else.
-        """
-        before = self.read_resources()
-        changed = [name for name, value in before.items() if now[name] != value]
-        if now["device"] == before.get("device") == "GPU":
-            # threads of the host sum no gradient
-            changed = [name for name in changed if name != "threads_per_worker"]
-        if changed:
-            flags = {"device": f"--use_gpu {str(before['device'] == 'GPU').lower()}"}
-            cures = [flags.get(name, f"--{name} {before[name]}") for name in changed]
-            differences = "; ".join(f"{name} {before[name]} -> {now[name]}" for name in changed)
-            raise UserError(
-                f"the run {self.location} was started with other resources ({differences}), which "
-                f"would change its weights; give {' '.join(cures)} to resume it, or another --name"
-            )
-
-    def _refuse(self, changes: Sequence[str]) -> None:
-        if changes:
-            raise UserError(
-                f"the run {self.location} was started with other settings ({'; '.join(changes)}); "
-                "choose another --name, or delete the folder"
-            )
 
     def read_passport(self) -> Passport:
         """Read the account of the data.

@@ -11,6 +11,7 @@ from ophnet_ray.storage.paths import join, stem_of
 from ophnet_ray.train.extension import may_extend
 from ophnet_ray.train.run import Run
 from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.train.same_run import check_resources
 
 
 def is_extended(run: Run) -> bool:
@@ -37,7 +38,7 @@ def continue_shorter_run(run: Run, resources: Resources) -> None:
     """
     directory, is_named = run.directory, run.config.run.name is not None
     if is_extended(run):
-        directory.check_resources(resources.describe())
+        check_resources(directory, resources.describe())
         before = directory.read_config()["max_epochs"]
         run.console.say(f"continuing {directory.location} after its {before} epochs")
         _reopen(directory)

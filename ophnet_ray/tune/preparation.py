@@ -18,6 +18,7 @@ from ophnet_ray.train.network_checks import check_backbone, check_recipe
 from ophnet_ray.train.preflight import check_cluster, check_num_segments, check_speed
 from ophnet_ray.train.prepare import prepare_data, prepare_variant
 from ophnet_ray.train.run import Run
+from ophnet_ray.train.same_run import check_passport
 from ophnet_ray.train.stored_manifest import share_manifest, store_manifest
 from ophnet_ray.tune.reshuffle import build_reshuffle
 from ophnet_ray.tune.resources import TrialPlan, plan_trials
@@ -99,7 +100,7 @@ def _account_for_all(whole: Run, fold: Run, plan: TrialPlan) -> None:
     ]
     phases = Manifest(tuple(whole.data.phases), whole.config.windows, ())
     passport = build_passport(whole.data, phases, unreadable, plan.resources.describe())
-    whole.directory.check_passport(passport)
+    check_passport(whole.directory, passport)
     whole.directory.write_passport(passport)
     whole.directory.write_config(whole.config)
 
