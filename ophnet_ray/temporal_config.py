@@ -48,6 +48,8 @@ class TemporalConfig:
     """Share of the channels that dropout sets to 0 in training."""
     temporal_lr: float = setting(1e-3, is_late=True)
     """Learning rate of the temporal model."""
+    temporal_warmup_ratio: float = setting(0.05, is_late=True)
+    """Share of the temporal model's steps in which temporal_lr rises, with --lr_schedule cosine."""
     temporal_epochs: int = setting(40, is_late=True)
     """Epochs of the temporal model. Each has at least 20 steps: few videos are taken several
     times."""
@@ -84,10 +86,9 @@ class TemporalConfig:
             0 < rate <= MAX_FRAME_RATE,
             f"--frame_rate {rate:g}: must be more than 0, at most {MAX_FRAME_RATE}",
         )
-        yield (
-            0 <= self.temporal_dropout < 1,
-            f"--temporal_dropout {self.temporal_dropout}: must be 0 or more, and less than 1",
-        )
+        for name in ("temporal_dropout", "temporal_warmup_ratio"):
+            share = getattr(self, name)
+            yield 0 <= share < 1, f"--{name} {share}: must be 0 or more, and less than 1"
         yield (
             0 <= self.smoothing_loss < math.inf,
             f"--smoothing_loss {self.smoothing_loss}: must be 0 or more, and finite",

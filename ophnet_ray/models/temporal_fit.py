@@ -52,6 +52,7 @@ def build_head_module(
         model,
         lr=temporal.temporal_lr,
         lr_schedule=training.lr_schedule,
+        warmup_ratio=temporal.temporal_warmup_ratio,
         balance=balance_phases(measured.counts, training.class_weights),
         smoothing=temporal.smoothing_loss,
         num_val_cases=max(len({sequence.case_id for sequence in val}), 1),

@@ -16,6 +16,7 @@ from ophnet_ray.models.losses import PhaseBalance
 from ophnet_ray.models.phase_module import PhaseModule
 from ophnet_ray.models.temporal_loss import SequenceLoss
 from ophnet_ray.models.temporal_network import TemporalModel
+from ophnet_ray.recipe_config import RecipeConfig
 from ophnet_ray.temporal_config import TemporalConfig
 
 F1_OVERLAP = 0.5
@@ -28,6 +29,7 @@ class TemporalModule(PhaseModule):
         head: The temporal model.
         lr: Learning rate of Adam.
         lr_schedule: See ``PhaseModule``.
+        warmup_ratio: Share of the steps in the warm-up of ``cosine``.
         balance: Adjustments of the training loss, from counts of training frames.
         smoothing: Weight of the smoothness in the loss.
         num_val_cases: Number of validation cases, C.
@@ -45,11 +47,12 @@ class TemporalModule(PhaseModule):
         lr: float = TemporalConfig.temporal_lr,
         *,
         lr_schedule: LRSchedule = TrainingConfig.lr_schedule,
+        warmup_ratio: float = TemporalConfig.temporal_warmup_ratio,
         balance: PhaseBalance | None = None,
         smoothing: float = TemporalConfig.smoothing_loss,
         num_val_cases: int = 1,
     ) -> None:
-        super().__init__(lr, lr_schedule)
+        super().__init__(lr, lr_schedule, RecipeConfig(warmup_ratio=warmup_ratio))
         self.head, self.num_classes = head, head.spec.num_classes
         self.loss = SequenceLoss(self.num_classes, balance, smoothing)
         self.frame_counts = CellCounts.empty(num_val_cases, self.num_classes)

@@ -41,6 +41,7 @@ _OF_HEADS = (
     "temporal_channels",
     "temporal_dropout",
     "temporal_lr",
+    "temporal_warmup_ratio",
     "smoothing_loss",
     "class_weights",
     "lr_schedule",

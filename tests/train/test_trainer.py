@@ -1,5 +1,6 @@
 """Training of a temporal model in this process, as trials do it: the same files as with workers."""
 
+import math
 import sys
 from dataclasses import replace
 from functools import partial
@@ -141,6 +142,19 @@ def test_a_training_goes_on_with_the_passes_that_it_began_with(tmp_path):
     # its checkpoint tells the steps of an epoch, too, where it does not tell the passes
     forget_passes(begun.run)
     assert make_loop(tmp_path, temporal_epochs=2).num_passes == 3
+
+
+def test_the_warm_up_of_the_temporal_model_has_a_flag_of_its_own(tmp_path):
+    flags = {"temporal_epochs": 2, "lr_schedule": "cosine", "warmup_ratio": 0.8}
+    as_before = make_loop(tmp_path / "as before", **flags)
+    longer = make_loop(tmp_path / "longer", temporal_warmup_ratio=0.8, **flags)
+    found = []
+    for loop in (as_before, longer):
+        records = []
+        fit_alone(loop, records.append)
+        found.append(records[0]["lr"] / 1e-2)
+    # after 20 of 40 steps: 18 of the 38 that follow 2 of warm-up; and 21 of 33 on the way up
+    assert found == pytest.approx([0.5 + 0.5 * math.cos(math.pi * 18 / 38), 21 / 33])
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_with_the_cure(tmp_path):
