@@ -40,7 +40,7 @@ class Holder:
         since: Time at which it took the lock, for people.
         token: Random text, different for each lock that is taken.
         machine: Identity of the machine since its start, and of the container: two may have one
-            name. Empty in locks of earlier versions.
+            name. Empty in locks of earlier versions, and outside Linux.
         renewed: Time at which it last said that it is alive, in a bucket.
     """
 
@@ -77,10 +77,12 @@ class Holder:
         return replace(self, renewed=_now())
 
     def is_dead_here(self) -> bool:
-        """Return True if the holder ran on this machine, in this container, and runs no more."""
-        if self.host != socket.gethostname() or self.machine not in ("", this_machine()):
-            return False
-        return is_gone(self.pid)
+        """Return True if the holder surely ran on this machine, in this container, and is gone.
+
+        Without an identity of the machine that is not known: another container may have its name.
+        """
+        is_ours = (self.host, self.machine) == (socket.gethostname(), this_machine())
+        return bool(self.machine) and is_ours and is_gone(self.pid)
 
     def to_bytes(self) -> bytes:
         """Return the content of the lock file."""

@@ -1,8 +1,11 @@
 """Locks between real processes: held, shared, refused, and freed by a kill."""
 
 import errno
+import json
 import os
 import re
+import socket
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -140,6 +143,27 @@ def test_without_locks_of_the_file_system_one_process_holds_it_too(tmp_path, no_
     assert {file.name for file in tmp_path.iterdir()} == {".lock"}
     with shared(path):
         pass
+
+
+@pytest.mark.parametrize("ours", ["", "boot 1 pid:[1]"])
+def test_only_silence_frees_the_lock_of_a_machine_without_an_identity(
+    tmp_path, no_locks, monkeypatch, ours
+):
+    """A container of the same host name may have written it: its processes have other numbers."""
+    monkeypatch.setattr(claims, "this_machine", lambda: ours)
+    path, held = tmp_path / ".lock", tmp_path / ".lock.held"
+    held.write_text(json.dumps({"host": socket.gethostname(), "pid": pid_of_nobody()}))
+    with pytest.raises(UserError, match="busy"), exclusive(path, busy="busy"):
+        pytest.fail("two hold the lock")
+    os.utime(held, (0, 0))
+    assert not is_busy(path)
+
+
+def pid_of_nobody():
+    """Return the number of a process that has ended."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    return ended.pid
 
 
 def pass_alone(marker):
