@@ -23,6 +23,7 @@ from ophnet_ray.inference.window_stream import (
     stream_batches,
     windows_of,
 )
+from ophnet_ray.storage.unfinished import delete_abandoned
 
 UNREADABLE = "does not exist, or cannot be read"
 
@@ -42,6 +43,8 @@ class EncodingPlan(NamedTuple):
 def plan_encoding(store: FeatureStore, videos: Iterable[str]) -> EncodingPlan:
     """Find what a store lacks of some videos; files of equal content are encoded once.
 
+    If something is to be encoded, files that killed encoders have left unfinished are deleted.
+
     Raises:
         UserError: Something is to be encoded, and the store cannot be written.
     """
@@ -51,6 +54,7 @@ def plan_encoding(store: FeatureStore, videos: Iterable[str]) -> EncodingPlan:
     todo = {id_: video for video, id_ in content_ids.items() if id_ not in present}
     if todo:  # a store that is complete may be read-only
         store.check_writable()
+        delete_abandoned(store.folder)
     broken = {video: UNREADABLE for video in videos if video not in content_ids}
     return EncodingPlan(content_ids, todo, broken)
 

@@ -10,6 +10,7 @@ import re
 import secrets
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ophnet_ray.storage.processes import is_gone, this_machine
@@ -50,6 +51,23 @@ def delete_unnamed(*folders: Path) -> None:
     for folder in folders:
         for leftover in folder.glob(f"{UNFINISHED}*"):
             leftover.unlink(missing_ok=True)
+
+
+def delete_abandoned(*folders: Path) -> None:
+    """Delete the unfinished files that nobody writes any more, while others may be writing.
+
+    One that this user may not delete stays. The cost is a listing of each folder.
+    """
+    for folder in folders:
+        try:
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in entries if entry.name.startswith(UNFINISHED)]
+        except FileNotFoundError:
+            continue
+        for name in names:
+            with suppress(FileNotFoundError, PermissionError):
+                if is_abandoned(name, (folder / name).stat().st_mtime):
+                    (folder / name).unlink()
 
 
 def _machine() -> str:

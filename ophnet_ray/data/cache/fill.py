@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.catalog import CATALOG
 from ophnet_ray.data.cache.shards import CacheEntry, bytes_per_block
 from ophnet_ray.data.cache.store import SHARD_BYTES, BlockCache, DecodeResult
 from ophnet_ray.garbage import pause_collections
 from ophnet_ray.storage.files import FileStatus
+from ophnet_ray.storage.unfinished import delete_abandoned
 
 TASKS_PER_WORKER = 4
 MAX_TASK_SEGMENTS = 64
@@ -65,6 +67,8 @@ def fill_cache(
 ) -> FillResult:
     """Decode the segments that the cache lacks, and mark all entries as used.
 
+    Before anything is decoded, files that killed decoders have left unfinished are deleted.
+
     Args:
         cache: The store to fill.
         segments: Segments of existing video files.
@@ -80,6 +84,8 @@ def fill_cache(
         rows = () if is_full else zip(segments, keys, strict=True)
         pending = {k: s for s, k in rows if k not in entries}
         tasks = plan_tasks([(s, k) for k, s in pending.items()], cache, num_workers)
+    if tasks:
+        delete_abandoned(cache.folder, cache.folder / CATALOG)
     # runs that start simultaneously begin with different tasks and do not wait for each other
     first = secrets.randbelow(max(len(tasks), 1))
     tasks = tasks[first:] + tasks[:first]

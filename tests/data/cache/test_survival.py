@@ -20,6 +20,7 @@ from ophnet_ray.data.cache.inventory import prune, read_inventory
 from ophnet_ray.data.cache.segment_keys import FORMAT_VERSION
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.errors import UserError
+from tests.helpers.lock_holders import holding
 from tests.helpers.paths import ROOT
 from tests.helpers.videos import grey_frames, write_variant, write_video
 from tests.helpers.waiting import wait_until
@@ -172,6 +173,30 @@ def test_a_full_disk_is_named_and_what_was_written_is_whole(videos, tmp_path):
     num_segments, num_found, num_leftovers = (int(n) for n in counts.split())
     assert 0 < num_found < num_segments
     assert num_leftovers == 0
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from ophnet_ray.storage.files import open_atomically
+with open_atomically(Path(sys.argv[1]), str) as file:
+    file.write(b"half a shard")
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_the_next_decoder_removes_what_a_killed_one_has_left(videos, tmp_path):
+    segments = segments_of(videos)[:2]
+    fill(tmp_path, segments[:1])
+    folder = BlockCache(tmp_path, WINDOWS).folder
+    with holding(WRITE, folder) as process:
+        process.kill()
+        process.wait()
+    with holding(WRITE, folder) as alive:
+        fill(tmp_path, segments)
+        (left,) = (file.name for file in folder.iterdir() if file.name.startswith(".new."))
+        assert left.startswith(f".new.{alive.pid}-")
 
 
 def test_pruning_removes_what_no_run_of_the_last_days_used(videos, tmp_path):
