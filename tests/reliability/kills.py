@@ -6,7 +6,7 @@ The judge reads the ledger of the workers (see ``fault_site``) and the last chec
 import random
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,18 @@ from tests.reliability.place import (
     wait_at,
 )
 
+Attempt = Callable[[Place, int, int], None]
+"""Starts a run in its place, strikes it at a rank and step, and lets it end."""
+
 
 def run_kill_worker(n: int, seed: int, folder: Path) -> Outcome:
     """Kill -9 a train worker at a step; Ray Train starts the workers again."""
-    return run_struck(n, seed, folder, "kill_worker", _kill_worker)
+    return run_struck(n, seed, folder, "kill_worker", kill_worker)
 
 
 def run_kill_driver(n: int, seed: int, folder: Path) -> Outcome:
     """Kill -9 the driver at a step; the same command is given again."""
-    return run_struck(
-        n, seed, folder, "kill_driver", _strike_driver(signal.SIGKILL, -signal.SIGKILL)
-    )
+    return run_struck(n, seed, folder, "kill_driver", striking(signal.SIGKILL, -signal.SIGKILL))
 
 
 def run_kill_controller(n: int, seed: int, folder: Path) -> Outcome:
@@ -60,12 +61,12 @@ def _kill_controller(place: Place, rank: int, step: int) -> None:
 
 def run_sigterm(n: int, seed: int, folder: Path) -> Outcome:
     """Send SIGTERM at a step: exit code 143 and a checkpoint; the same command is given again."""
-    return run_struck(n, seed, folder, "sigterm", _strike_driver(signal.SIGTERM, 143))
+    return run_struck(n, seed, folder, "sigterm", striking(signal.SIGTERM, 143))
 
 
 def run_sigint(n: int, seed: int, folder: Path) -> Outcome:
     """Press Ctrl-C at a step: exit code 130 and a checkpoint; the same command is given again."""
-    return run_struck(n, seed, folder, "sigint", _strike_driver(signal.SIGINT, 130))
+    return run_struck(n, seed, folder, "sigint", striking(signal.SIGINT, 130))
 
 
 def run_sighup(n: int, seed: int, folder: Path) -> Outcome:
@@ -73,15 +74,15 @@ def run_sighup(n: int, seed: int, folder: Path) -> Outcome:
 
     As the kernel does, the signal goes to the driver and to all that it started.
     """
-    return run_struck(n, seed, folder, "sighup", _strike_driver(signal.SIGHUP, 129))
+    return run_struck(n, seed, folder, "sighup", striking(signal.SIGHUP, 129))
 
 
 def run_here(n: int, seed: int, folder: Path) -> Outcome:
     """Strike a command that trains in its own process: kill -9, SIGTERM and Ctrl-C in turn."""
     strikes = [
-        _strike_driver(signal.SIGKILL, -signal.SIGKILL),
-        _strike_driver(signal.SIGTERM, 143),
-        _strike_driver(signal.SIGINT, 130),
+        striking(signal.SIGKILL, -signal.SIGKILL),
+        striking(signal.SIGTERM, 143),
+        striking(signal.SIGINT, 130),
     ]
 
     def attempt(place: Place, rank: int, step: int) -> None:
@@ -134,7 +135,7 @@ def run_struck(
     seed: int,
     folder: Path,
     name: str,
-    attempt: Any,
+    attempt: Attempt,
     *,
     train_workers: int | None = WORKERS,
 ) -> Outcome:
@@ -170,12 +171,15 @@ def judged(outcome: Outcome, place: Place, example: object) -> Iterator[None]:
         outcome.sample("steps_redone", redone)
 
 
-def _kill_worker(place: Place, rank: int, step: int) -> None:
+def kill_worker(place: Place, rank: int, step: int) -> None:
+    """Kill -9 a train worker at a step; Ray Train starts the workers again."""
     finish(place.start({"what": "kill", "rank": rank, "step": step}))
     assert (place.ledger / "struck").exists(), "the fault did not happen"
 
 
-def _strike_driver(number: signal.Signals, exit_code: int) -> Any:
+def striking(number: signal.Signals, exit_code: int) -> Attempt:
+    """Return an attempt that sends a signal to the driver; the same command is given again."""
+
     def attempt(place: Place, rank: int, step: int) -> None:
         process = place.start(wait_at(rank, step))
         await_step(place, process)

@@ -1,8 +1,8 @@
-"""Runs under ``--shuffle shard``, killed in the middle of an epoch: the same command ends alike.
+"""Runs under ``--shuffle shard``, killed in the middle of an epoch: they end alike.
 
 The cache is a folder or a bucket of which the machine may keep a part; the sampler is the default
-one or another. It is full when the runs start: they train in the process of their command, without
-Ray.
+one or another. It is full when the runs start. One worker trains in the process of the command,
+without Ray; two are workers of Ray Train, of which one is killed, or the command with all of them.
 """
 
 import random
@@ -20,9 +20,9 @@ from ophnet_ray.data.cache.store import BlockCache
 from tests.helpers.bucket import running_bucket
 from tests.helpers.runs import tiny_config
 from tests.helpers.videos import write_color_dataset
-from tests.reliability.kills import judge, judged, windows_by_epoch
+from tests.reliability.kills import judge, judged, kill_worker, striking, windows_by_epoch
 from tests.reliability.outcome import Outcome
-from tests.reliability.place import EPOCHS, Place, await_step, finish, strike_driver, wait_at
+from tests.reliability.place import EPOCHS, STEPS, WORKERS, Place, finish
 
 LIMIT = "600kB"
 """Room for two of six shards."""
@@ -32,19 +32,44 @@ NUM_SEGMENTS = 15
 
 @dataclass(frozen=True)
 class _Kind:
+    """Runs of one case.
+
+    Attributes:
+        is_in_bucket: The cache is in a bucket, and copies of a part of it are on the machine.
+        sampler: See ``SamplingConfig``.
+        train_workers: Workers of Ray Train; None for one in the process of the command.
+        kills_worker: A worker is killed, and Ray Train starts the workers again; else the command
+            is killed, and given again.
+    """
+
     is_in_bucket: bool
-    sampler: str
+    sampler: str = "segment"
+    train_workers: int | None = None
+    kills_worker: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch under the default sampler."""
+        return NUM_SEGMENTS if self.train_workers is None else STEPS
+
+    @property
+    def windows(self) -> int:
+        """Windows of an epoch: workers take the same number of steps, so the rest is left out."""
+        return self.steps * (self.train_workers or 1)
 
 
 KINDS = {
-    "shard_order": _Kind(is_in_bucket=False, sampler="segment"),
+    "shard_order": _Kind(is_in_bucket=False),
     "shard_order_bucket_seconds": _Kind(is_in_bucket=True, sampler="seconds"),
+    "shard_order_workers": _Kind(is_in_bucket=True, train_workers=WORKERS, kills_worker=True),
+    "shard_order_workers_driver": _Kind(is_in_bucket=True, train_workers=WORKERS),
 }
 
 
 def run(name: str, n: int, seed: int, folder: Path) -> Outcome:
-    """Kill -9 the driver inside an epoch ``n`` times; the same command is given again."""
+    """Kill -9 a process of a run inside an epoch ``n`` times."""
     kind, outcome = KINDS[name], Outcome()
+    strike = kill_worker if kind.kills_worker else striking(signal.SIGKILL, -signal.SIGKILL)
     with running_bucket(is_quiet=True) if kind.is_in_bucket else nullcontext() as bucket:
         cache_dir = bucket.uri("cache") if bucket is not None else str(folder / "data" / "cache")
         _fill(folder, cache_dir)
@@ -60,13 +85,11 @@ def run(name: str, n: int, seed: int, folder: Path) -> Outcome:
         _check_windows(windows, kind)
         for number in range(n):
             rng = random.Random(f"{name}:{seed}:{number}")
-            step = rng.randrange((EPOCHS - 1) * NUM_SEGMENTS)
+            step = rng.randrange((EPOCHS - 1) * kind.steps)
+            rank = rng.randrange(kind.train_workers or 1)
             place = _place(folder, str(number), kind, settings)
-            with judged(outcome, place, step):
-                process = place.start(wait_at(0, step))
-                await_step(place, process)
-                strike_driver(place, process, signal.SIGKILL, -signal.SIGKILL)
-                finish(place.start())
+            with judged(outcome, place, (rank, step)):
+                strike(place, rank, step)
                 judge(place, wanted, windows)
     return outcome
 
@@ -89,7 +112,7 @@ def _place(folder: Path, name: str, kind: _Kind, settings: Mapping[str, Any]) ->
     return Place(
         folder / name,
         folder / "data",
-        None,
+        kind.train_workers,
         {**settings, **(own if kind.is_in_bucket else {})},
     )
 
@@ -97,7 +120,7 @@ def _place(folder: Path, name: str, kind: _Kind, settings: Mapping[str, Any]) ->
 def _check_windows(windows: Mapping[int, Counter[str]], kind: _Kind) -> None:
     """Make sure that the run that was not killed has each window once per epoch, if it should."""
     for epoch, counts in windows.items():
-        if counts.total() != NUM_SEGMENTS:
+        if counts.total() != kind.windows:
             raise RuntimeError(f"epoch {epoch} has {counts.total()} windows")
         if kind.sampler == "segment" and max(counts.values()) > 1:
             raise RuntimeError(f"epoch {epoch} has a window twice")
