@@ -14,22 +14,23 @@ from ophnet_ray.cli.features import FeaturesCommand
 from ophnet_ray.cli.predict import PredictCommand
 from ophnet_ray.cli.runs import RunsCommand
 
+COMMANDS = {
+    "check": CheckCommand,
+    "predict": PredictCommand,
+    "evaluate": EvaluateCommand,
+    "ensemble": EnsembleCommand,
+    "compare": CompareCommand,
+    "runs": RunsCommand,
+    "audit": AuditCommand,
+    "features": FeaturesCommand,
+    "export": ExportCommand,
+    "cache": CacheCommand,
+}
+
 
 def main() -> None:
     """Run a sub-command."""
-    commands = {
-        "check": CheckCommand,
-        "predict": PredictCommand,
-        "evaluate": EvaluateCommand,
-        "ensemble": EnsembleCommand,
-        "compare": CompareCommand,
-        "runs": RunsCommand,
-        "audit": AuditCommand,
-        "features": FeaturesCommand,
-        "export": ExportCommand,
-        "cache": CacheCommand,
-    }
-    parse_command(commands, sys.argv[1:], "python -m ophnet_ray").run()
+    parse_command(COMMANDS, sys.argv[1:], "python -m ophnet_ray").run()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 from ophnet_ray.cli.checks import check_checkpoint
 from ophnet_ray.console import print_answer
 from ophnet_ray.errors import UserError
+from ophnet_ray.storage.replacement import ONNX_FILE, check_kind, check_no_stranger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class ExportCommand:
         onnx_path = self._onnx_path()
         scores = self._read_scores()
         check_checkpoint(self.checkpoint)
+        self._check_outputs(onnx_path)
         from ophnet_ray.models.checkpoint_file import read_payload
 
         if read_payload(self.checkpoint).head is not None:
@@ -65,8 +67,9 @@ class ExportCommand:
                 "--export_onnx FILE alone"
             )
         from ophnet_ray.inference.export import MAX_DIFFERENCE
-        from ophnet_ray.inference.temporal_export import export_temporal_onnx
+        from ophnet_ray.inference.temporal_export import export_temporal_onnx, head_path
 
+        check_kind("--export_onnx", head_path(onnx_path), ONNX_FILE, "ONNX file")
         head, difference = export_temporal_onnx(self.checkpoint, onnx_path)
         print_answer(
             {
@@ -83,6 +86,16 @@ class ExportCommand:
         if not path.parent.is_dir():
             raise UserError(f"--export_onnx {path}: its folder does not exist")
         return path
+
+    def _check_outputs(self, onnx_path: Path | None) -> None:
+        """Refuse to replace what no export has written."""
+        if onnx_path is not None:
+            check_kind("--export_onnx", onnx_path, ONNX_FILE, "ONNX file")
+        if self.safetensors is not None:
+            folder = Path(self.safetensors).absolute()
+            if folder.is_file():
+                raise UserError(f"--safetensors {folder} is a file; it takes a folder")
+            check_no_stranger("--safetensors", [folder / "model.safetensors"], folder / "card.json")
 
     def _read_scores(self) -> dict[str, Any] | None:
         if self.scores is None:

@@ -29,6 +29,7 @@ from ophnet_ray.models.backbone_names import (
 from ophnet_ray.settings import NUM_WORKERS, check_rules
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.paths import check_location, plain_uri
+from ophnet_ray.storage.replacement import check_kind
 
 if TYPE_CHECKING:
     # loads the codec, which --help does not need
@@ -150,7 +151,9 @@ class FeaturesCommand:
         if self.index is None:
             return None
         folder, name = str(Path(self.index).parent), Path(self.index).name
-        return create_output_folder(folder, name, flag="--index") / name
+        file = create_output_folder(folder, name, flag="--index") / name
+        check_kind("--index", file, _format_index({}), "index of features")
+        return file
 
 
 def _describe(store: "FeatureStore", content_id: str) -> dict[str, object]:

@@ -46,6 +46,7 @@ from ophnet_ray.storage.access import check_no_folder, ensure_writable
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import name_of
+from ophnet_ray.storage.replacement import check_no_stranger
 from ophnet_ray.storage.unfinished import delete_unnamed
 
 MAX_VIDEOS_DRAWN = 100
@@ -183,6 +184,8 @@ def predict_into(
     if request.template is not None:
         _check_template(request.template, request)
     with folder.locked():
+        # segments.csv may well be the user's table of annotations
+        check_no_stranger("--output", [folder.segments, folder.submission], folder.predictions)
         check_unchanged(request.checkpoint, request.gathered_sha256)
         job = build_job(
             request.checkpoint, folder.parts, request.frame_rate, request.causal, request.tta

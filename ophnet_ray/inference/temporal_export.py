@@ -45,10 +45,15 @@ def export_temporal_onnx(checkpoint: str, path: Path) -> tuple[Path, float]:
     shape = encoder.preprocessing.input_shape
     images = convert_images(encoder.as_module(), shape, outputs, card)
     content, difference = _convert_head(head, card)
-    target = path.with_name(path.stem + HEAD_SUFFIX)
+    target = head_path(path)
     write_atomically(path, images.content)
     write_atomically(target, content)
     return target, max(difference, images.difference)
+
+
+def head_path(path: Path) -> Path:
+    """Return the file of the temporal model beside that of the encoder."""
+    return path.with_name(path.stem + HEAD_SUFFIX)
 
 
 def build_temporal_card(checkpoint: str) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from ophnet_ray.settings import check_rules
 from ophnet_ray.storage.access import check_readable, check_writable
 from ophnet_ray.storage.files import list_objects, upload
 from ophnet_ray.storage.local_copies import default_local_dir, local_folder
-from ophnet_ray.storage.paths import absolute, is_remote, is_same_place, join, parent_of
+from ophnet_ray.storage.paths import absolute, is_remote, join, parent_of
+from ophnet_ray.storage.replacement import PYTORCH_FILE, check_inputs_stay, check_kind
 from ophnet_ray.temporal_config import CHECKPOINT_SUFFIX
 
 if TYPE_CHECKING:
@@ -58,16 +59,14 @@ def check_input(config: AnyConfig, console: Console) -> CheckedInput[AnyConfig]:
     check_loggers(config)
     output = check_output(config.run.output_pth)
     resolved = resolve_paths(config)
-    sources = {
+    inputs = {
+        "--csv_path": resolved.data.csv_path,
         "--encoder": resolved.temporal.encoder,
         "--init_checkpoint": resolved.model.init_checkpoint,
+        "--phase_map": resolved.model.phase_map,
+        "--backbone_weights": resolved.model.backbone_weights,
     }
-    for flag, source in sources.items():
-        if is_same_place(output, source):
-            raise UserError(
-                f"--output_pth {config.run.output_pth}: the result would replace the {flag}; give "
-                "another path"
-            )
+    check_inputs_stay("--output_pth", output, inputs)
     csv_path = resolved.data.csv_path or _provide_demo(resolved, console)
     resolved = replace(resolved, data=replace(resolved.data, csv_path=csv_path))
     data = read_run_data(csv_path, resolved.data, resolved.training.seed, console.say)
@@ -107,7 +106,7 @@ def check_output(path: str) -> str:
     """Return the absolute path of the output, after a test that it can be written.
 
     Raises:
-        UserError: It is a folder, or its folder cannot be written.
+        UserError: It is a folder or no checkpoint, or its folder cannot be written.
     """
     output = absolute(path)
     if is_remote(output):
@@ -116,6 +115,7 @@ def check_output(path: str) -> str:
     file = Path(output)
     if file.is_dir():
         raise UserError(f"--output_pth {path} is a folder; name a file, e.g. {path}/model.ckpt")
+    check_kind("--output_pth", file, PYTORCH_FILE, "checkpoint")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         probe = file.with_name(f".{file.name}.probe")

@@ -57,6 +57,15 @@ def test_a_prediction_leaves_predictions_segments_a_page_and_a_filled_template(
     assert "broken.mp4" in page
 
 
+def test_a_table_called_segments_is_never_replaced_by_predictions(checkpoint, dataset, tmp_path):
+    mine = tmp_path / "segments.csv"
+    mine.write_bytes(dataset.read_bytes())
+    request = request_of(checkpoint, find_videos([str(dataset.parent)]))
+    with pytest.raises(UserError, match=r"segments\.csv was not written by this command"):
+        predict_into(PredictionFolder(tmp_path), request, never)
+    assert mine.read_bytes() == dataset.read_bytes()
+
+
 def test_videos_of_one_name_are_told_apart_by_content_and_no_whole_path_is_written(
     checkpoint, tmp_path
 ):

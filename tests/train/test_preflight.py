@@ -179,6 +179,16 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path):
         check_output(str(tmp_path / "file/m.ckpt"))
 
 
+def test_an_output_replaces_no_table_and_no_file_that_is_no_checkpoint(csv_path):
+    video = next(csv_path.parent.glob("*.mp4"))
+    before = csv_path.read_bytes(), video.read_bytes()
+    for file in (csv_path, video):
+        config = tiny_config(csv_path, csv_path.parent, output_pth=str(file))
+        with pytest.raises(UserError, match=r"--output_pth.* exists and is no checkpoint"):
+            check_input(config, Console())
+    assert (csv_path.read_bytes(), video.read_bytes()) == before
+
+
 @pytest.mark.parametrize("encoder", ["model.ckpt", "there/../model.ckpt", "link/model.ckpt"])
 def test_an_output_in_the_place_of_the_encoder_is_refused(csv_path, monkeypatch, encoder):
     monkeypatch.chdir(csv_path.parent)
