@@ -57,3 +57,25 @@ def test_no_docstring_opens_with_a_question_word():
     ]
     assert len(docstrings) > 1000
     assert [(path.name, text) for path, text in docstrings if question.match(text)] == []
+
+
+def list_private_imports():
+    """Yield each import of a private name of another library: file, module, names."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                names = [alias.name for alias in node.names]
+                parts = [*node.module.split("."), *names]
+                is_foreign = parts[0] not in ("__future__", PACKAGE.name)
+                if is_foreign and any(part.startswith("_") for part in parts):
+                    yield path.relative_to(PACKAGE).as_posix(), node.module, names
+
+
+def test_private_names_of_libraries_are_in_the_table_of_contributing():
+    _, _, section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Private names")
+    rows = {row.split("`")[1]: row for row in section.splitlines() if row.startswith("| `")}
+    found = list(list_private_imports())
+    assert found
+    assert [
+        (file, name) for file, _, names in found for name in names if name not in rows.get(file, "")
+    ] == []

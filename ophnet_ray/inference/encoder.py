@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.data.config import resolve_model_data_config
+from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from ophnet_ray.config import Pooling

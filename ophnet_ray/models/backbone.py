@@ -7,7 +7,7 @@ from typing import Any
 import timm
 import torch
 from timm.models import group_parameters
-from timm.optim._param_groups import auto_group_layers
+from timm.optim import auto_group_layers
 from torch import Tensor
 
 from ophnet_ray.config import Pooling

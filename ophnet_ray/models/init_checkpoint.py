@@ -193,7 +193,7 @@ def _below(prefix: str, state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
 
 def _take_fusion(fusion: "MaskFusion", state: "Mapping[str, Tensor]") -> None:
     """Load the fusion; the positions of its patches are resampled to those of the network."""
-    from timm.layers.pos_embed import resample_abs_pos_embed
+    from timm.layers import resample_abs_pos_embed
 
     side = math.isqrt(fusion.position.shape[1])
     position = resample_abs_pos_embed(state["position"], [side, side], num_prefix_tokens=0)

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Self
 
 import torch
-from timm.data.config import resolve_model_data_config
-from timm.layers.norm_act import convert_sync_batchnorm
+from timm.data import resolve_model_data_config
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from ophnet_ray.config import Config, MaskKind, ModelConfig, Pooling, WindowConfig, WindowImage

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from timm.optim._optim_factory import create_optimizer_v2
-from timm.optim._param_groups import param_groups_layer_decay
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import nn
 from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR
 

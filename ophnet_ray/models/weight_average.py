@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from timm.utils.model_ema import ModelEmaV3
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 
