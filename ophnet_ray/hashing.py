@@ -6,7 +6,7 @@ depends only on (seed, epoch, segment) is the same after a restart and on every 
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ _OFFSET = 0x9E3779B97F4A7C15
 
 
 def hash_ids(
-    ids: Sequence[str] | NDArray[np.uint64], *salts: int | NDArray[np.int64]
+    ids: Iterable[str] | NDArray[np.uint64], *salts: int | NDArray[np.int64]
 ) -> NDArray[np.uint64]:
     """Return a uniform 64-bit number for each id.
 

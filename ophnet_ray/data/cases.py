@@ -5,7 +5,7 @@ own, clips of one operation would lie in training and in validation, and no scor
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -83,7 +83,7 @@ def parse_case(clip: str, phases: Iterable[str]) -> str | None:
     return None
 
 
-def describe_untold(untold: Sequence[str], num_rows: int, rule: CaseRule) -> str:
+def describe_untold(first_id: str, num_untold: int, num_rows: int, rule: CaseRule) -> str:
     """Return the error for rows without a case, with its cures."""
     expected = (
         "is in no folder"
@@ -94,7 +94,7 @@ def describe_untold(untold: Sequence[str], num_rows: int, rule: CaseRule) -> str
     if rule == "name":
         cures = f"--case_from folder (one folder per case) or {cures}"
     return (
-        f"the case of {untold[0]} cannot be told: it {expected} ({len(untold)} of "
+        f"the case of {first_id} cannot be told: it {expected} ({num_untold} of "
         f"{num_rows} rows); add a case_id column, or give {cures}"
     )
 

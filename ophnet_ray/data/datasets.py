@@ -27,7 +27,7 @@ from ophnet_ray.data.annotations import (
     Reject,
     parse_annotations,
     phase_vocabulary,
-    read_annotations,
+    read_table,
 )
 from ophnet_ray.data.duplicates import find_same_videos
 from ophnet_ray.data.loader import WindowLoader, read_window
@@ -318,14 +318,14 @@ class OphNetDataModule(ManifestDataModule):
         """Read the CSV, split it and decode what the cache lacks, unless that is done."""
         if self.manifest is not None:
             return
-        segments = read_annotations(
+        table = read_table(
             self.csv_path, self.video_dir, self.case_from, allow_outside=self.allow_outside
         )
-        same_videos = find_same_videos(segment.video for segment in segments)
-        segments = assign_splits(segments, self.val_fraction, self.seed, same_videos)
+        same_videos = find_same_videos(table.segments.videos.list_present())
+        segments = assign_splits(table.segments, self.val_fraction, self.seed, same_videos)
         known = self.phase2idx
         phases = phase_vocabulary(segments) if known is None else phases_by_label(known)
-        fitted = [segment for segment in segments if segment.split in FITTED_SPLITS]
+        fitted = segments.of_splits(FITTED_SPLITS)
         self.manifest, self.rejects = prepare_manifest(
             fitted, phases, self.windows, self.cache_dir, self.num_workers
         )

@@ -3,18 +3,18 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from ophnet_ray.data.annotations import Segment, phase_vocabulary
-from ophnet_ray.data.splits import check_same_videos, unite_cases
+from ophnet_ray.data.segment_table import SegmentTable, as_table
+from ophnet_ray.data.segments import Segment
+from ophnet_ray.data.splits import check_phases, check_same_videos, unite_cases
 from ophnet_ray.data.table_file import AnnotationError
 from ophnet_ray.hashing import hash_ids
 
 
 def fold_cases(
-    segments: Sequence[Segment],
+    segments: Iterable[Segment],
     num_folds: int,
     seed: int,
     same_videos: Iterable[Sequence[str]] = (),
@@ -33,7 +33,7 @@ def fold_cases(
     Raises:
         AnnotationError: There are fewer training cases than folds.
     """
-    training = [segment for segment in segments if segment.split == "train"]
+    training = as_table(segments).of_splits(["train"])
     unit_of = _unite_enough(training, num_folds, same_videos, "training cases")
     units = sorted(set(unit_of.values()))
     order = np.argsort(hash_ids(units, seed), kind="stable")
@@ -42,7 +42,7 @@ def fold_cases(
 
 
 def stratify_cases(
-    segments: Sequence[Segment], num_folds: int, same_videos: Iterable[Sequence[str]] = ()
+    segments: Iterable[Segment], num_folds: int, same_videos: Iterable[Sequence[str]] = ()
 ) -> dict[str, int]:
     """Deal the cases out to folds in which each phase has as equal a number of rows as can be.
 
@@ -67,25 +67,31 @@ def stratify_cases(
     # a second to load, which runs without folds do without
     from sklearn.model_selection import StratifiedGroupKFold
 
-    pool = [segment for segment in segments if segment.split != "test"]
+    table = as_table(segments)
+    pool = table.take(~table.splits.are("test"))
     unit_of = _unite_enough(pool, num_folds, same_videos, "cases")
-    phases, labels, counts = np.unique(
-        [segment.phase for segment in pool], return_inverse=True, return_counts=True
-    )
+    phases = sorted(pool.phases.list_present())
+    label_of = {phase: label for label, phase in enumerate(phases)}
+    labels = pool.phases.give([label_of.get(text, 0) for text in pool.phases.texts], np.int64)
+    counts = np.bincount(labels, minlength=len(phases))
     if counts.max() < num_folds:
         raise AnnotationError(
             f"{num_folds} folds: no phase has {num_folds} rows; the most has "
             f"{phases[counts.argmax()]}, {counts.max()}"
         )
-    units = [unit_of[segment.case_id] for segment in pool]
+    units = sorted(set(unit_of.values()))
+    number_of = {unit: number for number, unit in enumerate(units)}
+    known = (number_of.get(unit_of.get(case_id, ""), 0) for case_id in pool.cases.texts)
+    numbers = pool.cases.give(list(known), np.int64)
     fold_of_unit: dict[str, int] = {}
     with warnings.catch_warnings():
         # that a phase has fewer rows than there are folds; the passport of each fold says it
         warnings.simplefilter("ignore", UserWarning)
-        parts = StratifiedGroupKFold(num_folds).split(labels, labels, units)
+        parts = StratifiedGroupKFold(num_folds).split(labels, labels, numbers)
         for fold, (_, held_out) in enumerate(parts):
-            fold_of_unit |= {units[row]: fold for row in held_out}
-    fold_of_unit = _fill_folds(fold_of_unit, Counter(units), num_folds)
+            fold_of_unit |= {units[unit]: fold for unit in np.unique(numbers[held_out]).tolist()}
+    num_rows = dict(zip(units, np.bincount(numbers).tolist(), strict=True))
+    fold_of_unit = _fill_folds(fold_of_unit, num_rows, num_folds)
     return {case_id: fold_of_unit[unit] for case_id, unit in unit_of.items()}
 
 
@@ -103,11 +109,11 @@ def _fill_folds(
 
 
 def assign_fold(
-    segments: Sequence[Segment],
+    segments: Iterable[Segment],
     num_folds: int,
     fold: int,
     same_videos: Iterable[Sequence[str]] = (),
-) -> list[Segment]:
+) -> SegmentTable:
     """Assign the split ``val`` to the cases of a fold and ``train`` to the others.
 
     Rows of the test split keep it. Other splits of the CSV do not count.
@@ -122,24 +128,19 @@ def assign_fold(
         AnnotationError: Only one phase, too few cases for the folds, or a video that the CSV puts
             into the test split and, under another name, into another one.
     """
-    if len(phase_vocabulary(segments)) < 2:
-        raise AnnotationError(
-            f"all rows have the phase {segments[0].phase!r}; at least two phases are needed"
-        )
+    table = as_table(segments)
+    check_phases(table)
     groups = [tuple(group) for group in same_videos]
-    pooled = [row if row.split == "test" else replace(row, split="train") for row in segments]
+    is_pooled = ~table.splits.are("test")
+    pooled = table.with_splits(table.splits.replace_some(is_pooled, "train"))
     check_same_videos(pooled, groups)
     fold_of = stratify_cases(pooled, num_folds, groups)
-    return [
-        replace(row, split="val")
-        if row.split == "train" and fold_of[row.case_id] == fold - 1
-        else row
-        for row in pooled
-    ]
+    is_val = is_pooled & table.cases.find(lambda case_id: fold_of.get(case_id) == fold - 1)
+    return pooled.with_splits(pooled.splits.replace_some(is_val, "val"))
 
 
 def _unite_enough(
-    segments: Sequence[Segment], num_folds: int, same_videos: Iterable[Sequence[str]], kind: str
+    segments: Iterable[Segment], num_folds: int, same_videos: Iterable[Sequence[str]], kind: str
 ) -> dict[str, str]:
     """Map each case to its unit, see ``unite_cases``; refuse fewer units than folds."""
     unit_of = unite_cases(segments, same_videos)

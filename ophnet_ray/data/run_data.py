@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+import numpy as np
+
 from ophnet_ray.config import DataConfig
 from ophnet_ray.data.annotations import (
     AnnotationTable,
@@ -13,9 +15,11 @@ from ophnet_ray.data.annotations import (
     Segment,
     phase_vocabulary,
     read_table,
+    sort_phases,
 )
 from ophnet_ray.data.duplicates import find_same_videos
 from ophnet_ray.data.folds import assign_fold
+from ophnet_ray.data.segment_table import SegmentTable, as_table, sort_by_id
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.data.table_file import AnnotationError
 from ophnet_ray.data.video_files import VIDEO_SUFFIXES
@@ -28,7 +32,7 @@ MISSING = "the video is missing"
 """Reason of the rows whose videos do not exist."""
 _ROWS_AT_ONCE = 10_000
 
-AssignSplits = Callable[[Sequence[Segment], Iterable[Sequence[str]]], Sequence[Segment]]
+AssignSplits = Callable[[SegmentTable, Iterable[Sequence[str]]], SegmentTable]
 """Returns rows with splits; the second argument: groups of videos of equal content."""
 
 
@@ -44,7 +48,7 @@ class RunData:
     table was read, so that no stage asks for each of them again; empty where nobody has asked.
     """
 
-    segments: tuple[Segment, ...]
+    segments: SegmentTable
     missing: tuple[Reject, ...]
     data_hash: str
     case_rule: str = ""
@@ -55,42 +59,47 @@ class RunData:
     @classmethod
     def of_rows(
         cls,
-        segments: Sequence[Segment],
+        segments: Iterable[Segment],
         missing: Sequence[Reject] = (),
         held_back: frozenset[str] = frozenset(),
         files: Mapping[str, FileStatus] | None = None,
     ) -> Self:
         """Collect rows and hash those that identify a run."""
         known = files or {}
-        data = cls(tuple(segments), tuple(missing), "", held_back=held_back, files=known)
+        table = as_table(segments)
+        data = cls(table, tuple(missing), "", held_back=held_back, files=known)
         hashed = hash_segments(data.identity, data._list_test_phases(), known)
         return replace(data, data_hash=hashed)
 
     @property
-    def identity(self) -> list[Segment]:
+    def identity(self) -> SegmentTable:
         """Rows that identify a run: all but those of the table's test split.
 
         No training reads the latter, so their videos may come and go.
         """
-        return [
-            row for row in self.segments if row.split != "test" or row.segment_id in self.held_back
-        ]
+        rows = self.segments
+        identifies = ~rows.splits.are("test")
+        if self.held_back:
+            ids = (segment_id in self.held_back for segment_id in rows.segment_ids())
+            identifies |= np.fromiter(ids, np.bool_, len(rows))
+        return rows.take(identifies)
 
     def _list_test_phases(self) -> list[str]:
         """Return the phases of the vocabulary that no row of training or validation has."""
-        lost = [reject.segment for reject in self.missing if reject.segment.split != "test"]
-        known = {row.phase for row in [*self.identity, *lost]}
+        lost = {reject.segment.phase for reject in self.missing if reject.segment.split != "test"}
+        known = lost.union(self.identity.phases.list_present())
         return [phase for phase in self.phases if phase not in known]
 
     @property
     def num_train(self) -> int:
         """Number of training rows whose videos exist."""
-        return sum(segment.split == "train" for segment in self.segments)
+        return int(np.count_nonzero(self.segments.splits.are("train")))
 
     @property
     def phases(self) -> list[str]:
         """The vocabulary of all rows; index = label."""
-        return phase_vocabulary([*self.segments, *(reject.segment for reject in self.missing)])
+        missing = (reject.segment.phase for reject in self.missing)
+        return sort_phases({*self.segments.phases.list_present(), *missing})
 
 
 def read_run_data(
@@ -120,17 +129,17 @@ def _read_run_data(
 ) -> RunData:
     table = read_table(csv_path, data.video_dir, data.case_from, allow_outside=data.allow_outside)
     rows = table.segments
-    videos = {row.video for row in rows}
+    videos = set(rows.videos.list_present())
     on_notice(
         f"{csv_path}: {len(rows)} segments, {len(videos)} videos, {len(phase_vocabulary(rows))} "
         "phases"
     )
     files = stat_files(videos)
     absent = videos - files.keys()
-    fitted = [row for row in rows if row.split != "test"]
-    lacking = sorted({row.video for row in fitted} & absent)
+    fitted = rows.take(~rows.splits.are("test")) if absent else rows
+    lacking = sorted(absent.intersection(fitted.videos.list_present()))
     if lacking:
-        num_present = sum(row.video not in absent for row in fitted)
+        num_present = int(np.count_nonzero(~fitted.videos.find(absent.__contains__)))
         if data.missing_videos == "error" or not num_present:
             raise UserError(_describe_missing(lacking, fitted, num_present, len(rows)))
     return split_rows(table, absent, data, seed, files)
@@ -156,18 +165,18 @@ def split_rows(
         AnnotationError: The rows cannot be split, see ``split_cases``.
     """
 
-    def assign(rows: Sequence[Segment], same_videos: Iterable[Sequence[str]]) -> Sequence[Segment]:
+    def assign(rows: SegmentTable, same_videos: Iterable[Sequence[str]]) -> SegmentTable:
         return split_cases(rows, data, seed, same_videos)
 
     return gather_rows(table, absent, assign, files)
 
 
 def split_cases(
-    rows: Sequence[Segment],
+    rows: Iterable[Segment],
     data: DataConfig,
     seed: int,
     same_videos: Iterable[Sequence[str]] = (),
-) -> list[Segment]:
+) -> SegmentTable:
     """Assign splits as the settings say: those of a fold, of the CSV, or of the seed.
 
     Of folds without a fold the first one is held out: it stands for all of them.
@@ -203,18 +212,20 @@ def gather_rows(
         assign: Splits the other rows; None leaves them as they are.
         files: State of the videos that exist; None: it is asked for.
     """
-    present = [row for row in table.segments if row.video not in absent]
-    files = stat_files({row.video for row in present}) if files is None else files
-    same_videos = tuple(find_same_videos((row.video for row in present), files))
+    rows = table.segments
+    is_absent = rows.videos.find(absent.__contains__)
+    present = rows.take(~is_absent) if absent else rows
+    videos = present.videos.list_present()
+    files = stat_files(set(videos)) if files is None else files
+    same_videos = tuple(find_same_videos(videos, files))
     segments = assign(present, same_videos) if assign else present
-    missing = [row for row in table.segments if row.video in absent]
-    rejects = [Reject(row, MISSING, "missing") for row in missing]
+    rejects = [Reject(row, MISSING, "missing") for row in rows.take(is_absent)]
     hashed = RunData.of_rows(segments, rejects, files=files)
     return replace(hashed, case_rule=table.case_rule, same_videos=same_videos)
 
 
 def hash_segments(
-    segments: Sequence[Segment],
+    segments: Iterable[Segment],
     more_phases: Sequence[str] = (),
     files: Mapping[str, FileStatus] | None = None,
 ) -> str:
@@ -228,15 +239,17 @@ def hash_segments(
         more_phases: Phases of the vocabulary that no row has; none leave the hash as it is.
         files: State of the videos; those that it lacks are asked for.
     """
-    found = find_status({s.video for s in segments}, files)
-    rows = sorted(
-        (s.segment_id, s.case_id, s.phase, s.split, found[s.video].size_bytes) for s in segments
-    )
+    table = as_table(segments)
+    found = find_status(set(table.videos.list_present()), files)
     # the text of one long list, made in parts
     digest = hashlib.sha256(b"[")
-    for first in range(0, len(rows), _ROWS_AT_ONCE):
-        text = json.dumps(rows[first : first + _ROWS_AT_ONCE])[1:-1]
-        digest.update(f"{', ' if first else ''}{text}".encode())
+    order = sort_by_id(table)
+    for first in range(0, len(order), _ROWS_AT_ONCE):
+        rows = [
+            (s.segment_id, s.case_id, s.phase, s.split, found[s.video].size_bytes)
+            for s in table.take(order[first : first + _ROWS_AT_ONCE])
+        ]
+        digest.update(f"{', ' if first else ''}{json.dumps(rows)[1:-1]}".encode())
     digest.update(b"]")
     if more_phases:
         digest.update(json.dumps(list(more_phases)).encode())
@@ -244,10 +257,10 @@ def hash_segments(
 
 
 def _describe_missing(
-    missing: Sequence[str], fitted: Sequence[Segment], num_left: int, num_rows: int
+    missing: Sequence[str], fitted: SegmentTable, num_left: int, num_rows: int
 ) -> str:
     """Return the message about missing videos; a table with test rows has more rows than fitted."""
-    num_videos = len({row.video for row in fitted})
+    num_videos = len(fitted.videos.list_present())
     kind = "videos of training and validation" if len(fitted) < num_rows else "videos"
     folders = sorted({parent_of(video) for video in missing})
     first = ", ".join(stem_of(video) for video in missing[:3])

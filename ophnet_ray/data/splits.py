@@ -1,14 +1,15 @@
 """Cases → training and validation; a case is on both sides only if the CSV puts it there."""
 
 import itertools
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.data.annotations import Segment, phase_vocabulary
+from ophnet_ray.data.segment_table import SegmentTable, as_table
 from ophnet_ray.data.table_file import AnnotationError
+from ophnet_ray.data.words import Words
 from ophnet_ray.hashing import hash_ids
 
 NUM_CANDIDATES = 128
@@ -18,11 +19,11 @@ FITTED_SPLITS = ("train", "val")
 
 
 def assign_splits(
-    segments: Sequence[Segment],
+    segments: Iterable[Segment],
     val_fraction: float,
     seed: int,
     same_videos: Iterable[Sequence[str]] = (),
-) -> list[Segment]:
+) -> SegmentTable:
     """Assign a split to every segment: the CSV's own, else stratified and grouped by case.
 
     A CSV with a split column but no ``val`` rows gets its validation cases from its ``train``
@@ -39,18 +40,17 @@ def assign_splits(
         AnnotationError: Only one phase, too few cases to hold one out, no training rows, or a
             video that the CSV puts into two splits under two names.
     """
-    if len(phase_vocabulary(segments)) < 2:
-        raise AnnotationError(
-            f"all rows have the phase {segments[0].phase!r}; at least two phases are needed"
-        )
+    table = as_table(segments)
+    check_phases(table)
     groups = [tuple(group) for group in same_videos]
-    check_same_videos(segments, groups)
-    splits = {segment.split for segment in segments}
-    if "val" in splits:
-        if "train" not in splits:
+    check_same_videos(table, groups)
+    given = table.splits.list_present()
+    if "val" in given:
+        if "train" not in given:
             raise AnnotationError("the split column has no train rows; mark some rows as train")
-        return list(segments)
-    pool = [segment for segment in segments if segment.split != "test"]
+        return table
+    is_pooled = ~table.splits.are("test")
+    pool = table.take(is_pooled)
     unit_of = unite_cases(pool, groups)
     cases = sorted(set(unit_of.values()))
     if len(cases) < 2:
@@ -61,38 +61,56 @@ def assign_splits(
         )
     counts = _count_phases(pool, unit_of, cases, phase_vocabulary(pool))
     val_units = {cases[i] for i in _choose_val_cases(cases, counts, val_fraction, seed)}
-    sides = {case_id: "val" if unit in val_units else "train" for case_id, unit in unit_of.items()}
-    return [s if s.split == "test" else _with_split(s, sides[s.case_id]) for s in segments]
+    is_val = is_pooled & table.cases.find(lambda case_id: unit_of.get(case_id) in val_units)
+    splits = table.splits.replace_some(is_pooled, "train").replace_some(is_val, "val")
+    return table.with_splits(splits)
 
 
-def _with_split(s: Segment, split: str) -> Segment:
-    """Return a segment with a split; ``dataclasses.replace`` takes five times as long."""
-    return Segment(s.segment_id, s.case_id, s.video, s.start_s, s.end_s, s.phase, split)
+def check_phases(table: SegmentTable) -> None:
+    """Refuse rows of one phase.
+
+    Raises:
+        AnnotationError: Naming the phase.
+    """
+    if len(phase_vocabulary(table)) < 2:
+        raise AnnotationError(
+            f"all rows have the phase {table.phases[0]!r}; at least two phases are needed"
+        )
 
 
 def phases_without_rows(segments: Iterable[Segment], split: str, phases: list[str]) -> list[str]:
     """Return the phases of the vocabulary that a split lacks, in order."""
-    present = {segment.phase for segment in segments if segment.split == split}
+    present = set(as_table(segments).of_splits([split]).phases.list_present())
     return [phase for phase in phases if phase not in present]
 
 
 def cases_on_both_sides(segments: Iterable[Segment]) -> list[str]:
     """Return the cases that the CSV's own split column puts into more than one split."""
-    splits = defaultdict(set)
-    for segment in segments:
-        splits[segment.case_id].add(segment.split)
-    return sorted(case_id for case_id, names in splits.items() if len(names) > 1)
+    table = as_table(segments)
+    pairs = _list_distinct(table.cases, table.splits)
+    num_splits = np.bincount(pairs[:, 0], minlength=len(table.cases.texts))
+    return sorted(table.cases.texts[number] for number in np.flatnonzero(num_splits > 1).tolist())
+
+
+def _list_distinct(one: Words, other: Words) -> NDArray[np.int64]:
+    """Return the distinct pairs of numbers of two columns, by their first rows, (P, 2)."""
+    pairs = one.numbers.astype(np.int64) * len(other.texts) + other.numbers
+    _, first_rows = np.unique(pairs, return_index=True)
+    distinct = pairs[np.sort(first_rows)]
+    return np.stack([distinct // max(len(other.texts), 1), distinct % max(len(other.texts), 1)], 1)
 
 
 def unite_cases(
-    segments: Sequence[Segment], same_videos: Iterable[Sequence[str]]
+    segments: Iterable[Segment], same_videos: Iterable[Sequence[str]]
 ) -> dict[str, str]:
     """Map each case to the first of the cases that it shares a video with, directly or not."""
+    table = as_table(segments)
     first_name = {video: group[0] for group in same_videos for video in group}
     # a union-find: each case points to a smaller one that it belongs with, the first to itself
-    parent = {segment.case_id: segment.case_id for segment in segments}
+    parent = {case_id: case_id for case_id in table.cases.list_present()}
     case_of: dict[str, str] = {}
-    for video, case_id in dict.fromkeys((s.video, s.case_id) for s in segments):
+    for video_number, case_number in _list_distinct(table.videos, table.cases).tolist():
+        video, case_id = table.videos.texts[video_number], table.cases.texts[case_number]
         known = case_of.setdefault(first_name.get(video, video), case_id)
         if known != case_id:
             one, other = _find_first(parent, known), _find_first(parent, case_id)
@@ -108,7 +126,7 @@ def _find_first(parent: dict[str, str], case_id: str) -> str:
 
 
 def find_split_twins(
-    segments: Sequence[Segment], same_videos: Iterable[Sequence[str]]
+    segments: Iterable[Segment], same_videos: Iterable[Sequence[str]]
 ) -> Iterator[tuple[Segment, Segment]]:
     """Yield a row each of two videos of equal content that the CSV puts into two splits.
 
@@ -116,7 +134,8 @@ def find_split_twins(
     """
     groups = list(same_videos)
     named = {video for group in groups for video in group}
-    rows = {s.video: s for s in segments if s.video in named} if named else {}
+    table = as_table(segments) if named else SegmentTable.of_rows(())
+    rows = {row.video: row for row in table.take(table.videos.find(named.__contains__))}
     for group in groups:
         found = [rows[video] for video in group if video in rows]
         for one, other in itertools.combinations(found, 2):
@@ -124,7 +143,7 @@ def find_split_twins(
                 yield one, other
 
 
-def check_same_videos(segments: Sequence[Segment], same_videos: Iterable[Sequence[str]]) -> None:
+def check_same_videos(segments: Iterable[Segment], same_videos: Iterable[Sequence[str]]) -> None:
     """Refuse rows that put one video into two splits under two names.
 
     Raises:
@@ -139,19 +158,15 @@ def check_same_videos(segments: Sequence[Segment], same_videos: Iterable[Sequenc
 
 
 def _count_phases(
-    segments: Sequence[Segment],
-    unit_of: Mapping[str, str],
-    cases: Sequence[str],
-    phases: Sequence[str],
+    table: SegmentTable, unit_of: Mapping[str, str], cases: Sequence[str], phases: Sequence[str]
 ) -> NDArray[np.int64]:
     """Count the rows of each case and phase, (C, K), in the order of both lists."""
     row_of, column_of = ({name: i for i, name in enumerate(names)} for names in (cases, phases))
-    # a case's first cell in the table, and the place of a phase behind it
-    first_of = {case_id: row_of[unit] * len(phases) for case_id, unit in unit_of.items()}
-    cells = np.fromiter(
-        (first_of[s.case_id] + column_of[s.phase] for s in segments), np.int64, len(segments)
+    rows = table.cases.give(
+        [row_of.get(unit_of.get(c, ""), 0) for c in table.cases.texts], np.int64
     )
-    counts = np.bincount(cells, minlength=len(cases) * len(phases))
+    columns = table.phases.give([column_of.get(p, 0) for p in table.phases.texts], np.int64)
+    counts = np.bincount(rows * len(phases) + columns, minlength=len(cases) * len(phases))
     return counts.reshape(len(cases), len(phases)).astype(np.int64, copy=False)
 
 

@@ -1,5 +1,6 @@
 """The file of an annotation table: its lines and its columns, before any row is understood."""
 
+import bisect
 import codecs
 import csv
 import io
@@ -128,7 +129,7 @@ class TableFile:
 
 
 class RowErrors:
-    """Errors in the rows of a table: the first ones are kept, all are counted.
+    """Errors in the rows of a table: those of the first lines are kept, all are counted.
 
     Args:
         where: File, or another word for the table.
@@ -136,14 +137,15 @@ class RowErrors:
 
     def __init__(self, where: str) -> None:
         self.where = where
-        self.first: list[str] = []
+        self.first: list[tuple[int, str]] = []
         self.count = 0
 
     def add(self, line: int, message: object) -> None:
-        """Note the error of a row."""
+        """Note the error of a row; the rows may come in any order."""
         self.count += 1
-        if len(self.first) < MAX_ERRORS_SHOWN:
-            self.first.append(f"{self.where}:{line}: {message}")
+        if len(self.first) < MAX_ERRORS_SHOWN or line < self.first[-1][0]:
+            bisect.insort(self.first, (line, f"{self.where}:{line}: {message}"))
+            del self.first[MAX_ERRORS_SHOWN:]
 
     def raise_with(self, others: "RowErrors") -> None:
         """Raise these errors, then the others, if there are any.
@@ -151,7 +153,7 @@ class RowErrors:
         Raises:
             AnnotationError: One line per error.
         """
-        shown = [*self.first, *others.first][:MAX_ERRORS_SHOWN]
+        shown = [text for _, text in (*self.first, *others.first)][:MAX_ERRORS_SHOWN]
         num_more = self.count + others.count - len(shown)
         if num_more:
             shown.append(f"and {num_more} more errors")

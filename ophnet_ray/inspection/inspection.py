@@ -173,7 +173,7 @@ def _split(table: AnnotationTable, absent: set[str], config: Config) -> RunData:
         return split_rows(table, absent, data, seed)
     # for the sake of the table's findings
     rows = split_cases(table.segments, data, seed)
-    return RunData(tuple(rows), (), "", table.case_rule)
+    return RunData(rows, (), "", table.case_rule)
 
 
 def _unsplit(table: AnnotationTable, absent: set[str]) -> RunData:

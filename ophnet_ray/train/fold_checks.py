@@ -39,9 +39,9 @@ def check_fold_input(config: AnyConfig, console: Console) -> tuple[AnyConfig, Ru
         data=replace(checked.config.data, fold=None),
         run=replace(checked.config.run, output_pth=config.run.output_pth),
     )
-    pooled = [
-        row if row.split == "test" else replace(row, split="train") for row in checked.data.segments
-    ]
+    rows = checked.data.segments
+    splits = rows.splits.replace_some(~rows.splits.are("test"), "train")
+    pooled = rows.with_splits(splits)
     data = replace(
         RunData.of_rows(pooled, checked.data.missing, files=checked.data.files),
         case_rule=checked.data.case_rule,

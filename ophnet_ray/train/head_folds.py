@@ -51,15 +51,11 @@ def list_frame_trainings(config: Config, data: RunData) -> Iterator[FrameTrainin
         return
     fold_of = fold_cases(data.segments, num_folds, config.training.seed, data.same_videos)
     for fold in range(num_folds):
-        held_back = frozenset(
-            row.segment_id
-            for row in data.segments
-            if row.split == "train" and fold_of[row.case_id] == fold
-        )
-        rows = [
-            replace(row, split="test") if row.segment_id in held_back else row
-            for row in data.segments
-        ]
+        rows = data.segments
+        own = {case_id for case_id, number in fold_of.items() if number == fold}
+        is_held_back = rows.splits.are("train") & rows.cases.find(own.__contains__)
+        held_back = frozenset(rows.take(is_held_back).segment_ids())
+        rows = rows.with_splits(rows.splits.replace_some(is_held_back, "test"))
         without = replace(
             RunData.of_rows(rows, data.missing, held_back),
             case_rule=data.case_rule,

@@ -54,8 +54,9 @@ class Search:
         data = self.run.data
         if not self.config.search.reshuffle:
             return data
-        rows = [row if row.split == "test" else replace(row, split="val") for row in data.segments]
-        return replace(data, segments=tuple(rows))
+        rows = data.segments
+        splits = rows.splits.replace_some(~rows.splits.are("test"), "val")
+        return replace(data, segments=rows.with_splits(splits))
 
     @property
     def metric(self) -> RankedMetric:

@@ -13,6 +13,7 @@ from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.passport import build_passport
 from ophnet_ray.data.run_data import RunData
+from ophnet_ray.data.segment_table import as_table
 from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.storage.local_copies import ORIGIN_FILE, find_origin, mark_copy
@@ -61,7 +62,7 @@ def _run_files(folder: Path) -> dict[Path, Callable[[], object]]:
     run = RunDirectory(folder)
     run.create()
     run.write_config(Config())
-    data = RunData((), (), "a" * 64)
+    data = RunData(as_table(()), (), "a" * 64)
     run.write_passport(build_passport(data, Manifest(("a", "b"), _WINDOWS, ()), [], _RESOURCES))
     run.write_metrics(_HISTORY)
     checksum = run.hash_metrics()

@@ -14,6 +14,7 @@ import pytest
 from ophnet_ray import OphNetDataModule
 from ophnet_ray.console import Console
 from ophnet_ray.data.annotations import Reject
+from ophnet_ray.data.segment_table import as_table
 from ophnet_ray.errors import StoppedError, TrainingError, UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.ensemble import build_ensemble, read_ensemble, write_ensemble
@@ -206,7 +207,7 @@ def test_folds_of_other_cases_than_those_of_the_table_are_refused(whole):
     ]
     folds = open_folds(config, Console())
     before = content_of(result)
-    fewer = tuple(row for row in folds.data.segments if row.case_id != "v1")
+    fewer = as_table(row for row in folds.data.segments if row.case_id != "v1")
     for data, found in [
         (replace(folds.data, segments=fewer), results),
         (folds.data, [*results[:2], results[0]]),
@@ -233,7 +234,7 @@ def test_a_case_without_a_usable_row_is_in_no_fold_unless_its_video_went_away(
     ]
     row = replace(folds.data.segments[0], segment_id="broken", case_id="v9")
     RunDirectory(results[0].run).write_rejects([Reject(row, reason, kind)])
-    more = replace(folds, data=replace(folds.data, segments=(*folds.data.segments, row)))
+    more = replace(folds, data=replace(folds.data, segments=as_table([*folds.data.segments, row])))
     if kind == "missing":
         with pytest.raises(UserError, match="1 cases are not held out exactly once"):
             conclude_folds(more, results)

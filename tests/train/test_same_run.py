@@ -6,6 +6,7 @@ from ophnet_ray.config import Config
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.passport import build_passport
 from ophnet_ray.data.run_data import RunData
+from ophnet_ray.data.segment_table import as_table
 from ophnet_ray.errors import UserError
 from ophnet_ray.settings_file import dump_config
 from ophnet_ray.storage.records import dump_yaml_record
@@ -19,7 +20,7 @@ RESOURCES = {"train_workers": 1, "device": "CPU", "threads_per_worker": 2}
 
 def passport(data_hash="d", **resources):
     config = Config()
-    data = RunData((), (), data_hash)
+    data = RunData(as_table(()), (), data_hash)
     manifest = Manifest(("a", "b"), config.windows, ())
     return build_passport(data, manifest, [], RESOURCES | resources)
 
