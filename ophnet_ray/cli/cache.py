@@ -1,5 +1,6 @@
 """``python -m ophnet_ray cache``: list the decoded windows and features, or delete unused ones."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,8 +43,8 @@ class CacheCommand:
         """
         if self.list == self.prune:
             raise UserError("cache: give --list or --prune")
-        if self.days < 0:
-            raise UserError(f"--days {self.days:g}: must not be negative")
+        if not 0 <= self.days < math.inf:
+            raise UserError(f"--days {self.days:g}: must be a number of days from 0 on")
         check_location("--cache_dir", self.cache_dir)
         folder = absolute(self.cache_dir)
         console = Console(highlight=False, soft_wrap=True)

@@ -18,6 +18,8 @@ def check_checkpoint(path: str) -> None:
     Raises:
         UserError: The file is missing, or is no file that torch writes.
     """
+    if Path(path).is_dir():
+        raise UserError(f"checkpoint {path} is a folder; give a file in it, e.g. {path}/model.ckpt")
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path} does not exist")
     if path.endswith((".yaml", ".yml")):

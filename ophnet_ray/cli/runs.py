@@ -55,6 +55,8 @@ class RunsCommand:
         source = absolute(self.storage_path)
         if not is_remote(source) and not exists(source):
             raise UserError(f"--storage_path {self.storage_path} does not exist")
+        if not is_remote(source) and not Path(source).is_dir():
+            raise UserError(f"--storage_path {self.storage_path} is a file; it takes a folder")
         folder = create_output_folder(self.output, "runs.json", "runs.html")
         from ophnet_ray.train.bucket_listing import fetched_runs
         from ophnet_ray.train.listing_report import (

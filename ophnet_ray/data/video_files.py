@@ -34,7 +34,7 @@ class VideoFinder:
 
     def __init__(self, folder: str, root: str | None = None) -> None:
         self.folder, self.root = folder, root
-        self._by_stem: dict[str, str] | None = None
+        self._by_id: dict[str, str] | None = None
         self._found: dict[str, str] = {}
         self._below: dict[str, bool] = {}
         self._plain: set[str] = set()
@@ -42,11 +42,11 @@ class VideoFinder:
             raise UserError(f"folder {folder} cannot be read: permission denied; check --video_dir")
 
     def by_id(self, video_id: str) -> str:
-        """Return the path of the video with this name; any known suffix."""
+        """Return the path of the video with this name: with any known suffix, or that in the id."""
         if video_id not in self._found:
-            if self._by_stem is None:
-                self._by_stem = self._list()
-            name = self._by_stem.get(video_id, f"{video_id}{VIDEO_SUFFIXES[0]}")
+            if self._by_id is None:
+                self._by_id = self._list()
+            name = self._by_id.get(video_id, f"{video_id}{VIDEO_SUFFIXES[0]}")
             self._found[video_id] = self._admit(join(self.folder, name))
         return self._found[video_id]
 
@@ -56,10 +56,11 @@ class VideoFinder:
             with suppress(OSError), os.scandir(self.folder) as files:
                 # the listing tells links, which else takes a request per file
                 self._plain = {file.path for file in files if not file.is_symlink()}
-        by_stem: dict[str, str] = {}
+        # some tables write the suffix into the id
+        by_id = {p.name: p.name for p in names if p.suffix.lower() in VIDEO_SUFFIXES}
         for suffix in reversed(VIDEO_SUFFIXES):
-            by_stem |= {p.stem: p.name for p in names if p.suffix.lower() == suffix}
-        return by_stem
+            by_id |= {p.stem: p.name for p in names if p.suffix.lower() == suffix}
+        return by_id
 
     def by_path(self, name: str) -> str:
         """Return a video's path, relative to the folder or else to the current directory.

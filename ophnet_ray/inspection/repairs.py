@@ -37,6 +37,8 @@ def repair_missing(video: str, names: Sequence[str]) -> str:
     """
     if not names:
         return "its folder does not exist or is empty: correct --video_dir"
+    if name_of(video) in names:
+        return "the name is there, but it is a folder, a pipe or a broken link: put the video there"
     stem = stem_of(video)
     digits = re.findall(r"\d+", stem)
     # a name with other numbers is another video

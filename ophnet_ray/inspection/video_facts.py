@@ -219,7 +219,8 @@ def _read_stream(source: VideoSource, index: VideoIndex) -> StreamFacts:
         elif stream.duration is not None and stream.time_base is not None:
             promised_s = float(stream.duration * stream.time_base)
         elif container.duration is not None and len(container.streams) == 1:
-            promised_s = container.duration / 1e6
+            # Matroska counts from time 0, the frames that are found from the first of them
+            promised_s = (container.duration - max(container.start_time or 0, 0)) / 1e6
         texts = [*container.metadata.values(), *stream.metadata.values()]
         return StreamFacts(
             codec=codec.name,

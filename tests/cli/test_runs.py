@@ -209,6 +209,9 @@ def test_runs_of_a_bucket_are_ranked_without_a_checkpoint_and_nothing_is_written
 def test_a_storage_path_that_does_not_exist_is_refused_and_an_empty_one_is_empty(tmp_path, capsys):
     with pytest.raises(UserError, match="does not exist"):
         list_runs(tmp_path / "missing", tmp_path)
+    (tmp_path / "table.csv").touch()
+    with pytest.raises(UserError, match="is a file; it takes a folder"):
+        list_runs(tmp_path / "table.csv", tmp_path)
     (tmp_path / "runs").mkdir()
     assert list_runs(tmp_path / "runs", tmp_path)["groups"] == []
     assert "0 runs on 0 data sets" in capsys.readouterr().out

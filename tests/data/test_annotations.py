@@ -163,6 +163,15 @@ def test_finds_a_video_whatever_its_suffix(tmp_path):
     assert find_missing_videos(segments) == [str(tmp_path / "w.mp4")]
 
 
+def test_finds_a_video_whose_suffix_is_in_the_id_after_one_whose_name_the_id_is(tmp_path):
+    for name in ("v.avi", "w.mp4", "w.mp4.mkv"):
+        (tmp_path / name).touch()
+    rows = "v.avi,0,1,a\nw.mp4,0,1,b\nx.mp4,0,1,b\n"
+    segments = read_annotations(write(tmp_path, f"video_id,start,end,phase\n{rows}"))
+    assert [Path(segment.video).name for segment in segments[:2]] == ["v.avi", "w.mp4.mkv"]
+    assert len(find_missing_videos(segments)) == 1
+
+
 def test_whole_numbers_sort_as_numbers_and_names_after_them(tmp_path):
     rows = "\n".join(f"v,{i},{i + 1},{phase}" for i, phase in enumerate(["10", "b", "2", "a"]))
     segments = read_annotations(write(tmp_path, f"video_id,start,end,phase\n{rows}\n"))

@@ -136,6 +136,21 @@ def test_a_table_without_any_video_still_gets_the_findings_of_its_rows(tmp_path)
     assert not would_start(inspection.findings)
 
 
+def test_a_name_that_is_no_file_is_not_proposed_in_its_own_place(tmp_path):
+    csv_path = write_clean_data(tmp_path)
+    (tmp_path / "link.mp4").symlink_to("nowhere.mp4")
+    add_rows(csv_path, "link,0,1,link,train,incision")
+    (finding,) = [f for f in inspect(csv_path).findings if f.kind == "missing"]
+    assert "broken link" in finding.repair
+
+
+def test_a_video_that_begins_late_is_not_called_cut(tmp_path):
+    csv_path = write_clean_data(tmp_path)
+    write_video(tmp_path / "late.mkv", moving_frames(100), 25, times=range(75, 175))
+    add_rows(csv_path, "late,0,4,late,train,incision")
+    assert [f.kind for f in inspect(csv_path).findings if f.kind == "truncated"] == []
+
+
 def add_rows(csv_path, *rows):
     csv_path.write_text(csv_path.read_text() + "\n".join(rows) + "\n")
 
