@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -26,8 +26,8 @@ PART = ".part."
 EARLIER_PART = ".fetch."
 """The one of earlier versions, which delete at once each file so named that is not their own."""
 LISTING_PAUSE = 100
-"""Pause before a process lists the folder again to give up what another one may need less, in
-durations of its last listing: they take at most a hundredth of the time."""
+"""Pause before a process lists the folder again without need, for what others have changed there,
+in durations of its last listing: they take at most a hundredth of the time."""
 SHARING_S = 1.0
 """Seconds after which a process counts again with how many others it shares the folder."""
 
@@ -135,18 +135,30 @@ class CopyRoom:
             self._lose(farthest[1].name)
             self._idle.put(farthest[1])
 
-    def make_room(self, size_bytes: int, uri: str) -> None:
-        """Count the files, and delete copies until so many bytes more are within ``max_bytes``.
+    def add_written(self, files: Iterable[Path], uri: str) -> None:
+        """Count files that this process has written here, and delete copies beyond ``max_bytes``.
+
+        The folder is listed again only after ``LISTING_PAUSE``: until then a change that somebody
+        else has made without the running total is not noticed.
 
         Args:
-            size_bytes: Bytes that will be written.
+            files: The new files.
             uri: Folder of the bucket: what it lacks is no copy, and stays.
         """
         if self.max_bytes is None:
             return
-        with exclusive(self.folder / ROOM_LOCK), self._account.changing() as tally:
-            self._list_copies(tally)
-            self._make_room(size_bytes, uri, None, tally)
+        is_fresh = time.monotonic() < self._next_listing_s
+        with (
+            exclusive(self.folder / ROOM_LOCK),
+            self._account.changing(ignores_time=is_fresh) as tally,
+        ):
+            for file in files:
+                with suppress(FileNotFoundError):
+                    copy = self._stat(file.name)
+                    tally.add(copy.size_bytes)
+                    if _is_copy(copy.name) and self._pinned.size_of(copy.name) is None:
+                        self._idle.put(copy)
+            self._make_room(0, uri, None, tally)
 
     def _limit(self) -> int | None:
         """Return the bytes that the files may have; None for as many as the disk holds."""
@@ -296,9 +308,7 @@ class CopyRoom:
                         (self.folder / name).unlink(missing_ok=True)
                         continue
                     used_bytes, num_files = used_bytes + status.st_size, num_files + 1
-                    if name.startswith(".") or name.endswith(".json"):
-                        continue
-                    if self._pinned.size_of(name) is None:
+                    if _is_copy(name) and self._pinned.size_of(name) is None:
                         idle.append(Copy(name, status.st_size, status.st_mtime_ns))
         self._idle.replace(idle)
         self._pinned.sort()
@@ -307,6 +317,11 @@ class CopyRoom:
         now_s = time.monotonic()
         self._next_listing_s = now_s + LISTING_PAUSE * (now_s - started_s)
         return used_bytes
+
+
+def _is_copy(name: str) -> bool:
+    """Return True for a file that is given up by itself; an index goes with its shard."""
+    return not name.startswith(".") and not name.endswith(".json")
 
 
 def _is_leftover(name: str, mtime_s: float) -> bool:

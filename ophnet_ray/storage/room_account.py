@@ -101,9 +101,13 @@ class RoomAccount:
         self._write(replace(self._read(), full_bytes=full_bytes, full_until_s=until_s), keeps=True)
 
     @contextmanager
-    def changing(self) -> Iterator[Tally]:
-        """Continue the total: the context keeps it right with each of its changes."""
-        tally = Tally(self._known_bytes())
+    def changing(self, *, ignores_time: bool = False) -> Iterator[Tally]:
+        """Continue the total: the context keeps it right with each of its changes.
+
+        Args:
+            ignores_time: The folder has changed since, by the one who continues.
+        """
+        tally = Tally(self._known_bytes(ignores_time=ignores_time))
         try:
             yield tally
         finally:
@@ -112,10 +116,10 @@ class RoomAccount:
                 total = replace(total, used_bytes=tally.used_bytes, num_left=total.num_left - 1)
                 self._write(total)
 
-    def _known_bytes(self) -> int | None:
+    def _known_bytes(self, *, ignores_time: bool) -> int | None:
         total = self._read()
-        is_right = total.num_left > 0 and total.folder_ns == self._folder.stat().st_mtime_ns
-        return total.used_bytes if is_right else None
+        is_right = ignores_time or total.folder_ns == self._folder.stat().st_mtime_ns
+        return total.used_bytes if is_right and total.num_left > 0 else None
 
     def _read(self) -> Total:
         try:

@@ -98,7 +98,7 @@ def test_a_full_disk_is_tried_once_a_second_and_when_files_were_deleted(
         with pytest.raises(FullDiskError):
             copies.fetch(objects[1])
         other.max_bytes = SIZE // 2
-        other.make_room(0, parent_of(objects[0]))
+        other.add_written([], parent_of(objects[0]))
         assert copies.fetch(objects[1]).stat().st_size == SIZE
 
 

@@ -308,7 +308,7 @@ class BlockCache:
             entries = write_shard(self.folder, fill(), self.windows)
             shard = Path(entries[0].path)
             source = self._bucket.upload(shard) if self._bucket is not None else ""
-            self._make_room()
+            self._make_room(shard)
             self._journals.append(shard.with_suffix(".json").name)
         except OSError as error:
             raise UserError(
@@ -318,12 +318,12 @@ class BlockCache:
         entries = tuple(replace(entry, source=source) for entry in entries)
         return DecodeResult(entries, frozenset(videos), num_blocks)
 
-    def _make_room(self) -> None:
-        """Keep no more copies of a bucket's shards on this machine than it should."""
+    def _make_room(self, shard: Path) -> None:
+        """Keep no more copies of a bucket's shards here than it should, with the new shard."""
         if self._bucket is not None:
             copies = copies_in(self.folder)
             copies.max_bytes = self._max_copy_bytes
-            copies.make_room(0, self._bucket.uri)
+            copies.add_written([shard, shard.with_suffix(".json")], self._bucket.uri)
 
     def mark_used(self, entries: Iterable[CacheEntry]) -> None:
         """Set the time of the shards to now: it is the time of their last use."""

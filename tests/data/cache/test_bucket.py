@@ -1,5 +1,6 @@
 """Videos, cache and weights in a bucket, against a real S3 endpoint on loopback."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import torch
 from ophnet_ray.config import Config
 from ophnet_ray.data.annotations import Segment, find_missing_videos, read_annotations
 from ophnet_ray.data.cache.block_reader import read_blocks
+from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.inventory import prune, read_inventory
 from ophnet_ray.data.cache.read_ahead import fetch_shard
 from ophnet_ray.data.cache.segment_keys import FORMAT_VERSION
@@ -156,6 +158,25 @@ def test_a_cache_in_a_bucket_is_decoded_once_and_fetched_once_a_machine(bucket, 
     print(f"fetched {fetched} bytes, {fetched / needed_bytes:.3f} of what is needed")
     assert_right(again.entries)
     assert bucket.count()["sent_bytes"] == 0
+
+
+def test_a_decoder_keeps_to_the_limit_of_its_machine_without_listing_the_folder_per_shard(
+    bucket, videos, tmp_path, monkeypatch
+):
+    limit, listed, scan = 50_000, [], os.scandir
+    monkeypatch.setattr("ophnet_ray.storage.copy_room.LISTING_PAUSE", 1e9)
+    cache = BlockCache(bucket.uri("limited"), WINDOWS, str(tmp_path), limit)
+
+    def decode(cache, tasks):
+        with monkeypatch.context() as patch:
+            patch.setattr("os.scandir", lambda path: listed.append(path) or scan(path))
+            yield from decode_in_threads(1)(cache, tasks)
+
+    filled = fill_cache(cache, segments_of(videos[1]), 2, decode)
+    assert len({entry.path for entry in filled.in_order}) == NUM_VIDEOS
+    left = [each.stat().st_size for each in cache.folder.iterdir() if each.is_file()]
+    assert 0.5 * limit < sum(left) <= limit
+    assert listed.count(cache.folder) == 1
 
 
 def test_a_copy_of_a_video_in_another_folder_of_the_bucket_is_not_decoded_again(

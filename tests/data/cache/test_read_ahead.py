@@ -191,7 +191,7 @@ def test_a_copy_that_makes_room_while_its_reader_ends_is_no_error(
     def make_room_first(path):
         before, copies = names_in(tmp_path), copies_in(tmp_path)
         copies.max_bytes = 1
-        copies.make_room(0, bucket.uri("ahead"))
+        copies.add_written([], bucket.uri("ahead"))
         deleted.extend(before - names_in(tmp_path))
         unpin(path)
 
@@ -248,7 +248,7 @@ def test_a_shard_that_is_evicted_between_its_two_uploads_is_whole_in_the_bucket(
         upload(path, target)
         copies = copies_in(tmp_path)
         copies.max_bytes = 0
-        copies.make_room(0, uri)
+        copies.add_written([], uri)
 
     monkeypatch.setattr("ophnet_ray.data.cache.bucket.upload", upload_then_evict)
     assert CacheBucket(uri, tmp_path).upload(Path(entry.path)) == join(uri, name)
