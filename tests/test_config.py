@@ -18,7 +18,7 @@ from ophnet_ray.config import (
     settings_that_affect,
 )
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
+from ophnet_ray.data.cache.fill import decode_in_threads
 from ophnet_ray.data.cache.segment_keys import sampling_of
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.errors import UserError
@@ -30,6 +30,7 @@ from ophnet_ray.temporal_config import TemporalConfig
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.directory import search_identity
 from ophnet_ray.tune.space import parse_search_space
+from tests.helpers.entries import fill_by_id
 
 pytestmark = pytest.mark.unit
 
@@ -93,7 +94,7 @@ def test_a_cache_filled_by_earlier_versions_is_found(video, windows, start_s, en
     segment = Segment("s", "c", video, start_s, end_s, "a")
 
     def find(segment):
-        filled = fill_cache(BlockCache("cache", windows), [segment], 1, decode_in_threads(1))
+        filled = fill_by_id(BlockCache("cache", windows), [segment], 1, decode_in_threads(1))
         return filled.missing_videos, filled.entries["s"].reason
 
     assert find(segment) == (0, "a mark")

@@ -110,7 +110,7 @@ class OphNetSurgicalDataset(Dataset[dict[str, Tensor]]):
             segments, phases, windows, cache_dir, num_workers=1
         )
         self._items = manifest.items
-        self._ids = hash_ids([item.segment.segment_id for item in self._items])
+        self._ids = hash_ids([segment.segment_id for segment in manifest.rows.segments])
         self._windows = windows
         self._mask = mask
         self._mean, self._std = torch.tensor(mean), torch.tensor(std)

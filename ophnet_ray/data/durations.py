@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.manifest import Manifest, ManifestItem
+from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.manifest_rows import ManifestRows
 from ophnet_ray.data.video.container import VideoError, open_video
 from ophnet_ray.data.video.decoder import read_video_index
 from ophnet_ray.errors import UserError
@@ -40,27 +41,27 @@ def add_val_durations(
     Raises:
         UserError: A video whose end is needed cannot be read.
     """
-    items = manifest.of_split("val")
-    unknown = _videos_to_read(items) - known_ends_s.keys()
+    rows = manifest.of_split("val")
+    unknown = _videos_to_read(rows) - known_ends_s.keys()
     ends_s = {**known_ends_s, **_read_all(unknown, spool_dir)}
-    durations = measure_durations([item.segment for item in items], ends_s)
+    durations = measure_durations(rows.segments, ends_s)
     return replace(manifest, val_durations=durations)
 
 
-def read_ends(items: Iterable[ManifestItem], spool_dir: str | None = None) -> dict[str, float]:
+def read_ends(rows: ManifestRows, spool_dir: str | None = None) -> dict[str, float]:
     """Read the seconds at which videos end, by their paths, where durations depend on them.
 
     These are the videos of clips, and of segments that are annotated beyond the end of their video;
     they are not decoded.
 
     Args:
-        items: Usable segments.
+        rows: Usable segments.
         spool_dir: See ``open_source``, for videos in a bucket.
 
     Raises:
         UserError: One of these videos cannot be read.
     """
-    return _read_all(_videos_to_read(items), spool_dir)
+    return _read_all(_videos_to_read(rows), spool_dir)
 
 
 def measure_durations(
@@ -108,11 +109,12 @@ def _share_time(intervals: Sequence[tuple[float, float]]) -> list[float]:
     return own
 
 
-def _videos_to_read(items: Iterable[ManifestItem]) -> set[str]:
+def _videos_to_read(rows: ManifestRows) -> set[str]:
+    is_truncated = rows.entries.tell("is_truncated").tolist()
     return {
-        item.segment.video
-        for item in items
-        if item.entry.is_truncated or math.isinf(item.segment.end_s)
+        segment.video
+        for segment, is_cut in zip(rows.segments, is_truncated, strict=True)
+        if is_cut or math.isinf(segment.end_s)
     }
 
 

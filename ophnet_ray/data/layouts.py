@@ -18,6 +18,21 @@ def shrink(values: NDArray[np.integer[Any]]) -> Unsigned:
     return values.astype(np.min_scalar_type(largest))
 
 
+def number_by_first(
+    values: NDArray[np.integer[Any]],
+) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
+    """Number values in the order in which they first occur.
+
+    Returns:
+        The distinct values, and the number of each value, (N,).
+    """
+    ascending, first, numbers = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    new_number = np.empty_like(order)
+    new_number[order] = np.arange(len(order))
+    return ascending[order], new_number[numbers]
+
+
 @dataclass(frozen=True, eq=False)
 class Layouts:
     """Numbers of blocks of the snippets of segments.

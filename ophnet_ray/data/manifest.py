@@ -1,33 +1,26 @@
 """Usable segments and the position of their blocks, row by row."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.data.annotations import Reject, Segment, require_videos
+from ophnet_ray.data.cache.entries import CacheEntries
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
-from ophnet_ray.data.cache.shards import CacheEntry
+from ophnet_ray.data.cache.shards import UNRECORDED_KIND
 from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.manifest_rows import ManifestItem, ManifestRows
 from ophnet_ray.errors import UserError
 from ophnet_ray.garbage import pause_collections
 from ophnet_ray.sampling_config import SamplerKind
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestItem:
-    """A usable segment: its label (index of its phase) and its blocks."""
-
-    segment: Segment
-    label: int
-    entry: CacheEntry
 
 
 @dataclass(frozen=True)
@@ -43,32 +36,39 @@ class Manifest:
 
     phases: tuple[str, ...]
     windows: WindowConfig
-    items: tuple[ManifestItem, ...]
+    items: Sequence[ManifestItem]
     train_video_hashes: tuple[str, ...] | None = None
     val_durations: NDArray[np.int64] | None = field(default=None, compare=False)
 
-    def of_split(self, split: str) -> list[ManifestItem]:
+    def __post_init__(self) -> None:
+        """Turn items into columns."""
+        object.__setattr__(self, "items", ManifestRows.of_items(self.items))
+
+    @property
+    def rows(self) -> ManifestRows:
+        """The items as columns."""
+        return cast("ManifestRows", self.items)
+
+    def of_split(self, split: str) -> ManifestRows:
         """Return the segments of a split, in the CSV's order."""
-        return [item for item in self.items if item.segment.split == split]
+        return self.rows.of_split(split)
 
     def count(self, split: str) -> int:
         """Return the number of segments of a split."""
-        return sum(item.segment.split == split for item in self.items)
+        return sum(segment.split == split for segment in self.rows.segments)
 
     def cases_of(self, split: str) -> list[str]:
         """Return the cases of a split, sorted."""
-        return sorted({item.segment.case_id for item in self.of_split(split)})
+        return sorted({segment.case_id for segment in self.of_split(split).segments})
 
     def label_counts(self, split: str) -> NDArray[np.int64]:
         """Count the segments of each phase, (K,)."""
-        labels = [item.label for item in self.of_split(split)]
-        return np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(self.phases))
+        return np.bincount(self.of_split(split).labels, minlength=len(self.phases))
 
     def training_counts(self, sampler: SamplerKind) -> NDArray[np.int64]:
         """Return ``divide_windows`` of the training segments, (K,)."""
-        items = self.of_split("train")
-        labels = np.asarray([item.label for item in items], dtype=np.int64)
-        return divide_windows(labels, measure_lengths(items), len(self.phases), sampler)
+        train = self.of_split("train")
+        return divide_windows(train.labels, train.measure_lengths(), len(self.phases), sampler)
 
 
 def divide_windows(
@@ -81,7 +81,7 @@ def divide_windows(
 
     Args:
         labels: Label of each segment, (N,).
-        lengths: See ``measure_lengths``, (N,).
+        lengths: See ``ManifestRows.measure_lengths``, (N,).
         num_phases: Number of phases, K.
         sampler: See ``SamplingConfig``.
 
@@ -100,23 +100,9 @@ def divide_windows(
     return np.maximum(expected.astype(np.int64), counts > 0)
 
 
-def measure_lengths(items: Sequence[ManifestItem]) -> NDArray[np.int64]:
-    """Return the annotated milliseconds of each segment, at least 1, int64 (N,).
-
-    Clips have no annotated end: where there is one, the lengths are those that were decoded, in
-    blocks.
-    """
-    lengths = (item.segment.end_s - item.segment.start_s for item in items)
-    seconds = np.fromiter(lengths, np.float64, len(items))
-    if not np.isfinite(seconds).all():
-        return np.asarray([sum(item.entry.snippet_lengths) for item in items], dtype=np.int64)
-    milliseconds: NDArray[np.float64] = np.rint(seconds * 1000)
-    return np.maximum(milliseconds.astype(np.int64), 1)
-
-
 def build_manifest(
     segments: Sequence[Segment],
-    entries: Iterable[CacheEntry],
+    entries: CacheEntries,
     phases: Sequence[str],
     windows: WindowConfig,
 ) -> tuple[Manifest, list[Reject]]:
@@ -132,14 +118,17 @@ def build_manifest(
         The usable segments and the rejected ones; every row is in one of the two.
     """
     label_of = {phase: label for label, phase in enumerate(phases)}
-    items, rejects = [], []
+    is_reject = entries.tell("kind")
+    rejects = []
+    for row in np.flatnonzero(is_reject).tolist():
+        entry = entries[row]
+        rejects.append(Reject(segments[row], entry.reason, entry.kind or UNRECORDED_KIND))
     with pause_collections():
-        for segment, entry in zip(segments, entries, strict=True):
-            if entry.kind is not None:
-                rejects.append(Reject(segment, entry.reason, entry.kind))
-            else:
-                items.append(ManifestItem(segment, label_of[segment.phase], entry))
-    return Manifest(tuple(phases), windows, tuple(items)), rejects
+        usable = np.flatnonzero(~is_reject)
+        kept = [segments[row] for row in usable.tolist()]
+        labels = np.fromiter((label_of[s.phase] for s in kept), np.int64, len(kept))
+    rows = ManifestRows(kept, labels, entries.take(usable))
+    return Manifest(tuple(phases), windows, rows), rejects
 
 
 def prepare_manifest(
@@ -169,7 +158,7 @@ def prepare_manifest(
         raise UserError(f"phases without a label in phase2idx: {', '.join(sorted(unknown))}")
     cache = BlockCache(cache_dir, windows)
     filled = fill_cache(cache, segments, num_workers, decode_in_threads(num_workers))
-    manifest, rejects = build_manifest(segments, filled.in_order, phases, windows)
+    manifest, rejects = build_manifest(segments, filled.entries, phases, windows)
     for reject in rejects:
         logger.warning("%s is left out: %s", reject.segment.segment_id, reject.reason)
     if not manifest.items:

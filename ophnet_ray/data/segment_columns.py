@@ -1,6 +1,6 @@
 """Usable segments of one split as columns: some 60 bytes each, which may lie in a mapped file."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ophnet_ray.data.cache.entries import CacheEntries
 from ophnet_ray.data.cache.read_ahead import SharedShard
-from ophnet_ray.data.cache.shards import CHECKSUM_BYTES, CacheEntry
-from ophnet_ray.data.layouts import Layouts, Unsigned, shrink
-from ophnet_ray.data.manifest import ManifestItem, measure_lengths
+from ophnet_ray.data.cache.shards import CacheEntry
+from ophnet_ray.data.layouts import Layouts, Unsigned, number_by_first, shrink
+from ophnet_ray.data.manifest_rows import ManifestItem, ManifestRows
 from ophnet_ray.hashing import hash_ids
 from ophnet_ray.storage.paths import join, name_of, parent_of
 
@@ -33,7 +34,7 @@ class SegmentColumns:
     cases: Unsigned
     """Index of each case among ``case_names``."""
     lengths: Unsigned
-    """See ``measure_lengths``."""
+    """See ``ManifestRows.measure_lengths``."""
     layouts: Layouts
     shards: Unsigned
     """Index of each shard among ``shard_names``."""
@@ -63,33 +64,34 @@ class SegmentColumns:
         return self.groups if len(self.groups) else self.shards
 
     @classmethod
-    def of_items(cls, items: Sequence[ManifestItem]) -> Self:
-        """Turn rows into columns."""
-        # of millions of rows, a list of numbers takes several times the memory of its column
-        entries = [item.entry for item in items]
-        case_names = sorted({item.segment.case_id for item in items})
+    def of_items(cls, items: Iterable[ManifestItem]) -> Self:
+        """Turn rows into columns of workers."""
+        rows = ManifestRows.of_items(items)
+        segments, entries = rows.segments, rows.entries
+        case_names = sorted({segment.case_id for segment in segments})
         case_of = {name: number for number, name in enumerate(case_names)}
-        cases = np.fromiter((case_of[item.segment.case_id] for item in items), np.int64, len(items))
-        shards, numbers = _number(((entry.path, entry.source) for entry in entries), len(entries))
-        folders, shard_folders = _number(
-            ((parent_of(path), parent_of(source) if source else "") for path, source in shards),
-            len(shards),
-        )
-        has_checksums = np.fromiter((bool(e.checksums) for e in entries), np.bool_, len(entries))
+        cases = np.fromiter((case_of[s.case_id] for s in segments), np.int64, len(segments))
+        used, shards = number_by_first(entries.shards)
+        places = [entries.places[number] for number in used.tolist()]
+        folder_of: dict[tuple[str, str], int] = {}
+        folders = [(parent_of(path), parent_of(uri) if uri else "") for path, uri in places]
+        shard_folders = [folder_of.setdefault(folder, len(folder_of)) for folder in folders]
+        has_checksums = entries.tell("has_checksums")
+        has_any = bool(has_checksums.any())
         return cls(
-            ids=hash_ids([item.segment.segment_id for item in items]),
-            labels=shrink(np.fromiter((item.label for item in items), np.int64, len(items))),
+            ids=hash_ids([segment.segment_id for segment in segments]),
+            labels=shrink(rows.labels),
             cases=shrink(cases),
-            lengths=shrink(measure_lengths(items)),
-            layouts=Layouts.of_lengths([entry.snippet_lengths for entry in entries]),
-            shards=shrink(numbers),
-            offsets=shrink(np.fromiter((e.offset for e in entries), np.int64, len(entries))),
-            checksums=_join_checksums(entries if has_checksums.any() else ()),
-            unchecked=shrink(np.flatnonzero(~has_checksums & has_checksums.any())),
+            lengths=shrink(rows.measure_lengths()),
+            layouts=_find_layouts(entries),
+            shards=shrink(shards),
+            offsets=shrink(entries.offsets),
+            checksums=entries.join_checksums() if has_any else np.empty(0, dtype=np.uint32),
+            unchecked=shrink(np.flatnonzero(~has_checksums & has_any)),
             case_names=pa.array(case_names, pa.large_string()),
-            shard_names=pa.array([name_of(path) for path, _ in shards], pa.large_string()),
-            shard_folders=shrink(shard_folders),
-            folders=tuple(folders),
+            shard_names=pa.array([name_of(path) for path, _ in places], pa.large_string()),
+            shard_folders=shrink(np.asarray(shard_folders, dtype=np.int64)),
+            folders=tuple(folder_of),
         )
 
     def __len__(self) -> int:
@@ -160,19 +162,10 @@ class SegmentColumns:
         return self.checksums[start:stop].tobytes()
 
 
-def _number(
-    values: Iterable[tuple[str, str]], num_values: int
-) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:
-    """Return the distinct values, in the order of the first ones, and the index of each value."""
-    number_of: dict[tuple[str, str], int] = {}
-    places = (number_of.setdefault(value, len(number_of)) for value in values)
-    numbers = np.fromiter(places, np.int64, num_values)
-    return list(number_of), numbers
-
-
-def _join_checksums(entries: Sequence[CacheEntry]) -> NDArray[np.uint32]:
-    """Return the checksums of all blocks; 0 for segments without any."""
-    joined = bytearray()
-    for entry in entries:
-        joined += entry.checksums or bytes(CHECKSUM_BYTES * sum(entry.snippet_lengths))
-    return np.frombuffer(joined, dtype="<u4")
+def _find_layouts(entries: CacheEntries) -> Layouts:
+    """Return the layouts of entries, in the order of the first entry of each."""
+    used, numbers = number_by_first(entries.kinds)
+    kinds = [entries.known_kinds[number].snippet_lengths for number in used.tolist()]
+    number_of: dict[tuple[int, ...], int] = {}
+    distinct = [number_of.setdefault(kind, len(number_of)) for kind in kinds]
+    return Layouts(tuple(number_of), shrink(np.asarray(distinct, dtype=np.int64)[numbers]))

@@ -18,7 +18,8 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.loader import WindowLoader
-from ophnet_ray.data.manifest import Manifest, ManifestItem, prepare_manifest
+from ophnet_ray.data.manifest import Manifest, prepare_manifest
+from ophnet_ray.data.manifest_rows import ManifestItem
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
 from ophnet_ray.data.samplers import ValidationSampler
 from ophnet_ray.data.segment_columns import SegmentColumns

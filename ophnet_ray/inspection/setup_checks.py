@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from joblib import cpu_count
 
 from ophnet_ray.config import Config
@@ -118,5 +119,5 @@ def _find_cached(config: Config, rows: Sequence[Segment]) -> set[str]:
     if is_remote(cache_dir) or not (Path(cache_dir) / CACHE_VERSION).is_dir() or not rows:
         return set()
     cache = BlockCache(cache_dir, config.windows)
-    keys, found = cache.look_up(rows)
-    return {row.segment_id for row, key in zip(rows, keys, strict=True) if key in found}
+    _, found = cache.look_up(rows)
+    return {rows[row].segment_id for row in np.flatnonzero(found.is_there).tolist()}

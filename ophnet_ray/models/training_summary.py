@@ -71,7 +71,7 @@ class TrainingSummary:
 
 def summarise_training_segments(manifest: Manifest) -> TrainingSummary:
     """Collect the pseudonyms of the cases, and the counts and dynamics of the training phases."""
-    summary = summarise_segments([item.segment for item in manifest.items], manifest.phases)
+    summary = summarise_segments(manifest.rows.segments, manifest.phases)
     return replace(summary, video_hashes=manifest.train_video_hashes)
 
 

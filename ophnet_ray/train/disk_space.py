@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ophnet_ray.config import Config, WindowConfig
@@ -105,13 +106,13 @@ def check_copy_limit(config: Config, manifest: Manifest) -> None:
     """
     limit, batch_size = config.run.max_copy_bytes, config.training.batch_size
     block = bytes_per_block(config.windows)
-    ends: dict[str, int] = {}
-    for item in manifest.of_split("train") if limit is not None else ():
-        entry = item.entry
-        if entry.source:
-            end = entry.offset + sum(entry.snippet_lengths) * block
-            ends[entry.path] = max(ends.get(entry.path, 0), end)
-    _refuse_less(config, sum(sorted(ends.values())[-batch_size:]))
+    if limit is None:
+        return
+    entries = manifest.of_split("train").entries
+    ends = np.zeros(len(entries.places), dtype=np.int64)
+    np.maximum.at(ends, entries.shards, entries.offsets + entries.count_blocks() * block)
+    in_bucket = [end for end, (_, uri) in zip(ends.tolist(), entries.places, strict=True) if uri]
+    _refuse_less(config, sum(sorted(in_bucket)[-batch_size:]))
 
 
 def _check_copies_of_batch(run: Run) -> None:
@@ -199,8 +200,8 @@ def _find_missing(run: Run) -> Sequence[Segment]:
     rows = run.data.segments
     if is_remote(run.config.run.cache_dir or ""):
         return rows
-    keys, found = run.open_cache().look_up(rows, run.data.files)
-    return [row for row, key in zip(rows, keys, strict=True) if key not in found]
+    _, found = run.open_cache().look_up(rows, run.data.files)
+    return [rows[row] for row in found.missing_rows.tolist()]
 
 
 def max_block_bytes(

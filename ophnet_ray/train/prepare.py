@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+import numpy as np
 import ray
 
 from ophnet_ray.data.annotations import Reject, Segment
@@ -65,7 +66,7 @@ def decode_rows(run: Run, cache: BlockCache, resources: Resources) -> None:
 
 def _identify_training(run: Run, manifest: Manifest, cache: BlockCache) -> Manifest:
     """Add the content ids of the training videos, by which another training knows them."""
-    videos = {item.segment.video for item in manifest.of_split("train")}
+    videos = {segment.video for segment in manifest.of_split("train").segments}
     ids = cache.identify_ends(videos, run.data.files)
     return replace(manifest, train_video_hashes=tuple(sorted(ids.values())))
 
@@ -134,7 +135,8 @@ def _keep_rows(
                 f"{reject.segment.video}: {reject.reason}; the run {directory.location} could read "
                 "it when it began: restore the file, and the same command resumes"
             )
-    kept = [item for item in manifest.items if item.segment.segment_id not in before]
+    is_kept = [segment.segment_id not in before for segment in manifest.rows.segments]
+    kept = manifest.rows.take(np.flatnonzero(is_kept))
     found = {reject.segment.segment_id: reject for reject in unreadable}
     # in the order of the rows, whether a row can be read by now or not: the same file as before
     rejects = [
@@ -142,7 +144,7 @@ def _keep_rows(
         for row in run.data.segments
         if row.segment_id in before
     ]
-    return replace(manifest, items=tuple(kept)), rejects
+    return replace(manifest, items=kept), rejects
 
 
 def prepare_variant(
@@ -195,7 +197,7 @@ def _fill(
         console.say(f"decode   nothing: all videos are in the cache {cache.location}")
     elif num_here < num_missing:
         console.say(f"decode   another run decoded {num_missing - num_here} of them")
-    manifest, unreadable = build_manifest(segments, filled.in_order, phases, cache.windows)
+    manifest, unreadable = build_manifest(segments, filled.entries, phases, cache.windows)
     return _identify_training(run, manifest, cache), unreadable
 
 

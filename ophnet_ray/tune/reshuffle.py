@@ -9,6 +9,8 @@ Generalization of Hyperparameter Optimization" (NeurIPS 2024).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.durations import read_ends
 from ophnet_ray.data.manifest import Manifest
@@ -54,14 +56,13 @@ class Reshuffle:
     def apply(self, manifest: Manifest, number: int) -> Manifest:
         """Return a manifest of the same segments with the split of a trial."""
         split_of = self.split_of_rows(number)
-        items = tuple(
-            replace(item, segment=replace(item.segment, split=split_of[item.segment.segment_id]))
-            for item in manifest.items
-            if item.segment.segment_id in split_of
-        )
-        videos = {item.segment.video for item in items if item.segment.split == "train"}
+        is_known = [segment.segment_id in split_of for segment in manifest.rows.segments]
+        rows = manifest.rows.take(np.flatnonzero(is_known))
+        segments = [replace(row, split=split_of[row.segment_id]) for row in rows.segments]
+        videos = {segment.video for segment in segments if segment.split == "train"}
         ids = sorted({self.content_ids[video] for video in videos if video in self.content_ids})
-        return Manifest(manifest.phases, manifest.windows, items, tuple(ids))
+        rows = replace(rows, segments=segments)
+        return Manifest(manifest.phases, manifest.windows, rows, tuple(ids))
 
 
 def build_reshuffle(run: Run, manifest: Manifest) -> Reshuffle:
@@ -70,13 +71,13 @@ def build_reshuffle(run: Run, manifest: Manifest) -> Reshuffle:
     Raises:
         UserError: The score is of frames, and a video whose length it needs cannot be read.
     """
-    config, videos = run.config, {item.segment.video for item in manifest.items}
+    config, videos = run.config, {segment.video for segment in manifest.rows.segments}
     scores_frames = config.training.scores_frames
     return Reshuffle(
-        tuple(item.segment for item in manifest.items),
+        tuple(manifest.rows.segments),
         config.data.val_fraction,
         config.training.seed,
         run.data.same_videos,
         run.open_cache().identify_ends(videos, run.data.files),
-        read_ends(manifest.items, config.run.local_cache_dir) if scores_frames else {},
+        read_ends(manifest.rows, config.run.local_cache_dir) if scores_frames else {},
     )

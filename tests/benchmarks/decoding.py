@@ -15,10 +15,10 @@ import numpy as np
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
+from ophnet_ray.data.cache.fill import decode_in_threads
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.loader import read_window
-from ophnet_ray.data.manifest import ManifestItem
+from ophnet_ray.data.manifest_rows import ManifestItem
 from ophnet_ray.data.video import index as video_index
 from ophnet_ray.data.video.decoder import read_video_index
 from ophnet_ray.data.windows import cut_windows, plan_blocks, plan_snippets
@@ -33,6 +33,7 @@ from tests.benchmarks.footage import (
 )
 from tests.benchmarks.measure import MIN_REPEATS, interleave, median_cpu_s
 from tests.benchmarks.table import Figure
+from tests.helpers.entries import fill_by_id
 
 SPREAD, HEAD = WindowConfig(), WindowConfig(coverage="head")
 GOPS = (50, 250)
@@ -60,7 +61,7 @@ def fill(segments: Sequence[Segment], windows: WindowConfig) -> int:
     """Run the product's decode stage into an empty cache; return the number of blocks."""
     folder = Path(tempfile.mkdtemp(prefix="ophnet-benchmark-"))
     try:
-        filled = fill_cache(BlockCache(folder, windows), segments, 1, decode_in_threads(1))
+        filled = fill_by_id(BlockCache(folder, windows), segments, 1, decode_in_threads(1))
         assert not any(entry.reason for entry in filled.entries.values())
         return sum(sum(entry.snippet_lengths) for entry in filled.entries.values())
     finally:
@@ -161,7 +162,7 @@ def compare_with_exact_mean(folder: Path) -> list[Figure]:
     for footage in make_footage(folder):
         segments = dense_segments(footage)[:3]
         cache = Path(tempfile.mkdtemp(prefix="ophnet-benchmark-"))
-        filled = fill_cache(BlockCache(cache, HEAD), segments, 1, decode_in_threads(1))
+        filled = fill_by_id(BlockCache(cache, HEAD), segments, 1, decode_in_threads(1))
         with av.open(str(footage.path)) as container:
             frames = [
                 frame.to_ndarray(format="rgb24")

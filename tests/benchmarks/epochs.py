@@ -35,7 +35,7 @@ def train_without_a_network(clips: Sequence[Path], num_epochs: int, num_trials: 
             size = HEAD.window_size if num_trials == 1 else WINDOW_SIZES[trial]
             windows = WindowConfig(coverage="head", window_size=size)
             filled = fill_cache(BlockCache(folder, windows), segments, 2, decode_in_threads(2))
-            manifest, _ = build_manifest(segments, filled.in_order, ["a"], windows)
+            manifest, _ = build_manifest(segments, filled.entries, ["a"], windows)
             rows = SegmentColumns.of_items(manifest.items)
             sampler = TrainingSampler(
                 rows.ids,

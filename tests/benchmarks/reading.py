@@ -26,7 +26,8 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.shards import DecodedSegment, write_shard
 from ophnet_ray.data.datasets import OphNetSurgicalDataset
 from ophnet_ray.data.loader import WindowLoader
-from ophnet_ray.data.manifest import Manifest, ManifestItem
+from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.manifest_rows import ManifestItem
 from ophnet_ray.data.samplers import TrainingSampler
 from ophnet_ray.data.segment_columns import SegmentColumns
 from ophnet_ray.data.video.blocks import SegmentBlocks

@@ -116,7 +116,7 @@ def _time_driver(folder: Path, scale: int) -> dict[str, object]:
     cache = BlockCache(folder / "cache", Config().windows)
     pending = [(segment, segment.segment_id) for segment in segments]
     clock.time("planning tasks", lambda: plan_tasks(pending, cache, DECODE_WORKERS))
-    entries = make_entries(segments, str(folder / "blocks"))
+    entries = make_entries(len(segments), str(folder / "blocks"))
     phases = phase_vocabulary(segments)
     manifest, _ = clock.time(
         "joining segments and entries",

@@ -2,13 +2,13 @@
 
 import csv
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.entries import CacheEntries
 from ophnet_ray.data.cache.shards import CHECKSUM_BYTES, CacheEntry
 
 NUM_SEGMENTS, NUM_VIDEOS, NUM_PHASES = 14_674, 743, 52
@@ -44,19 +44,21 @@ def _rows(scale: int) -> Iterator[tuple[str, str, str, int]]:
             yield f"case_{video:06d}", f"{end - length:.2f}", f"{end:.2f}", int(phase)
 
 
-def make_entries(segments: Sequence[Segment], folder: str) -> list[CacheEntry]:
+def make_entries(num_segments: int, folder: str) -> CacheEntries:
     """Return an entry for each segment, as if a cache in a folder held it, in their order."""
+    return CacheEntries.of_entries(_make_entries(num_segments, folder))
+
+
+def _make_entries(num_segments: int, folder: str) -> Iterator[CacheEntry]:
     rng = np.random.default_rng(1)
-    layouts = rng.integers(0, len(LAYOUTS), len(segments))
-    checksums = rng.bytes(len(segments) * 10 * CHECKSUM_BYTES)
-    entries, offset, path = [], 0, ""
+    layouts = rng.integers(0, len(LAYOUTS), num_segments)
+    checksums = rng.bytes(num_segments * 10 * CHECKSUM_BYTES)
+    offset, path = 0, ""
     for i, layout in enumerate(layouts.tolist()):
         if i % SEGMENTS_PER_SHARD == 0:
             path, offset = f"{folder}/{i // SEGMENTS_PER_SHARD:024x}.arrow", 584
         lengths = LAYOUTS[layout]
         first, num_bytes = i * 10 * CHECKSUM_BYTES, sum(lengths) * CHECKSUM_BYTES
         chosen = checksums[first : first + num_bytes]
-        own = (*lengths,)  # as a cache reads them
-        entries.append(CacheEntry(f"{i:032x}", path, offset, own, checksums=chosen))
+        yield CacheEntry(f"{i:032x}", path, offset, lengths, checksums=chosen)
         offset += sum(lengths) * BLOCK_BYTES + 576
-    return entries

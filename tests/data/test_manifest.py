@@ -2,13 +2,15 @@
 
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment, read_annotations
+from ophnet_ray.data.cache.entries import CacheEntries
 from ophnet_ray.data.cache.shards import CacheEntry
-from ophnet_ray.data.manifest import build_manifest, measure_lengths, prepare_manifest
+from ophnet_ray.data.manifest import build_manifest, prepare_manifest
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.errors import UserError
 
@@ -35,11 +37,14 @@ def segments():
 def test_every_row_is_an_item_or_a_reject(segments):
     entries = {name: CacheEntry(name, snippet_lengths=(2,)) for name in "abc"}
     entries["d"] = CacheEntry("d", reason="damaged: at 1 s", kind="damaged")
-    manifest, rejects = build_manifest(segments, entries.values(), PHASES, WINDOWS)
+    manifest, rejects = build_manifest(
+        segments, CacheEntries.of_entries(entries.values()), PHASES, WINDOWS
+    )
     assert [(item.segment.segment_id, item.label) for item in manifest.items] == [
         ("a", 2), ("b", 0), ("c", 2),
     ]  # fmt: skip
-    assert all(item.entry is entries[item.segment.segment_id] for item in manifest.items)
+    for item in manifest.items:
+        assert item.entry == replace(entries[item.segment.segment_id], key="")
     (reject,) = rejects
     assert (reject.segment, reject.reason, reject.kind) == (
         segments[3],
@@ -50,7 +55,9 @@ def test_every_row_is_an_item_or_a_reject(segments):
 
 def test_a_split_has_its_own_segments_cases_and_counts(segments):
     entries = {name: CacheEntry(name, snippet_lengths=(2,)) for name in "abcd"}
-    manifest, _ = build_manifest(segments, entries.values(), PHASES, WINDOWS)
+    manifest, _ = build_manifest(
+        segments, CacheEntries.of_entries(entries.values()), PHASES, WINDOWS
+    )
     assert [item.segment.segment_id for item in manifest.of_split("train")] == ["a", "b", "d"]
     assert manifest.cases_of("train") == ["c", "c1", "c2"]
     assert manifest.label_counts("train").tolist() == [1, 1, 1]
@@ -63,11 +70,11 @@ def test_phases_count_as_their_windows_do_under_each_sampler():
     rows = [make_segment(name, "red", case_id=name) for name in "abcde"]
     rows += [Segment("f", "f", "f.mp4", 0.0, 5.0, "blue", "train")]
     entries = {name: CacheEntry(name, snippet_lengths=(2,)) for name in "abcdef"}
-    manifest, _ = build_manifest(rows, entries.values(), PHASES, WINDOWS)
+    manifest, _ = build_manifest(rows, CacheEntries.of_entries(entries.values()), PHASES, WINDOWS)
     assert manifest.training_counts("segment").tolist() == [1, 0, 5]
     assert manifest.training_counts("balanced").tolist() == [3, 0, 3]
     assert manifest.training_counts("seconds").tolist() == [3, 0, 3]
-    assert measure_lengths(manifest.items).tolist() == [1000] * 5 + [5000]
+    assert manifest.rows.measure_lengths().tolist() == [1000] * 5 + [5000]
 
 
 def test_clips_are_as_long_as_what_was_decoded_of_them():
@@ -79,8 +86,8 @@ def test_clips_are_as_long_as_what_was_decoded_of_them():
         "a": CacheEntry("a", snippet_lengths=(4, 4)),
         "b": CacheEntry("b", snippet_lengths=(3,)),
     }
-    manifest, _ = build_manifest(rows, entries.values(), PHASES, WINDOWS)
-    assert measure_lengths(manifest.items).tolist() == [8, 3]
+    manifest, _ = build_manifest(rows, CacheEntries.of_entries(entries.values()), PHASES, WINDOWS)
+    assert manifest.rows.measure_lengths().tolist() == [8, 3]
 
 
 def test_preparing_decodes_and_names_what_is_left_out(color_csv, tmp_path, caplog):

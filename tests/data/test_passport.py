@@ -7,6 +7,7 @@ import pytest
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Reject, Segment
+from ophnet_ray.data.cache.entries import CacheEntries
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.manifest import build_manifest
 from ophnet_ray.data.passport import Passport, build_passport, describe_warnings
@@ -46,7 +47,9 @@ def make_passport(segments, missing=(), unreadable=()):
         for s in segments
     }
     phases = sorted({s.phase for s in [*segments, *missing]})
-    manifest, rejects = build_manifest(segments, entries.values(), phases, WindowConfig())
+    manifest, rejects = build_manifest(
+        segments, CacheEntries.of_entries(entries.values()), phases, WindowConfig()
+    )
     gone = [Reject(s, "the video is missing", "missing") for s in missing]
     return build_passport(RunData.of_rows(segments, gone), manifest, rejects, RESOURCES)
 
@@ -112,7 +115,9 @@ def test_the_passport_records_the_source_of_the_cases_and_copies_of_a_video(tmp_
     videos = tuple(segment.video for segment in segments)
     rows = dataclasses.replace(RunData.of_rows(segments), case_rule="folder", same_videos=(videos,))
     entries = {s.segment_id: CacheEntry(s.segment_id, snippet_lengths=(2,)) for s in segments}
-    manifest, _ = build_manifest(segments, entries.values(), ["x"], WindowConfig())
+    manifest, _ = build_manifest(
+        segments, CacheEntries.of_entries(entries.values()), ["x"], WindowConfig()
+    )
     passport = build_passport(rows, manifest, [], RESOURCES)
     assert passport.case_from == "folder"
     assert passport.same_videos == [["a.mp4", "b.mp4"]]
@@ -178,7 +183,9 @@ def test_rows_of_the_test_split_count_as_used_though_training_decodes_none(tmp_p
     before = make_passport(segments)
     fitted = [segment for segment in segments if segment.split != "test"]
     entries = {s.segment_id: CacheEntry(s.segment_id, snippet_lengths=(2,)) for s in fitted}
-    manifest, rejects = build_manifest(fitted, entries.values(), ["x", "y", "z"], WindowConfig())
+    manifest, rejects = build_manifest(
+        fitted, CacheEntries.of_entries(entries.values()), ["x", "y", "z"], WindowConfig()
+    )
     passport = build_passport(RunData.of_rows(segments), manifest, rejects, RESOURCES)
     assert passport.splits["test"].segments_by_phase == {"x": 0, "y": 0, "z": 2}
     assert passport.rows_used == 4

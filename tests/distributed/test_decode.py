@@ -12,6 +12,7 @@ from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.distributed.decode import decode_row, read_answer
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.storage.filesystems import StorageError
+from tests.helpers.entries import find_entries
 from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
@@ -42,7 +43,7 @@ def test_a_task_answers_with_the_entries_it_has_decoded(tmp_path, segment):
     assert answer.videos == {segment.video, str(broken)}
     kept = {entry.key: entry for entry in answer.entries}
     # the same as a run finds that decodes nothing, checksums, reasons and all
-    assert kept == cache.find([key for _, key in task])
+    assert kept == find_entries(cache, [key for _, key in task])
     assert [bool(kept[key].reason) for _, key in task] == [False, True, False]
     assert answer.num_blocks == sum(sum(e.snippet_lengths) for e in answer.entries)
 

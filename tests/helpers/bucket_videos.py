@@ -2,9 +2,10 @@
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
-from ophnet_ray.data.cache.fill import FillResult, decode_in_threads, fill_cache
+from ophnet_ray.data.cache.fill import decode_in_threads
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.storage.paths import join
+from tests.helpers.entries import FilledById, fill_by_id
 
 WINDOWS = WindowConfig(image_size=32)
 NUM_VIDEOS, SEGMENTS_A_VIDEO = 8, 3
@@ -19,6 +20,6 @@ def segments_of(folder: str) -> list[Segment]:
     ]
 
 
-def fill(cache: BlockCache, segments: list[Segment]) -> FillResult:
+def fill(cache: BlockCache, segments: list[Segment]) -> FilledById:
     """Decode what the cache lacks, in this process."""
-    return fill_cache(cache, segments, 2, decode_in_threads(2))
+    return fill_by_id(cache, segments, 2, decode_in_threads(2))

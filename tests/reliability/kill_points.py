@@ -36,6 +36,7 @@ from ophnet_ray.models.checkpoints import (
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.trial import write_trial_end
+from tests.helpers.entries import find_entries
 from tests.reliability.copies import complete_copies, fetch_copies, judge_copies, prepare_copies
 from tests.reliability.feature_files import fill_store, judge_store, prepare_store
 from tests.reliability.file_calls import (
@@ -150,7 +151,7 @@ def _fill(cache: BlockCache) -> None:
 
 def _judge_cache(cache: BlockCache) -> str:
     segments = _segments()
-    found = cache.find(segment.key for segment in segments)
+    found = find_entries(cache, (segment.key for segment in segments))
     for segment in segments:
         if entry := found.get(segment.key):
             blocks = read_blocks(entry, 0, np.empty((3, 32, 32, 3), np.uint8))

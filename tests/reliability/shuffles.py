@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.store import BlockCache
@@ -101,7 +103,7 @@ def _fill(folder: Path, cache_dir: str) -> None:
     windows = tiny_config(data / "segments.csv", folder, image_size=64).windows
     cache = BlockCache(cache_dir, windows, str(folder / "decoder"))
     fill_cache(cache, rows, 4, decode_in_threads(1))
-    num_shards = len({entry.path for entry in cache.look_up(rows)[1].values()})
+    num_shards = len(np.unique(cache.look_up(rows)[1].shards))
     if num_shards < 4:
         raise RuntimeError(f"{num_shards} shards have no order")
 

@@ -22,6 +22,7 @@ from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.space import parse_search_space
 from ophnet_ray.tune.trial import read_trial, write_trial_end
+from tests.helpers.entries import find_entries
 from tests.reliability.damage import damage
 from tests.reliability.kept_files import keep_checkpoint
 from tests.reliability.outcome import Outcome, attempt
@@ -121,7 +122,7 @@ def _cache_files(folder: Path) -> dict[Path, Callable[[], object]]:
     shard = Path(entries[0].path)
 
     def read() -> object:
-        found = cache.find(keys)
+        found = find_entries(cache, keys)
         for entry in found.values():
             read = read_blocks(entry, 0, np.empty_like(pixels))
             check_blocks(entry, 0, read)

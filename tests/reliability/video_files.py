@@ -18,9 +18,10 @@ import numpy as np
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.block_reader import check_blocks, read_blocks
-from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
+from ophnet_ray.data.cache.fill import decode_in_threads
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.video import blocks
+from tests.helpers.entries import fill_by_id
 from tests.helpers.videos import write_video
 from tests.reliability.damage import damage, scribble
 from tests.reliability.outcome import Outcome, place_of
@@ -117,7 +118,7 @@ def _decode(batch: Path, names: list[str]) -> dict[str, int]:
         for name in names
         for j in range(SEGMENTS)
     ]
-    filled = fill_cache(
+    filled = fill_by_id(
         BlockCache(batch.parent / "cache" / names[0], _WINDOWS), segments, 1, decode_in_threads(1)
     )
     counts: Counter[str] = Counter()

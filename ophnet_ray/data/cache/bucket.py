@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ophnet_ray.data.cache.catalog import CATALOG
-from ophnet_ray.data.cache.catalog_part import SUFFIX, Stamp
+from ophnet_ray.data.cache.catalog_part import SUFFIX
+from ophnet_ray.data.cache.part_columns import Stamp
 from ophnet_ray.data.cache.shard_folder import list_parts
 from ophnet_ray.data.cache.shards import ShardIndex, parse_shard_index
 from ophnet_ray.errors import UserError

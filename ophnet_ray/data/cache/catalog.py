@@ -17,19 +17,23 @@ import logging
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from ophnet_ray.data.cache.catalog_part import (
-    CatalogedShard,
     CatalogPart,
     DamagedPartError,
-    PartBuilder,
-    Stamp,
+    dump_part,
     is_as_named,
     name_part,
 )
-from ophnet_ray.data.cache.shards import CacheEntry, ShardIndex
+from ophnet_ray.data.cache.entries import CacheEntries
+from ophnet_ray.data.cache.key_columns import KeyColumns, KeyJoin
+from ophnet_ray.data.cache.part_columns import Matches, PartBuilder, PartColumns, Stamp
+from ophnet_ray.data.cache.shards import ShardIndex
 
 CATALOG = "catalog"
 """Folder of the catalog, in the folder or the bucket of the shards."""
@@ -38,9 +42,6 @@ MIN_SHARDS = 16
 MAX_PART_BYTES = 100_000_000
 
 logger = logging.getLogger(__name__)
-
-
-Located = tuple[CatalogedShard, CacheEntry]
 
 
 class Shelf(Protocol):
@@ -84,17 +85,17 @@ class Catalog:
         self._changed: set[str] = set()
         self._named: set[str] = set()
 
-    def find(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
-        """Return the entries of the keys that the catalog knows, by key.
+    def find(self, keys: KeyColumns) -> CacheEntries:
+        """Return the entry of each key that the catalog knows, in the order of the keys.
 
         A few keys are searched in each part, in time proportional to their number and to that of
         the parts: one per ``MAX_PART_BYTES``, and a few smaller ones. For many keys, each part is
         read once. A shard that has changed since the catalog read its index is left to
         ``read_rest``.
         """
-        return self._choose(self._search({key: key for key in keys}))
+        return self._choose(self._search(KeyJoin(keys)), len(keys))
 
-    def read_rest(self, keys: Collection[str] = ()) -> dict[str, CacheEntry]:
+    def read_rest(self, keys: KeyColumns) -> CacheEntries:
         """Read the shards that the catalog lacks, and add them; return what they hold of the keys.
 
         It lists the cache once, reads the parts to compare them with their hashes, and the indexes
@@ -103,76 +104,91 @@ class Catalog:
         Raises:
             OSError: The cache cannot be listed.
         """
-        parts, known, late = self._read_parts({key: key for key in keys})
-        found = self._choose(late)
+        join = KeyJoin(keys)
+        parts, known, late = self._read_parts(join)
+        found = self._choose(late, len(keys))
         listed, stamps = self._shelf.list_shards(known - self._changed)
         gone = self._changed | (known - listed)
         builder = PartBuilder()
-        try:
-            for index in self._shelf.read_shards(stamps):
-                self._add(builder, index, stamps[index.shard.stem])
-                found |= {e.key: e for e in index.valid_entries if e.key in keys}
-                if builder.size_bytes > MAX_PART_BYTES:
-                    self._write(builder, (), gone)
-                    builder = PartBuilder()
-            if builder.num_shards >= MIN_SHARDS:
-                self._write(builder, parts, gone)
-        finally:
-            builder.close()
+        for index in self._shelf.read_shards(stamps):
+            self._add(builder, index, stamps[index.shard.stem])
+            if builder.size_bytes > MAX_PART_BYTES:
+                found = self._take_in(full := builder.build(), join, found)
+                self._write(full, (), gone)
+                builder = PartBuilder()
+        found = self._take_in(last := builder.build(), join, found)
+        if builder.num_shards >= MIN_SHARDS:
+            self._write(last, parts, gone)
         self._changed.clear()
         return found
 
     def update(self) -> None:
         """Add what was written since, for the next run; a failure is a warning."""
         try:
-            self.read_rest()
+            self.read_rest(KeyColumns.of_texts(()))
         except OSError as error:
             self._warn_unwritten(error)
 
     def _add(self, builder: PartBuilder, index: ShardIndex, stamp: Stamp) -> None:
         try:
             builder.add(index, stamp)
-        except (sqlite3.Error, ValueError, OverflowError) as error:
-            # its index is read each time
-            logger.debug("%s does not fit the catalog: %s", index.shard, error)
+        except (ValueError, OverflowError, TypeError) as error:
+            logger.warning(
+                "%s cannot be used (%r); its segments are decoded again", index.shard, error
+            )
 
-    def _search(self, keys: Mapping[str, str]) -> Iterator[Located]:
+    def _take_in(self, part: PartColumns, join: KeyJoin, found: CacheEntries) -> CacheEntries:
+        """Return what was found, and what a part that was just read holds of the other keys."""
+        for matches in part.search(join):
+            chosen = np.flatnonzero(~found.is_there[matches.rows])
+            entries = self._locate(matches).take(chosen)
+            found = found.put(matches.rows[chosen], entries)
+        return found
+
+    def _search(self, join: KeyJoin) -> Iterator[Matches]:
         self._searched.clear()
         for path in self._fetch_parts():
             try:
                 with CatalogPart(path) as part:
-                    yield from part.search(keys, self._shelf.locate)
+                    yield from part.search(join)
                 self._searched.add(path.name)
             except (sqlite3.Error, DamagedPartError):
                 self._is_whole(path)  # removes a damaged one; its keys are left to `read_rest`
 
-    def _choose(self, located: Iterable[Located]) -> dict[str, CacheEntry]:
-        """Return an entry of each key whose shard is as it was; note those that have changed."""
-        shards: dict[str, CatalogedShard] = {}
-        found: dict[str, CacheEntry] = {}
-        others: list[Located] = []
-        for shard, entry in located:
-            # the same segment in two shards, or a shard in two states
-            if entry.key in found or shards.setdefault(entry.path, shard) != shard:
-                others.append((shard, entry))
-            else:
-                found[entry.key] = entry
-        named = {shard.name for shard in (*shards.values(), *(shard for shard, _ in others))}
-        stamps = self._shelf.stat_shards(named)
-        changed = {path for path, s in shards.items() if stamps.get(s.name) != s.stamp}
-        if changed:
-            found = {key: entry for key, entry in found.items() if entry.path not in changed}
-        for shard, entry in others:
-            if entry.key not in found and stamps.get(shard.name) == shard.stamp:
-                found[entry.key] = entry
-        self._changed |= {shards[path].name for path in changed}
-        return found
+    def _choose(self, found: Iterable[Matches], num_keys: int) -> CacheEntries:
+        """Return an entry of each key whose shard is as it was; note the shards that changed."""
+        matches = list(found)
+        used = [
+            [match.shards[number] for number in np.unique(match.entries.shards).tolist()]
+            for match in matches
+        ]
+        stamps = self._shelf.stat_shards({shard.name for shards in used for shard in shards})
+        right = {s.name for shards in used for s in shards if stamps.get(s.name) == s.stamp}
+        self._changed |= {s.name for shards in used for s in shards if s.name not in right}
+        # the same segment may be in two shards, and a shard in two states
+        chosen, parts, num_before = np.full(num_keys, -1), [], 0
+        for match in matches:
+            is_right = np.asarray(
+                [stamps.get(shard.name) == shard.stamp for shard in match.shards], dtype=np.bool_
+            )
+            is_new = is_right[match.entries.shards] & (chosen[match.rows] < 0)
+            kept = np.flatnonzero(is_new)
+            chosen[match.rows[kept]] = num_before + np.arange(len(kept))
+            num_before += len(kept)
+            parts.append(self._locate(replace(match, entries=match.entries.take(kept))))
+        return CacheEntries.join(parts).take_known(chosen)
 
-    def _read_parts(self, keys: Mapping[str, str]) -> tuple[list[Path], set[str], list[Located]]:
+    def _locate(self, matches: Matches) -> CacheEntries:
+        """Return the entries with the places of their shards."""
+        used, numbers = np.unique(matches.entries.shards, return_inverse=True)
+        places = [self._shelf.locate(matches.shards[number].name) for number in used.tolist()]
+        return replace(matches.entries, shards=numbers.astype(np.int32), places=tuple(places))
+
+    def _read_parts(self, join: KeyJoin) -> tuple[list[Path], set[str], list[Matches]]:
         """Return the whole parts, the shards that they know, and what is new in them of keys."""
         parts: list[Path] = []
         known: set[str] = set()
-        late: list[Located] = []
+        late: list[Matches] = []
         for path in self._fetch_parts():
             # a part that goes meanwhile counts as none: its shards are read again
             with suppress(sqlite3.Error, DamagedPartError):
@@ -181,7 +197,7 @@ class Catalog:
                         names = {shard.name for shard in part.shards()}
                         if path.name not in self._searched:
                             # another process has read these shards since `find`
-                            late += part.search(keys, self._shelf.locate)
+                            late += part.search(join)
                     known |= names
                     parts.append(path)
         return parts, known, late
@@ -211,19 +227,18 @@ class Catalog:
         self._remove([path])
         return False
 
-    def _write(self, builder: PartBuilder, parts: Iterable[Path], gone: Collection[str]) -> None:
+    def _write(self, part: PartColumns, parts: Iterable[Path], gone: Collection[str]) -> None:
         """Write a part, merged with smaller ones, so that there are few parts of growing size."""
         merged = []
         for size_bytes, path in sorted(_sizes(parts)):
-            if size_bytes > 2 * builder.size_bytes or (
-                size_bytes + builder.size_bytes > MAX_PART_BYTES
-            ):
+            if size_bytes > 2 * part.size_bytes or size_bytes + part.size_bytes > MAX_PART_BYTES:
                 break
-            with suppress(sqlite3.Error):  # gone meanwhile: another process has merged it
-                builder.merge(path, gone)
+            # gone meanwhile: another process has merged it
+            with suppress(sqlite3.Error, DamagedPartError), CatalogPart(path) as smaller:
+                part = part.join(smaller.read().leave_out(gone))
                 merged.append(path)
         try:
-            content = builder.finish()
+            content = dump_part(part)
             name = name_part(io.BytesIO(content))
             self._shelf.add_part(name, content)
         except (OSError, sqlite3.Error) as error:

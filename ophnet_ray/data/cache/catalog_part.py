@@ -1,147 +1,75 @@
 """One file of the catalog: entries of many shards, found by key; written once, never changed.
 
 It is a SQLite database without a writer, so that no lock is needed on any file system. Its name is
-a hash of its content, and each entry has a checksum of its own: a small search need not read the
-whole file to trust what it finds.
+a hash of its content. The entries lie in chunks, in the order of their keys, as columns; each chunk
+has a checksum of its own: a small search need not read the whole file to trust what it finds.
 """
 
 import hashlib
 import io
-import itertools
 import json
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-from ophnet_ray.data.cache.shards import CacheEntry, ShardIndex
-from ophnet_ray.data.video.container import CODEC_VERSIONS
+import numpy as np
 
-SUFFIX = ".v3.sqlite"
-Locate = Callable[[str], tuple[str, str]]
-"""A function that gives path and source of a shard by its name."""
-_SEARCHED_AT_ONCE = 100_000
-_BYTES_PER_ENTRY = 112
-"""Typical size of an entry in a file."""
-SCAN_SHARE = 8
-"""Part of a file's entries, one in so many, from which it is read from end to end: then the time of
-a search for all keys does not grow with the number of files times that of the keys."""
-_OUR_CODEC = json.dumps(CODEC_VERSIONS, sort_keys=True)
+from ophnet_ray.data.cache.entries import CacheEntries, EntryKind
+from ophnet_ray.data.cache.key_columns import KEY_TYPE, KeyColumns, KeyJoin
+from ophnet_ray.data.cache.part_columns import CatalogedShard, Matches, PartColumns, Stamp
+
+SUFFIX = ".v4.sqlite"
+CHUNK_ENTRIES = 512
+"""Entries of a chunk, some 33 kB."""
+SCAN_SHARE = 4
+"""Chunks of a file per key, from which it is read from end to end."""
+_ROW_TYPE = np.dtype([*KEY_TYPE.descr, ("shard", "<i4"), ("kind", "<i4"), ("offset", "<i8")])
 _SCHEMA = """
 CREATE TABLE shards (
     id INTEGER PRIMARY KEY, name TEXT, size_bytes INTEGER, index_bytes INTEGER,
-    mtime_ns INTEGER, codec TEXT
+    mtime_ns INTEGER, codec TEXT, crc INTEGER
 );
-CREATE TABLE entries (
-    key TEXT, shard INTEGER, offset INTEGER, lengths TEXT, reason TEXT, kind TEXT,
-    is_truncated INTEGER, checksums BLOB, crc INTEGER, PRIMARY KEY (key, shard)
-) WITHOUT ROWID;
-CREATE TEMP TABLE left_out (name TEXT PRIMARY KEY);
+CREATE TABLE kinds (id INTEGER PRIMARY KEY, fields BLOB, crc INTEGER);
+CREATE TABLE chunks (id INTEGER PRIMARY KEY, entries BLOB, checksums BLOB, crc INTEGER);
+CREATE TABLE first_keys (keys BLOB, crc INTEGER);
 """
-
-
-class Stamp(NamedTuple):
-    """State of a shard's two files; equal values mean unchanged files.
-
-    ``mtime_ns`` is the time of the index. In a bucket it is that of the shard, since the index is
-    written again at its use; whole seconds, as S3 gives them for a single object.
-    """
-
-    size_bytes: int
-    index_bytes: int
-    mtime_ns: int
-
-
-class CatalogedShard(NamedTuple):
-    """A shard as it was when the catalog read its index; ``name`` has no suffix."""
-
-    name: str
-    stamp: Stamp
-    codec: str
-
-    @property
-    def crc(self) -> int:
-        """CRC-32 of the shard's name and state."""
-        return zlib.crc32(repr(tuple(self)).encode())
 
 
 class DamagedPartError(Exception):
     """A part that does not hold what was written to it."""
 
 
-class PartBuilder:
-    """A part in memory, before it is written."""
-
-    def __init__(self) -> None:
-        self._db = sqlite3.connect(":memory:", uri=True)
-        self._db.executescript(_SCHEMA)
-        self.num_shards = 0
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the file."""
-        return _size_of(self._db)
-
-    def add(self, index: ShardIndex, stamp: Stamp) -> None:
-        """Add the entries of a shard, or nothing.
-
-        Raises:
-            sqlite3.Error, ValueError, OverflowError: An entry does not fit, e.g. its reason is no
-                Unicode text.
-        """
-        codec = json.dumps(index.codec, sort_keys=True)
-        shard = CatalogedShard(index.shard.stem, stamp, codec)
-        crc = shard.crc
-        row = (self.num_shards, shard.name, *stamp, codec)
-        with self._db:
-            self._db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?)", row)
-            self._db.executemany(
-                "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (_to_row(entry, self.num_shards, crc) for entry in index.entries),
-            )
-        self.num_shards += 1
-
-    def merge(self, part: Path, left_out: Iterable[str]) -> None:
-        """Add the shards of another part that are not here, except some, by their names.
-
-        Raises:
-            sqlite3.Error: The part is gone or damaged.
-        """
-        self._db.executemany(
-            "INSERT OR IGNORE INTO left_out VALUES (?)", ((name,) for name in left_out)
-        )
-        self._db.commit()
-        self._db.execute("ATTACH ? AS part", (_uri_of(part),))
-        try:
-            with self._db:
-                self._db.execute(
-                    "INSERT INTO shards SELECT id + ?, name, size_bytes, index_bytes, "
-                    "mtime_ns, codec FROM part.shards WHERE name NOT IN "
-                    "(SELECT name FROM left_out UNION SELECT name FROM main.shards)",
-                    (self.num_shards,),
-                )
-                self._db.execute(
-                    "INSERT OR IGNORE INTO entries SELECT key, shard + ?1, offset, lengths, "
-                    "reason, kind, is_truncated, checksums, crc FROM part.entries "
-                    "WHERE shard + ?1 IN (SELECT id FROM main.shards)",
-                    (self.num_shards,),
-                )
-        finally:
-            self._db.execute("DETACH part")
-        (last,) = self._db.execute("SELECT coalesce(max(id), -1) FROM shards").fetchone()
-        self.num_shards = last + 1
-
-    def finish(self) -> bytes:
-        """Return the content of the file; nothing can be added any more."""
-        with closing(self._db):
-            self._db.commit()
-            return self._db.serialize()
-
-    def close(self) -> None:
-        """Free the memory; it may be finished."""
-        self._db.close()
+def dump_part(part: PartColumns) -> bytes:
+    """Return the content of the file of a part."""
+    entries = part.entries
+    rows = np.empty(len(entries), _ROW_TYPE)
+    rows["high"], rows["low"] = part.keys.high, part.keys.low
+    rows["shard"], rows["kind"], rows["offset"] = entries.shards, entries.kinds, entries.offsets
+    checksums = entries.join_checksums()
+    stops = np.concatenate([[0], np.cumsum(entries.count_blocks())]).tolist()
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(_SCHEMA)
+        for number, shard in enumerate(part.shards):
+            values = (number, shard.name, *shard.stamp, shard.codec, shard.crc)
+            db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        for number, kind in enumerate(entries.known_kinds):
+            fields = _dump_kind(kind)
+            crc = zlib.crc32(fields, number)
+            db.execute("INSERT INTO kinds VALUES (?, ?, ?)", (number, fields, crc))
+        firsts = range(0, len(rows), CHUNK_ENTRIES)
+        for number, first in enumerate(firsts):
+            last = min(first + CHUNK_ENTRIES, len(rows))
+            content = rows[first:last].tobytes(), checksums[stops[first] : stops[last]].tobytes()
+            crc = _crc_of(number, *content)
+            db.execute("INSERT INTO chunks VALUES (?, ?, ?, ?)", (number, *content, crc))
+        keys = part.keys[::CHUNK_ENTRIES].to_bytes()
+        db.execute("INSERT INTO first_keys VALUES (?, ?)", (keys, zlib.crc32(keys)))
+        db.commit()
+        return db.serialize()
 
 
 def name_part(file: io.BytesIO | io.BufferedReader) -> str:
@@ -167,10 +95,10 @@ class CatalogPart:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        # immutable: SQLite takes no lock, which a file that nobody writes does not need
+        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         with ExitStack() as stack:
-            self._db = stack.enter_context(closing(sqlite3.connect(_uri_of(path), uri=True)))
-            self._db.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY) WITHOUT ROWID")
+            self._db = stack.enter_context(closing(sqlite3.connect(uri, uri=True)))
             self._db.execute("SELECT id FROM shards LIMIT 1").fetchone()
             stack.pop_all()
 
@@ -183,139 +111,120 @@ class CatalogPart:
         self._db.close()
 
     def shards(self) -> Iterator[CatalogedShard]:
-        """Yield all shards."""
-        for row in self._db.execute("SELECT * FROM shards"):
-            yield _to_shard(row)
+        """Yield all shards, by their numbers.
 
-    def search(
-        self, keys: Mapping[str, str], locate: Locate
-    ) -> Iterator[tuple[CatalogedShard, CacheEntry]]:
-        """Yield the entries of keys with their shards; the same key may have several.
+        Raises:
+            DamagedPartError: One differs from its checksum.
+        """
+        for number, row in enumerate(self._db.execute("SELECT * FROM shards ORDER BY id")):
+            yield _to_shard(number, row)
+
+    def search(self, join: KeyJoin) -> Iterator[Matches]:
+        """Yield the entries of keys, see ``PartColumns.search``.
 
         The time is proportional to the number of keys, found or not, or to the size of the file,
-        whichever is less. Rejects of another codec are left out.
-
-        Args:
-            keys: The keys, each with itself: entries share its text.
-            locate: Gives path and source of a shard by its name.
+        whichever is less.
 
         Raises:
-            DamagedPartError: An entry differs from its checksum, or the file from its own.
+            DamagedPartError: The file is not what was written.
             sqlite3.Error: The file is damaged, or on a file system that has lost it.
         """
-        shards: dict[int, tuple[CatalogedShard, int, tuple[str, str]]] = {}
-        lengths: dict[str, tuple[int, ...]] = {}
-        is_large = len(keys) * SCAN_SHARE * _BYTES_PER_ENTRY >= _size_of(self._db)
-        # the checksum of the file takes a tenth of the time of those of all its entries
-        is_checked = is_large and self._is_whole()
-        for row in self._scan() if is_large else self._seek(keys):
-            key = keys.get(row[0])
-            if key is None:
-                continue
-            known = shards.get(row[1])
-            if known is None:
-                shard = self._shard(row[1])
-                known = shards[row[1]] = shard, shard.crc, locate(shard.name)
-            shard, crc, place = known
-            if not is_checked:
-                _check_row(row, crc)
-            entry = _to_entry(key, row, place, lengths)
-            if not entry.reason or shard.codec == _OUR_CODEC:
-                yield shard, entry
+        first_keys = self._read_first_keys()
+        if len(join.asked) * SCAN_SHARE >= len(first_keys):
+            yield from self.read().search(join)
+            return
+        # equal keys may lie in two chunks
+        starts = np.searchsorted(first_keys.high, join.asked.high) - 1
+        stops = np.searchsorted(first_keys.high, join.asked.high, side="right")
+        bounds = zip(np.maximum(starts, 0).tolist(), stops.tolist(), strict=True)
+        numbers = sorted({number for bound in bounds for number in range(*bound)})
+        found = "SELECT * FROM chunks WHERE id = ?"
+        chunks = [self._db.execute(found, (number,)).fetchone() for number in numbers]
+        keys, entries = self._build_columns(chunks)
+        rows = np.flatnonzero(np.isin(keys.high, join.asked.high))
+        keys, entries = keys.take(rows), entries.take(rows)
+        shards, entries.shards[:] = np.unique(entries.shards, return_inverse=True)
+        found = "SELECT * FROM shards WHERE id = ?"
+        known = [_to_shard(i, self._db.execute(found, (i,)).fetchone()) for i in shards.tolist()]
+        yield from PartColumns(keys, entries, tuple(known)).search(join)
 
-    def _is_whole(self) -> bool:
-        """Compare the file with the hash in its name; return False if it cannot be told.
+    def read(self) -> PartColumns:
+        """Read the whole part.
 
         Raises:
-            DamagedPartError: They differ.
+            DamagedPartError, sqlite3.Error: See ``search``.
         """
-        try:
-            is_right = is_as_named(self.path)
-        except OSError:
-            return False  # deleted since it was opened
-        if not is_right:
-            raise DamagedPartError("the file differs from its checksum")
-        return True
-
-    def _scan(self) -> Iterator[Any]:
-        """Yield all rows from end to end of the file."""
-        return self._db.execute("SELECT * FROM entries")
-
-    def _seek(self, keys: Mapping[str, str]) -> Iterator[Any]:
-        """Yield the rows of keys, each found by itself."""
-        # in the order of the file, each page is read once: of a large file few stay in memory
-        left = iter(sorted(keys))
-        while chunk := list(itertools.islice(left, _SEARCHED_AT_ONCE)):
-            self._db.execute("DELETE FROM wanted")
-            self._db.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((k,) for k in chunk))
-            found = "SELECT entries.* FROM wanted CROSS JOIN entries ON entries.key = wanted.key"
-            yield from self._db.execute(found)
-
-    def _shard(self, shard_id: int) -> CatalogedShard:
-        row = self._db.execute("SELECT * FROM shards WHERE id = ?", (shard_id,)).fetchone()
-        if row is None:
+        chunks = self._db.execute("SELECT * FROM chunks ORDER BY id").fetchall()
+        keys, entries = self._build_columns(chunks)
+        shards = tuple(self.shards())
+        if len(entries) and entries.shards.max() >= len(shards):
             raise DamagedPartError("an entry has no shard")
-        return _to_shard(row)
+        return PartColumns(keys, entries, shards)
+
+    def _build_columns(self, chunks: Sequence[Any]) -> tuple[KeyColumns, CacheEntries]:
+        """Return the keys and entries of chunks, whose shards have the numbers of the file."""
+        contents, checksums = [], []
+        for chunk in chunks:
+            if chunk is None:
+                raise DamagedPartError("a chunk is missing")
+            number, content, own_checksums, crc = chunk
+            if not isinstance(content, bytes) or not isinstance(own_checksums, bytes):
+                raise DamagedPartError("a chunk is no bytes")
+            if _crc_of(number, content, own_checksums) != crc:
+                raise DamagedPartError("a chunk differs from its checksum")
+            contents.append(content)
+            checksums.append(own_checksums)
+        rows = np.frombuffer(b"".join(contents), _ROW_TYPE)
+        known_kinds = tuple(self._read_kinds())
+        if len(rows) and rows["kind"].max() >= len(known_kinds):
+            raise DamagedPartError("an entry has no kind")
+        entries = CacheEntries(
+            shards=rows["shard"].astype(np.int32),
+            offsets=rows["offset"].astype(np.int64),
+            kinds=rows["kind"].astype(np.int32),
+            starts=np.zeros(len(rows), dtype=np.int64),
+            checksums=np.frombuffer(b"".join(checksums), "<u4"),
+            places=(),
+            known_kinds=known_kinds or (EntryKind(),),
+        )
+        counts = entries.count_blocks()
+        entries = replace(entries, starts=np.cumsum(counts) - counts)
+        return KeyColumns.of_pairs(rows), entries
+
+    def _read_kinds(self) -> Iterator[EntryKind]:
+        for number, row in enumerate(self._db.execute("SELECT * FROM kinds ORDER BY id")):
+            _, fields, crc = row
+            if not isinstance(fields, bytes) or zlib.crc32(fields, number) != crc:
+                raise DamagedPartError("a kind of entries differs from its checksum")
+            lengths, *others = json.loads(fields)
+            yield EntryKind(tuple(lengths), *others)
+
+    def _read_first_keys(self) -> KeyColumns:
+        keys, crc = self._db.execute("SELECT * FROM first_keys").fetchone() or (None, 0)
+        if not isinstance(keys, bytes) or zlib.crc32(keys) != crc:
+            raise DamagedPartError("the keys of the chunks differ from their checksum")
+        return KeyColumns.of_bytes(keys)
 
 
-def _size_of(db: sqlite3.Connection) -> int:
-    (pages,), (bytes_per_page,) = (
-        db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
-    )
-    return int(pages * bytes_per_page)
-
-
-def _uri_of(path: Path) -> str:
-    # immutable: SQLite takes no lock, which a file that nobody writes does not need
-    return f"{path.absolute().as_uri()}?mode=ro&immutable=1"
-
-
-def _to_shard(row: Any) -> CatalogedShard:
-    _, name, size_bytes, index_bytes, mtime_ns, codec = row
-    return CatalogedShard(name, Stamp(size_bytes, index_bytes, mtime_ns), codec)
-
-
-def _to_row(entry: CacheEntry, shard_id: int, shard_crc: int) -> tuple[object, ...]:
-    lengths = ",".join(map(str, entry.snippet_lengths))
-    fields = (entry.offset, lengths, entry.reason, entry.kind or "", int(entry.is_truncated))
-    crc = _crc_of(entry.key, shard_crc, fields, entry.checksums)
-    return (entry.key, shard_id, *fields, entry.checksums, crc)
-
-
-def _check_row(row: Any, shard_crc: int) -> None:
-    """Compare a row with its checksum.
+def _to_shard(number: int, row: Any) -> CatalogedShard:
+    """Return a shard from its row.
 
     Raises:
-        DamagedPartError: It differs.
+        DamagedPartError: The row is missing, or differs from its checksum.
     """
-    key, _, *fields, checksums, crc = row
-    if not isinstance(checksums, bytes):
-        raise DamagedPartError("the checksums of an entry are no bytes")
-    if _crc_of(key, shard_crc, tuple(fields), checksums) != crc:
-        raise DamagedPartError("an entry differs from its checksum")
+    if row is None:
+        raise DamagedPartError("an entry has no shard")
+    own_number, name, size_bytes, index_bytes, mtime_ns, codec, crc = row
+    shard = CatalogedShard(name, Stamp(size_bytes, index_bytes, mtime_ns), codec)
+    if own_number != number or shard.crc != crc:
+        raise DamagedPartError("a shard differs from its checksum")
+    return shard
 
 
-def _to_entry(
-    key: str, row: Any, place: tuple[str, str], known_lengths: dict[str, tuple[int, ...]]
-) -> CacheEntry:
-    """Return the entry of a row; equal lengths are one object, since there are millions of rows."""
-    _, _, offset, lengths, reason, kind, is_truncated, checksums, _ = row
-    if lengths not in known_lengths:
-        known_lengths[lengths] = tuple(int(n) for n in lengths.split(",") if n)
-    path, source = place
-    return CacheEntry(
-        key,
-        path,
-        offset,
-        known_lengths[lengths],
-        reason,
-        kind or None,
-        is_truncated=bool(is_truncated),
-        source=source,
-        checksums=checksums,
-    )
+def _dump_kind(kind: EntryKind) -> bytes:
+    # ASCII: a reason may hold a name of a file that is no Unicode text
+    return json.dumps(kind).encode()
 
 
-def _crc_of(key: str, shard_crc: int, fields: Sequence[object], checksums: bytes) -> int:
-    """Return the CRC-32 of an entry, begun with that of its shard, so that neither can be wrong."""
-    return zlib.crc32(f"{key}{fields}".encode(), zlib.crc32(checksums, shard_crc))
+def _crc_of(number: int, content: bytes, checksums: bytes) -> int:
+    return zlib.crc32(checksums, zlib.crc32(content, number))

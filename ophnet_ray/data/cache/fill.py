@@ -3,13 +3,17 @@
 import itertools
 import math
 import secrets
-from collections import Counter
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.catalog import CATALOG
+from ophnet_ray.data.cache.entries import MISSING, CacheEntries, EntryRows
+from ophnet_ray.data.cache.key_columns import KeyColumns, KeyJoin
 from ophnet_ray.data.cache.shards import CacheEntry, bytes_per_block
 from ophnet_ray.data.cache.store import SHARD_BYTES, BlockCache, DecodeResult
 from ophnet_ray.garbage import pause_collections
@@ -41,16 +45,9 @@ class FillResult:
     The two differ when another run decoded some simultaneously.
     """
 
-    segments: Sequence[Segment]
-    in_order: Sequence[CacheEntry]
+    entries: CacheEntries
     missing_videos: int
     decoded_videos: int
-
-    @property
-    def entries(self) -> dict[str, CacheEntry]:
-        """The entries by segment id: a table of its own, made at each call."""
-        ids = (segment.segment_id for segment in self.segments)
-        return dict(zip(ids, self.in_order, strict=True))
 
 
 DecodeAll = Callable[[BlockCache, list[DecodeTask]], Iterator[DecodeResult]]
@@ -79,35 +76,76 @@ def fill_cache(
     """
     with pause_collections():
         keys, entries = cache.look_up(segments, files)
+        missing = entries.missing_rows
         # rows of the same interval have the same key and share their blocks
-        is_full = len(entries) == len(keys)
-        rows = () if is_full else zip(segments, keys, strict=True)
-        pending = {k: s for s, k in rows if k not in entries}
-        tasks = plan_tasks([(s, k) for k, s in pending.items()], cache, num_workers)
+        first_rows, numbers = keys.take(missing).number()
+        pending = [(segments[row], keys[row]) for row in missing[first_rows].tolist()]
+        tasks = plan_tasks(pending, cache, num_workers)
+        arrivals = _Arrivals(keys.take(missing[first_rows]), [s.video for s, _ in pending])
+        del pending
     if tasks:
         delete_abandoned(cache.folder, cache.folder / CATALOG)
     # runs that start simultaneously begin with different tasks and do not wait for each other
     first = secrets.randbelow(max(len(tasks), 1))
     tasks = tasks[first:] + tasks[:first]
-    left = Counter(segment.video for segment in pending.values())
-    total, num_blocks = len(left), 0
     decoded: set[str] = set()
+    num_blocks = 0
     for done in decode_all(cache, tasks) if tasks else ():
-        entries |= {entry.key: entry for entry in done.entries}
-        for entry in done.entries:
-            video = pending[entry.key].video
-            left[video] -= 1
-            if left[video] <= 0:
-                del left[video]
+        arrivals.take_in(done.entries)
         decoded |= done.videos
         num_blocks += done.num_blocks
         if on_progress:
-            on_progress(FillProgress(total - len(left), total, num_blocks))
+            on_progress(FillProgress(arrivals.num_whole, arrivals.num_videos, num_blocks))
     if tasks:
         cache.update_catalog()
-    cache.mark_used(entries.values())
-    # by their places: a table by the ids of millions of rows would take as long as the rows
-    return FillResult(segments, [entries[key] for key in keys], total, len(decoded))
+    entries = entries.put(missing, arrivals.to_columns().take(numbers))
+    cache.mark_used(entries)
+    return FillResult(entries, arrivals.num_videos, len(decoded))
+
+
+class _Arrivals:
+    """Entries that arrive from decode tasks, in any order.
+
+    Args:
+        keys: Distinct keys of the segments that are decoded.
+        videos: The video of each.
+
+    Attributes:
+        num_videos: Number of distinct videos.
+        num_whole: Number of those whose segments have all arrived.
+    """
+
+    def __init__(self, keys: KeyColumns, videos: Sequence[str]) -> None:
+        self._order = keys.order
+        self._keys = keys.take(keys.order)
+        number_of: dict[str, int] = {}
+        places = (number_of.setdefault(video, len(number_of)) for video in videos)
+        self._videos = np.fromiter(places, np.int64, len(videos))
+        self._left = np.bincount(self._videos, minlength=len(number_of)).tolist()
+        self.num_videos, self.num_whole = len(number_of), 0
+        self._rows, self._entries = array("q"), EntryRows()
+
+    def take_in(self, entries: Sequence[CacheEntry]) -> None:
+        """Add the entries of some of the keys."""
+        for which, places in KeyJoin(KeyColumns.of_texts(e.key for e in entries)).match(self._keys):
+            rows = self._order[places]
+            self._rows.extend(rows.tolist())
+            self._entries.extend([entries[i] for i in which.tolist()])
+            for video in self._videos[rows].tolist():
+                self._left[video] -= 1
+                self.num_whole += self._left[video] == 0
+
+    def to_columns(self) -> CacheEntries:
+        """Return the entry of each key, in the order of the keys.
+
+        Raises:
+            KeyError: The entry of one has not arrived.
+        """
+        chosen = np.full(len(self._order), MISSING)
+        chosen[np.array(self._rows, dtype=np.int64)] = np.arange(len(self._rows))
+        if (chosen == MISSING).any():
+            raise KeyError("a decode task has left out a segment")
+        return self._entries.to_columns().take(chosen)
 
 
 def plan_tasks(pending: DecodeTask, cache: BlockCache, num_workers: int) -> list[DecodeTask]:

@@ -5,7 +5,7 @@ import json
 import math
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.cache.key_columns import KEY_BYTES
 from ophnet_ray.data.video.blocks import RESIZE_FILTER
 from ophnet_ray.data.windows import snippet_frames
 
@@ -21,16 +21,15 @@ def sampling_of(windows: WindowConfig) -> tuple[int | str, ...]:
 
 
 def describe_sampling(windows: WindowConfig) -> str:
-    """Return these settings as text for ``key_of``."""
+    """Return these settings as text for ``hash_key``."""
     return json.dumps(list(sampling_of(windows)))
 
 
-def key_of(identity: str, segment: Segment, sampling: str) -> str:
+def hash_key(identity: str, start_s: float, end_s: float, sampling: str) -> bytes:
     """Return the key of a segment: a hash of one JSON list, of which two parts are text already."""
-    start_s, end_s = segment.start_s, segment.end_s
     if type(start_s) is type(end_s) is float and math.isfinite(end_s):
         interval = f"{start_s!r}, {end_s!r}"  # as JSON writes it, at a third of the time
     else:
         interval = json.dumps([start_s, end_s])[1:-1]
     text = f"[{FORMAT_VERSION}, {identity}, {interval}, {sampling}]"
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest()

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ophnet_ray.data.cache.catalog import CATALOG
-from ophnet_ray.data.cache.catalog_part import SUFFIX, Stamp
+from ophnet_ray.data.cache.catalog_part import SUFFIX
+from ophnet_ray.data.cache.part_columns import Stamp
 from ophnet_ray.data.cache.shards import ShardIndex, read_shard_index
 from ophnet_ray.storage.files import write_atomically
 

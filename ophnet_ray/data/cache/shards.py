@@ -184,10 +184,14 @@ def parse_shard_index(
             logger.warning("%s is not whole; its segments are decoded again", source or shard)
             return None
         kinds, checksums = index.get("reject_kinds", {}), index.get("checksums", {})
+        path = str(shard)
         entries = [
-            _add_checksums(
-                _entry_from_json(fields, kinds.get(fields["key"]), shard, source),
+            _entry_from_json(
+                fields,
+                kinds.get(fields["key"]),
                 bytes.fromhex(checksums.get(fields["key"], "")),
+                path,
+                source,
             )
             for fields in index["entries"]
         ]
@@ -196,24 +200,6 @@ def parse_shard_index(
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         logger.warning("%s cannot be used (%r); its segments are decoded again", shard, error)
         return None
-
-
-def _add_checksums(entry: CacheEntry, checksums: bytes) -> CacheEntry:
-    """Return an entry with checksums; without any if they are not one per block.
-
-    They would call sound blocks damaged, and shift those of all later segments of a manifest.
-    """
-    num_blocks = sum(entry.snippet_lengths)
-    if len(checksums) not in (0, num_blocks * CHECKSUM_BYTES):
-        logger.warning(
-            "%s: %d bytes of checksums for the %d blocks of %s; they are not compared",
-            entry.path,
-            len(checksums),
-            num_blocks,
-            entry.key,
-        )
-        checksums = b""
-    return replace(entry, checksums=checksums)
 
 
 def _windows_to_json(windows: WindowConfig) -> dict[str, Any]:
@@ -238,17 +224,33 @@ def _entry_to_json(entry: CacheEntry) -> dict[str, Any]:
 
 
 def _entry_from_json(
-    fields: dict[str, Any], kind: RejectKind | None, shard: Path, source: str
+    fields: dict[str, Any], kind: RejectKind | None, checksums: bytes, path: str, source: str
 ) -> CacheEntry:
+    """Return an entry; without checksums if they are not one per block.
+
+    They would call sound blocks damaged, and shift those of all later segments of a manifest.
+    """
+    key, lengths = fields["key"], tuple(fields["run_lengths"])
+    num_blocks = sum(lengths)
+    if len(checksums) not in (0, num_blocks * CHECKSUM_BYTES):
+        logger.warning(
+            "%s: %d bytes of checksums for the %d blocks of %s; they are not compared",
+            path,
+            len(checksums),
+            num_blocks,
+            key,
+        )
+        checksums = b""
     return CacheEntry(
-        fields["key"],
-        str(shard),
+        key,
+        path,
         fields["offset"],
-        tuple(fields["run_lengths"]),
+        lengths,
         fields["reason"],
         (kind or UNRECORDED_KIND) if fields["reason"] else None,
         is_truncated=fields["was_cut"],
         source=source,
+        checksums=checksums,
     )
 
 

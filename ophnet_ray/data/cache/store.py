@@ -12,12 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.bucket import CacheBucket
 from ophnet_ray.data.cache.catalog import Catalog
+from ophnet_ray.data.cache.entries import MISSING, CacheEntries
 from ophnet_ray.data.cache.journals import OtherRuns, RunJournals, other_runs_of
-from ophnet_ray.data.cache.segment_keys import FORMAT_VERSION, describe_sampling, key_of
+from ophnet_ray.data.cache.key_columns import KeyColumns
+from ophnet_ray.data.cache.segment_keys import FORMAT_VERSION, describe_sampling, hash_key
 from ophnet_ray.data.cache.shard_folder import ShardFolder
 from ophnet_ray.data.cache.shards import (
     CacheEntry,
@@ -127,7 +132,7 @@ class BlockCache:
 
     def keys_of(
         self, segments: Sequence[Segment], files: Mapping[str, FileStatus] | None = None
-    ) -> list[str]:
+    ) -> KeyColumns:
         """Return the key of each segment; it changes with the content, the interval, the sampling.
 
         Equal content has equal keys wherever the video lies; see ``identify_content``. A video that
@@ -144,7 +149,10 @@ class BlockCache:
             video: json.dumps([ids[video]] if video in ids else version_of(video, status))
             for video, status in files.items()
         }
-        return [key_of(texts[segment.video], segment, sampling) for segment in segments]
+        keys = bytearray()
+        for segment in segments:
+            keys += hash_key(texts[segment.video], segment.start_s, segment.end_s, sampling)
+        return KeyColumns.of_bytes(keys)
 
     def identify_ends(
         self, videos: Iterable[str], files: Mapping[str, FileStatus] | None = None
@@ -154,8 +162,8 @@ class BlockCache:
 
     def look_up(
         self, segments: Sequence[Segment], files: Mapping[str, FileStatus] | None = None
-    ) -> tuple[list[str], dict[str, CacheEntry]]:
-        """Return the key of each segment, and the entries that the cache holds, by key.
+    ) -> tuple[KeyColumns, CacheEntries]:
+        """Return the key of each segment, and its entry if the cache holds one.
 
         Entries of earlier versions, which knew a video by path, size and time, are among them. A
         video is looked for under each path that its content is known to have had.
@@ -166,25 +174,28 @@ class BlockCache:
         """
         keys = self.keys_of(segments, files)
         entries = self._catalog.find(keys)
-        if len(entries) == len(keys):
+        missing = entries.missing_rows
+        if not len(missing):
             return keys, entries
-        pending = {k: s for s, k in zip(segments, keys, strict=True) if k not in entries}
-        if not pending:
-            return keys, entries
-        new_key = dict(self._keys_by_path(pending, files))
-        found = self.find({*pending, *new_key})
-        by_path = {
-            new_key[old]: replace(entry, key=new_key[old])
-            for old, entry in found.items()
-            if old in new_key
-        }
-        return keys, entries | by_path | {key: found[key] for key in pending if key in found}
+        rows, old_keys = self._keys_by_path(segments, missing, files)
+        found = self.find(keys.take(missing).join(old_keys))
+        chosen = np.full(len(keys), MISSING)
+        by_path = np.flatnonzero(found.is_there[len(missing) :])
+        chosen[rows[by_path]] = len(missing) + by_path
+        by_content = np.flatnonzero(found.is_there[: len(missing)])
+        chosen[missing[by_content]] = by_content
+        here = np.flatnonzero(chosen != MISSING)
+        return keys, entries.put(here, found.take(chosen[here]))
 
     def _keys_by_path(
-        self, pending: Mapping[str, Segment], files: Mapping[str, FileStatus] | None
-    ) -> Iterator[tuple[str, str]]:
-        """Yield the keys of earlier versions for segments, each with its key of this version."""
-        files = find_status({segment.video for segment in pending.values()}, files)
+        self,
+        segments: Sequence[Segment],
+        missing: NDArray[np.int64],
+        files: Mapping[str, FileStatus] | None,
+    ) -> tuple[NDArray[np.int64], KeyColumns]:
+        """Return the keys that earlier versions had for missing segments, and the row of each."""
+        pending = [segments[row] for row in missing.tolist()]
+        files = find_status({segment.video for segment in pending}, files)
         ids = self._video_ids.identify(files)
         versions = self._video_ids.versions_by_id()
         sampling = describe_sampling(self.windows)
@@ -195,22 +206,26 @@ class BlockCache:
             ]
             for video, status in files.items()
         }
-        for key, segment in pending.items():
+        keys = bytearray()
+        for segment in pending:
             for text in texts[segment.video]:
-                yield key_of(text, segment, sampling), key
+                keys += hash_key(text, segment.start_s, segment.end_s, sampling)
+        counts = [len(texts[segment.video]) for segment in pending]
+        return np.repeat(missing, counts), KeyColumns.of_bytes(keys)
 
-    def find(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
-        """Return the entries that the cache holds, by key.
+    def find(self, keys: KeyColumns) -> CacheEntries:
+        """Return the entry of each key that the cache holds, in the order of the keys.
 
         See ``Catalog.find`` for the time. If the cache lacks some of the keys, it is listed once,
         and the files of its catalog are read.
         """
-        wanted = list(keys)
-        found = self._catalog.find(wanted)
-        if len(found) == len(wanted):  # as mostly: each is there, and none is asked for twice
+        found = self._catalog.find(keys)
+        missing = found.missing_rows
+        if not len(missing):
             return found
-        missing = {key for key in wanted if key not in found}
-        return found | self._catalog.read_rest(missing) if missing else found
+        rest = self._catalog.read_rest(keys.take(missing))
+        here = np.flatnonzero(rest.is_there)
+        return found.put(missing[here], rest.take(here))
 
     def update_catalog(self) -> None:
         """Add what was written since to the catalog, for the next run; a failure is a warning."""
@@ -325,13 +340,14 @@ class BlockCache:
             copies.max_bytes = self._max_copy_bytes
             copies.add_written([shard, shard.with_suffix(".json")], self._bucket.uri)
 
-    def mark_used(self, entries: Iterable[CacheEntry]) -> None:
+    def mark_used(self, entries: CacheEntries) -> None:
         """Set the time of the shards to now: it is the time of their last use."""
-        used = list(entries)
+        numbers = np.unique(entries.shards[entries.is_there])
+        places = [entries.places[number] for number in numbers.tolist()]
         if self._bucket is not None:
-            sources = (entry.source for entry in used if entry.source)
+            sources = (source for _, source in places if source)
             self._bucket.mark_used(sources, self._opened_ns)
-        for path in {entry.path for entry in used}:
+        for path, _ in places:
             try:
                 os.utime(path)
             except FileNotFoundError:

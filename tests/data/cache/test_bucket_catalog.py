@@ -15,6 +15,7 @@ from ophnet_ray.data.cache.store import CACHE_VERSION, BlockCache
 from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.storage.files import delete_object, list_objects, write_object
 from ophnet_ray.storage.paths import join
+from tests.helpers.entries import find_entries
 
 pytestmark = pytest.mark.unit
 
@@ -40,7 +41,7 @@ class Machine:
 
     def find(self):
         """Return the entries as a run finds them at its start."""
-        return BlockCache(self.uri, WINDOWS, str(self.folder)).find(KEYS)
+        return find_entries(BlockCache(self.uri, WINDOWS, str(self.folder)), KEYS)
 
     def read_greys(self):
         """Return the grey of each segment, after the comparison with its checksum."""
@@ -97,7 +98,7 @@ def test_a_catalog_that_cannot_be_listed_or_fetched_is_named_and_costs_no_segmen
     one = machine()
     cache = BlockCache(one.uri, WINDOWS, str(one.folder))
     bucket.fail_gets(1)
-    assert cache.find(KEYS).keys() == set(KEYS)
+    assert find_entries(cache, KEYS).keys() == set(KEYS)
     assert "the catalog of the cache cannot be read" in caplog.text
     assert "access denied" in caplog.text
     other = machine()

@@ -6,8 +6,9 @@ import pytest
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.block_reader import read_blocks
-from ophnet_ray.data.cache.fill import decode_in_threads, divide_by_video, fill_cache
+from ophnet_ray.data.cache.fill import decode_in_threads, divide_by_video
 from ophnet_ray.data.cache.store import BlockCache
+from tests.helpers.entries import fill_by_id
 from tests.helpers.hard_videos import HARD_VIDEOS, write_hard_video
 
 pytestmark = pytest.mark.unit
@@ -22,7 +23,7 @@ def test_every_segment_is_read_whatever_the_number_of_workers(tmp_path, name):
     first = {}
     for num_workers in (1, 2, 8, 24):
         cache = BlockCache(tmp_path / f"cache-{num_workers}", WINDOWS)
-        filled = fill_cache(cache, segments, num_workers, decode_in_threads(2))
+        filled = fill_by_id(cache, segments, num_workers, decode_in_threads(2))
         assert [e.reason for e in filled.entries.values() if e.reason] == []
         for segment in segments:
             entry = filled.entries[segment.segment_id]

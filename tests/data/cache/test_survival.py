@@ -15,11 +15,12 @@ import pytest
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.block_reader import read_blocks
-from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
+from ophnet_ray.data.cache.fill import decode_in_threads
 from ophnet_ray.data.cache.inventory import prune, read_inventory
 from ophnet_ray.data.cache.segment_keys import FORMAT_VERSION
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.errors import UserError
+from tests.helpers.entries import by_key, fill_by_id  # noqa: F401 - for the code of processes
 from tests.helpers.lock_holders import holding
 from tests.helpers.paths import ROOT
 from tests.helpers.videos import grey_frames, write_variant, write_video
@@ -60,7 +61,7 @@ def segments_of(folder):
 
 
 def fill(folder, segments):
-    return fill_cache(BlockCache(folder, WINDOWS), segments, 2, decode_in_threads(2))
+    return fill_by_id(BlockCache(folder, WINDOWS), segments, 2, decode_in_threads(2))
 
 
 def start_filling(cache, videos):
@@ -151,7 +152,7 @@ def test_a_full_disk_is_named_and_what_was_written_is_whole(videos, tmp_path):
         "except UserError as error: print(error)\n"
         "found = BlockCache(folder, WINDOWS)\n"
         "keys = found.keys_of(segments)\n"
-        "entries = found.find(keys)\n"
+        "entries = by_key(keys, found.find(keys))\n"
         "out = np.empty((2, 32, 32, 3), np.uint8)\n"
         "for entry in entries.values(): read_blocks(entry, 0, out)\n"
         "print(len(keys), len(entries), len(list(folder.rglob('.new.*'))))\n"

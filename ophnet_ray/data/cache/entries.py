@@ -1,0 +1,281 @@
+"""Entries of the cache as columns: some 60 bytes each, an object only where one is asked for."""
+
+import itertools
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, Self, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ophnet_ray.data.annotations import RejectKind
+from ophnet_ray.data.cache.shards import CHECKSUM_BYTES, CacheEntry
+
+MISSING = -1
+"""Shard of a row that has no entry."""
+_ROWS_AT_ONCE = 100_000
+
+
+class EntryKind(NamedTuple):
+    """What many entries have in common; see ``CacheEntry``."""
+
+    snippet_lengths: tuple[int, ...] = ()
+    reason: str = ""
+    kind: RejectKind | None = None
+    is_truncated: bool = False
+    has_checksums: bool = False
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks of each entry."""
+        return sum(self.snippet_lengths)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CacheEntries(Sequence[CacheEntry]):
+    """Entries of N rows, without their keys; a row may have none.
+
+    Attributes:
+        shards: Index of each shard among ``places``, int32 (N,); ``MISSING`` without an entry.
+        offsets: Byte of the shard at which the blocks begin, int64 (N,).
+        kinds: Index of each row's kind among ``known_kinds``, int32 (N,).
+        starts: Index of the first checksum of each row, int64 (N,); those of a row are adjacent.
+        checksums: CRC-32 of blocks, uint32, in any order, as several rows may share them.
+        places: Path on this machine of each shard, and its URI in a bucket or an empty text.
+        known_kinds: The distinct kinds.
+    """
+
+    shards: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    kinds: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    checksums: NDArray[np.uint32]
+    places: Sequence[tuple[str, str]]
+    known_kinds: tuple[EntryKind, ...]
+
+    @classmethod
+    def none(cls, num_rows: int) -> Self:
+        """Return rows without entries."""
+        return cls(
+            shards=np.full(num_rows, MISSING, dtype=np.int32),
+            offsets=np.zeros(num_rows, dtype=np.int64),
+            kinds=np.zeros(num_rows, dtype=np.int32),
+            starts=np.zeros(num_rows, dtype=np.int64),
+            checksums=np.empty(0, dtype=np.uint32),
+            places=(),
+            known_kinds=(EntryKind(),),
+        )
+
+    @staticmethod
+    def of_entries(entries: Iterable[CacheEntry]) -> "CacheEntries":
+        """Turn entries into columns."""
+        rows = EntryRows()
+        rows.extend(list(entries))
+        return rows.to_columns()
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.shards)
+
+    @overload
+    def __getitem__(self, index: int) -> CacheEntry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> CacheEntry | Self:
+        """Return the entry of a row, without its key, or several rows.
+
+        Raises:
+            KeyError: The row has none.
+        """
+        if isinstance(index, slice):
+            return self.take(np.arange(len(self))[index])
+        if self.shards[index] == MISSING:
+            raise KeyError(f"row {index} has no entry in the cache")
+        path, source = self.places[self.shards[index]]
+        kind = self.known_kinds[self.kinds[index]]
+        start = self.starts[index]
+        stop = start + kind.num_blocks * kind.has_checksums
+        return CacheEntry(
+            "",
+            path,
+            int(self.offsets[index]),
+            kind.snippet_lengths,
+            kind.reason,
+            kind.kind,
+            is_truncated=kind.is_truncated,
+            source=source,
+            checksums=self.checksums[start:stop].tobytes(),
+        )
+
+    @property
+    def is_there(self) -> NDArray[np.bool_]:
+        """Mask of the rows that have an entry, (N,)."""
+        return self.shards != MISSING
+
+    @property
+    def missing_rows(self) -> NDArray[np.int64]:
+        """Rows that have no entry, ascending."""
+        return np.flatnonzero(self.shards == MISSING)
+
+    @cached_property
+    def _blocks_by_kind(self) -> NDArray[np.int64]:
+        return np.asarray([kind.num_blocks for kind in self.known_kinds], dtype=np.int64)
+
+    def count_blocks(self) -> NDArray[np.int64]:
+        """Return the number of blocks of each row, (N,)."""
+        counted: NDArray[np.int64] = self._blocks_by_kind[self.kinds]
+        return counted
+
+    def tell(self, name: str) -> NDArray[np.bool_]:
+        """Return whether a field of each row's kind has another value than its default, (N,)."""
+        default = getattr(EntryKind(), name)
+        told = np.asarray([getattr(k, name) != default for k in self.known_kinds], dtype=np.bool_)
+        found: NDArray[np.bool_] = told[self.kinds]
+        return found & self.is_there
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Return some rows; they share the checksums."""
+        return replace(
+            self,
+            shards=self.shards[rows],
+            offsets=self.offsets[rows],
+            kinds=self.kinds[rows],
+            starts=self.starts[rows],
+        )
+
+    def take_known(self, rows: NDArray[np.int64]) -> Self:
+        """Return some rows; a negative number stands for one without an entry."""
+        if not len(self):
+            return type(self).none(len(rows))
+        taken = self.take(np.maximum(rows, 0))
+        taken.shards[rows < 0] = MISSING
+        return taken
+
+    def put(self, rows: NDArray[np.int64], entries: Self) -> Self:
+        """Return these rows with other entries in some of them.
+
+        Args:
+            rows: The rows that change, (M,).
+            entries: Their new entries, (M,).
+        """
+        if not len(rows):
+            return self
+        chosen = np.arange(len(self))
+        chosen[rows] = len(self) + np.arange(len(rows))
+        return self.join([self, entries]).take(chosen)
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Return the rows of several tables, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        places: dict[tuple[str, str], int] = {}
+        known_kinds: dict[EntryKind, int] = {}
+        shards, kinds, starts, num_checksums = [], [], [], 0
+        for part in parts:
+            numbers = [places.setdefault(place, len(places)) for place in part.places]
+            # MISSING, the last index, stays what it is
+            shards.append(np.asarray([*numbers, MISSING], dtype=np.int32)[part.shards])
+            new_kinds = [known_kinds.setdefault(k, len(known_kinds)) for k in part.known_kinds]
+            kinds.append(np.asarray(new_kinds, dtype=np.int32)[part.kinds])
+            starts.append(part.starts + num_checksums)
+            num_checksums += len(part.checksums)
+        none = cls.none(0)
+        return cls(
+            shards=np.concatenate([none.shards, *shards]),
+            offsets=np.concatenate([none.offsets, *(part.offsets for part in parts)]),
+            kinds=np.concatenate([none.kinds, *kinds]),
+            starts=np.concatenate([none.starts, *starts]),
+            checksums=np.concatenate([none.checksums, *(part.checksums for part in parts)]),
+            places=tuple(places),
+            known_kinds=tuple(known_kinds) or none.known_kinds,
+        )
+
+    def join_checksums(self) -> NDArray[np.uint32]:
+        """Return the checksums of all blocks, one row after the other; 0 for rows without any."""
+        counts = self.count_blocks()
+        joined = np.zeros(int(counts.sum()), dtype="<u4")
+        has_some = self.tell("has_checksums")
+        stops = np.cumsum(counts)
+        for first in range(0, len(self), _ROWS_AT_ONCE):
+            rows = slice(first, first + _ROWS_AT_ONCE)
+            some = has_some[rows]
+            own = counts[rows][some]
+            within = np.arange(int(own.sum())) - np.repeat(np.cumsum(own) - own, own)
+            source = np.repeat(self.starts[rows][some], own) + within
+            target = np.repeat(stops[rows][some] - own, own) + within
+            joined[target] = self.checksums[source]
+        return joined
+
+
+class EntryRows:
+    """Columns of entries that grow."""
+
+    def __init__(self) -> None:
+        self._shards, self._kinds = array("i"), array("i")
+        self._offsets, self._starts = array("q"), array("q")
+        self._checksums = bytearray()
+        self._places: dict[tuple[str, str], int] = {}
+        self._known_kinds: dict[EntryKind, int] = {}
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return len(self._shards)
+
+    @property
+    def num_checksums(self) -> int:
+        """Number of checksums of all entries."""
+        return len(self._checksums) // CHECKSUM_BYTES
+
+    @property
+    def num_kinds(self) -> int:
+        """Number of distinct kinds."""
+        return len(self._known_kinds)
+
+    def extend(self, entries: Sequence[CacheEntry], place: tuple[str, str] | None = None) -> None:
+        """Add entries.
+
+        Args:
+            entries: The entries.
+            place: Path and URI of their shard, instead of the entries' own.
+
+        Raises:
+            ValueError: One has other checksums than one per block; none was added.
+            OverflowError, TypeError: The offset of one is no number of a byte; none was added.
+        """
+        offsets = array("q", [entry.offset for entry in entries])
+        kinds = [_kind_of(entry) for entry in entries]
+        places, known_kinds = self._places, self._known_kinds
+        if place is not None:
+            shard = places.setdefault(place, len(places))
+            self._shards.extend(itertools.repeat(shard, len(entries)))
+        else:
+            for entry in entries:
+                own = entry.path, entry.source
+                self._shards.append(places.setdefault(own, len(places)))
+        self._offsets += offsets
+        for entry, kind in zip(entries, kinds, strict=True):
+            self._kinds.append(known_kinds.setdefault(kind, len(known_kinds)))
+            self._starts.append(self.num_checksums)
+            self._checksums += entry.checksums
+
+    def to_columns(self) -> CacheEntries:
+        """Return what was added so far."""
+        return CacheEntries(
+            shards=np.array(self._shards, dtype=np.int32),
+            offsets=np.array(self._offsets, dtype=np.int64),
+            kinds=np.array(self._kinds, dtype=np.int32),
+            starts=np.array(self._starts, dtype=np.int64),
+            checksums=np.frombuffer(bytes(self._checksums), dtype="<u4"),
+            places=tuple(self._places),
+            known_kinds=tuple(self._known_kinds) or (EntryKind(),),
+        )
+
+
+def _kind_of(entry: CacheEntry) -> EntryKind:
+    lengths, size_bytes = entry.snippet_lengths, len(entry.checksums)
+    if size_bytes not in (0, CHECKSUM_BYTES * sum(lengths)):
+        raise ValueError(f"{size_bytes} bytes of checksums for {sum(lengths)} blocks")
+    return EntryKind(lengths, entry.reason, entry.kind, entry.is_truncated, size_bytes > 0)
