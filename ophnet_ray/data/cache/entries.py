@@ -112,7 +112,8 @@ class CacheEntries(Sequence[CacheEntry]):
     @property
     def is_there(self) -> NDArray[np.bool_]:
         """Mask of the rows that have an entry, (N,)."""
-        return self.shards != MISSING
+        found: NDArray[np.bool_] = self.shards != MISSING
+        return found
 
     @property
     def missing_rows(self) -> NDArray[np.int64]:
