@@ -6,8 +6,9 @@ directory of the checkpoint, in the folder ``test_looks``, on disk or in the buc
 outside of a run, or in one that cannot be written, has its looks counted beside the predictions.
 """
 
+import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,6 +51,8 @@ _MAX_STEPS = 5
 _ORDINALS = (
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
 )  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +186,8 @@ def record_look(look: Look, given: str | Path, beside: Path) -> LookCount:
             not counted then.
         OSError: The bucket of the run does not answer.
     """
-    run = find_run(given)
+    closed: list[str] = []
+    run = find_run(given, closed.append)
     if run == str(beside.absolute()):
         run = None  # an ensemble that the command made of several models
     own = str(beside / FOLDER)
@@ -191,7 +195,7 @@ def record_look(look: Look, given: str | Path, beside: Path) -> LookCount:
     for folder in (own,) if run is None else (own, join(run, FOLDER)):
         read_looks(folder)
     elsewhere, unread = read_storage(run)
-    place, number, notice = _write(look, run, own, name_of(str(given)))
+    place, number, notice = _write(look, run, own, _explain_lack(str(given), closed))
     before = [each for at, each in read_looks(place).items() if at < number]
     if run is not None:
         other = own if place != own else join(run, FOLDER)
@@ -212,7 +216,7 @@ def record_look(look: Look, given: str | Path, beside: Path) -> LookCount:
     )
 
 
-def find_run(given: str | Path) -> str | None:
+def find_run(given: str | Path, tell_closed: Callable[[str], None] = logger.warning) -> str | None:
     """Return the run directory of a model; None outside of a run.
 
     Of a copy of a bucket's folder it is the original in the bucket. The folder of an
@@ -221,9 +225,11 @@ def find_run(given: str | Path) -> str | None:
 
     Args:
         given: Path or URI of a run directory, a checkpoint or an ``ensemble.yaml``.
+        tell_closed: Receives a line if a folder above it may not be read: the run directory may be
+            that folder, or above.
     """
     place = absolute(given)
-    run = parent_of(place) if is_ensemble(place) else _climb_to_run(place)
+    run = parent_of(place) if is_ensemble(place) else _climb_to_run(place, tell_closed)
     if not run and _OF_FOLD.fullmatch(name_of(place)):
         run = parent_of(place)
     if not run or is_remote(run):
@@ -240,16 +246,17 @@ def format_ordinal(number: int) -> str:
     return f"{number}{'th' if 10 < number % 100 < 14 else suffix}"
 
 
-def _climb_to_run(place: str) -> str:
+def _climb_to_run(place: str, tell_closed: Callable[[str], None]) -> str:
     """Return the nearest folder that is a run directory, from a path upwards; empty without one."""
     for steps in range(_MAX_STEPS + 1):
         try:
             if _is_run(place):
                 return place
-        except StorageError:
+        except StorageError as error:
             if steps < 2:
                 raise
-            break  # a key may open only what lies below
+            tell_closed(one_line(error, max_chars=200))  # a key may open only what lies below
+            break
         if is_remote(place) and place == bucket_of(place):
             break
         place = parent_of(place)
@@ -262,9 +269,15 @@ def _is_run(folder: str) -> bool:
     return exists(join(folder, _OF_RUN))
 
 
-def _write(look: Look, run: str | None, own: str, name: str) -> tuple[str, int, str]:
+def _explain_lack(given: str, closed: Sequence[str]) -> str:
+    """Return why no run directory of a model takes a record."""
+    if closed:
+        return f"whether {name_of(given)} lies in a run directory cannot be read ({closed[0]})"
+    return f"{name_of(given)} lies in no run directory"
+
+
+def _write(look: Look, run: str | None, own: str, reason: str) -> tuple[str, int, str]:
     """Write a record; return its folder, its number, and why it is not in the run directory."""
-    reason = f"{name} lies in no run directory"
     if run is not None:
         place = join(run, FOLDER)
         try:

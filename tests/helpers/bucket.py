@@ -56,6 +56,15 @@ class Bucket:
         """Answer ``If-None-Match`` with 400, or obey it again."""
         self._ask(f"conditions?refused={is_refused:d}")
 
+    @contextmanager
+    def opened_below(self, folder: str) -> Iterator[None]:
+        """Answer 403 about all that is not in a folder for as long as the context lasts."""
+        self._ask(f"open?below={quote(folder)}")
+        try:
+            yield
+        finally:
+            self._ask("open")
+
     def expire_token(self, is_expired: bool) -> None:
         """Answer uploads as to an expired token, or take them again."""
         self._ask(f"token?expired={is_expired:d}")

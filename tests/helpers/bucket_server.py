@@ -6,7 +6,8 @@ three uploads fail with 503, or with another ``&status=403``; ``/_test/fail?gets
 next three reads with 403, as for a token that is being renewed; ``/_test/delay?ms=30`` delays every
 answer, as a distant bucket does; ``/_test/conditions?ignored=1`` ignores ``If-None-Match``, as
 older stores do; ``?refused=1`` answers it with 400. ``/_test/token?expired=1`` answers every upload
-with 400, as to an expired token.
+with 400, as to an expired token. ``/_test/open?below=runs/one`` answers 403 about everything else,
+as to a key that opens one folder; without ``below`` all is open again.
 The server ends when its standard input ends.
 """
 
@@ -34,6 +35,7 @@ class CountingApp:
         self._ignores_conditions = False
         self._refuses_conditions = False
         self._is_expired = False
+        self._open_folder = ""
 
     def __call__(self, environ, start_response):
         if environ["PATH_INFO"].startswith("/_test/"):
@@ -54,7 +56,7 @@ class CountingApp:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response("400 Bad Request", [("Content-Length", str(len(body)))])
             return [body.encode()]
-        if is_refused:
+        if is_refused or not _name_of(environ).startswith(self._open_folder):
             start_response("403 Forbidden", [("Content-Length", "0")])
             return [b""]
         if fails:
@@ -94,11 +96,19 @@ class CountingApp:
                 self._refuses_conditions = asked["refused"][0] == "1"
             if "expired" in asked:
                 self._is_expired = asked["expired"][0] == "1"
+            if environ["PATH_INFO"].endswith("open"):
+                self._open_folder = asked.get("below", [""])[0]
             answer = json.dumps(self._counts).encode()
             if environ["PATH_INFO"].endswith("count"):
                 self._counts = dict.fromkeys(self._counts, 0)
         start_response("200 OK", [("Content-Type", "application/json")])
         return [answer]
+
+
+def _name_of(environ):
+    """Return the object, or the beginning of the names, that a request is about."""
+    name = environ["PATH_INFO"].lstrip("/").partition("/")[2]
+    return name or parse_qs(environ.get("QUERY_STRING", "")).get("prefix", [""])[0]
 
 
 def main():

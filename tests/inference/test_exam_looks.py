@@ -112,6 +112,18 @@ def test_looks_of_a_run_in_a_bucket_are_in_the_bucket(bucket, tmp_path):
     ]
 
 
+def test_a_folder_of_the_bucket_that_may_not_be_read_is_told(bucket, tmp_path):
+    """The key opens the folder of the checkpoint, and not that of its run."""
+    epoch = "closed/runs/one/checkpoints/epoch=0001"
+    for name in ("closed/runs/one/passport.json", f"{epoch}/checkpoint.ckpt"):
+        write_object(bucket.uri(name), b"{}")
+    with bucket.opened_below(epoch):
+        look = record_look(look_of(), bucket.uri(f"{epoch}/checkpoint.ckpt"), tmp_path)
+    assert look.notice.startswith("whether checkpoint.ckpt lies in a run directory cannot be read")
+    assert "s3://surgery/closed/runs/one/checkpoints" in look.notice
+    assert "are counted in" in look.notice
+
+
 def test_a_damaged_look_of_another_run_is_told_and_one_of_this_run_counts_no_look(tmp_path):
     beside = tmp_path / "out"
     beside.mkdir()
