@@ -20,6 +20,8 @@ def extract_features(
     store: FeatureStore,
     num_workers: int,
     console: Console,
+    *,
+    num_sharing: int = 1,
 ) -> dict[str, str]:
     """Write the features of the videos that the store does not hold; each is decoded once.
 
@@ -31,6 +33,7 @@ def extract_features(
         store: The store.
         num_workers: Maximum number of actors; each decodes on one CPU and holds the encoder.
         console: Shows the progress, and names the videos without features.
+        num_sharing: Runs that share the cluster side by side, this one included.
 
     Returns:
         Reason of each video without features, by id.
@@ -47,7 +50,9 @@ def extract_features(
         console.say(f"features  {num_done} of {len(videos)} videos are encoded already")
     try:
         job = EncodingJob(encoder, store)
-        unreadable = work_on_videos(job, plan.todo, num_workers, console, "features")
+        unreadable = work_on_videos(
+            job, plan.todo, num_workers, console, "features", num_sharing=num_sharing
+        )
     except VideoWorkError as error:
         raise EncodingError(str(error)) from error
     broken |= {id_: unreadable[own] for id_, own in ids.items() if own in unreadable}

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 import ray
 from joblib import cpu_count
@@ -37,6 +37,7 @@ class Resources:
             not.
         decode_limit: Maximum number of parallel decode workers, also when nodes join; None for one
             per CPU that the cluster has at the time.
+        num_sharing: Runs that share the cluster side by side, this one included.
     """
 
     train_workers: int
@@ -46,6 +47,17 @@ class Resources:
     begun_with: int | None = None
     sizes: tuple[int, ...] = ()
     decode_limit: int | None = None
+    num_sharing: int = 1
+
+    def shared_by(self, num_runs: int) -> Self:
+        """Return what each of so many runs takes side by side: of the decode workers a share.
+
+        Their train workers fit beside each other, see ``fold_room``.
+        """
+        if num_runs == 1:
+            return self
+        share = max(self.decode_workers // num_runs, 1)
+        return replace(self, decode_workers=share, decode_limit=share, num_sharing=num_runs)
 
     @property
     def step_workers(self) -> int:
@@ -99,19 +111,20 @@ class ClusterSize:
         return min(self.num_cpus, max_local_workers(self.num_cores))
 
 
-def plan_resources(config: Config, on_notice: OnNotice) -> Resources:
+def plan_resources(config: Config, on_notice: OnNotice, num_sharing: int = 1) -> Resources:
     """Choose the workers of a run on the connected cluster, once its nodes have come.
 
     Args:
         config: Settings of the run.
         on_notice: Receives a line when nodes are waited for.
+        num_sharing: Runs that share the cluster side by side, this one included.
 
     Raises:
         UserError: The run asks for more than the cluster has (Ray would wait for ever).
     """
     if config.run.wait_for_nodes_s and find_running_head() is not None:
         wait_for_nodes(config, on_notice)
-    return choose_resources(config, read_cluster_size())
+    return choose_resources(config, read_cluster_size()).shared_by(num_sharing)
 
 
 def read_cluster_size() -> ClusterSize:

@@ -71,7 +71,13 @@ class VideoActor:
 
 
 def work_on_videos(
-    job: VideoJob, videos: Mapping[str, str], num_workers: int, console: Console, stage_name: str
+    job: VideoJob,
+    videos: Mapping[str, str],
+    num_workers: int,
+    console: Console,
+    stage_name: str,
+    *,
+    num_sharing: int = 1,
 ) -> dict[str, str]:
     """Do a job for each video, on the connected cluster, else on one that is joined for it.
 
@@ -81,6 +87,7 @@ def work_on_videos(
         num_workers: Maximum number of actors; each decodes on one CPU.
         console: Shows the progress.
         stage_name: Name of the progress.
+        num_sharing: Runs that share the cluster side by side, this one included.
 
     Returns:
         Reasons of broken videos, by id.
@@ -100,7 +107,8 @@ def work_on_videos(
         with _cluster(wanted) as where, console.stage(stage_name, len(rows)) as stage:
             if where:
                 console.say(where)
-            answers = _work_on_each(job, rows, ActorShare.of_cluster(wanted))
+            share = ActorShare.of_cluster(ray.cluster_resources(), wanted, num_sharing)
+            answers = _work_on_each(job, rows, share)
             for num_done, row in enumerate(answers, start=1):
                 if row["failure"]:
                     raise VideoWorkError(row["failure"])
@@ -129,16 +137,24 @@ class ActorShare:
     num_threads: int
 
     @classmethod
-    def of_cluster(cls, wanted: int) -> "ActorShare":
-        """Divide the connected cluster among up to ``wanted`` actors."""
-        total = ray.cluster_resources()
+    def of_cluster(
+        cls, total: Mapping[str, float], wanted: int, num_sharing: int = 1
+    ) -> "ActorShare":
+        """Divide a cluster among up to ``wanted`` actors of each of the runs that share it.
+
+        Args:
+            total: Resources of the cluster, as Ray names them.
+            wanted: Actors of one run, at most.
+            num_sharing: Runs that share the cluster side by side. Each takes a part of its GPUs:
+                the train workers of the others may hold the rest.
+        """
         gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 1))
         # one CPU stays free, for the reading end of the pipeline
         num_actors = max(min(wanted, cpus - 1), 1)
         return cls(
             num_actors=num_actors,
             # several actors share a GPU: each decodes on a CPU of its own meanwhile
-            num_gpus=1 / -(-num_actors // gpus) if gpus else 0,
+            num_gpus=1 / -(-num_actors * num_sharing // gpus) if gpus else 0,
             num_threads=max(cpu_count() // num_actors, 1),
         )
 

@@ -3,7 +3,7 @@
 Importing this module loads neither torch nor Ray: wrong input is refused within a second.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ophnet_ray.config import Config
@@ -47,20 +47,26 @@ class TrainingResult:
         return join(self.location, "report.html")
 
 
-def train(config: Config, console: Console) -> TrainingResult:
+def train(config: Config, console: Console, *, num_sharing: int = 1) -> TrainingResult:
     """Train, or resume a stopped run, or repeat the answer of a complete one.
+
+    Args:
+        config: Settings of the run.
+        console: Progress and notices for the user.
+        num_sharing: Runs that share the cluster side by side, this one included.
 
     Raises:
         UserError: The input is wrong.
         TrainingError: Training failed.
     """
     with private_files(config.run.private):
-        return _train(config, console)
+        return _train(config, console, num_sharing)
 
 
-def _train(config: Config, console: Console) -> TrainingResult:
+def _train(config: Config, console: Console, num_sharing: int) -> TrainingResult:
     checked = check_input(config, console)
     run = open_run(checked.config, locate_data(checked.data, checked.config), console)
+    run = replace(run, num_sharing=num_sharing)
     directory, temporal = run.directory, run.config.temporal
     # after a kill of the command for all folds, each still writes a checkpoint
     patience_s = FOLD_PATIENCE_S if run.config.data.fold is not None else 0.0

@@ -6,6 +6,7 @@ Ray: wrong input is refused within a second.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ophnet_ray.config import Config, RunConfig
@@ -86,7 +87,7 @@ def _train_all(folds: FoldSet) -> list[TrainingResult]:
         TrainingError: Folds failed; the others are complete.
         StoppedError: A signal asked to stop; it names the fold.
     """
-    room, decode_workers = 1, 0
+    room = 1
     if not folds.is_complete():
         runs = locate_folds(folds)
         check_new_folds(runs)
@@ -94,20 +95,14 @@ def _train_all(folds: FoldSet) -> list[TrainingResult]:
             # Ray takes seconds to load, which folds that are complete do without
             from ophnet_ray.train.fold_room import provide_for_folds
 
-            room, decode_workers = provide_for_folds(folds, runs)
+            room = provide_for_folds(folds, runs)
     configs = {fold: _config_of(folds, fold) for fold in folds.numbers}
     if room == 1:
         outcomes = _train_in_turn(configs, folds.console)
     else:
         folds.console.say(f"{room} folds train side by side")
-        outcomes = train_side_by_side(
-            {
-                fold: replace(config, run=replace(config.run, num_workers=decode_workers))
-                for fold, config in configs.items()
-            },
-            room,
-            folds.console,
-        )
+        train_fold = partial(train, num_sharing=room)
+        outcomes = train_side_by_side(configs, room, folds.console, train_fold)
     return _gather(outcomes, len(configs))
 
 

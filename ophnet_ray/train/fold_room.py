@@ -24,7 +24,7 @@ from ophnet_ray.train.run import Run
 from ophnet_ray.train.shorter_run import is_extended
 
 
-def provide_for_folds(folds: FoldSet, runs: Mapping[int, Run]) -> tuple[int, int]:
+def provide_for_folds(folds: FoldSet, runs: Mapping[int, Run]) -> int:
     """Fill the cache for all folds, if the cluster has room for several; return the room.
 
     Args:
@@ -32,7 +32,7 @@ def provide_for_folds(folds: FoldSet, runs: Mapping[int, Run]) -> tuple[int, int
         runs: The runs of all folds, by number.
 
     Returns:
-        Folds that train simultaneously, and decode workers of each of them.
+        Folds that train simultaneously.
 
     Raises:
         UserError: A fold asks for more than the cluster has, or its run would be refused.
@@ -53,7 +53,7 @@ def provide_for_folds(folds: FoldSet, runs: Mapping[int, Run]) -> tuple[int, int
                     decode_rows(run, cache, resources)
                 else:
                     _encode_rows(run, resources)
-    return room, max(resources.decode_workers // room, 1)
+    return room
 
 
 def count_room(cluster: ClusterSize, resources: Resources, placement: Placement) -> int:

@@ -84,7 +84,8 @@ def complete_head_run(run: Run, output: str) -> RunResult:
 
 
 def _train_on_cluster(run: Run, result: RunResult | None) -> RunResult:
-    resources = keep_resources(plan_resources(run.config, run.console.say), run)
+    planned = plan_resources(run.config, run.console.say, run.num_sharing)
+    resources = keep_resources(planned, run)
     check_cluster(run.config, run.data.segments)
     if result is None:
         with ExitStack() as held:
@@ -115,7 +116,14 @@ def prepare_head(run: Run, resources: Resources, held: ExitStack) -> HeadData:
         store = open_store(run, encoder)
         held.enter_context(store.in_use(run.console.warn))
         videos = {row.video: row.video for row in rows}
-        broken |= extract_features(source, videos, store, resources.decode_workers, run.console)
+        broken |= extract_features(
+            source,
+            videos,
+            store,
+            resources.decode_workers,
+            run.console,
+            num_sharing=resources.num_sharing,
+        )
         parts.append(StoredRows(store, tuple(row for row in rows if row.video not in broken)))
         facts.append(_describe_encoder(encoder, store))
     manifest = Manifest(tuple(run.data.phases), run.config.windows, ())
@@ -142,7 +150,7 @@ def provide_encoders(run: Run) -> None:
         name = f"{config.run.name}{suffix}" if config.run.name else None
         frames = replace(config, temporal=TemporalConfig(), run=replace(config.run, name=name))
         run.console.say(f"stage 1 of 3: {description}")
-        frame_run = open_run(frames, data, run.console)
+        frame_run = replace(open_run(frames, data, run.console), num_sharing=run.num_sharing)
         with frame_run.directory.locked(run.console.warn):
             check_same(frame_run.directory, frames, data.data_hash)
             complete_run(frame_run, str(run.directory.path / file))

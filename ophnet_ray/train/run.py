@@ -19,12 +19,14 @@ class Run:
         directory: Folder of the run.
         data: Rows of the run.
         console: Progress and notices for the user.
+        num_sharing: Runs that share the cluster side by side, this one included.
     """
 
     config: Config
     directory: RunDirectory
     data: RunData
     console: Console
+    num_sharing: int = 1
 
     def open_cache(self) -> BlockCache:
         """Open the cache of decoded blocks; create its folder if it is missing."""

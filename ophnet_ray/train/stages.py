@@ -94,7 +94,8 @@ def _train(run: Run) -> RunResult:
         resources = _plan_here(run)
         if resources is None:
             run.console.say(held.enter_context(connect(run.config, run.job_metadata())))
-            resources = keep_resources(plan_resources(run.config, run.console.say), run)
+            planned = plan_resources(run.config, run.console.say, run.num_sharing)
+            resources = keep_resources(planned, run)
         elif run.config.run.private:
             hide_arguments()
         check_num_segments(resources.train_workers, run.data.num_train)

@@ -4,6 +4,7 @@ import pytest
 
 from ophnet_ray.config import Config
 from ophnet_ray.distributed.resources import ClusterSize, choose_resources, local_cpus
+from ophnet_ray.distributed.video_pool import ActorShare
 from ophnet_ray.errors import UserError
 
 pytestmark = pytest.mark.unit
@@ -84,6 +85,25 @@ def test_nodes_that_join_decode_too_up_to_the_workers_that_were_asked_for():
     own = cluster(cpus=(9,), is_joined=False, num_cores=4)
     assert choose(own).decode_limit == 4
     assert choose(own, num_workers=6).decode_limit == 4
+
+
+def test_runs_side_by_side_decode_in_as_many_workers_as_one_alone():
+    each = choose(cluster(cpus=(4, 4))).shared_by(3)
+    assert (each.decode_workers, each.decode_limit, each.num_sharing) == (2, 2, 3)
+    assert choose(cluster(cpus=(2,))).shared_by(4).decode_workers == 1
+    assert choose(cluster()).shared_by(1) == choose(cluster())
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "wanted", "num_sharing"), [(2, 2, 2), (4, 8, 2), (5, 6, 2), (1, 3, 4), (8, 2, 1)]
+)
+def test_encoders_of_runs_side_by_side_fit_beside_the_gpus_of_the_others(
+    num_gpus, wanted, num_sharing
+):
+    total = {"GPU": num_gpus, "CPU": 64.0}
+    share = ActorShare.of_cluster(total, wanted, num_sharing)
+    assert share.num_actors == wanted
+    assert 0 < share.num_gpus * share.num_actors * num_sharing <= num_gpus
 
 
 def test_a_ray_of_its_own_takes_two_workers_per_core_at_most():

@@ -317,6 +317,24 @@ def test_a_checkpoint_that_has_seen_the_cases_of_a_later_fold_is_refused_before_
     assert not list(tmp_path.glob("*-fold?of3"))
 
 
+def test_folds_side_by_side_keep_the_settings_as_given(color_csv, cache, tmp_path, monkeypatch):
+    """What each may take of the cluster is no setting: its ``config.yaml`` would pass it on."""
+    handed_on = {}
+
+    def note(configs, at_once, console, train_fold):
+        handed_on.update(configs=configs, at_once=at_once, **train_fold.keywords)
+        raise StoppedError("before the folds", 130)
+
+    monkeypatch.setattr(fold_driver, "find_running_head", lambda: "127.0.0.1:1")
+    monkeypatch.setattr("ophnet_ray.train.fold_room.provide_for_folds", lambda *_: 2)
+    monkeypatch.setattr(fold_driver, "train_side_by_side", note)
+    config = make_config(color_csv, cache, tmp_path).replace_flat(num_workers=5)
+    with pytest.raises(StoppedError):
+        train_folds(config, Console())
+    assert {each.run.num_workers for each in handed_on["configs"].values()} == {5}
+    assert (handed_on["at_once"], handed_on["num_sharing"]) == (2, 2)
+
+
 def test_the_rows_of_a_fold_are_those_that_its_run_reads(whole):
     config, result = whole
     runs = locate_folds(open_folds(config, Console()))
