@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ophnet_ray.characters import escape_unfit
 from ophnet_ray.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
 from ophnet_ray.signals import EXIT_INTERRUPTED, Terminated
+from ophnet_ray.standard_streams import leave_broken_pipe, write_stdout
 
 T = TypeVar("T")
 
@@ -28,10 +29,23 @@ LINES_PER_STAGE = 8
 SECONDS_PER_LINE = 15.0
 
 
+class StreamConsole(RichConsole):
+    """Rich's console, but a reader that leaves ends the program as it does any other."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """End the program; nothing more is printed.
+
+        Raises:
+            SystemExit: Code 141.
+        """
+        self.quiet = True
+        leave_broken_pipe()
+
+
 class Stage:
     """Progress of a stage: a bar on a terminal, elsewhere about ``LINES_PER_STAGE`` lines."""
 
-    def __init__(self, console: RichConsole, name: str, total: int) -> None:
+    def __init__(self, console: StreamConsole, name: str, total: int) -> None:
         self._console, self._name, self._total = console, name, total
         self._progress = Progress(
             TextColumn("{task.description:<8}"),
@@ -90,7 +104,7 @@ class Console:
 
     def __init__(self, label: str = "") -> None:
         is_terminal = False if label else None
-        self.rich = RichConsole(
+        self.rich = StreamConsole(
             stderr=True, highlight=False, soft_wrap=True, force_terminal=is_terminal
         )
         self._label = label
@@ -182,4 +196,4 @@ def print_answer(lines: dict[str, object]) -> None:
     """Print names and values to stdout."""
     width = max(len(name) for name in lines) + 1
     for name, value in lines.items():
-        print(f"{name + ':':<{width}} {value}", file=sys.stdout, flush=True)
+        write_stdout(f"{name + ':':<{width}} {value}\n")

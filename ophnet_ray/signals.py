@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from ophnet_ray.standard_streams import discard_output
+
 Handler = Callable[[int, FrameType | None], None]
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
-EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 _TERMINATING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _ALL = (signal.SIGINT, *_TERMINATING)
 _EXIT_CODES = {"SIGINT": EXIT_INTERRUPTED, "SIGHUP": 128 + signal.SIGHUP}
@@ -193,13 +194,6 @@ def _leave_terminal(number: int) -> None:
     for output in _OUTPUTS:
         if stat.S_ISCHR(os.fstat(output).st_mode):
             discard_output(output)
-
-
-def discard_output(output: int) -> None:
-    """Let what is written to a file descriptor go nowhere from now on."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, output)
-    os.close(nowhere)
 
 
 def _exit_code(name: str) -> int:

@@ -23,13 +23,8 @@ from ophnet_ray.errors import (
 )
 from ophnet_ray.recipe_config import DEFAULT_RECIPE, RecipeName, recipe_defaults
 from ophnet_ray.settings_file import dump_config, read_config
-from ophnet_ray.signals import (
-    EXIT_BROKEN_PIPE,
-    EXIT_INTERRUPTED,
-    Terminated,
-    discard_output,
-    terminate_on_signals,
-)
+from ophnet_ray.signals import EXIT_INTERRUPTED, Terminated, terminate_on_signals
+from ophnet_ray.standard_streams import leave_broken_pipe, open_closed_streams, write_stdout
 from ophnet_ray.storage.filesystems import StorageError
 
 Command = TypeVar("Command")
@@ -95,7 +90,7 @@ def parse_config(
         config = parse(base)
     config.check_locations()
     if wants_print:
-        print(dump_config(config), end="")
+        write_stdout(dump_config(config))
         raise SystemExit(0)
     return config
 
@@ -115,7 +110,7 @@ def parse_command(commands: Mapping[str, type[Command]], argv: Sequence[str], pr
     """
     name, *rest = argv or [""]
     if name in ("-h", "--help"):
-        print(_describe_commands(commands, prog), end="")
+        write_stdout(_describe_commands(commands, prog))
         raise SystemExit(0)
     if name not in commands:
         near = difflib.get_close_matches(name, commands, n=1)
@@ -174,16 +169,14 @@ def run_program(main: Callable[[], None]) -> None:
 
     A reader that closes the pipe (``| head``) ends the program without a word.
     """
+    open_closed_streams()
     try:
         try:
             _run_with_exit_codes(main)
         finally:
-            sys.stdout.flush()
+            _run_with_exit_codes(write_stdout)
     except BrokenPipeError:
-        # Python flushes once more at the end, see the note on SIGPIPE in its module signal
-        for stream in (sys.stdout, sys.stderr):
-            discard_output(stream.fileno())
-        raise SystemExit(EXIT_BROKEN_PIPE) from None
+        leave_broken_pipe()
 
 
 def _run_with_exit_codes(main: Callable[[], None]) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from ophnet_ray.config import DEFAULT_CACHE_DIR
+from ophnet_ray.console import StreamConsole
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.paths import absolute, check_location
 
@@ -47,12 +47,12 @@ class CacheCommand:
             raise UserError(f"--days {self.days:g}: must be a number of days from 0 on")
         check_location("--cache_dir", self.cache_dir)
         folder = absolute(self.cache_dir)
-        console = Console(highlight=False, soft_wrap=True)
+        console = StreamConsole(highlight=False, soft_wrap=True)
         console.width = max(console.width, TABLE_WIDTH)  # a file or a pipe claims to have 80
         has_features = self._show_features(folder, console)
         self._show_shards(folder, console, has_features=has_features)
 
-    def _show_features(self, folder: str, console: Console) -> bool:
+    def _show_features(self, folder: str, console: StreamConsole) -> bool:
         """Prune, if asked, and print the features; return False if there are none and were none."""
         from ophnet_ray.data.features.inventory import prune_features, read_features_inventory
 
@@ -70,7 +70,7 @@ class CacheCommand:
             console.print(f"features of {len(found)} encoders, {total}\n", markup=False)
         return bool(found or removed)
 
-    def _show_shards(self, folder: str, console: Console, *, has_features: bool) -> None:
+    def _show_shards(self, folder: str, console: StreamConsole, *, has_features: bool) -> None:
         """Prune, if asked, and print the decoded windows; there may be features alone."""
         from ophnet_ray.data.cache.inventory import has_blocks, prune, read_inventory
 

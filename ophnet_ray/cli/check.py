@@ -5,14 +5,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
 from ophnet_ray.characters import escape_unfit
 from ophnet_ray.cli.checks import create_output_folder
 from ophnet_ray.config import Config
-from ophnet_ray.console import Console, print_answer
+from ophnet_ray.console import Console, StreamConsole, print_answer
 from ophnet_ray.distributed.environment import find_running_head, prepare_environment
 from ophnet_ray.distributed.private import private_files
 from ophnet_ray.errors import EXIT_USER_ERROR, UserError
@@ -183,7 +182,7 @@ def _check_setup(config: Config, inspection: "Inspection", console: Console) -> 
 
 def _print_findings(findings: Sequence[Finding]) -> None:
     """Print one line per kind of finding: the first of them, and how many there are."""
-    console = RichConsole(highlight=False)
+    console = StreamConsole(highlight=False)
     console.width = max(console.width, TABLE_WIDTH)  # a file or a pipe claims to have 80
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("level", "finding"):

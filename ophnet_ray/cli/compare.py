@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
 from ophnet_ray.characters import escape_unfit
 from ophnet_ray.cli.checks import create_output_folder
 from ophnet_ray.config import CaseFrom
-from ophnet_ray.console import Console, print_answer
+from ophnet_ray.console import Console, StreamConsole, print_answer
 from ophnet_ray.data.annotations import Segment, read_annotations
 from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.comparison import MAIN_SCORE, Comparison, Difference
@@ -73,7 +72,7 @@ class CompareCommand:
         if segments is not None and self.split == "test":
             result = replace(result, notes=(*self._count_looks(segments), *result.notes))
         write_comparison(folder, result)
-        console = RichConsole(highlight=False, soft_wrap=True)
+        console = StreamConsole(highlight=False, soft_wrap=True)
         console.width = max(console.width, TABLE_WIDTH)  # a file or a pipe claims to have 80
         for note in result.notes:
             Console().say(note)

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
 from ophnet_ray.characters import escape_unfit
 from ophnet_ray.cli.checks import create_output_folder
 from ophnet_ray.config import RunConfig
-from ophnet_ray.console import Console, print_answer
+from ophnet_ray.console import Console, StreamConsole, print_answer
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import exists
 from ophnet_ray.storage.paths import absolute, check_location, is_remote, plain_uri
@@ -83,7 +82,7 @@ class RunsCommand:
 
 
 def _print_listing(listing: "RunListing") -> None:
-    console = RichConsole(highlight=False, soft_wrap=True)
+    console = StreamConsole(highlight=False, soft_wrap=True)
     console.width = max(console.width, TABLE_WIDTH)  # a file or a pipe claims to have 80
     for group in listing.groups:
         data = escape_unfit(group.data)

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from rich.console import Console as RichConsole
 from rich.live import Live
 from rich.table import Table
 
-from ophnet_ray.console import Console, run_watched
+from ophnet_ray.console import Console, StreamConsole, run_watched
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.ranking import RankedTrial
 from ophnet_ray.tune.trial import Trial
@@ -141,7 +140,7 @@ def print_ranking(ranked: Sequence[RankedTrial], winner: RankedTrial, metric: Ra
             str(row.trial.num_epochs),
             remark,
         )
-    console = RichConsole(highlight=False, soft_wrap=True)
+    console = StreamConsole(highlight=False, soft_wrap=True)
     console.width = max(console.width, TABLE_WIDTH)  # Rich assumes 80 for a file or a pipe
     console.print(table)
     if len(ranked) > MAX_RANKED:

@@ -240,3 +240,33 @@ def test_a_reader_that_leaves_ends_the_program_without_a_word(argv, output):
     os.close(writer)
     assert done.returncode == 141
     assert (done.stdout or "") + (done.stderr or "") == ""
+
+
+def test_a_reader_that_leaves_ends_a_console_as_it_ends_a_program():
+    """Progress and tables are printed by Rich, which would end the program with code 1."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "from ophnet_ray.console import Console; Console().say('a line')"
+    done = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, stderr=writer)
+    os.close(writer)
+    assert done.returncode == 141
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "says"),
+    [
+        (">&-", 0, ""),
+        ("<&- >&-", 0, ""),
+        (
+            "> /dev/full",
+            2,
+            "error: the answer cannot be written to stdout: No space left on device\n",
+        ),
+    ],
+)
+def test_an_answer_that_nobody_can_read_is_no_crash(redirection, code, says):
+    command = f"{sys.executable} train.py --print_config {redirection}"
+    done = subprocess.run(
+        ["bash", "-c", command], check=False, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    assert (done.returncode, done.stderr) == (code, says)
