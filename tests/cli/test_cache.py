@@ -1,4 +1,4 @@
-"""What ``cache`` refuses."""
+"""Refusals of ``cache``."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Outputs of commands: which files of the user they leave alone."""
+"""Outputs of commands, and the files of the user that they leave alone."""
 
 import zipfile
 
