@@ -1,6 +1,8 @@
 """Throughput of training as a share of what the GPU can do: model FLOPs utilisation (MFU)."""
 
+import math
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -31,19 +33,56 @@ def find_peak(device: str) -> float | None:
 
 
 def count_training_flops(network: nn.Module, *inputs: torch.Tensor) -> int:
-    """Count the operations of a training step: three times those of a forward pass.
+    """Count the operations of a training step; what checkpointing computes again is no part of it.
 
-    That is the convention of "PaLM" (arXiv:2204.02311, appendix B): the backward pass takes twice
-    those of the forward pass; what activation checkpointing computes again does not count. Torch's
-    counter takes a depthwise convolution of a backward pass for a full one, so that is not asked.
+    Where all parameters are trained, three times those of a forward pass: the convention of "PaLM"
+    (arXiv:2204.02311, appendix B). Where some are frozen, those of a forward pass and of the
+    gradients that are needed: none below the first trained layer, and none of frozen weights.
 
     Args:
-        network: Network on the device ``meta``; it is left in evaluation mode, and frozen.
+        network: Network on the device ``meta``, without activation checkpointing; it is left in
+            evaluation mode.
         inputs: Its inputs, on the same device.
     """
-    network.eval().requires_grad_(False)
+    network.eval()
+    trains_all = all(parameter.requires_grad for parameter in network.parameters())
+    if trains_all:
+        # some networks are counted only where nothing asks for a gradient
+        network.requires_grad_(False)
     # the counter knows no fused attention without a device
     math_only = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-    with math_only, torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(*inputs)
-    return 3 * int(counter.get_total_flops())
+    gradients = torch.set_grad_enabled(not trains_all)
+    counter = FlopCounterMode(display=False, custom_mapping=_CORRECTED)
+    with math_only, gradients, counter:
+        outputs = network(*inputs)
+        if outputs.requires_grad:
+            outputs.sum().backward()
+    if trains_all:
+        network.requires_grad_(True)
+    return int(counter.get_total_flops()) * (3 if trains_all else 1)
+
+
+def _count_convolution_backward(
+    out_gradient: Sequence[int],
+    inputs: Sequence[int],
+    weight: Sequence[int],
+    _bias: object,
+    _stride: object,
+    _padding: object,
+    _dilation: object,
+    transposed: bool,
+    _output_padding: object,
+    _groups: int,
+    output_mask: Sequence[bool],
+    **_: object,
+) -> int:
+    """Count the gradients of inputs and weight, each as many operations as the forward pass.
+
+    Torch's own formula takes a depthwise convolution for a full one.
+    """
+    spatial = (inputs if transposed else out_gradient)[2:]
+    forward = 2 * inputs[0] * math.prod(spatial) * math.prod(weight)
+    return forward * sum(output_mask[:2])
+
+
+_CORRECTED = {torch.ops.aten.convolution_backward: _count_convolution_backward}

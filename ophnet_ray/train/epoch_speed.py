@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 from functools import cached_property
 
 import lightning as L  # noqa: N812 - Lightning's own convention
@@ -31,7 +32,7 @@ class EpochSpeed:
         self._steps_s = time.monotonic() - started_s
 
     def measure(self, trainer: L.Trainer, num_images: int) -> dict[str, float]:
-        """Return ``images_per_second``, and ``mfu`` where all layers are trained on a known GPU.
+        """Return ``images_per_second``, and ``mfu`` on a known GPU.
 
         Args:
             trainer: Lightning's.
@@ -39,23 +40,20 @@ class EpochSpeed:
         """
         images_s = num_images / max(self._steps_s, 1e-9)
         speed = {"images_per_second": round(images_s, 1)}
-        peak = self._find_peak(trainer.strategy.root_device)
+        device = trainer.strategy.root_device
+        is_gpu = device.type == "cuda"
+        peak = find_peak(torch.cuda.get_device_name(device)) if is_gpu else None
         if peak is not None and self._flops_per_image is not None:
             share = images_s * self._flops_per_image / (peak * trainer.world_size)
             speed["mfu"] = round(share, 4)
         return speed
 
-    def _find_peak(self, device: torch.device) -> float | None:
-        recipe = self._config.recipe
-        has_frozen_layers = recipe.freeze != "none" or recipe.lora_rank is not None
-        if device.type != "cuda" or has_frozen_layers:
-            return None
-        return find_peak(torch.cuda.get_device_name(device))
-
     @cached_property
     def _flops_per_image(self) -> int | None:
         size = self._config.windows.image_size
-        network = outline_network(self._num_phases, self._config)
+        # what checkpointing computes again is no work of the model
+        speed = replace(self._config.speed, grad_checkpointing=False)
+        network = outline_network(self._num_phases, replace(self._config, speed=speed))
         image = torch.empty(1, 3, size, size, device="meta")
         try:
             return count_training_flops(network, image, network.blank_masks(image))

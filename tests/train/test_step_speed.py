@@ -2,6 +2,7 @@
 
 import shutil
 import stat
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from ophnet_ray.models.optimizer import fit_state_to_weights
 from ophnet_ray.models.throughput import count_training_flops
 from ophnet_ray.speed_config import SpeedConfig
 from ophnet_ray.storage.local_copies import private_folder
+from ophnet_ray.train.epoch_speed import EpochSpeed
 from ophnet_ray.train.run_directory import RunDirectory
-from tests.helpers.runs import weights_of
+from tests.helpers.runs import tiny_config, weights_of
 
 pytestmark = pytest.mark.unit
 
@@ -230,3 +232,20 @@ def test_networks_that_torch_counts_only_without_gradients_have_an_mfu():
         network = SurgicalPhaseClassificationModel(3, "cait_xxs24_224", False, 224)
         image = torch.empty(1, 3, 224, 224)
     assert count_training_flops(network, image, network.blank_masks(image)) > 1e9
+
+
+def test_the_record_of_a_run_with_frozen_layers_has_an_mfu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    strategy = SimpleNamespace(root_device=torch.device("cuda"))
+    trainer = SimpleNamespace(strategy=strategy, world_size=1)
+    shares = {}
+    for freeze in ("none", "bn", "stages:2", "encoder"):
+        flags = {"backbone": "test_vit", "freeze": freeze, "grad_checkpointing": True}
+        config = tiny_config("t.csv", tmp_path, **flags, image_size=160)
+        # as many images in as much time, by the clock of the epoch
+        speed = EpochSpeed(config, 3)
+        monkeypatch.setattr("time.monotonic", lambda: 1e-6)
+        speed.end_steps(0.0)
+        shares[freeze] = speed.measure(trainer, 100)["mfu"]
+    assert 1 / 3 < shares["encoder"] / shares["none"] < 0.5
+    assert shares["encoder"] < shares["stages:2"] < shares["bn"] <= shares["none"]
