@@ -1,16 +1,16 @@
 """The data passport: an account of every row of the CSV, kept with the run."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from typing import Any, Self
 
-from ophnet_ray.data.annotations import SPLITS, Reject, Segment, count_quirks
+from ophnet_ray.data.annotations import SPLITS, Reject, count_quirks
 from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.row_hashes import hash_segment_ids
 from ophnet_ray.data.run_data import RunData
+from ophnet_ray.data.segment_table import SegmentTable
 from ophnet_ray.data.splits import cases_on_both_sides, phases_without_rows
 from ophnet_ray.storage.paths import name_of
 
@@ -97,18 +97,14 @@ def build_passport(
         unreadable: The rows whose videos exist but that cannot be read.
         resources: See ``Passport``.
     """
-    segments, phases = data.segments, list(manifest.phases)
+    segments, identity, phases = data.segments, data.identity, list(manifest.phases)
     rejected = {reject.segment.segment_id for reject in unreadable}
-    used = [segment for segment in segments if segment.segment_id not in rejected]
+    used = segments.take(~segments.find_ids(rejected))
     rejects = [*unreadable, *data.missing]
     quirks = count_quirks(segments)
     return Passport(
         data_hash=data.data_hash,
-        used_hash=hashlib.sha256(
-            json.dumps(
-                sorted(row.segment_id for row in data.identity if row.segment_id not in rejected)
-            ).encode()
-        ).hexdigest(),
+        used_hash=hash_segment_ids(identity.take(~identity.find_ids(rejected))),
         rows=len(used) + len(rejects),
         rows_used=len(used),
         rows_rejected=len(rejects),
@@ -118,9 +114,9 @@ def build_passport(
         gaps=quirks["gaps"],
         shorter_than_1_s=quirks["shorter_than_1_s"],
         splits={
-            name: _count_split([segment for segment in used if segment.split == name], phases)
+            name: _count_split(used.of_splits([name]), phases)
             for name in SPLITS
-            if any(segment.split == name for segment in segments)
+            if name in segments.splits.list_present()
         },
         cases_on_both_sides=cases_on_both_sides(segments),
         phases=phases,
@@ -190,13 +186,13 @@ def _has_one_clip_per_case(passport: Passport) -> bool:
     return passport.case_from == "name" and all(each.cases == each.videos for each in splits)
 
 
-def _count_split(segments: Sequence[Segment], phases: Sequence[str]) -> SplitCounts:
-    counts = Counter(segment.phase for segment in segments)
+def _count_split(rows: SegmentTable, phases: Sequence[str]) -> SplitCounts:
+    counts = dict(zip(rows.phases.texts, rows.phases.count().tolist(), strict=True))
     return SplitCounts(
-        segments=len(segments),
-        cases=len({segment.case_id for segment in segments}),
-        videos=len({segment.video for segment in segments}),
-        segments_by_phase={phase: counts[phase] for phase in phases},
+        segments=len(rows),
+        cases=len(rows.cases.number_present()),
+        videos=len(rows.videos.number_present()),
+        segments_by_phase={phase: counts.get(phase, 0) for phase in phases},
     )
 
 

@@ -1,7 +1,5 @@
 """Rows of a run: those whose videos exist, those whose videos do not, and a hash of the former."""
 
-import hashlib
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -19,18 +17,18 @@ from ophnet_ray.data.annotations import (
 )
 from ophnet_ray.data.duplicates import find_same_videos
 from ophnet_ray.data.folds import assign_fold
-from ophnet_ray.data.segment_table import SegmentTable, as_table, sort_by_id
+from ophnet_ray.data.row_hashes import hash_segments
+from ophnet_ray.data.segment_table import SegmentTable, as_table, join_tables
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.data.table_file import AnnotationError
 from ophnet_ray.data.video_files import VIDEO_SUFFIXES
 from ophnet_ray.errors import UserError
 from ophnet_ray.garbage import pause_collections
-from ophnet_ray.storage.files import FileStatus, find_status, stat_files
+from ophnet_ray.storage.files import FileStatus, stat_files
 from ophnet_ray.storage.paths import parent_of, stem_of
 
 MISSING = "the video is missing"
 """Reason of the rows whose videos do not exist."""
-_ROWS_AT_ONCE = 10_000
 
 AssignSplits = Callable[[SegmentTable, Iterable[Sequence[str]]], SegmentTable]
 """Returns rows with splits; the second argument: groups of videos of equal content."""
@@ -42,7 +40,7 @@ class RunData:
 
     ``segments``: rows whose videos exist, with their splits; ``missing``: the other rows;
     ``data_hash``: of ``identity`` and of the phases that test rows alone have, see
-    ``hash_segments``; ``case_rule``: source of the cases, see ``cases``; ``same_videos``: groups of
+    ``row_hashes``; ``case_rule``: source of the cases, see ``cases``; ``same_videos``: groups of
     videos of equal content; ``held_back``: ids of the test rows that are training rows of the
     table, which a fold of ``--cross_fit`` leaves out; ``files``: the state of the videos as the
     table was read, so that no stage asks for each of them again; empty where nobody has asked.
@@ -79,16 +77,18 @@ class RunData:
         """
         rows = self.segments
         identifies = ~rows.splits.are("test")
-        if self.held_back:
-            ids = (segment_id in self.held_back for segment_id in rows.segment_ids())
-            identifies |= np.fromiter(ids, np.bool_, len(rows))
-        return rows.take(identifies)
+        return rows.take(identifies | rows.find_ids(self.held_back))
 
     def _list_test_phases(self) -> list[str]:
         """Return the phases of the vocabulary that no row of training or validation has."""
         lost = {reject.segment.phase for reject in self.missing if reject.segment.split != "test"}
         known = lost.union(self.identity.phases.list_present())
         return [phase for phase in self.phases if phase not in known]
+
+    @property
+    def all_rows(self) -> SegmentTable:
+        """The rows, and after them those whose videos do not exist."""
+        return join_tables([self.segments, as_table(each.segment for each in self.missing)])
 
     @property
     def num_train(self) -> int:
@@ -222,38 +222,6 @@ def gather_rows(
     rejects = [Reject(row, MISSING, "missing") for row in rows.take(is_absent)]
     hashed = RunData.of_rows(segments, rejects, files=files)
     return replace(hashed, case_rule=table.case_rule, same_videos=same_videos)
-
-
-def hash_segments(
-    segments: Iterable[Segment],
-    more_phases: Sequence[str] = (),
-    files: Mapping[str, FileStatus] | None = None,
-) -> str:
-    """Return the SHA-256 of the rows, their splits and the sizes of their videos.
-
-    Neither the order of the rows nor the folder of the videos matters: a run that moved is the
-    same run, a run on other videos is not. Every video must exist.
-
-    Args:
-        segments: Rows.
-        more_phases: Phases of the vocabulary that no row has; none leave the hash as it is.
-        files: State of the videos; those that it lacks are asked for.
-    """
-    table = as_table(segments)
-    found = find_status(set(table.videos.list_present()), files)
-    # the text of one long list, made in parts
-    digest = hashlib.sha256(b"[")
-    order = sort_by_id(table)
-    for first in range(0, len(order), _ROWS_AT_ONCE):
-        rows = [
-            (s.segment_id, s.case_id, s.phase, s.split, found[s.video].size_bytes)
-            for s in table.take(order[first : first + _ROWS_AT_ONCE])
-        ]
-        digest.update(f"{', ' if first else ''}{json.dumps(rows)[1:-1]}".encode())
-    digest.update(b"]")
-    if more_phases:
-        digest.update(json.dumps(list(more_phases)).encode())
-    return digest.hexdigest()
 
 
 def _describe_missing(

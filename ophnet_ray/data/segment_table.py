@@ -6,7 +6,7 @@ handles a whole data set reads the columns.
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import eq
 from typing import Any, Self, overload
@@ -133,10 +133,35 @@ class SegmentTable(Sequence[Segment]):
         """Return the same rows with other splits."""
         return replace(self, splits=splits)
 
+    def label_rows(self, label_of: Mapping[str, int]) -> NDArray[np.int64]:
+        """Return the label of each row's phase, (N,).
+
+        Args:
+            label_of: Label of each phase.
+
+        Raises:
+            KeyError: A row has a phase without a label.
+        """
+        labels = np.full(len(self.phases.texts), -1, dtype=np.int64)
+        for number in self.phases.number_present().tolist():
+            labels[number] = label_of[self.phases.texts[number]]
+        found: NDArray[np.int64] = labels[self.phases.numbers]
+        return found
+
     def segment_ids(self) -> Iterator[str]:
         """Yield the id of each row; those of few rows are in memory at a time."""
         for first in range(0, len(self), ROWS_AT_ONCE):
             yield from self.take(slice(first, first + ROWS_AT_ONCE)).list_ids()
+
+    def find_ids(self, ids: Collection[str]) -> NDArray[np.bool_]:
+        """Return a mask of the rows that have one of some ids, (N,)."""
+        if not ids:
+            return np.zeros(len(self), dtype=np.bool_)
+        # of equal hashes, the ids are compared
+        suspects = np.flatnonzero(np.isin(self.hash_ids(), hash_ids(ids)))
+        found = np.zeros(len(self), dtype=np.bool_)
+        found[suspects] = [each in ids for each in self.take(suspects).segment_ids()]
+        return found
 
     def hash_ids(self) -> NDArray[np.uint64]:
         """Return ``hashing.hash_ids`` of the rows' ids, (N,)."""

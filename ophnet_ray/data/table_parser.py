@@ -65,6 +65,11 @@ class TableParser:
         self._place_of: dict[tuple[str, ...], int] = {}
         self._phase_of: dict[tuple[str, ...], int] = {}
         self._split_of: dict[str, int] = {} if self._has_splits else {"": self._splits.of("")}
+        self._number_of: tuple[Mapping[Any, int], ...] = (
+            self._place_of,
+            self._phase_of,
+            self._split_of,
+        )
         self._parts: dict[str, list[NDArray[Any]]] = {}
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -77,28 +82,25 @@ class TableParser:
     def _add_chunk(self, lines: Sequence[int], rows: Sequence[Sequence[str]]) -> None:
         texts = dict(zip(self._columns, zip(*rows, strict=True), strict=True))
         num_rows = len(rows)
-        place_keys = list(zip(*(texts[name] for name in self._place), strict=True))
-        phase_keys = list(zip(*(texts[name] for name in self._phase), strict=True))
-        split_keys = texts.get("split", ("",) * num_rows)
+        keys = (
+            list(zip(*(texts[name] for name in self._place), strict=True)),
+            list(zip(*(texts[name] for name in self._phase), strict=True)),
+            texts.get("split", ("",) * num_rows),
+        )
         starts_s, ends_s = np.zeros(num_rows), np.full(num_rows, np.inf)
-        is_known = np.ones(num_rows, dtype=np.bool_)
+        has_right_times = np.ones(num_rows, dtype=np.bool_)
         if self._has_times:
             starts_s, ends_s = _read_seconds(texts["start"]), _read_seconds(texts["end"])
-            is_known = (starts_s >= 0) & (starts_s < ends_s) & np.isfinite(ends_s)
-        places = _look_up(self._place_of, place_keys)
-        phases = _look_up(self._phase_of, phase_keys)
-        splits = _look_up(self._split_of, split_keys)
-        is_known &= (places >= 0) & (phases >= 0) & (splits >= 0)
-        is_right = is_known
-        for row in np.flatnonzero(~is_known).tolist():
-            keys = place_keys[row], phase_keys[row], split_keys[row]
-            values = dict(zip(self._columns, rows[row], strict=True))
-            if not self._learn(lines[row], values, *keys):
-                continue
-            is_right[row] = True
-            places[row] = self._place_of[keys[0]]
-            phases[row] = self._phase_of[keys[1]]
-            splits[row] = self._split_of[keys[2]]
+            has_right_times = (starts_s >= 0) & (starts_s < ends_s) & np.isfinite(ends_s)
+        is_right = has_right_times.copy()
+        for row in self._find_unknown(keys, has_right_times):
+            own = keys[0][row], keys[1][row], keys[2][row]
+            is_right[row] = (has_right_times[row] and self._knows(*own)) or self._learn(
+                lines[row], dict(zip(self._columns, rows[row], strict=True)), *own
+            )
+        places, phases, splits = (
+            _look_up(number_of, own) for number_of, own in zip(self._number_of, keys, strict=True)
+        )
         columns: dict[str, NDArray[Any]] = {
             "lines": np.asarray(lines, dtype=np.int64),
             "places": places,
@@ -112,6 +114,19 @@ class TableParser:
         columns["hashes"] = hash_ids(self._make_ids(columns))
         for name, column in columns.items():
             self._parts.setdefault(name, []).append(column)
+
+    def _find_unknown(
+        self, keys: Sequence[Sequence[Any]], has_right_times: NDArray[np.bool_]
+    ) -> list[int]:
+        """Return the rows that nothing like them has come before, or whose times are wrong."""
+        is_known = has_right_times.copy()
+        for number_of, own in zip(self._number_of, keys, strict=True):
+            is_known &= _look_up(number_of, own) >= 0
+        unknown: list[int] = np.flatnonzero(~is_known).tolist()
+        return unknown
+
+    def _knows(self, place: tuple[str, ...], phase: tuple[str, ...], split: str) -> bool:
+        return place in self._place_of and phase in self._phase_of and split in self._split_of
 
     def _learn(
         self,

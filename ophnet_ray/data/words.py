@@ -109,6 +109,18 @@ class Words:
             numbers[number] = number_of.setdefault(name, len(number_of))
         return type(self)(tuple(number_of), numbers[self.numbers])
 
+    def map_texts(self, change: Callable[[str], str]) -> Self:
+        """Return the rows with changed texts, of which no two become equal.
+
+        Args:
+            change: Returns the new text for an old one.
+        """
+        return type(self)(tuple(map(change, self.texts)), self.numbers)
+
+    def renumber(self) -> Self:
+        """Return the rows with their texts numbered in the order in which they first occur."""
+        return self.rename(str)
+
     def replace_some(self, rows: NDArray[np.bool_], text: str) -> Self:
         """Return the column with one text in some rows.
 

@@ -1,10 +1,11 @@
 """Findings of the table: rows, phases, cases and their splits; no video is opened."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ophnet_ray.data.annotations import Segment, pair_neighbours
 from ophnet_ray.data.run_data import RunData
+from ophnet_ray.data.segment_table import as_table
 from ophnet_ray.data.spelling import find_equal_cases, find_near_phases
 from ophnet_ray.data.splits import cases_on_both_sides, find_split_twins, phases_without_rows
 from ophnet_ray.inspection.findings import Finding, FindingKind
@@ -19,7 +20,7 @@ MAX_IMBALANCE = 20
 
 def check_table(data: RunData) -> Iterator[Finding]:
     """Yield what can be said of rows whose splits are known."""
-    rows = [*data.segments, *(reject.segment for reject in data.missing)]
+    rows = data.all_rows
     yield from check_overlaps(rows)
     yield from check_spellings(rows)
     yield from check_same_videos(data.segments, data.same_videos)
@@ -28,7 +29,7 @@ def check_table(data: RunData) -> Iterator[Finding]:
         yield from check_phases(data.segments, data.phases)
 
 
-def check_overlaps(rows: Sequence[Segment]) -> Iterator[Finding]:
+def check_overlaps(rows: Iterable[Segment]) -> Iterator[Finding]:
     """Yield the neighbours of a video that overlap; a run keeps both, each under its label."""
     for before, after in pair_neighbours(rows):
         if after.start_s < before.end_s:
@@ -44,10 +45,11 @@ def check_overlaps(rows: Sequence[Segment]) -> Iterator[Finding]:
             )
 
 
-def check_spellings(rows: Sequence[Segment]) -> Iterator[Finding]:
+def check_spellings(rows: Iterable[Segment]) -> Iterator[Finding]:
     """Yield names of phases and cases that may mean the same."""
-    counts = Counter(row.phase for row in rows)
-    for pair in find_near_phases(counts):
+    table = as_table(rows)
+    counts = dict(zip(table.phases.texts, table.phases.count().tolist(), strict=True))
+    for pair in find_near_phases(table.phases.list_present()):
         rare, frequent = sorted(pair, key=lambda phase: (counts[phase], phase))
         yield Finding(
             "near-equal spelling",
@@ -56,9 +58,9 @@ def check_spellings(rows: Sequence[Segment]) -> Iterator[Finding]:
             f"phases {rare!r} ({counts[rare]} rows) and {frequent!r} ({counts[frequent]} rows) "
             "differ in a letter or two, and are two classes",
             f"if they are one phase, write {frequent!r} in the rows of {rare!r}",
-            tuple(row for row in rows if row.phase == rare),
+            tuple(table.take(table.phases.are(rare))),
         )
-    for group in find_equal_cases(row.case_id for row in rows):
+    for group in find_equal_cases(table.cases.list_present()):
         yield Finding(
             "near-equal spelling",
             "warning",
@@ -66,7 +68,7 @@ def check_spellings(rows: Sequence[Segment]) -> Iterator[Finding]:
             f"cases {', '.join(map(repr, group))} differ only in capitals, separators or "
             "zeros, and may lie on two sides of the split",
             f"if they are one operation, give all rows the case_id {group[0]!r}",
-            tuple(row for row in rows if row.case_id in group[1:]),
+            tuple(table.take(table.cases.find(group[1:].__contains__))),
         )
 
 

@@ -1,6 +1,5 @@
 """Order and duration of phases, counted in training segments and kept in the checkpoint."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segment_table import as_table
 from ophnet_ray.models.decoder import MIN_DURATIONS, Prior
 
 PSEUDO_COUNT = 0.5
@@ -121,17 +121,15 @@ def learn_dynamics(
         None when no segment has an end, as with trimmed clips, which show neither order nor length.
     """
     num_phases = len(label_of)
-    rows = [segment for segment in segments if math.isfinite(segment.end_s)]
-    if not rows:
+    table = as_table(segments)
+    table = table.take(np.isfinite(table.ends_s))
+    if not len(table):
         return None
-    video_of: dict[str, int] = {}
-    numbers = (video_of.setdefault(row.video, len(video_of)) for row in rows)
-    videos = np.fromiter(numbers, np.int32, len(rows))
-    starts_s = np.fromiter((row.start_s for row in rows), np.float64, len(rows))
-    ends_s = np.fromiter((row.end_s for row in rows), np.float64, len(rows))
-    labels = np.fromiter((label_of[row.phase] for row in rows), np.int32, len(rows))
-    order = np.lexsort((ends_s, starts_s, videos))
-    videos, labels, lengths_s = videos[order], labels[order], (ends_s - starts_s)[order]
+    videos = table.videos.renumber().numbers
+    labels = table.label_rows(label_of).astype(np.int32)
+    order = np.lexsort((table.ends_s, table.starts_s, videos))
+    videos, labels = videos[order], labels[order]
+    lengths_s = (table.ends_s - table.starts_s)[order]
 
     begins_video = np.diff(videos, prepend=-1) != 0
     is_first = begins_video | (np.diff(labels, prepend=-1) != 0)

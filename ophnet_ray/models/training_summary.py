@@ -1,6 +1,6 @@
 """Facts of a training that its checkpoints keep: cases, videos, order and durations of phases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.segment_table import as_table
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
 
@@ -75,19 +76,17 @@ def summarise_training_segments(manifest: Manifest) -> TrainingSummary:
     return replace(summary, video_hashes=manifest.train_video_hashes)
 
 
-def summarise_segments(segments: Sequence[Segment], phases: Sequence[str]) -> TrainingSummary:
+def summarise_segments(segments: Iterable[Segment], phases: Sequence[str]) -> TrainingSummary:
     """Summarise usable segments with their splits, see ``summarise_training_segments``."""
-    train = [segment for segment in segments if segment.split == "train"]
+    table = as_table(segments)
+    train, val = table.of_splits(["train"]), table.of_splits(["val"])
     label_of = {phase: label for label, phase in enumerate(phases)}
-    number_of = {name: number for number, name in enumerate({row.case_id for row in train})}
-    pairs = (number_of[row.case_id] * len(phases) + label_of[row.phase] for row in train)
-    # as numbers: millions of pairs of texts would take as much memory as the rows
-    distinct = np.unique(np.fromiter(pairs, np.int64, len(train)))
+    labels = train.label_rows(label_of)
+    distinct = np.unique(train.cases.numbers.astype(np.int64) * len(phases) + labels)
     num_cases = np.bincount(distinct % len(phases), minlength=len(phases))
-    val_cases = {segment.case_id for segment in segments if segment.split == "val"}
     return TrainingSummary(
-        case_hashes=tuple(sorted({hash_case(case_id) for case_id in number_of})),
-        val_case_hashes=tuple(sorted(map(hash_case, val_cases))),
+        case_hashes=tuple(sorted(map(hash_case, train.cases.list_present()))),
+        val_case_hashes=tuple(sorted(map(hash_case, val.cases.list_present()))),
         cases_by_phase=tuple(num_cases.tolist()),
         dynamics=learn_dynamics(train, label_of),
     )

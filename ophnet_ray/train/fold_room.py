@@ -114,6 +114,7 @@ def _encode_rows(run: Run, resources: Resources) -> None:
     check_given_encoder(run.config, run.console.say)
     source = locate_encoder(run)
     store = open_store(run, load_encoder(source))
-    videos = {row.video: row.video for row in run.data.segments if row.split in FITTED_SPLITS}
+    found = run.data.segments.of_splits(FITTED_SPLITS).videos.list_present()
+    videos = {video: video for video in found}
     with store.in_use(run.console.warn):
         extract_features(source, videos, store, resources.decode_workers, run.console)

@@ -72,7 +72,7 @@ def list_frame_trainings(config: Config, data: RunData) -> Iterator[FrameTrainin
 def assign_encoders(run: Run) -> list[EncodedRows]:
     """Return the encoders of a run and their rows; first the one that prediction uses."""
     config, data = run.config, run.data
-    fitted = tuple(row for row in data.segments if row.split in FITTED_SPLITS)
+    fitted = tuple(data.segments.of_splits(FITTED_SPLITS))
     num_folds = config.temporal.cross_fit
     if num_folds is None:
         return [EncodedRows(locate_encoder(run), fitted)]

@@ -127,7 +127,7 @@ def prepare_head(run: Run, resources: Resources, held: ExitStack) -> HeadData:
         parts.append(StoredRows(store, tuple(row for row in rows if row.video not in broken)))
         facts.append(_describe_encoder(encoder, store))
     manifest = Manifest(tuple(run.data.phases), run.config.windows, ())
-    fitted = [row for row in run.data.segments if row.split in FITTED_SPLITS]
+    fitted = run.data.segments.of_splits(FITTED_SPLITS)
     account_for_rows(run, manifest, reject_rows(fitted, broken), resources)
     return build_head_data(parts, run.data.phases, run.config.temporal.temporal_input, facts[0])
 

@@ -110,7 +110,7 @@ def find_leaks(payload: CheckpointPayload, data: RunData, config: Config) -> lis
     ``--cross_fit`` training cases are held out, too.
     """
     splits = ("val",) if config.temporal.cross_fit is None else FITTED_SPLITS
-    rows = [row for row in data.segments if row.split in splits]
+    rows = data.segments.of_splits(splits)
     return find_trained_cases(rows, payload)
 
 

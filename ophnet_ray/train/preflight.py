@@ -1,7 +1,7 @@
 """Checks before a run uses the cluster: settings, paths, CSV, workers. Imports nothing heavy."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +12,7 @@ from ophnet_ray.console import Console
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.demo_world import LONG, SHORT, DemoWorld
 from ophnet_ray.data.run_data import RunData, read_run_data
+from ophnet_ray.data.segment_table import as_table
 from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.table_checks import check_spellings
@@ -76,7 +77,7 @@ def check_input(config: AnyConfig, console: Console) -> CheckedInput[AnyConfig]:
 
 def _warn_of_spellings(data: RunData, console: Console) -> None:
     """Warn of names that may mean the same: the data passport knows nothing of them."""
-    findings = list(check_spellings([*data.segments, *(each.segment for each in data.missing)]))
+    findings = list(check_spellings(data.all_rows))
     for finding in findings[:MAX_SPELLINGS]:
         console.warn(f"{finding.text}; {finding.repair}")
     if len(findings) > MAX_SPELLINGS:
@@ -212,7 +213,7 @@ def check_num_segments(num_workers: int, num_train: int) -> None:
         raise UserError(f"--train_workers {num_workers}: only {num_train} training segments")
 
 
-def check_cluster(config: Config, segments: Sequence[Segment]) -> None:
+def check_cluster(config: Config, segments: Iterable[Segment]) -> None:
     """Make sure that the nodes of the connected cluster are alike and see the files of the run.
 
     One video of training or validation stands for all.
@@ -222,7 +223,7 @@ def check_cluster(config: Config, segments: Sequence[Segment]) -> None:
     """
     from ophnet_ray.distributed.cluster_check import check_nodes
 
-    video = next(row.video for row in segments if row.split in FITTED_SPLITS)
+    video = as_table(segments).of_splits(FITTED_SPLITS).videos[0]
     check_nodes(find_shared_paths(config, [video]))
 
 

@@ -11,7 +11,8 @@ from ophnet_ray.data.cache.entries import CacheEntries
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.manifest import build_manifest
 from ophnet_ray.data.passport import Passport, build_passport, describe_warnings
-from ophnet_ray.data.run_data import RunData, hash_segments
+from ophnet_ray.data.row_hashes import hash_segments
+from ophnet_ray.data.run_data import RunData
 
 pytestmark = pytest.mark.unit
 

@@ -4,7 +4,7 @@ import pytest
 
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
-from ophnet_ray.data.run_data import hash_segments
+from ophnet_ray.data.row_hashes import hash_segments
 from ophnet_ray.errors import UserError
 from ophnet_ray.train.head_folds import assign_encoders, list_frame_trainings
 from ophnet_ray.train.head_input import locate_data
