@@ -4,11 +4,11 @@ from typing import Any
 
 import yaml
 
-from ophnet_ray.config import AnyConfig, Config
+from ophnet_ray.config import AnyConfig, Config, path_settings
 from ophnet_ray.errors import UserError
 from ophnet_ray.settings import parse_yaml, show
 from ophnet_ray.storage.files import read_bytes
-from ophnet_ray.storage.paths import absolute, check_location
+from ophnet_ray.storage.paths import absolute, check_location, expand_home
 
 
 def read_config(path: str, base: AnyConfig) -> AnyConfig:
@@ -22,7 +22,11 @@ def read_config(path: str, base: AnyConfig) -> AnyConfig:
         values = parse_yaml(read_bytes(absolute(path)))
         if not isinstance(values, dict):
             raise UserError("expected lines of `flag: value`")
-        return base.replace_flat(**{_flag_name(name): value for name, value in values.items()})
+        named = {_flag_name(name): value for name, value in values.items()}
+        for name in named.keys() & set(path_settings()):
+            if isinstance(named[name], str):
+                named[name] = expand_home(named[name])
+        return base.replace_flat(**named)
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror or error}") from error
     except UserError as error:

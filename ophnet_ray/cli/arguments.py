@@ -26,6 +26,7 @@ from ophnet_ray.settings_file import dump_config, read_config
 from ophnet_ray.signals import EXIT_INTERRUPTED, Terminated, terminate_on_signals
 from ophnet_ray.standard_streams import leave_broken_pipe, open_closed_streams, write_stdout
 from ophnet_ray.storage.filesystems import StorageError
+from ophnet_ray.storage.paths import expand_home
 
 Command = TypeVar("Command")
 
@@ -58,7 +59,7 @@ def parse_config(
         UserError: A flag or the file of ``--config`` is wrong.
         SystemExit: Code 0, after ``--help`` or ``--print_config``.
     """
-    argv, config_path = _take_option(list(argv), "config")
+    argv, config_path = _take_option([_expand_home(each) for each in argv], "config")
     wants_print = any(_flag_of(argument) == "print_config" for argument in argv)
     argv = [argument for argument in argv if _flag_of(argument) != "print_config"]
     _check_flags(argv, {name: isinstance(v, bool) for name, v in defaults.to_flat().items()})
@@ -108,7 +109,7 @@ def parse_command(commands: Mapping[str, type[Command]], argv: Sequence[str], pr
         UserError: The sub-command or a flag is wrong.
         SystemExit: Code 0, after ``--help``.
     """
-    name, *rest = argv or [""]
+    name, *rest = [_expand_home(argument) for argument in argv] or [""]
     if name in ("-h", "--help"):
         write_stdout(_describe_commands(commands, prog))
         raise SystemExit(0)
@@ -134,6 +135,14 @@ def parse_command(commands: Mapping[str, type[Command]], argv: Sequence[str], pr
             use_underscores=True,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+
+
+def _expand_home(argument: str) -> str:
+    """Expand the home folder in a value, also behind ``--flag=``."""
+    if not argument.startswith("--"):
+        return expand_home(argument)
+    flag, sign, value = argument.partition("=")
+    return flag + sign + expand_home(value)
 
 
 def _check_recipe_of_file(path: str, base: Config) -> None:

@@ -5,6 +5,7 @@ cloud's own follows as ``?endpoint_override=http%3A%2F%2Fhost%3Aport&region=…`
 environment (see ``filesystems``). These options stay at the end when a path is extended.
 """
 
+import os
 from pathlib import Path, PurePosixPath
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -97,6 +98,14 @@ def absolute(path: str | Path) -> str:
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
     return str(Path(text).absolute())
+
+
+def expand_home(text: str) -> str:
+    """Return a text with a leading ``~/`` or ``~user/`` replaced by that home folder.
+
+    A shell leaves ``--csv_path=~/a.csv`` and quoted words as they are.
+    """
+    return os.path.expanduser(text) if "/" in text else text  # noqa: PTH111 - keeps ``./``
 
 
 def is_same_place(one: str, other: str | None) -> bool:

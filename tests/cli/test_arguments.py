@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from ophnet_ray.__main__ import main
+from ophnet_ray.__main__ import COMMANDS, main
 from ophnet_ray.cli.arguments import (
     parse_command,
     parse_config,
@@ -34,6 +34,16 @@ def test_flags_override_the_settings_file_which_overrides_the_defaults(tmp_path)
     chosen = config.data.csv_path, config.training.lr, config.training.batch_size
     assert chosen == ("/a.csv", 0.5, 4)
     assert config.training.max_epochs == Config().training.max_epochs
+
+
+def test_a_home_folder_that_no_shell_has_expanded_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.yaml").write_text("cache_dir: ~/cache\n")
+    config = parse("--csv_path=~/a~b.csv", "--storage_path", "~/runs", "--config=~/run.yaml")
+    paths = config.data.csv_path, config.run.storage_path, config.run.cache_dir
+    assert paths == tuple(f"{tmp_path}/{name}" for name in ("a~b.csv", "runs", "cache"))
+    command = parse_command(COMMANDS, ["predict", "--checkpoint=~/a", "--videos", "~/v", "./~"], "")
+    assert (*command.checkpoint, *command.videos) == (f"{tmp_path}/a", f"{tmp_path}/v", "./~")
 
 
 def test_without_a_csv_the_defaults_are_those_of_the_demo():
