@@ -3,7 +3,7 @@
 import logging
 import os
 import pickle
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from shutil import disk_usage
 
@@ -266,8 +266,10 @@ from ophnet_ray.storage.unfinished import unfinished_name
 from tests.helpers.shards import Node, move_to
 {READY}
 manifest = pickle.loads(Path(sys.argv[1]).read_bytes())
-node = Node(move_to(manifest, Path(sys.argv[2])), 0, 2, shuffle="shard", shuffle_shards=4)
-batches = node.read(int(sys.argv[3]) or None)
+limit, rank, num_workers, num_open = map(int, sys.argv[3:])
+moved = move_to(manifest, Path(sys.argv[2]))
+node = Node(moved, rank, num_workers, shuffle="shard", shuffle_shards=num_open)
+batches = node.read(limit or None)
 first = next(batches)
 print(unfinished_name(PART), flush=True)
 sys.stdin.readline()
@@ -276,10 +278,11 @@ print(pickle.dumps([first, *batches]).hex(), flush=True)
 
 
 @contextmanager
-def start_reader(shards, folder, machine, limit):
-    """Start the worker of rank 0, and let it read its first batch; yield it and its line."""
+def start_reader(shards, folder, machine, limit, rank=0, num_workers=2, num_open=4):
+    """Start a worker, and let it read its first batch; yield it and its line."""
     (folder / "manifest").write_bytes(pickle.dumps(shards))
-    program = (READ, str(folder / "manifest"), str(machine), str(limit))
+    numbers = map(str, (limit, rank, num_workers, num_open))
+    program = (READ, str(folder / "manifest"), str(machine), *numbers)
     with killed_after(*start_ready(program)) as other:
         other.stdin.write("\n")
         other.stdin.flush()
@@ -323,20 +326,26 @@ def test_workers_of_a_node_share_the_room_and_a_killed_one_leaves_it(bucket, sha
 
 
 def test_workers_of_a_node_finish_on_a_disk_that_one_of_them_has_filled(shards, tmp_path):
-    expected = [
-        list(Node(move_to(shards, tmp_path / "all"), rank, 2, **BY_SHARD).read(None))
-        for rank in range(2)
-    ]
-    # room for what both read at a time, not for all that the first one is about to read
-    with (
-        small_disk(tmp_path / "disk", 11 * SHARD_BYTES) as machine,
-        start_reader(shards, tmp_path, machine, 0) as (other, _),
-    ):
-        wait_until(lambda: disk_usage(machine).free < SHARD_BYTES, "the disk is full")
-        own = Node(move_to(shards, machine), 1, 2, **BY_SHARD)
-        np.testing.assert_array_equal(list(own.read(None)), expected[1])
-        answer, _ = other.communicate("\n", timeout=300)
-    np.testing.assert_array_equal(pickle.loads(bytes.fromhex(answer)), expected[0])
+    """Three processes, each with two shards open at a time."""
+    two_open = {"shuffle": "shard", "shuffle_shards": 2}
+    all_copies = move_to(shards, tmp_path / "all")
+    expected = [list(Node(all_copies, rank, 3, **two_open).read(None)) for rank in range(3)]
+    # room for what all read at a time, not for all that the first one is about to read
+    with small_disk(tmp_path / "disk", 8 * SHARD_BYTES) as machine, ExitStack() as readers:
+        others = []
+        for rank in (0, 2):
+            start = start_reader(shards, tmp_path, machine, 0, rank, 3, 2)
+            others.append(readers.enter_context(start)[0])
+            wait_until(lambda: disk_usage(machine).free < SHARD_BYTES, "the disk is full")
+        own = Node(move_to(shards, machine), 1, 3, **two_open).read(None)
+        first = next(own)
+        for other in others:
+            other.stdin.write("\n")  # all three at the same time
+            other.stdin.flush()
+        np.testing.assert_array_equal([first, *own], expected[1])
+        answers = [other.communicate(timeout=300)[0] for other in others]
+    for answer, wanted in zip(answers, (expected[0], expected[2]), strict=True):
+        np.testing.assert_array_equal(pickle.loads(bytes.fromhex(answer)), wanted)
 
 
 HOLD = f"""
