@@ -157,13 +157,15 @@ def pick_distinct_windows(
         Index of each picked window among its segment's windows, (n,). The first of a segment is
         that of ``pick_windows``, the others are in random order.
     """
-    counts = num_windows.astype(np.int64)
+    # the windows of a segment are shuffled once, however many of them are wanted
+    ids, at, of_segment = np.unique(segment_ids, return_index=True, return_inverse=True)
+    counts = num_windows[at].astype(np.int64)
     first = np.cumsum(counts) - counts
     owners, windows = list_repeats(counts)
-    keys = hash_ids(hash_ids(segment_ids, seed, epoch, _PICK)[owners], windows)
-    keys[first + pick_windows(segment_ids, num_windows, seed, epoch)] = 0  # the smallest
+    keys = hash_ids(hash_ids(ids, seed, epoch, _PICK)[owners], windows)
+    keys[first + pick_windows(ids, num_windows[at], seed, epoch)] = 0  # the smallest
     shuffled = windows[np.lexsort((keys >> np.uint64(bits), owners))]
-    return shuffled[first + repeats % counts]
+    return shuffled[first[of_segment] + repeats % counts[of_segment]]
 
 
 class TrainingSampler:

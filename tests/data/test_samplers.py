@@ -1,6 +1,7 @@
 """The order of windows is a function of (seed, epoch, segment); nothing is seen twice or lost."""
 
 import hashlib
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -126,6 +127,22 @@ def test_whole_epochs_are_those_of_earlier_versions(rank, num_replicas, epoch, s
             found.update(step.windows.astype("<i8").tobytes())
             found.update(step.draws.astype("<f4").tobytes())
         assert found.hexdigest() == digest
+
+
+def test_a_long_segment_of_which_many_windows_are_taken_costs_what_its_windows_do():
+    """Its windows are not listed anew for each that is taken: that would be 72 MB here."""
+    num_windows = 3000
+    sampling = SamplingConfig(windows_per_segment=num_windows)
+    counts = WindowCounts(["long"], np.zeros(1, np.int64), np.asarray([900]), sampling, 7)
+    sampler = TrainingSampler(["long"], [[num_windows + 1]], 2, 50, 7, counts=counts)
+    tracemalloc.start()
+    try:
+        windows = np.concatenate([step.windows for step in sampler])
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(np.unique(windows, axis=0)) == num_windows
+    assert peak_bytes < 10_000_000
 
 
 @pytest.mark.parametrize("sampling", [*SAMPLINGS, *BY_SHARD[2:]], ids=repr)
