@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FrameType
 
@@ -98,12 +99,12 @@ def repeats_ignored(within_s: float) -> Iterator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before, _heard.within_s = _heard.within_s, within_s
+    token = _heard.set(_Heard(within_s))
     try:
         with _handled({signal.SIGINT: interrupt}):
             yield
     finally:
-        _heard.within_s = before
+        _heard.reset(token)
 
 
 @contextmanager
@@ -128,7 +129,7 @@ def unblock_signals() -> None:
 class _Heard:
     """The last signal that was heard, when, and the seconds in which another one is the same."""
 
-    within_s: float = 0.0
+    within_s: float
     number: int = 0
     at_s: float = -math.inf
 
@@ -140,7 +141,8 @@ class _Heard:
         return False
 
 
-_heard = _Heard()
+_heard: ContextVar[_Heard | None] = ContextVar("heard", default=None)
+"""What was heard inside ``repeats_ignored``; outside, each signal counts."""
 
 
 @contextmanager
@@ -181,7 +183,8 @@ def _handled(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
 
 def _once(handler: Handler) -> Handler:
     def hear(number: int, frame: FrameType | None) -> None:
-        if not _heard.is_repeated(number):
+        heard = _heard.get()
+        if heard is None or not heard.is_repeated(number):
             handler(number, frame)
 
     return hear

@@ -10,7 +10,7 @@ import pytest
 
 from ophnet_ray.cli.arguments import run_program
 from ophnet_ray.errors import StoppedError
-from ophnet_ray.signals import Terminated, kept_handlers, stop_on_signals
+from ophnet_ray.signals import Terminated, kept_handlers, repeats_ignored, stop_on_signals
 
 pytestmark = pytest.mark.unit
 
@@ -69,6 +69,18 @@ def test_a_program_that_stopped_as_asked_says_where(capsys):
     assert ended.value.code == 143
     line = "stopped after step 7 of epoch 3; the same command resumes there\n"
     assert capsys.readouterr().err == line
+
+
+def test_what_was_heard_before_or_elsewhere_makes_no_signal_a_repetition():
+    with stop_on_signals() as before:
+        send(signal.SIGTERM)
+        with repeats_ignored(3600), stop_on_signals() as first:
+            send(signal.SIGTERM)
+            send(signal.SIGTERM)  # would end the program
+        with repeats_ignored(3600), stop_on_signals() as second:
+            send(signal.SIGTERM)
+    names = [request.signal_name for request in (before, first, second)]
+    assert names == ["SIGTERM"] * 3
 
 
 def test_a_library_that_replaces_a_handler_does_not_keep_it():
