@@ -22,7 +22,8 @@ EPOCHS, WORKERS, INTERVAL = 3, 2, 2
 """Epochs and workers of each run, and steps between its checkpoints."""
 STEPS = 7
 """Steps of an epoch: 15 training segments, 2 workers, batches of one window."""
-TIMEOUT_S = 600.0
+TIMEOUT_S = 1_200.0
+"""Time limit of a run; one takes a minute on two quiet cores."""
 SLOW = {"what": "slow", "seconds": 0.5}
 LONG_EPOCHS = 12
 """Epochs of a run that others outlast; with ``SLOW``, a minute."""
@@ -169,7 +170,7 @@ def strike_driver(
     process.send_signal(number)
     heard = read_until(process, "training writes a checkpoint") if is_request else ""
     (place.ledger / "go on").touch()
-    text, _ = process.communicate(timeout=TIMEOUT_S)
+    text = _await_end(process)
     assert process.returncode == exit_code, f"exit code {process.returncode}\n{heard}{text}"
     _, alive = psutil.wait_procs(below, timeout=180)
     assert not (alive and is_request), f"processes are left: {[p.name() for p in alive]}"
@@ -177,6 +178,16 @@ def strike_driver(
 
 def finish(process: subprocess.Popen[str]) -> str:
     """Wait for a run that must succeed; return what it printed."""
-    text, _ = process.communicate(timeout=TIMEOUT_S)
+    text = _await_end(process)
     assert process.returncode == 0, f"exit code {process.returncode}\n{text}"
     return text
+
+
+def _await_end(process: subprocess.Popen[str]) -> str:
+    """Wait for a run to end, and end it if it does not; return what it printed."""
+    try:
+        return process.communicate(timeout=TIMEOUT_S)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        text, _ = process.communicate()
+        raise AssertionError(f"no end within {TIMEOUT_S:.0f} s\n{text}") from None
