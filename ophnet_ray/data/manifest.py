@@ -16,8 +16,8 @@ from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.shards import UNRECORDED_KIND
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.manifest_rows import ManifestItem, ManifestRows
+from ophnet_ray.data.segment_table import as_table
 from ophnet_ray.errors import UserError
-from ophnet_ray.garbage import pause_collections
 from ophnet_ray.sampling_config import SamplerKind
 
 logger = logging.getLogger(__name__)
@@ -55,11 +55,11 @@ class Manifest:
 
     def count(self, split: str) -> int:
         """Return the number of segments of a split."""
-        return sum(segment.split == split for segment in self.rows.segments)
+        return int(np.count_nonzero(self.rows.segments.splits.are(split)))
 
     def cases_of(self, split: str) -> list[str]:
         """Return the cases of a split, sorted."""
-        return sorted({segment.case_id for segment in self.of_split(split).segments})
+        return sorted(self.of_split(split).segments.cases.list_present())
 
     def label_counts(self, split: str) -> NDArray[np.int64]:
         """Count the segments of each phase, (K,)."""
@@ -116,17 +116,21 @@ def build_manifest(
 
     Returns:
         The usable segments and the rejected ones; every row is in one of the two.
+
+    Raises:
+        KeyError: A phase is not in the vocabulary.
     """
+    table, is_reject = as_table(segments), entries.tell("kind")
+    unreadable, usable = np.flatnonzero(is_reject), np.flatnonzero(~is_reject)
+    rejects = [
+        Reject(segment, entry.reason, entry.kind or UNRECORDED_KIND)
+        for segment, entry in zip(table.take(unreadable), entries.take(unreadable), strict=True)
+    ]
+    kept = table.take(usable)
     label_of = {phase: label for label, phase in enumerate(phases)}
-    is_reject = entries.tell("kind")
-    rejects = []
-    for row in np.flatnonzero(is_reject).tolist():
-        entry = entries[row]
-        rejects.append(Reject(segments[row], entry.reason, entry.kind or UNRECORDED_KIND))
-    with pause_collections():
-        usable = np.flatnonzero(~is_reject)
-        kept = [segments[row] for row in usable.tolist()]
-        labels = np.fromiter((label_of[s.phase] for s in kept), np.int64, len(kept))
+    labels = kept.phases.give([label_of.get(phase, -1) for phase in kept.phases.texts], np.int64)
+    if (labels < 0).any():
+        raise KeyError(kept.phases[int(np.flatnonzero(labels < 0)[0])])
     rows = ManifestRows(kept, labels, entries.take(usable))
     return Manifest(tuple(phases), windows, rows), rejects
 

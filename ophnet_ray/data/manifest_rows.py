@@ -1,6 +1,6 @@
 """Usable segments of a manifest: rows of the table, labels, and entries of the cache."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self, overload
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.entries import CacheEntries
 from ophnet_ray.data.cache.shards import CacheEntry
+from ophnet_ray.data.segment_table import SegmentTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class ManifestRows(Sequence[ManifestItem]):
         entries: Their entries, (N,).
     """
 
-    segments: Sequence[Segment]
+    segments: SegmentTable
     labels: NDArray[np.int64]
     entries: CacheEntries
 
@@ -42,7 +43,7 @@ class ManifestRows(Sequence[ManifestItem]):
             return items
         found = list(items)
         return cls(
-            [item.segment for item in found],
+            SegmentTable.of_rows(item.segment for item in found),
             np.asarray([item.label for item in found], dtype=np.int64),
             CacheEntries.of_entries(item.entry for item in found),
         )
@@ -61,6 +62,10 @@ class ManifestRows(Sequence[ManifestItem]):
             return self.take(np.arange(len(self))[index])
         return ManifestItem(self.segments[index], int(self.labels[index]), self.entries[index])
 
+    def __iter__(self) -> Iterator[ManifestItem]:
+        """Yield the items; each is made when it is its turn."""
+        return map(ManifestItem, self.segments, self.labels.tolist(), self.entries)
+
     def __eq__(self, other: object) -> bool:
         """Return True for a sequence of equal items in the same order."""
         if not isinstance(other, Sequence):
@@ -71,13 +76,11 @@ class ManifestRows(Sequence[ManifestItem]):
 
     def take(self, rows: NDArray[np.int64]) -> Self:
         """Return some rows."""
-        segments = [self.segments[row] for row in rows.tolist()]
-        return type(self)(segments, self.labels[rows], self.entries.take(rows))
+        return type(self)(self.segments.take(rows), self.labels[rows], self.entries.take(rows))
 
     def of_split(self, split: str) -> Self:
         """Return the rows of a split."""
-        is_in = (segment.split == split for segment in self.segments)
-        return self.take(np.flatnonzero(np.fromiter(is_in, np.bool_, len(self))))
+        return self.take(np.flatnonzero(self.segments.splits.are(split)))
 
     def measure_lengths(self) -> NDArray[np.int64]:
         """Return the annotated milliseconds of each segment, at least 1, int64 (N,).
@@ -85,8 +88,7 @@ class ManifestRows(Sequence[ManifestItem]):
         Clips have no annotated end: where there is one, the lengths are those that were decoded, in
         blocks.
         """
-        lengths = (segment.end_s - segment.start_s for segment in self.segments)
-        seconds = np.fromiter(lengths, np.float64, len(self))
+        seconds = self.segments.ends_s - self.segments.starts_s
         if not np.isfinite(seconds).all():
             return self.entries.count_blocks()
         milliseconds: NDArray[np.float64] = np.rint(seconds * 1000)

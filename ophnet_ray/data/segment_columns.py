@@ -14,7 +14,6 @@ from ophnet_ray.data.cache.read_ahead import SharedShard
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.layouts import Layouts, Unsigned, number_by_first, shrink
 from ophnet_ray.data.manifest_rows import ManifestItem, ManifestRows
-from ophnet_ray.hashing import hash_ids
 from ophnet_ray.storage.paths import join, name_of, parent_of
 
 MAX_KNOWN_SHARDS = 4096
@@ -68,9 +67,10 @@ class SegmentColumns:
         """Turn rows into columns of workers."""
         rows = ManifestRows.of_items(items)
         segments, entries = rows.segments, rows.entries
-        case_names = sorted({segment.case_id for segment in segments})
+        case_names = sorted(segments.cases.list_present())
         case_of = {name: number for number, name in enumerate(case_names)}
-        cases = np.fromiter((case_of[s.case_id] for s in segments), np.int64, len(segments))
+        # texts of no row get any number
+        cases = segments.cases.give([case_of.get(c, 0) for c in segments.cases.texts], np.int64)
         used, shards = number_by_first(entries.shards)
         places = [entries.places[number] for number in used.tolist()]
         folder_of: dict[tuple[str, str], int] = {}
@@ -79,7 +79,7 @@ class SegmentColumns:
         has_checksums = entries.tell("has_checksums")
         has_any = bool(has_checksums.any())
         return cls(
-            ids=hash_ids([segment.segment_id for segment in segments]),
+            ids=segments.hash_ids(),
             labels=shrink(rows.labels),
             cases=shrink(cases),
             lengths=shrink(rows.measure_lengths()),

@@ -201,7 +201,7 @@ def _find_missing(run: Run) -> Sequence[Segment]:
     if is_remote(run.config.run.cache_dir or ""):
         return rows
     _, found = run.open_cache().look_up(rows, run.data.files)
-    return [rows[row] for row in found.missing_rows.tolist()]
+    return rows.take(found.missing_rows)
 
 
 def max_block_bytes(

@@ -9,13 +9,14 @@ from dataclasses import replace
 import numpy as np
 import ray
 
-from ophnet_ray.data.annotations import Reject, Segment
+from ophnet_ray.data.annotations import Reject
 from ophnet_ray.data.cache.fill import DecodeAll, DecodeTask, FillProgress, fill_cache
 from ophnet_ray.data.cache.shards import UNRECORDED_KIND
 from ophnet_ray.data.cache.store import BlockCache, DecodeResult
 from ophnet_ray.data.durations import add_val_durations
 from ophnet_ray.data.manifest import Manifest, build_manifest
 from ophnet_ray.data.passport import build_passport, describe_warnings
+from ophnet_ray.data.segment_table import SegmentTable
 from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.distributed.prometheus import count_rejects
 from ophnet_ray.distributed.resources import Resources
@@ -66,7 +67,7 @@ def decode_rows(run: Run, cache: BlockCache, resources: Resources) -> None:
 
 def _identify_training(run: Run, manifest: Manifest, cache: BlockCache) -> Manifest:
     """Add the content ids of the training videos, by which another training knows them."""
-    videos = {segment.video for segment in manifest.of_split("train").segments}
+    videos = manifest.of_split("train").segments.videos.list_present()
     ids = cache.identify_ends(videos, run.data.files)
     return replace(manifest, train_video_hashes=tuple(sorted(ids.values())))
 
@@ -135,7 +136,7 @@ def _keep_rows(
                 f"{reject.segment.video}: {reject.reason}; the run {directory.location} could read "
                 "it when it began: restore the file, and the same command resumes"
             )
-    is_kept = [segment.segment_id not in before for segment in manifest.rows.segments]
+    is_kept = [segment_id not in before for segment_id in manifest.rows.segments.segment_ids()]
     kept = manifest.rows.take(np.flatnonzero(is_kept))
     found = {reject.segment.segment_id: reject for reject in unreadable}
     # in the order of the rows, whether a row can be read by now or not: the same file as before
@@ -168,8 +169,8 @@ def prepare_variant(
     return _add_durations(run, manifest)
 
 
-def _fitted_rows(run: Run) -> list[Segment]:
-    return [segment for segment in run.data.segments if segment.split in FITTED_SPLITS]
+def _fitted_rows(run: Run) -> SegmentTable:
+    return run.data.segments.of_splits(FITTED_SPLITS)
 
 
 def _fill(
@@ -178,7 +179,7 @@ def _fill(
     """Decode what the cache lacks, show the progress, and build the manifest."""
     segments, console, workers = _fitted_rows(run), run.console, resources.decode_workers
     started_s = time.monotonic()
-    num_videos = len({segment.video for segment in segments})
+    num_videos = len(segments.videos.list_present())
     with ExitStack() as held, console.stage("decode", num_videos) as stage:
 
         def show(progress: FillProgress) -> None:

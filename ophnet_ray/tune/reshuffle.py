@@ -15,6 +15,7 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.durations import read_ends
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.splits import assign_splits
+from ophnet_ray.data.words import Words
 from ophnet_ray.hashing import hash_ids
 from ophnet_ray.train.run import Run
 
@@ -56,12 +57,12 @@ class Reshuffle:
     def apply(self, manifest: Manifest, number: int) -> Manifest:
         """Return a manifest of the same segments with the split of a trial."""
         split_of = self.split_of_rows(number)
-        is_known = [segment.segment_id in split_of for segment in manifest.rows.segments]
+        is_known = [name in split_of for name in manifest.rows.segments.segment_ids()]
         rows = manifest.rows.take(np.flatnonzero(is_known))
-        segments = [replace(row, split=split_of[row.segment_id]) for row in rows.segments]
-        videos = {segment.video for segment in segments if segment.split == "train"}
+        splits = Words.of_texts(split_of[name] for name in rows.segments.segment_ids())
+        rows = replace(rows, segments=rows.segments.with_splits(splits))
+        videos = rows.of_split("train").segments.videos.list_present()
         ids = sorted({self.content_ids[video] for video in videos if video in self.content_ids})
-        rows = replace(rows, segments=segments)
         return Manifest(manifest.phases, manifest.windows, rows, tuple(ids))
 
 
@@ -71,7 +72,7 @@ def build_reshuffle(run: Run, manifest: Manifest) -> Reshuffle:
     Raises:
         UserError: The score is of frames, and a video whose length it needs cannot be read.
     """
-    config, videos = run.config, {segment.video for segment in manifest.rows.segments}
+    config, videos = run.config, manifest.rows.segments.videos.list_present()
     scores_frames = config.training.scores_frames
     return Reshuffle(
         tuple(manifest.rows.segments),

@@ -16,6 +16,8 @@ from ophnet_ray.data.cache.entries import MISSING, CacheEntries, EntryRows
 from ophnet_ray.data.cache.key_columns import KeyColumns, KeyJoin
 from ophnet_ray.data.cache.shards import CacheEntry, bytes_per_block
 from ophnet_ray.data.cache.store import SHARD_BYTES, BlockCache, DecodeResult
+from ophnet_ray.data.segment_table import as_table
+from ophnet_ray.data.words import Words
 from ophnet_ray.garbage import pause_collections
 from ophnet_ray.storage.files import FileStatus
 from ophnet_ray.storage.unfinished import delete_abandoned
@@ -79,10 +81,10 @@ def fill_cache(
         missing = entries.missing_rows
         # rows of the same interval have the same key and share their blocks
         first_rows, numbers = keys.take(missing).number()
-        pending = [(segments[row], keys[row]) for row in missing[first_rows].tolist()]
-        tasks = plan_tasks(pending, cache, num_workers)
-        arrivals = _Arrivals(keys.take(missing[first_rows]), [s.video for s, _ in pending])
-        del pending
+        pending = as_table(segments).take(missing[first_rows])
+        pending_keys = keys.take(missing[first_rows])
+        tasks = plan_tasks(list(zip(pending, pending_keys, strict=True)), cache, num_workers)
+        arrivals = _Arrivals(pending_keys, pending.videos)
     if tasks:
         delete_abandoned(cache.folder, cache.folder / CATALOG)
     # runs that start simultaneously begin with different tasks and do not wait for each other
@@ -115,14 +117,12 @@ class _Arrivals:
         num_whole: Number of those whose segments have all arrived.
     """
 
-    def __init__(self, keys: KeyColumns, videos: Sequence[str]) -> None:
+    def __init__(self, keys: KeyColumns, videos: Words) -> None:
         self._order = keys.order
         self._keys = keys.take(keys.order)
-        number_of: dict[str, int] = {}
-        places = (number_of.setdefault(video, len(number_of)) for video in videos)
-        self._videos = np.fromiter(places, np.int64, len(videos))
-        self._left = np.bincount(self._videos, minlength=len(number_of)).tolist()
-        self.num_videos, self.num_whole = len(number_of), 0
+        self._videos = videos.numbers
+        self._left = videos.count().tolist()
+        self.num_videos, self.num_whole = len(videos.list_present()), 0
         self._rows, self._entries = array("q"), EntryRows()
 
     def take_in(self, entries: Sequence[CacheEntry]) -> None:

@@ -1,7 +1,6 @@
 """Content-addressed store of decoded segments: each video is decoded once."""
 
 import itertools
-import json
 import logging
 import os
 import tempfile
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
@@ -22,7 +20,7 @@ from ophnet_ray.data.cache.catalog import Catalog
 from ophnet_ray.data.cache.entries import MISSING, CacheEntries
 from ophnet_ray.data.cache.journals import OtherRuns, RunJournals, other_runs_of
 from ophnet_ray.data.cache.key_columns import KeyColumns
-from ophnet_ray.data.cache.segment_keys import FORMAT_VERSION, describe_sampling, hash_key
+from ophnet_ray.data.cache.segment_keys import FORMAT_VERSION, KeySource, describe_sampling
 from ophnet_ray.data.cache.shard_folder import ShardFolder
 from ophnet_ray.data.cache.shards import (
     CacheEntry,
@@ -32,7 +30,8 @@ from ophnet_ray.data.cache.shards import (
     read_shard_index,
     write_shard,
 )
-from ophnet_ray.data.cache.video_ids import VideoIds, version_of
+from ophnet_ray.data.cache.video_ids import VideoIds
+from ophnet_ray.data.segment_table import as_table
 from ophnet_ray.data.video.blocks import SegmentBlocks, decode_segments
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.contents import identify_ends
@@ -117,7 +116,9 @@ class BlockCache:
         self._journals = RunJournals(self.folder / "journals", self.claims)
         self._journals.remove_old()
         self._video_ends = VideoIds(self.folder / VIDEO_ENDS, identify_ends)
-        self._video_ids = VideoIds(self.folder / VIDEO_IDS, ends=self._video_ends)
+        self._keys = KeySource(
+            VideoIds(self.folder / VIDEO_IDS, ends=self._video_ends), describe_sampling(windows)
+        )
         self._bucket = (
             CacheBucket(join(self.location, CACHE_VERSION), self.folder) if is_shared else None
         )
@@ -142,17 +143,7 @@ class BlockCache:
             segments: Segments.
             files: State of the videos; those that it lacks are asked for.
         """
-        files = find_status({segment.video for segment in segments}, files)
-        ids = self._video_ids.identify(files)
-        sampling = describe_sampling(self.windows)
-        texts = {
-            video: json.dumps([ids[video]] if video in ids else version_of(video, status))
-            for video, status in files.items()
-        }
-        keys = bytearray()
-        for segment in segments:
-            keys += hash_key(texts[segment.video], segment.start_s, segment.end_s, sampling)
-        return KeyColumns.of_bytes(keys)
+        return self._keys.find_keys(as_table(segments), files)
 
     def identify_ends(
         self, videos: Iterable[str], files: Mapping[str, FileStatus] | None = None
@@ -177,41 +168,16 @@ class BlockCache:
         missing = entries.missing_rows
         if not len(missing):
             return keys, entries
-        rows, old_keys = self._keys_by_path(segments, missing, files)
+        pending = as_table(segments).take(missing)
+        rows, old_keys = self._keys.find_keys_by_path(pending, files)
         found = self.find(keys.take(missing).join(old_keys))
         chosen = np.full(len(keys), MISSING)
         by_path = np.flatnonzero(found.is_there[len(missing) :])
-        chosen[rows[by_path]] = len(missing) + by_path
+        chosen[missing[rows[by_path]]] = len(missing) + by_path
         by_content = np.flatnonzero(found.is_there[: len(missing)])
         chosen[missing[by_content]] = by_content
         here = np.flatnonzero(chosen != MISSING)
         return keys, entries.put(here, found.take(chosen[here]))
-
-    def _keys_by_path(
-        self,
-        segments: Sequence[Segment],
-        missing: NDArray[np.int64],
-        files: Mapping[str, FileStatus] | None,
-    ) -> tuple[NDArray[np.int64], KeyColumns]:
-        """Return the keys that earlier versions had for missing segments, and the row of each."""
-        pending = [segments[row] for row in missing.tolist()]
-        files = find_status({segment.video for segment in pending}, files)
-        ids = self._video_ids.identify(files)
-        versions = self._video_ids.versions_by_id()
-        sampling = describe_sampling(self.windows)
-        texts = {
-            video: [
-                json.dumps(version)
-                for version in (version_of(video, status), *versions.get(ids.get(video, ""), ()))
-            ]
-            for video, status in files.items()
-        }
-        keys = bytearray()
-        for segment in pending:
-            for text in texts[segment.video]:
-                keys += hash_key(text, segment.start_s, segment.end_s, sampling)
-        counts = [len(texts[segment.video]) for segment in pending]
-        return np.repeat(missing, counts), KeyColumns.of_bytes(keys)
 
     def find(self, keys: KeyColumns) -> CacheEntries:
         """Return the entry of each key that the cache holds, in the order of the keys.
