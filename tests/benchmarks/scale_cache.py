@@ -27,6 +27,7 @@ from ophnet_ray.data.cache.journals import RunJournals
 from ophnet_ray.data.cache.key_columns import KeyColumns, KeyJoin
 from ophnet_ray.data.cache.store import CACHE_VERSION, BlockCache, DecodeResult
 from ophnet_ray.data.run_data import read_run_data
+from ophnet_ray.data.segment_table import SegmentTable
 from ophnet_ray.data.video.container import CODEC_VERSIONS
 from ophnet_ray.storage.records import dump_record
 from tests.benchmarks.measure import read_peak_mb
@@ -180,7 +181,7 @@ def measure_scale(folder: Path, scale: int) -> dict[str, float]:
     config = replace(DataConfig(), video_dir=str(csv_path.parent))
     with costs.stage("read and split"):
         data = read_run_data(str(csv_path), config, 0, lambda _: None)
-    segments = list(data.segments)
+    segments = data.segments
     with costs.stage("open"):
         cache = BlockCache(cache_dir, WINDOWS)
     cache.keys_of(segments)  # reads the new videos; a later start finds their ids in the memo
@@ -206,7 +207,7 @@ def measure_scale(folder: Path, scale: int) -> dict[str, float]:
 def _measure_filling(
     costs: Costs,
     folder: Path,
-    segments: list[Segment],
+    segments: SegmentTable,
     keys: KeyColumns,
     entries: CacheEntries,
 ) -> None:
@@ -256,10 +257,11 @@ def _measure_filling(
             target.unlink(missing_ok=True)
             os.link(path.with_suffix(suffix), target)
         other_run.append(path.name)
+    texts = list(keys)
     with costs.stage("what is new, a tenth"):
-        assert early.find_new(keys)
+        assert early.find_new(texts)
     with costs.stage("what is new, nothing"):
-        assert early.find_new(keys[:26]) is not None
+        assert early.find_new(texts[:26]) is not None
 
 
 BUILD = """

@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, Self, overload
+from typing import Any, NamedTuple, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,7 +219,8 @@ class EntryRows:
         self._offsets, self._starts = array("q"), array("q")
         self._checksums = bytearray()
         self._places: dict[tuple[str, str], int] = {}
-        self._known_kinds: dict[EntryKind, int] = {}
+        self._known_kinds: dict[tuple[Any, ...], int] = {}
+        self._sizes: list[int] = []  # bytes of checksums of each kind
 
     def __len__(self) -> int:
         """Return the number of entries."""
@@ -246,21 +247,43 @@ class EntryRows:
             ValueError: One has other checksums than one per block; none was added.
             OverflowError, TypeError: The offset of one is no number of a byte; none was added.
         """
+        if not entries:
+            if place is not None:
+                self._places.setdefault(place, len(self._places))
+            return
         offsets = array("q", [entry.offset for entry in entries])
-        kinds = [_kind_of(entry) for entry in entries]
-        places, known_kinds = self._places, self._known_kinds
+        kinds = [self._number_kind(entry) for entry in entries]
         if place is not None:
-            shard = places.setdefault(place, len(places))
-            self._shards.extend(itertools.repeat(shard, len(entries)))
+            shard = self._places.setdefault(place, len(self._places))
+            self._shards.extend([shard] * len(entries))
         else:
-            for entry in entries:
-                own = entry.path, entry.source
-                self._shards.append(places.setdefault(own, len(places)))
+            places = self._places
+            own = ((entry.path, entry.source) for entry in entries)
+            self._shards.extend([places.setdefault(each, len(places)) for each in own])
         self._offsets += offsets
-        for entry, kind in zip(entries, kinds, strict=True):
-            self._kinds.append(known_kinds.setdefault(kind, len(known_kinds)))
-            self._starts.append(self.num_checksums)
-            self._checksums += entry.checksums
+        self._kinds.extend(kinds)
+        sizes = [len(entry.checksums) // CHECKSUM_BYTES for entry in entries]
+        self._starts.extend(itertools.accumulate(sizes[:-1], initial=self.num_checksums))
+        self._checksums += b"".join([entry.checksums for entry in entries])
+
+    def _number_kind(self, entry: CacheEntry) -> int:
+        """Return the number of an entry's kind.
+
+        Raises:
+            ValueError: It has other checksums than one per block.
+        """
+        checksums = entry.checksums
+        # a plain tuple: millions of entries have one of few kinds
+        fields = (
+            entry.snippet_lengths, entry.reason, entry.kind, entry.is_truncated, bool(checksums)
+        )  # fmt: skip
+        number = self._known_kinds.get(fields)
+        if number is None:
+            number = self._known_kinds[fields] = len(self._known_kinds)
+            self._sizes.append(CHECKSUM_BYTES * sum(entry.snippet_lengths) * bool(checksums))
+        if len(checksums) != self._sizes[number]:
+            raise ValueError(f"{len(checksums)} bytes of checksums for {fields[0]} blocks")
+        return number
 
     def to_columns(self) -> CacheEntries:
         """Return what was added so far."""
@@ -271,12 +294,5 @@ class EntryRows:
             starts=np.array(self._starts, dtype=np.int64),
             checksums=np.frombuffer(bytes(self._checksums), dtype="<u4"),
             places=tuple(self._places),
-            known_kinds=tuple(self._known_kinds) or (EntryKind(),),
+            known_kinds=tuple(EntryKind(*kind) for kind in self._known_kinds) or (EntryKind(),),
         )
-
-
-def _kind_of(entry: CacheEntry) -> EntryKind:
-    lengths, size_bytes = entry.snippet_lengths, len(entry.checksums)
-    if size_bytes not in (0, CHECKSUM_BYTES * sum(lengths)):
-        raise ValueError(f"{size_bytes} bytes of checksums for {sum(lengths)} blocks")
-    return EntryKind(lengths, entry.reason, entry.kind, entry.is_truncated, size_bytes > 0)

@@ -45,9 +45,10 @@ class KeyColumns(Sequence[str]):
         """
         if isinstance(keys, cls):
             return keys
-        joined = bytearray()
-        for key in keys:
-            joined += parse_key(key)
+        texts = list(keys)
+        joined = bytes.fromhex("".join(texts))
+        if len(joined) != KEY_BYTES * len(texts) or any(len(t) != 2 * KEY_BYTES for t in texts):
+            raise ValueError(f"a key has {2 * KEY_BYTES} hexadecimal digits")
         return cls.of_bytes(joined)
 
     def __len__(self) -> int:

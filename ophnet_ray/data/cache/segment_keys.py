@@ -82,7 +82,10 @@ class KeySource:
         texts = {
             video: [
                 json.dumps(version)
-                for version in (version_of(video, status), *versions.get(ids.get(video, ""), ()))
+                # as it is now, and each as it was
+                for version in dict.fromkeys(
+                    (version_of(video, status), *versions.get(ids.get(video, ""), ()))
+                )
             ]
             for video, status in files.items()
         }

@@ -173,7 +173,7 @@ def test_a_decoder_keeps_to_the_limit_of_its_machine_without_listing_the_folder_
             yield from decode_in_threads(1)(cache, tasks)
 
     filled = fill_cache(cache, segments_of(videos[1]), 2, decode)
-    assert len({entry.path for entry in filled.in_order}) == NUM_VIDEOS
+    assert len({entry.path for entry in filled.entries}) == NUM_VIDEOS
     left = [each.stat().st_size for each in cache.folder.iterdir() if each.is_file()]
     assert 0.5 * limit < sum(left) <= limit
     assert listed.count(cache.folder) == 1
