@@ -27,9 +27,9 @@ os.environ |= CREDENTIALS | {
 
 # Fixtures that start a cluster, and the group of the tests that share it.
 GROUPS = {
-    "cluster": "two nodes",
+    "cluster": "other clusters",
     "ray_session": "one cluster",
-    "watched_run": "watched run",
+    "watched_run": "other clusters",
 }
 
 ADDRESS = pytest.StashKey[str]()
@@ -37,8 +37,11 @@ ADDRESS = pytest.StashKey[str]()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Run all tests in two processes, since those on a cluster often wait; named files in one."""
-    return 2 if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+    """Run all tests in three processes, since those on a cluster often wait; named files in one.
+
+    No more than two of them have a cluster of ``GROUPS`` at a time, on a machine of two cores.
+    """
+    return 3 if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
