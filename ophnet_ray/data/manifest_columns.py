@@ -30,7 +30,7 @@ class ManifestColumns:
     @classmethod
     def of_manifest(cls, manifest: Manifest) -> Self:
         """Turn rows into columns; those of a split keep their order."""
-        names = dict.fromkeys(item.segment.split for item in manifest.items)
+        names = manifest.rows.segments.splits.list_present()
         splits = {name: SegmentColumns.of_items(manifest.of_split(name)) for name in names}
         if manifest.val_durations is not None:
             splits["val"] = replace(splits["val"], durations=shrink(manifest.val_durations))
