@@ -65,18 +65,28 @@ def two_workers(ray_session, first_run, color_csv, color_cache, tmp_path_factory
 
 
 @pytest.fixture
-def start(color_csv, color_cache, tmp_path):
-    """Train in the folder of a name; a report may raise what stops it."""
+def plan(color_csv, color_cache, tmp_path):
+    """Return the task of a training in the folder of a name."""
     data = OphNetDataModule(color_csv, image_size=32, cache_dir=color_cache)
     data.setup()
 
-    def fit(name, report=lambda record: None, *, keeps_counts=False, **settings):
+    def build(name, *, keeps_counts=False, **settings):
         config = tiny_config(color_csv, tmp_path, **settings)
         directory = RunDirectory(tmp_path / name)
         directory.create()
         resources = Resources(1, use_gpu=False, decode_workers=1, threads_per_worker=1)
         stored = store_manifest(data.manifest, directory.manifest)
-        loop = TrainLoopConfig(config, stored, resources, directory, "0", keeps_counts=keeps_counts)
-        return directory, fit_alone(loop, report)
+        return TrainLoopConfig(config, stored, resources, directory, "0", keeps_counts=keeps_counts)
+
+    return build
+
+
+@pytest.fixture
+def start(plan):
+    """Train in the folder of a name; a report may raise what stops it."""
+
+    def fit(name, report=lambda record: None, **settings):
+        loop = plan(name, **settings)
+        return loop.run, fit_alone(loop, report)
 
     return fit

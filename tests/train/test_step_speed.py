@@ -1,7 +1,10 @@
 """Flags of the speed of a step: the same training, sooner or in less memory."""
 
-import shutil
+import pickle
+import signal
 import stat
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +21,7 @@ from ophnet_ray.models.throughput import count_training_flops
 from ophnet_ray.speed_config import SpeedConfig
 from ophnet_ray.storage.local_copies import private_folder
 from ophnet_ray.train.epoch_speed import EpochSpeed
-from ophnet_ray.train.run_directory import RunDirectory
+from tests.helpers.paths import ROOT
 from tests.helpers.runs import tiny_config, weights_of
 
 pytestmark = pytest.mark.unit
@@ -39,12 +42,30 @@ def differences(one, other):
     return [name for name, tensor in one.items() if not torch.equal(tensor, other[name])]
 
 
-def copy_as_after_first_epoch(whole, copy):
-    """Copy a run of two epochs as a kill after the first one would have left it."""
-    shutil.copytree(whole.path, copy.path)
-    shutil.rmtree(find_checkpoints(copy.checkpoints)[-1].file.parent)
-    (copy.path / "result.json").unlink(missing_ok=True)
-    copy.write_metrics(copy.read_metrics()[:1])
+KILLED = """
+import os, pickle, signal, sys
+from ophnet_ray.models.lightning_module import SurgicalPhaseModule
+from ophnet_ray.train.lone_worker import fit_alone
+
+loop, num_steps = pickle.load(open(sys.argv[1], "rb"))
+train, steps = SurgicalPhaseModule.training_step, iter(range(num_steps))
+
+def end_after_the_last(*args):
+    if next(steps, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train(*args)
+
+SurgicalPhaseModule.training_step = end_after_the_last
+fit_alone(loop, lambda record: None)
+"""
+
+
+def train_until_killed(loop, num_steps):
+    """Train in another process, which SIGKILL ends after so many steps."""
+    task = loop.run.path.with_suffix(".pickle")
+    task.write_bytes(pickle.dumps((loop, num_steps)))
+    done = subprocess.run([sys.executable, "-c", KILLED, str(task)], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
 
 
 @pytest.fixture
@@ -55,14 +76,16 @@ def compiled_code(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_compiled_run_resumes_to_the_same_weights_under_the_same_names(start, compiled_code):
-    settings = {"backbone": "test_vit", "max_epochs": 2}
+def test_a_compiled_run_resumes_to_the_same_weights_under_the_same_names(
+    plan, start, compiled_code
+):
+    settings = {"backbone": "test_vit", "max_epochs": 2, "every_n_train_steps": 1}
     eager, _ = start("eager", **settings)
     whole, result = start("whole", compile=True, **settings)
     assert list(compiled_code.iterdir()), "nothing was compiled"
-    killed = RunDirectory(whole.path.with_name("killed"))
-    copy_as_after_first_epoch(whole, killed)
-    _, again = start("killed", compile=True, **settings)
+    steps_per_epoch = whole.read_metrics()[0]["step"]
+    train_until_killed(plan("killed", compile=True, **settings), steps_per_epoch + 2)
+    killed, again = start("killed", compile=True, **settings)
     assert [record["epoch"] for record in killed.read_metrics()] == [0, 1]
     weights = last_weights(whole)
     assert differences(last_weights(killed), weights) == []
