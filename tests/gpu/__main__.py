@@ -147,8 +147,21 @@ def print_table(tests: dict[str, Any], models: dict[str, dict[str, Any]]) -> Non
         first, *rest = (text.rjust(width) for text, width in zip(row, widths, strict=True))
         print("  ".join([first.strip().ljust(widths[0]), *rest]))
     for name, results in models.items():
+        for part in (part for part in results if part.endswith("compiled")):
+            print(f"{name}: {part}: {describe_compiled(results[part])}")
         for part, error in results["errors"].items():
             print(f"{name}: {part}: {error}")
+
+
+def describe_compiled(found: dict[str, Any]) -> str:
+    """Return speed, steadiness and compilation of a measurement that compiles, in one line."""
+    steadiness = found.get("steadiness")
+    steady = "-" if steadiness is None else f"{steadiness:.2f}"
+    return (
+        f"{found['images_s']:.0f} img/s, second half / first half {steady}, compiled in "
+        f"{found['seconds']:.0f} s: {found['graphs']} graphs, {found['graph_breaks']} breaks, "
+        f"cache {found['cache_hits']} hits, {found['cache_misses']} misses"
+    )
 
 
 def main() -> None:
@@ -158,6 +171,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--toy", action="store_true", help="toy size on the CPU")
     parser.add_argument("--models", nargs="+", help="timm models, in place of the four")
+    parser.add_argument(
+        "--parts", nargs="+", default=[], help="measurements of measure.py alone, without the tests"
+    )
+    parser.add_argument("--limit", type=float, help="seconds, which one model may take alone")
     args = parser.parse_args()
     missing = [name for name in NEEDED if find_spec(name) is None]
     if "timm" not in missing and _version_of("timm") < OLDEST_TIMM:
@@ -167,15 +184,18 @@ def main() -> None:
     toy = args.toy or not (shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists())
     scale = TOY if toy else GPU
     started_s = time.monotonic()
-    ends_s = started_s + scale.total_limit_s
-    tests = summarise_tests(run_tests(args.out, scale.tests_limit_s, toy))
+    ends_s = started_s + (args.limit or scale.total_limit_s)
+    tests = {"end": "", "failures": []}
+    if not args.parts:
+        tests = summarise_tests(run_tests(args.out, scale.tests_limit_s, toy))
     models = {}
     default_size = next(iter(scale.models.values()))
     for backbone in args.models or scale.models:
         size = str(scale.models.get(backbone, default_size))
         paths = [str(args.work), str(args.out)]
         command = ["tests.gpu.measure", backbone, size, "toy" if toy else "gpu", *paths]
-        limit_s = min(scale.model_limit_s, ends_s - time.monotonic())
+        command += args.parts
+        limit_s = min(args.limit or scale.model_limit_s, ends_s - time.monotonic())
         section = run_section(command, args.out / f"{backbone}.log", limit_s, toy)
         file = args.out / f"{backbone}.json"
         models[backbone] = read_results(file, section)

@@ -4,7 +4,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -25,6 +25,7 @@ from tests.gpu.training import (
     Clock,
     build_module,
     build_timm_model,
+    count_compilations,
     count_flops,
     profile_ours,
     repeats,
@@ -33,6 +34,9 @@ from tests.gpu.training import (
     time_ours,
 )
 from tests.gpu.workload import draw_video, write_windows
+
+COMPILED = ("compiled", "plain_compiled", "bare_compiled")
+"""Measurements that compile: the product's step, a plain loop over its network, and over timm's."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,19 @@ class Place:
     out: Path
 
 
-def measure(backbone: str, batch_size: int, scale: Scale, place: Place) -> None:
+def measure(
+    backbone: str, batch_size: int, scale: Scale, place: Place, only: Sequence[str] = ()
+) -> None:
     """Measure a model; a measurement that fails is an error by name, and the next one follows.
 
     The file of results is written after each: they survive a process that is ended.
+
+    Args:
+        backbone: timm model.
+        batch_size: Images per step.
+        scale: Sizes.
+        place: Device and folders.
+        only: Names of the measurements; empty for those of the scale.
     """
     device, folder = place.device, place.work / backbone
     results: dict[str, Any] = {"batch_size": batch_size, "machine": describe_machine(device)}
@@ -74,12 +87,31 @@ def measure(backbone: str, batch_size: int, scale: Scale, place: Place) -> None:
     def ours() -> dict[str, float | None]:
         return time_ours(module(), windows(), batch_size, clock(), folder, device)
 
+    def with_compilation(
+        network: torch.nn.Module, time_steps: Callable[[], dict[str, float | None]]
+    ) -> dict[str, float | None]:
+        torch.compiler.reset()
+        compile_network(network, folder / "compiled")
+        before, started_s = count_compilations(), time.perf_counter()
+        found = time_steps() | {"seconds": time.perf_counter() - started_s}
+        return found | {name: num - before[name] for name, num in count_compilations().items()}
+
     def compiled() -> dict[str, float | None]:
         fast = build_module(backbone, scale.image_size, memory_format())
-        compile_network(fast.model, folder / "compiled")
-        started_s = time.perf_counter()
-        found = time_ours(fast, windows(), batch_size, clock(), folder, device)
-        return found | {"seconds": time.perf_counter() - started_s}
+        return with_compilation(
+            fast.model, lambda: time_ours(fast, windows(), batch_size, clock(), folder, device)
+        )
+
+    def in_plain_loop(network: torch.nn.Module) -> dict[str, float | None]:
+        return with_compilation(
+            network, lambda: time_bare(network, shape, memory_format(), clock())
+        )
+
+    def bare_compiled() -> dict[str, float | None]:
+        return in_plain_loop(build_timm_model(backbone, scale.image_size))
+
+    def plain_compiled() -> dict[str, float | None]:
+        return in_plain_loop(build_module(backbone, scale.image_size).model)
 
     def profiled() -> float:
         kernels_s, tables = profile_ours(module(), windows(), batch_size, folder, device)
@@ -112,13 +144,20 @@ def measure(backbone: str, batch_size: int, scale: Scale, place: Place) -> None:
         "plain": plain,
         "ours": ours,
         "compiled": compiled,
+        "plain_compiled": plain_compiled,
+        "bare_compiled": bare_compiled,
         "repeats": deterministic,
         "predict": predict,
         # the profiler slows down all that comes after it
         "kernels_s": profiled,
     }
-    if backbone not in scale.compiled:
-        del parts["compiled"]
+    if only:
+        parts = {name: part for name, part in parts.items() if name in only}
+    else:
+        chosen = ("compiled",) if backbone in scale.compiled else ()
+        for name in COMPILED:
+            if name not in chosen:
+                del parts[name]
     folder.mkdir()
     for name, part in parts.items():
         try:
@@ -146,10 +185,10 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 def main() -> None:
     """Measure the model that the arguments name."""
-    backbone, batch_size, scale, work, out = sys.argv[1:]
+    backbone, batch_size, scale, work, out, *only = sys.argv[1:]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     place = Place(device, Path(work), Path(out))
-    measure(backbone, int(batch_size), {"gpu": GPU, "toy": TOY}[scale], place)
+    measure(backbone, int(batch_size), {"gpu": GPU, "toy": TOY}[scale], place, only)
 
 
 if __name__ == "__main__":

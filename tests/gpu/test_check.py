@@ -36,6 +36,7 @@ def test_the_check_measures_what_runs_and_names_what_does_not(tmp_path):
     speeds = [vit["ours"]["images_s"], vit["bare"]["images_s"], *vit["predict"].values()]
     assert all(speed > 0 for speed in speeds)
     assert 0 <= vit["ours"]["wait_share"] <= 1
+    assert vit["ours"]["steadiness"] > 0
     parts = {"flops_per_image", "memory_format", "bare", "plain", "ours", "kernels_s"}
     assert set(missing["errors"]) == parts | {"predict", "repeats"}
     lines = done.stdout.splitlines()

@@ -68,13 +68,14 @@ class Clock:
     """Time of training steps after a warm-up, until there are enough of them.
 
     Steps on a GPU are only queued when a loop goes on: the clock waits for the device when it
-    starts and when it stops.
+    starts, half-way, and when it stops.
     """
 
     def __init__(self, warmup_steps: int, max_steps: int, seconds: float) -> None:
         self._warmup_steps, self._max_steps, self._seconds = warmup_steps, max_steps, seconds
         self._steps = -warmup_steps
         self._started_s = self._took_s = 0.0
+        self._half: tuple[int, float] | None = None
 
     def tick(self) -> bool:
         """Count a step; return True after the last one."""
@@ -83,7 +84,12 @@ class Clock:
             self._started_s = _time_when_idle()
         if self._steps <= 0:
             return False
-        is_over = time.perf_counter() - self._started_s >= self._seconds
+        passed_s = time.perf_counter() - self._started_s
+        if self._half is None and (
+            2 * passed_s >= self._seconds or 2 * self._steps >= self._max_steps
+        ):
+            self._half = self._steps, _time_when_idle() - self._started_s
+        is_over = passed_s >= self._seconds
         if is_over or self._steps >= self._max_steps:
             self._took_s = _time_when_idle() - self._started_s
             return True
@@ -93,6 +99,14 @@ class Clock:
     def steps_per_s(self) -> float:
         """Steps per second."""
         return self._steps / self._took_s
+
+    @property
+    def steadiness(self) -> float | None:
+        """Steps per second of the second half ÷ those of the first; None of fewer than two."""
+        if self._half is None or self._half[0] in (0, self._steps):
+            return None
+        steps, took_s = self._half
+        return (self._steps - steps) / (self._took_s - took_s) / (steps / took_s)
 
 
 class TimedFit(ExactResume):
@@ -133,6 +147,7 @@ def time_ours(
     return {
         "images_s": clock.steps_per_s * batch_size,
         "wait_share": callback.wait_share,
+        "steadiness": clock.steadiness,
         "peak_gib": _peak_gib(),
     }
 
@@ -192,7 +207,23 @@ def time_bare(
         loss.backward()
         optimizer.step()
         if clock.tick():
-            return {"images_s": clock.steps_per_s * batch_size, "peak_gib": _peak_gib()}
+            return {
+                "images_s": clock.steps_per_s * batch_size,
+                "steadiness": clock.steadiness,
+                "peak_gib": _peak_gib(),
+            }
+
+
+def count_compilations() -> dict[str, int]:
+    """Return what torch has compiled in this process so far, and found in its cache on disk."""
+    from torch._dynamo.utils import counters  # a second of CPU, where nothing compiles
+
+    return {
+        "graphs": counters["stats"]["unique_graphs"],
+        "graph_breaks": sum(counters["graph_break"].values()),
+        "cache_hits": counters["inductor"]["fxgraph_cache_hit"],
+        "cache_misses": counters["inductor"]["fxgraph_cache_miss"],
+    }
 
 
 def autocast(device: torch.device) -> torch.autocast:
