@@ -1,12 +1,10 @@
 """Lightning module: preprocessing, loss, scores and optimiser around the network."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
@@ -19,23 +17,17 @@ from ophnet_ray.data.mixing import mix_images
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
 from ophnet_ray.metrics.cell_counts import CellCounts
 from ophnet_ray.metrics.classification import accuracy, macro_f1_present
+from ophnet_ray.models.averaged_module import MODEL_PREFIX, AveragedModule
 from ophnet_ray.models.cell_sums import CellSums
-from ophnet_ray.models.lora import merge_lora
 from ophnet_ray.models.losses import PhaseBalance, PhaseLoss
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.optimizer import plan_parameters
-from ophnet_ray.models.phase_module import PhaseModule
-from ophnet_ray.models.weight_average import WeightAverage
 from ophnet_ray.recipe_config import RecipeConfig
 
-MODEL_PREFIX = "model."
-"""Start of the names of the network's weights in a checkpoint."""
-FIT_KEY = "fit_weights"
-"""Key of a checkpoint: weights from which the fit goes on, where others predict."""
 _RECIPE, _AUGMENTATION = RecipeConfig(), AugmentationConfig()
 
 
-class SurgicalPhaseModule(PhaseModule):
+class SurgicalPhaseModule(AveragedModule[SurgicalPhaseClassificationModel]):
     """Training and validation of a ``SurgicalPhaseClassificationModel``.
 
     A batch comes from ``WindowLoader`` as bytes, which are prepared here on the device, or is a
@@ -86,10 +78,10 @@ class SurgicalPhaseModule(PhaseModule):
         recipe: RecipeConfig = _RECIPE,
         augmentation: AugmentationConfig = _AUGMENTATION,
     ) -> None:
-        super().__init__(lr, lr_schedule, recipe)
+        network = model or SurgicalPhaseClassificationModel(num_classes)
+        super().__init__(network, lr, lr_schedule, recipe)
         self.random_shift, self.color_jitter = random_shift, color_jitter
         self.augmentation = augmentation
-        self.model = model or SurgicalPhaseClassificationModel(num_classes)
         self.memory_format: torch.memory_format | None = None
         self.num_classes = num_classes
         self.loss = PhaseLoss(
@@ -100,8 +92,6 @@ class SurgicalPhaseModule(PhaseModule):
         self.segment_counts = replace(self.window_counts, counts=np.empty(0))
         self.duration_counts: CellCounts | None = None
         self.model.adapt(recipe)
-        self._average: WeightAverage | None = None
-        self._saved_average: tuple[dict[str, Tensor], int] | None = None
         # here, where parameters have their shapes: FSDP flattens them
         planned = plan_parameters(self.model, recipe)
         self.planned_parameters = {MODEL_PREFIX + name: own for name, own in planned.items()}
@@ -156,61 +146,6 @@ class SurgicalPhaseModule(PhaseModule):
             image = image.contiguous(memory_format=self.memory_format)
         return {"image": image, "mask": mask, **kept}
 
-    def on_train_start(self) -> None:
-        """Begin the average of the weights, on their device, or go on with that of a checkpoint.
-
-        Besides what the base class does.
-        """
-        super().on_train_start()
-        if self.recipe.model_ema_decay is None:
-            return
-        self._average = WeightAverage(self.model, self.recipe.model_ema_decay)
-        if self._saved_average is not None:
-            self._average.load(*self._saved_average)
-            self._saved_average = None
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Do a step, and add the weights after it to their average."""
-        super().optimizer_step(*args, **kwargs)
-        # a step that was left out has no gradients, and leaves no trace
-        if self._average is not None and any(each.grad is not None for each in self.parameters()):
-            self._average.update(self.model)
-
-    def on_train_end(self) -> None:
-        """Leave the average in the network: the weights that were validated."""
-        if self._average is not None:
-            self._average.swap(self.model)
-            self._average = None
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write the weights that predict, average and LoRA's sums; beside them those of the fit."""
-        if self._average is None and self.recipe.lora_rank is None:
-            return
-        trained = {
-            name.removeprefix(MODEL_PREFIX): value
-            for name, value in checkpoint["state_dict"].items()
-        }
-        averaged = self._average.state_dict() if self._average else trained
-        checkpoint[FIT_KEY] = {
-            "trained": trained,
-            "averaged": averaged,
-            "num_updates": self._average.num_updates if self._average else 0,
-        }
-        merged = merge_lora(averaged)
-        checkpoint["state_dict"] = {MODEL_PREFIX + name: value for name, value in merged.items()}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the weights of the fit to go on with, or those that are averaged to validate."""
-        state, recipe = checkpoint.get(FIT_KEY), self.recipe
-        if state is None or (recipe.model_ema_decay is None and recipe.lora_rank is None):
-            # a network without average and LoRA takes the weights that predict
-            return
-        # without a trainer: ``load_from_checkpoint``
-        is_fit = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        chosen = state["trained" if is_fit else "averaged"]
-        checkpoint["state_dict"] = {MODEL_PREFIX + name: value for name, value in chosen.items()}
-        self._saved_average = state["averaged"], state["num_updates"]
-
     def on_train_epoch_start(self) -> None:
         """Reset the sums of the epoch."""
         self.train_sums = torch.zeros(2, device=self.device)
@@ -226,16 +161,6 @@ class SurgicalPhaseModule(PhaseModule):
         for name, buffer in self.statistics():
             buffer.copy_(state[name])
         self.train_sums = state["train_sums"].to(self.device)
-
-    def statistics(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield names and tensors of the batch-norm statistics, and of their averages."""
-        buffers = list(self.model.named_buffers())
-        if self._average is not None:
-            averaged = self._average.named_buffers()
-            buffers += [(f"average.{name}", buffer) for name, buffer in averaged]
-        for name, buffer in buffers:
-            if name.endswith(("running_mean", "running_var")):
-                yield name, buffer
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the balanced loss of the batch, scaled in an incomplete group of batches."""
@@ -275,8 +200,7 @@ class SurgicalPhaseModule(PhaseModule):
 
     def on_validation_epoch_start(self) -> None:
         """Reset the sums of the validation; put the average of the weights in their place."""
-        if self._average is not None:
-            self._average.swap(self.model)
+        self.swap_average()
         self._val_loss_sum = torch.zeros((), device=self.device)
         # a window, its weight and its duration, by cell
         self._val_sums = CellSums(3, self.device)
@@ -305,8 +229,7 @@ class SurgicalPhaseModule(PhaseModule):
 
     def on_validation_epoch_end(self) -> None:
         """Put the weights back. Sum the counts of all workers, then divide once."""
-        if self._average is not None:
-            self._average.swap(self.model)
+        self.swap_average()
         cells, counts, weights, durations = self.gather_cells(self._val_sums).T
         loss_sum = float(self.sum_over_workers(self._val_loss_sum))
         self.window_counts = replace(self.window_counts, cells=cells, counts=counts)
