@@ -133,7 +133,11 @@ def compare_recipes(
         for line, own in runs.items():
             own.append(_train(folder, data_set, line, every[line], seed))
     counts = {line: _pool(data_set, seeds, own) for line, own in runs.items()}
-    figures = [_score(line, own, counts[BASE], runs[line]) for line, own in counts.items()]
+    figures = []
+    for line, own in counts.items():
+        # each ingredient of a recipe beside that recipe
+        base = "modern" if line.startswith("modern-") and "modern" in counts else BASE
+        figures.append(_score(line, own, base, counts[base], runs[line]))
     print(f"\n| {data}, seeds {' '.join(map(str, seeds))} | macro-F1 | by seed, gain |")
     print("|---|---|---|")
     for figure in figures:
@@ -204,9 +208,19 @@ def _pool(data_set: DataSet, seeds: Sequence[int], checkpoints: Sequence[Path]) 
     return np.stack([by_case[case] for case in sorted(by_case)])
 
 
-def _score(line: str, counts: Counts, base: Counts, checkpoints: Sequence[Path]) -> Figure:
-    """Score the windows of all cases, with the gain over ``seed`` on the same cases."""
-    value, before = (macro_f1_present(each.sum(axis=0)) for each in (counts, base))
+def _score(
+    line: str, counts: Counts, base: str, before: Counts, checkpoints: Sequence[Path]
+) -> Figure:
+    """Score the windows of all cases, with the gain over another line on the same cases.
+
+    Args:
+        line: Name of the line.
+        counts: Its counts, (C, K, K).
+        base: Name of the other line.
+        before: The counts of that.
+        checkpoints: Runs of the line, one per seed.
+    """
+    value, other = (macro_f1_present(each.sum(axis=0)) for each in (counts, before))
     of_seeds = [read_payload(file).validation_counts().sum(axis=0) for file in checkpoints]
     note = ", ".join(f"{macro_f1_present(each):.3f}" for each in of_seeds)
     if len(counts) > 1:
@@ -214,9 +228,9 @@ def _score(line: str, counts: Counts, base: Counts, checkpoints: Sequence[Path])
         low, high = score_interval(value, drawn, len(counts))
         note = f"[{low:.3f}, {high:.3f}], {note}"
         if line != BASE:
-            differences = drawn - bootstrap_scores(base, macro_f1_present)
-            low, high = difference_interval(value - before, differences, len(counts))
-            note += f", gain {value - before:+.3f} [{low:+.3f}, {high:+.3f}]"
+            differences = drawn - bootstrap_scores(before, macro_f1_present)
+            low, high = difference_interval(value - other, differences, len(counts))
+            note += f", over {base} {value - other:+.3f} [{low:+.3f}, {high:+.3f}]"
     return Figure(line, value, note)
 
 
