@@ -18,14 +18,14 @@ class Constants:
     segment_bytes: int = 64 // 8 * 224**2 * 3
     """Blocks of a segment at the default settings; exact, an upper bound for short segments."""
     decode_cpu_s_per_s_720p: float = 0.017
-    """CPU-seconds to decode a second of video (`constants`)."""
+    """CPU-seconds to decode a second of video (`constants`), without other load on the machine."""
     decode_cpu_s_per_s_1080p: float = 0.032
     driver_cpu_s_per_segment: float = 60 / 1_467_400
     """From the CSV to the workers' file, the cache full (`scale`, at 100 times, rounded up)."""
     manifest_bytes_per_segment: float = 52.0
     """The file that each node of train workers fetches once (`scale`)."""
-    reader_windows_per_cpu_s: float = 10_300.0
-    """Windows that a core reads from a local disk: the slowest of three machines (`reading`)."""
+    reader_windows_per_cpu_s: float = 8_100.0
+    """Windows that a core reads from a local disk: the least that was measured (`constants`)."""
 
 
 @dataclass(frozen=True)
