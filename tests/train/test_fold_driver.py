@@ -318,7 +318,7 @@ def test_a_checkpoint_that_has_seen_the_cases_of_a_later_fold_is_refused_before_
 
 
 def test_folds_side_by_side_keep_the_settings_as_given(color_csv, cache, tmp_path, monkeypatch):
-    """What each may take of the cluster is no setting: its ``config.yaml`` would pass it on."""
+    """The share of the cluster is no setting: ``config.yaml`` would pass it on."""
     handed_on = {}
 
     def note(configs, at_once, console, train_fold):

@@ -19,7 +19,7 @@ _ROWS_AT_ONCE = 100_000
 
 
 class EntryKind(NamedTuple):
-    """What many entries have in common; see ``CacheEntry``."""
+    """Facts that many entries have in common; see ``CacheEntry``."""
 
     snippet_lengths: tuple[int, ...] = ()
     reason: str = ""
