@@ -1,6 +1,7 @@
 """Command line → settings, and errors → exit codes."""
 
 import difflib
+import errno
 import io
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,9 @@ from ophnet_ray.storage.filesystems import StorageError
 from ophnet_ray.storage.paths import expand_home
 
 Command = TypeVar("Command")
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+"""Errors of a disk that concern whatever is written next, and no flag."""
 
 _FAILURES: dict[type[Exception], str] = {
     TrainingError: "training",
@@ -198,6 +202,12 @@ def _run_with_exit_codes(main: Callable[[], None]) -> None:
     except tuple(_FAILURES) as error:
         work = next(work for kind, work in _FAILURES.items() if isinstance(error, kind))
         print(f"{work} failed: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"failed: {where}{error.strerror}", file=sys.stderr)
         raise SystemExit(EXIT_FAILED) from None
     except StoppedError as error:
         print(f"stopped {error}; the same command resumes there", file=sys.stderr)

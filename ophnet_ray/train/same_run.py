@@ -39,9 +39,10 @@ def check_same(run: RunDirectory, config: Config, data_hash: str) -> None:
         for name, value in now.items()
         if name not in left_out and before.get(name) != value
     ]
+    cure = "resume it with the settings of its config.yaml (--config), " if changes else ""
     if run.passport.exists() and run.read_passport().data_hash != data_hash:
         changes.append("the rows of the CSV, their split or the videos")
-    _refuse(run, changes)
+    _refuse(run, changes, cure)
 
 
 def check_passport(run: RunDirectory, passport: Passport) -> None:
@@ -85,9 +86,9 @@ def check_resources(run: RunDirectory, now: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse(run: RunDirectory, changes: Sequence[str]) -> None:
+def _refuse(run: RunDirectory, changes: Sequence[str], cure: str = "") -> None:
     if changes:
         raise UserError(
             f"the run {run.location} was started with other settings ({'; '.join(changes)}); "
-            "choose another --name, or delete the folder"
+            f"{cure}choose another --name, or delete the folder"
         )

@@ -219,6 +219,7 @@ def test_the_message_in_the_box_of_the_parser_is_read_whole(value, encoding):
         (TrainingError("x"), 1, "training failed: x"),
         (PredictionError("x"), 1, "prediction failed: x"),
         (StorageError("x"), 1, "storage failed: x"),
+        (OSError(28, "No space left", "/runs"), 1, "failed: /runs: No space left"),
         (KeyboardInterrupt(), 130, "interrupted; the same command resumes where it stopped"),
     ],
 )

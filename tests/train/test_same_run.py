@@ -38,7 +38,7 @@ def test_a_run_is_the_same_with_its_settings_and_data_wherever_these_lie(run):
     run.write_config(config)
     run.write_passport(passport("d"))
     check_same(run, config.replace_flat(csv_path="/b.csv", num_workers=9), "d")
-    with pytest.raises(UserError, match=r"\(lr 0\.0001 -> 0\.5\); choose another --name"):
+    with pytest.raises(UserError, match=r"\(lr 0\.0001 -> 0\.5\); resume it with the settings of"):
         check_same(run, config.replace_flat(lr=0.5), "d")
     with pytest.raises(UserError, match="the rows of the CSV, their split or the videos"):
         check_same(run, config, "e")
@@ -92,7 +92,7 @@ def test_a_checkpoint_to_start_from_and_its_map_are_known_by_their_content(run, 
     moved = files[name].rename(tmp_path / "elsewhere")
     check_same(run, config.replace_flat(**{name: str(moved)}), "d")
     moved.write_bytes(b"another")
-    with pytest.raises(UserError, match=rf"\({name} sha256:\w+ -> sha256:\w+\); choose another"):
+    with pytest.raises(UserError, match=rf"\({name} sha256:\w+ -> sha256:\w+\); resume it with"):
         check_same(run, config.replace_flat(**{name: str(moved)}), "d")
 
 
