@@ -16,6 +16,7 @@ from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.manifest_columns import ManifestColumns
 from ophnet_ray.data.manifest_file import read_columns, read_facts, write_columns
 from ophnet_ray.data.manifest_rows import ManifestItem
+from ophnet_ray.data.words import Words
 from ophnet_ray.sampling_config import SamplingConfig
 
 pytestmark = pytest.mark.unit
@@ -197,6 +198,18 @@ def test_equal_rows_give_equal_files_and_a_file_in_use_stays(tmp_path):
     other = write_columns(tmp_path / "a.arrow", columns, {"some": [2.5]})
     assert other.sha256 != first.sha256
     assert read_facts(pa.memory_map(other.path)) == {"some": [2.5]}
+
+
+def test_a_file_is_that_of_earlier_versions_to_the_bit(tmp_path):
+    """Hash of commit 5afbbf7, which kept an object per entry; the first rows are of validation."""
+    manifest = make_manifest(some_checksums)
+    manifest = replace(manifest, items=[*manifest.items[7:14], *manifest.items])
+    splits = manifest.rows.segments.splits.rename(str)
+    other = Words(splits.texts[::-1], len(splits.texts) - 1 - splits.numbers)
+    other_rows = replace(manifest.rows, segments=manifest.rows.segments.with_splits(other))
+    for same in (manifest, replace(manifest, items=other_rows)):
+        stored = write_columns(tmp_path / "a.arrow", ManifestColumns.of_manifest(same))
+        assert stored.sha256[:16] == "498959096c346c59"
 
 
 def test_durations_of_validation_segments_come_through_the_file(tmp_path):
