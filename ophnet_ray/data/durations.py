@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.manifest_rows import ManifestRows
+from ophnet_ray.data.segment_table import as_table
 from ophnet_ray.data.video.container import VideoError, open_video
 from ophnet_ray.data.video.decoder import read_video_index
 from ophnet_ray.errors import UserError
@@ -77,15 +78,17 @@ def measure_durations(
         segments: Segments of one split.
         ends_s: Seconds at which videos end, by their paths; others end after their segments.
     """
+    table = as_table(segments)
+    starts_s, annotated_ends_s = table.starts_s.tolist(), table.ends_s.tolist()
     numbers_of: dict[str, list[int]] = {}
-    for number, segment in enumerate(segments):
-        numbers_of.setdefault(segment.video, []).append(number)
-    durations = np.zeros(len(segments), dtype=np.int64)
+    for number, video in enumerate(table.videos):
+        numbers_of.setdefault(video, []).append(number)
+    durations = np.zeros(len(table), dtype=np.int64)
     for video, numbers in numbers_of.items():
         end_s = ends_s.get(video, math.inf)
         # precedence is that of the annotated times, before the video cuts them
-        numbers.sort(key=lambda i: (segments[i].start_s, -segments[i].end_s))
-        times = [(segments[i].start_s, min(segments[i].end_s, end_s)) for i in numbers]
+        numbers.sort(key=lambda i: (starts_s[i], -annotated_ends_s[i]))
+        times = [(starts_s[i], min(annotated_ends_s[i], end_s)) for i in numbers]
         for number, seconds in zip(numbers, _share_time(times), strict=True):
             # the shortest segments count, too
             durations[number] = max(round(seconds * 1000), 1) if seconds > 0 else 0
@@ -110,12 +113,8 @@ def _share_time(intervals: Sequence[tuple[float, float]]) -> list[float]:
 
 
 def _videos_to_read(rows: ManifestRows) -> set[str]:
-    is_truncated = rows.entries.tell("is_truncated").tolist()
-    return {
-        segment.video
-        for segment, is_cut in zip(rows.segments, is_truncated, strict=True)
-        if is_cut or math.isinf(segment.end_s)
-    }
+    needs_end = rows.entries.tell("is_truncated") | np.isinf(rows.segments.ends_s)
+    return set(rows.segments.videos.take(needs_end).list_present())
 
 
 def _read_all(videos: Iterable[str], spool_dir: str | None) -> dict[str, float]:

@@ -73,8 +73,11 @@ class SegmentTable(Sequence[Segment]):
         """Return a row as a segment, or some rows as a table."""
         if isinstance(rows, slice):
             return self.take(rows)
-        row = range(len(self))[rows]
-        return next(iter(self.take(slice(row, row + 1))))
+        start_s, end_s = float(self.starts_s[rows]), float(self.ends_s[rows])
+        name, phase = self.names[rows], self.phases[rows]
+        segment_id = name_row(name, start_s, end_s, phase) if self.has_timed_ids else name
+        case_id, video, split = self.cases[rows], self.videos[rows], self.splits[rows]
+        return Segment(segment_id, case_id, video, start_s, end_s, phase, split)
 
     def __iter__(self) -> Iterator[Segment]:
         """Yield the rows as segments; each is made when it is its turn."""
