@@ -158,10 +158,11 @@ def worker_loop(config: dict[str, Any]) -> dict[str, Any]:
         product(loader)  # into the page cache
         works: dict[str, Callable[[], int]] = {"product": lambda: product(loader)}
         if config["rivals"]:
-            maps, files = Memmaps(manifest.items), Positions(manifest.items)
+            items = tuple(manifest.items)  # not made again at each read
+            maps, files = Memmaps(items), Positions(items)
             works |= {
-                "memory map": lambda: bare_loop(loader, manifest.items, maps.fetch),
-                "positions": lambda: bare_loop(loader, manifest.items, files.fetch),
+                "memory map": lambda: bare_loop(loader, items, maps.fetch),
+                "positions": lambda: bare_loop(loader, items, files.fetch),
             }
         answer |= rates(works)
         answer |= {name: wait_share(loader, step) for name, step in STEPS.items()}
@@ -208,9 +209,10 @@ def ray_data_rate(manifest: Manifest, folder: Path) -> float:
     The unit is windows per CPU-second of all processes of this Ray: Ray Data works in several.
     """
     folder.mkdir()
-    reader = Positions(manifest.items)
+    rows = tuple(manifest.items)
+    reader = Positions(rows)
     for part in range(2):
-        items = manifest.items[part::2][: RAY_DATA_ROWS // 2]
+        items = rows[part::2][: RAY_DATA_ROWS // 2]
         pixels = b"".join(reader.fetch(item, 0, 2).tobytes() for item in items)
         column = pa.Array.from_buffers(
             pa.binary(2 * BLOCK_BYTES), len(items), [None, pa.py_buffer(pixels)]
