@@ -4,9 +4,12 @@ Ray Train's local mode (``ScalingConfig(num_workers=0)``) calls the training fun
 this. It retries nothing and calls no callback of a run; here, a failure is retried and named.
 """
 
+import gc
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ophnet_ray.config import Config
 from ophnet_ray.console import kept_log
@@ -37,8 +40,17 @@ def trains_here(config: Config, resources: Resources) -> bool:
     )
 
 
-def fit_here(loop: TrainLoopConfig) -> RunResult:
+def fit_here(
+    loop: TrainLoopConfig,
+    report: Callable[[Mapping[str, float]], None] = lambda _: None,
+    read_notice: Callable[[], Any] = lambda: None,
+) -> RunResult:
     """Train in this process, and resume where an error broke the training off.
+
+    Args:
+        loop: The training, of one worker.
+        report: Receives the record of each epoch.
+        read_notice: Returns what is announced of this machine's end, or None.
 
     Raises:
         DivergedError: The loss is not finite.
@@ -48,15 +60,19 @@ def fit_here(loop: TrainLoopConfig) -> RunResult:
     if loop.config.training.deterministic:
         os.environ |= CUBLAS_ENVIRONMENT
     with kept_log():
-        return _fit_while_it_advances(loop)
+        return _fit_while_it_advances(loop, report, read_notice)
 
 
-def _fit_while_it_advances(loop: TrainLoopConfig) -> RunResult:
+def _fit_while_it_advances(
+    loop: TrainLoopConfig,
+    report: Callable[[Mapping[str, float]], None],
+    read_notice: Callable[[], Any],
+) -> RunResult:
     run, num_failures = loop.run, 0
     while True:
         before = newest_position(run.checkpoints)
         try:
-            return fit_alone(loop, lambda _: None)
+            return fit_alone(loop, report, read_notice)
         except (UserError, TrainingError, StopTraining):
             raise
         except Exception as error:
@@ -68,14 +84,32 @@ def _fit_while_it_advances(loop: TrainLoopConfig) -> RunResult:
                 loop.status.fail({0: cause})
             if num_failures > MAX_WORKER_FAILURES:
                 raise TrainingError(f"{cause}; see {run.logs}") from error
+        release_memory()
 
 
-def fit_alone(loop: TrainLoopConfig, report: Callable[[Mapping[str, float]], None]) -> RunResult:
+def release_memory() -> None:
+    """Give back what the last training of this process has left: the next one begins as new."""
+    gc.collect()  # module, trainer and loops refer to each other
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    if torch is not None and "torch._dynamo" in sys.modules:
+        # a function that was compiled for 8 networks runs uncompiled for the next ones
+        torch.compiler.reset()
+
+
+def fit_alone(
+    loop: TrainLoopConfig,
+    report: Callable[[Mapping[str, float]], None],
+    read_notice: Callable[[], Any] = lambda: None,
+) -> RunResult:
     """Train once in this process; return and keep the result.
 
     Args:
         loop: The training, of one worker.
         report: Receives the record of each epoch.
+        read_notice: Returns what is announced of this machine's end, or None.
 
     Raises:
         DivergedError: The loss is not finite.
@@ -86,4 +120,4 @@ def fit_alone(loop: TrainLoopConfig, report: Callable[[Mapping[str, float]], Non
         from ophnet_ray.train.worker import run_worker
         from ophnet_ray.train.worker_place import place_alone
 
-    return conclude(loop, run_worker(loop, place_alone(report)))
+    return conclude(loop, run_worker(loop, place_alone(report, read_notice)))

@@ -44,11 +44,14 @@ def place_in_group() -> WorkerPlace:
     )
 
 
-def place_alone(report: Callable[[Mapping[str, float]], None]) -> WorkerPlace:
+def place_alone(
+    report: Callable[[Mapping[str, float]], None], read_notice: Callable[[], Any] = lambda: None
+) -> WorkerPlace:
     """Return the place of a worker that trains alone in this process.
 
     Args:
         report: Receives the record of each epoch.
+        read_notice: Returns what is announced of this machine's end, or None.
     """
     return WorkerPlace(
         rank=0,
@@ -56,7 +59,7 @@ def place_alone(report: Callable[[Mapping[str, float]], None]) -> WorkerPlace:
         is_alone=True,
         broadcast=lambda value: value,
         report=lambda record, _: report(record),
-        read_notice=lambda: None,
+        read_notice=read_notice,
     )
 
 

@@ -28,6 +28,18 @@ class TrialPlan:
     base: Config
     resources: Resources
 
+    @property
+    def trains_alone(self) -> bool:
+        """True if the process of a trial is its only worker; else it starts workers."""
+        return _trains_alone(self.base, self.resources.train_workers)
+
+    @property
+    def process_resources(self) -> dict[str, float]:
+        """Resources of the process of a trial, in Ray's terms; workers take theirs besides."""
+        if not self.trains_alone:
+            return {"CPU": DRIVER_CPUS}
+        return {"CPU": 1.0, "GPU": float(self.resources.use_gpu)}
+
 
 def plan_trials(
     config: TuneConfig, num_trials: int, threads_per_worker: int | None, on_notice: OnNotice
@@ -56,7 +68,8 @@ def choose_trial_plan(
     # refuses a single trial that is too large
     use_gpu = choose_resources(base, cluster).use_gpu
     workers = parse_worker_range(config.training.train_workers).most or 1
-    fit = int(cluster.num_cpus / (workers + DRIVER_CPUS))
+    trial_cpus = workers + (0 if _trains_alone(base, workers) else DRIVER_CPUS)
+    fit = int(cluster.num_cpus / trial_cpus)
     if use_gpu:
         fit = min(fit, cluster.num_gpus // workers)
     wanted = config.search.max_concurrent
@@ -64,7 +77,7 @@ def choose_trial_plan(
         asked = f"--max_concurrent {wanted}" if wanted else "one trial"
         raise UserError(
             f"{asked}: the cluster holds {fit} ({cluster.num_cpus} logical CPUs, "
-            f"{cluster.num_gpus} GPUs; a trial takes {workers + DRIVER_CPUS:g} CPUs"
+            f"{cluster.num_gpus} GPUs; a trial takes {trial_cpus:g} CPUs"
             f"{f' and {workers} GPUs' if use_gpu else ''}); "
             f"{f'use at most {fit}' if fit else 'use fewer --train_workers'}"
         )
@@ -75,6 +88,11 @@ def choose_trial_plan(
         threads = threads_per_worker or _choose_threads(workers * max_concurrent, cluster)
         base = replace(base, training=replace(base.training, threads_per_worker=threads))
     return TrialPlan(max_concurrent, base, choose_resources(base, cluster))
+
+
+def _trains_alone(base: Config, num_workers: int) -> bool:
+    # Lightning's FSDP needs the process group that Ray Train sets up
+    return num_workers == 1 and base.training.strategy != "fsdp"
 
 
 def _choose_threads(num_workers: int, cluster: ClusterSize) -> int:

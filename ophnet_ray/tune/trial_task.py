@@ -1,31 +1,30 @@
 """One trial on Ray Tune: a whole training run whose scores are reported after each epoch.
 
-A trial of a frame model is a driver function that builds a ``TorchTrainer`` of its own and waits
-for it, which is Ray's pattern since Train V2. A temporal model trains in the driver function
-itself, in seconds; the process then takes the next trial.
+A trial with one worker trains in the function that Ray Tune calls; the process then takes the next
+trial. With more, the function starts workers of Ray Train and waits for them.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray.tune
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from ophnet_ray.config import Config, WindowConfig
 from ophnet_ray.console import log_to
 from ophnet_ray.data.durations import add_val_durations
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.manifest_file import ManifestFile
+from ophnet_ray.distributed.leaving_node import read_leaving_notice
 from ophnet_ray.errors import DivergedError, TrainingError, UserError
 from ophnet_ray.hashing import hash_holdout
 from ophnet_ray.train.head_protocol import HeadData, build_head_loop
-from ophnet_ray.train.lone_worker import fit_alone
+from ophnet_ray.train.lone_worker import fit_here, release_memory
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.stored_manifest import store_manifest
-from ophnet_ray.train.trainer import fit_run
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.fold_scores import (
@@ -36,14 +35,20 @@ from ophnet_ray.tune.fold_scores import (
     write_fold_scores,
 )
 from ophnet_ray.tune.reshuffle import Reshuffle
-from ophnet_ray.tune.resources import DRIVER_CPUS, TrialPlan
-from ophnet_ray.tune.trial import best_record, read_trained_epochs, write_trial_end
+from ophnet_ray.tune.resources import TrialPlan
+from ophnet_ray.tune.trial import (
+    TrialState,
+    best_record,
+    read_trained_epochs,
+    write_trial_end,
+)
 from ophnet_ray.tune.trial_counts import read_run_counts
 
 STOP_TIMEOUT_S = 60
 """Time for a trial that is stopped to leave the process to the next one; Ray's own is 2 s."""
 EPOCHS, SCORE = "epochs", "score"
 """Keys of a trial's report after each epoch: epochs done, and the metric at the best of them."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,25 +71,10 @@ class TrialSetup:
     reshuffle: Reshuffle | None = None
     folds: "Mapping[int, TrialSetup]" = field(default_factory=dict)
 
-    @property
-    def trains_alone(self) -> bool:
-        """True if a trial trains in the process of its driver: a temporal model, on one worker."""
-        training, workers = self.plan.base.training, self.plan.resources.train_workers
-        # what else there is, the workers of Ray Train set up
-        is_plain = training.strategy == "ddp" and not training.deterministic
-        return self.head is not None and workers == 1 and is_plain
-
     def is_base(self, settings: Mapping[str, Any]) -> bool:
         """Return True for the settings as given, against which the gain is measured."""
         base = self.plan.base.to_flat()
         return all(base[name] == value for name, value in settings.items())
-
-    @property
-    def driver_resources(self) -> dict[str, float]:
-        """Resources of the process that drives a trial, in Ray's terms."""
-        if not self.trains_alone:
-            return {"CPU": DRIVER_CPUS}
-        return {"CPU": 1.0, "GPU": float(self.plan.resources.use_gpu)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,29 +95,37 @@ def trial_config(base: Config, settings: Mapping[str, Any], seed: int | None) ->
 def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
     """Train a trial or resume it, and record how it ended; Ray Tune calls this.
 
+    It returns also where training failed, for a reason that the trial's folder holds: Ray would
+    begin a trial again that raises it. That is for trials whose process is lost.
+
     Args:
         task: Number, settings and seed of the trial, as Ray Tune hands them on.
         setup: Everything else.
-
-    Raises:
-        TrainingError: Training failed; the trial's folder holds the reason, too.
     """
     run = setup.search.trial_run(task["number"], task["seed"])
     log_to(run.logs / "trial.log")
     config = trial_config(setup.plan.base, task["settings"], task["seed"])
     run.write_config(config)
+    state, reason = _train_to_end(setup, config, run, task["number"])
+    write_trial_end(run, state, len(run.read_metrics()), reason)
+
+
+def _train_to_end(
+    setup: TrialSetup, config: Config, run: RunDirectory, number: int
+) -> tuple[TrialState, str]:
+    """Train a trial; return how it ended, and why in one line where it is not finished."""
     try:
         if setup.folds:
-            _train_folds(setup, config, run, task["number"])
+            _train_folds(setup, config, run, number)
         else:
-            _train(setup, config, run, task["number"])
+            _train(setup, config, run, number)
     except DivergedError as error:
-        write_trial_end(run, "diverged", len(run.read_metrics()), str(error))
-        raise
+        logger.warning("%s", error)
+        return "diverged", str(error)
     except (TrainingError, UserError) as error:
-        write_trial_end(run, "failed", len(run.read_metrics()), str(error))
-        raise
-    write_trial_end(run, "finished", len(run.read_metrics()))
+        logger.error("%s", error)
+        return "failed", str(error)
+    return "finished", ""
 
 
 def _train(setup: TrialSetup, config: Config, run: RunDirectory, number: int) -> None:
@@ -140,11 +138,19 @@ def _train(setup: TrialSetup, config: Config, run: RunDirectory, number: int) ->
     for record in read_trained_epochs(run):
         ray.tune.report(progress.add_epoch(record))
     loop = _build_loop(setup, config, run, number)
-    if setup.trains_alone:
+    if setup.plan.trains_alone:
         os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(STOP_TIMEOUT_S)
-        fit_alone(loop, lambda record: ray.tune.report(progress.add_epoch(record)))
+        release_memory()
+        fit_here(
+            loop,
+            lambda record: ray.tune.report(progress.add_epoch(record)),
+            read_leaving_notice,
+        )
     else:
-        fit_run(loop, [_ReportToTune(progress)])
+        # Ray Train takes a second of CPU to load, which the other trials do without
+        from ophnet_ray.tune.trial_workers import fit_on_workers
+
+        fit_on_workers(loop, progress.add_epoch)
 
 
 def _train_folds(setup: TrialSetup, config: Config, run: RunDirectory, number: int) -> None:
@@ -209,17 +215,3 @@ class TrialProgress:
         """Add an epoch; return the number of epochs and the metric at the best of them."""
         self._history.append(record)
         return {EPOCHS: len(self._history), SCORE: best_record(self._history)[self._metric]}
-
-
-class _ReportToTune(TuneReportCallback):
-    """Callback that passes the first train worker's reports on to Tune, with the score."""
-
-    def __init__(self, progress: TrialProgress) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # Ray gives it no types
-        self._progress = progress
-
-    def after_report(
-        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
-    ) -> None:
-        """Report an epoch."""
-        super().after_report(run_context, [self._progress.add_epoch(metrics[0])], None)

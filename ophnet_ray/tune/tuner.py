@@ -12,6 +12,8 @@ import ray.tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from ophnet_ray.train.conclusion import MAX_WORKER_FAILURES
+from ophnet_ray.tune.restarts import CountRestarts, take_memory_kills_for_losses
 from ophnet_ray.tune.searcher import Suggestions
 from ophnet_ray.tune.trial import outcome_of, read_trial
 from ophnet_ray.tune.trial_task import SCORE, TrialSetup, TrialTask, run_trial
@@ -85,9 +87,10 @@ def build_tuner(
     """
     records = setup.search.run.logs / "ray-tune"
     shutil.rmtree(records, ignore_errors=True)
+    take_memory_kills_for_losses()
     trainable = ray.tune.with_parameters(run_trial, setup=setup)
     return ray.tune.Tuner(
-        ray.tune.with_resources(trainable, setup.driver_resources),
+        ray.tune.with_resources(trainable, setup.plan.process_resources),
         tune_config=ray.tune.TuneConfig(
             metric=SCORE,
             mode="max",
@@ -96,9 +99,13 @@ def build_tuner(
             num_samples=num_trials,
             max_concurrent_trials=setup.plan.max_concurrent,
             time_budget_s=time_budget_s,
-            reuse_actors=setup.trains_alone,
+            reuse_actors=setup.plan.trains_alone,
         ),
         run_config=ray.tune.RunConfig(
-            name=records.name, storage_path=str(records.parent), verbose=0
+            name=records.name,
+            storage_path=str(records.parent),
+            verbose=0,
+            failure_config=ray.tune.FailureConfig(max_failures=MAX_WORKER_FAILURES),
+            callbacks=[CountRestarts(setup.search)],
         ),
     )

@@ -26,13 +26,14 @@ from ophnet_ray.tune.config import SearchConfig, TuneConfig
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.driver import tune
 from tests.helpers.paths import TUNE_PY
-from tests.helpers.runs import flags_of, tiny_config
+from tests.helpers.runs import flags_of, tiny_config, worker_pid
 from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
 AS_GIVEN, BAD, DIVERGING = 1e-6, 1e-7, 1e30
 """Learning rates of the search."""
+EPOCHS = 6
 
 
 def search_config(csv_path, storage, search, **settings):
@@ -48,9 +49,9 @@ def rows_of(storage):
 
 @dataclass(frozen=True)
 class Searched:
-    """A search whose driver was killed while its second trial trained; a second call ended it.
+    """A search whose first trial lost its process; then its driver was killed in the second trial.
 
-    ``first_ended_ns``: when the first trial had ended, before the second call.
+    A second call ended it. ``first_ended_ns``: when the first trial had ended, before that call.
     """
 
     storage: Path
@@ -77,17 +78,20 @@ def searched(ray_session, color_csv, tmp_path_factory):
         grace_period=1,
         max_concurrent=1,
     )
-    settings = {"lr": AS_GIVEN, "seed": 50, "max_epochs": 4, "batch_size": 2}
+    settings = {"lr": AS_GIVEN, "seed": 50, "max_epochs": EPOCHS, "batch_size": 2}
     config = search_config(color_csv, storage, search, **settings)
     process = subprocess.Popen(
         [sys.executable, str(TUNE_PY), *flags_of(config)], stderr=subprocess.DEVNULL
     )
     directory = SearchDirectory(storage / "runs" / "search")
-    wait_until(
-        lambda: process.poll() is not None or is_in_second_trial(directory),
-        "the second trial has trained an epoch",
-    )
-    assert process.poll() is None, "the search was over before it could be killed"
+    for number in (0, 1):
+        wait_until(
+            lambda number=number: process.poll() is not None or is_in_trial(directory, number),
+            f"trial {number} has trained an epoch",
+        )
+        assert process.poll() is None, "the search was over before it could be killed"
+        if number == 0:
+            os.kill(worker_pid(directory.trial_run(0).worker_log(0)), signal.SIGKILL)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert directory.trials()[1].state == "unfinished"
@@ -95,9 +99,24 @@ def searched(ray_session, color_csv, tmp_path_factory):
     return Searched(storage, config, tune(config, Console()), ended_ns)
 
 
-def is_in_second_trial(directory):
+def is_in_trial(directory, number):
     trials = directory.trials()
-    return len(trials) == 2 and trials[1].history
+    return len(trials) == number + 1 and trials[number].history
+
+
+def test_a_trial_whose_process_is_killed_goes_on_in_another_one_from_its_checkpoint(searched):
+    first = searched.directory.trials()[0]
+    assert (first.state, len(first.history)) == ("finished", EPOCHS)
+    log = first.run.worker_log(0).read_text()
+    assert len(set(re.findall(r"is process (\d+)", log))) == 2
+    assert re.findall(r": epoch (\d+):", log) == [str(epoch + 1) for epoch in range(EPOCHS)]
+
+
+def test_trials_with_one_worker_train_in_the_processes_that_tune_starts_one_after_another(searched):
+    """The diverging trial and the one that was stopped leave theirs to the next trial."""
+    logs = [trial.run.worker_log(0).read_text() for trial in searched.directory.trials()]
+    last = {re.findall(r"is process (\d+)", log)[-1] for log in logs[1:]}
+    assert len(last) == 1
 
 
 def test_a_search_killed_in_the_middle_trains_no_trial_again_that_has_ended(searched):

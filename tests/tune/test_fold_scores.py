@@ -127,12 +127,9 @@ def test_a_fold_that_diverges_ends_its_trial_with_its_number_and_without_a_score
             raise DivergedError("not finite in epoch 1")
         prepared.train(setup, config, run, number)
 
-    def fit():
-        with pytest.raises(DivergedError):
-            prepared.run_trial(0, 0.001)
-
     monkeypatch.setattr(trial_task, "_train", diverge)
-    SearchTable(Console(), "val_macro_f1", 2, 2, lambda: prepared.trials).run(fit)
+    table = SearchTable(Console(), "val_macro_f1", 2, 2, lambda: prepared.trials)
+    table.run(lambda: prepared.run_trial(0, 0.001))
     (trial,) = prepared.trials
     reason = "fold 2 of 4: not finite in epoch 1"
     assert (trial.state, trial.reason, len(trial.history)) == ("diverged", reason, 1)

@@ -30,12 +30,13 @@ def plan_on(cluster, num_trials=20, threads_so_far=None, **settings):
 @pytest.mark.parametrize(
     ("cluster", "settings", "concurrent"),
     [
-        pytest.param(cluster_of(4), {}, 3, id="a trial takes more than its worker's CPU"),
+        pytest.param(cluster_of(4), {}, 4, id="a trial trains in the process that drives it"),
+        pytest.param(cluster_of(4), {"train_workers": 2}, 1, id="or in workers besides"),
         pytest.param(cluster_of(10), {"train_workers": 2}, 4, id="several workers per trial"),
         pytest.param(cluster_of(64, 8), {}, 8, id="one GPU per worker"),
         pytest.param(cluster_of(64, 8), {"use_gpu": "false"}, 20, id="all CPUs of GPU nodes"),
         pytest.param(cluster_of(64, 8), {"train_workers": 4}, 2, id="several GPUs per trial"),
-        pytest.param(cluster_of(2, 8), {}, 1, id="GPUs without enough CPUs"),
+        pytest.param(cluster_of(2, 8), {}, 2, id="GPUs without enough CPUs"),
         pytest.param(cluster_of(64), {"num_trials": 5}, 5, id="no more than there are trials"),
         pytest.param(cluster_of(64), {"max_concurrent": 3}, 3, id="fewer, if asked for"),
     ],
@@ -46,7 +47,7 @@ def test_as_many_trials_run_as_the_cluster_holds(cluster, settings, concurrent):
 
 def test_more_trials_than_the_cluster_holds_are_refused():
     with pytest.raises(UserError, match=r"--max_concurrent 4: the cluster holds 3 .* at most 3"):
-        plan_on(cluster_of(4), max_concurrent=4)
+        plan_on(cluster_of(3), max_concurrent=4)
     with pytest.raises(UserError, match=r"one trial: the cluster holds 0 .* fewer --train_workers"):
         plan_on(cluster_of(4), train_workers=4)
 
