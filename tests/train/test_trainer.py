@@ -16,7 +16,11 @@ from ophnet_ray.data.sequences import HeldValues, LabelledSequence
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.errors import DivergedError, TrainingError
 from ophnet_ray.models.checkpoint_file import read_payload
-from ophnet_ray.models.checkpoints import find_checkpoints, replace_checkpoint_file
+from ophnet_ray.models.checkpoints import (
+    find_checkpoints,
+    newest_position,
+    replace_checkpoint_file,
+)
 from ophnet_ray.models.payload import PAYLOAD_KEY, Preprocessing
 from ophnet_ray.train.head_protocol import EncoderFacts, HeadData, build_head_loop
 from ophnet_ray.train.lone_worker import fit_alone, fit_here
@@ -132,6 +136,15 @@ def test_a_training_that_took_each_video_once_goes_on_so(tmp_path, end):
     ours, theirs = weights_of(whole.run), weights_of(resumed.run)
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.mark.parametrize(("notice", "position"), [(None, (0, 0)), (1_764_000_000_000, (0, 1))])
+def test_a_machine_that_leaves_soon_has_a_checkpoint_written_at_once(tmp_path, notice, position):
+    loop = make_loop(tmp_path, temporal_epochs=1)
+    taken_away = replace(loop, data=end_at_reading(loop.data, 5 + 4))
+    with pytest.raises(SystemExit):
+        fit_here(taken_away, read_notice=lambda: notice)
+    assert newest_position(loop.run.checkpoints) == position
 
 
 def test_a_training_goes_on_with_the_passes_that_it_began_with(tmp_path):

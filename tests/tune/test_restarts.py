@@ -1,0 +1,80 @@
+"""Trials whose process is lost start again, as long as they advance. Ray is not started."""
+
+import pytest
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.air.execution._internal.tracked_actor import TrackedActor
+from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
+from ray.air.execution.resources import FixedResourceManager
+from ray.exceptions import OutOfMemoryError
+from ray.tune.experiment import Trial as RayTrial
+
+from ophnet_ray.models.checkpoints import commit_checkpoint, temporary_file
+from ophnet_ray.train.conclusion import MAX_WORKER_FAILURES
+from ophnet_ray.tune.directory import SearchDirectory
+from ophnet_ray.tune.restarts import CountRestarts, take_memory_kills_for_losses
+
+pytestmark = pytest.mark.unit
+
+
+class Losses:
+    """A trial, each loss of whose process is told to the callback as Tune does it."""
+
+    def __init__(self, folder):
+        search = SearchDirectory(folder)
+        self.run = search.start_trial(0, {"lr": 0.1})
+        config = {"number": 0, "settings": {"lr": 0.1}, "seed": None}
+        self.trial = RayTrial(
+            "trial", stub=True, trial_id="0", config=config, max_failures=MAX_WORKER_FAILURES
+        )
+        self.callback = CountRestarts(search)
+        self.start()
+
+    def start(self):
+        self.callback.on_trial_start(0, [self.trial], self.trial)
+
+    def is_restarted(self):
+        self.trial.run_metadata.num_failures += 1
+        if not self.trial.should_recover():
+            return False
+        self.callback.on_trial_recover(0, [self.trial], self.trial)
+        self.start()
+        return True
+
+    def write_checkpoint(self, folder, epoch, step=None):
+        file = temporary_file(folder, epoch, *([] if step is None else [step]))
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"weights")
+        commit_checkpoint(folder, epoch, {}, *([] if step is None else [step]))
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "fold2of5/checkpoints"])
+def test_a_trial_starts_again_as_often_as_it_has_a_new_checkpoint(tmp_path, folder):
+    losses = Losses(tmp_path)
+    for epoch in range(2 * MAX_WORKER_FAILURES):
+        losses.write_checkpoint(losses.run.path / folder, epoch)
+        assert losses.is_restarted()
+    assert [losses.is_restarted() for _ in range(MAX_WORKER_FAILURES + 1)] == [
+        True
+    ] * MAX_WORKER_FAILURES + [False]
+
+
+def test_checkpoints_of_an_earlier_call_are_no_advance(tmp_path):
+    before = Losses(tmp_path)
+    before.write_checkpoint(before.run.checkpoints, 0, step=3)
+    losses = Losses(tmp_path)
+    assert [losses.is_restarted() for _ in range(MAX_WORKER_FAILURES + 1)] == [
+        True
+    ] * MAX_WORKER_FAILURES + [False]
+
+
+def test_a_process_that_ray_ends_to_save_memory_is_lost_like_one_that_died():
+    """For Tune as it is, this is an unexpected exception, which ends the search."""
+    take_memory_kills_for_losses()
+    actor = TrackedActor(actor_id=1)
+    heard = []
+    actor.set_on_error(lambda actor, error: heard.append("actor"))
+    task = TrackedActorTask(actor, on_error=lambda actor, error: heard.append("trial"))
+    manager = RayActorManager(FixedResourceManager({"CPU": 1}))
+    manager._cleanup_actor = lambda tracked_actor: None  # it was not started
+    manager._actor_task_failed(task, OutOfMemoryError("the node is running low on memory"))
+    assert heard == ["actor", "trial"]
