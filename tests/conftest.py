@@ -17,6 +17,8 @@ from tests.helpers.videos import write_color_dataset
 with pytest.MonkeyPatch.context() as patch:
     # as for a Ray of its own, which the one of these tests is, even while another head runs here
     patch.setenv("RAY_ADDRESS", "local")
+    # records for the dashboard's page, at which only tests/cluster/test_watched_run.py looks
+    os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"
     prepare_environment()
 # Credentials for the endpoint of the fixture ``bucket``. They are set here because a Ray worker
 # gets the environment of its node, not of the driver.

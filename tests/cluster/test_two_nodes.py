@@ -32,8 +32,10 @@ def cluster(tmp_path_factory):
         pytest.skip(f"no cluster of namespaces on this machine: {obstacle}")
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     # one list of fonts for all nodes: each would look for all fonts of the machine
-    fonts = {"MPLCONFIGDIR": "/mnt/matplotlib"}
-    lab = Lab(tmp_path_factory.mktemp("lab"), {name: os.environ[name] for name in names} | fonts)
+    quick = {"MPLCONFIGDIR": "/mnt/matplotlib"}
+    # as in tests/conftest.py
+    quick["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"
+    lab = Lab(tmp_path_factory.mktemp("lab"), {name: os.environ[name] for name in names} | quick)
     try:
         lab.up()
         lab.run("client", "ray", "get-auth-token", "--generate")
@@ -118,7 +120,8 @@ from tests.helpers.waiting import wait_until
 def is_in_second_epoch():
     names = list_objects(sys.argv[1], recursive=True)
     return any("unfinished/epoch=0001" in name and "manifest" in name for name in names)
-wait_until(is_in_second_epoch, "a checkpoint of the second epoch is there", 300)
+# each look lists the bucket, whose server has a core to share
+wait_until(is_in_second_epoch, "a checkpoint of the second epoch is there", 300, poll_s=0.5)
 """
 UPLOAD = """
 import sys

@@ -60,6 +60,7 @@ def watched_run(color_csv, tmp_path_factory):
         "RAY_TMPDIR": str(ray_tmp),
         "RAY_metrics_report_interval_ms": "1000",
     }
+    del env["RAY_TRAIN_ENABLE_STATE_TRACKING"]  # see tests/conftest.py: here it is as a user's
     log = folder / "log"
     command = [sys.executable, str(ROOT / "train.py"), *RUN_FLAGS.split()]
     command += ["--csv_path", str(data / "segments.csv")]

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -179,13 +179,20 @@ def test_a_loss_that_is_not_finite_ends_a_trial_as_diverged_with_the_cure(search
     assert re.search("not finite in epoch 1; try a lower --lr", trial.reason)
 
 
-def test_train_with_the_settings_of_the_winner_gives_its_score_to_the_last_digit(searched):
-    """The winner is the trial that was killed and resumed; this run is trained in one piece."""
+def test_train_with_the_settings_of_the_winner_gives_its_score_to_the_last_digit(
+    searched, monkeypatch
+):
+    """The winner is the trial that was killed and resumed; this run is trained in one piece.
+
+    It is trained in this process, on the one thread that a worker has on a cluster.
+    """
     result, storage = searched.result, searched.storage
     assert result.winner.trial.number == 1
     config = read_config(str(storage / "runs" / "search" / "best.yaml"), Config())
-    run = replace(config.run, output_pth=str(storage / "again.ckpt"))
-    again = train(replace(config, run=run), Console())
+    alone = {"train_workers": None, "threads_per_worker": 1}
+    config = config.replace_flat(output_pth=str(storage / "again.ckpt"), **alone)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    again = train(config, Console())
     assert result.metric == "val_segment_macro_f1", "trials cut other windows"
     assert again.scores[result.metric] == result.winner.score
     assert float(rows_of(storage)[0][result.metric]) == result.winner.score
