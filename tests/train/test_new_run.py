@@ -148,7 +148,7 @@ def test_train_py_refuses_a_leak_before_ray_starts(color_csv, tmp_path, capsys):
     with pytest.raises(UserError, match=r"trained on 1 of the cases that .* \(v\d\)"):
         run(config)
     assert "encoder, fusion, classifier with the rows of 3 of 3 phases" in capsys.readouterr().err
-    with pytest.raises(UserError, match="the result would replace the --init_checkpoint"):
+    with pytest.raises(UserError, match="it would replace the --init_checkpoint"):
         run(config.replace_flat(output_pth=str(tmp_path / "m.ckpt")))
 
 
