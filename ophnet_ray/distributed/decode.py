@@ -10,9 +10,10 @@ import ray
 from ray.data import TaskPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 
-from ophnet_ray.data.cache.fill import DecodeAll, DecodeTask, decode_task, divide_by_video
+from ophnet_ray.data.cache.fill import DecodeAll, decode_task
 from ophnet_ray.data.cache.packed_result import pack_result, unpack_result
 from ophnet_ray.data.cache.store import BlockCache, DecodeResult
+from ophnet_ray.data.cache.task_plan import DecodeTask, divide_by_video
 from ophnet_ray.data.video.hang_guard import DECODER_CRASHED, end_hanging_process
 from ophnet_ray.distributed.lone_task import CrashError, NodeLostError, run_alone
 from ophnet_ray.distributed.prometheus import count_decoded
@@ -37,7 +38,7 @@ def decode_on_ray(max_workers: int | None) -> DecodeAll:
         max_workers: Maximum number of tasks at a time; None for one per CPU of the cluster.
     """
 
-    def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[DecodeResult]:
+    def decode_all(cache: BlockCache, tasks: Sequence[DecodeTask]) -> Iterator[DecodeResult]:
         crashed: list[DecodeTask] = []
         yield from _decode_in_parallel(cache, tasks, max_workers, crashed)
         suspects = [part for task in crashed for part in divide_by_video(task)]
@@ -73,13 +74,15 @@ def _decode_in_parallel(
         )
     dataset.set_name("decode")
     dataset.context.max_errored_blocks = len(rows)  # a task whose process ended gives no row
-    missing = dict(enumerate(tasks))
+    missing = dict.fromkeys(range(len(tasks)))
     for row in dataset.iter_rows():
-        yield read_answer(row, missing.pop(row["number"]))
-    for task in missing.values():
+        del missing[row["number"]]
+        yield read_answer(row, tasks[row["number"]])
+    lost = [tasks[number] for number in missing]
+    for task in lost:
         videos = sorted({segment.video for segment, _ in task})
         logger.warning("a decoder crashed at one of %s", ", ".join(videos))
-    crashed += missing.values()
+    crashed += lost
 
 
 def _decode_alone(cache: BlockCache, task: DecodeTask, *, is_permanent: bool) -> DecodeResult:

@@ -10,9 +10,10 @@ import numpy as np
 import ray
 
 from ophnet_ray.data.annotations import Reject
-from ophnet_ray.data.cache.fill import DecodeAll, DecodeTask, FillProgress, fill_cache
+from ophnet_ray.data.cache.fill import DecodeAll, FillProgress, fill_cache
 from ophnet_ray.data.cache.shards import UNRECORDED_KIND
 from ophnet_ray.data.cache.store import BlockCache, DecodeResult
+from ophnet_ray.data.cache.task_plan import DecodeTask
 from ophnet_ray.data.durations import add_val_durations
 from ophnet_ray.data.manifest import Manifest, build_manifest
 from ophnet_ray.data.passport import build_passport, describe_warnings
@@ -211,7 +212,7 @@ def _decode_on_ray(run: Run, max_workers: int | None, held: ExitStack) -> Decode
         held: Ends that Ray, and its processes, when it is closed.
     """
 
-    def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[DecodeResult]:
+    def decode_all(cache: BlockCache, tasks: Sequence[DecodeTask]) -> Iterator[DecodeResult]:
         # Ray Data takes a second of CPU to load, which a run with a full cache does without
         from ophnet_ray.distributed.cluster import connect
         from ophnet_ray.distributed.decode import decode_on_ray

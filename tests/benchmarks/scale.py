@@ -18,8 +18,8 @@ import torch
 
 from ophnet_ray.config import Config
 from ophnet_ray.data.annotations import phase_vocabulary, read_table
-from ophnet_ray.data.cache.fill import plan_tasks
-from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.cache.key_columns import KeyColumns
+from ophnet_ray.data.cache.task_plan import plan_tasks
 from ophnet_ray.data.datasets import ManifestDataModule
 from ophnet_ray.data.loader import SEGMENT_WEIGHT
 from ophnet_ray.data.manifest import build_manifest
@@ -113,9 +113,10 @@ def _time_driver(folder: Path, scale: int) -> dict[str, object]:
     path = write_table(folder, scale)
     table = clock.time("reading the CSV", lambda: read_table(path))
     segments = clock.time("splitting", lambda: assign_splits(table.segments, 0.2, 0))
-    cache = BlockCache(folder / "cache", Config().windows)
-    pending = [(segment, segment.segment_id) for segment in segments]
-    clock.time("planning tasks", lambda: plan_tasks(pending, cache, DECODE_WORKERS))
+    keys = KeyColumns(segments.hash_ids(), segments.hash_ids())
+    clock.time(
+        "planning tasks", lambda: plan_tasks(segments, keys, Config().windows, DECODE_WORKERS)
+    )
     entries = make_entries(len(segments), str(folder / "blocks"))
     phases = phase_vocabulary(segments)
     manifest, _ = clock.time(

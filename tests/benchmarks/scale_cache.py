@@ -22,10 +22,11 @@ from typing import Any
 from ophnet_ray.config import DataConfig, WindowConfig
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.entries import CacheEntries
-from ophnet_ray.data.cache.fill import DecodeTask, fill_cache
+from ophnet_ray.data.cache.fill import fill_cache
 from ophnet_ray.data.cache.journals import RunJournals
 from ophnet_ray.data.cache.key_columns import KeyColumns, KeyJoin
 from ophnet_ray.data.cache.store import CACHE_VERSION, BlockCache, DecodeResult
+from ophnet_ray.data.cache.task_plan import DecodeTask
 from ophnet_ray.data.run_data import read_run_data
 from ophnet_ray.data.segment_table import SegmentTable
 from ophnet_ray.data.video.container import CODEC_VERSIONS
@@ -219,7 +220,7 @@ def _measure_filling(
     num_tasks, lookup_s = 0, 0.0
     ordered = keys.take(keys.order)
 
-    def decode_all(_: BlockCache, tasks: list[DecodeTask]) -> Iterator[DecodeResult]:
+    def decode_all(_: BlockCache, tasks: Sequence[DecodeTask]) -> Iterator[DecodeResult]:
         nonlocal num_tasks, lookup_s
         num_tasks = len(tasks)
         for task in tasks:

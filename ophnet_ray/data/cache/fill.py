@@ -1,7 +1,5 @@
-"""Plan of the tasks that fill the cache, and one such task: decode what is missing."""
+"""Fill of the cache: decode tasks for what is missing, and one such task."""
 
-import itertools
-import math
 import secrets
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,20 +12,14 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.catalog import CATALOG
 from ophnet_ray.data.cache.entries import MISSING, CacheEntries, EntryRows
 from ophnet_ray.data.cache.key_columns import KeyColumns, KeyJoin
-from ophnet_ray.data.cache.shards import CacheEntry, bytes_per_block
-from ophnet_ray.data.cache.store import SHARD_BYTES, BlockCache, DecodeResult
+from ophnet_ray.data.cache.shards import CacheEntry
+from ophnet_ray.data.cache.store import BlockCache, DecodeResult
+from ophnet_ray.data.cache.task_plan import DecodeTask, plan_tasks
 from ophnet_ray.data.segment_table import as_table
 from ophnet_ray.data.words import Words
 from ophnet_ray.garbage import pause_collections
 from ophnet_ray.storage.files import FileStatus
 from ophnet_ray.storage.unfinished import delete_abandoned
-
-TASKS_PER_WORKER = 4
-MAX_TASK_SEGMENTS = 64
-"""Maximum number of segments that a killed task loses, and of lock files that a task holds."""
-
-DecodeTask = list[tuple[Segment, str]]
-"""Segments with their keys; one worker decodes them, each video in one pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +44,7 @@ class FillResult:
     decoded_videos: int
 
 
-DecodeAll = Callable[[BlockCache, list[DecodeTask]], Iterator[DecodeResult]]
+DecodeAll = Callable[[BlockCache, Sequence[DecodeTask]], Iterator[DecodeResult]]
 """A function that executes decode tasks in parallel and yields their results in any order."""
 
 
@@ -83,13 +75,12 @@ def fill_cache(
         first_rows, numbers = keys.take(missing).number()
         pending = as_table(segments).take(missing[first_rows])
         pending_keys = keys.take(missing[first_rows])
-        tasks = plan_tasks(list(zip(pending, pending_keys, strict=True)), cache, num_workers)
+        tasks = plan_tasks(pending, pending_keys, cache.windows, num_workers)
         arrivals = _Arrivals(pending_keys, pending.videos)
     if tasks:
         delete_abandoned(cache.folder, cache.folder / CATALOG)
     # runs that start simultaneously begin with different tasks and do not wait for each other
-    first = secrets.randbelow(max(len(tasks), 1))
-    tasks = tasks[first:] + tasks[:first]
+    tasks = tasks.begin_with(secrets.randbelow(max(len(tasks), 1)))
     decoded: set[str] = set()
     num_blocks = 0
     for done in decode_all(cache, tasks) if tasks else ():
@@ -148,56 +139,10 @@ class _Arrivals:
         return self._entries.to_columns().take(chosen)
 
 
-def plan_tasks(pending: DecodeTask, cache: BlockCache, num_workers: int) -> list[DecodeTask]:
-    """Group segments into tasks.
-
-    The segments of a video stay together, so that it is read in one pass, unless a worker would
-    have no work: then they are divided. Short clips share a task, and so a shard of tens of MB, as
-    long as every worker gets a few tasks.
-    """
-    fair_share = math.ceil(len(pending) / num_workers)
-    parts = [
-        part
-        for rows in divide_by_video(pending)
-        for part in _cut_evenly(rows, min(fair_share, MAX_TASK_SEGMENTS))
-    ]
-    blocks_per_segment = cache.windows.max_frames // cache.windows.stride
-    segment_bytes = blocks_per_segment * bytes_per_block(cache.windows)
-    max_segments = min(max(SHARD_BYTES // segment_bytes, 1), MAX_TASK_SEGMENTS)
-    max_parts = math.ceil(len(parts) / (num_workers * TASKS_PER_WORKER))
-    tasks: list[DecodeTask] = []
-    parts_in_last = 0
-    for part in parts:
-        is_full = not tasks or len(tasks[-1]) + len(part) > max_segments
-        if is_full or parts_in_last >= max_parts:
-            tasks.append([])
-            parts_in_last = 0
-        tasks[-1] += part
-        parts_in_last += 1
-    return tasks
-
-
-def divide_by_video(task: DecodeTask) -> list[DecodeTask]:
-    """Divide a task into one per video."""
-    by_video: dict[str, DecodeTask] = {}
-    for segment, key in task:
-        by_video.setdefault(segment.video, []).append((segment, key))
-    return list(by_video.values())
-
-
-def _cut_evenly(rows: DecodeTask, max_segments: int) -> Iterator[DecodeTask]:
-    """Divide the segments of a video, in the order of time, into parts of similar size."""
-    ordered = sorted(rows, key=lambda row: (row[0].start_s, row[0].end_s))
-    num_parts = math.ceil(len(ordered) / max_segments)
-    bounds = [round(i * len(ordered) / num_parts) for i in range(num_parts + 1)]
-    for first, last in itertools.pairwise(bounds):
-        yield ordered[first:last]
-
-
 def decode_in_threads(num_workers: int) -> DecodeAll:
     """Return a function that decodes in threads: the codec and numpy release the interpreter."""
 
-    def decode_all(cache: BlockCache, tasks: list[DecodeTask]) -> Iterator[DecodeResult]:
+    def decode_all(cache: BlockCache, tasks: Sequence[DecodeTask]) -> Iterator[DecodeResult]:
         with ThreadPoolExecutor(num_workers, thread_name_prefix="decode") as pool:
             yield from pool.map(lambda task: decode_task(cache, task), tasks)
 

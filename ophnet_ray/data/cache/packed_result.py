@@ -6,9 +6,9 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
-from ophnet_ray.data.cache.fill import DecodeTask
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.cache.store import DecodeResult
+from ophnet_ray.data.cache.task_plan import DecodeTask
 
 _NAMES = [field.name for field in fields(CacheEntry) if field.name != "key"]
 _read_values = attrgetter(*_NAMES)
