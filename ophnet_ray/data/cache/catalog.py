@@ -24,11 +24,11 @@ from typing import Protocol
 import numpy as np
 
 from ophnet_ray.data.cache.catalog_part import (
-    CatalogPart,
     DamagedPartError,
     dump_part,
     is_as_named,
     name_part,
+    open_part,
 )
 from ophnet_ray.data.cache.entries import CacheEntries
 from ophnet_ray.data.cache.key_columns import KeyColumns, KeyJoin
@@ -149,10 +149,10 @@ class Catalog:
         self._searched.clear()
         for path in self._fetch_parts():
             try:
-                with CatalogPart(path) as part:
+                with open_part(path) as part:
                     yield from part.search(join)
                 self._searched.add(path.name)
-            except (sqlite3.Error, DamagedPartError):
+            except DamagedPartError:
                 self._is_whole(path)  # removes a damaged one; its keys are left to `read_rest`
 
     def _choose(self, found: Iterable[Matches], num_keys: int) -> CacheEntries:
@@ -191,9 +191,9 @@ class Catalog:
         late: list[Matches] = []
         for path in self._fetch_parts():
             # a part that goes meanwhile counts as none: its shards are read again
-            with suppress(sqlite3.Error, DamagedPartError):
+            with suppress(DamagedPartError):
                 if self._is_whole(path):
-                    with CatalogPart(path) as part:
+                    with open_part(path) as part:
                         names = {shard.name for shard in part.shards()}
                         if path.name not in self._searched:
                             # another process has read these shards since `find`
@@ -234,7 +234,7 @@ class Catalog:
             if size_bytes > 2 * part.size_bytes or size_bytes + part.size_bytes > MAX_PART_BYTES:
                 break
             # gone meanwhile: another process has merged it
-            with suppress(sqlite3.Error, DamagedPartError), CatalogPart(path) as smaller:
+            with suppress(DamagedPartError), open_part(path) as smaller:
                 part = part.join(smaller.read().leave_out(gone))
                 merged.append(path)
         try:

@@ -11,7 +11,7 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -37,10 +37,13 @@ CREATE TABLE kinds (id INTEGER PRIMARY KEY, fields BLOB, crc INTEGER);
 CREATE TABLE chunks (id INTEGER PRIMARY KEY, entries BLOB, checksums BLOB, crc INTEGER);
 CREATE TABLE first_keys (keys BLOB, crc INTEGER);
 """
+# by name: a damaged schema may have other columns
+_SHARDS = "SELECT id, name, size_bytes, index_bytes, mtime_ns, codec, crc FROM shards"
+_CHUNKS = "SELECT id, entries, checksums, crc FROM chunks"
 
 
 class DamagedPartError(Exception):
-    """A part that does not hold what was written to it."""
+    """A part that is gone, or does not hold what was written to it."""
 
 
 def dump_part(part: PartColumns) -> bytes:
@@ -87,11 +90,26 @@ def is_as_named(path: Path) -> bool:
         return name_part(file) == path.name
 
 
-class CatalogPart:
-    """A part that is open for reading; it may be deleted meanwhile.
+@contextmanager
+def open_part(path: Path) -> Iterator["CatalogPart"]:
+    """Open a part for reading; it may be deleted meanwhile.
 
     Raises:
-        sqlite3.Error: It is gone, or damaged.
+        DamagedPartError: It is gone or damaged, as is found now or while the context reads it.
+    """
+    try:
+        with CatalogPart(path) as part:
+            yield part
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        # Python cannot decode a message of SQLite that quotes a damaged name
+        raise DamagedPartError(str(error)) from error
+
+
+class CatalogPart:
+    """A part that is open for reading, see ``open_part``.
+
+    Raises:
+        sqlite3.Error, UnicodeDecodeError: It is gone or damaged; so for each method.
     """
 
     def __init__(self, path: Path) -> None:
@@ -116,7 +134,7 @@ class CatalogPart:
         Raises:
             DamagedPartError: One differs from its checksum.
         """
-        for number, row in enumerate(self._db.execute("SELECT * FROM shards ORDER BY id")):
+        for number, row in enumerate(self._db.execute(f"{_SHARDS} ORDER BY id")):
             yield _to_shard(number, row)
 
     def search(self, join: KeyJoin) -> Iterator[Matches]:
@@ -127,7 +145,6 @@ class CatalogPart:
 
         Raises:
             DamagedPartError: The file is not what was written.
-            sqlite3.Error: The file is damaged, or on a file system that has lost it.
         """
         first_keys = self._read_first_keys()
         if len(join.asked) * SCAN_SHARE >= len(first_keys):
@@ -138,13 +155,13 @@ class CatalogPart:
         stops = np.searchsorted(first_keys.high, join.asked.high, side="right")
         bounds = zip(np.maximum(starts, 0).tolist(), stops.tolist(), strict=True)
         numbers = sorted({number for bound in bounds for number in range(*bound)})
-        found = "SELECT * FROM chunks WHERE id = ?"
+        found = f"{_CHUNKS} WHERE id = ?"
         chunks = [self._db.execute(found, (number,)).fetchone() for number in numbers]
         keys, entries = self._build_columns(chunks)
         rows = np.flatnonzero(np.isin(keys.high, join.asked.high))
         keys, entries = keys.take(rows), entries.take(rows)
         shards, entries.shards[:] = np.unique(entries.shards, return_inverse=True)
-        found = "SELECT * FROM shards WHERE id = ?"
+        found = f"{_SHARDS} WHERE id = ?"
         known = [_to_shard(i, self._db.execute(found, (i,)).fetchone()) for i in shards.tolist()]
         yield from PartColumns(keys, entries, tuple(known)).search(join)
 
@@ -152,9 +169,9 @@ class CatalogPart:
         """Read the whole part.
 
         Raises:
-            DamagedPartError, sqlite3.Error: See ``search``.
+            DamagedPartError: See ``search``.
         """
-        chunks = self._db.execute("SELECT * FROM chunks ORDER BY id").fetchall()
+        chunks = self._db.execute(f"{_CHUNKS} ORDER BY id").fetchall()
         keys, entries = self._build_columns(chunks)
         shards = tuple(self.shards())
         if len(entries) and entries.shards.max() >= len(shards):
@@ -168,8 +185,8 @@ class CatalogPart:
             if chunk is None:
                 raise DamagedPartError("a chunk is missing")
             number, content, own_checksums, crc = chunk
-            if not isinstance(content, bytes) or not isinstance(own_checksums, bytes):
-                raise DamagedPartError("a chunk is no bytes")
+            if [type(value) for value in chunk[:3]] != [int, bytes, bytes]:
+                raise DamagedPartError("a chunk has values of other types")
             if _crc_of(number, content, own_checksums) != crc:
                 raise DamagedPartError("a chunk differs from its checksum")
             contents.append(content)
@@ -192,15 +209,15 @@ class CatalogPart:
         return KeyColumns.of_pairs(rows), entries
 
     def _read_kinds(self) -> Iterator[EntryKind]:
-        for number, row in enumerate(self._db.execute("SELECT * FROM kinds ORDER BY id")):
-            _, fields, crc = row
+        rows = self._db.execute("SELECT fields, crc FROM kinds ORDER BY id")
+        for number, (fields, crc) in enumerate(rows):
             if not isinstance(fields, bytes) or zlib.crc32(fields, number) != crc:
                 raise DamagedPartError("a kind of entries differs from its checksum")
             lengths, *others = json.loads(fields)
             yield EntryKind(tuple(lengths), *others)
 
     def _read_first_keys(self) -> KeyColumns:
-        keys, crc = self._db.execute("SELECT * FROM first_keys").fetchone() or (None, 0)
+        keys, crc = self._db.execute("SELECT keys, crc FROM first_keys").fetchone() or (None, 0)
         if not isinstance(keys, bytes) or zlib.crc32(keys) != crc:
             raise DamagedPartError("the keys of the chunks differ from their checksum")
         return KeyColumns.of_bytes(keys)

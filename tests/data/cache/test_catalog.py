@@ -110,7 +110,19 @@ def replace_checksums(part):
         db.execute("UPDATE chunks SET checksums = 'text'")
 
 
+def change(part, old, new):
+    content = part.read_bytes()
+    assert len(old) == len(new)
+    assert old in content
+    part.write_bytes(content.replace(old, new))
+
+
 DAMAGES = {
+    "a name that is no text": lambda part: change(part, b"chunkschunks", b"ch\x8dnkschunks"),
+    "a column less": lambda part: change(part, b"fields BLOB,", b"fields BLOB "),
+    "other keys": lambda part: change(
+        part, b"chunks (id INTEGER PRIMARY", b"chunks (id INTEGER PRIMARX"
+    ),
     "no checksums": replace_checksums,
     "flipped": flip,
     "cut": lambda part: part.write_bytes(part.read_bytes()[:5000]),
