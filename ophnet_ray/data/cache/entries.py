@@ -245,7 +245,8 @@ class EntryRows:
 
         Raises:
             ValueError: One has other checksums than one per block; none was added.
-            OverflowError, TypeError: The offset of one is no number of a byte; none was added.
+            OverflowError, TypeError: One has values that do not fit or of other types; none was
+                added.
         """
         if not entries:
             if place is not None:
@@ -271,6 +272,7 @@ class EntryRows:
 
         Raises:
             ValueError: It has other checksums than one per block.
+            TypeError: Its kind has values of other types.
         """
         checksums = entry.checksums
         # a plain tuple: millions of entries have one of few kinds
@@ -279,8 +281,9 @@ class EntryRows:
         )  # fmt: skip
         number = self._known_kinds.get(fields)
         if number is None:
+            size = CHECKSUM_BYTES * sum(entry.snippet_lengths) * bool(checksums)
             number = self._known_kinds[fields] = len(self._known_kinds)
-            self._sizes.append(CHECKSUM_BYTES * sum(entry.snippet_lengths) * bool(checksums))
+            self._sizes.append(size)
         if len(checksums) != self._sizes[number]:
             raise ValueError(f"{len(checksums)} bytes of checksums for {fields[0]} blocks")
         return number
