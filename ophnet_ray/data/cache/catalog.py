@@ -141,7 +141,7 @@ class Catalog:
         """Return what was found, and what a part that was just read holds of the other keys."""
         for matches in part.search(join):
             chosen = np.flatnonzero(~found.is_there[matches.rows])
-            entries = self._locate(matches).take(chosen)
+            entries = self._locate(matches).take(chosen).compact()
             found = found.put(matches.rows[chosen], entries)
         return found
 
@@ -175,7 +175,7 @@ class Catalog:
             kept = np.flatnonzero(is_new)
             chosen[match.rows[kept]] = num_before + np.arange(len(kept))
             num_before += len(kept)
-            parts.append(self._locate(replace(match, entries=match.entries.take(kept))))
+            parts.append(self._locate(replace(match, entries=match.entries.take(kept).compact())))
         return CacheEntries.join(parts).take_known(chosen)
 
     def _locate(self, matches: Matches) -> CacheEntries:

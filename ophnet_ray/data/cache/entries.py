@@ -154,6 +154,25 @@ class CacheEntries(Sequence[CacheEntry]):
         taken.shards[rows < 0] = MISSING
         return taken
 
+    def compact(self) -> Self:
+        """Return the rows without the checksums and kinds that none of them uses."""
+        has_some = np.flatnonzero(self.tell("has_checksums"))
+        _, first, numbers = np.unique(self.starts[has_some], return_index=True, return_inverse=True)
+        distinct = self.take(has_some[first])
+        sizes = distinct.count_blocks()
+        starts = np.zeros(len(self), dtype=np.int64)
+        starts[has_some] = (np.cumsum(sizes) - sizes)[numbers]
+        is_used = np.zeros(len(self.known_kinds), dtype=np.bool_)
+        is_used[self.kinds] = True
+        known_kinds = tuple(itertools.compress(self.known_kinds, is_used.tolist()))
+        return replace(
+            self,
+            kinds=(np.cumsum(is_used, dtype=np.int32) - 1)[self.kinds],
+            starts=starts,
+            checksums=distinct.join_checksums(),
+            known_kinds=known_kinds or (EntryKind(),),
+        )
+
     def put(self, rows: NDArray[np.int64], entries: Self) -> Self:
         """Return these rows with other entries in some of them.
 

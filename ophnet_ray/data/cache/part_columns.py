@@ -84,7 +84,8 @@ class PartColumns:
             entries = self.entries.take(places)
             is_valid = is_ours[entries.shards] | ~entries.tell("reason")
             chosen = np.flatnonzero(is_valid)
-            yield Matches(rows[chosen], entries.take(chosen), self.shards)
+            # whoever keeps them does not keep the whole part
+            yield Matches(rows[chosen], entries.take(chosen).compact(), self.shards)
 
     @cached_property
     def size_bytes(self) -> int:
@@ -100,7 +101,7 @@ class PartColumns:
         if is_kept.all():
             return self
         rows = np.flatnonzero(is_kept[self.entries.shards])
-        entries = self.entries.take(rows)
+        entries = self.entries.take(rows).compact()
         numbers = (np.cumsum(is_kept) - 1).astype(np.int32)
         entries = replace(entries, shards=numbers[entries.shards])
         shards = tuple(shard for shard in self.shards if shard.name not in names)

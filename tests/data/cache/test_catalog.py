@@ -12,12 +12,20 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.cache.inventory import prune, read_inventory
-from ophnet_ray.data.cache.shards import read_shard_index
+from ophnet_ray.data.cache.key_columns import KeyColumns
+from ophnet_ray.data.cache.shards import (
+    DecodedSegment,
+    checksum_of,
+    read_shard_index,
+    write_shard,
+)
 from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.video.blocks import SegmentBlocks
 from tests.helpers.entries import find_entries
 from tests.helpers.paths import ROOT
 from tests.helpers.reads import recorded_reads
@@ -290,6 +298,22 @@ def test_writers_that_are_killed_at_any_moment_lose_nothing(tmp_path):
     assert len(keys) >= 2 * 2 * 60
     for _ in range(2):
         assert find(folder, [*keys, NEW])[0].keys() == keys
+
+
+def test_what_is_found_keeps_the_checksums_and_kinds_of_the_asked_segments_alone(cache):
+    folder, keys = cache
+    blocks = SegmentBlocks((np.zeros((32, 32, 3), np.uint8), np.ones((32, 32, 3), np.uint8)), (2,))
+    decoded = [f"{i:032x}" for i in range(1000, 1040)]
+    for some in (decoded[:30], decoded[10:]):  # a segment may be in two shards
+        rows = [DecodedSegment(key, "v.mp4", blocks) for key in some]
+        write_shard(BlockCache(folder, WINDOWS).folder, rows, WINDOWS)
+    asked = [decoded[20], keys[0], decoded[20], NEW]
+    for _ in range(2):  # from the indexes, then from the catalog
+        found = BlockCache(folder, WINDOWS).find(KeyColumns.of_texts(asked))
+        assert found.is_there.tolist() == [True, True, True, False]
+        assert found[0].checksums == found[2].checksums == b"".join(map(checksum_of, blocks.pixels))
+        assert found.checksums.nbytes == len(found[0].checksums)
+        assert len(found.known_kinds) <= 3
 
 
 def test_all_keys_are_found_as_each_alone_is(tmp_path):
