@@ -1,8 +1,9 @@
-"""Segments of a table as columns: some 40 bytes per row, and an object only where one is asked for.
+"""Segments of a table as columns: 44 bytes per row beside its texts, objects only where asked for.
 
-Of millions of rows, an object each would take ten times the memory, and a program's time to look
-through them. Small users index the table, or walk through it, as through a list of segments; what
-handles a whole data set reads the columns.
+Equal texts are kept once; a clip's name and path are its own, some 200 bytes more. Of millions of
+rows, an object each would take ten times the memory, and a program's time to look through them.
+Small users index the table, or walk through it, as through a list of segments; what handles a whole
+data set reads the columns.
 """
 
 import itertools

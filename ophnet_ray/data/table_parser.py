@@ -2,10 +2,12 @@
 
 Texts that came before, as those of a video's other rows, are not validated again, and a row of
 known texts takes no object. Every other row goes through ``RowParser``, which says what is wrong.
+A clip is a row of its own: what it means is not remembered for another row.
 """
 
 import itertools
 import math
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -39,6 +41,20 @@ class _Numbers:
         return tuple(self._number_of)
 
 
+class _Listing:
+    """Numbers of texts of which hardly two are equal: each is a new one."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def of(self, text: str) -> int:
+        self._texts.append(text)
+        return len(self._texts) - 1
+
+    def texts(self) -> tuple[str, ...]:
+        return tuple(self._texts)
+
+
 class TableParser:
     """Rows of one table, validated and collected.
 
@@ -58,10 +74,14 @@ class TableParser:
         if parser.rule == "name":  # a case is told by the name of the clip and its phase
             self._place += self._phase
         self._has_times, self._has_splits = "start" in columns, "split" in columns
-        self._names, self._cases, self._videos = _Numbers(), _Numbers(), _Numbers()
-        self._phases, self._splits = _Numbers(), _Numbers()
-        # by the texts of a row: what they were found to mean
-        self._places: list[tuple[int, int, int]] = []
+        numbering = _Numbers if self._has_times else _Listing
+        self._names: _Numbers | _Listing = numbering()
+        self._videos: _Numbers | _Listing = numbering()
+        self._cases, self._phases, self._splits = _Numbers(), _Numbers(), _Numbers()
+        # place: name, case and video of a row; arrays, since a table has as many as it has clips
+        self._name_of_place, self._case_of_place = array("i"), array("i")
+        self._video_of_place = array("i")
+        # by the texts of a row: what they were found to mean; the place of a clip is not kept
         self._place_of: dict[tuple[str, ...], int] = {}
         self._phase_of: dict[tuple[str, ...], int] = {}
         self._split_of: dict[str, int] = {} if self._has_splits else {"": self._splits.of("")}
@@ -93,6 +113,7 @@ class TableParser:
             starts_s, ends_s = _read_seconds(texts["start"]), _read_seconds(texts["end"])
             has_right_times = (starts_s >= 0) & (starts_s < ends_s) & np.isfinite(ends_s)
         is_right = has_right_times.copy()
+        num_places = len(self._name_of_place)
         for row in self._find_unknown(keys, has_right_times):
             own = keys[0][row], keys[1][row], keys[2][row]
             is_right[row] = (has_right_times[row] and self._knows(*own)) or self._learn(
@@ -101,6 +122,8 @@ class TableParser:
         places, phases, splits = (
             _look_up(number_of, own) for number_of, own in zip(self._number_of, keys, strict=True)
         )
+        if not self._has_times:
+            places[is_right] = np.arange(num_places, len(self._name_of_place), dtype=np.int32)
         columns: dict[str, NDArray[Any]] = {
             "lines": np.asarray(lines, dtype=np.int64),
             "places": places,
@@ -143,22 +166,18 @@ class TableParser:
             self._errors.add(line, error)
             return False
         if place not in self._place_of:
-            self._place_of[place] = len(self._places)
-            name = values[name_column(values)]
-            self._places.append(
-                (
-                    self._names.of(name),
-                    self._cases.of(segment.case_id),
-                    self._videos.of(segment.video),
-                )
-            )
+            if self._has_times:
+                self._place_of[place] = len(self._name_of_place)
+            self._name_of_place.append(self._names.of(values[name_column(values)]))
+            self._case_of_place.append(self._cases.of(segment.case_id))
+            self._video_of_place.append(self._videos.of(segment.video))
         self._phase_of.setdefault(phase, self._phases.of(segment.phase))
         self._split_of.setdefault(split, self._splits.of(segment.split))
         return True
 
     def _make_ids(self, columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
         names = self._names.texts()
-        found = (names[self._places[place][0]] for place in columns["places"].tolist())
+        found = (names[self._name_of_place[place]] for place in columns["places"].tolist())
         if not self._has_times:
             return found
         phases = self._phases.texts()
@@ -182,11 +201,15 @@ class TableParser:
         if not len(columns["lines"]):
             ragged.raise_with(self._errors)
             return SegmentTable.of_rows(()), columns["lines"]
-        places = np.asarray(self._places, dtype=np.int32)[columns.pop("places")]
+        places = columns.pop("places")
+        names, cases, videos = (
+            np.frombuffer(of_place, dtype=np.int32)[places]
+            for of_place in (self._name_of_place, self._case_of_place, self._video_of_place)
+        )
         table = SegmentTable(
-            names=Words(self._names.texts(), places[:, 0].copy()),
-            cases=Words(self._cases.texts(), places[:, 1].copy()),
-            videos=Words(self._videos.texts(), places[:, 2].copy()),
+            names=Words(self._names.texts(), names),
+            cases=Words(self._cases.texts(), cases),
+            videos=_unite_equal(Words(self._videos.texts(), videos)),
             phases=Words(self._phases.texts(), columns["phases"]),
             splits=Words(self._splits.texts(), columns["splits"]),
             starts_s=columns["starts_s"],
@@ -219,6 +242,12 @@ def iterate_rows(
                 yield line, values
             else:
                 ragged.add(line, f"{len(values)} values for {num_columns} columns")
+
+
+def _unite_equal(column: Words) -> Words:
+    """Return a column in which no two of its texts are equal; see ``_Listing``."""
+    num_distinct = len(np.unique(hash_ids(column.texts)))
+    return column if num_distinct == len(column.texts) else column.renumber()
 
 
 def _look_up(number_of: Mapping[Any, int], keys: Sequence[Any]) -> NDArray[np.int32]:

@@ -467,3 +467,26 @@ def test_the_memory_of_a_table_is_that_of_its_segments(tmp_path):
     print(f"{peak_bytes / num_rows:.0f} bytes per row")
     assert peak_bytes < 900 * num_rows
     assert len({id(segment.case_id) for segment in segments}) == 50
+
+
+def test_the_memory_of_a_clip_is_that_of_its_texts(tmp_path):
+    """What a clip means is not remembered for other rows, which are other clips."""
+    num_rows = 8000
+    rows = [f"clips/{i // 500}/{i}.mp4,c{i // 500},p{i % 50}" for i in range(num_rows)]
+    path = write(tmp_path, "\n".join(["video_path,case_id,phase", *rows]))
+    tracemalloc.start()
+    table = read_table(path).segments
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(f"{peak_bytes / num_rows:.0f} bytes per row")
+    assert peak_bytes < 760 * num_rows
+    assert [table[0].segment_id, table[-1].segment_id] == ["clips/0/0.mp4", "clips/15/7999.mp4"]
+
+
+def test_two_names_of_a_clip_are_one_video_and_a_name_that_comes_again_is_refused(tmp_path):
+    lines = ["video_path,case_id,phase", "d/a.mp4,c,x", "d/b.mp4,c,x", "d//a.mp4,c,y"]
+    table = read_table(write(tmp_path, "\n".join(lines))).segments
+    assert table.videos.texts == tuple(str(tmp_path / name) for name in ("d/a.mp4", "d/b.mp4"))
+    assert [row.phase for row in table if row.video == table.videos[0]] == ["x", "y"]
+    with pytest.raises(AnnotationError, match=r":5: repeats line 3; delete one$"):
+        read_table(write(tmp_path, "\n".join([*lines, "d/b.mp4,c,y"])))
