@@ -14,6 +14,7 @@ from typing import Any
 from ophnet_ray.config import Config
 from ophnet_ray.console import kept_log
 from ophnet_ray.distributed.environment import CUBLAS_ENVIRONMENT, find_running_head
+from ophnet_ray.distributed.failures import find_cause
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.models.checkpoints import newest_position
@@ -60,7 +61,11 @@ def fit_here(
     if loop.config.training.deterministic:
         os.environ |= CUBLAS_ENVIRONMENT
     with kept_log():
-        return _fit_while_it_advances(loop, report, read_notice)
+        try:
+            return _fit_while_it_advances(loop, report, read_notice)
+        finally:
+            # before libraries of the next stage are loaded: quick_import keeps garbage for ever
+            release_memory()
 
 
 def _fit_while_it_advances(
@@ -71,6 +76,7 @@ def _fit_while_it_advances(
     run, num_failures = loop.run, 0
     while True:
         before = newest_position(run.checkpoints)
+        release_memory()  # an error held it until now
         try:
             return fit_alone(loop, report, read_notice)
         except (UserError, TrainingError, StopTraining):
@@ -84,19 +90,23 @@ def _fit_while_it_advances(
                 loop.status.fail({0: cause})
             if num_failures > MAX_WORKER_FAILURES:
                 raise TrainingError(f"{cause}; see {run.logs}") from error
-        release_memory()
 
 
 def release_memory() -> None:
     """Give back what the last training of this process has left: the next one begins as new."""
-    gc.collect()  # module, trainer and loops refer to each other
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     if torch is not None and "torch._dynamo" in sys.modules:
         # a function that was compiled for 8 networks runs uncompiled for the next ones
         torch.compiler.reset()
+    gc.collect()  # module, trainer and loops refer to each other
+    if torch is None or not torch.cuda.is_initialized():
+        return
+    try:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    except RuntimeError as error:
+        # after an illegal access or a failed assertion, all calls fail until the process ends
+        logger.warning("the memory of the GPU is not given back: %s", find_cause(error))
 
 
 def fit_alone(

@@ -21,7 +21,7 @@ from ophnet_ray.distributed.leaving_node import read_leaving_notice
 from ophnet_ray.errors import DivergedError, TrainingError, UserError
 from ophnet_ray.hashing import hash_holdout
 from ophnet_ray.train.head_protocol import HeadData, build_head_loop
-from ophnet_ray.train.lone_worker import fit_here, release_memory
+from ophnet_ray.train.lone_worker import fit_here
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.stored_manifest import store_manifest
@@ -140,7 +140,6 @@ def _train(setup: TrialSetup, config: Config, run: RunDirectory, number: int) ->
     loop = _build_loop(setup, config, run, number)
     if setup.plan.trains_alone:
         os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(STOP_TIMEOUT_S)
-        release_memory()
         fit_here(
             loop,
             lambda record: ray.tune.report(progress.add_epoch(record)),

@@ -1,7 +1,9 @@
 """Training of a temporal model in this process, as trials do it: the same files as with workers."""
 
+import gc
 import math
 import sys
+import weakref
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -22,6 +24,7 @@ from ophnet_ray.models.checkpoints import (
     replace_checkpoint_file,
 )
 from ophnet_ray.models.payload import PAYLOAD_KEY, Preprocessing
+from ophnet_ray.train import head_worker
 from ophnet_ray.train.head_protocol import EncoderFacts, HeadData, build_head_loop
 from ophnet_ray.train.lone_worker import fit_alone, fit_here
 from ophnet_ray.train.protocol import TrainingStatus
@@ -231,26 +234,59 @@ def test_a_failure_is_named_and_training_resumes_to_the_same_weights(tmp_path):
 
 
 class LostMemory:
-    """Values that can be read before the training only."""
+    """Values that can be read before the training only; then there is an error."""
 
-    def __init__(self, read_values):
-        self._read_values, self._num_readings = read_values, 0
+    def __init__(self, read_values, error):
+        self._read_values, self._error, self._num_readings = read_values, error, 0
 
     def __call__(self):
         self._num_readings += 1
         if self._num_readings > 1:
-            raise OSError("the disk is gone")
+            raise self._error
         return self._read_values()
+
+
+def lose_memory(loop, error):
+    """Return a training, each attempt at which fails with the error."""
+    first, *others = loop.data.train
+    first = replace(first, read_values=LostMemory(first.read_values, error))
+    return replace(loop, data=replace(loop.data, train=(first, *others)), status=TrainingStatus())
 
 
 def test_after_four_failures_without_a_checkpoint_training_ends_in_one_line(tmp_path):
     loop = make_loop(tmp_path / "run", temporal_epochs=1)
-    first, *others = loop.data.train
-    data = replace(
-        loop.data, train=(replace(first, read_values=LostMemory(first.read_values)), *others)
-    )
-    loop = replace(loop, data=data, status=TrainingStatus())
+    loop = lose_memory(loop, OSError("the disk is gone"))
     with pytest.raises(TrainingError, match=r"^OSError: the disk is gone; see .*logs$"):
         fit_here(loop)
     assert len(loop.status.get()["warnings"]) == 4
     assert find_checkpoints(loop.run.checkpoints) == []
+
+
+def test_a_gpu_that_answers_no_call_any_more_ends_the_training_in_one_line(tmp_path, monkeypatch):
+    """After a failed assertion on the GPU, every call of CUDA raises until the process ends."""
+    error = torch.AcceleratorError("CUDA error: device-side assert triggered\nsome advice")
+
+    def fail():
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", fail)
+    loop = lose_memory(make_loop(tmp_path / "run", temporal_epochs=1), error)
+    with pytest.raises(TrainingError, match=r"CUDA error: device-side assert triggered; see .*"):
+        fit_here(loop)
+
+
+def test_a_training_does_not_keep_the_model_of_the_one_before(tmp_path, monkeypatch):
+    """As folds in turn and a temporal model after its encoder train in one process."""
+    build, modules = head_worker.build_head_module, []
+
+    def build_and_remember(*arguments, **settings):
+        module = build(*arguments, **settings)
+        modules.append(weakref.ref(module))
+        return module
+
+    monkeypatch.setattr(head_worker, "build_head_module", build_and_remember)
+    for name in ("first", "second"):
+        fit_here(make_loop(tmp_path / name, temporal_epochs=1))
+    gc.collect()
+    assert [module() for module in modules] == [None, None]
