@@ -175,7 +175,8 @@ class Catalog:
             kept = np.flatnonzero(is_new)
             chosen[match.rows[kept]] = num_before + np.arange(len(kept))
             num_before += len(kept)
-            parts.append(self._locate(replace(match, entries=match.entries.take(kept).compact())))
+            entries = match.entries if is_new.all() else match.entries.take(kept).compact()
+            parts.append(self._locate(replace(match, entries=entries)))
         return CacheEntries.join(parts).take_known(chosen)
 
     def _locate(self, matches: Matches) -> CacheEntries:
