@@ -113,7 +113,7 @@ def _share_time(intervals: Sequence[tuple[float, float]]) -> list[float]:
 
 
 def _videos_to_read(rows: ManifestRows) -> set[str]:
-    needs_end = rows.entries.tell("is_truncated") | np.isinf(rows.segments.ends_s)
+    needs_end = rows.entries.are_set("is_truncated") | np.isinf(rows.segments.ends_s)
     return set(rows.segments.videos.take(needs_end).list_present())
 
 

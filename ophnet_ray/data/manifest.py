@@ -120,7 +120,7 @@ def build_manifest(
     Raises:
         KeyError: A phase is not in the vocabulary.
     """
-    table, is_reject = as_table(segments), entries.tell("kind")
+    table, is_reject = as_table(segments), entries.are_set("kind")
     unreadable, usable = np.flatnonzero(is_reject), np.flatnonzero(~is_reject)
     rejects = [
         Reject(segment, entry.reason, entry.kind or UNRECORDED_KIND)

@@ -109,7 +109,7 @@ def build_passport(
         rows_used=len(used),
         rows_rejected=len(rejects),
         rejected_by_reason=dict(Counter(reject.reason for reject in rejects).most_common()),
-        rows_cut_at_video_end=int(manifest.rows.entries.tell("is_truncated").sum()),
+        rows_cut_at_video_end=int(manifest.rows.entries.are_set("is_truncated").sum()),
         overlaps=quirks["overlaps"],
         gaps=quirks["gaps"],
         shorter_than_1_s=quirks["shorter_than_1_s"],

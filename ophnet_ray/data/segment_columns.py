@@ -1,7 +1,7 @@
 """Usable segments of one split as columns: some 60 bytes each, which may lie in a mapped file."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 
@@ -76,7 +76,7 @@ class SegmentColumns:
         folder_of: dict[tuple[str, str], int] = {}
         folders = [(parent_of(path), parent_of(uri) if uri else "") for path, uri in places]
         shard_folders = [folder_of.setdefault(folder, len(folder_of)) for folder in folders]
-        has_checksums = entries.tell("has_checksums")
+        has_checksums = entries.are_set("has_checksums")
         has_any = bool(has_checksums.any())
         return cls(
             ids=segments.hash_ids(),
@@ -166,6 +166,5 @@ def _find_layouts(entries: CacheEntries) -> Layouts:
     """Return the layouts of entries, in the order of the first entry of each."""
     used, numbers = number_by_first(entries.kinds)
     kinds = [entries.known_kinds[number].snippet_lengths for number in used.tolist()]
-    number_of: dict[tuple[int, ...], int] = {}
-    distinct = [number_of.setdefault(kind, len(number_of)) for kind in kinds]
-    return Layouts(tuple(number_of), shrink(np.asarray(distinct, dtype=np.int64)[numbers]))
+    layouts = Layouts.of_lengths(kinds)
+    return replace(layouts, numbers=layouts.numbers[numbers])

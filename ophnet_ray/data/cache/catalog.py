@@ -142,7 +142,7 @@ class Catalog:
         for matches in part.search(join):
             chosen = np.flatnonzero(~found.is_there[matches.rows])
             entries = self._locate(matches).take(chosen).compact()
-            found = found.put(matches.rows[chosen], entries)
+            found = found.replace_rows(matches.rows[chosen], entries)
         return found
 
     def _search(self, join: KeyJoin) -> Iterator[Matches]:

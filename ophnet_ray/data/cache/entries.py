@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 
 from ophnet_ray.data.annotations import RejectKind
 from ophnet_ray.data.cache.shards import CHECKSUM_BYTES, CacheEntry
+from ophnet_ray.data.words import ROWS_AT_ONCE
 
-MISSING = -1
-"""Shard of a row that has no entry."""
-_ROWS_AT_ONCE = 100_000
+NOWHERE = -1
+"""Place of what is not there, as of the shard of a row that has no entry."""
 
 
 class EntryKind(NamedTuple):
-    """Facts that many entries have in common; see ``CacheEntry``."""
+    """Fields of ``CacheEntry`` that many entries have in common, and whether they have checksums.
+
+    An entry has one checksum per block, or none.
+    """
 
     snippet_lengths: tuple[int, ...] = ()
     reason: str = ""
@@ -38,7 +41,7 @@ class CacheEntries(Sequence[CacheEntry]):
     """Entries of N rows, without their keys; a row may have none.
 
     Attributes:
-        shards: Index of each shard among ``places``, int32 (N,); ``MISSING`` without an entry.
+        shards: Index of each shard among ``places``, int32 (N,); ``NOWHERE`` without an entry.
         offsets: Byte of the shard at which the blocks begin, int64 (N,).
         kinds: Index of each row's kind among ``known_kinds``, int32 (N,).
         starts: Index of the first checksum of each row, int64 (N,); those of a row are adjacent.
@@ -59,7 +62,7 @@ class CacheEntries(Sequence[CacheEntry]):
     def none(cls, num_rows: int) -> Self:
         """Return rows without entries."""
         return cls(
-            shards=np.full(num_rows, MISSING, dtype=np.int32),
+            shards=np.full(num_rows, NOWHERE, dtype=np.int32),
             offsets=np.zeros(num_rows, dtype=np.int64),
             kinds=np.zeros(num_rows, dtype=np.int32),
             starts=np.zeros(num_rows, dtype=np.int64),
@@ -84,14 +87,14 @@ class CacheEntries(Sequence[CacheEntry]):
     @overload
     def __getitem__(self, index: slice) -> Self: ...
     def __getitem__(self, index: int | slice) -> CacheEntry | Self:
-        """Return the entry of a row, without its key, or several rows.
+        """Return the entry of a row, its ``key`` empty as rows have none, or several rows.
 
         Raises:
             KeyError: The row has none.
         """
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
-        if self.shards[index] == MISSING:
+        if self.shards[index] == NOWHERE:
             raise KeyError(f"row {index} has no entry in the cache")
         path, source = self.places[self.shards[index]]
         kind = self.known_kinds[self.kinds[index]]
@@ -112,13 +115,13 @@ class CacheEntries(Sequence[CacheEntry]):
     @property
     def is_there(self) -> NDArray[np.bool_]:
         """Mask of the rows that have an entry, (N,)."""
-        found: NDArray[np.bool_] = self.shards != MISSING
+        found: NDArray[np.bool_] = self.shards != NOWHERE
         return found
 
     @property
     def missing_rows(self) -> NDArray[np.int64]:
         """Rows that have no entry, ascending."""
-        return np.flatnonzero(self.shards == MISSING)
+        return np.flatnonzero(self.shards == NOWHERE)
 
     @cached_property
     def _blocks_by_kind(self) -> NDArray[np.int64]:
@@ -129,11 +132,14 @@ class CacheEntries(Sequence[CacheEntry]):
         counted: NDArray[np.int64] = self._blocks_by_kind[self.kinds]
         return counted
 
-    def tell(self, name: str) -> NDArray[np.bool_]:
-        """Return whether a field of each row's kind has another value than its default, (N,)."""
+    def are_set(self, name: str) -> NDArray[np.bool_]:
+        """Return whether a field of each row's kind has another value than its default, (N,).
+
+        False for a row without an entry.
+        """
         default = getattr(EntryKind(), name)
-        told = np.asarray([getattr(k, name) != default for k in self.known_kinds], dtype=np.bool_)
-        found: NDArray[np.bool_] = told[self.kinds]
+        by_kind = [getattr(kind, name) != default for kind in self.known_kinds]
+        found: NDArray[np.bool_] = np.asarray(by_kind, dtype=np.bool_)[self.kinds]
         return found & self.is_there
 
     def take(self, rows: NDArray[np.int64]) -> Self:
@@ -151,12 +157,12 @@ class CacheEntries(Sequence[CacheEntry]):
         if not len(self):
             return type(self).none(len(rows))
         taken = self.take(np.maximum(rows, 0))
-        taken.shards[rows < 0] = MISSING
+        taken.shards[rows < 0] = NOWHERE
         return taken
 
     def compact(self) -> Self:
         """Return the rows without the checksums and kinds that none of them uses."""
-        has_some = np.flatnonzero(self.tell("has_checksums"))
+        has_some = np.flatnonzero(self.are_set("has_checksums"))
         _, first, numbers = np.unique(self.starts[has_some], return_index=True, return_inverse=True)
         distinct = self.take(has_some[first])
         sizes = distinct.count_blocks()
@@ -173,7 +179,7 @@ class CacheEntries(Sequence[CacheEntry]):
             known_kinds=known_kinds or (EntryKind(),),
         )
 
-    def put(self, rows: NDArray[np.int64], entries: Self) -> Self:
+    def replace_rows(self, rows: NDArray[np.int64], entries: Self) -> Self:
         """Return these rows with other entries in some of them.
 
         Args:
@@ -196,8 +202,8 @@ class CacheEntries(Sequence[CacheEntry]):
         shards, kinds, starts, num_checksums = [], [], [], 0
         for part in parts:
             numbers = [places.setdefault(place, len(places)) for place in part.places]
-            # MISSING, the last index, stays what it is
-            shards.append(np.asarray([*numbers, MISSING], dtype=np.int32)[part.shards])
+            # NOWHERE, the last index, stays what it is
+            shards.append(np.asarray([*numbers, NOWHERE], dtype=np.int32)[part.shards])
             new_kinds = [known_kinds.setdefault(k, len(known_kinds)) for k in part.known_kinds]
             kinds.append(np.asarray(new_kinds, dtype=np.int32)[part.kinds])
             starts.append(part.starts + num_checksums)
@@ -217,10 +223,10 @@ class CacheEntries(Sequence[CacheEntry]):
         """Return the checksums of all blocks, one row after the other; 0 for rows without any."""
         counts = self.count_blocks()
         joined = np.zeros(int(counts.sum()), dtype="<u4")
-        has_some = self.tell("has_checksums")
+        has_some = self.are_set("has_checksums")
         stops = np.cumsum(counts)
-        for first in range(0, len(self), _ROWS_AT_ONCE):
-            rows = slice(first, first + _ROWS_AT_ONCE)
+        for first in range(0, len(self), ROWS_AT_ONCE):
+            rows = slice(first, first + ROWS_AT_ONCE)
             some = has_some[rows]
             own = counts[rows][some]
             within = np.arange(int(own.sum())) - np.repeat(np.cumsum(own) - own, own)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.catalog import CATALOG
-from ophnet_ray.data.cache.entries import MISSING, CacheEntries, EntryRows
+from ophnet_ray.data.cache.entries import NOWHERE, CacheEntries, EntryRows
 from ophnet_ray.data.cache.key_columns import KeyColumns, KeyJoin
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.cache.store import BlockCache, DecodeResult
@@ -91,7 +91,7 @@ def fill_cache(
             on_progress(FillProgress(arrivals.num_whole, arrivals.num_videos, num_blocks))
     if tasks:
         cache.update_catalog()
-    entries = entries.put(missing, arrivals.to_columns().take(numbers))
+    entries = entries.replace_rows(missing, arrivals.to_columns().take(numbers))
     cache.mark_used(entries)
     return FillResult(entries, arrivals.num_videos, len(decoded))
 
@@ -132,9 +132,9 @@ class _Arrivals:
         Raises:
             KeyError: The entry of one has not arrived.
         """
-        chosen = np.full(len(self._order), MISSING)
+        chosen = np.full(len(self._order), NOWHERE)
         chosen[np.array(self._rows, dtype=np.int64)] = np.arange(len(self._rows))
-        if (chosen == MISSING).any():
+        if (chosen == NOWHERE).any():
             raise KeyError("a decode task has left out a segment")
         return self._entries.to_columns().take(chosen)
 

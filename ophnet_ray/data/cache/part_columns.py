@@ -82,7 +82,7 @@ class PartColumns:
         is_ours = np.asarray([shard.codec == OUR_CODEC for shard in self.shards], dtype=np.bool_)
         for rows, places in join.match(self.keys):
             entries = self.entries.take(places)
-            is_valid = is_ours[entries.shards] | ~entries.tell("reason")
+            is_valid = is_ours[entries.shards] | ~entries.are_set("reason")
             chosen = np.flatnonzero(is_valid)
             # whoever keeps them does not keep the whole part
             yield Matches(rows[chosen], entries.take(chosen).compact(), self.shards)

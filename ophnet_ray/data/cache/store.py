@@ -17,7 +17,7 @@ from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.bucket import CacheBucket
 from ophnet_ray.data.cache.catalog import Catalog
-from ophnet_ray.data.cache.entries import MISSING, CacheEntries
+from ophnet_ray.data.cache.entries import NOWHERE, CacheEntries
 from ophnet_ray.data.cache.journals import OtherRuns, RunJournals, other_runs_of
 from ophnet_ray.data.cache.key_columns import KeyColumns
 from ophnet_ray.data.cache.segment_keys import FORMAT_VERSION, KeySource, describe_sampling
@@ -171,13 +171,13 @@ class BlockCache:
         pending = as_table(segments).take(missing)
         rows, old_keys = self._keys.find_keys_by_path(pending, files)
         found = self.find(keys.take(missing).join(old_keys))
-        chosen = np.full(len(keys), MISSING)
+        chosen = np.full(len(keys), NOWHERE)
         by_path = np.flatnonzero(found.is_there[len(missing) :])
         chosen[missing[rows[by_path]]] = len(missing) + by_path
         by_content = np.flatnonzero(found.is_there[: len(missing)])
         chosen[missing[by_content]] = by_content
-        here = np.flatnonzero(chosen != MISSING)
-        return keys, entries.put(here, found.take(chosen[here]))
+        here = np.flatnonzero(chosen != NOWHERE)
+        return keys, entries.replace_rows(here, found.take(chosen[here]))
 
     def find(self, keys: KeyColumns) -> CacheEntries:
         """Return the entry of each key that the cache holds, in the order of the keys.
@@ -191,7 +191,7 @@ class BlockCache:
             return found
         rest = self._catalog.read_rest(keys.take(missing))
         here = np.flatnonzero(rest.is_there)
-        return found.put(missing[here], rest.take(here))
+        return found.replace_rows(missing[here], rest.take(here))
 
     def update_catalog(self) -> None:
         """Add what was written since to the catalog, for the next run; a failure is a warning."""
