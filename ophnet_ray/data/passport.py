@@ -100,7 +100,7 @@ def build_passport(
     segments, identity, phases = data.segments, data.identity, list(manifest.phases)
     rejected = {reject.segment.segment_id for reject in unreadable}
     used = segments.take(~segments.find_ids(rejected))
-    rejects = [*unreadable, *data.missing]
+    rejects = [*unreadable, *data.list_rejects()]
     quirks = count_quirks(segments)
     return Passport(
         data_hash=data.data_hash,

@@ -38,16 +38,16 @@ AssignSplits = Callable[[SegmentTable, Iterable[Sequence[str]]], SegmentTable]
 class RunData:
     """The rows that a run or a search works on.
 
-    ``segments``: rows whose videos exist, with their splits; ``missing``: the other rows;
-    ``data_hash``: of ``identity`` and of the phases that test rows alone have, see
-    ``row_hashes``; ``case_rule``: source of the cases, see ``cases``; ``same_videos``: groups of
-    videos of equal content; ``held_back``: ids of the test rows that are training rows of the
+    ``segments``: rows whose videos exist, with their splits; ``missing``: the other rows, with
+    those of the CSV; ``data_hash``: of ``identity`` and of the phases that test rows alone have,
+    see ``row_hashes``; ``case_rule``: source of the cases, see ``cases``; ``same_videos``: groups
+    of videos of equal content; ``held_back``: ids of the test rows that are training rows of the
     table, which a fold of ``--cross_fit`` leaves out; ``files``: the state of the videos as the
     table was read, so that no stage asks for each of them again; empty where nobody has asked.
     """
 
     segments: SegmentTable
-    missing: tuple[Reject, ...]
+    missing: SegmentTable
     data_hash: str
     case_rule: str = ""
     same_videos: tuple[tuple[str, ...], ...] = ()
@@ -58,14 +58,14 @@ class RunData:
     def of_rows(
         cls,
         segments: Iterable[Segment],
-        missing: Sequence[Reject] = (),
+        missing: Iterable[Segment] = (),
         held_back: frozenset[str] = frozenset(),
         files: Mapping[str, FileStatus] | None = None,
     ) -> Self:
         """Collect rows and hash those that identify a run."""
         known = files or {}
         table = as_table(segments)
-        data = cls(table, tuple(missing), "", held_back=held_back, files=known)
+        data = cls(table, as_table(missing), "", held_back=held_back, files=known)
         hashed = hash_segments(data.identity, data._list_test_phases(), known)
         return replace(data, data_hash=hashed)
 
@@ -81,14 +81,14 @@ class RunData:
 
     def _list_test_phases(self) -> list[str]:
         """Return the phases of the vocabulary that no row of training or validation has."""
-        lost = {reject.segment.phase for reject in self.missing if reject.segment.split != "test"}
-        known = lost.union(self.identity.phases.list_present())
+        lost = self.missing.take(~self.missing.splits.are("test")).phases.list_present()
+        known = {*lost, *self.identity.phases.list_present()}
         return [phase for phase in self.phases if phase not in known]
 
     @property
     def all_rows(self) -> SegmentTable:
         """The rows, and after them those whose videos do not exist."""
-        return join_tables([self.segments, as_table(each.segment for each in self.missing)])
+        return join_tables([self.segments, self.missing])
 
     @property
     def num_train(self) -> int:
@@ -98,8 +98,12 @@ class RunData:
     @property
     def phases(self) -> list[str]:
         """The vocabulary of all rows; index = label."""
-        missing = (reject.segment.phase for reject in self.missing)
+        missing = self.missing.phases.list_present()
         return sort_phases({*self.segments.phases.list_present(), *missing})
+
+    def list_rejects(self) -> list[Reject]:
+        """Return the rows whose videos do not exist, each with that reason."""
+        return [Reject(row, MISSING, "missing") for row in self.missing]
 
 
 def read_run_data(
@@ -204,7 +208,7 @@ def gather_rows(
     assign: AssignSplits | None = None,
     files: Mapping[str, FileStatus] | None = None,
 ) -> RunData:
-    """Collect the rows of a table, those of missing videos as rejects.
+    """Collect the rows of a table, those of missing videos apart.
 
     Args:
         table: All rows.
@@ -219,8 +223,7 @@ def gather_rows(
     files = stat_files(set(videos)) if files is None else files
     same_videos = tuple(find_same_videos(videos, files))
     segments = assign(present, same_videos) if assign else present
-    rejects = [Reject(row, MISSING, "missing") for row in rows.take(is_absent)]
-    hashed = RunData.of_rows(segments, rejects, files=files)
+    hashed = RunData.of_rows(segments, rows.take(is_absent), files=files)
     return replace(hashed, case_rule=table.case_rule, same_videos=same_videos)
 
 

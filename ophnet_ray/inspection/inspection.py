@@ -13,6 +13,7 @@ from ophnet_ray.data.annotations import (
     read_table,
 )
 from ophnet_ray.data.run_data import RunData, gather_rows, split_cases, split_rows
+from ophnet_ray.data.segment_table import as_table
 from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.findings import Finding
 from ophnet_ray.inspection.fingerprint import take_fingerprint
@@ -57,7 +58,7 @@ class Inspection:
         """All rows of the table."""
         if self.data is None:
             return []
-        return [*self.data.segments, *(reject.segment for reject in self.data.missing)]
+        return list(self.data.all_rows)
 
 
 def inspect_data(
@@ -80,7 +81,7 @@ def inspect_data(
         # the split was refused for that reason
         findings = [finding for finding in findings if finding.kind != "split"]
     by_video: dict[str, list[Segment]] = defaultdict(list)
-    for row in (*data.segments, *(reject.segment for reject in data.missing)):
+    for row in data.all_rows:
         by_video[row.video].append(row)
     present = {video: rows for video, rows in by_video.items() if video not in absent}
     is_error = config.data.missing_videos == "error" or not _fitted(present)
@@ -173,12 +174,12 @@ def _split(table: AnnotationTable, absent: set[str], config: Config) -> RunData:
         return split_rows(table, absent, data, seed)
     # for the sake of the table's findings
     rows = split_cases(table.segments, data, seed)
-    return RunData(rows, (), "", table.case_rule)
+    return RunData(rows, as_table(()), "", table.case_rule)
 
 
 def _unsplit(table: AnnotationTable, absent: set[str]) -> RunData:
     if all(row.video in absent for row in table.segments):
-        return RunData(table.segments, (), "", table.case_rule)
+        return RunData(table.segments, as_table(()), "", table.case_rule)
     return gather_rows(table, absent)
 
 

@@ -82,7 +82,7 @@ def account_for_rows(
         UserError: Too many rows cannot be read, too few are left, or others than before.
     """
     data, directory = run.data, run.directory
-    rejects = [*unreadable, *data.missing]
+    rejects = [*unreadable, *data.list_rejects()]
     passport = build_passport(data, manifest, unreadable, resources.describe())
     start = read_start(run.config, data.phases)
     if start is not None:

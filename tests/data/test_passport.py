@@ -6,7 +6,7 @@ import json
 import pytest
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Reject, Segment
+from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.entries import CacheEntries
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.manifest import build_manifest
@@ -51,8 +51,7 @@ def make_passport(segments, missing=(), unreadable=()):
     manifest, rejects = build_manifest(
         segments, CacheEntries.of_entries(entries.values()), phases, WindowConfig()
     )
-    gone = [Reject(s, "the video is missing", "missing") for s in missing]
-    return build_passport(RunData.of_rows(segments, gone), manifest, rejects, RESOURCES)
+    return build_passport(RunData.of_rows(segments, missing), manifest, rejects, RESOURCES)
 
 
 @pytest.fixture

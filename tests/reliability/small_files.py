@@ -63,7 +63,7 @@ def _run_files(folder: Path) -> dict[Path, Callable[[], object]]:
     run = RunDirectory(folder)
     run.create()
     run.write_config(Config())
-    data = RunData(as_table(()), (), "a" * 64)
+    data = RunData(as_table(()), as_table(()), "a" * 64)
     run.write_passport(build_passport(data, Manifest(("a", "b"), _WINDOWS, ()), [], _RESOURCES))
     run.write_metrics(_HISTORY)
     checksum = run.hash_metrics()

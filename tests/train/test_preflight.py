@@ -70,10 +70,16 @@ def test_a_missing_video_is_refused_or_left_out(csv_path):
         check_input(config, Console())
     data = check_input(config.replace_flat(missing_videos="skip"), Console()).data
     assert len(data.segments) == 4
-    assert [(reject.segment.case_id, reject.kind) for reject in data.missing] == [
+    assert [(reject.segment.case_id, reject.kind) for reject in data.list_rejects()] == [
         ("x", "missing"),
         ("x", "missing"),
     ]
+    rows = data.all_rows
+    assert [row.segment_id for row in rows] == [
+        row.segment_id for part in (data.segments, data.missing) for row in part
+    ]
+    # one missing video does not make a text of each row's id
+    assert len(rows.names.texts) == 3
 
 
 def test_videos_of_test_rows_may_be_missing_or_sealed_until_the_last_exam(csv_path):
@@ -92,7 +98,7 @@ def test_videos_of_test_rows_may_be_missing_or_sealed_until_the_last_exam(csv_pa
         assert sealed.read_bytes()
         assert opened() == 1, "an open file is seen"
     assert {row.case_id for row in data.segments if row.split == "test"} == {"sealed"}
-    assert [(reject.segment.case_id, reject.kind) for reject in data.missing] == [
+    assert [(reject.segment.case_id, reject.kind) for reject in data.list_rejects()] == [
         ("absent", "missing")
     ]
     (csv_path.parent / "v.mp4").unlink()

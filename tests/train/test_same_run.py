@@ -20,7 +20,7 @@ RESOURCES = {"train_workers": 1, "device": "CPU", "threads_per_worker": 2}
 
 def passport(data_hash="d", **resources):
     config = Config()
-    data = RunData(as_table(()), (), data_hash)
+    data = RunData(as_table(()), as_table(()), data_hash)
     manifest = Manifest(("a", "b"), config.windows, ())
     return build_passport(data, manifest, [], RESOURCES | resources)
 
