@@ -1,7 +1,8 @@
 """Lightning's loggers for the curves of a run: TensorBoard, MLflow, Weights & Biases."""
 
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
@@ -18,9 +19,29 @@ LOCK_FILE = ".mlflow.lock"
 """Lock of the database beside the runs."""
 
 
-def build_loggers(config: Config, run: RunDirectory) -> list[Logger]:
-    """Build the loggers of a run; a resumed run adds to the same curves."""
-    return [_build_logger(name, config, run) for name in config.run.loggers]
+@contextmanager
+def open_loggers(config: Config, run: RunDirectory) -> Iterator[list[Logger]]:
+    """Build the loggers of a run, and end them; a resumed run adds to the same curves.
+
+    A run of W&B is that of its process until it is finished: Lightning would log the next training
+    of the process to it.
+    """
+    loggers = [_build_logger(name, config, run) for name in config.run.loggers]
+    exit_code = 1
+    try:
+        yield loggers
+        exit_code = 0
+    except SystemExit:  # as Ray Tune ends a trial that falls behind
+        exit_code = 0
+        raise
+    finally:
+        _finish_wandb(loggers, exit_code)
+
+
+def _finish_wandb(loggers: Sequence[Logger], exit_code: int) -> None:
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish(exit_code=exit_code)
 
 
 def _build_logger(name: str, config: Config, run: RunDirectory) -> Logger:

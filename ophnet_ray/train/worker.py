@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import lightning as L  # noqa: N812 - Lightning's own convention
 import torch
+from lightning.pytorch.loggers import Logger
 
 from ophnet_ray.config import Config
 from ophnet_ray.console import log_to
@@ -32,7 +33,7 @@ from ophnet_ray.train.epoch_callback import EpochCallback
 from ophnet_ray.train.head_protocol import HeadLoopConfig
 from ophnet_ray.train.head_worker import build_head_fit
 from ophnet_ray.train.heartbeat import Heartbeat
-from ophnet_ray.train.loggers import build_loggers
+from ophnet_ray.train.loggers import open_loggers
 from ophnet_ray.train.memory_format import choose_memory_format
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.resume_point import ResumePoint, agree_on_resume_point
@@ -104,14 +105,15 @@ def _fit_from_last_checkpoint(
     module, batches, callback = _build_fit(loop, data, resume, heartbeat, place)
     callbacks = [callback, *_build_pictures(loop, data.columns)]
     callbacks += [callback.skipper] if callback.skipper else []
-    trainer = _build_trainer(loop, callbacks, place)
     stopped = ""
-    try:
-        with heartbeat, name_compile_errors() if loop.config.speed.compile else nullcontext():
-            trainer.fit(module, datamodule=batches, ckpt_path=resume_from, weights_only=True)
-    except StopTraining as stop:
-        stopped = str(stop)
-        logger.info("stopped as asked, %s", stopped)
+    with open_loggers(loop.config, run) as loggers:
+        trainer = _build_trainer(loop, callbacks, loggers, place)
+        try:
+            with heartbeat, name_compile_errors() if loop.config.speed.compile else nullcontext():
+                trainer.fit(module, datamodule=batches, ckpt_path=resume_from, weights_only=True)
+        except StopTraining as stop:
+            stopped = str(stop)
+            logger.info("stopped as asked, %s", stopped)
     callback.send_logs(trainer)
     return {"failure": callback.failure, "stopped": stopped}
 
@@ -201,7 +203,10 @@ def _speed_up(module: SurgicalPhaseModule, loop: TrainLoopConfig, place: WorkerP
 
 
 def _build_trainer(
-    loop: TrainLoopConfig, callbacks: Sequence[L.Callback], place: WorkerPlace
+    loop: TrainLoopConfig,
+    callbacks: Sequence[L.Callback],
+    loggers: Sequence[Logger],
+    place: WorkerPlace,
 ) -> L.Trainer:
     training = loop.config.training
     if training.deterministic:
@@ -223,7 +228,7 @@ def _build_trainer(
         loop.run.path,
         strategy=strategy,
         plugins=[SyncedCheckpointIO(), *environment],
-        logger=build_loggers(loop.config, loop.run),
+        logger=list(loggers),
         gradient_clip_val=loop.config.recipe.gradient_clip_val,
     )
 

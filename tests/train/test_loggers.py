@@ -2,12 +2,17 @@
 
 import multiprocessing
 import sqlite3
+import sys
+from types import ModuleType
 
 import pytest
+from lightning.pytorch.loggers import wandb as lightning_wandb
 
 from ophnet_ray.config import Config
-from ophnet_ray.train.loggers import build_loggers
+from ophnet_ray.train.loggers import open_loggers
+from ophnet_ray.train.lone_worker import fit_here
 from ophnet_ray.train.run_directory import RunDirectory
+from tests.train.test_trainer import make_loop
 
 pytestmark = pytest.mark.unit
 
@@ -18,8 +23,8 @@ def log_a_score(storage, name, start):
     run.path.mkdir()
     config = Config().replace_flat(logger="mlflow", storage_path=str(storage))
     start.wait(300)
-    (logger,) = build_loggers(config, run)
-    logger.log_metrics({"val_macro_f1": 0.5}, step=0)
+    with open_loggers(config, run) as (logger,):
+        logger.log_metrics({"val_macro_f1": 0.5}, step=0)
 
 
 def test_runs_that_begin_to_log_simultaneously_all_end_up_in_the_database(tmp_path, monkeypatch):
@@ -43,3 +48,55 @@ def test_runs_that_begin_to_log_simultaneously_all_end_up_in_the_database(tmp_pa
         scores = database.execute("select value from metrics where key = 'val_macro_f1'")
         assert scores.fetchall() == [(0.5,)] * 3
     assert found == [(name,) for name in names]
+
+
+class WandbConfig(dict):
+    def update(self, values, allow_val_change):
+        super().update(values)
+
+
+class WandbRun:
+    """Run of W&B, which is not installed here: its process has one at a time."""
+
+    def __init__(self, wandb, **settings):
+        self.name, self._wandb = settings["name"], wandb
+        self.config, self.epochs, self.exit_code = WandbConfig(), [], None
+        wandb.run = self
+        wandb.runs.append(self)
+
+    def define_metric(self, *names, **settings):
+        pass
+
+    def log(self, metrics):
+        self.epochs += [metrics["epoch"]] if "val_macro_f1" in metrics else []
+
+    def finish(self, exit_code):
+        self.exit_code, self._wandb.run = exit_code, None
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """Stand-in for the parts of the package that Lightning uses."""
+    wandb = ModuleType("wandb")
+    wandb.run, wandb.runs = None, []
+    wandb.init = lambda **settings: WandbRun(wandb, **settings)
+    lib, run = ModuleType("wandb.sdk.lib"), ModuleType("wandb.wandb_run")
+    lib.RunDisabled, run.Run = type("RunDisabled", (), {}), WandbRun
+    for module in (wandb, lib, run, ModuleType("wandb.sdk")):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(lightning_wandb, "_WANDB_AVAILABLE", True)
+    return wandb
+
+
+def test_each_training_of_a_process_has_a_run_of_its_own_in_wandb(tmp_path, wandb):
+    """As trials, folds in turn, and a temporal model after its encoder have."""
+
+    def stop(record):
+        sys.exit()
+
+    settings = {"logger": "wandb", "storage_path": str(tmp_path), "temporal_epochs": 2}
+    with pytest.raises(SystemExit):
+        fit_here(make_loop(tmp_path / "stopped", **settings), stop)
+    fit_here(make_loop(tmp_path / "whole", **settings))
+    assert [(run.name, run.epochs) for run in wandb.runs] == [("stopped", [0]), ("whole", [0, 1])]
+    assert [run.exit_code for run in wandb.runs] == [0, 0]
