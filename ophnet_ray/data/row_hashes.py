@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ophnet_ray.data.segment_table import SegmentTable, as_table, sort_by_id
 from ophnet_ray.data.segments import Segment
-from ophnet_ray.data.words import ROWS_AT_ONCE
+from ophnet_ray.data.words import ROWS_AT_ONCE, Words
+from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import FileStatus, find_status
 
 
@@ -23,18 +24,18 @@ def hash_segments(
     """Return the SHA-256 of the rows, their splits and the sizes of their videos.
 
     Neither the order of the rows nor the folder of the videos matters: a run that moved is the
-    same run, a run on other videos is not. Every video must exist.
+    same run, a run on other videos is not.
 
     Args:
         segments: Rows.
         more_phases: Phases of the vocabulary that no row has; none leave the hash as it is.
         files: State of the videos; those that it lacks are asked for.
+
+    Raises:
+        UserError: A video does not exist.
     """
     table = as_table(segments)
-    found = find_status(set(table.videos.list_present()), files)
-    known = (found[video].size_bytes if video in found else 0 for video in table.videos.texts)
-    sizes = np.asarray(list(known), dtype=np.int64)
-    digest = _hash_list(_write_rows(table, sizes))
+    digest = _hash_list(_write_rows(table, _find_sizes(table.videos, files)))
     if more_phases:
         digest.update(json.dumps(list(more_phases)).encode())
     return digest.hexdigest()
@@ -44,6 +45,19 @@ def hash_segment_ids(table: SegmentTable) -> str:
     """Return the SHA-256 of the JSON list of the rows' ids, sorted."""
     parts = (map('"{}"'.format, part.list_ids()) for part in _sort_in_parts(table))
     return _hash_list(itertools.chain.from_iterable(parts)).hexdigest()
+
+
+def _find_sizes(videos: Words, files: Mapping[str, FileStatus] | None) -> NDArray[np.int64]:
+    """Return the size of each of the texts that rows have, bytes."""
+    found = find_status(videos.list_present(), files)
+    sizes = np.zeros(len(videos.texts), dtype=np.int64)
+    for number in videos.number_present().tolist():
+        video = videos.texts[number]
+        if video not in found:
+            # as a file of no bytes, it would make the same rows another run
+            raise UserError(f"{video} is gone since the table was read; restore it, or start again")
+        sizes[number] = found[video].size_bytes
+    return sizes
 
 
 def _write_rows(table: SegmentTable, sizes: NDArray[np.int64]) -> Iterator[str]:

@@ -1,5 +1,9 @@
 """Frame models of a run with a temporal model: the cases that each sees, and those it encodes."""
 
+import re
+import shutil
+from pathlib import Path
+
 import pytest
 
 from ophnet_ray.config import Config
@@ -51,6 +55,18 @@ def test_the_features_of_each_training_case_come_from_an_encoder_that_has_not_se
     for training in trainings:
         assert training.data.data_hash == hash_segments(training.data.segments)
     assert len({each.suffix for each in trainings}) == 3
+
+
+def test_a_video_that_goes_after_the_table_was_read_is_named_and_makes_no_other_run(
+    color_csv, tmp_path
+):
+    folder = shutil.copytree(color_csv.parent, tmp_path / "data")
+    checked = check(folder / color_csv.name, tmp_path, cross_fit=2)
+    run = open_run(checked.config, checked.data, Console())
+    video = run.data.segments.of_splits(["val"]).videos[0]
+    Path(video).unlink()
+    with pytest.raises(UserError, match=rf"^{re.escape(video)} is gone since the table was read; "):
+        list(list_frame_trainings(run.config, run.data))
 
 
 def test_without_folds_one_encoder_gives_all_features(color_csv, tmp_path):
