@@ -113,12 +113,8 @@ class Catalog:
         for index in self._shelf.read_shards(stamps):
             self._add(builder, index, stamps[index.shard.stem])
             if builder.size_bytes > MAX_PART_BYTES:
-                found = self._take_in(full := builder.build(), join, found)
-                self._write(full, (), gone)
-                builder = PartBuilder()
-        found = self._take_in(last := builder.build(), join, found)
-        if builder.num_shards >= MIN_SHARDS:
-            self._write(last, parts, gone)
+                found = self._keep(builder.finish(), (), gone, join, found)
+        found = self._keep(builder.finish(), parts, gone, join, found)
         self._changed.clear()
         return found
 
@@ -136,6 +132,20 @@ class Catalog:
             logger.warning(
                 "%s cannot be used (%r); its segments are decoded again", index.shard, error
             )
+
+    def _keep(
+        self,
+        part: PartColumns,
+        parts: Iterable[Path],
+        gone: Collection[str],
+        join: KeyJoin,
+        found: CacheEntries,
+    ) -> CacheEntries:
+        """Write a part that was just read, see ``_write``; return ``_take_in``."""
+        found = self._take_in(part, join, found)
+        if len(part.shards) >= MIN_SHARDS:
+            self._write(part, parts, gone)
+        return found
 
     def _take_in(self, part: PartColumns, join: KeyJoin, found: CacheEntries) -> CacheEntries:
         """Return what was found, and what a part that was just read holds of the other keys."""

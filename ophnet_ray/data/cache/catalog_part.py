@@ -48,31 +48,37 @@ class DamagedPartError(Exception):
 
 def dump_part(part: PartColumns) -> bytes:
     """Return the content of the file of a part."""
-    entries = part.entries
-    rows = np.empty(len(entries), _ROW_TYPE)
-    rows["high"], rows["low"] = part.keys.high, part.keys.low
-    rows["shard"], rows["kind"], rows["offset"] = entries.shards, entries.kinds, entries.offsets
-    checksums = entries.join_checksums()
-    stops = np.concatenate([[0], np.cumsum(entries.count_blocks())]).tolist()
-    with closing(sqlite3.connect(":memory:")) as db:
+    checksums = part.entries.join_checksums()
+    stops = np.concatenate([[0], np.cumsum(part.entries.count_blocks())])
+    # this file system holds a database in one piece, which `serialize` need not copy twice
+    with closing(sqlite3.connect("file:part?vfs=memdb", uri=True)) as db:
         db.executescript(_SCHEMA)
         for number, shard in enumerate(part.shards):
             values = (number, shard.name, *shard.stamp, shard.codec, shard.crc)
             db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-        for number, kind in enumerate(entries.known_kinds):
+        for number, kind in enumerate(part.entries.known_kinds):
             fields = _dump_kind(kind)
             crc = zlib.crc32(fields, number)
             db.execute("INSERT INTO kinds VALUES (?, ?, ?)", (number, fields, crc))
-        firsts = range(0, len(rows), CHUNK_ENTRIES)
-        for number, first in enumerate(firsts):
-            last = min(first + CHUNK_ENTRIES, len(rows))
-            content = rows[first:last].tobytes(), checksums[stops[first] : stops[last]].tobytes()
+        for number, first in enumerate(range(0, len(part.keys), CHUNK_ENTRIES)):
+            chunk = slice(first, first + CHUNK_ENTRIES)
+            own = checksums[stops[first] : stops[min(chunk.stop, len(part.keys))]]
+            content = _dump_rows(part, chunk), own.tobytes()
             crc = _crc_of(number, *content)
             db.execute("INSERT INTO chunks VALUES (?, ?, ?, ?)", (number, *content, crc))
         keys = part.keys[::CHUNK_ENTRIES].to_bytes()
         db.execute("INSERT INTO first_keys VALUES (?, ?)", (keys, zlib.crc32(keys)))
         db.commit()
         return db.serialize()
+
+
+def _dump_rows(part: PartColumns, chosen: slice) -> bytes:
+    keys, entries = part.keys[chosen], part.entries
+    rows = np.empty(len(keys), _ROW_TYPE)
+    rows["high"], rows["low"] = keys.high, keys.low
+    rows["shard"], rows["kind"] = entries.shards[chosen], entries.kinds[chosen]
+    rows["offset"] = entries.offsets[chosen]
+    return rows.tobytes()
 
 
 def name_part(file: io.BytesIO | io.BufferedReader) -> str:

@@ -128,11 +128,6 @@ class PartBuilder:
         self._shards: list[CatalogedShard] = []
 
     @property
-    def num_shards(self) -> int:
-        """Number of shards."""
-        return len(self._shards)
-
-    @property
     def size_bytes(self) -> int:
         """Approximate size of its file."""
         rows = self._rows
@@ -150,11 +145,13 @@ class PartBuilder:
         self._keys += b"".join([key for key, _ in keyed])
         self._shards.append(shard)
 
-    def build(self) -> PartColumns:
-        """Return what was added so far."""
+    def finish(self) -> PartColumns:
+        """Return what was added since the last call, and begin anew; nothing is held twice."""
         keys = KeyColumns.of_bytes(self._keys)
         entries = self._rows.to_columns().take(keys.order)
-        return PartColumns(keys.take(keys.order), entries, tuple(self._shards))
+        shards = tuple(self._shards)
+        self._keys, self._rows, self._shards = bytearray(), EntryRows(), []
+        return PartColumns(keys.take(keys.order), entries, shards)
 
 
 def _estimate_bytes(num_entries: int, num_checksums: int, num_shards: int, num_kinds: int) -> int:
