@@ -22,8 +22,8 @@ from ophnet_ray.data.segments import SPLITS, Reject, RejectKind, Segment
 from ophnet_ray.data.spelling import fold_phase, unite_spellings
 from ophnet_ray.data.table_file import AnnotationError, RowErrors, TableFile, check_columns
 from ophnet_ray.data.table_parser import TableParser, iterate_rows
+from ophnet_ray.data.text_column import TextColumn
 from ophnet_ray.data.video_files import VideoFinder, root_of
-from ophnet_ray.data.words import Words
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
 from ophnet_ray.storage.paths import absolute, check_location, parent_of
@@ -195,7 +195,7 @@ def _finish_table(parser: TableParser, ragged: RowErrors, rule: CaseRule) -> Ann
     return AnnotationTable(_settle_cases(table, rule, where, lines), rule)
 
 
-def _check_spellings(phases: Words, where: str, lines: NDArray[np.int64]) -> None:
+def _check_spellings(phases: TextColumn, where: str, lines: NDArray[np.int64]) -> None:
     """Refuse two spellings of a phase, which would be two classes."""
     known: dict[str, int] = {}
     _, first_rows = np.unique(phases.numbers, return_index=True)
@@ -212,7 +212,7 @@ def _settle_cases(
     table: SegmentTable, rule: CaseRule, where: str, lines: NDArray[np.int64]
 ) -> SegmentTable:
     """Refuse rows without a case; give the cases that names tell one spelling each."""
-    untold = np.flatnonzero(table.cases.are(""))
+    untold = np.flatnonzero(table.cases.equal(""))
     if len(untold):
         first = table[int(untold[0])].segment_id
         raise AnnotationError(

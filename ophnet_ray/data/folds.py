@@ -68,11 +68,11 @@ def stratify_cases(
     from sklearn.model_selection import StratifiedGroupKFold
 
     table = as_table(segments)
-    pool = table.take(~table.splits.are("test"))
+    pool = table.take(~table.splits.equal("test"))
     unit_of = _unite_enough(pool, num_folds, same_videos, "cases")
     phases = sorted(pool.phases.list_present())
     label_of = {phase: label for label, phase in enumerate(phases)}
-    labels = pool.phases.give([label_of.get(text, 0) for text in pool.phases.texts], np.int64)
+    labels = pool.phases.map_values([label_of.get(text, 0) for text in pool.phases.texts], np.int64)
     counts = np.bincount(labels, minlength=len(phases))
     if counts.max() < num_folds:
         raise AnnotationError(
@@ -82,7 +82,7 @@ def stratify_cases(
     units = sorted(set(unit_of.values()))
     number_of = {unit: number for number, unit in enumerate(units)}
     known = (number_of.get(unit_of.get(case_id, ""), 0) for case_id in pool.cases.texts)
-    numbers = pool.cases.give(list(known), np.int64)
+    numbers = pool.cases.map_values(list(known), np.int64)
     fold_of_unit: dict[str, int] = {}
     with warnings.catch_warnings():
         # that a phase has fewer rows than there are folds; the passport of each fold says it
@@ -131,7 +131,7 @@ def assign_fold(
     table = as_table(segments)
     check_phases(table)
     groups = [tuple(group) for group in same_videos]
-    is_pooled = ~table.splits.are("test")
+    is_pooled = ~table.splits.equal("test")
     pooled = table.with_splits(table.splits.replace_some(is_pooled, "train"))
     check_same_videos(pooled, groups)
     fold_of = stratify_cases(pooled, num_folds, groups)

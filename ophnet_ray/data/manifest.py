@@ -55,7 +55,7 @@ class Manifest:
 
     def count(self, split: str) -> int:
         """Return the number of segments of a split."""
-        return int(np.count_nonzero(self.rows.segments.splits.are(split)))
+        return int(np.count_nonzero(self.rows.segments.splits.equal(split)))
 
     def cases_of(self, split: str) -> list[str]:
         """Return the cases of a split, sorted."""
@@ -128,7 +128,9 @@ def build_manifest(
     ]
     kept = table.take(usable)
     label_of = {phase: label for label, phase in enumerate(phases)}
-    labels = kept.phases.give([label_of.get(phase, -1) for phase in kept.phases.texts], np.int64)
+    labels = kept.phases.map_values(
+        [label_of.get(phase, -1) for phase in kept.phases.texts], np.int64
+    )
     if (labels < 0).any():
         raise KeyError(kept.phases[int(np.flatnonzero(labels < 0)[0])])
     rows = ManifestRows(kept, labels, entries.take(usable))

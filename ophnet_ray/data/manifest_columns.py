@@ -32,7 +32,7 @@ class ManifestColumns:
         """Turn rows into columns; those of a split keep their order."""
         in_rows = manifest.rows.segments.splits
         # in the order of their first rows, as earlier versions wrote them: the same file to the bit
-        first_row = {name: int(np.argmax(in_rows.are(name))) for name in in_rows.list_present()}
+        first_row = {name: int(np.argmax(in_rows.equal(name))) for name in in_rows.list_present()}
         names = sorted(first_row, key=first_row.__getitem__)
         splits = {name: SegmentColumns.of_items(manifest.of_split(name)) for name in names}
         if manifest.val_durations is not None:

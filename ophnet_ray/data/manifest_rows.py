@@ -80,7 +80,7 @@ class ManifestRows(Sequence[ManifestItem]):
 
     def of_split(self, split: str) -> Self:
         """Return the rows of a split."""
-        return self.take(np.flatnonzero(self.segments.splits.are(split)))
+        return self.take(np.flatnonzero(self.segments.splits.equal(split)))
 
     def measure_lengths(self) -> NDArray[np.int64]:
         """Return the annotated milliseconds of each segment, at least 1, int64 (N,).

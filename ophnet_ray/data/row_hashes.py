@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray.data.segment_table import SegmentTable, as_table, sort_by_id
 from ophnet_ray.data.segments import Segment
-from ophnet_ray.data.words import ROWS_AT_ONCE, Words
+from ophnet_ray.data.text_column import ROWS_AT_ONCE, TextColumn
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import FileStatus, find_status
 
@@ -47,7 +47,7 @@ def hash_segment_ids(table: SegmentTable) -> str:
     return _hash_list(itertools.chain.from_iterable(parts)).hexdigest()
 
 
-def _find_sizes(videos: Words, files: Mapping[str, FileStatus] | None) -> NDArray[np.int64]:
+def _find_sizes(videos: TextColumn, files: Mapping[str, FileStatus] | None) -> NDArray[np.int64]:
     """Return the size of each of the texts that rows have, bytes."""
     found = find_status(videos.list_present(), files)
     sizes = np.zeros(len(videos.texts), dtype=np.int64)

@@ -76,12 +76,12 @@ class RunData:
         No training reads the latter, so their videos may come and go.
         """
         rows = self.segments
-        identifies = ~rows.splits.are("test")
+        identifies = ~rows.splits.equal("test")
         return rows.take(identifies | rows.find_ids(self.held_back))
 
     def _list_test_phases(self) -> list[str]:
         """Return the phases of the vocabulary that no row of training or validation has."""
-        lost = self.missing.take(~self.missing.splits.are("test")).phases.list_present()
+        lost = self.missing.take(~self.missing.splits.equal("test")).phases.list_present()
         known = {*lost, *self.identity.phases.list_present()}
         return [phase for phase in self.phases if phase not in known]
 
@@ -93,7 +93,7 @@ class RunData:
     @property
     def num_train(self) -> int:
         """Number of training rows whose videos exist."""
-        return int(np.count_nonzero(self.segments.splits.are("train")))
+        return int(np.count_nonzero(self.segments.splits.equal("train")))
 
     @property
     def phases(self) -> list[str]:
@@ -140,7 +140,7 @@ def _read_run_data(
     )
     files = stat_files(videos)
     absent = videos - files.keys()
-    fitted = rows.take(~rows.splits.are("test")) if absent else rows
+    fitted = rows.take(~rows.splits.equal("test")) if absent else rows
     lacking = sorted(absent.intersection(fitted.videos.list_present()))
     if lacking:
         num_present = int(np.count_nonzero(~fitted.videos.find(absent.__contains__)))

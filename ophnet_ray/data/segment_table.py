@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ophnet_ray.data.segments import Segment
-from ophnet_ray.data.words import ROWS_AT_ONCE, Words, join_words
+from ophnet_ray.data.text_column import ROWS_AT_ONCE, TextColumn, join_columns
 from ophnet_ray.hashing import hash_ids
 
 
@@ -38,11 +38,11 @@ class SegmentTable(Sequence[Segment]):
         hashes: ``hashing.hash_ids`` of the rows' ids, (N,), if they are known.
     """
 
-    names: Words
-    cases: Words
-    videos: Words
-    phases: Words
-    splits: Words
+    names: TextColumn
+    cases: TextColumn
+    videos: TextColumn
+    phases: TextColumn
+    splits: TextColumn
     starts_s: NDArray[np.float64]
     ends_s: NDArray[np.float64]
     has_timed_ids: bool = False
@@ -53,11 +53,11 @@ class SegmentTable(Sequence[Segment]):
         """Turn segments into columns."""
         found = list(rows)
         return cls(
-            names=Words.of_texts(row.segment_id for row in found),
-            cases=Words.of_texts(row.case_id for row in found),
-            videos=Words.of_texts(row.video for row in found),
-            phases=Words.of_texts(row.phase for row in found),
-            splits=Words.of_texts(row.split for row in found),
+            names=TextColumn.of_texts(row.segment_id for row in found),
+            cases=TextColumn.of_texts(row.case_id for row in found),
+            videos=TextColumn.of_texts(row.video for row in found),
+            phases=TextColumn.of_texts(row.phase for row in found),
+            splits=TextColumn.of_texts(row.split for row in found),
             starts_s=np.asarray([row.start_s for row in found], dtype=np.float64),
             ends_s=np.asarray([row.end_s for row in found], dtype=np.float64),
         )
@@ -133,7 +133,7 @@ class SegmentTable(Sequence[Segment]):
         """Return the rows of some splits."""
         return self.take(self.splits.find(lambda split: split in splits))
 
-    def with_splits(self, splits: Words) -> Self:
+    def with_splits(self, splits: TextColumn) -> Self:
         """Return the same rows with other splits."""
         return replace(self, splits=splits)
 
@@ -199,16 +199,16 @@ def join_tables(tables: Sequence[SegmentTable]) -> SegmentTable:
         return filled[0]
     has_timed_ids = bool(filled) and all(table.has_timed_ids for table in filled)
 
-    def list_names(table: SegmentTable) -> Words:
+    def list_names(table: SegmentTable) -> TextColumn:
         own_form = table.has_timed_ids == has_timed_ids
-        return table.names if own_form else Words.of_texts(table.segment_ids())
+        return table.names if own_form else TextColumn.of_texts(table.segment_ids())
 
-    def join(name: str) -> Words:
-        return join_words([getattr(table, name) for table in filled])
+    def join(name: str) -> TextColumn:
+        return join_columns([getattr(table, name) for table in filled])
 
     none = np.empty(0)
     return SegmentTable(
-        names=join_words([list_names(table) for table in filled]),
+        names=join_columns([list_names(table) for table in filled]),
         cases=join("cases"),
         videos=join("videos"),
         phases=join("phases"),

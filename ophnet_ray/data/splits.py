@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ophnet_ray.data.annotations import Segment, phase_vocabulary
 from ophnet_ray.data.segment_table import SegmentTable, as_table
 from ophnet_ray.data.table_file import AnnotationError
-from ophnet_ray.data.words import Words
+from ophnet_ray.data.text_column import TextColumn
 from ophnet_ray.hashing import hash_ids
 
 NUM_CANDIDATES = 128
@@ -49,7 +49,7 @@ def assign_splits(
         if "train" not in given:
             raise AnnotationError("the split column has no train rows; mark some rows as train")
         return table
-    is_pooled = ~table.splits.are("test")
+    is_pooled = ~table.splits.equal("test")
     pool = table.take(is_pooled)
     unit_of = unite_cases(pool, groups)
     cases = sorted(set(unit_of.values()))
@@ -92,7 +92,7 @@ def cases_on_both_sides(segments: Iterable[Segment]) -> list[str]:
     return sorted(table.cases.texts[number] for number in np.flatnonzero(num_splits > 1).tolist())
 
 
-def _list_distinct(one: Words, other: Words) -> NDArray[np.int64]:
+def _list_distinct(one: TextColumn, other: TextColumn) -> NDArray[np.int64]:
     """Return the distinct pairs of numbers of two columns, by their first rows, (P, 2)."""
     pairs = one.numbers.astype(np.int64) * len(other.texts) + other.numbers
     _, first_rows = np.unique(pairs, return_index=True)
@@ -162,10 +162,10 @@ def _count_phases(
 ) -> NDArray[np.int64]:
     """Count the rows of each case and phase, (C, K), in the order of both lists."""
     row_of, column_of = ({name: i for i, name in enumerate(names)} for names in (cases, phases))
-    rows = table.cases.give(
+    rows = table.cases.map_values(
         [row_of.get(unit_of.get(c, ""), 0) for c in table.cases.texts], np.int64
     )
-    columns = table.phases.give([column_of.get(p, 0) for p in table.phases.texts], np.int64)
+    columns = table.phases.map_values([column_of.get(p, 0) for p in table.phases.texts], np.int64)
     counts = np.bincount(rows * len(phases) + columns, minlength=len(cases) * len(phases))
     return counts.reshape(len(cases), len(phases)).astype(np.int64, copy=False)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ophnet_ray.data.row_parser import RowParser, name_column
 from ophnet_ray.data.segment_table import SegmentTable, name_row
 from ophnet_ray.data.table_file import RowErrors, TableFile
-from ophnet_ray.data.words import ROWS_AT_ONCE, Words
+from ophnet_ray.data.text_column import ROWS_AT_ONCE, TextColumn
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_ids
 
@@ -28,13 +28,13 @@ _PLACE, _PHASE = ("video_path", "video_id", "case_id"), ("phase_id", "phase")
 _READ = (*_PLACE, *_PHASE, "split", "start", "end")
 
 
-class _Numbers:
+class _Numbering:
     """Numbers of texts, in the order in which they first came."""
 
     def __init__(self) -> None:
         self._number_of: dict[str, int] = {}
 
-    def of(self, text: str) -> int:
+    def number(self, text: str) -> int:
         return self._number_of.setdefault(text, len(self._number_of))
 
     def texts(self) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ class _Listing:
     def __init__(self) -> None:
         self._texts: list[str] = []
 
-    def of(self, text: str) -> int:
+    def number(self, text: str) -> int:
         self._texts.append(text)
         return len(self._texts) - 1
 
@@ -74,17 +74,17 @@ class TableParser:
         if parser.rule == "name":  # a case is told by the name of the clip and its phase
             self._place += self._phase
         self._has_times, self._has_splits = "start" in columns, "split" in columns
-        numbering = _Numbers if self._has_times else _Listing
-        self._names: _Numbers | _Listing = numbering()
-        self._videos: _Numbers | _Listing = numbering()
-        self._cases, self._phases, self._splits = _Numbers(), _Numbers(), _Numbers()
+        numbering = _Numbering if self._has_times else _Listing
+        self._names: _Numbering | _Listing = numbering()
+        self._videos: _Numbering | _Listing = numbering()
+        self._cases, self._phases, self._splits = _Numbering(), _Numbering(), _Numbering()
         # place: name, case and video of a row; arrays, since a table has as many as it has clips
         self._name_of_place, self._case_of_place = array("i"), array("i")
         self._video_of_place = array("i")
         # by the texts of a row: what they were found to mean; the place of a clip is not kept
         self._place_of: dict[tuple[str, ...], int] = {}
         self._phase_of: dict[tuple[str, ...], int] = {}
-        self._split_of: dict[str, int] = {} if self._has_splits else {"": self._splits.of("")}
+        self._split_of: dict[str, int] = {} if self._has_splits else {"": self._splits.number("")}
         self._number_of: tuple[Mapping[Any, int], ...] = (
             self._place_of,
             self._phase_of,
@@ -116,7 +116,7 @@ class TableParser:
         num_places = len(self._name_of_place)
         for row in self._find_unknown(keys, has_right_times):
             own = keys[0][row], keys[1][row], keys[2][row]
-            is_right[row] = (has_right_times[row] and self._knows(*own)) or self._learn(
+            is_right[row] = (has_right_times[row] and self._is_known(*own)) or self._validate(
                 lines[row], dict(zip(self._columns, rows[row], strict=True)), *own
             )
         places, phases, splits = (
@@ -148,10 +148,10 @@ class TableParser:
         unknown: list[int] = np.flatnonzero(~is_known).tolist()
         return unknown
 
-    def _knows(self, place: tuple[str, ...], phase: tuple[str, ...], split: str) -> bool:
+    def _is_known(self, place: tuple[str, ...], phase: tuple[str, ...], split: str) -> bool:
         return place in self._place_of and phase in self._phase_of and split in self._split_of
 
-    def _learn(
+    def _validate(
         self,
         line: int,
         values: Mapping[str, str],
@@ -168,11 +168,11 @@ class TableParser:
         if place not in self._place_of:
             if self._has_times:
                 self._place_of[place] = len(self._name_of_place)
-            self._name_of_place.append(self._names.of(values[name_column(values)]))
-            self._case_of_place.append(self._cases.of(segment.case_id))
-            self._video_of_place.append(self._videos.of(segment.video))
-        self._phase_of.setdefault(phase, self._phases.of(segment.phase))
-        self._split_of.setdefault(split, self._splits.of(segment.split))
+            self._name_of_place.append(self._names.number(values[name_column(values)]))
+            self._case_of_place.append(self._cases.number(segment.case_id))
+            self._video_of_place.append(self._videos.number(segment.video))
+        self._phase_of.setdefault(phase, self._phases.number(segment.phase))
+        self._split_of.setdefault(split, self._splits.number(segment.split))
         return True
 
     def _make_ids(self, columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
@@ -207,11 +207,11 @@ class TableParser:
             for of_place in (self._name_of_place, self._case_of_place, self._video_of_place)
         )
         table = SegmentTable(
-            names=Words(self._names.texts(), names),
-            cases=Words(self._cases.texts(), cases),
-            videos=_unite_equal(Words(self._videos.texts(), videos)),
-            phases=Words(self._phases.texts(), columns["phases"]),
-            splits=Words(self._splits.texts(), columns["splits"]),
+            names=TextColumn(self._names.texts(), names),
+            cases=TextColumn(self._cases.texts(), cases),
+            videos=_unite_equal(TextColumn(self._videos.texts(), videos)),
+            phases=TextColumn(self._phases.texts(), columns["phases"]),
+            splits=TextColumn(self._splits.texts(), columns["splits"]),
             starts_s=columns["starts_s"],
             ends_s=columns["ends_s"],
             hashes=columns["hashes"],
@@ -235,16 +235,15 @@ def iterate_rows(
     """
     num_columns = len(columns)
     for line, values in itertools.islice(file.rows(), 1, None):
-        if len(values) == num_columns and values[0].strip():
+        if not any(map(str.strip, values)):
+            continue
+        if len(values) == num_columns:
             yield line, values
-        elif any(value.strip() for value in values):
-            if len(values) == num_columns:
-                yield line, values
-            else:
-                ragged.add(line, f"{len(values)} values for {num_columns} columns")
+        else:
+            ragged.add(line, f"{len(values)} values for {num_columns} columns")
 
 
-def _unite_equal(column: Words) -> Words:
+def _unite_equal(column: TextColumn) -> TextColumn:
     """Return a column in which no two of its texts are equal; see ``_Listing``."""
     num_distinct = len(np.unique(hash_ids(column.texts)))
     return column if num_distinct == len(column.texts) else column.renumber()

@@ -58,7 +58,7 @@ def check_spellings(rows: Iterable[Segment]) -> Iterator[Finding]:
             f"phases {rare!r} ({counts[rare]} rows) and {frequent!r} ({counts[frequent]} rows) "
             "differ in a letter or two, and are two classes",
             f"if they are one phase, write {frequent!r} in the rows of {rare!r}",
-            tuple(table.take(table.phases.are(rare))),
+            tuple(table.take(table.phases.equal(rare))),
         )
     for group in find_equal_cases(table.cases.list_present()):
         yield Finding(

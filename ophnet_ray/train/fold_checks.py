@@ -40,7 +40,7 @@ def check_fold_input(config: AnyConfig, console: Console) -> tuple[AnyConfig, Ru
         run=replace(checked.config.run, output_pth=config.run.output_pth),
     )
     rows = checked.data.segments
-    splits = rows.splits.replace_some(~rows.splits.are("test"), "train")
+    splits = rows.splits.replace_some(~rows.splits.equal("test"), "train")
     pooled = rows.with_splits(splits)
     data = replace(
         RunData.of_rows(pooled, checked.data.missing, files=checked.data.files),

@@ -53,7 +53,7 @@ def list_frame_trainings(config: Config, data: RunData) -> Iterator[FrameTrainin
     for fold in range(num_folds):
         rows = data.segments
         own = {case_id for case_id, number in fold_of.items() if number == fold}
-        is_held_back = rows.splits.are("train") & rows.cases.find(own.__contains__)
+        is_held_back = rows.splits.equal("train") & rows.cases.find(own.__contains__)
         held_back = frozenset(rows.take(is_held_back).segment_ids())
         rows = rows.with_splits(rows.splits.replace_some(is_held_back, "test"))
         without = replace(

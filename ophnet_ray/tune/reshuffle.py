@@ -15,7 +15,7 @@ from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.durations import read_ends
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.splits import assign_splits
-from ophnet_ray.data.words import Words
+from ophnet_ray.data.text_column import TextColumn
 from ophnet_ray.hashing import hash_ids
 from ophnet_ray.train.run import Run
 
@@ -59,7 +59,7 @@ class Reshuffle:
         split_of = self.split_of_rows(number)
         is_known = [name in split_of for name in manifest.rows.segments.segment_ids()]
         rows = manifest.rows.take(np.flatnonzero(is_known))
-        splits = Words.of_texts(split_of[name] for name in rows.segments.segment_ids())
+        splits = TextColumn.of_texts(split_of[name] for name in rows.segments.segment_ids())
         rows = replace(rows, segments=rows.segments.with_splits(splits))
         videos = rows.of_split("train").segments.videos.list_present()
         ids = sorted({self.content_ids[video] for video in videos if video in self.content_ids})

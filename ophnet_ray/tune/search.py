@@ -55,7 +55,7 @@ class Search:
         if not self.config.search.reshuffle:
             return data
         rows = data.segments
-        splits = rows.splits.replace_some(~rows.splits.are("test"), "val")
+        splits = rows.splits.replace_some(~rows.splits.equal("test"), "val")
         return replace(data, segments=rows.with_splits(splits))
 
     @property

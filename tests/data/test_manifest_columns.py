@@ -16,7 +16,7 @@ from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.manifest_columns import ManifestColumns
 from ophnet_ray.data.manifest_file import read_columns, read_facts, write_columns
 from ophnet_ray.data.manifest_rows import ManifestItem
-from ophnet_ray.data.words import Words
+from ophnet_ray.data.text_column import TextColumn
 from ophnet_ray.sampling_config import SamplingConfig
 
 pytestmark = pytest.mark.unit
@@ -205,7 +205,7 @@ def test_a_file_is_that_of_earlier_versions_to_the_bit(tmp_path):
     manifest = make_manifest(some_checksums)
     manifest = replace(manifest, items=[*manifest.items[7:14], *manifest.items])
     splits = manifest.rows.segments.splits.rename(str)
-    other = Words(splits.texts[::-1], len(splits.texts) - 1 - splits.numbers)
+    other = TextColumn(splits.texts[::-1], len(splits.texts) - 1 - splits.numbers)
     other_rows = replace(manifest.rows, segments=manifest.rows.segments.with_splits(other))
     for same in (manifest, replace(manifest, items=other_rows)):
         stored = write_columns(tmp_path / "a.arrow", ManifestColumns.of_manifest(same))

@@ -9,7 +9,7 @@ import pytest
 from ophnet_ray.data.annotations import read_table
 from ophnet_ray.data.segment_table import SegmentTable, as_table, join_tables, sort_by_id
 from ophnet_ray.data.segments import Segment
-from ophnet_ray.data.words import Words
+from ophnet_ray.data.text_column import TextColumn
 from ophnet_ray.hashing import hash_ids
 
 pytestmark = pytest.mark.unit
@@ -83,16 +83,16 @@ def test_tables_of_two_kinds_are_joined_to_the_rows_of_both(tmp_path):
 
 
 def test_texts_are_kept_once_and_listed_in_the_order_of_the_rows():
-    words = Words.of_texts(["b", "a", "b", "c"])
-    assert (words.texts, words.numbers.tolist()) == (("b", "a", "c"), [0, 1, 0, 2])
-    assert words.take(np.array([3, 1])).list_present() == ["c", "a"]
-    united = words.rename({"a": "x", "b": "y", "c": "x"}.__getitem__)
+    column = TextColumn.of_texts(["b", "a", "b", "c"])
+    assert (column.texts, column.numbers.tolist()) == (("b", "a", "c"), [0, 1, 0, 2])
+    assert column.take(np.array([3, 1])).list_present() == ["c", "a"]
+    united = column.rename({"a": "x", "b": "y", "c": "x"}.__getitem__)
     assert (list(united), united.texts) == (["y", "x", "y", "x"], ("y", "x"))
-    assert list(words.replace_some(words.are("b"), "c")) == ["c", "a", "c", "c"]
+    assert list(column.replace_some(column.equal("b"), "c")) == ["c", "a", "c", "c"]
 
 
 def test_a_row_takes_few_bytes(tmp_path):
     table = read(tmp_path)
     columns = (getattr(table, name) for name in ("names", "cases", "videos", "phases", "splits"))
-    arrays = [*(words.numbers for words in columns), table.starts_s, table.ends_s, table.hashes]
+    arrays = [*(column.numbers for column in columns), table.starts_s, table.ends_s, table.hashes]
     assert sum(array.nbytes for array in arrays) <= 48 * len(table)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray.data.annotations import RejectKind
 from ophnet_ray.data.cache.shards import CHECKSUM_BYTES, CacheEntry
-from ophnet_ray.data.words import ROWS_AT_ONCE
+from ophnet_ray.data.text_column import ROWS_AT_ONCE
 
 NOWHERE = -1
 """Place of what is not there, as of the shard of a row that has no entry."""

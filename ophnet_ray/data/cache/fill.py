@@ -16,7 +16,7 @@ from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.cache.store import BlockCache, DecodeResult
 from ophnet_ray.data.cache.task_plan import DecodeTask, plan_tasks
 from ophnet_ray.data.segment_table import as_table
-from ophnet_ray.data.words import Words
+from ophnet_ray.data.text_column import TextColumn
 from ophnet_ray.garbage import pause_collections
 from ophnet_ray.storage.files import FileStatus
 from ophnet_ray.storage.unfinished import delete_abandoned
@@ -108,7 +108,7 @@ class _Arrivals:
         num_whole: Number of those whose segments have all arrived.
     """
 
-    def __init__(self, keys: KeyColumns, videos: Words) -> None:
+    def __init__(self, keys: KeyColumns, videos: TextColumn) -> None:
         self._order = keys.order
         self._keys = keys.take(keys.order)
         self._videos = videos.numbers

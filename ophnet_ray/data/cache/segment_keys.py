@@ -12,9 +12,9 @@ from ophnet_ray.config import WindowConfig
 from ophnet_ray.data.cache.key_columns import KEY_BYTES, KeyColumns
 from ophnet_ray.data.cache.video_ids import VideoIds, version_of
 from ophnet_ray.data.segment_table import SegmentTable
+from ophnet_ray.data.text_column import ROWS_AT_ONCE
 from ophnet_ray.data.video.blocks import RESIZE_FILTER
 from ophnet_ray.data.windows import snippet_frames
-from ophnet_ray.data.words import ROWS_AT_ONCE
 from ophnet_ray.storage.files import FileStatus, find_status
 
 FORMAT_VERSION = 3

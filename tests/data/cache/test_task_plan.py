@@ -10,7 +10,7 @@ from ophnet_ray.data.cache.key_columns import KeyColumns
 from ophnet_ray.data.cache.task_plan import plan_tasks
 from ophnet_ray.data.segment_table import SegmentTable, as_table
 from ophnet_ray.data.segments import Segment
-from ophnet_ray.data.words import Words
+from ophnet_ray.data.text_column import TextColumn
 
 pytestmark = pytest.mark.unit
 
@@ -60,8 +60,8 @@ def test_a_plan_may_begin_anywhere_and_loses_no_task():
 
 def test_a_plan_takes_few_bytes_per_segment_until_a_task_is_asked_for():
     num_rows = 200_000
-    videos = Words(tuple(f"v{i}" for i in range(num_rows // 20)), np.arange(num_rows) // 20)
-    same, starts_s = Words.same("x", num_rows), np.arange(num_rows, dtype=np.float64)
+    videos = TextColumn(tuple(f"v{i}" for i in range(num_rows // 20)), np.arange(num_rows) // 20)
+    same, starts_s = TextColumn.of_texts(["x"] * num_rows), np.arange(num_rows, dtype=np.float64)
     table = SegmentTable(
         names=videos,
         cases=videos,

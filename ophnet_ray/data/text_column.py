@@ -12,7 +12,7 @@ ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
+class TextColumn:
     """Texts of N rows.
 
     Attributes:
@@ -29,11 +29,6 @@ class Words:
         number_of: dict[str, int] = {}
         numbers = [number_of.setdefault(text, len(number_of)) for text in texts]
         return cls(tuple(number_of), np.asarray(numbers, dtype=np.int32))
-
-    @classmethod
-    def same(cls, text: str, num_rows: int) -> Self:
-        """Return a column in which all rows have one text."""
-        return cls((text,), np.zeros(num_rows, dtype=np.int32))
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -82,19 +77,19 @@ class Words:
         found: NDArray[np.bool_] = passed[self.numbers]
         return found
 
-    def are(self, text: str) -> NDArray[np.bool_]:
+    def equal(self, text: str) -> NDArray[np.bool_]:
         """Return a mask of the rows that have a text, (N,)."""
         return self.find(lambda each: each == text)
 
-    def give(self, values: Sequence[Any], dtype: type[np.generic]) -> NDArray[Any]:
+    def map_values(self, values: Sequence[Any], dtype: type[np.generic]) -> NDArray[Any]:
         """Return for each row the value of its text, (N,).
 
         Args:
             values: Value of each of ``texts``.
             dtype: Type of the values.
         """
-        given: NDArray[Any] = np.asarray(values, dtype=dtype)[self.numbers]
-        return given
+        mapped: NDArray[Any] = np.asarray(values, dtype=dtype)[self.numbers]
+        return mapped
 
     def rename(self, name_of: Callable[[str], str]) -> Self:
         """Return the rows with other texts; equal new texts become one.
@@ -135,11 +130,11 @@ class Words:
         return type(self)(texts, np.where(rows, np.int32(number), self.numbers))
 
 
-def join_words(parts: Sequence[Words]) -> Words:
+def join_columns(parts: Sequence[TextColumn]) -> TextColumn:
     """Return the rows of several columns, one after the other."""
     number_of: dict[str, int] = {}
     joined = [np.empty(0, dtype=np.int32)]
     for part in parts:
         numbers = [number_of.setdefault(text, len(number_of)) for text in part.texts]
         joined.append(np.asarray(numbers, dtype=np.int32)[part.numbers])
-    return Words(tuple(number_of), np.concatenate(joined))
+    return TextColumn(tuple(number_of), np.concatenate(joined))
