@@ -14,13 +14,15 @@ _STREAMS = ("stdin", "stdout", "stderr")
 def open_closed_streams() -> None:
     """Open the standard streams that the caller has closed (``>&-``), to nowhere.
 
-    Else the next file that is opened gets the number, and the messages of compiled code.
+    Else the next file that is opened gets the number, and the messages of compiled code; likewise
+    in the processes that this one starts.
     """
     for number in range(len(_STREAMS)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            descriptor = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            os.set_inheritable(descriptor, True)  # as the standard streams of a process are
     for name in _STREAMS[1:]:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115

@@ -281,3 +281,12 @@ def test_an_answer_that_nobody_can_read_is_no_crash(redirection, code, says):
         ["bash", "-c", command], check=False, cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
     assert (done.returncode, done.stderr) == (code, says)
+
+
+def test_programs_that_a_command_starts_have_the_streams_that_its_caller_has_closed():
+    code = (
+        "import subprocess, sys; from ophnet_ray.standard_streams import open_closed_streams; "
+        "open_closed_streams(); "
+        "subprocess.run([sys.executable, '-c', 'import os; os.fstat(1)'], check=True)"
+    )
+    subprocess.run(["bash", "-c", f'{sys.executable} -c "$0" >&-', code], check=True, cwd=ROOT)
