@@ -1,5 +1,6 @@
 """Checkpoint → ONNX with its preprocessing inside, and safetensors with a card."""
 
+import hashlib
 import json
 import logging
 import warnings
@@ -19,7 +20,7 @@ from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.trained_model import TrainedModel, WithPreprocessing, choose_smoothing
 from ophnet_ray.models.init_checkpoint import find_weights_licence
-from ophnet_ray.storage.files import open_atomically, write_atomically
+from ophnet_ray.storage.files import write_atomically
 
 MAX_DIFFERENCE = 1e-3
 """Largest accepted difference between probabilities of PyTorch and onnxruntime."""
@@ -142,7 +143,7 @@ def compare_outputs(
 def export_safetensors(
     model: TrainedModel, checkpoint: Path, folder: Path, scores: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Write ``model.safetensors`` and ``card.json``; read the weights back and compare.
+    """Write ``model.safetensors`` and ``card.json``, which holds the hash of the weights.
 
     Args:
         model: The loaded checkpoint.
@@ -158,20 +159,20 @@ def export_safetensors(
     """
     safetensors = import_extra("safetensors.torch")
     weights = {name: t.contiguous() for name, t in model.network.state_dict().items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open_atomically(folder, lambda: "model.safetensors") as file:
-            file.write(safetensors.save(weights, metadata={"format": "pt"}))
-    except OSError as error:
-        raise UserError(f"--safetensors {folder} cannot be written: {error.strerror}") from error
-    path = folder / "model.safetensors"
+    content = safetensors.save(weights, metadata={"format": "pt"})
     card = build_card(model) | {
         "backbone": model.config.model.backbone,
         "checkpoint_sha256": hash_file(checkpoint),
-        "weights_sha256": hash_file(path),
+        "weights_sha256": hashlib.sha256(content).hexdigest(),
         "evaluation": scores,
     }
-    write_atomically(folder / "card.json", json.dumps(card, indent=1).encode())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # first: by the card, a repetition after a kill tells that the weights are its own
+        write_atomically(folder / "card.json", json.dumps(card, indent=1).encode())
+        write_atomically(folder / "model.safetensors", content)
+    except OSError as error:
+        raise UserError(f"--safetensors {folder} cannot be written: {error.strerror}") from error
     return card
 
 
