@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.durations import read_ends
 from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.segment_table import SegmentTable
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.data.text_column import TextColumn
 from ophnet_ray.hashing import hash_ids
@@ -34,29 +34,29 @@ class Reshuffle:
             for all trials.
     """
 
-    segments: tuple[Segment, ...]
+    segments: SegmentTable
     val_fraction: float
     seed: int
     same_videos: tuple[Sequence[str], ...]
     content_ids: Mapping[str, str]
     ends_s: Mapping[str, float] = field(default_factory=dict)
 
-    def split_of_rows(self, number: int) -> dict[str, str]:
-        """Return the split of each segment in a trial, by its id.
+    def split_rows(self, number: int) -> SegmentTable:
+        """Return the segments with their splits in a trial.
 
         The first trial, number 0, keeps the split that ``train.py`` has. All others choose among
         stratified splits that cut no case; a split column of the CSV does not count for them.
         """
-        rows: Sequence[Segment] = self.segments
-        if number > 0:
-            seed = int(hash_ids(["holdout"], self.seed, number)[0] >> 33)
-            pooled = [replace(row, split="train") for row in rows]
-            rows = assign_splits(pooled, self.val_fraction, seed, self.same_videos)
-        return {row.segment_id: row.split for row in rows}
+        if number == 0:
+            return self.segments
+        seed = int(hash_ids(["holdout"], self.seed, number)[0] >> 33)
+        pooled = self.segments.with_splits(self.segments.splits.rename(lambda _: "train"))
+        return assign_splits(pooled, self.val_fraction, seed, self.same_videos)
 
     def apply(self, manifest: Manifest, number: int) -> Manifest:
         """Return a manifest of the same segments with the split of a trial."""
-        split_of = self.split_of_rows(number)
+        split = self.split_rows(number)
+        split_of = dict(zip(split.segment_ids(), split.splits, strict=True))
         is_known = [name in split_of for name in manifest.rows.segments.segment_ids()]
         rows = manifest.rows.take(np.flatnonzero(is_known))
         splits = TextColumn.of_texts(split_of[name] for name in rows.segments.segment_ids())
@@ -75,7 +75,7 @@ def build_reshuffle(run: Run, manifest: Manifest) -> Reshuffle:
     config, videos = run.config, manifest.rows.segments.videos.list_present()
     scores_frames = config.training.scores_frames
     return Reshuffle(
-        tuple(manifest.rows.segments),
+        manifest.rows.segments,
         config.data.val_fraction,
         config.training.seed,
         run.data.same_videos,

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segment_table import as_table
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_holdout
 from ophnet_ray.tune.config import TuneConfig
@@ -38,12 +39,11 @@ def make_rows(num_cases=10):
 
 
 def make_reshuffle(rows, seed=42, same_videos=()):
-    return Reshuffle(rows, 0.2, seed, same_videos, {})
+    return Reshuffle(as_table(rows), 0.2, seed, same_videos, {})
 
 
 def held_out(reshuffle, number):
-    split_of = reshuffle.split_of_rows(number)
-    return {row.case_id for row in reshuffle.segments if split_of[row.segment_id] == "val"}
+    return {row.case_id for row in reshuffle.split_rows(number) if row.split == "val"}
 
 
 def test_each_trial_holds_out_whole_cases_of_its_own():
@@ -52,8 +52,7 @@ def test_each_trial_holds_out_whole_cases_of_its_own():
     assert holdouts[0] == {"case8", "case9"}  # the split of train.py
     assert all(len(cases) == 2 for cases in holdouts)
     assert len({frozenset(cases) for cases in holdouts}) > 6
-    split_of = reshuffle.split_of_rows(3)
-    sides = {(row.case_id, split_of[row.segment_id]) for row in reshuffle.segments}
+    sides = {(row.case_id, row.split) for row in reshuffle.split_rows(3)}
     assert len(sides) == 10
 
 
