@@ -17,10 +17,10 @@ from ophnet_ray.config import (
     path_settings,
     settings_that_affect,
 )
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.fill import decode_in_threads
 from ophnet_ray.data.cache.segment_keys import sampling_of
 from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.recipe_config import RECIPES, RecipeConfig
 from ophnet_ray.sampling_config import SamplingConfig

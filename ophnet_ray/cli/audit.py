@@ -14,7 +14,8 @@ from ophnet_ray.cli.checks import (
 )
 from ophnet_ray.config import DEFAULT_CACHE_DIR, CaseFrom
 from ophnet_ray.console import Console, print_answer
-from ophnet_ray.data.annotations import Segment, read_annotations
+from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.distributed.environment import prepare_environment
 from ophnet_ray.settings import NUM_WORKERS
 

@@ -13,7 +13,8 @@ from ophnet_ray.characters import escape_unfit
 from ophnet_ray.cli.checks import create_output_folder
 from ophnet_ray.config import CaseFrom
 from ophnet_ray.console import Console, StreamConsole, print_answer
-from ophnet_ray.data.annotations import Segment, read_annotations
+from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.comparison import MAIN_SCORE, Comparison, Difference
 from ophnet_ray.metrics.verdict import format_p_value

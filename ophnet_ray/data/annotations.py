@@ -18,7 +18,7 @@ from ophnet_ray.config import CaseFrom
 from ophnet_ray.data.cases import CaseRule, choose_case_rule, describe_untold
 from ophnet_ray.data.row_parser import RowParser
 from ophnet_ray.data.segment_table import SegmentTable, as_table
-from ophnet_ray.data.segments import SPLITS, Reject, RejectKind, Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.spelling import fold_phase, unite_spellings
 from ophnet_ray.data.table_file import AnnotationError, RowErrors, TableFile, check_columns
 from ophnet_ray.data.table_parser import TableParser, iterate_rows
@@ -27,24 +27,6 @@ from ophnet_ray.data.video_files import VideoFinder, root_of
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
 from ophnet_ray.storage.paths import absolute, check_location, parent_of
-
-__all__ = [
-    "SPLITS",
-    "AnnotationError",
-    "AnnotationTable",
-    "Reject",
-    "RejectKind",
-    "Segment",
-    "count_quirks",
-    "find_missing_videos",
-    "pair_neighbours",
-    "parse_annotations",
-    "phase_vocabulary",
-    "read_annotations",
-    "read_table",
-    "require_videos",
-    "sort_phases",
-]
 
 
 @dataclass(frozen=True, slots=True)

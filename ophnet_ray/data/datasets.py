@@ -23,12 +23,7 @@ from ophnet_ray.config import (
     WindowConfig,
     WindowImage,
 )
-from ophnet_ray.data.annotations import (
-    Reject,
-    parse_annotations,
-    phase_vocabulary,
-    read_table,
-)
+from ophnet_ray.data.annotations import parse_annotations, phase_vocabulary, read_table
 from ophnet_ray.data.duplicates import find_same_videos
 from ophnet_ray.data.loader import WindowLoader, read_window
 from ophnet_ray.data.manifest import Manifest, prepare_manifest
@@ -36,6 +31,7 @@ from ophnet_ray.data.manifest_columns import ManifestColumns
 from ophnet_ray.data.preprocessing import one_hot, prepare_batch, to_unit
 from ophnet_ray.data.samplers import TrainingSampler, ValidationSampler, pick_windows
 from ophnet_ray.data.segment_columns import SegmentColumns
+from ophnet_ray.data.segments import Reject
 from ophnet_ray.data.shard_order import ShardOrder
 from ophnet_ray.data.splits import FITTED_SPLITS, assign_splits
 from ophnet_ray.data.window_counts import WindowCounts

@@ -16,10 +16,10 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.manifest_rows import ManifestRows
 from ophnet_ray.data.segment_table import as_table
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.video.container import VideoError, open_video
 from ophnet_ray.data.video.decoder import read_video_index
 from ophnet_ray.errors import UserError

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.config import Config, WindowConfig
-from ophnet_ray.data.annotations import Reject, Segment, require_videos
+from ophnet_ray.data.annotations import require_videos
 from ophnet_ray.data.cache.entries import CacheEntries
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.shards import UNRECORDED_KIND
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.manifest_rows import ManifestItem, ManifestRows
 from ophnet_ray.data.segment_table import as_table
+from ophnet_ray.data.segments import Reject, Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.sampling_config import SamplerKind
 

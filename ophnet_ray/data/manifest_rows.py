@@ -7,10 +7,10 @@ from typing import Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.entries import CacheEntries
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.segment_table import SegmentTable
+from ophnet_ray.data.segments import Segment
 
 
 @dataclass(frozen=True, slots=True)

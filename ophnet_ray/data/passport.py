@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from typing import Any, Self
 
-from ophnet_ray.data.annotations import SPLITS, Reject, count_quirks
+from ophnet_ray.data.annotations import count_quirks
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.row_hashes import hash_segment_ids
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.data.segment_table import SegmentTable
+from ophnet_ray.data.segments import SPLITS, Reject
 from ophnet_ray.data.splits import cases_on_both_sides, phases_without_rows
 from ophnet_ray.storage.paths import name_of
 

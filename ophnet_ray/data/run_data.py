@@ -7,18 +7,12 @@ from typing import Self
 import numpy as np
 
 from ophnet_ray.config import DataConfig
-from ophnet_ray.data.annotations import (
-    AnnotationTable,
-    Reject,
-    Segment,
-    phase_vocabulary,
-    read_table,
-    sort_phases,
-)
+from ophnet_ray.data.annotations import AnnotationTable, phase_vocabulary, read_table, sort_phases
 from ophnet_ray.data.duplicates import find_same_videos
 from ophnet_ray.data.folds import assign_fold
 from ophnet_ray.data.row_hashes import hash_segments
 from ophnet_ray.data.segment_table import SegmentTable, as_table, join_tables
+from ophnet_ray.data.segments import Reject, Segment
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.data.table_file import AnnotationError
 from ophnet_ray.data.video_files import VIDEO_SUFFIXES

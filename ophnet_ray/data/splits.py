@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.annotations import Segment, phase_vocabulary
+from ophnet_ray.data.annotations import phase_vocabulary
 from ophnet_ray.data.segment_table import SegmentTable, as_table
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.table_file import AnnotationError
 from ophnet_ray.data.text_column import TextColumn
 from ophnet_ray.hashing import hash_ids

@@ -14,7 +14,7 @@ from functools import cache
 import ray
 from ray.util.metrics import Counter, Gauge
 
-from ophnet_ray.data.annotations import Reject
+from ophnet_ray.data.segments import Reject
 
 GAUGES = {
     "ophnet_step_seconds": "Mean time of a training step",

@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.duplicates import read_content_ids
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.predictions import VideoPrediction
 from ophnet_ray.inference.video_names import name_videos, path_parts

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.loader import WindowLoader
 from ophnet_ray.data.manifest import Manifest, prepare_manifest
 from ophnet_ray.data.manifest_rows import ManifestItem
 from ophnet_ray.data.preprocessing import prepare_batch, to_unit
 from ophnet_ray.data.samplers import ValidationSampler
 from ophnet_ray.data.segment_columns import SegmentColumns
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.audit_result import Audit, AuditSettings, choose_rows, score_labels
 from ophnet_ray.inference.trained_model import TrainedModel, load_model

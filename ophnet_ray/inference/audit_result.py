@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ophnet_ray import __version__
 from ophnet_ray.config import Config
-from ophnet_ray.data.annotations import Segment, find_missing_videos, require_videos
+from ophnet_ray.data.annotations import find_missing_videos, require_videos
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.inference.split_choice import SplitChoice, choose_split, warn_of_seen_cases
 from ophnet_ray.metrics.classification import accuracy, confusion_counts, macro_f1_present
 from ophnet_ray.models.payload import CheckpointPayload

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.video.index import frames_between
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.annotated_videos import (

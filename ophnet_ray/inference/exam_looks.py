@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.hashing import hash_case, hash_file
 from ophnet_ray.inference.annotated_videos import hash_rows

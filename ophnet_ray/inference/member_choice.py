@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.annotated_videos import AnnotatedVideo, group_by_video

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.duplicates import find_known_videos
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.inference.split_choice import find_seen_cases
 from ophnet_ray.models.payload import CheckpointPayload
 

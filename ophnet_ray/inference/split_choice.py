@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.features.sequence import FeatureSequence
 from ophnet_ray.data.features.store import FeatureStore
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.annotated_videos import AnnotatedVideo, group_by_video
 from ophnet_ray.inference.audit_result import Audit, AuditSettings, choose_rows, score_labels

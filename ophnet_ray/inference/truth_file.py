@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.inference.annotated_videos import AnnotatedVideo, hash_truth
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.paths import check_text

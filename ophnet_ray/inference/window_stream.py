@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.video.blocks import decode_segments
 from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.data.video.decoder import read_video_index

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 
 Level = Literal["error", "warning", "note"]
 """``error``: a run would not start; ``warning``: a person should look; ``note``: a fact."""

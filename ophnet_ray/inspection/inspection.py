@@ -6,14 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ophnet_ray.config import Config
-from ophnet_ray.data.annotations import (
-    AnnotationTable,
-    Segment,
-    find_missing_videos,
-    read_table,
-)
+from ophnet_ray.data.annotations import AnnotationTable, find_missing_videos, read_table
 from ophnet_ray.data.run_data import RunData, gather_rows, split_cases, split_rows
 from ophnet_ray.data.segment_table import as_table
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.findings import Finding
 from ophnet_ray.inspection.fingerprint import take_fingerprint

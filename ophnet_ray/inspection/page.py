@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 
 from ophnet_ray.config import Config
-from ophnet_ray.data.annotations import SPLITS, Segment
+from ophnet_ray.data.segments import SPLITS, Segment
 from ophnet_ray.inspection.findings import Finding, sort_findings, would_start
 from ophnet_ray.inspection.inspection import Inspection
 from ophnet_ray.inspection.setup_checks import Costs

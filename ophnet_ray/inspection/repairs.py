@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.inspection.borders import Borders
 from ophnet_ray.inspection.findings import Finding
 from ophnet_ray.storage.files import write_atomically

@@ -9,9 +9,9 @@ import numpy as np
 from joblib import cpu_count
 
 from ophnet_ray.config import Config
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.shards import bytes_per_block
 from ophnet_ray.data.cache.store import CACHE_VERSION, BlockCache
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.findings import Finding, FindingKind
 from ophnet_ray.inspection.video_facts import VideoFacts

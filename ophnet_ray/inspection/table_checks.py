@@ -3,9 +3,10 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from ophnet_ray.data.annotations import Segment, pair_neighbours
+from ophnet_ray.data.annotations import pair_neighbours
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.data.segment_table import as_table
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.spelling import find_equal_cases, find_near_phases
 from ophnet_ray.data.splits import cases_on_both_sides, find_split_twins, phases_without_rows
 from ophnet_ray.inspection.findings import Finding, FindingKind

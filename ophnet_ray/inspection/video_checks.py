@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from ophnet_ray.config import Config
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.inspection.findings import Finding, Level
 from ophnet_ray.inspection.repairs import (

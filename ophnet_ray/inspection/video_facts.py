@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import RejectKind, Segment
 from ophnet_ray.data.duplicates import read_content_ids
+from ophnet_ray.data.segments import RejectKind, Segment
 from ophnet_ray.data.video.blocks import decode_segments, plan_segment
 from ophnet_ray.data.video.container import (
     VideoError,

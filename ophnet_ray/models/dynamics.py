@@ -7,8 +7,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.segment_table import as_table
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.models.decoder import MIN_DURATIONS, Prior
 
 PSEUDO_COUNT = 0.5

@@ -6,9 +6,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.segment_table import as_table
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
 

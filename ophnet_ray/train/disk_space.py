@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from ophnet_ray.config import Config, WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.shards import bytes_per_block
 from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.data.windows import plan_blocks, plan_snippets
 from ophnet_ray.distributed.environment import find_running_head

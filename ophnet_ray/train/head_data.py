@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ophnet_ray.data.annotations import Reject, Segment
 from ophnet_ray.data.features.store import FeatureStore
+from ophnet_ray.data.segments import Reject, Segment
 from ophnet_ray.data.sequences import LabelledSequence
 from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.errors import UserError

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ophnet_ray.config import Config
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.folds import fold_cases
 from ophnet_ray.data.run_data import RunData
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.inference.encoder_source import EncoderSource
 from ophnet_ray.train.run import Run

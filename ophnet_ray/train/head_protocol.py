@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.config import Config, Pooling
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.features.sequence import FeatureSequence
 from ophnet_ray.data.features.store import FeatureStore
 from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.sequences import LabelledSequence
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.metrics.timelines import label_times

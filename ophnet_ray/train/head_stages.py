@@ -4,10 +4,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.features.store import FeatureStore
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.samplers import plan_training_steps
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.distributed.cluster import connect
 from ophnet_ray.distributed.features import extract_features

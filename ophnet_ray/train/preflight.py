@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Generic
 
 from ophnet_ray.config import CONTENT_SETTINGS, AnyConfig, Config
 from ophnet_ray.console import Console
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.demo_world import LONG, SHORT, DemoWorld
 from ophnet_ray.data.run_data import RunData, read_run_data
 from ophnet_ray.data.segment_table import as_table
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.table_checks import check_spellings

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import ray
 
-from ophnet_ray.data.annotations import Reject
 from ophnet_ray.data.cache.fill import DecodeAll, FillProgress, fill_cache
 from ophnet_ray.data.cache.shards import UNRECORDED_KIND
 from ophnet_ray.data.cache.store import BlockCache, DecodeResult
@@ -18,6 +17,7 @@ from ophnet_ray.data.durations import add_val_durations
 from ophnet_ray.data.manifest import Manifest, build_manifest
 from ophnet_ray.data.passport import build_passport, describe_warnings
 from ophnet_ray.data.segment_table import SegmentTable
+from ophnet_ray.data.segments import Reject
 from ophnet_ray.data.splits import FITTED_SPLITS
 from ophnet_ray.distributed.prometheus import count_rejects
 from ophnet_ray.distributed.resources import Resources

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ophnet_ray.config import CONTENT_SETTINGS, Config
-from ophnet_ray.data.annotations import Reject
 from ophnet_ray.data.passport import Passport
+from ophnet_ray.data.segments import Reject
 from ophnet_ray.errors import UserError
 from ophnet_ray.settings_file import dump_config
 from ophnet_ray.storage.access import ensure_writable

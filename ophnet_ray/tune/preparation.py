@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from ophnet_ray.config import WindowConfig
 from ophnet_ray.console import Console
-from ophnet_ray.data.annotations import Reject
 from ophnet_ray.data.cache.segment_keys import sampling_of
 from ophnet_ray.data.cache.shards import UNRECORDED_KIND
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.manifest_file import ManifestFile
 from ophnet_ray.data.passport import build_passport
+from ophnet_ray.data.segments import Reject
 from ophnet_ray.train.disk_space import check_copy_limit
 from ophnet_ray.train.fold_set import FoldSet
 from ophnet_ray.train.network_checks import check_backbone, check_recipe

@@ -20,7 +20,7 @@ from typing import Any
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.tune.config import SearchConfig
 from ophnet_ray.tune.paired_stopping import MIN_CASES, PairedStopping
 from ophnet_ray.tune.trial import Trial, has_passed, write_trial_end, write_trial_pass

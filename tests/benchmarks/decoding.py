@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.fill import decode_in_threads
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.loader import read_window
 from ophnet_ray.data.manifest_rows import ManifestItem
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.video import index as video_index
 from ophnet_ray.data.video.decoder import read_video_index
 from ophnet_ray.data.windows import cut_windows, plan_blocks, plan_snippets

@@ -20,11 +20,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ophnet_ray.config import ModelConfig, TrainingConfig, WindowConfig
-from ophnet_ray.data.annotations import Segment, read_annotations
+from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.demo import draw_case
 from ophnet_ray.data.demo_world import LONG
 from ophnet_ray.data.features.sequence import FeatureSequence, dump_sequence
 from ophnet_ray.data.features.store import FeatureStore
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.sequences import HeldValues, LabelledSequence
 from ophnet_ray.inference.encoder import load_encoder
 from ophnet_ray.inference.encoder_source import EncoderSource

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.loader import WindowLoader
 from ophnet_ray.data.manifest import build_manifest
 from ophnet_ray.data.samplers import TrainingSampler
 from ophnet_ray.data.segment_columns import SegmentColumns
+from ophnet_ray.data.segments import Segment
 from tests.benchmarks.footage import NUM_CLIPS, draw_clips
 from tests.benchmarks.measure import interleave, median_cpu_s
 from tests.benchmarks.rivals import SeedDataset, TunedDataset, run_epochs

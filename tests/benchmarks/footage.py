@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.demo_eye import Eye, draw_scene
+from ophnet_ray.data.segments import Segment
 
 FRAME_RATE = 25
 NUM_CLIPS, CLIP_FRAMES = 12, 72

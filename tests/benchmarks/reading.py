@@ -22,7 +22,6 @@ from ray.train.torch import TorchTrainer
 from torch.utils.data import DataLoader, RandomSampler
 
 from ophnet_ray.config import Config, WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.shards import DecodedSegment, write_shard
 from ophnet_ray.data.datasets import OphNetSurgicalDataset
 from ophnet_ray.data.loader import WindowLoader
@@ -30,6 +29,7 @@ from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.manifest_rows import ManifestItem
 from ophnet_ray.data.samplers import TrainingSampler
 from ophnet_ray.data.segment_columns import SegmentColumns
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.data.windows import mean_of_blocks
 from ophnet_ray.distributed.cluster import connect

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from ophnet_ray.config import DataConfig, WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.entries import CacheEntries
 from ophnet_ray.data.cache.fill import fill_cache
 from ophnet_ray.data.cache.journals import RunJournals
@@ -29,6 +28,7 @@ from ophnet_ray.data.cache.store import CACHE_VERSION, BlockCache, DecodeResult
 from ophnet_ray.data.cache.task_plan import DecodeTask
 from ophnet_ray.data.run_data import read_run_data
 from ophnet_ray.data.segment_table import SegmentTable
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.video.container import CODEC_VERSIONS
 from ophnet_ray.storage.records import dump_record
 from tests.benchmarks.measure import read_peak_mb

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.annotations import Segment, read_annotations
+from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.inference.decoder_tuning import CHOSEN_BY, decode_with_each, tune_decoder
 from ophnet_ray.inference.window_stream import frame_times
 from ophnet_ray.metrics.scoring import CaseScores, ScoredVideo

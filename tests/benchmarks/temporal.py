@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ophnet_ray.data.annotations import Segment, read_annotations
+from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.demo import make_demo
 from ophnet_ray.data.demo_world import LONG
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.train.head_folds import ENCODER_FILE
 from tests.benchmarks.table import Figure
 from tests.helpers.paths import ROOT, TRAIN_PY

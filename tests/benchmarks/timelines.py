@@ -26,7 +26,7 @@ from joblib import cpu_count
 from numpy.typing import NDArray
 
 from ophnet_ray.config import TrainingConfig
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.sequences import HeldValues, LabelledSequence
 from ophnet_ray.inference.decoder_tuning import (
     CHOSEN_BY,

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from ophnet_ray.data.annotations import (
-    AnnotationError,
     count_quirks,
     find_missing_videos,
     phase_vocabulary,
     read_annotations,
     read_table,
 )
-from ophnet_ray.data.table_file import TableFile
+from ophnet_ray.data.table_file import AnnotationError, TableFile
 from ophnet_ray.errors import UserError
 from tests.helpers.users import as_another_user
 

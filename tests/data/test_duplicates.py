@@ -6,11 +6,11 @@ from collections import Counter
 import pytest
 
 from ophnet_ray.config import DataConfig, WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.inventory import prune
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.duplicates import find_known_videos, find_same_videos, read_content_ids
 from ophnet_ray.data.run_data import read_run_data
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.storage.contents import END_BYTES
 
 pytestmark = pytest.mark.unit

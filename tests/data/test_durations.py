@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ophnet_ray import OphNetDataModule
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.durations import add_val_durations, measure_durations, read_ends
 from ophnet_ray.data.loader import SEGMENT_WEIGHT, WindowLoader
 from ophnet_ray.data.manifest_columns import ManifestColumns
 from ophnet_ray.data.samplers import ValidationSampler
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.timelines import label_times
 from tests.helpers.videos import write_color_dataset

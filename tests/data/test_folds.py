@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from ophnet_ray.data.annotations import AnnotationError, Segment, read_annotations
+from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.folds import assign_fold, fold_cases, stratify_cases
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.splits import cases_on_both_sides
+from ophnet_ray.data.table_file import AnnotationError
 from tests.helpers.paths import SHARED_DATA
 
 pytestmark = pytest.mark.unit

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment, read_annotations
+from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.cache.entries import CacheEntries
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.manifest import build_manifest, prepare_manifest
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.splits import assign_splits
 from ophnet_ray.errors import UserError
 

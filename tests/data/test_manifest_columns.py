@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.datasets import ManifestDataModule
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.manifest_columns import ManifestColumns
 from ophnet_ray.data.manifest_file import read_columns, read_facts, write_columns
 from ophnet_ray.data.manifest_rows import ManifestItem
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.text_column import TextColumn
 from ophnet_ray.sampling_config import SamplingConfig
 

@@ -6,13 +6,13 @@ import json
 import pytest
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.entries import CacheEntries
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.manifest import build_manifest
 from ophnet_ray.data.passport import Passport, build_passport, describe_warnings
 from ophnet_ray.data.row_hashes import hash_segments
 from ophnet_ray.data.run_data import RunData
+from ophnet_ray.data.segments import Segment
 
 pytestmark = pytest.mark.unit
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from ophnet_ray.config import Config, WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.datasets import ManifestDataModule
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.manifest_rows import ManifestItem
 from ophnet_ray.data.samplers import TrainingSampler
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.shard_order import ShardOrder
 from ophnet_ray.hashing import hash_ids
 from ophnet_ray.sampling_config import SamplingConfig

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from ophnet_ray.data.annotations import AnnotationError, Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.splits import (
     assign_splits,
     cases_on_both_sides,
     phases_without_rows,
     unite_cases,
 )
+from ophnet_ray.data.table_file import AnnotationError
 
 pytestmark = pytest.mark.unit
 

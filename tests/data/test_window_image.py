@@ -9,10 +9,10 @@ import torch
 
 import ophnet_ray
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.inventory import read_inventory
 from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.video.decoder import decode_frames, read_video_index
 from tests.helpers.fits import quiet_trainer
 from tests.helpers.videos import grey_frames, write_video

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.distributed.decode import decode_row, read_answer
 from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.storage.filesystems import StorageError

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.shards import DecodedSegment, write_shard
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.manifest_rows import ManifestItem
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.video.blocks import SegmentBlocks
 from tests.helpers.videos import write_video
 

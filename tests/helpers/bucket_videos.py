@@ -1,9 +1,9 @@
 """Eight videos in a folder of a bucket, as segments that fill a cache. Loads no torch."""
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.fill import decode_in_threads
 from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.storage.paths import join
 from tests.helpers.entries import FilledById, fill_by_id
 

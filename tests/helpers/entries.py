@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.entries import CacheEntries
 from ophnet_ray.data.cache.fill import fill_cache
 from ophnet_ray.data.cache.key_columns import KeyColumns
 from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.segments import Segment
 
 
 @dataclass(frozen=True)

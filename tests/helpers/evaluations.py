@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.inference.annotated_videos import AnnotatedVideo
 from ophnet_ray.inference.predictions import PredictionInfo, VideoPrediction, write_predictions
 from ophnet_ray.inference.truth_file import write_truth

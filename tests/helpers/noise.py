@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import softmax
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.folds import stratify_cases
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.inference.decoder_tuning import CHOSEN_BY, tune_decoder
 from ophnet_ray.inference.greedy_selection import CandidateVideo, select_members
 from ophnet_ray.inference.split_calibration import calibrate

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.folds import stratify_cases
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.inference.averaging import average_predictions
 from ophnet_ray.inference.decoder_tuning import Candidate, decode_with_each, tune_decoder
 from ophnet_ray.inference.greedy_selection import CandidateVideo, select_members

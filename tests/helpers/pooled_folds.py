@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.folds import stratify_cases
+from ophnet_ray.data.segments import Segment
 
 FRAMES = (4, 10, 16, 7, 2)
 """Mean frames of each phase in a case; half of the cases show the last one."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 
 LABELS = {"a": 0, "b": 1, "c": 2}
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from ophnet_ray.config import Config
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cases import parse_case
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.split_choice import choose_split, warn_of_seen_cases

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ophnet_ray.data.annotations import Segment, read_annotations
+from ophnet_ray.data.annotations import read_annotations
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.metrics.timelines import (
     NOT_ANNOTATED,
     TimelineSegment,

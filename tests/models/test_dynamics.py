@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.models.dynamics import PhaseDynamics, learn_dynamics
 from tests.helpers.segments import LABELS, make_segments
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment, read_annotations
+from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.train.run_directory import RunDirectory

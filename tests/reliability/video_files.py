@@ -16,10 +16,10 @@ import av
 import numpy as np
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.block_reader import check_blocks, read_blocks
 from ophnet_ray.data.cache.fill import decode_in_threads
 from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.video import blocks
 from tests.helpers.entries import fill_by_id
 from tests.helpers.videos import write_video

@@ -13,8 +13,8 @@ import pytest
 
 from ophnet_ray import OphNetDataModule
 from ophnet_ray.console import Console
-from ophnet_ray.data.annotations import Reject
 from ophnet_ray.data.segment_table import as_table
+from ophnet_ray.data.segments import Reject
 from ophnet_ray.errors import StoppedError, TrainingError, UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.ensemble import build_ensemble, read_ensemble, write_ensemble

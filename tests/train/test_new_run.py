@@ -7,9 +7,9 @@ import torch
 
 from ophnet_ray import OphNetDataModule
 from ophnet_ray.config import Config
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.duplicates import read_content_ids
 from ophnet_ray.data.run_data import RunData
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from ophnet_ray.data.annotations import Reject, Segment
+from ophnet_ray.data.segments import Reject, Segment
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage import claims
 from ophnet_ray.train.run_directory import RunDirectory, RunResult, locate_run

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ophnet_ray.config import Config
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.sequences import HeldValues, LabelledSequence
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.errors import DivergedError, TrainingError

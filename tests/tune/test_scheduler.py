@@ -8,7 +8,7 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from ophnet_ray.config import Config
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.train.epoch_counts import write_epoch_counts
 from ophnet_ray.tune.config import SearchConfig

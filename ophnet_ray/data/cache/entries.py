@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ophnet_ray.data.annotations import RejectKind
 from ophnet_ray.data.cache.shards import CHECKSUM_BYTES, CacheEntry
+from ophnet_ray.data.segments import RejectKind
 from ophnet_ray.data.text_column import ROWS_AT_ONCE
 
 NOWHERE = -1

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.catalog import CATALOG
 from ophnet_ray.data.cache.entries import NOWHERE, CacheEntries, EntryRows
 from ophnet_ray.data.cache.key_columns import KeyColumns, KeyJoin
@@ -16,6 +15,7 @@ from ophnet_ray.data.cache.shards import CacheEntry
 from ophnet_ray.data.cache.store import BlockCache, DecodeResult
 from ophnet_ray.data.cache.task_plan import DecodeTask, plan_tasks
 from ophnet_ray.data.segment_table import as_table
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.text_column import TextColumn
 from ophnet_ray.garbage import pause_collections
 from ophnet_ray.storage.files import FileStatus

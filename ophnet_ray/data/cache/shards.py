@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import RejectKind
+from ophnet_ray.data.segments import RejectKind
 from ophnet_ray.data.video.blocks import SegmentBlocks
 from ophnet_ray.data.video.container import CODEC_VERSIONS
 from ophnet_ray.storage.files import open_atomically, write_atomically

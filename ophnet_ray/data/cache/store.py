@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.bucket import CacheBucket
 from ophnet_ray.data.cache.catalog import Catalog
 from ophnet_ray.data.cache.entries import NOWHERE, CacheEntries
@@ -32,6 +31,7 @@ from ophnet_ray.data.cache.shards import (
 )
 from ophnet_ray.data.cache.video_ids import VideoIds
 from ophnet_ray.data.segment_table import as_table
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.video.blocks import SegmentBlocks, decode_segments
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.contents import identify_ends

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import RejectKind, Segment
+from ophnet_ray.data.segments import RejectKind, Segment
 from ophnet_ray.data.video.container import (
     VideoError,
     VideoSource,

@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from ophnet_ray.data.annotations import RejectKind
+from ophnet_ray.data.segments import RejectKind
 from ophnet_ray.data.video.hang_guard import codec_at_work, note_progress
 from ophnet_ray.data.video.index import VideoIndex
 from ophnet_ray.storage.files import COPY_BYTES

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from ophnet_ray.config import Config
-from ophnet_ray.data.annotations import Segment, find_missing_videos, read_annotations
+from ophnet_ray.data.annotations import find_missing_videos, read_annotations
 from ophnet_ray.data.cache.block_reader import read_blocks
 from ophnet_ray.data.cache.fill import decode_in_threads, fill_cache
 from ophnet_ray.data.cache.inventory import prune, read_inventory
 from ophnet_ray.data.cache.read_ahead import fetch_shard
 from ophnet_ray.data.cache.segment_keys import FORMAT_VERSION
 from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.video import blocks
 from ophnet_ray.data.video.blocks import decode_segments
 from ophnet_ray.data.video.container import VideoError

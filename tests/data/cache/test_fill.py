@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.block_reader import read_blocks
 from ophnet_ray.data.cache.fill import decode_in_threads
 from ophnet_ray.data.cache.store import BlockCache
 from ophnet_ray.data.cache.task_plan import divide_by_video
+from ophnet_ray.data.segments import Segment
 from tests.helpers.entries import fill_by_id
 from tests.helpers.hard_videos import HARD_VIDEOS, write_hard_video
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.block_reader import read_blocks
 from ophnet_ray.data.cache.fill import decode_in_threads
 from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.video import blocks
 from ophnet_ray.data.windows import cut_windows, mean_of_blocks, plan_blocks, plan_snippets
 from ophnet_ray.errors import UserError

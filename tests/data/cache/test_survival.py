@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
 from ophnet_ray.data.cache.block_reader import read_blocks
 from ophnet_ray.data.cache.fill import decode_in_threads
 from ophnet_ray.data.cache.inventory import prune, read_inventory
 from ophnet_ray.data.cache.segment_keys import FORMAT_VERSION
 from ophnet_ray.data.cache.store import BlockCache
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.errors import UserError
 from tests.helpers.entries import by_key, fill_by_id  # noqa: F401 - for the code of processes
 from tests.helpers.lock_holders import holding

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.video import blocks
 from ophnet_ray.data.video.blocks import decode_segments
 from tests.helpers.videos import grey_frames, write_video

@@ -10,7 +10,7 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace
 
 from ophnet_ray.config import WindowConfig
-from ophnet_ray.data.annotations import Segment
+from ophnet_ray.data.segments import Segment
 from ophnet_ray.data.video import pictures
 from ophnet_ray.data.video.blocks import decode_segments
 from ophnet_ray.data.video.container import VideoError
