@@ -28,6 +28,9 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
 from ophnet_ray.storage.paths import absolute, check_location, parent_of
 
+_ROW = "row"
+"""Stands for the file in messages about rows in memory, as in ``row:3``."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnnotationTable:
@@ -79,6 +82,8 @@ def read_table(
     _, header = next(file.rows(), (0, []))
     columns = [name.strip() for name in header]
     if not any(columns):
+        if any(value.strip() for _, values in file.rows() for value in values):
+            raise AnnotationError(f"{path}:1: the header is blank; name the columns in line 1")
         raise AnnotationError(f"{path} is empty; expected a header line and one row per segment")
     check_columns(columns, path)
     given = None if video_dir is None else absolute(video_dir)
@@ -111,10 +116,10 @@ def parse_annotations(
     folder = absolute(video_dir)
     find_video = VideoFinder(folder, None if allow_outside else folder)
     rule = choose_case_rule(table, case_from)
-    parser = TableParser(columns, RowParser(find_video, rule), "row")
+    parser = TableParser(columns, RowParser(find_video, rule), _ROW)
     values = ([row.get(name, "") for name in columns] for row in table)
     parser.add(enumerate(values, start=1))
-    return list(_finish_table(parser, RowErrors("row"), rule).segments)
+    return list(_finish_table(parser, RowErrors(_ROW), rule).segments)
 
 
 def phase_vocabulary(segments: Iterable[Segment]) -> list[str]:
@@ -172,7 +177,8 @@ def _finish_table(parser: TableParser, ragged: RowErrors, rule: CaseRule) -> Ann
     table, lines = parser.finish(ragged)
     where = ragged.where
     if not len(table):
-        raise AnnotationError(f"{where} holds no rows; expected one row per segment")
+        what = "the table" if where == _ROW else where
+        raise AnnotationError(f"{what} holds no rows; expected one row per segment")
     _check_spellings(table.phases, where, lines)
     return AnnotationTable(_settle_cases(table, rule, where, lines), rule)
 

@@ -51,8 +51,8 @@ class _Listing:
         self._texts.append(text)
         return len(self._texts) - 1
 
-    def texts(self) -> tuple[str, ...]:
-        return tuple(self._texts)
+    def texts(self) -> Sequence[str]:
+        return self._texts
 
 
 class TableParser:
@@ -207,9 +207,9 @@ class TableParser:
             for of_place in (self._name_of_place, self._case_of_place, self._video_of_place)
         )
         table = SegmentTable(
-            names=TextColumn(self._names.texts(), names),
+            names=TextColumn(tuple(self._names.texts()), names),
             cases=TextColumn(self._cases.texts(), cases),
-            videos=_unite_equal(TextColumn(self._videos.texts(), videos)),
+            videos=_unite_equal(TextColumn(tuple(self._videos.texts()), videos)),
             phases=TextColumn(self._phases.texts(), columns["phases"]),
             splits=TextColumn(self._splits.texts(), columns["splits"]),
             starts_s=columns["starts_s"],

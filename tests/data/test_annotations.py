@@ -12,6 +12,7 @@ import pytest
 from ophnet_ray.data.annotations import (
     count_quirks,
     find_missing_videos,
+    parse_annotations,
     phase_vocabulary,
     read_annotations,
     read_table,
@@ -181,6 +182,10 @@ def test_whole_numbers_sort_as_numbers_and_names_after_them(tmp_path):
     ("text", "says"),
     [
         pytest.param("", "is empty", id="empty"),
+        pytest.param("\n \n", "is empty", id="blank"),
+        pytest.param(
+            "\nvideo_id,start,end,phase\nv,0,1,a\n", "a.csv:1: the header is blank", id="blank line"
+        ),
         pytest.param("video_id,start,end,phase\n", "holds no rows", id="header only"),
         pytest.param("video_id,start,phase\nv,0,a\n", "column end is missing", id="no end"),
         pytest.param(
@@ -450,6 +455,11 @@ def test_a_table_that_goes_while_it_is_read_is_named(tmp_path):
     path.mkdir()
     with pytest.raises(AnnotationError, match=r"a\.csv is a folder"):
         list(file.rows())
+
+
+def test_a_data_frame_without_rows_is_named_as_a_table(tmp_path):
+    with pytest.raises(AnnotationError, match=r"^the table holds no rows; "):
+        parse_annotations([], tmp_path)
 
 
 def test_the_memory_of_a_table_is_that_of_its_segments(tmp_path):
