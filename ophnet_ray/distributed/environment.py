@@ -99,6 +99,7 @@ def prepare_environment() -> None:
         "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task",
         # a search has its own table and files
         "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         # a trial that diverges in its first epoch ends without a score
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",

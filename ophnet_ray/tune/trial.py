@@ -157,6 +157,11 @@ def write_trial_end(run: RunDirectory, state: TrialState, epochs: int, reason: s
     write_atomically(run.path / ENDED_FILE, dump_record(record))
 
 
+def has_end(run: RunDirectory) -> bool:
+    """Return True if the end of a trial is recorded; a new start deletes the record."""
+    return (run.path / ENDED_FILE).exists()
+
+
 def write_trial_pass(run: RunDirectory, epochs: int) -> None:
     """Record that the scheduler has let a trial go on after so many epochs."""
     write_atomically(run.path / PASSED_FILE, dump_record({"epochs": epochs}))

@@ -39,6 +39,7 @@ from ophnet_ray.tune.resources import TrialPlan
 from ophnet_ray.tune.trial import (
     TrialState,
     best_record,
+    has_end,
     read_trained_epochs,
     write_trial_end,
 )
@@ -95,19 +96,27 @@ def trial_config(base: Config, settings: Mapping[str, Any], seed: int | None) ->
 def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
     """Train a trial or resume it, and record how it ended; Ray Tune calls this.
 
-    It returns also where training failed, for a reason that the trial's folder holds: Ray would
-    begin a trial again that raises it. That is for trials whose process is lost.
+    A trial that failed here may leave a process that cannot train any more: after some errors of
+    CUDA, every call fails. The error makes Ray end the process, so that no trial takes it over, and
+    call this again in another one, where the trial is found to have ended.
 
     Args:
         task: Number, settings and seed of the trial, as Ray Tune hands them on.
         setup: Everything else.
+
+    Raises:
+        TrainingError: Training failed in this process.
     """
     run = setup.search.trial_run(task["number"], task["seed"])
+    if has_end(run):
+        return
     log_to(run.logs / "trial.log")
     config = trial_config(setup.plan.base, task["settings"], task["seed"])
     run.write_config(config)
     state, reason = _train_to_end(setup, config, run, task["number"])
     write_trial_end(run, state, len(run.read_metrics()), reason)
+    if state == "failed" and setup.plan.trains_alone:
+        raise TrainingError(reason)
 
 
 def _train_to_end(

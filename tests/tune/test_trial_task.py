@@ -1,10 +1,13 @@
 """Trials in the process that Ray Tune gives them, here without Ray: one after another."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from ophnet_ray import OphNetDataModule
 from ophnet_ray.distributed.resources import Resources
+from ophnet_ray.errors import TrainingError
 from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.train.lone_worker import fit_alone
 from ophnet_ray.train.protocol import TrainLoopConfig
@@ -84,3 +87,23 @@ def test_a_trial_that_diverges_returns_with_its_end_on_record(setup, reported):
     states = [trial.state for trial in setup.search.trials()]
     assert states == ["finished", "diverged", "finished"]
     assert "try a lower --lr" in setup.search.trials()[1].reason
+
+
+def test_a_process_in_which_a_trial_has_failed_is_left_to_no_other_trial(
+    setup, monkeypatch, tmp_path
+):
+    """Ray ends the process for the error, and calls the trial again in another one."""
+    setup = replace(setup, search=SearchDirectory(tmp_path))
+    monkeypatch.setattr(trial_task, "read_leaving_notice", lambda: None)
+    run = setup.search.start_trial(0, {"lr": 1e-3})
+    run.checkpoints.write_text("no folder can be made here")
+    task = {"number": 0, "settings": {"lr": 1e-3}, "seed": None}
+    with pytest.raises(TrainingError, match="checkpoints"):
+        run_trial(task, setup)
+    run.checkpoints.unlink()
+    run_trial(task, setup)
+    (trial,) = setup.search.trials()
+    assert (trial.state, trial.history) == ("failed", ())
+    assert "checkpoints" in trial.reason
+    setup.search.start_trial(0, {"lr": 1e-3})
+    assert not setup.search.trials()[0].has_ended
