@@ -32,6 +32,8 @@ _FIXED = {
 } | {
     "seed": "it also determines the split; --repeats trains the finalists under other seeds",
     "checkpoint_metric": "trials are compared by one score, --metric",
+    "strategy": "it is that of all trials: give --strategy",
+    "deterministic": "it is that of all trials: give --deterministic",
 }
 
 

@@ -56,6 +56,8 @@ def test_several_items_may_stand_in_one_argument():
             "class_weights=choice(none,best)", "'best' is not one of", id="unknown scheme"
         ),
         pytest.param("seed=choice(1,2)", "--repeats", id="the split must stay"),
+        pytest.param("strategy=choice(ddp,fsdp)", "give --strategy", id="it shapes all trials"),
+        pytest.param("deterministic=choice(true)", "give --deterministic", id="likewise"),
         pytest.param("csv_path=choice(a,b)", "same data", id="the data must stay"),
     ],
 )
