@@ -4,7 +4,8 @@ Uses undocumented parts of Ray (``Trial.max_failures``, and the two modules that
 with ``RayActorError``): check them when Ray is updated.
 """
 
-import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray.tune
@@ -15,12 +16,13 @@ from ray.tune.experiment import Trial as RayTrial
 
 from ophnet_ray.models.checkpoints import newest_position
 from ophnet_ray.train.conclusion import MAX_WORKER_FAILURES
+from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.directory import SearchDirectory
+from ophnet_ray.tune.trial_queue import TrialQueue
 
-logger = logging.getLogger(__name__)
-
-Positions = tuple[tuple[int, int], ...]
-"""Whole epochs, and steps of the next one, of the newest checkpoint; of folds, one for each."""
+Positions = dict[str, tuple[int, int]]
+"""Whole epochs, and steps of the next one, of the newest checkpoint; by run, of folds several."""
+MAX_REASON_CHARS = 200
 
 
 class CountRestarts(ray.tune.Callback):
@@ -31,16 +33,21 @@ class CountRestarts(ray.tune.Callback):
 
     Args:
         search: Folder of the search.
+        queue: Its trials; it learns which of them Ray has given up.
+        warn: Receives a line when a trial starts again, with the cause.
     """
 
-    def __init__(self, search: SearchDirectory) -> None:
-        self._search = search
+    def __init__(
+        self, search: SearchDirectory, queue: TrialQueue, warn: Callable[[str], None]
+    ) -> None:
+        self._search, self._queue, self._warn = search, queue, warn
         self._reached: dict[str, Positions] = {}
 
     def on_trial_start(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
         """Note where a trial begins, which an earlier call may have trained in part."""
+        self._queue.note_start(trial.trial_id)
         self._reached.setdefault(trial.trial_id, self._find_positions(trial))
 
     def on_trial_recover(
@@ -48,18 +55,49 @@ class CountRestarts(ray.tune.Callback):
     ) -> None:
         """Forget the earlier losses of a trial that has advanced since the last one."""
         positions = self._find_positions(trial)
-        if positions > self._reached.get(trial.trial_id, ()):
+        before = self._reached.get(trial.trial_id, {})
+        if any(reached > before.get(name, (0, 0)) for name, reached in positions.items()):
             trial.max_failures = trial.num_failures + MAX_WORKER_FAILURES
         self._reached[trial.trial_id] = positions
-        logger.warning("trial %d: its process is lost; it starts again", trial.config["number"])
+        name = self._run_of(trial).path.name
+        self._warn(f"trial {name} starts again: {_describe_error(trial)}")
+
+    def on_trial_error(
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
+    ) -> None:
+        """End a trial that has no process any more, or put it back into the queue.
+
+        Ray also gives up a trial whose process is lost while the trial takes it over: it handles
+        the loss twice, and the second time the trial is not running. It keeps its restarts. Such
+        a process has served another trial before, so that this cannot go on for ever.
+        """
+        self._queue.end_lost(
+            trial.trial_id, _describe_error(trial), may_start_again=trial.should_recover()
+        )
 
     def _find_positions(self, trial: RayTrial) -> Positions:
-        run = self._search.trial_run(trial.config["number"], trial.config["seed"])
-        folders = [run.checkpoints, *sorted(run.path.glob("fold*/checkpoints"))]
-        return tuple(map(newest_position, folders))
+        run = self._run_of(trial)
+        folders = [run.checkpoints, *run.path.glob("fold*/checkpoints")]
+        return {folder.parent.name: newest_position(folder) for folder in folders}
+
+    def _run_of(self, trial: RayTrial) -> RunDirectory:
+        return self._search.trial_run(trial.config["number"], trial.config["seed"])
 
 
-def take_memory_kills_for_losses() -> None:
+def _describe_error(trial: RayTrial) -> str:
+    """Return the latest error of a trial in one line, from Ray's record of its errors."""
+    file = Path(trial.error_file) if trial.error_file else None
+    text = file.read_text() if file is not None and file.exists() else ""
+    lines = [line.strip() for line in text.rpartition("Failure # ")[2].splitlines()[1:]]
+    told = [line for line in lines if line]
+    if not told:
+        return "its process is lost"
+    # a traceback ends with its cause; the loss of a process begins with what happened
+    shown = told[-1:] if "ray::" in told[0] else dict.fromkeys([told[0], told[-1]])
+    return " ".join(shown)[:MAX_REASON_CHARS]
+
+
+def count_memory_kills_as_losses() -> None:
     """Let Tune take a trial that Ray ended to save the memory of its machine for one that died.
 
     For a trial of one process Ray raises an error that Tune does not know; it ends the search.

@@ -2,28 +2,26 @@
 
 import time
 from contextlib import ExitStack
-from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler
 
 from ophnet_ray.distributed.cluster import connect
-from ophnet_ray.errors import one_line
 from ophnet_ray.train.conclusion import failures_in_one_line
 from ophnet_ray.train.disk_space import check_disk_space
 from ophnet_ray.tune.conclusion import SearchResult, conclude_search
-from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.preparation import prepare_search
 from ophnet_ray.tune.progress import SearchTable
 from ophnet_ray.tune.ranking import choose_finalists, rank_trials
+from ophnet_ray.tune.restarts import count_memory_kills_as_losses
 from ophnet_ray.tune.scheduler import build_scheduler
 from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.searcher import Suggestions
 from ophnet_ray.tune.space import select_base
-from ophnet_ray.tune.trial import outcome_of, write_trial_end
+from ophnet_ray.tune.trial import outcome_of
+from ophnet_ray.tune.trial_queue import TrialQueue
 from ophnet_ray.tune.trial_task import TrialSetup, TrialTask
-from ophnet_ray.tune.tuner import TrialQueue, build_tuner
+from ophnet_ray.tune.tuner import build_tuner
 
-MAX_REASON_CHARS = 200
 MIN_BUDGET_S = 1e-3
 ENDED_FOR_GOOD = ("finished", "diverged")
 """States of a repeat that is not trained again."""
@@ -73,6 +71,7 @@ def complete_search(search: Search, output: str) -> SearchResult:
             ):
                 run.console.say(where)
                 setup = prepare_search(search, held)
+                count_memory_kills_as_losses()
                 budget = TimeBudget(search.config.search.time_budget_s)
                 _train_trials(search, setup, budget)
                 _repeat_finalists(search, setup, budget)
@@ -100,16 +99,11 @@ def _train_trials(search: Search, setup: TrialSetup, budget: TimeBudget) -> None
         suggestions.record(trial.number, trial.settings, outcome)
     tasks = [TrialTask(trial.number, trial.settings) for trial in again]
     queue = TrialQueue(setup, tasks, len(past), search.num_trials, suggestions)
-    tuner = build_tuner(
-        setup,
-        queue,
-        build_scheduler(search.config.search, setup),
-        num_left,
-        budget.left_s,
-    )
+    scheduler = build_scheduler(search.config.search, setup)
+    tuner = build_tuner(setup, queue, scheduler, budget.left_s, console.warn)
     max_epochs, read = _count_epochs(search), search.directory.trials
     table = SearchTable(console, setup.metric, max_epochs, search.num_trials, read)
-    _record_failures(search.directory, table.run(tuner.fit))
+    table.run(tuner.fit)
 
 
 def _count_epochs(search: Search) -> int:
@@ -151,21 +145,9 @@ def _repeat_finalists(search: Search, setup: TrialSetup, budget: TimeBudget) -> 
         return
     console.say(f"training {len(finalists)} finalists again under {len(seeds)} other seeds")
     queue = TrialQueue(setup, tasks)
-    tuner = build_tuner(setup, queue, FIFOScheduler(), len(tasks), budget.left_s)
+    tuner = build_tuner(setup, queue, FIFOScheduler(), budget.left_s, console.warn)
     table = SearchTable(console, setup.metric, _count_epochs(search), len(tasks), directory.repeats)
-    _record_failures(directory, table.run(tuner.fit))
-
-
-def _record_failures(directory: SearchDirectory, results: Any) -> None:
-    """Record why trials ended that could not do so themselves, e.g. because their node was lost."""
-    trials = {trial.name: trial for trial in (*directory.trials(), *directory.repeats())}
-    for result in results:
-        if result.error is None or not result.config:
-            continue
-        run = directory.trial_run(result.config["number"], result.config["seed"])
-        if not trials[run.path.name].has_ended:
-            reason = one_line(result.error)[-MAX_REASON_CHARS:]
-            write_trial_end(run, "failed", len(run.read_metrics()), reason)
+    table.run(tuner.fit)
 
 
 def _is_complete(search: Search) -> bool:

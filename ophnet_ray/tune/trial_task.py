@@ -20,10 +20,12 @@ from ophnet_ray.data.manifest_file import ManifestFile
 from ophnet_ray.distributed.leaving_node import read_leaving_notice
 from ophnet_ray.errors import DivergedError, TrainingError, UserError
 from ophnet_ray.hashing import hash_holdout
+from ophnet_ray.train.conclusion import describe, find_root
 from ophnet_ray.train.head_protocol import HeadData, build_head_loop
 from ophnet_ray.train.lone_worker import fit_here
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.train.stop_poll import StopTraining
 from ophnet_ray.train.stored_manifest import store_manifest
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.directory import SearchDirectory
@@ -134,6 +136,11 @@ def _train_to_end(
     except (TrainingError, UserError) as error:
         logger.error("%s", error)
         return "failed", str(error)
+    except StopTraining:
+        raise  # the machine ends; Ray begins the trial again on another one
+    except Exception as error:  # again, it would fail the same way
+        logger.exception("the trial broke off")
+        return "failed", f"{describe(find_root(error))}; see {run.logs}"
     return "finished", ""
 
 

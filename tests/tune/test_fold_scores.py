@@ -19,6 +19,7 @@ from ophnet_ray.models.checkpoints import (
 from ophnet_ray.train.fold_checks import check_fold_input
 from ophnet_ray.train.fold_set import FoldSet
 from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.train.stop_poll import StopTraining
 from ophnet_ray.tune import trial_task
 from ophnet_ray.tune.config import SearchConfig, TuneConfig
 from ophnet_ray.tune.directory import search_identity
@@ -139,6 +140,30 @@ def test_a_fold_that_diverges_ends_its_trial_with_its_number_and_without_a_score
     assert row.score is None
     (line,) = csv.DictReader(format_table([row], "val_macro_f1", ["lr"]).decode().splitlines())
     assert (line["state"], line["val_macro_f1"]) == ("diverged", "")
+
+
+@pytest.mark.parametrize("error", [TypeError("no number"), OSError(28, "No space left")])
+def test_an_unexpected_error_ends_a_trial_as_failed_and_is_not_retried_by_ray(
+    prepared, monkeypatch, error
+):
+    def fail(setup, config, run, number):
+        raise error
+
+    monkeypatch.setattr(trial_task, "_train", fail)
+    prepared.run_trial(0, 0.001)
+    (trial,) = prepared.trials
+    assert trial.state == "failed"
+    assert trial.reason.startswith(f"{type(error).__name__}: {error}; see ")
+
+
+def test_a_trial_whose_machine_ends_is_left_to_ray(prepared, monkeypatch):
+    def stop(setup, config, run, number):
+        raise StopTraining("the machine ends")
+
+    monkeypatch.setattr(trial_task, "_train", stop)
+    with pytest.raises(StopTraining):
+        prepared.run_trial(0, 0.001)
+    assert prepared.trials[0].state == "unfinished"
 
 
 def test_no_scheduler_compares_trials_by_a_part_of_their_folds(prepared):

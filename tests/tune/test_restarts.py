@@ -1,5 +1,7 @@
 """Trials whose process is lost start again, as long as they advance. Ray is not started."""
 
+from types import SimpleNamespace
+
 import pytest
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.air.execution._internal.tracked_actor import TrackedActor
@@ -8,10 +10,15 @@ from ray.air.execution.resources import FixedResourceManager
 from ray.exceptions import OutOfMemoryError
 from ray.tune.experiment import Trial as RayTrial
 
+from ophnet_ray.config import Config
+from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.models.checkpoints import commit_checkpoint, temporary_file
 from ophnet_ray.train.conclusion import MAX_WORKER_FAILURES
 from ophnet_ray.tune.directory import SearchDirectory
-from ophnet_ray.tune.restarts import CountRestarts, take_memory_kills_for_losses
+from ophnet_ray.tune.resources import TrialPlan
+from ophnet_ray.tune.restarts import CountRestarts, count_memory_kills_as_losses
+from ophnet_ray.tune.trial_queue import TrialQueue
+from ophnet_ray.tune.trial_task import TrialSetup
 
 pytestmark = pytest.mark.unit
 
@@ -26,7 +33,10 @@ class Losses:
         self.trial = RayTrial(
             "trial", stub=True, trial_id="0", config=config, max_failures=MAX_WORKER_FAILURES
         )
-        self.callback = CountRestarts(search)
+        self.trial.storage = SimpleNamespace(trial_driver_staging_path=str(folder))
+        plan = TrialPlan(1, Config(), Resources(1, False, 1, 1))
+        queue = TrialQueue(TrialSetup(search, plan, {}, "0", "val_macro_f1"), [])
+        self.callback = CountRestarts(search, queue, lambda line: None)
         self.start()
 
     def start(self):
@@ -58,6 +68,19 @@ def test_a_trial_starts_again_as_often_as_it_has_a_new_checkpoint(tmp_path, fold
     ] * MAX_WORKER_FAILURES + [False]
 
 
+def test_the_tenth_fold_is_an_advance(tmp_path):
+    """As texts, the new fold 10 would come before fold 1, whose checkpoint is the larger one."""
+    losses = Losses(tmp_path)
+    for number in range(1, 10):
+        losses.write_checkpoint(losses.run.path / f"fold{number}of12/checkpoints", 5)
+    assert losses.is_restarted()
+    losses.write_checkpoint(losses.run.path / "fold10of12/checkpoints", 0)
+    assert losses.is_restarted()
+    assert [losses.is_restarted() for _ in range(MAX_WORKER_FAILURES + 1)] == [
+        True
+    ] * MAX_WORKER_FAILURES + [False]
+
+
 def test_checkpoints_of_an_earlier_call_are_no_advance(tmp_path):
     before = Losses(tmp_path)
     before.write_checkpoint(before.run.checkpoints, 0, step=3)
@@ -69,7 +92,7 @@ def test_checkpoints_of_an_earlier_call_are_no_advance(tmp_path):
 
 def test_a_process_that_ray_ends_to_save_memory_is_lost_like_one_that_died():
     """For Tune as it is, this is an unexpected exception, which ends the search."""
-    take_memory_kills_for_losses()
+    count_memory_kills_as_losses()
     actor = TrackedActor(actor_id=1)
     heard = []
     actor.set_on_error(lambda actor, error: heard.append("actor"))
