@@ -18,6 +18,7 @@ from ophnet_ray.models.checkpoints import newest_position
 from ophnet_ray.train.conclusion import MAX_WORKER_FAILURES
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.directory import SearchDirectory
+from ophnet_ray.tune.trial import has_end
 from ophnet_ray.tune.trial_queue import TrialQueue
 
 Positions = dict[str, tuple[int, int]]
@@ -59,8 +60,9 @@ class CountRestarts(ray.tune.Callback):
         if any(reached > before.get(name, (0, 0)) for name, reached in positions.items()):
             trial.max_failures = trial.num_failures + MAX_WORKER_FAILURES
         self._reached[trial.trial_id] = positions
-        name = self._run_of(trial).path.name
-        self._warn(f"trial {name} starts again: {_describe_error(trial)}")
+        run = self._run_of(trial)
+        if not has_end(run):  # else Ray only ends the process, which is fit for no other trial
+            self._warn(f"trial {run.path.name} starts again: {_describe_error(trial)}")
 
     def on_trial_error(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any

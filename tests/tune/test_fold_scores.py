@@ -9,7 +9,7 @@ from ray.tune.schedulers import FIFOScheduler
 
 from ophnet_ray.config import Config
 from ophnet_ray.console import Console
-from ophnet_ray.errors import DivergedError, UserError
+from ophnet_ray.errors import DivergedError, TrainingError, UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.metrics.bootstrap import fold_error_factor, interval_over_cases
 from ophnet_ray.metrics.classification import macro_f1_present
@@ -123,14 +123,19 @@ def test_a_fold_that_diverges_ends_its_trial_with_its_number_and_without_a_score
 ):
     """Fold 1 alone has other cases than the other trials."""
 
+    def run_trial():
+        prepared.run_trial(0, 0.001)
+
+    def read_trials():
+        return prepared.trials
+
     def diverge(setup, config, run, number):
         if config.data.fold == 2:
             raise DivergedError("not finite in epoch 1")
         prepared.train(setup, config, run, number)
 
     monkeypatch.setattr(trial_task, "_train", diverge)
-    table = SearchTable(Console(), "val_macro_f1", 2, 2, lambda: prepared.trials)
-    table.run(lambda: prepared.run_trial(0, 0.001))
+    SearchTable(Console(), "val_macro_f1", 2, 2, read_trials).run(run_trial)
     (trial,) = prepared.trials
     reason = "fold 2 of 4: not finite in epoch 1"
     assert (trial.state, trial.reason, len(trial.history)) == ("diverged", reason, 1)
@@ -143,14 +148,15 @@ def test_a_fold_that_diverges_ends_its_trial_with_its_number_and_without_a_score
 
 
 @pytest.mark.parametrize("error", [TypeError("no number"), OSError(28, "No space left")])
-def test_an_unexpected_error_ends_a_trial_as_failed_and_is_not_retried_by_ray(
+def test_an_unexpected_error_ends_a_trial_as_failed_so_that_it_is_not_trained_again(
     prepared, monkeypatch, error
 ):
     def fail(setup, config, run, number):
         raise error
 
     monkeypatch.setattr(trial_task, "_train", fail)
-    prepared.run_trial(0, 0.001)
+    with pytest.raises(TrainingError):
+        prepared.run_trial(0, 0.001)
     (trial,) = prepared.trials
     assert trial.state == "failed"
     assert trial.reason.startswith(f"{type(error).__name__}: {error}; see ")

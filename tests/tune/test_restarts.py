@@ -17,6 +17,7 @@ from ophnet_ray.train.conclusion import MAX_WORKER_FAILURES
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.resources import TrialPlan
 from ophnet_ray.tune.restarts import CountRestarts, count_memory_kills_as_losses
+from ophnet_ray.tune.trial import write_trial_end
 from ophnet_ray.tune.trial_queue import TrialQueue
 from ophnet_ray.tune.trial_task import TrialSetup
 
@@ -36,7 +37,8 @@ class Losses:
         self.trial.storage = SimpleNamespace(trial_driver_staging_path=str(folder))
         plan = TrialPlan(1, Config(), Resources(1, False, 1, 1))
         queue = TrialQueue(TrialSetup(search, plan, {}, "0", "val_macro_f1"), [])
-        self.callback = CountRestarts(search, queue, lambda line: None)
+        self.told = []
+        self.callback = CountRestarts(search, queue, self.told.append)
         self.start()
 
     def start(self):
@@ -88,6 +90,16 @@ def test_checkpoints_of_an_earlier_call_are_no_advance(tmp_path):
     assert [losses.is_restarted() for _ in range(MAX_WORKER_FAILURES + 1)] == [
         True
     ] * MAX_WORKER_FAILURES + [False]
+
+
+def test_a_trial_that_has_failed_in_its_process_is_not_said_to_start_again(tmp_path):
+    """Ray calls it again because it left the process by an error; it returns at once."""
+    losses = Losses(tmp_path)
+    assert losses.is_restarted()
+    assert losses.told == ["trial 0000 starts again: its process is lost"]
+    write_trial_end(losses.run, "failed", 0, "no space")
+    assert losses.is_restarted()
+    assert len(losses.told) == 1
 
 
 def test_a_process_that_ray_ends_to_save_memory_is_lost_like_one_that_died():
