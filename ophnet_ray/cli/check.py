@@ -163,7 +163,7 @@ def _check_setup(config: Config, inspection: "Inspection", console: Console) -> 
         if data is not None:
             check_new_run(config, data, console.say)
 
-    def build_network() -> None:
+    def check_model() -> None:
         if config.temporal.encoder is not None:
             # no frame model is trained
             check_given_encoder(config, console.say)
@@ -176,7 +176,7 @@ def _check_setup(config: Config, inspection: "Inspection", console: Console) -> 
         *collect("set-up", "--logger", lambda: check_loggers(config)),
         *collect("set-up", "--output_pth", lambda: check_output(config.run.output_pth)),
         *collect("set-up", "--backbone", check_network),
-        *collect("set-up", "--backbone", build_network),
+        *collect("set-up", "--backbone", check_model),
     ]
 
 

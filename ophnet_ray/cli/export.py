@@ -69,7 +69,7 @@ class ExportCommand:
         from ophnet_ray.inference.export import MAX_DIFFERENCE
         from ophnet_ray.inference.temporal_export import export_temporal_onnx, head_path
 
-        check_kind("--export_onnx", head_path(onnx_path), ONNX_FILE, "ONNX file")
+        check_kind("--export_onnx", head_path(onnx_path), ONNX_FILE)
         head, difference = export_temporal_onnx(self.checkpoint, onnx_path)
         print_answer(
             {
@@ -90,7 +90,7 @@ class ExportCommand:
     def _check_outputs(self, onnx_path: Path | None) -> None:
         """Refuse to replace what no export has written."""
         if onnx_path is not None:
-            check_kind("--export_onnx", onnx_path, ONNX_FILE, "ONNX file")
+            check_kind("--export_onnx", onnx_path, ONNX_FILE)
         if self.safetensors is not None:
             folder = Path(self.safetensors).absolute()
             if folder.is_file():

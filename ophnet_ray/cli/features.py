@@ -29,7 +29,7 @@ from ophnet_ray.models.backbone_names import (
 from ophnet_ray.settings import NUM_WORKERS, check_rules
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.paths import check_location, plain_uri
-from ophnet_ray.storage.replacement import check_kind
+from ophnet_ray.storage.replacement import FileKind, check_kind
 
 if TYPE_CHECKING:
     # loads the codec, which --help does not need
@@ -152,7 +152,7 @@ class FeaturesCommand:
             return None
         folder, name = str(Path(self.index).parent), Path(self.index).name
         file = create_output_folder(folder, name, flag="--index") / name
-        check_kind("--index", file, _format_index({}), "index of features")
+        check_kind("--index", file, FileKind("index of features", _format_index({})))
         return file
 
 

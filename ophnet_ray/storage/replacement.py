@@ -1,37 +1,69 @@
 """Files that an output may replace: those of its own kind, never another file of the user."""
 
+import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.paths import is_same_place
 
-PYTORCH_FILE, ONNX_FILE = b"PK\x03\x04", b"\x08"
-"""First bytes of the files of PyTorch (zip archives), and of ONNX (a field number)."""
+
+@dataclass(frozen=True, slots=True)
+class FileKind:
+    """A kind of file, as its content tells.
+
+    Attributes:
+        name: For messages.
+        first_bytes: First bytes of every file of the kind.
+        member: Of zip archives, the end of the name of a file that each holds; else empty.
+    """
+
+    name: str
+    first_bytes: bytes
+    member: str = ""
+
+    def includes(self, file: Path) -> bool:
+        """Return True for a file of the kind.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        with file.open("rb") as stream:
+            if stream.read(len(self.first_bytes)) != self.first_bytes:
+                return False
+        if not self.member:
+            return True
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return any(name.endswith(self.member) for name in archive.namelist())
+        except zipfile.BadZipFile:
+            return False
 
 
-def check_kind(flag: str, file: Path, first_bytes: bytes, kind: str) -> None:
+PYTORCH_FILE = FileKind("checkpoint", b"PK\x03\x04", "/data.pkl")
+ONNX_FILE = FileKind("ONNX file", b"\x08")
+"""Its first byte is the number of a field."""
+
+
+def check_kind(flag: str, file: Path, kind: FileKind) -> None:
     """Make sure that a file to write is absent, empty, or of the kind that will be written.
 
     Args:
         flag: Flag that names it.
         file: File of this machine.
-        first_bytes: First bytes of every file of the kind.
-        kind: Name of the kind, for the message.
+        kind: The kind.
 
     Raises:
         UserError: Another file is there, e.g. a table of annotations, or it cannot be read.
     """
-    if not file.is_file():
-        return
     try:
-        with file.open("rb") as stream:
-            found = stream.read(len(first_bytes))
+        is_replaced = not file.is_file() or not file.stat().st_size or kind.includes(file)
     except OSError as error:
         raise UserError(f"{flag} {file} cannot be read: {error.strerror}") from error
-    if found and found != first_bytes:
+    if not is_replaced:
         raise UserError(
-            f"{flag}: {file} exists and is no {kind}, so it is not replaced; give another path"
+            f"{flag}: {file} exists and is no {kind.name}, so it is not replaced; give another path"
         )
 
 

@@ -116,7 +116,7 @@ def check_output(path: str) -> str:
     file = Path(output)
     if file.is_dir():
         raise UserError(f"--output_pth {path} is a folder; name a file, e.g. {path}/model.ckpt")
-    check_kind("--output_pth", file, PYTORCH_FILE, "checkpoint")
+    check_kind("--output_pth", file, PYTORCH_FILE)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         probe = file.with_name(f".{file.name}.probe")

@@ -187,12 +187,15 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path):
 
 def test_an_output_replaces_no_table_and_no_file_that_is_no_checkpoint(csv_path):
     video = next(csv_path.parent.glob("*.mp4"))
-    before = csv_path.read_bytes(), video.read_bytes()
-    for file in (csv_path, video):
+    arrays = csv_path.with_name("arrays.npz")  # a zip archive, like a checkpoint
+    np.savez(arrays, features=np.zeros(3))
+    files = (csv_path, video, arrays)
+    before = [file.read_bytes() for file in files]
+    for file in files:
         config = tiny_config(csv_path, csv_path.parent, output_pth=str(file))
         with pytest.raises(UserError, match=r"--output_pth.* exists and is no checkpoint"):
             check_input(config, Console())
-    assert (csv_path.read_bytes(), video.read_bytes()) == before
+    assert [file.read_bytes() for file in files] == before
 
 
 @pytest.mark.parametrize("encoder", ["model.ckpt", "there/../model.ckpt", "link/model.ckpt"])
