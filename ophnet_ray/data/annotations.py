@@ -8,7 +8,7 @@ down to a single frame. The data passport counts each of these.
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +34,15 @@ _ROW = "row"
 
 @dataclass(frozen=True, slots=True)
 class AnnotationTable:
-    """Segments of a table, in its order, and the rule that tells their cases."""
+    """Segments of a table, in its order, and the rule that tells their cases.
+
+    ``phase_names``: for each phase_id the names beside it, each with its first line; empty for a
+    table without ids or without names.
+    """
 
     segments: SegmentTable
     case_rule: CaseRule
+    phase_names: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def read_annotations(
@@ -180,7 +185,8 @@ def _finish_table(parser: TableParser, ragged: RowErrors, rule: CaseRule) -> Ann
         what = "the table" if where == _ROW else where
         raise AnnotationError(f"{what} holds no rows; expected one row per segment")
     _check_spellings(table.phases, where, lines)
-    return AnnotationTable(_settle_cases(table, rule, where, lines), rule)
+    rows = _settle_cases(table, rule, where, lines)
+    return AnnotationTable(rows, rule, parser.list_phase_names())
 
 
 def _check_spellings(phases: TextColumn, where: str, lines: NDArray[np.int64]) -> None:

@@ -84,6 +84,7 @@ class TableParser:
         # by the texts of a row: what they were found to mean; the place of a clip is not kept
         self._place_of: dict[tuple[str, ...], int] = {}
         self._phase_of: dict[tuple[str, ...], int] = {}
+        self._phase_lines: dict[tuple[str, ...], int] = {}
         self._split_of: dict[str, int] = {} if self._has_splits else {"": self._splits.number("")}
         self._number_of: tuple[Mapping[Any, int], ...] = (
             self._place_of,
@@ -172,6 +173,7 @@ class TableParser:
             self._case_of_place.append(self._cases.number(segment.case_id))
             self._video_of_place.append(self._videos.number(segment.video))
         self._phase_of.setdefault(phase, self._phases.number(segment.phase))
+        self._phase_lines.setdefault(phase, line)
         self._split_of.setdefault(split, self._splits.number(segment.split))
         return True
 
@@ -185,6 +187,14 @@ class TableParser:
         return map(
             name_row, found, columns["starts_s"].tolist(), columns["ends_s"].tolist(), own_phases
         )
+
+    def list_phase_names(self) -> dict[str, dict[str, int]]:
+        """Return the names of each phase id, with its first line; none without both columns."""
+        names: dict[str, dict[str, int]] = {}
+        if len(self._phase) == len(_PHASE):
+            for (phase_id, name), line in self._phase_lines.items():
+                names.setdefault(phase_id, {})[name] = line
+        return names
 
     def finish(self, ragged: RowErrors) -> tuple[SegmentTable, NDArray[np.int64]]:
         """Return all rows and the numbers of their lines.

@@ -31,6 +31,7 @@ FindingKind = Literal[
     "few cases",
     "imbalance",
     "near-equal spelling",
+    "two names",
     "frame rates",
     "resolutions",
     "small pictures",

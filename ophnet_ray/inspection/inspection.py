@@ -14,7 +14,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.inspection.findings import Finding
 from ophnet_ray.inspection.fingerprint import take_fingerprint
 from ophnet_ray.inspection.setup_checks import Costs, check_disk, describe_error, estimate_costs
-from ophnet_ray.inspection.table_checks import check_table
+from ophnet_ray.inspection.table_checks import check_phase_names, check_table
 from ophnet_ray.inspection.video_checks import (
     check_all_videos,
     check_missing,
@@ -158,10 +158,12 @@ def _read_rows(csv_path: str, config: Config) -> tuple[RunData | None, set[str],
     except UserError as error:
         return None, set(), describe_error("table", "--csv_path", error)
     absent = set(find_missing_videos(table.segments))
+    findings = list(check_phase_names(table.phase_names))
     try:
-        return _split(table, absent, config), absent, []
+        return _split(table, absent, config), absent, findings
     except UserError as error:
-        return _unsplit(table, absent), absent, describe_error("split", "--csv_path", error)
+        findings += describe_error("split", "--csv_path", error)
+        return _unsplit(table, absent), absent, findings
 
 
 def _split(table: AnnotationTable, absent: set[str], config: Config) -> RunData:

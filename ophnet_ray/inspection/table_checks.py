@@ -1,13 +1,13 @@
 """Findings of the table: rows, phases, cases and their splits; no video is opened."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ophnet_ray.data.annotations import pair_neighbours
 from ophnet_ray.data.run_data import RunData
 from ophnet_ray.data.segment_table import as_table
 from ophnet_ray.data.segments import Segment
-from ophnet_ray.data.spelling import find_equal_cases, find_near_phases
+from ophnet_ray.data.spelling import find_equal_cases, find_near_phases, fold_phase
 from ophnet_ray.data.splits import cases_on_both_sides, find_split_twins, phases_without_rows
 from ophnet_ray.inspection.findings import Finding, FindingKind
 from ophnet_ray.inspection.repairs import repair_overlap
@@ -17,6 +17,8 @@ FEW_CASES = 3
 """Training cases under which a phase is not learnt but memorised."""
 MAX_IMBALANCE = 20
 """Training rows of the most frequent phase per row of the rarest."""
+MAX_NAMES = 5
+"""Names of one phase_id that are shown."""
 
 
 def check_table(data: RunData) -> Iterator[Finding]:
@@ -71,6 +73,26 @@ def check_spellings(rows: Iterable[Segment]) -> Iterator[Finding]:
             f"if they are one operation, give all rows the case_id {group[0]!r}",
             tuple(table.take(table.cases.find(group[1:].__contains__))),
         )
+
+
+def check_phase_names(phase_names: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
+    """Yield ids of phases with two names or more, see ``AnnotationTable.phase_names``."""
+    for phase, lines in phase_names.items():
+        names: dict[str, str] = {}
+        for name in lines:
+            if name.strip():  # another spelling of a name is no other phase
+                names.setdefault(fold_phase(name), name)
+        if len(names) > 1:
+            shown = [f"{name!r} (line {lines[name]})" for name in names.values()][:MAX_NAMES]
+            more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+            yield Finding(
+                "two names",
+                "warning",
+                f"phase {phase}",
+                f"phase_id {phase!r} has {len(names)} names: {', '.join(shown)}{more}; its rows "
+                "are one class",
+                "if they are two phases, give each a phase_id of its own, else write one name",
+            )
 
 
 def check_same_videos(

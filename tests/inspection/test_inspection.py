@@ -64,6 +64,16 @@ def test_a_clean_data_set_gives_no_finding(tmp_path):
     assert set(inspection.pictures) == {"incision", "suture"}
 
 
+def test_a_phase_id_with_two_names_is_a_warning_that_names_both(tmp_path):
+    names = ["1,cut", "2,sew", "1,Cut ", "2,", "1,rinse", "1,rinse"]
+    rows = [f"v{i % 3},{i},{i + 1},{name}" for i, name in enumerate(names)]
+    csv_path = tmp_path / "a.csv"
+    csv_path.write_text("\n".join(["video_id,start,end,phase_id,phase", *rows]))
+    (finding,) = (each for each in inspect(csv_path).findings if each.kind == "two names")
+    assert (finding.level, finding.subject) == ("warning", "phase 1")
+    assert "phase_id '1' has 2 names: 'cut' (line 2), 'rinse' (line 6);" in finding.text
+
+
 def test_rows_of_the_test_split_cost_nothing_are_not_shown_and_may_be_missing(tmp_path):
     csv_path = write_clean_data(tmp_path)
     before = inspect(csv_path).costs
