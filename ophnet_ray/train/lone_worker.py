@@ -41,7 +41,7 @@ def trains_here(config: Config, resources: Resources) -> bool:
     )
 
 
-def fit_here(
+def fit_with_retries(
     loop: TrainLoopConfig,
     report: Callable[[Mapping[str, float]], None] = lambda _: None,
     read_notice: Callable[[], Any] = lambda: None,
@@ -78,7 +78,7 @@ def _fit_while_it_advances(
         before = newest_position(run.checkpoints)
         release_memory()  # an error held it until now
         try:
-            return fit_alone(loop, report, read_notice)
+            return fit_once(loop, report, read_notice)
         except (UserError, TrainingError, StopTraining):
             raise
         except Exception as error:
@@ -109,7 +109,7 @@ def release_memory() -> None:
         logger.warning("the memory of the GPU is not given back: %s", find_cause(error))
 
 
-def fit_alone(
+def fit_once(
     loop: TrainLoopConfig,
     report: Callable[[Mapping[str, float]], None],
     read_notice: Callable[[], Any] = lambda: None,

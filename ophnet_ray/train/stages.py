@@ -23,7 +23,7 @@ from ophnet_ray.signals import stop_on_signals
 from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.train.conclusion import failures_in_one_line
 from ophnet_ray.train.disk_space import check_copy_limit, check_disk_space
-from ophnet_ray.train.lone_worker import fit_here, trains_here
+from ophnet_ray.train.lone_worker import fit_with_retries, trains_here
 from ophnet_ray.train.network_checks import check_backbone
 from ophnet_ray.train.preflight import check_cluster, check_num_segments, check_speed
 from ophnet_ray.train.prepare import prepare_data
@@ -217,7 +217,7 @@ def fit_and_watch(run: Run, loop: TrainLoopConfig) -> RunResult:
     max_epochs = loop.config.training.max_epochs
     is_here = trains_here(loop.config, loop.resources)
     status = TrainingStatus() if is_here else RemoteStatus(run.directory.name)
-    fit_workers = fit_here if is_here else _fit_on_ray
+    fit_workers = fit_with_retries if is_here else _fit_on_ray
     loop = replace(loop, status=status)
     with run.console.stage("train", max_epochs) as stage, stop_on_signals() as request:
         watch = TrainingWatch(

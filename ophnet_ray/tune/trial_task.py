@@ -22,7 +22,7 @@ from ophnet_ray.errors import DivergedError, TrainingError, UserError
 from ophnet_ray.hashing import hash_holdout
 from ophnet_ray.train.conclusion import describe, find_root
 from ophnet_ray.train.head_protocol import HeadData, build_head_loop
-from ophnet_ray.train.lone_worker import fit_here
+from ophnet_ray.train.lone_worker import fit_with_retries
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.stop_poll import StopTraining
@@ -156,7 +156,7 @@ def _train(setup: TrialSetup, config: Config, run: RunDirectory, number: int) ->
     loop = _build_loop(setup, config, run, number)
     if setup.plan.trains_alone:
         os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(STOP_TIMEOUT_S)
-        fit_here(
+        fit_with_retries(
             loop,
             lambda record: ray.tune.report(progress.add_epoch(record)),
             read_leaving_notice,

@@ -4,7 +4,7 @@ import pytest
 
 from ophnet_ray import OphNetDataModule
 from ophnet_ray.distributed.resources import Resources
-from ophnet_ray.train.lone_worker import fit_alone
+from ophnet_ray.train.lone_worker import fit_once
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.stored_manifest import store_manifest
@@ -87,6 +87,6 @@ def start(plan):
 
     def fit(name, report=lambda record: None, **settings):
         loop = plan(name, **settings)
-        return loop.run, fit_alone(loop, report)
+        return loop.run, fit_once(loop, report)
 
     return fit

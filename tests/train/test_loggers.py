@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import wandb as lightning_wandb
 
 from ophnet_ray.config import Config
 from ophnet_ray.train.loggers import open_loggers
-from ophnet_ray.train.lone_worker import fit_here
+from ophnet_ray.train.lone_worker import fit_with_retries
 from ophnet_ray.train.run_directory import RunDirectory
 from tests.train.test_trainer import make_loop
 
@@ -96,7 +96,7 @@ def test_each_training_of_a_process_has_a_run_of_its_own_in_wandb(tmp_path, wand
 
     settings = {"logger": "wandb", "storage_path": str(tmp_path), "temporal_epochs": 2}
     with pytest.raises(SystemExit):
-        fit_here(make_loop(tmp_path / "stopped", **settings), stop)
-    fit_here(make_loop(tmp_path / "whole", **settings))
+        fit_with_retries(make_loop(tmp_path / "stopped", **settings), stop)
+    fit_with_retries(make_loop(tmp_path / "whole", **settings))
     assert [(run.name, run.epochs) for run in wandb.runs] == [("stopped", [0]), ("whole", [0, 1])]
     assert [run.exit_code for run in wandb.runs] == [0, 0]

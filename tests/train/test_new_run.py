@@ -17,7 +17,7 @@ from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.payload import Preprocessing
 from ophnet_ray.models.training_summary import TrainingSummary
-from ophnet_ray.train.lone_worker import fit_alone
+from ophnet_ray.train.lone_worker import fit_once
 from ophnet_ray.train.new_run import check_new_run
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
@@ -165,7 +165,7 @@ def test_a_worker_starts_from_the_checkpoint_and_passes_its_cases_on(
     directory.create()
     resources = Resources(1, use_gpu=False, decode_workers=1, threads_per_worker=1)
     loop = TrainLoopConfig(config, data.manifest, resources, directory, "0")
-    result = fit_alone(loop, lambda record: None)
+    result = fit_once(loop, lambda record: None)
     checkpoint = directory.path / result.checkpoint
     trained = weights_of(checkpoint)
     for name, value in source.state_dict().items():

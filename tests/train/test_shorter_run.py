@@ -8,7 +8,7 @@ from ophnet_ray.console import Console
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.errors import UserError
 from ophnet_ray.models.checkpoints import find_checkpoints
-from ophnet_ray.train.lone_worker import fit_alone
+from ophnet_ray.train.lone_worker import fit_once
 from ophnet_ray.train.preflight import check_input
 from ophnet_ray.train.prepare import account_for_rows
 from ophnet_ray.train.protocol import TrainLoopConfig
@@ -36,7 +36,7 @@ def train(color_csv, color_cache, tmp_path):
             continue_shorter_run(run, resources)
             account_for_rows(run, data.manifest, [], resources)
             loop = TrainLoopConfig(run.config, data.manifest, resources, run.directory, "0")
-            fit_alone(loop, lambda record: trained.append(record["epoch"]))
+            fit_once(loop, lambda record: trained.append(record["epoch"]))
         return run.directory, trained
 
     return fit

@@ -45,7 +45,7 @@ def differences(one, other):
 KILLED = """
 import os, pickle, signal, sys
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
-from ophnet_ray.train.lone_worker import fit_alone
+from ophnet_ray.train.lone_worker import fit_once
 
 loop, num_steps = pickle.load(open(sys.argv[1], "rb"))
 train, steps = SurgicalPhaseModule.training_step, iter(range(num_steps))
@@ -56,7 +56,7 @@ def end_after_the_last(*args):
     return train(*args)
 
 SurgicalPhaseModule.training_step = end_after_the_last
-fit_alone(loop, lambda record: None)
+fit_once(loop, lambda record: None)
 """
 
 

@@ -26,7 +26,7 @@ from ophnet_ray.models.checkpoints import (
 from ophnet_ray.models.payload import PAYLOAD_KEY, Preprocessing
 from ophnet_ray.train import head_worker
 from ophnet_ray.train.head_protocol import EncoderFacts, HeadData, build_head_loop
-from ophnet_ray.train.lone_worker import fit_alone, fit_here
+from ophnet_ray.train.lone_worker import fit_once, fit_with_retries
 from ophnet_ray.train.protocol import TrainingStatus
 from ophnet_ray.train.rollback import read_rollbacks
 from ophnet_ray.train.run_directory import RunDirectory
@@ -76,7 +76,7 @@ def weights_of(run):
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path):
     whole = make_loop(tmp_path / "whole", temporal_epochs=3)
     records = []
-    result = fit_alone(whole, records.append)
+    result = fit_once(whole, records.append)
     assert [record["epoch"] for record in records] == [0, 1, 2]
     assert result.scores["val_macro_f1"] == 1
     assert read_payload(whole.run.path / result.checkpoint).head.spec.num_inputs == 3
@@ -89,9 +89,9 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path):
             sys.exit()  # as Ray Tune ends a trial that falls behind
 
     with pytest.raises(SystemExit):
-        fit_alone(stopped, stop)
+        fit_once(stopped, stop)
     again = []
-    fit_alone(stopped, again.append)
+    fit_once(stopped, again.append)
     assert [record["epoch"] for record in again] == [2]
     ours, theirs = weights_of(whole.run), weights_of(stopped.run)
     for name, tensor in ours.items():
@@ -123,18 +123,18 @@ def forget_passes(run):
 def test_a_training_that_took_each_video_once_goes_on_so(tmp_path, end):
     settings = {"temporal_epochs": 3, "lr_schedule": "one_cycle", "every_n_train_steps": 1}
     whole = replace(make_loop(tmp_path / "whole", **settings), num_passes=1)
-    fit_alone(whole, lambda record: None)
+    fit_once(whole, lambda record: None)
     stopped = replace(make_loop(tmp_path / "stopped", **settings), num_passes=1)
     if end == "inside the first":
         # five readings measure the values, three steps train
         stopped = replace(stopped, data=end_at_reading(stopped.data, 5 + 4))
     with pytest.raises(SystemExit):
-        fit_alone(stopped, lambda record: sys.exit())
+        fit_once(stopped, lambda record: sys.exit())
     forget_passes(stopped.run)
     resumed = make_loop(tmp_path / "stopped", **settings)
     assert resumed.num_passes == 1
     records = []
-    fit_alone(resumed, records.append)
+    fit_once(resumed, records.append)
     assert records[-1]["step"] == 3 * 5
     ours, theirs = weights_of(whole.run), weights_of(resumed.run)
     for name, tensor in ours.items():
@@ -146,14 +146,14 @@ def test_a_machine_that_leaves_soon_has_a_checkpoint_written_at_once(tmp_path, n
     loop = make_loop(tmp_path, temporal_epochs=1)
     taken_away = replace(loop, data=end_at_reading(loop.data, 5 + 4))
     with pytest.raises(SystemExit):
-        fit_here(taken_away, read_notice=lambda: notice)
+        fit_with_retries(taken_away, read_notice=lambda: notice)
     assert newest_position(loop.run.checkpoints) == position
 
 
 def test_a_training_goes_on_with_the_passes_that_it_began_with(tmp_path):
     begun = replace(make_loop(tmp_path, temporal_epochs=2), num_passes=3)
     with pytest.raises(SystemExit):
-        fit_alone(begun, lambda record: sys.exit())
+        fit_once(begun, lambda record: sys.exit())
     assert make_loop(tmp_path, temporal_epochs=2).num_passes == 3
     # its checkpoint tells the steps of an epoch, too, where it does not tell the passes
     forget_passes(begun.run)
@@ -167,7 +167,7 @@ def test_the_warm_up_of_the_temporal_model_has_a_flag_of_its_own(tmp_path):
     found = []
     for loop in (as_before, longer):
         records = []
-        fit_alone(loop, records.append)
+        fit_once(loop, records.append)
         found.append(records[0]["lr"] / 1e-2)
     # after 20 of 40 steps: 18 of the 38 that follow 2 of warm-up; and 21 of 33 on the way up
     assert found == pytest.approx([0.5 + 0.5 * math.cos(math.pi * 18 / 38), 21 / 33])
@@ -176,7 +176,7 @@ def test_the_warm_up_of_the_temporal_model_has_a_flag_of_its_own(tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_training_with_the_cure(tmp_path):
     loop = make_loop(tmp_path / "run", temporal_lr=1e30)
     with pytest.raises(DivergedError, match=r"not finite in epoch 1; try a lower --temporal_lr"):
-        fit_alone(loop, lambda record: None)
+        fit_once(loop, lambda record: None)
 
 
 class FaultyMemory:
@@ -198,7 +198,7 @@ def test_after_a_rollback_the_weights_are_those_of_a_training_without_the_fault(
     first = replace(first, read_values=FaultyMemory(first.read_values))
     faulty = replace(faulty, data=replace(faulty.data, train=(first, *others)))
     for loop in (whole, faulty):
-        fit_alone(loop, lambda record: None)
+        fit_once(loop, lambda record: None)
     assert [each.first for each in read_rollbacks(faulty.run)] == [None]
     assert not read_rollbacks(whole.run)
     ours, theirs = weights_of(whole.run), weights_of(faulty.run)
@@ -220,9 +220,9 @@ class FailingOnce(TrainingStatus):
 
 def test_a_failure_is_named_and_training_resumes_to_the_same_weights(tmp_path):
     whole = make_loop(tmp_path / "whole", temporal_epochs=3)
-    fit_here(whole)
+    fit_with_retries(whole)
     failing = replace(make_loop(tmp_path / "failing", temporal_epochs=3), status=FailingOnce())
-    fit_here(failing)
+    fit_with_retries(failing)
     (warning,) = failing.status.get()["warnings"]
     assert warning.startswith(
         "train worker 0 failed (OSError: the network is gone); training resumes"
@@ -257,7 +257,7 @@ def test_after_four_failures_without_a_checkpoint_training_ends_in_one_line(tmp_
     loop = make_loop(tmp_path / "run", temporal_epochs=1)
     loop = lose_memory(loop, OSError("the disk is gone"))
     with pytest.raises(TrainingError, match=r"^OSError: the disk is gone; see .*logs$"):
-        fit_here(loop)
+        fit_with_retries(loop)
     assert len(loop.status.get()["warnings"]) == 4
     assert find_checkpoints(loop.run.checkpoints) == []
 
@@ -273,7 +273,7 @@ def test_a_gpu_that_answers_no_call_any_more_ends_the_training_in_one_line(tmp_p
     monkeypatch.setattr(torch.cuda, "empty_cache", fail)
     loop = lose_memory(make_loop(tmp_path / "run", temporal_epochs=1), error)
     with pytest.raises(TrainingError, match=r"CUDA error: device-side assert triggered; see .*"):
-        fit_here(loop)
+        fit_with_retries(loop)
 
 
 def test_a_training_does_not_keep_the_model_of_the_one_before(tmp_path, monkeypatch):
@@ -287,6 +287,6 @@ def test_a_training_does_not_keep_the_model_of_the_one_before(tmp_path, monkeypa
 
     monkeypatch.setattr(head_worker, "build_head_module", build_and_remember)
     for name in ("first", "second"):
-        fit_here(make_loop(tmp_path / name, temporal_epochs=1))
+        fit_with_retries(make_loop(tmp_path / name, temporal_epochs=1))
     gc.collect()
     assert [module() for module in modules] == [None, None]

@@ -9,7 +9,7 @@ from ophnet_ray import OphNetDataModule
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.errors import TrainingError
 from ophnet_ray.models.checkpoints import find_checkpoints
-from ophnet_ray.train.lone_worker import fit_alone
+from ophnet_ray.train.lone_worker import fit_once
 from ophnet_ray.train.protocol import TrainLoopConfig
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune import trial_task
@@ -62,7 +62,7 @@ def test_trials_that_share_a_process_have_the_weights_of_runs_of_their_own(
         own.create()
         config = setup.plan.base.replace_flat(**SETTINGS[number])
         loop = TrainLoopConfig(config, manifest, setup.plan.resources, own, "0")
-        fit_alone(loop, lambda record: None)
+        fit_once(loop, lambda record: None)
         ours, theirs = (
             weights_of(find_checkpoints(run.checkpoints)[-1].file)
             for run in (setup.search.trial_run(number), own)
