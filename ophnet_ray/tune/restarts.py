@@ -44,6 +44,10 @@ class CountRestarts(ray.tune.Callback):
         self._search, self._queue, self._warn = search, queue, warn
         self._reached: dict[str, Positions] = {}
 
+    def __reduce__(self) -> tuple[type[ray.tune.Callback], tuple[()]]:
+        """Leave a callback that does nothing in Ray's record of the search: nothing reads it."""
+        return ray.tune.Callback, ()
+
     def on_trial_start(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:

@@ -5,6 +5,7 @@ import os
 import pytest
 import ray
 
+from ophnet_ray.console import Console
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.tune import tuner
 from ophnet_ray.tune.directory import SearchDirectory
@@ -16,6 +17,17 @@ from tests.helpers.lost_trials import NEVER_REPORTS, NEXT, StopFirst, run_lost_t
 from tests.helpers.runs import tiny_config
 
 pytestmark = pytest.mark.integration
+
+
+class Teller(Console):
+    """A console that keeps what it says; like any other it cannot be pickled."""
+
+    def __init__(self, said):
+        super().__init__()
+        self.said = said
+
+    def warn(self, text):
+        self.said.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +46,8 @@ def lost(ray_session, tmp_path_factory):
         patch.setattr(tuner, "MAX_WORKER_FAILURES", 2)
         ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
         try:
-            tuner.build_tuner(setup, queue, StopFirst(search), None, said.append).fit()
+            warn = Teller(said).warn
+            tuner.build_tuner(setup, queue, StopFirst(search), None, warn).fit()
         finally:
             ray.shutdown()
     return search.trials(), said
