@@ -479,7 +479,7 @@ def test_the_memory_of_a_table_is_that_of_its_segments(tmp_path):
 
 
 def test_the_memory_of_a_clip_is_that_of_its_texts(tmp_path):
-    """What a clip means is not remembered for other rows, which are other clips."""
+    """The meaning of a clip is not remembered for other rows, which are other clips."""
     num_rows = 8000
     rows = [f"clips/{i // 500}/{i}.mp4,c{i // 500},p{i % 50}" for i in range(num_rows)]
     path = write(tmp_path, "\n".join(["video_path,case_id,phase", *rows]))
