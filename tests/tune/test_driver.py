@@ -179,20 +179,15 @@ def test_a_loss_that_is_not_finite_ends_a_trial_as_diverged_with_the_cure(search
     assert re.search("not finite in epoch 1; try a lower --lr", trial.reason)
 
 
-def test_train_with_the_settings_of_the_winner_gives_its_score_to_the_last_digit(
-    searched, monkeypatch
-):
-    """The winner is the trial that was killed and resumed; this run is trained in one piece.
+def test_train_with_the_settings_of_the_winner_gives_its_score_to_the_last_digit(searched):
+    """The winner, which was killed and resumed, was trained in its process, alone.
 
-    It is trained in this process, on the one thread that a worker has on a cluster.
+    This run is trained in one piece, on a worker of Ray Train.
     """
     result, storage = searched.result, searched.storage
     assert result.winner.trial.number == 1
     config = read_config(str(storage / "runs" / "search" / "best.yaml"), Config())
-    alone = {"train_workers": None, "threads_per_worker": 1}
-    config = config.replace_flat(output_pth=str(storage / "again.ckpt"), **alone)
-    monkeypatch.setenv("RAY_ADDRESS", "local")
-    again = train(config, Console())
+    again = train(config.replace_flat(output_pth=str(storage / "again.ckpt")), Console())
     assert result.metric == "val_segment_macro_f1", "trials cut other windows"
     assert again.scores[result.metric] == result.winner.score
     assert float(rows_of(storage)[0][result.metric]) == result.winner.score
