@@ -81,6 +81,16 @@ class CountRestarts(ray.tune.Callback):
             trial.trial_id, _describe_error(trial), may_start_again=trial.should_recover()
         )
 
+    def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
+        """Put back trials that Ray gave up without a call of ``on_trial_error``.
+
+        It does so where a process does not leave the trial before in ``STOP_TIMEOUT_S`` seconds.
+        The trial has not begun then, and Ray ends the process.
+        """
+        for trial in trials:
+            if trial.status == RayTrial.ERROR and self._queue.holds(trial.trial_id):
+                self._queue.end_lost(trial.trial_id, _describe_error(trial), may_start_again=True)
+
     def _find_positions(self, trial: RayTrial) -> Positions:
         run = self._run_of(trial)
         folders = [run.checkpoints, *run.path.glob("fold*/checkpoints")]

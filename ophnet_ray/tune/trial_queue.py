@@ -58,6 +58,10 @@ class TrialQueue(Searcher):
         """Note that a trial has its process."""
         self._starting.discard(trial_id)
 
+    def holds(self, trial_id: str) -> bool:
+        """Return True for a trial that was given to Tune and has not come back."""
+        return trial_id in self._running
+
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:

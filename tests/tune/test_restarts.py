@@ -19,7 +19,7 @@ from ophnet_ray.tune.resources import TrialPlan
 from ophnet_ray.tune.restarts import CountRestarts, count_memory_kills_as_losses
 from ophnet_ray.tune.trial import write_trial_end
 from ophnet_ray.tune.trial_queue import TrialQueue
-from ophnet_ray.tune.trial_task import TrialSetup
+from ophnet_ray.tune.trial_task import TrialSetup, TrialTask
 
 pytestmark = pytest.mark.unit
 
@@ -100,6 +100,25 @@ def test_a_trial_that_has_failed_in_its_process_is_not_said_to_start_again(tmp_p
     write_trial_end(losses.run, "failed", 0, "no space")
     assert losses.is_restarted()
     assert len(losses.told) == 1
+
+
+def test_a_trial_whose_process_did_not_leave_the_one_before_is_trained_in_another_one(tmp_path):
+    """Ray sets its state to ERROR, and calls nothing: the search would wait for it for ever."""
+    search = SearchDirectory(tmp_path)
+    plan = TrialPlan(1, Config(), Resources(1, False, 1, 1))
+    setup = TrialSetup(search, plan, {}, "0", "val_macro_f1")
+    queue = TrialQueue(setup, [TrialTask(0, {"lr": 0.1})])
+    config = queue.suggest("a")
+    assert queue.suggest("b") is None  # it may come back
+    trial = RayTrial("trial", stub=True, trial_id="a", config=config)
+    trial.storage = SimpleNamespace(trial_driver_staging_path=str(tmp_path))
+    trial.status = RayTrial.ERROR
+    callback = CountRestarts(search, queue, print)
+    callback.on_step_end(0, [trial])
+    assert queue.suggest("b") == config
+    callback.on_step_end(1, [trial])
+    assert queue.holds("b")
+    assert queue.suggest("c") is None
 
 
 def test_a_process_that_ray_ends_to_save_memory_is_lost_like_one_that_died():
