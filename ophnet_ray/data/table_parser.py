@@ -33,26 +33,24 @@ class _Numbering:
 
     def __init__(self) -> None:
         self._number_of: dict[str, int] = {}
+        self.texts: list[str] = []
 
     def number(self, text: str) -> int:
-        return self._number_of.setdefault(text, len(self._number_of))
-
-    def texts(self) -> tuple[str, ...]:
-        return tuple(self._number_of)
+        number = self._number_of.setdefault(text, len(self.texts))
+        if number == len(self.texts):
+            self.texts.append(text)
+        return number
 
 
 class _Listing:
     """Numbers of texts of which hardly two are equal: each is a new one."""
 
     def __init__(self) -> None:
-        self._texts: list[str] = []
+        self.texts: list[str] = []
 
     def number(self, text: str) -> int:
-        self._texts.append(text)
-        return len(self._texts) - 1
-
-    def texts(self) -> Sequence[str]:
-        return self._texts
+        self.texts.append(text)
+        return len(self.texts) - 1
 
 
 class TableParser:
@@ -178,11 +176,11 @@ class TableParser:
         return True
 
     def _make_ids(self, columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
-        names = self._names.texts()
+        names = self._names.texts
         found = (names[self._name_of_place[place]] for place in columns["places"].tolist())
         if not self._has_times:
             return found
-        phases = self._phases.texts()
+        phases = self._phases.texts
         own_phases = (phases[phase] for phase in columns["phases"].tolist())
         return map(
             name_row, found, columns["starts_s"].tolist(), columns["ends_s"].tolist(), own_phases
@@ -217,11 +215,11 @@ class TableParser:
             for of_place in (self._name_of_place, self._case_of_place, self._video_of_place)
         )
         table = SegmentTable(
-            names=TextColumn(tuple(self._names.texts()), names),
-            cases=TextColumn(self._cases.texts(), cases),
-            videos=_unite_equal(TextColumn(tuple(self._videos.texts()), videos)),
-            phases=TextColumn(self._phases.texts(), columns["phases"]),
-            splits=TextColumn(self._splits.texts(), columns["splits"]),
+            names=TextColumn(tuple(self._names.texts), names),
+            cases=TextColumn(tuple(self._cases.texts), cases),
+            videos=_unite_equal(TextColumn(tuple(self._videos.texts), videos)),
+            phases=TextColumn(tuple(self._phases.texts), columns["phases"]),
+            splits=TextColumn(tuple(self._splits.texts), columns["splits"]),
             starts_s=columns["starts_s"],
             ends_s=columns["ends_s"],
             hashes=columns["hashes"],
