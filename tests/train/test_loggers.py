@@ -32,7 +32,8 @@ def test_runs_that_begin_to_log_simultaneously_all_end_up_in_the_database(tmp_pa
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     # a clean process imports once for all three: this one may hold threads, which no fork survives
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "mlflow"])
+    # the package first: it makes a CUDA build of torchvision fit a CPU build of torch
+    context.set_forkserver_preload(["ophnet_ray", __name__, "mlflow"])
     start, names = context.Barrier(3), ["fold1", "fold2", "fold3"]
     runs = [
         context.Process(target=log_a_score, args=(tmp_path, name, start), daemon=True)
