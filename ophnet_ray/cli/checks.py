@@ -19,7 +19,9 @@ def check_checkpoint(path: str) -> None:
         UserError: The file is missing, or is no file that torch writes.
     """
     if Path(path).is_dir():
-        raise UserError(f"checkpoint {path} is a folder; give a file in it, e.g. {path}/model.ckpt")
+        found = sorted(Path(path).glob("**/*.ckpt"))
+        shown = f"give a file in it, e.g. {found[-1]}" if found else "no checkpoint is in it"
+        raise UserError(f"checkpoint {path} is a folder; {shown}")
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path} does not exist")
     if path.endswith((".yaml", ".yml")):

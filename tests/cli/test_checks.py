@@ -2,7 +2,7 @@
 
 import pytest
 
-from ophnet_ray.cli.checks import create_output_folder, trained_case_from
+from ophnet_ray.cli.checks import check_checkpoint, create_output_folder, trained_case_from
 from ophnet_ray.cli.ensemble import EnsembleCommand
 from ophnet_ray.cli.evaluate import EvaluateCommand
 from ophnet_ray.cli.predict import PredictCommand
@@ -45,3 +45,13 @@ def test_the_files_of_a_run_are_not_replaced_by_another_command(tmp_path):
     for command in commands:
         with pytest.raises(UserError, match=r"--output .* is the folder of a run; choose another"):
             command()
+
+
+def test_a_folder_in_place_of_a_checkpoint_is_refused_with_a_checkpoint_in_it(tmp_path):
+    with pytest.raises(UserError, match="is a folder; no checkpoint is in it"):
+        check_checkpoint(str(tmp_path))
+    file = tmp_path / "checkpoints" / "epoch=0001" / "checkpoint.ckpt"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    with pytest.raises(UserError, match=f"is a folder; give a file in it, e.g. {file}"):
+        check_checkpoint(str(tmp_path))
