@@ -72,7 +72,7 @@ def stratify_cases(
     unit_of = _unite_enough(pool, num_folds, same_videos, "cases")
     phases = sorted(pool.phases.list_present())
     label_of = {phase: label for label, phase in enumerate(phases)}
-    labels = pool.phases.map_values([label_of.get(text, 0) for text in pool.phases.texts], np.int64)
+    labels = pool.phases.look_up(label_of)
     counts = np.bincount(labels, minlength=len(phases))
     if counts.max() < num_folds:
         raise AnnotationError(
@@ -81,8 +81,7 @@ def stratify_cases(
         )
     units = sorted(set(unit_of.values()))
     number_of = {unit: number for number, unit in enumerate(units)}
-    known = (number_of.get(unit_of.get(case_id, ""), 0) for case_id in pool.cases.texts)
-    numbers = pool.cases.map_values(list(known), np.int64)
+    numbers = pool.cases.look_up({case_id: number_of[unit] for case_id, unit in unit_of.items()})
     fold_of_unit: dict[str, int] = {}
     with warnings.catch_warnings():
         # that a phase has fewer rows than there are folds; the passport of each fold says it

@@ -129,12 +129,7 @@ def build_manifest(
     ]
     kept = table.take(usable)
     label_of = {phase: label for label, phase in enumerate(phases)}
-    labels = kept.phases.map_values(
-        [label_of.get(phase, -1) for phase in kept.phases.texts], np.int64
-    )
-    if (labels < 0).any():
-        raise KeyError(kept.phases[int(np.flatnonzero(labels < 0)[0])])
-    rows = ManifestRows(kept, labels, entries.take(usable))
+    rows = ManifestRows(kept, kept.phases.look_up(label_of), entries.take(usable))
     return Manifest(tuple(phases), windows, rows), rejects
 
 

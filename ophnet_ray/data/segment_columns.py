@@ -69,10 +69,7 @@ class SegmentColumns:
         segments, entries = rows.segments, rows.entries
         case_names = sorted(segments.cases.list_present())
         case_of = {name: number for number, name in enumerate(case_names)}
-        # texts of no row get any number
-        cases = segments.cases.map_values(
-            [case_of.get(c, 0) for c in segments.cases.texts], np.int64
-        )
+        cases = segments.cases.look_up(case_of)
         used, shards = number_by_first(entries.shards)
         places = [entries.places[number] for number in used.tolist()]
         folder_of: dict[tuple[str, str], int] = {}

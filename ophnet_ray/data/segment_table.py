@@ -7,7 +7,7 @@ data set reads the columns.
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import eq
 from typing import Any, Self, overload
@@ -136,21 +136,6 @@ class SegmentTable(Sequence[Segment]):
     def with_splits(self, splits: TextColumn) -> Self:
         """Return the same rows with other splits."""
         return replace(self, splits=splits)
-
-    def label_rows(self, label_of: Mapping[str, int]) -> NDArray[np.int64]:
-        """Return the label of each row's phase, (N,).
-
-        Args:
-            label_of: Label of each phase.
-
-        Raises:
-            KeyError: A row has a phase without a label.
-        """
-        labels = np.full(len(self.phases.texts), -1, dtype=np.int64)
-        for number in self.phases.number_present().tolist():
-            labels[number] = label_of[self.phases.texts[number]]
-        found: NDArray[np.int64] = labels[self.phases.numbers]
-        return found
 
     def segment_ids(self) -> Iterator[str]:
         """Yield the id of each row; those of few rows are in memory at a time."""

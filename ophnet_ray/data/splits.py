@@ -163,10 +163,8 @@ def _count_phases(
 ) -> NDArray[np.int64]:
     """Count the rows of each case and phase, (C, K), in the order of both lists."""
     row_of, column_of = ({name: i for i, name in enumerate(names)} for names in (cases, phases))
-    rows = table.cases.map_values(
-        [row_of.get(unit_of.get(c, ""), 0) for c in table.cases.texts], np.int64
-    )
-    columns = table.phases.map_values([column_of.get(p, 0) for p in table.phases.texts], np.int64)
+    rows = table.cases.look_up({case_id: row_of[unit] for case_id, unit in unit_of.items()})
+    columns = table.phases.look_up(column_of)
     counts = np.bincount(rows * len(phases) + columns, minlength=len(cases) * len(phases))
     return counts.reshape(len(cases), len(phases)).astype(np.int64, copy=False)
 

@@ -1,6 +1,6 @@
 """Column of texts of which many are equal: each distinct text is kept once."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -81,15 +81,20 @@ class TextColumn:
         """Return a mask of the rows that have a text, (N,)."""
         return self.find(lambda each: each == text)
 
-    def map_values(self, values: Sequence[Any], dtype: type[np.generic]) -> NDArray[Any]:
-        """Return for each row the value of its text, (N,).
+    def look_up(self, number_of: Mapping[str, int]) -> NDArray[np.int64]:
+        """Return a number for the text of each row, (N,).
 
         Args:
-            values: Value of each of ``texts``.
-            dtype: Type of the values.
+            number_of: Number of each text that a row has, e.g. the label of a phase.
+
+        Raises:
+            KeyError: The text of a row has none.
         """
-        mapped: NDArray[Any] = np.asarray(values, dtype=dtype)[self.numbers]
-        return mapped
+        numbers = np.full(len(self.texts), -1, dtype=np.int64)
+        for number in self.number_present().tolist():
+            numbers[number] = number_of[self.texts[number]]
+        found: NDArray[np.int64] = numbers[self.numbers]
+        return found
 
     def rename(self, name_of: Callable[[str], str]) -> Self:
         """Return the rows with other texts; equal new texts become one.

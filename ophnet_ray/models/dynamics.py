@@ -126,7 +126,7 @@ def learn_dynamics(
     if not len(table):
         return None
     videos = table.videos.renumber().numbers
-    labels = table.label_rows(label_of).astype(np.int32)
+    labels = table.phases.look_up(label_of).astype(np.int32)
     order = np.lexsort((table.ends_s, table.starts_s, videos))
     videos, labels = videos[order], labels[order]
     lengths_s = (table.ends_s - table.starts_s)[order]

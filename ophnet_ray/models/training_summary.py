@@ -81,7 +81,7 @@ def summarise_segments(segments: Iterable[Segment], phases: Sequence[str]) -> Tr
     table = as_table(segments)
     train, val = table.of_splits(["train"]), table.of_splits(["val"])
     label_of = {phase: label for label, phase in enumerate(phases)}
-    labels = train.label_rows(label_of)
+    labels = train.phases.look_up(label_of)
     distinct = np.unique(train.cases.numbers.astype(np.int64) * len(phases) + labels)
     num_cases = np.bincount(distinct % len(phases), minlength=len(phases))
     return TrainingSummary(
