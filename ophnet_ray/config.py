@@ -78,8 +78,8 @@ class ModelConfig:
     backbone_weights: str | None = setting(None, is_path=True)
     """Start the encoder from this file (.safetensors, .pt, .ckpt) instead."""
     init_checkpoint: str | None = setting(None, is_path=True, is_late=True)
-    """Start encoder, fusion and classifier from this checkpoint of train.py instead. Phases of
-    equal id or name keep their rows of the classifier; other rows start anew."""
+    """Start encoder, fusion and classifier from this checkpoint or run directory of train.py
+    instead. Phases of equal id or name keep their rows of the classifier; other rows start anew."""
     phase_map: str | None = setting(None, is_path=True, is_late=True)
     """CSV with the columns source,target: phases of init_checkpoint and those of the data that take
     their rows, of several the mean (default: phases of equal id or name)."""

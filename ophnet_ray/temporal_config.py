@@ -29,8 +29,8 @@ class TemporalConfig:
     causal: bool = setting(False, is_late=True)
     """Let the temporal model and its features use the past alone, as in live use."""
     encoder: str | None = setting(None, affects="location", is_path=True)
-    """Source of the features: a checkpoint of train.py, or a timm model name with pretrained
-    weights (default: the frame model that this command trains first)."""
+    """Source of the features: a checkpoint or run directory of train.py, or a timm model name with
+    pretrained weights (default: the frame model that this command trains first)."""
     cross_fit: int | None = setting(None, is_late=True)
     """Folds of the training cases: the features of each come from a frame model that was trained on
     the other folds. Costs as many frame trainings more (default: one frame model for all)."""

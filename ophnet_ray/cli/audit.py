@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Literal
 
 from ophnet_ray.cli.checks import (
     check_at_least_1,
-    check_checkpoint,
     create_output_folder,
     trained_case_from,
 )
+from ophnet_ray.cli.given_models import find_model
 from ophnet_ray.config import DEFAULT_CACHE_DIR, CaseFrom
 from ophnet_ray.console import Console, print_answer
 from ophnet_ray.data.annotations import read_annotations
 from ophnet_ray.data.segments import Segment
 from ophnet_ray.distributed.environment import prepare_environment
 from ophnet_ray.settings import NUM_WORKERS
+from ophnet_ray.storage.paths import absolute
 
 if TYPE_CHECKING:
     # loads the codec, which --help does not need
@@ -29,7 +30,7 @@ class AuditCommand:
     """Score a checkpoint with changed inputs, beside models that see next to nothing."""
 
     checkpoint: str
-    """Checkpoint that train.py wrote."""
+    """Checkpoint that train.py wrote, or run directory."""
     csv_path: str
     """Annotation CSV, in the format of train.py."""
     video_dir: str | None = None
@@ -62,8 +63,8 @@ class AuditCommand:
         """
         check_at_least_1("--max_windows", self.max_windows)
         check_at_least_1("--num_workers", self.num_workers)
-        check_checkpoint(self.checkpoint)
-        case_from = self.case_from or trained_case_from(self.checkpoint)
+        checkpoint = find_model(self.checkpoint)
+        case_from = self.case_from or trained_case_from(checkpoint)
         segments = read_annotations(
             self.csv_path, self.video_dir, case_from, allow_outside=self.allow_outside
         )
@@ -77,10 +78,10 @@ class AuditCommand:
             max_windows=self.max_windows,
             seed=self.seed,
         )
-        result = self._audit(segments, settings)
+        result = self._audit(checkpoint, segments, settings)
         if self.split == "test":
-            result = self._count_look(result, segments, folder)
-        source = f"{Path(self.checkpoint).name} on {Path(self.csv_path).name}"
+            result = self._count_look(result, checkpoint, segments, folder)
+        source = f"{Path(absolute(self.checkpoint)).name} on {Path(self.csv_path).name}"
         files = write_audit(result, folder, source)
         for warning in result.warnings:
             Console().warn(warning)
@@ -91,27 +92,31 @@ class AuditCommand:
             answer[f"gradient of {name}"] = f"{norm:.2e}"
         print_answer(answer | {"scores": files.scores, "report": files.report})
 
-    def _count_look(self, result: "Audit", segments: Sequence[Segment], folder: Path) -> "Audit":
+    def _count_look(
+        self, result: "Audit", checkpoint: str, segments: Sequence[Segment], folder: Path
+    ) -> "Audit":
         """Count the look at the test cases, before a score is shown."""
         from ophnet_ray.inference.exam_looks import take_look
         from ophnet_ray.inference.split_choice import choose_split
         from ophnet_ray.models.checkpoint_file import read_payload
 
-        rows = choose_split(segments, self.split, read_payload(self.checkpoint)).segments
-        looks = take_look("audit", rows, self.checkpoint, folder)
+        rows = choose_split(segments, self.split, read_payload(checkpoint)).segments
+        looks = take_look("audit", rows, checkpoint, folder)
         told = tuple(filter(None, (str(looks), looks.notice)))
         return replace(result, warnings=(*told, *result.warnings))
 
-    def _audit(self, segments: Sequence[Segment], settings: "AuditSettings") -> "Audit":
+    def _audit(
+        self, checkpoint: str, segments: Sequence[Segment], settings: "AuditSettings"
+    ) -> "Audit":
         from ophnet_ray.models.checkpoint_file import read_payload
 
-        if read_payload(self.checkpoint).head is None:
+        if read_payload(checkpoint).head is None:
             from ophnet_ray.inference.audit import audit
 
-            return audit(self.checkpoint, segments, settings)
+            return audit(checkpoint, segments, settings)
         prepare_environment()
         from ophnet_ray.distributed.features import extract_features
         from ophnet_ray.inference.temporal_audit import audit_temporal_model
 
         encode = partial(extract_features, num_workers=self.num_workers, console=Console())
-        return audit_temporal_model(self.checkpoint, segments, settings, encode)
+        return audit_temporal_model(checkpoint, segments, settings, encode)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ophnet_ray.cli.checks import check_checkpoint
+from ophnet_ray.cli.given_models import find_model
 from ophnet_ray.console import print_answer
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.replacement import ONNX_FILE, check_kind, check_no_stranger
@@ -16,7 +16,7 @@ class ExportCommand:
     """Write a checkpoint as ONNX with the preprocessing inside, or as safetensors with a card."""
 
     checkpoint: str
-    """Checkpoint that train.py wrote."""
+    """Checkpoint that train.py wrote, or run directory."""
     export_onnx: str | None = None
     """ONNX file to write. Input: picture of a window (uint8); output: probabilities. Of a
     checkpoint with a temporal model: its encoder; the temporal model goes to <file>.head.onnx."""
@@ -35,17 +35,17 @@ class ExportCommand:
             raise UserError("export: give --export_onnx FILE or --safetensors DIR")
         onnx_path = self._onnx_path()
         scores = self._read_scores()
-        check_checkpoint(self.checkpoint)
+        checkpoint = find_model(self.checkpoint)
         self._check_outputs(onnx_path)
         from ophnet_ray.models.checkpoint_file import read_payload
 
-        if read_payload(self.checkpoint).head is not None:
-            self._export_temporal(onnx_path)
+        if read_payload(checkpoint).head is not None:
+            self._export_temporal(checkpoint, onnx_path)
             return
         from ophnet_ray.inference.export import MAX_DIFFERENCE, export_onnx, export_safetensors
         from ophnet_ray.inference.trained_model import load_model
 
-        model = load_model(self.checkpoint)
+        model = load_model(checkpoint)
         answer: dict[str, object] = {}
         if onnx_path is not None:
             difference = export_onnx(model, onnx_path)
@@ -53,13 +53,13 @@ class ExportCommand:
             answer["largest_difference"] = f"{difference:.1e} (allowed: {MAX_DIFFERENCE:g})"
         if self.safetensors is not None:
             folder = Path(self.safetensors).absolute()
-            card = export_safetensors(model, Path(self.checkpoint), folder, scores)
+            card = export_safetensors(model, Path(checkpoint), folder, scores)
             answer["safetensors"] = folder / "model.safetensors"
             answer["card"] = folder / "card.json"
             answer["data_hash"] = card["data_hash"]
         print_answer(answer)
 
-    def _export_temporal(self, onnx_path: Path | None) -> None:
+    def _export_temporal(self, checkpoint: str, onnx_path: Path | None) -> None:
         """Write encoder and temporal model as two ONNX files."""
         if onnx_path is None or self.safetensors is not None:
             raise UserError(
@@ -70,7 +70,7 @@ class ExportCommand:
         from ophnet_ray.inference.temporal_export import export_temporal_onnx, head_path
 
         check_kind("--export_onnx", head_path(onnx_path), ONNX_FILE)
-        head, difference = export_temporal_onnx(self.checkpoint, onnx_path)
+        head, difference = export_temporal_onnx(checkpoint, onnx_path)
         print_answer(
             {
                 "onnx": onnx_path,

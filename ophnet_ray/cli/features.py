@@ -41,7 +41,7 @@ class FeaturesCommand:
     """Encode whole videos, one vector per frame time, into the cache; the same command resumes."""
 
     encoder: str
-    """Checkpoint that train.py wrote (.ckpt), or the name of a timm model."""
+    """Checkpoint that train.py wrote (.ckpt), run directory, or the name of a timm model."""
     encoder_weights: str | None = None
     """File with weights of the timm model (default: timm's pretrained weights)."""
     allow_noncommercial: bool = False
@@ -122,9 +122,13 @@ class FeaturesCommand:
             window_image=self.window_image,
         )
         check_rules(windows.rules())
-        source = EncoderSource(name=self.encoder, weights=self.encoder_weights, windows=windows)
+        # --help does not need it
+        from ophnet_ray.train.trained_models import name_checkpoint
+
+        name = name_checkpoint(self.encoder)
+        source = EncoderSource(name=name, weights=self.encoder_weights, windows=windows)
         if source.is_checkpoint:
-            check_checkpoint(self.encoder)
+            check_checkpoint(name)
         elif self.encoder_weights is None:
             check_commercial_use("--encoder", self.encoder, self.allow_noncommercial)
         return source.located()

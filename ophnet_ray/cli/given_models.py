@@ -46,6 +46,24 @@ def check_models(given: Sequence[str]) -> None:
             check_checkpoint(path)
 
 
+def find_model(given: str) -> str:
+    """Return the checkpoint that a path stands for, where a command takes one model.
+
+    A run directory stands for its best checkpoint.
+
+    Raises:
+        UserError: It is neither a run directory with a checkpoint nor a file of PyTorch.
+    """
+    # --help does not need it
+    from ophnet_ray.train.trained_models import find_trained
+
+    check_location("--checkpoint", given)
+    file = find_trained(absolute(given))
+    checkpoint = given if file is None else str(file)
+    check_checkpoint(checkpoint)  # without a file, it says what is there instead
+    return checkpoint
+
+
 def find_models(given: Sequence[str]) -> list[str]:
     """Return the checkpoint, or the file of the ensemble, that each path stands for.
 

@@ -23,6 +23,7 @@ from ophnet_ray.storage.local_copies import default_local_dir, local_folder
 from ophnet_ray.storage.paths import absolute, is_remote, join, parent_of
 from ophnet_ray.storage.replacement import PYTORCH_FILE, check_inputs_stay, check_kind
 from ophnet_ray.temporal_config import CHECKPOINT_SUFFIX
+from ophnet_ray.train.trained_models import name_checkpoint
 
 if TYPE_CHECKING:
     from ophnet_ray.distributed.cluster_check import SharedPaths
@@ -138,7 +139,9 @@ def resolve_paths(config: AnyConfig) -> AnyConfig:
     local = str(Path(config.run.local_cache_dir or default_local_dir()).absolute())
     data, model = config.data, config.model
     files = {name: path for name in CONTENT_SETTINGS if (path := getattr(model, name)) is not None}
-    encoder = config.temporal.encoder
+    if model.init_checkpoint is not None:
+        files["init_checkpoint"] = name_checkpoint(model.init_checkpoint)
+    encoder = config.temporal.encoder and name_checkpoint(config.temporal.encoder)
     if encoder is not None and encoder.endswith(CHECKPOINT_SUFFIX):
         encoder = absolute(encoder)
     resolved = replace(

@@ -6,7 +6,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
 from ophnet_ray.storage.files import exists, list_names, read_bytes
 from ophnet_ray.storage.local_copies import fetch_version
-from ophnet_ray.storage.paths import is_remote, join, plain_uri
+from ophnet_ray.storage.paths import absolute, is_remote, join, plain_uri
 from ophnet_ray.storage.records import parse_record
 from ophnet_ray.train.listed_run import check_result, read_result
 from ophnet_ray.train.run_directory import RunDirectory, RunResult
@@ -54,6 +54,18 @@ def find_trained(path: str) -> Path | None:
     if not found:
         raise UserError(f"the run {path} has no checkpoint of a whole epoch yet")
     return best_checkpoint(found).file
+
+
+def name_checkpoint(path: str) -> str:
+    """Return the best checkpoint of a run directory of this machine; any other text as it is.
+
+    For flags that take the checkpoint of a training or something else, e.g. the name of a network.
+
+    Raises:
+        UserError: As ``find_trained`` raises it.
+    """
+    place = absolute(path)
+    return path if is_remote(place) or not is_run(place) else str(find_trained(place))
 
 
 def _fetch_trained(uri: str) -> Path:

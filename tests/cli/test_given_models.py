@@ -1,0 +1,71 @@
+"""Run directories in place of checkpoints: every command takes the best one in them."""
+
+import pytest
+import torch
+
+from ophnet_ray.cli.audit import AuditCommand
+from ophnet_ray.cli.export import ExportCommand
+from ophnet_ray.cli.features import FeaturesCommand
+from ophnet_ray.config import Config
+from ophnet_ray.errors import UserError
+from ophnet_ray.models.checkpoints import commit_checkpoint, temporary_file
+from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.models.payload import Preprocessing
+from ophnet_ray.train.preflight import resolve_paths
+from tests.helpers.checkpoints import make_payload, save_checkpoint
+from tests.helpers.searches import epoch_record
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that was stopped after two epochs, of which the first one is the best."""
+    folder = tmp_path / "runs/mine"
+    settings = {"backbone": "test_resnet", "pretrained": False, "image_size": 32}
+    config = Config().replace_flat(**settings)
+    for epoch, score in enumerate([0.9, 0.1]):
+        torch.manual_seed(epoch)
+        network = SurgicalPhaseClassificationModel(2, "test_resnet", False, image_size=32)
+        preprocessing = Preprocessing.of_network(network, config.windows)
+        payload = make_payload(config=config.to_flat(), preprocessing=preprocessing)
+        file = temporary_file(folder / "checkpoints", epoch)
+        file.parent.mkdir(parents=True)
+        save_checkpoint(file, payload, network)
+        commit_checkpoint(folder / "checkpoints", epoch, epoch_record(epoch, score))
+    return folder
+
+
+@pytest.fixture
+def best(run):
+    return run / "checkpoints/epoch=0000/checkpoint.ckpt"
+
+
+def test_a_run_is_exported_as_its_best_checkpoint(run, best, tmp_path):
+    for name, given in {"run": run, "file": best}.items():
+        ExportCommand(checkpoint=str(given), safetensors=str(tmp_path / name)).run()
+    weights = [tmp_path / name / "model.safetensors" for name in ("run", "file")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_run_is_audited_and_encodes_videos(run, monkeypatch):
+    monkeypatch.chdir(run)
+    with pytest.raises(UserError, match="--encoder_weights: a checkpoint has its own"):
+        FeaturesCommand(encoder=str(run), encoder_weights="w.pt").run()
+    with pytest.raises(UserError, match=r"^no\.csv"):  # the next check
+        AuditCommand(checkpoint=".", csv_path="no.csv").run()
+
+
+def test_a_training_starts_from_the_best_checkpoint_of_a_run(run, best, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    config = Config().replace_flat(init_checkpoint="mine", temporal="gru", encoder="mine")
+    resolved = resolve_paths(config)
+    assert resolved.model.init_checkpoint == resolved.temporal.encoder == str(best)
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is a folder; no checkpoint is in it"):
+        ExportCommand(checkpoint=str(tmp_path), safetensors=str(tmp_path / "out")).run()
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(UserError, match="has no checkpoint of a whole epoch yet"):
+        ExportCommand(checkpoint=str(tmp_path), safetensors=str(tmp_path / "out")).run()
