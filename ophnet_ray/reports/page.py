@@ -1,6 +1,7 @@
 """Self-contained HTML pages, without scripts and requests, and the formats of their numbers."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
         template: Name of a file in ``templates``.
         values: Values of the template by name. Texts are escaped; figures are passed as ``Markup``.
     """
+    # ids from file names may contain bytes that are not UTF-8
+    text = _open_templates().get_template(template).render(values)
+    write_atomically(path, text.encode("utf-8", "replace"))
+
+
+@cache
+def _open_templates() -> Environment:
+    """Return the environment of the templates, which keeps them compiled."""
     environment = Environment(
         loader=PackageLoader("ophnet_ray.reports"),
         autoescape=True,
@@ -37,9 +46,7 @@ def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
         seconds=format_seconds,
         signed_seconds=format_signed_seconds,
     )
-    # ids from file names may contain bytes that are not UTF-8
-    text = environment.get_template(template).render(values)
-    write_atomically(path, text.encode("utf-8", "replace"))
+    return environment
 
 
 def format_number(value: float | None) -> str:

@@ -1,6 +1,8 @@
 """Phases of a video over time as ribbons: truth, models, smoothed, errors, confidence."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,6 +38,28 @@ LEFT_PX, PLOT_PX, RIGHT_PX = 104, 900, 16
 RIBBON_PX, ERRORS_PX, CURVE_PX, GAP_PX = 24, 8, 44, 6
 AXIS_PX = 24
 TITLE_PX = 24
+_NAME: dict[str, Any] = {"color": MUTED, "fontsize": FONT_PX}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The place of a row: its axes, its top and height in pixels, and its length in seconds."""
+
+    plane: Axes
+    top_px: float
+    height_px: float
+    end_s: float
+
+    def place(self, segment: TimelineSegment) -> tuple[float, float]:
+        """Return the pixels at which a segment starts and ends."""
+        scale = PLOT_PX / self.end_s
+        return segment.start_s * scale, segment.end_s * scale
+
+    def draw_bars(self, segments: Sequence[TimelineSegment], color: str) -> None:
+        """Draw a bar of the row's height for each segment."""
+        places = [self.place(segment) for segment in segments]
+        bars = [(start_px, end_px - start_px) for start_px, end_px in places]
+        self.plane.broken_barh(bars, (self.top_px, self.height_px), color=color, linewidth=0)
 
 
 def draw_timeline(timeline: VideoTimeline, phases: Sequence[str]) -> Figure:
@@ -61,20 +85,21 @@ def draw_timeline(timeline: VideoTimeline, phases: Sequence[str]) -> Figure:
     heights = [RIBBON_PX] * len(ribbons) + [ERRORS_PX] * ("truth" in ribbons) + [CURVE_PX]
     total_px = sum(heights) + GAP_PX * len(heights)
     figure = new_figure(LEFT_PX + PLOT_PX + RIGHT_PX, total_px + AXIS_PX)
+    plane = _add_plane(figure)
     top_px = 2.0
     for name, labels in ribbons.items():
-        axes = _add_row(figure, name, top_px, RIBBON_PX, end_s)
-        _draw_ribbon(axes, _cut_segments(labels, edges_s), phases)
+        row = _add_row(plane, name, top_px, RIBBON_PX, end_s)
+        _draw_ribbon(row, _cut_segments(labels, edges_s), phases)
         top_px += RIBBON_PX + GAP_PX
     if "truth" in ribbons:
-        axes = _add_row(figure, "errors", top_px, ERRORS_PX, end_s)
-        _draw_errors(axes, ribbons["truth"], ribbons.get("smoothed", ribbons[model]), edges_s)
+        row = _add_row(plane, "errors", top_px, ERRORS_PX, end_s)
+        _draw_errors(row, ribbons["truth"], ribbons.get("smoothed", ribbons[model]), edges_s)
         top_px += ERRORS_PX + GAP_PX
-    axes = _add_row(figure, "confidence", top_px, CURVE_PX, end_s)
+    _add_row(plane, "confidence", top_px, CURVE_PX, end_s)
+    axes = _add_clock(figure, top_px, CURVE_PX, end_s)
     axes.stairs(timeline.confidence[shown], edges_s, fill=True, color=ACCENT, alpha=0.35)
     axes.set_yticks([0, 1])
     axes.tick_params(axis="y", labelleft=False, labelright=True, length=0, pad=2)
-    axes.tick_params(axis="x", labelbottom=True, length=3)
     axes.grid(visible=True, axis="x", color=LINE, linewidth=0.6)
     return figure
 
@@ -100,16 +125,17 @@ def draw_model_ribbons(
     model_px = RIBBON_PX + ERRORS_PX + 2 * GAP_PX
     height_px = RIBBON_PX + GAP_PX + model_px * len(labels) + AXIS_PX
     figure = new_figure(LEFT_PX + PLOT_PX + RIGHT_PX, height_px)
-    axes = _add_row(figure, "truth", 2.0, RIBBON_PX, end_s)
-    _draw_ribbon(axes, _cut_segments(truth[shown], edges_s), phases)
+    plane = _add_plane(figure)
+    row = _add_row(plane, "truth", 2.0, RIBBON_PX, end_s)
+    _draw_ribbon(row, _cut_segments(truth[shown], edges_s), phases)
     top_px = 2.0 + RIBBON_PX + GAP_PX
     for name, own in labels.items():
-        axes = _add_row(figure, name, top_px, RIBBON_PX, end_s)
-        _draw_ribbon(axes, _cut_segments(own[shown], edges_s), phases)
-        axes = _add_row(figure, "errors", top_px + RIBBON_PX + GAP_PX, ERRORS_PX, end_s)
-        _draw_errors(axes, truth[shown], own[shown], edges_s)
+        row = _add_row(plane, name, top_px, RIBBON_PX, end_s)
+        _draw_ribbon(row, _cut_segments(own[shown], edges_s), phases)
+        row = _add_row(plane, "errors", top_px + RIBBON_PX + GAP_PX, ERRORS_PX, end_s)
+        _draw_errors(row, truth[shown], own[shown], edges_s)
         top_px += model_px
-    axes.tick_params(axis="x", labelbottom=True, length=3)
+    _add_clock(figure, top_px - model_px + RIBBON_PX + GAP_PX, ERRORS_PX, end_s)
     return figure
 
 
@@ -124,16 +150,17 @@ def draw_window_ribbons(
     """
     case_px = TITLE_PX + 2 * RIBBON_PX + 4
     figure = new_figure(LEFT_PX + PLOT_PX + RIGHT_PX, case_px * max(len(cases), 1) + AXIS_PX)
+    plane = _add_plane(figure)
     for index, (name, truth, prediction) in enumerate(cases):
         edges = np.arange(len(truth) + 1, dtype=np.float64)
-        for row, (title, labels) in enumerate((("truth", truth), ("prediction", prediction))):
-            top_px = case_px * index + TITLE_PX + (RIBBON_PX + 2) * row
-            axes = _add_row(figure, title, top_px, RIBBON_PX, len(truth))
-            _draw_ribbon(axes, _cut_segments(labels, edges), phases)
-            if row == 0:
-                accuracy = label_accuracy(truth, prediction) or 0.0
-                text = f"{shorten(name, 60)}: {len(truth)} windows, {100 * accuracy:.0f} % right"
-                axes.set_title(text, loc="left", color=MUTED, fontsize=FONT_PX, pad=5)
+        case_top_px = case_px * index
+        accuracy = label_accuracy(truth, prediction) or 0.0
+        text = f"{shorten(name, 60)}: {len(truth)} windows, {100 * accuracy:.0f} % right"
+        plane.text(0, case_top_px + TITLE_PX - 5, text, va="baseline", **_NAME)
+        for number, (title, labels) in enumerate((("truth", truth), ("prediction", prediction))):
+            top_px = case_top_px + TITLE_PX + (RIBBON_PX + 2) * number
+            row = _add_row(plane, title, top_px, RIBBON_PX, len(truth))
+            _draw_ribbon(row, _cut_segments(labels, edges), phases)
     return figure
 
 
@@ -151,8 +178,26 @@ def _cut_segments(labels: NDArray[np.int64], edges_s: NDArray[np.float64]) -> li
     ]
 
 
-def _add_row(figure: Figure, name: str, top_px: float, height_px: float, end_s: float) -> Axes:
-    """Add the axes of one row, from 0 s to the end, with its name on the left."""
+def _add_plane(figure: Figure) -> Axes:
+    """Add axes without a frame over all rows, in pixels: x from their left edge, y downwards.
+
+    Axes are most of the work of a figure: rows share these.
+    """
+    height_px = float(figure.get_size_inches()[1] * DPI)
+    left, width = (part / (LEFT_PX + PLOT_PX + RIGHT_PX) for part in (LEFT_PX, PLOT_PX))
+    plane = figure.add_axes((left, 0, width, 1), xlim=(0, PLOT_PX), ylim=(height_px, 0))
+    plane.set_axis_off()
+    return plane
+
+
+def _add_row(plane: Axes, name: str, top_px: float, height_px: float, end_s: float) -> _Row:
+    """Add a row, from 0 s to the end, with its name on the left."""
+    plane.text(-10, top_px + height_px / 2, name, ha="right", va="center", **_NAME)
+    return _Row(plane, top_px, height_px, max(end_s, 1e-9))
+
+
+def _add_clock(figure: Figure, top_px: float, height_px: float, end_s: float) -> Axes:
+    """Add axes from 0 s to the end with the time below; returns them, y from 0 to 1."""
     below_px = float(figure.get_size_inches()[1] * DPI) - top_px - height_px
     axes = add_axes(figure, LEFT_PX, top_px, RIGHT_PX, below_px)
     axes.spines[:].set_visible(False)
@@ -160,34 +205,21 @@ def _add_row(figure: Figure, name: str, top_px: float, height_px: float, end_s: 
     axes.set(xlim=(0, max(end_s, 1e-9)), ylim=(0, 1), yticks=[])
     axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 1.5, 3, 6, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: format_clock(seconds)))
-    axes.tick_params(axis="x", labelbottom=False, length=0)
-    axes.text(
-        -10 / PLOT_PX,
-        0.5,
-        name,
-        transform=axes.transAxes,
-        ha="right",
-        va="center",
-        color=MUTED,
-        fontsize=FONT_PX,
-    )
     return axes
 
 
-def _draw_ribbon(axes: Axes, segments: Sequence[TimelineSegment], phases: Sequence[str]) -> None:
+def _draw_ribbon(row: _Row, segments: Sequence[TimelineSegment], phases: Sequence[str]) -> None:
     """Draw one ribbon; a segment shows the name of its phase if the name fits."""
     colors = phase_colors(len(phases))
     for label in sorted({segment.label for segment in segments}):
-        bars = [(s.start_s, s.end_s - s.start_s) for s in segments if s.label == label]
-        axes.broken_barh(bars, (0, 1), color=colors[label], linewidth=0)
-    end_s = axes.get_xlim()[1]
+        row.draw_bars([each for each in segments if each.label == label], colors[label])
     for segment in segments:
-        room_px = (segment.end_s - segment.start_s) / end_s * PLOT_PX - 6
+        start_px, end_px = row.place(segment)
         name = shorten(phases[segment.label], 28)
-        if text_width(name, 10) <= room_px:
-            axes.text(
-                (segment.start_s + segment.end_s) / 2,
-                0.48,
+        if text_width(name, 10) <= end_px - start_px - 6:
+            row.plane.text(
+                (start_px + end_px) / 2,
+                row.top_px + 0.52 * row.height_px,
                 name,
                 ha="center",
                 va="center",
@@ -197,11 +229,10 @@ def _draw_ribbon(axes: Axes, segments: Sequence[TimelineSegment], phases: Sequen
 
 
 def _draw_errors(
-    axes: Axes, truth: NDArray[np.int64], final: NDArray[np.int64], edges_s: NDArray[np.float64]
+    row: _Row, truth: NDArray[np.int64], final: NDArray[np.int64], edges_s: NDArray[np.float64]
 ) -> None:
     """Draw a bar wherever the final label differs from an annotated one."""
     is_wrong = (truth != NOT_ANNOTATED) & (truth != final)
-    segments = _cut_segments(np.where(is_wrong, 0, -1), edges_s)
-    bars = [(segment.start_s, segment.end_s - segment.start_s) for segment in segments]
-    axes.broken_barh(bars, (0, 1), color=BAD, linewidth=0)
-    axes.axhline(0.5, color=LINE, linewidth=0.6, zorder=0)
+    row.draw_bars(_cut_segments(np.where(is_wrong, 0, -1), edges_s), BAD)
+    middle_px = row.top_px + row.height_px / 2
+    row.plane.hlines(middle_px, 0, PLOT_PX, colors=LINE, linewidth=0.6, zorder=0)
