@@ -125,8 +125,13 @@ class Lab:
         if pid := self._pid(name):
             os.kill(pid, signal.SIGKILL)
 
+    def cut(self, name: str) -> None:
+        """Pull the cable of a machine until it is booted: nobody hears that a connection ends."""
+        _sh(f"ip -n {self._net('client')} link set {name} down")
+
     def boot(self, name: str) -> None:
         """Switch on a machine that was killed; its temporary files are lost."""
+        _sh(f"ip -n {self._net('client')} link set {name} up")
         self._nodes[name].wait(timeout=20)
         shutil.rmtree(self.folder / "n" / name / "tmp")
         self._make_tmp(name)

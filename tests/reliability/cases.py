@@ -12,6 +12,8 @@ from tests.reliability import (
     full_disks,
     kill_points,
     kills,
+    lost_nodes,
+    moments,
     neighbours,
     nodes,
     parquet_files,
@@ -58,6 +60,8 @@ CASES: dict[str, Case] = {
         for name in temporal_kills.CASES
     },
     **{name: Case(partial(shuffles.run, name), 5, is_fuzz=False) for name in shuffles.KINDS},
+    **{name: Case(partial(moments.run, name), 5, is_fuzz=False) for name in moments.KINDS},
+    **{name: Case(partial(lost_nodes.run, name), 3, is_fuzz=False) for name in lost_nodes.KINDS},
     "nan": Case(kills.run_nan, 5, is_fuzz=False),
     "nan_batch": Case(kills.run_nan_batch, 5, is_fuzz=False),
     "here": Case(kills.run_here, 12, is_fuzz=False),

@@ -6,7 +6,9 @@ the windows of its batch. ``OPHNET_FAULT`` is a JSON list: ``what`` happens to `
 step number ``step`` (counted over epochs, from 0), when it comes there for the first time, or the
 ``visit``-th; ``nan_batch`` each time. With ``slow``, every step of all workers takes ``seconds``
 more. A fault with ``video`` happens before the features of the ``video``-th video are written.
-With ``OPHNET_NO_FLOCK``, no file can be locked. Python runs this module when a process starts.
+With ``OPHNET_NO_FLOCK``, no file can be locked. ``OPHNET_CHANGES`` names a folder: the file
+``changes`` of the ledger grows by a byte for each file or folder that is put in place below it.
+Python runs this module when a process starts.
 """
 
 import errno
@@ -113,8 +115,26 @@ def refuse_locks(fcntl):
     fcntl.flock = flock
 
 
+def count_changes(os, folder):
+    """Append a byte to a file of the ledger after each change of a name below a folder."""
+    counter = Path(os.environ["OPHNET_LEDGER"]) / "changes"
+
+    def counting(change):
+        def change_and_count(source, target, **options):
+            change(source, target, **options)
+            if os.fsdecode(target).startswith(folder):
+                with counter.open("ab", buffering=0) as file:
+                    file.write(b".")
+
+        return change_and_count
+
+    os.replace, os.rename = counting(os.replace), counting(os.rename)
+
+
 if "OPHNET_NO_FLOCK" in os.environ:
     refuse_locks(fcntl)
+if "OPHNET_CHANGES" in os.environ:
+    count_changes(os, os.environ["OPHNET_CHANGES"])
 if "OPHNET_LEDGER" in os.environ:
     after_import("ophnet_ray.train.epoch_callback", watch_steps)
     after_import("ophnet_ray.data.features.store", watch_features)
