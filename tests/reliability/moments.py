@@ -67,6 +67,7 @@ class Kind:
 KINDS = {
     "moments_temporal": Kind(TRAIN_PY, f"{TEMPORAL} --cross_fit 2", has_own_cache=True),
     "moments_temporal_folds": Kind(TRAIN_PY, f"{TEMPORAL} --folds 2", has_own_cache=True),
+    "moments_folds": Kind(TRAIN_PY, "--folds 2"),
     "moments_fold_workers": Kind(TRAIN_PY, FOLD_WORKERS, trainings=2, kills_worker=True),
     "moments_fold_workers_driver": Kind(TRAIN_PY, FOLD_WORKERS, trainings=2),
     "moments_search_folds": Kind(TUNE_PY, f"{SEARCH} --folds 2", trainings=2),
