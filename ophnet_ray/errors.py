@@ -30,6 +30,10 @@ class DivergedError(TrainingError):
     """The loss is not finite. The same settings would diverge again."""
 
 
+class BrokenProcessError(TrainingError):
+    """This process can train nothing any more, but another one goes on from the checkpoint."""
+
+
 class StoppedError(ReportedError):
     """Training has stopped as asked, after a checkpoint.
 

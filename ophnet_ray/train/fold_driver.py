@@ -13,7 +13,13 @@ from ophnet_ray.config import Config, RunConfig
 from ophnet_ray.console import Console, kept_log, log_to
 from ophnet_ray.distributed.environment import find_running_head
 from ophnet_ray.distributed.private import private_files
-from ophnet_ray.errors import ReportedError, StoppedError, TrainingError, UserError
+from ophnet_ray.errors import (
+    BrokenProcessError,
+    ReportedError,
+    StoppedError,
+    TrainingError,
+    UserError,
+)
 from ophnet_ray.signals import Terminated
 from ophnet_ray.storage.paths import stem_of
 from ophnet_ray.train.driver import TrainingResult, train
@@ -116,7 +122,7 @@ def _train_in_turn(configs: Mapping[int, Config], console: Console) -> dict[int,
     """Train one fold after another in this process; one that fails does not end the others.
 
     Wrong input does until a fold has shown that the input is right: it would be that of the other
-    folds, too.
+    folds, too. So does an error after which this process can train nothing.
 
     Raises:
         KeyboardInterrupt: As it was raised, after a line that names the fold.
@@ -128,7 +134,7 @@ def _train_in_turn(configs: Mapping[int, Config], console: Console) -> dict[int,
         try:
             with kept_log():  # a run has a log of its own
                 outcomes[fold] = train(config, console)
-        except StoppedError as error:
+        except (StoppedError, BrokenProcessError) as error:
             outcomes[fold] = error
             break
         except ReportedError as error:

@@ -16,7 +16,7 @@ from ophnet_ray.console import kept_log
 from ophnet_ray.distributed.environment import CUBLAS_ENVIRONMENT, find_running_head
 from ophnet_ray.distributed.failures import find_cause
 from ophnet_ray.distributed.resources import Resources
-from ophnet_ray.errors import TrainingError, UserError
+from ophnet_ray.errors import BrokenProcessError, TrainingError, UserError
 from ophnet_ray.models.checkpoints import newest_position
 from ophnet_ray.quick_import import quick_import
 from ophnet_ray.train.conclusion import MAX_WORKER_FAILURES, conclude, describe, find_root
@@ -55,6 +55,7 @@ def fit_with_retries(
 
     Raises:
         DivergedError: The loss is not finite.
+        BrokenProcessError: After an error of the GPU, this process cannot try again.
         TrainingError: Training failed again and again without a new checkpoint.
         StopTraining: Training has stopped as asked.
     """
@@ -84,6 +85,11 @@ def _fit_while_it_advances(
         except Exception as error:
             logger.exception("training failed")
             cause = describe(find_root(error))
+            if _is_gpu_lost(error):
+                raise BrokenProcessError(
+                    f"{cause}; the GPU answers this process no more, and the same command goes on "
+                    f"from the last checkpoint; see {run.logs}"
+                ) from error
             is_advancing = newest_position(run.checkpoints) > before
             num_failures = 0 if is_advancing else num_failures + 1
             if loop.status is not None:
@@ -107,6 +113,26 @@ def release_memory() -> None:
     except RuntimeError as error:
         # after an illegal access or a failed assertion, all calls fail until the process ends
         logger.warning("the memory of the GPU is not given back: %s", find_cause(error))
+
+
+def _is_gpu_lost(error: BaseException) -> bool:
+    """Return True if all further calls of CUDA may fail in this process.
+
+    After an illegal access, a failed assertion or an error of the memory they do, until it ends
+    (CUDA Runtime API, "cudaDeviceSynchronize"). PyTorch raises an ``AcceleratorError`` for these
+    and for a few harmless ones, but not where a library of CUDA meets them first.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    if isinstance(find_root(error), torch.AcceleratorError):
+        return True
+    if torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return True
+    return False
 
 
 def fit_once(

@@ -18,7 +18,7 @@ from ophnet_ray.data.durations import add_val_durations
 from ophnet_ray.data.manifest import Manifest
 from ophnet_ray.data.manifest_file import ManifestFile
 from ophnet_ray.distributed.leaving_node import read_leaving_notice
-from ophnet_ray.errors import DivergedError, TrainingError, UserError
+from ophnet_ray.errors import BrokenProcessError, DivergedError, TrainingError, UserError
 from ophnet_ray.hashing import hash_holdout
 from ophnet_ray.train.conclusion import describe, find_root
 from ophnet_ray.train.head_protocol import HeadData, build_head_loop
@@ -98,9 +98,9 @@ def trial_config(base: Config, settings: Mapping[str, Any], seed: int | None) ->
 def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
     """Train a trial or resume it, and record how it ended; Ray Tune calls this.
 
-    A trial that failed here may leave a process that cannot train any more: after some errors of
-    CUDA, every call fails. The error makes Ray end the process, so that no trial takes it over, and
-    call this again in another one, where the trial is found to have ended.
+    A trial that failed here may leave a process that cannot train any more. The error makes Ray end
+    the process, so that no trial takes it over, and call this again in another one: there the trial
+    is found to have ended, or, after a ``BrokenProcessError``, goes on from its last checkpoint.
 
     Args:
         task: Number, settings and seed of the trial, as Ray Tune hands them on.
@@ -108,6 +108,7 @@ def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
 
     Raises:
         TrainingError: Training failed in this process.
+        BrokenProcessError: It cannot go on in this process.
     """
     run = setup.search.trial_run(task["number"], task["seed"])
     if has_end(run):
@@ -133,6 +134,8 @@ def _train_to_end(
     except DivergedError as error:
         logger.warning("%s", error)
         return "diverged", str(error)
+    except BrokenProcessError:
+        raise  # Ray ends the process, and begins the trial again in another one
     except (TrainingError, UserError) as error:
         logger.error("%s", error)
         return "failed", str(error)

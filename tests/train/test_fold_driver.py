@@ -15,7 +15,7 @@ from ophnet_ray import OphNetDataModule
 from ophnet_ray.console import Console
 from ophnet_ray.data.segment_table import as_table
 from ophnet_ray.data.segments import Reject
-from ophnet_ray.errors import StoppedError, TrainingError, UserError
+from ophnet_ray.errors import BrokenProcessError, StoppedError, TrainingError, UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.inference.ensemble import build_ensemble, read_ensemble, write_ensemble
 from ophnet_ray.metrics.bootstrap import interval_over_cases
@@ -177,6 +177,21 @@ def test_what_concerns_one_fold_ends_no_other_and_the_folds_have_a_log(
         train_folds(config.replace_flat(storage_path=str(copy)), Console())
     assert "warning: fold 3 of 3: s3://bucket: it does not" in capsys.readouterr().err
     assert list(copy.glob("*-3folds/logs/driver.log"))
+
+
+def test_no_fold_begins_in_a_process_whose_gpu_answers_no_more(whole, tmp_path, monkeypatch):
+    config, _ = whole
+    shutil.copytree(config.run.storage_path, tmp_path / "runs")
+    begun = []
+
+    def lose_gpu(fold_config, console):
+        begun.append(fold_config.data.fold)
+        raise BrokenProcessError("CUDA error")
+
+    monkeypatch.setattr(fold_driver, "train", lose_gpu)
+    with pytest.raises(TrainingError, match=r"^fold 1 of 3: CUDA error$"):
+        train_folds(config.replace_flat(storage_path=str(tmp_path / "runs")), Console())
+    assert begun == [1]
 
 
 def test_what_evaluate_kept_in_the_ensemble_outlasts_the_same_command(whole, tmp_path, capsys):

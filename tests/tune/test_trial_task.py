@@ -7,7 +7,7 @@ import torch
 
 from ophnet_ray import OphNetDataModule
 from ophnet_ray.distributed.resources import Resources
-from ophnet_ray.errors import TrainingError
+from ophnet_ray.errors import BrokenProcessError, TrainingError
 from ophnet_ray.models.checkpoints import find_checkpoints
 from ophnet_ray.train.lone_worker import fit_once
 from ophnet_ray.train.protocol import TrainLoopConfig
@@ -107,3 +107,29 @@ def test_a_process_in_which_a_trial_has_failed_is_left_to_no_other_trial(
     assert "checkpoints" in trial.reason
     setup.search.start_trial(0, {"lr": 1e-3})
     assert not setup.search.trials()[0].has_ended
+
+
+def test_a_trial_whose_gpu_answers_no_more_goes_on_in_another_process(
+    setup, reported, monkeypatch, tmp_path
+):
+    """Ray ends the process for the error, and calls the trial again in another one."""
+    setup = replace(setup, search=SearchDirectory(tmp_path))
+    told = []
+
+    def report(result):
+        told.append(result["epochs"])
+        if len(told) == 1:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(trial_task, "read_leaving_notice", lambda: None)
+    monkeypatch.setattr(trial_task.ray.tune, "report", report)
+    run = setup.search.start_trial(0, SETTINGS[0])
+    task = {"number": 0, "settings": SETTINGS[0], "seed": None}
+    with pytest.raises(BrokenProcessError, match="illegal memory access was encountered; the GPU"):
+        run_trial(task, setup)
+    assert not setup.search.trials()[0].has_ended
+    run_trial(task, setup)
+    assert setup.search.trials()[0].state == "finished"
+    assert told == [1, 1, 2]  # the scheduler learns again of the epoch that is done
+    whole = reported[0][-1]["score"]
+    assert max(record["val_macro_f1"] for record in run.read_metrics()) == whole
