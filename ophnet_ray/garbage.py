@@ -30,6 +30,7 @@ def _make_old() -> None:
     there is no way to move the one without the other.
     """
     num_new = gc.get_count()[0]
-    if num_new > gc.get_freeze_count():
+    # the count of frozen objects walks through them: few new ones are not worth it
+    if num_new > gc.get_threshold()[0] and num_new > gc.get_freeze_count():
         gc.freeze()
         gc.unfreeze()

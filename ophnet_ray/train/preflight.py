@@ -23,7 +23,6 @@ from ophnet_ray.storage.local_copies import default_local_dir, local_folder
 from ophnet_ray.storage.paths import absolute, is_remote, join, parent_of
 from ophnet_ray.storage.replacement import PYTORCH_FILE, check_inputs_stay, check_kind
 from ophnet_ray.temporal_config import CHECKPOINT_SUFFIX
-from ophnet_ray.train.trained_models import name_checkpoint
 
 if TYPE_CHECKING:
     from ophnet_ray.distributed.cluster_check import SharedPaths
@@ -136,6 +135,9 @@ def resolve_paths(config: AnyConfig) -> AnyConfig:
     """
     storage = absolute(config.run.storage_path)
     cache = absolute(config.run.cache_dir or join(storage, "cache"))
+    # its modules know the codec, which --help of `check` does not need
+    from ophnet_ray.train.trained_models import name_checkpoint
+
     local = str(Path(config.run.local_cache_dir or default_local_dir()).absolute())
     data, model = config.data, config.model
     files = {name: path for name in CONTENT_SETTINGS if (path := getattr(model, name)) is not None}

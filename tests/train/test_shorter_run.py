@@ -52,8 +52,8 @@ def test_more_epochs_of_a_complete_run_are_those_of_a_run_that_had_them_from_the
     short, first = train(name=name, max_epochs=2)
     longer, rest = train(name=name, max_epochs=4)
     assert (first, rest) == ([0, 1], [2, 3])
-    expected = last_weights(whole)
-    assert all(torch.equal(last_weights(longer)[key], value) for key, value in expected.items())
+    expected, found = last_weights(whole), last_weights(longer)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
     assert longer.read_result().scores == whole.read_result().scores
     assert longer.read_result().best_epoch == whole.read_result().best_epoch
     assert train(name=name, max_epochs=4)[1] == [], "it is complete"
