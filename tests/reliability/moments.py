@@ -198,7 +198,7 @@ def _kill_at(place: Command, moments: list[tuple[float, float]], changes: int) -
         )
         time.sleep(delay_s)
         if place.kind.kills_worker:
-            kills += _kill_worker(place)
+            kills += _kill_worker(place, process)
         elif process.poll() is None:
             kills += 1
             process.send_signal(signal.SIGKILL)
@@ -208,13 +208,21 @@ def _kill_at(place: Command, moments: list[tuple[float, float]], changes: int) -
     return kills
 
 
-def _kill_worker(place: Command) -> bool:
-    """Kill a train worker; return False if there is none at this moment."""
-    for process in place.processes():
-        if process.name().startswith(TRAIN_WORKER):
-            process.kill()
-            return True
-    return False
+def _kill_worker(place: Command, command: subprocess.Popen[str]) -> bool:
+    """Kill the next train worker there is; return False if the command ends before."""
+    worker = wait_until(
+        lambda: command if command.poll() is not None else _find_worker(place),
+        "there is a train worker",
+        timeout_s=TIMEOUT_S,
+    )
+    if worker is command:
+        return False
+    worker.kill()
+    return True
+
+
+def _find_worker(place: Command) -> psutil.Process | None:
+    return next((p for p in place.processes() if p.name().startswith(TRAIN_WORKER)), None)
 
 
 def _await_no_process(place: Command) -> None:
