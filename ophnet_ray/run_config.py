@@ -1,5 +1,6 @@
 """Flags of folders, names and workers: nothing here changes a result."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from ophnet_ray.settings import Rule, count_rules, parse_bytes, setting, show
 
 LOGGERS = ("tensorboard", "mlflow", "wandb")
 _RESERVED = ("", "..", "cache")
+MAX_NAME_BYTES = 240
+"""Bytes of a name: file systems take 255, and a fold adds its number."""
 Placement = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 
@@ -73,6 +76,10 @@ class RunConfig:
         yield (
             name is None or (Path(name).name == name and name not in _RESERVED),
             f"--name {name}: must be a plain folder name, without a path",
+        )
+        yield (
+            name is None or len(os.fsencode(name)) <= MAX_NAME_BYTES,
+            f"--name {(name or '')[:20]}…: is too long for a folder (max {MAX_NAME_BYTES} bytes)",
         )
 
 

@@ -307,6 +307,7 @@ def test_every_path_is_checked_for_credentials():
         ({"name": "a/b"}, "--name a/b: must be a plain folder name"),
         ({"name": ".."}, "--name ..: must be a plain folder name"),
         ({"name": "cache"}, "--name cache: must be a plain folder name"),
+        ({"name": "ü" * 150}, f"--name {'ü' * 20}…: is too long for a folder"),
         ({"local_cache_dir": "s3://b/c"}, "--local_cache_dir: must be a folder of this machine"),
     ],
 )

@@ -39,7 +39,7 @@ from ophnet_ray.data.windows import count_channels, cut_windows, shown_blocks
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_ids
 from ophnet_ray.sampling_config import SamplerKind, SamplingConfig, Shuffle
-from ophnet_ray.settings import NUM_WORKERS, check_rules
+from ophnet_ray.settings import NUM_WORKERS, check_rules, count_rule
 
 VAL_BATCH_FACTOR = 4
 """Windows of a validation step for each of a training step: it keeps no activations."""
@@ -167,6 +167,7 @@ class ManifestDataModule(L.LightningDataModule):
         val_batch_size: int | None = None,
     ) -> None:
         super().__init__()
+        check_rules([count_rule("batch_size", batch_size)])
         check_rules(sampling.rules())
         self.manifest, self.batch_size, self.seed = manifest, batch_size, seed
         self.begun_with, self.sampling = begun_with, sampling
@@ -263,6 +264,9 @@ class OphNetDataModule(ManifestDataModule):
         windows_per_segment: See there.
         shuffle: See there.
         shuffle_shards: See there.
+
+    Raises:
+        UserError: A number is outside of its limits.
     """
 
     def __init__(
@@ -306,6 +310,9 @@ class OphNetDataModule(ManifestDataModule):
             image_size=image_size,
             window_image=window_image,
         )
+        check_rules([count_rule("num_workers", num_workers)])
+        check_rules(DataConfig(val_fraction=val_fraction).rules())
+        check_rules(self.windows.rules())
         self.case_from, self.val_fraction = case_from, val_fraction
         self.allow_outside = allow_outside
         self.rejects: list[Reject] = []

@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from ophnet_ray.config import WeightScheme
 from ophnet_ray.data.annotations import sort_phases
+from ophnet_ray.errors import UserError
 
 EFFECTIVE_BETA = 0.999
 FOCAL_GAMMA = 2.0
@@ -131,7 +132,17 @@ def calculate_class_weights(df: pd.DataFrame, column: str) -> Tensor:
 
     Returns:
         float32 (K,) in (0, 1], in the order of the labels (``annotations.sort_phases``).
+
+    Raises:
+        UserError: The table has no such column, no row, or a row without a value in it.
     """
+    if column not in df.columns:
+        has = ", ".join(map(str, df.columns))
+        raise UserError(f"calculate_class_weights: no column {column}; the table has {has}")
+    num_empty = int(df[column].isna().sum())
+    if df.empty or num_empty:
+        problem = f"{num_empty} of {len(df)} rows have no {column}" if num_empty else "no rows"
+        raise UserError(f"calculate_class_weights: {problem}")
     counts_by_name = df[column].astype(str).value_counts()
     counts = counts_by_name.loc[sort_phases(counts_by_name.index)]
     return torch.from_numpy(_inverse(np.asarray(counts, dtype=np.int64))).float()

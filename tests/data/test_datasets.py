@@ -132,9 +132,13 @@ def test_the_data_module_trains_the_module_outside_ray(color_csv, tmp_path):
         ({"windows_per_segment": 0}, "must be at least 1"),
         ({"shuffle": "shards"}, "choose from global, shard"),
         ({"shuffle_shards": 0}, "must be at least 1"),
+        ({"batch_size": 0}, "--batch_size 0: must be at least 1"),
+        ({"num_workers": 0}, "--num_workers 0: must be at least 1"),
+        ({"val_fraction": 1.0}, "must be between 0 and 1"),
+        ({"stride": 300}, "must be 1 to 256"),
     ],
 )
-def test_a_sampling_that_does_not_exist_is_refused(color_csv, setting, reason):
+def test_settings_that_cannot_be_used_are_refused_at_once(color_csv, setting, reason):
     with pytest.raises(UserError, match=reason):
         ophnet_ray.OphNetDataModule(color_csv, PHASES, **setting)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from ophnet_ray.errors import UserError
 from ophnet_ray.models.losses import (
     PhaseBalance,
     PhaseLoss,
@@ -35,6 +36,19 @@ def test_the_weights_stand_in_the_order_of_the_labels():
     """Text ids: "10" is the third, as in the vocabulary, not the second."""
     df = pd.DataFrame({"phase": ["1"] * 10 + ["2"] * 5 + ["10"]})
     assert calculate_class_weights(df, "phase").tolist() == pytest.approx([0.1, 0.2, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ({"phase_id": ["a"], "start": [0]}, "no column phase; the table has phase_id, start"),
+        ({"phase": ["a", None]}, "1 of 2 rows have no phase"),
+        ({"phase": []}, "no rows"),
+    ],
+)
+def test_a_table_without_phases_is_refused(table, reason):
+    with pytest.raises(UserError, match=f"^calculate_class_weights: {reason}$"):
+        calculate_class_weights(pd.DataFrame(table), "phase")
 
 
 def test_each_scheme_weighs_rare_phases_more_and_absent_ones_not_at_all():
