@@ -31,23 +31,21 @@ class FoldScores:
     counts: EpochCounts
 
 
-def start_fold(search: SearchDirectory, trial: RunDirectory, config: Config) -> RunDirectory:
+def start_fold(search: SearchDirectory, run: RunDirectory, config: Config) -> None:
     """Create the run of a fold in the folder of a trial, or open it again.
 
     It holds the account of the data of its fold, as the run of a fold of ``train.py`` does.
 
     Args:
         search: Folder of the search.
-        trial: Folder of the trial.
+        run: Folder of the fold.
         config: Settings of the fold.
     """
-    name = config.data.fold_name
-    data, run = search.fold_data(name), RunDirectory(trial.path / name)
+    data = search.fold_data(config.data.fold_name)
     run.create()
     for source, target in ((data.passport, run.passport), (data.rejects, run.rejects)):
         shutil.copyfile(source, target)
     run.write_config(config)
-    return run
 
 
 def is_complete(run: RunDirectory) -> bool:

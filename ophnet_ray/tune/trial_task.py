@@ -181,9 +181,10 @@ def _train_folds(setup: TrialSetup, config: Config, run: RunDirectory, number: i
     done: list[FoldScores] = []
     for fold, own in setup.folds.items():
         own_config = replace(config, data=replace(config.data, fold=fold))
-        own_run = start_fold(setup.search, run, own_config)
+        own_run = RunDirectory(run.path / own_config.data.fold_name)
         try:
             if not is_complete(own_run):
+                start_fold(setup.search, own_run, own_config)
                 _train(own, own_config, own_run, number)
             done.append(FoldScores(read_trained_epochs(own_run), read_run_counts(own_run)))
         except (TrainingError, UserError) as error:

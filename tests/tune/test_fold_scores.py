@@ -113,7 +113,9 @@ def test_a_trial_that_is_cut_off_trains_no_complete_fold_again(prepared):
     cut.metrics.unlink()
     assert prepared.trials[1].state == "unfinished"
     prepared.trained.clear()
+    complete = {file: file.stat().st_mtime_ns for file in (cut.path / "fold1of4").rglob("*")}
     prepared.run_trial(1, 0.01)
+    assert {file: file.stat().st_mtime_ns for file in complete} == complete
     assert prepared.trained == [(1, 2), (1, 3), (1, 4)]
     assert [(trial.history, trial.state) for trial in prepared.trials] == whole
 
