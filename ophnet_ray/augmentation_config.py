@@ -60,6 +60,17 @@ class AugmentationConfig:
         return self.scale < 1 or self.rotate > 0
 
     @property
+    def mirrors(self) -> bool:
+        """True if images may be mirrored."""
+        return self.hflip > 0 or self.vflip > 0
+
+    @property
+    def disturbs(self) -> bool:
+        """True if images are changed by more than ``--random_shift`` and ``--color_jitter``."""
+        shares = (self.blur, self.noise, self.glare, self.reprob)
+        return self.warps or self.recolors or self.mirrors or any(shares)
+
+    @property
     def mixes(self) -> bool:
         """True if windows are mixed."""
         return bool(self.mixup_prob and (self.mixup or self.cutmix))

@@ -7,6 +7,7 @@ from typing import Literal
 from ophnet_ray.settings import Rule, count_rule, setting
 
 ChannelsLast = Literal["auto", "true", "false"]
+CompileMode = Literal["default", "reduce-overhead"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,9 @@ class SpeedConfig:
     compile: bool = setting(False, affects="resources", is_late=True)
     """Compile the network with torch.compile: minutes at the start, then faster steps. Needs a C++
     compiler on each machine that trains."""
+    compile_mode: CompileMode = setting("default", affects="resources", is_late=True)
+    """Mode of torch.compile. reduce-overhead: record the kernels of a step in CUDA graphs and start
+    them together, for a GPU that waits for the CPU; more memory, one train worker."""
     channels_last: ChannelsLast = setting("auto", affects="resources", is_late=True)
     """Keep the weights of convolutions in the memory format channels_last; auto: where it is faster
     on this GPU, measured once per backbone; false on a CPU and with --deterministic."""
@@ -31,9 +35,18 @@ class SpeedConfig:
     def rules(self) -> Iterator[Rule]:
         """Yield the limits of these settings."""
         yield count_rule("val_batch_size", self.val_batch_size)
+        yield (
+            self.compile or self.compile_mode == "default",
+            f"--compile_mode {self.compile_mode}: of --compile, which is not given; give it, too",
+        )
 
     def rules_of_workers(self, num_workers: int, use_gpu: bool, strategy: str) -> Iterator[Rule]:
         """Yield the limits that the workers of a run set to these settings."""
+        mode = self.compile_mode
+        yield (
+            mode == "default" or num_workers == 1,
+            f"--compile_mode {mode}: for one train worker, not {num_workers}; leave it out",
+        )
         message = (
             "--compile, --grad_checkpointing: torch cannot split the compiled network of "
             f"{num_workers} workers where activations are computed again; leave one out"

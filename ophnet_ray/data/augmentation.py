@@ -53,10 +53,13 @@ def augment_images(
     Returns:
         float32 (B, C, H, W) in [0, 1], channels last in memory.
     """
+    shift, gain = draws[:, :2] * random_shift, 1 + color_jitter * draws[:, 2:5]
+    if not augmentation.disturbs:
+        # nothing would use the numbers, whose hashes are a hundred operations on the device
+        return _shift_and_scale(pixels, shift, gain)
     numbers = draw_numbers(draws)
-    moved = _move(pixels, draws[:, :2] * random_shift, augmentation, numbers)
+    moved = _move(pixels, shift, augmentation, numbers)
     values, motion = moved[:, :3], moved[:, 3:]
-    gain = 1 + color_jitter * draws[:, 2:5]
     if augmentation.recolors:
         values = _recolor(values, gain, augmentation, numbers.color)
     else:
@@ -75,6 +78,24 @@ def augment_images(
     return values.clamp(0, 1).contiguous(memory_format=torch.channels_last)
 
 
+def _shift_and_scale(pixels: Tensor, shift: Tensor, gain: Tensor) -> Tensor:
+    """Shift images by shares of their size, (B, 2), and scale their channels by gains, (B, 3)."""
+    moved = to_unit(_shift(pixels, shift))
+    values, motion = moved[:, :3], moved[:, 3:]
+    values = (values * gain[:, :, None, None]).clamp(0, 1)
+    if motion.shape[1]:
+        values = torch.cat([values, motion], dim=1)
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def _shift(pixels: Tensor, shift: Tensor, is_flipped: Tensor | None = None) -> Tensor:
+    """Move images by whole pixels, see ``preprocessing.shift_images``."""
+    height, width = pixels.shape[-2:]
+    # no tensor of the sizes: its copy to the device would wait for it
+    offsets = torch.stack([shift[:, 0] * height, shift[:, 1] * width], dim=1).round().long()
+    return shift_images(pixels, offsets, is_flipped)
+
+
 def _move(pixels: Tensor, shift: Tensor, own: AugmentationConfig, numbers: WindowDraws) -> Tensor:
     """Shift, mirror, crop and rotate images; what lies beyond the edge is its mirror image.
 
@@ -89,16 +110,14 @@ def _move(pixels: Tensor, shift: Tensor, own: AugmentationConfig, numbers: Windo
     Returns:
         float32 (B, C, H, W) in [0, 1].
     """
-    height, width = pixels.shape[-2:]
     is_flipped = torch.stack(
         [numbers.flip[:, 0] < own.vflip, numbers.flip[:, 1] < own.hflip], dim=1
     )
     if own.warps:
+        height, width = pixels.shape[-2:]
         grid = _sampling_grid((height, width), shift, is_flipped, own, numbers)
         return F.grid_sample(to_unit(pixels), grid, padding_mode="reflection", align_corners=False)
-    # no tensor of the sizes: its copy to the device would wait for it
-    offsets = torch.stack([shift[:, 0] * height, shift[:, 1] * width], dim=1).round().long()
-    return to_unit(shift_images(pixels, offsets, is_flipped))
+    return to_unit(_shift(pixels, shift, is_flipped))
 
 
 def _sampling_grid(

@@ -173,10 +173,21 @@ class SurgicalPhaseModule(AveragedModule[SurgicalPhaseClassificationModel]):
         )
         # stays on the device: reading a number back would wait for the step to end
         self.train_sums += self._count(loss.detach().float(), len(labels))
-        # for a bar, Lightning reads the number back after each step, also where there is none
-        has_bar = self.trainer.progress_bar_callback is not None
-        self.log("train_loss_step", loss.detach(), on_step=True, on_epoch=False, prog_bar=has_bar)
+        self._log_step(loss.detach())
         return loss * self.scale_of_group(batch_idx)
+
+    def _log_step(self, loss: Tensor) -> None:
+        """Log the loss of a step to a progress bar, or where loggers take it; and the first one.
+
+        Of the other steps Lightning would drop it, after half a millisecond of the CPU.
+        """
+        trainer, name = self.trainer, "train_loss_step"
+        # for a bar, Lightning reads the number back after each step, also where there is none
+        has_bar = trainer.progress_bar_callback is not None
+        step = trainer.global_step
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined] # set without a stub
+        if has_bar or step == 0 or (every and (step + 1) % every == 0):
+            self.log(name, loss, on_step=True, on_epoch=False, prog_bar=has_bar)
 
     def _count(self, loss: Tensor, num_windows: int) -> Tensor:
         """Return (sum of losses, windows) of a batch, (2,)."""

@@ -27,6 +27,7 @@ from ophnet_ray.models.lightning_trainer import build_lightning_trainer
 from ophnet_ray.models.losses import balance_phases
 from ophnet_ray.models.payload import CheckpointPayload
 from ophnet_ray.models.phase_module import PhaseModule
+from ophnet_ray.speed_config import CompileMode
 from ophnet_ray.storage.local_copies import private_folder
 from ophnet_ray.train.checkpoint_io import SyncedCheckpointIO
 from ophnet_ray.train.epoch_callback import EpochCallback
@@ -199,7 +200,30 @@ def _speed_up(module: SurgicalPhaseModule, loop: TrainLoopConfig, place: WorkerP
     if memory_format is not None:
         module.use_memory_format(memory_format)
     if speed.compile:
-        compile_network(network, private_folder("compiled", loop.config.run.local_cache_dir))
+        folder = private_folder("compiled", loop.config.run.local_cache_dir)
+        compile_network(network, folder, _choose_compile_mode(loop))
+
+
+def _choose_compile_mode(loop: TrainLoopConfig) -> CompileMode:
+    """Return the mode of the flag; ``default`` where gradients of several batches are summed."""
+    mode = loop.config.speed.compile_mode
+    if mode == "default" or _count_accumulated(loop) == 1:
+        return mode
+    if loop.status is not None:
+        loop.status.warn(
+            f"--compile_mode {mode}: not where gradients of several batches are summed, which CUDA "
+            "graphs would overwrite; compiled in the mode default"
+        )
+    return "default"
+
+
+def _count_accumulated(loop: TrainLoopConfig) -> int:
+    """Return the number of batches whose gradients are summed for a step."""
+    training, resources = loop.config.training, loop.resources
+    steps = plan_training_steps(
+        loop.num_train, training.batch_size, resources.train_workers, resources.begun_with
+    )
+    return training.accumulate_grad_batches * steps.num_accumulated
 
 
 def _build_trainer(
@@ -213,13 +237,7 @@ def _build_trainer(
         # written before Lightning sets the variable, too
         cublas = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
         logger.info("only algorithms whose results repeat; CUBLAS_WORKSPACE_CONFIG=%s", cublas)
-    steps = plan_training_steps(
-        loop.num_train,
-        training.batch_size,
-        loop.resources.train_workers,
-        loop.resources.begun_with,
-    )
-    num_accumulated = training.accumulate_grad_batches * steps.num_accumulated
+    num_accumulated = _count_accumulated(loop)
     strategy, environment = _build_place_parts(loop, place, num_accumulated)
     return build_lightning_trainer(
         replace(training, accumulate_grad_batches=num_accumulated),

@@ -26,7 +26,8 @@ OLDEST_TIMM = (1, 0, 31)
 HEADER = [
     *("model", "batch"),
     *("img/s", "bare img/s", "ratio", "plain img/s", "ratio"),
-    *("compiled img/s", "gain", "minutes"),
+    *("compiled img/s", "gain", "minutes", "graphs img/s", "gain"),
+    *("default img/s", "compiled img/s"),
     *("MFU", "compiled MFU", "busy", "format"),
     *("GiB", "bare GiB", "wait"),
     *("predict fr/s", "decode fr/s", "ratio"),
@@ -62,9 +63,12 @@ def run_section(command: list[str], log: Path, limit_s: float, toy: bool) -> Sec
         try:
             code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             return Section(log, f"ended after {limit_s:.0f} s", limit_s)
+        finally:
+            # also when the check itself is ended: what goes on would disturb the next measurement
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     end = "" if code == 0 else f"exit code {code}" if code > 0 else f"ended by signal {-code}"
     return Section(log, end, time.monotonic() - started_s)
 
@@ -114,7 +118,10 @@ def row_of(backbone: str, results: dict[str, Any]) -> list[str]:
     repeats = {True: "yes", False: "NO", None: "-"}[results.get("repeats")]
     speeds = [each.get("images_s") for each in (ours, bare)]
     gain = [each.get("images_s") for each in (compiled, ours)]
-    plain = results.get("plain", {}).get("images_s")
+    plain, graphs, default, default_compiled = (
+        results.get(part, {}).get("images_s")
+        for part in ("plain", "graphs", "default_recipe", "default_compiled")
+    )
     minutes = compiled["seconds"] / 60 if compiled else None
     frames = [predict.get("predict_frames_s"), predict.get("decode_frames_s")]
     return [
@@ -127,6 +134,10 @@ def row_of(backbone: str, results: dict[str, Any]) -> list[str]:
         cell(gain[0]),
         ratio(*gain),
         cell(minutes, "{:.1f}"),
+        cell(graphs),
+        ratio(graphs, speeds[0]),
+        cell(default),
+        cell(default_compiled),
         *map(mfu, reversed(gain)),
         cell(busy, "{:.0%}"),
         min(formats, key=formats.get) if formats else "-",
@@ -147,10 +158,15 @@ def print_table(tests: dict[str, Any], models: dict[str, dict[str, Any]]) -> Non
         first, *rest = (text.rjust(width) for text, width in zip(row, widths, strict=True))
         print("  ".join([first.strip().ljust(widths[0]), *rest]))
     for name, results in models.items():
-        for part in (part for part in results if part.endswith("compiled")):
+        for part in (part for part, found in results.items() if is_compiled(found)):
             print(f"{name}: {part}: {describe_compiled(results[part])}")
         for part, error in results["errors"].items():
             print(f"{name}: {part}: {error}")
+
+
+def is_compiled(found: Any) -> bool:
+    """Return True for the results of a measurement that compiles."""
+    return isinstance(found, dict) and "graphs" in found
 
 
 def describe_compiled(found: dict[str, Any]) -> str:
@@ -166,6 +182,7 @@ def describe_compiled(found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run all sections; exit code 1 if one failed, or if a package is missing."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     parser = argparse.ArgumentParser(prog="tests/gpu/run.sh", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)

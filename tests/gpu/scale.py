@@ -14,6 +14,7 @@ class Scale:
         warmup_steps: Training steps before the clock starts.
         max_steps: Maximum number of steps with the clock.
         seconds: Seconds after which the clock stops.
+        rounds: Turns of the measurements that are compared.
         video: Frames, height and width of the video.
         matrix: Rows of the square matrices whose product is timed.
         model_limit_s: Seconds until the process of a model is ended.
@@ -27,6 +28,7 @@ class Scale:
     warmup_steps: int
     max_steps: int
     seconds: float
+    rounds: int
     video: tuple[int, int, int]
     matrix: int
     model_limit_s: float
@@ -45,7 +47,8 @@ GPU = Scale(
     image_size=224,
     warmup_steps=8,
     max_steps=60,
-    seconds=4.0,
+    seconds=2.5,
+    rounds=3,
     video=(300, 720, 1280),
     matrix=8192,
     model_limit_s=200.0,
@@ -59,6 +62,7 @@ TOY = Scale(
     warmup_steps=1,
     max_steps=3,
     seconds=0.5,
+    rounds=1,
     video=(60, 64, 96),
     matrix=128,
     # for cores that are shared with many other processes

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from torch.autograd import DeviceType
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from ophnet_ray.config import TrainingConfig
+from ophnet_ray.config import Config, TrainingConfig
+from ophnet_ray.data.augmentation import augment_images
 from ophnet_ray.data.datasets import ManifestDataModule
 from ophnet_ray.data.manifest import Manifest
+from ophnet_ray.data.preprocessing import prepare_batch
 from ophnet_ray.models.backbone import input_options
 from ophnet_ray.models.exact_resume import ExactResume, loader_of
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
@@ -22,6 +25,7 @@ from ophnet_ray.models.lightning_trainer import build_lightning_trainer, choose_
 from ophnet_ray.models.memory_format import StepShape
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.throughput import count_training_flops
+from ophnet_ray.recipe_config import RECIPES, RecipeName
 from tests.gpu.workload import PHASES
 
 GIB = 2**30
@@ -29,13 +33,24 @@ PROFILE_AFTER, PROFILED_STEPS = 5, 5
 """Steps before the profile, and those in it."""
 
 
+def settings_of(recipe: RecipeName) -> Config:
+    """Return the settings of ``train.py`` with a recipe, for random weights."""
+    return Config().replace_flat(recipe=recipe, **RECIPES[recipe])
+
+
 def build_module(
-    backbone: str, image_size: int, memory_format: torch.memory_format | None = None
+    backbone: str,
+    image_size: int,
+    memory_format: torch.memory_format | None = None,
+    recipe: RecipeName = "seed",
 ) -> SurgicalPhaseModule:
     """Build the product's module with random weights, the same each time."""
     torch.manual_seed(0)
+    own = settings_of(recipe)
     model = SurgicalPhaseClassificationModel(len(PHASES), backbone, False, image_size)
-    module = SurgicalPhaseModule(len(PHASES), model=model)
+    module = SurgicalPhaseModule(
+        len(PHASES), model=model, lr_schedule=own.training.lr_schedule, recipe=own.recipe
+    )
     if memory_format is not None:
         module.use_memory_format(memory_format)
     return module
@@ -50,9 +65,20 @@ def fit(
     device: torch.device,
     ckpt_path: Path | None = None,
 ) -> None:
-    """Train as a train worker does, on one device, without validation; it ends on the CPU."""
-    trainer = build_lightning_trainer(training, device.type == "cuda", [callback], folder)
-    data = TrainingWindows(manifest, training.batch_size, training.seed)
+    """Train as a train worker does, on one device; it ends on the CPU.
+
+    Validation segments are scored after each epoch, if there are any.
+    """
+    trainer = build_lightning_trainer(
+        training,
+        device.type == "cuda",
+        [callback],
+        folder,
+        gradient_clip_val=module.recipe.gradient_clip_val,
+    )
+    validates = any(item.segment.split == "val" for item in manifest.items)
+    kind = ManifestDataModule if validates else TrainingWindows
+    data = kind(manifest, training.batch_size, training.seed)
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
 
 
@@ -138,11 +164,12 @@ def time_ours(
     clock: Clock,
     folder: Path,
     device: torch.device,
+    recipe: RecipeName = "seed",
 ) -> dict[str, float | None]:
     """Measure the product's training step, fed by the cache."""
     _reset_peak()
     callback = TimedFit(clock)
-    training = TrainingConfig(batch_size=batch_size, max_epochs=1)
+    training = replace(settings_of(recipe).training, batch_size=batch_size, max_epochs=1)
     fit(module, manifest, training, callback, folder, device)
     return {
         "images_s": clock.steps_per_s * batch_size,
@@ -168,7 +195,11 @@ def profile_ours(
         fit(module, manifest, training, TimedFit(clock, profiler.step), folder, device)
     averages = profiler.key_averages()
     # what ran on the GPU itself; operators and annotations hold the same time once more
-    kernels = [each for each in averages if each.device_type == DeviceType.CUDA]
+    kernels = [
+        each
+        for each in averages
+        if each.device_type == DeviceType.CUDA and not each.is_user_annotation
+    ]
     kernels_s = sum(each.self_device_time_total for each in kernels) / PROFILED_STEPS / 1e6
     orders = ("self_cpu_time_total", "self_device_time_total")
     tables = [averages.table(sort_by=order, row_limit=40) for order in orders]
@@ -185,22 +216,49 @@ def build_timm_model(backbone: str, image_size: int) -> torch.nn.Module:
 def time_bare(
     model: torch.nn.Module, shape: StepShape, memory_format: torch.memory_format, clock: Clock
 ) -> dict[str, float | None]:
-    """Measure a plain loop over a model, with one batch that lies on the device.
+    """Measure a plain loop over a timm model, with one batch that lies on the device."""
+    model = model.to(shape.device, memory_format=memory_format).train()
+    images = torch.rand(shape.batch_size, 3, shape.image_size, shape.image_size)
+    images = images.to(shape.device, memory_format=memory_format)
+    return _time_loop(model, lambda: (images,), shape, clock)
 
-    The product's own network also gets masks.
+
+def time_plain(
+    module: SurgicalPhaseModule, shape: StepShape, memory_format: torch.memory_format, clock: Clock
+) -> dict[str, float | None]:
+    """Measure a plain loop with the ingredients of the product's step, without its machinery.
+
+    Pixels lie on the device; each step moves and recolours them, takes the masks, and trains the
+    product's network.
     """
+    device, size, training = shape.device, shape.image_size, TrainingConfig()
+    model = module.model.to(device, memory_format=memory_format).train()
+    pixels = torch.randint(0, 256, (shape.batch_size, size, size, 3), dtype=torch.uint8)
+    pixels = pixels.to(device).permute(0, 3, 1, 2)
+    draws = (2 * torch.rand(shape.batch_size, 5) - 1).to(device)
+
+    def prepare() -> tuple[torch.Tensor, torch.Tensor]:
+        values = augment_images(pixels, draws, training.random_shift, training.color_jitter)
+        image, mask = prepare_batch(values, model.mean, model.std, model.mask)
+        return image.contiguous(memory_format=memory_format), mask
+
+    return _time_loop(model, prepare, shape, clock)
+
+
+def _time_loop(
+    model: torch.nn.Module,
+    prepare: Callable[[], tuple[torch.Tensor, ...]],
+    shape: StepShape,
+    clock: Clock,
+) -> dict[str, float | None]:
     _reset_peak()
-    device, batch_size, image_size = shape.device, shape.batch_size, shape.image_size
+    device, batch_size = shape.device, shape.batch_size
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    model = model.to(device, memory_format=memory_format).train()
-    images = torch.rand(batch_size, 3, image_size, image_size, device=device)
-    images = images.to(memory_format=memory_format)
-    has_masks = isinstance(model, SurgicalPhaseClassificationModel)
-    inputs = (images, model.blank_masks(images)) if has_masks else (images,)
     labels = torch.arange(batch_size, device=device) % len(PHASES)
     fused = device.type == "cuda"
     optimizer = torch.optim.Adam(model.parameters(), lr=TrainingConfig.lr, fused=fused)
     while True:
+        inputs = prepare()
         with autocast(device):
             loss = F.cross_entropy(model(*inputs), labels)
         optimizer.zero_grad()

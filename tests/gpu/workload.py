@@ -17,8 +17,11 @@ DISTINCT_SEGMENTS = 64
 FRAME_RATE = 25
 
 
-def write_windows(folder: Path, image_size: int, num_segments: int) -> Manifest:
-    """Write the blocks of 64 training segments of noise; the other segments share them."""
+def write_windows(folder: Path, image_size: int, num_segments: int, num_val: int = 0) -> Manifest:
+    """Write the blocks of 64 segments of noise; the other segments share them.
+
+    The first ``num_val`` ones are for validation, all others for training.
+    """
     windows = WindowConfig(image_size=image_size)
     shape = (windows.blocks_per_window, image_size, image_size, 3)
     rng = np.random.default_rng(0)
@@ -35,7 +38,8 @@ def write_windows(folder: Path, image_size: int, num_segments: int) -> Manifest:
     items = []
     for i in range(num_segments):
         label = i % len(PHASES)
-        segment = Segment(f"s{i}", f"c{i}", "v", 0.0, 1.0, PHASES[label], "train")
+        split = "val" if i < num_val else "train"
+        segment = Segment(f"s{i}", f"c{i}", "v", 0.0, 1.0, PHASES[label], split)
         items.append(ManifestItem(segment, label, entries[i % len(entries)]))
     return Manifest(PHASES, windows, tuple(items))
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from ophnet_ray.config import ModelConfig
-from ophnet_ray.models.network import SurgicalPhaseClassificationModel
+from ophnet_ray.models.network import MaskPatches, SurgicalPhaseClassificationModel
 
 pytestmark = pytest.mark.unit
 
@@ -146,3 +146,12 @@ def test_the_default_backbone_is_built_and_run_once():
     assert logits.shape == (1, 52)
     assert logits.isfinite().all()
     assert 200e6 < sum(p.numel() for p in model.parameters()) < 230e6
+
+
+def test_patches_of_masks_are_the_same_as_a_convolution_and_as_a_matrix_product():
+    torch.manual_seed(0)
+    patches, mask = MaskPatches(2, 24), torch.rand(3, 2, 48, 32)
+    patches.to(memory_format=torch.channels_last)
+    convolved, multiplied = patches(mask), patches.multiply(mask)
+    assert convolved.shape == (3, 6, 24)
+    assert torch.allclose(convolved, multiplied, atol=1e-5)

@@ -18,6 +18,7 @@ from ophnet_ray.models.memory_format import StepShape, is_channels_last_faster
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.optimizer import fit_state_to_weights
 from ophnet_ray.models.throughput import count_training_flops
+from ophnet_ray.settings import check_rules
 from ophnet_ray.speed_config import SpeedConfig
 from ophnet_ray.storage.local_copies import private_folder
 from ophnet_ray.train.epoch_speed import EpochSpeed
@@ -167,11 +168,28 @@ def test_memory_formats_are_measured_once_and_leave_the_network_as_it_is(tmp_pat
     [
         ({"compile": True, "grad_checkpointing": True}, 2, "--compile, --grad_checkpointing"),
         ({"sync_batchnorm": True}, 2, "--sync_batchnorm"),
+        ({"compile": True, "compile_mode": "reduce-overhead"}, 2, "--compile_mode reduce-overhead"),
     ],
 )
 def test_what_torch_cannot_do_is_refused_by_flag(settings, workers, flags):
     rules = SpeedConfig(**settings).rules_of_workers(workers, use_gpu=False, strategy="ddp")
     assert [message.split(":")[0] for holds, message in rules if not holds] == [flags]
+
+
+def test_no_cuda_graph_holds_gradients_that_are_summed(start, monkeypatch):
+    modes = []
+    monkeypatch.setattr(
+        "ophnet_ray.train.worker.compile_network", lambda network, folder, mode: modes.append(mode)
+    )
+    settings = {"compile": True, "compile_mode": "reduce-overhead", "max_epochs": 1}
+    start("one", **settings)
+    start("summed", accumulate_grad_batches=2, **settings)
+    assert modes == ["reduce-overhead", "default"]
+
+
+def test_a_mode_of_the_compiler_without_it_is_refused():
+    with pytest.raises(UserError, match=r"--compile_mode reduce-overhead: .* give it, too"):
+        check_rules(SpeedConfig(compile_mode="reduce-overhead").rules())
 
 
 @pytest.mark.parametrize(
