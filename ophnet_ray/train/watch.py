@@ -44,7 +44,7 @@ class TrainingWatch:
         self._warn, self._num_warned, self._life = warn, 0, ""
         self._request, self._is_stopping = request, False
         self._resources = resources
-        self._started_s = time.monotonic()
+        self._alone_since_s = time.monotonic()  # without workers: they have not started, or failed
         self._patience_s = SILENT_S
 
     def run(self, fit: Callable[[], T]) -> T:
@@ -91,9 +91,11 @@ class TrainingWatch:
     def _name_silence(self, status: dict[str, Any]) -> None:
         """Say why nothing moves, at growing intervals."""
         pulses = status["pulses"]
+        now_s = time.monotonic()
         if pulses:
+            self._alone_since_s = now_s
             text = name_silence(pulses, self._patience_s)
-        elif time.monotonic() - self._started_s > self._patience_s:
+        elif now_s - self._alone_since_s > self._patience_s:
             text = self._name_missing_resources()
         else:
             text = ""
@@ -104,7 +106,7 @@ class TrainingWatch:
             self._patience_s = SILENT_S
 
     def _name_missing_resources(self) -> str:
-        waited_s = time.monotonic() - self._started_s
+        waited_s = time.monotonic() - self._alone_since_s
         if not ray.is_initialized():
             return f"no step for {waited_s:.0f} s: this process still loads its libraries"
         free = ray.available_resources()

@@ -1,14 +1,17 @@
 """Status of a training: it outlives the nodes of the workers, and a restart of its own process."""
 
+import itertools
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from ophnet_ray.console import Console
 from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.signals import StopRequest
+from ophnet_ray.train.heartbeat import Position
 from ophnet_ray.train.protocol import TrainingStatus
 from ophnet_ray.train.watch import TrainingWatch
 from tests.helpers.paths import ROOT
@@ -77,3 +80,33 @@ def test_after_a_restart_no_warning_is_lost_and_the_workers_are_asked_to_stop_ag
             fit
         )
     assert [each for each in warned if not each.startswith("SIGTERM")] == ["first", "second"]
+
+
+@pytest.mark.unit
+def test_after_a_failure_the_wait_for_new_workers_counts_from_the_failure(monkeypatch):
+    monkeypatch.setattr("ophnet_ray.train.watch.SILENT_S", 1.0)
+    status, warned = TrainingStatus(), []
+
+    def names_a_start(line):  # where this process has no Ray, or has one
+        return "loads its libraries" in line or "no train worker has started" in line
+
+    def train_steps_for(seconds):
+        ends_s = time.monotonic() + seconds
+        for step in itertools.count():
+            status.beat(0, Position(1, "training", step), "process 1 on a machine")
+            yield time.monotonic() > ends_s
+
+    def fit():
+        has_trained = train_steps_for(2.0)
+        wait_until(lambda: next(has_trained), "the worker has trained for a while")
+        failed_s = time.monotonic()
+        status.fail({0: "its machine is lost"})
+        wait_until(lambda: any(map(names_a_start, warned)), "the wait is named")
+        assert time.monotonic() - failed_s >= 1.0, warned
+
+    with Console().stage("train", 1) as stage:
+        resources, request = Resources(1, False, 1, 1), StopRequest()
+        TrainingWatch(status, stage, warn=warned.append, resources=resources, request=request).run(
+            fit
+        )
+    assert warned[0].startswith("train worker 0 failed (its machine is lost)")
