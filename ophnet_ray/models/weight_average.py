@@ -8,6 +8,45 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 
+class _Ema(ModelEmaV3):
+    """timm's average of a network, which keeps its tensors where they are.
+
+    timm lists all tensors of both networks again for each step, which takes as long as a tenth of
+    the step of a CAFormer-S18 on an H200.
+    """
+
+    def __init__(self, network: nn.Module, **options: Any) -> None:
+        super().__init__(network, **options)
+        self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []
+
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        """Add the weights of the network; it is the same one each time."""
+        if not self._pairs:
+            self._pairs = [
+                _pair_tensors(self.module, model, is_float) for is_float in (True, False)
+            ]
+        (averages, weights), (counters, counted) = self._pairs
+        self._foreach_lerp_(averages, weights, weight=1.0 - decay)
+        for counter, value in zip(counters, counted, strict=True):
+            counter.copy_(value)
+
+
+def _pair_tensors(
+    average: nn.Module, network: nn.Module, is_float: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    """List the tensors of both networks themselves: floating-point ones, or the others."""
+    pairs = [
+        (own, weight)
+        for own, weight in zip(
+            average.state_dict(keep_vars=True).values(),
+            network.state_dict(keep_vars=True).values(),
+            strict=True,
+        )
+        if own.is_floating_point() == is_float
+    ]
+    return [own for own, _ in pairs], [weight for _, weight in pairs]
+
+
 class WeightAverage:
     """Moving average of all weights and batch-norm statistics, kept by timm's ``ModelEmaV3``.
 
@@ -23,7 +62,7 @@ class WeightAverage:
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        self._average: Any = ModelEmaV3(network, decay=decay, use_warmup=True)
+        self._average: Any = _Ema(network, decay=decay, use_warmup=True)
         self._average.requires_grad_(False)
         self.num_updates = 0
 
