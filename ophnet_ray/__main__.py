@@ -1,4 +1,4 @@
-"""Sub-commands: check, predict, evaluate, ensemble, compare, runs, audit, export and more."""
+"""Sub-commands: train, tune, check, predict, evaluate, compare, runs, audit, export and more."""
 
 import sys
 
@@ -13,8 +13,12 @@ from ophnet_ray.cli.export import ExportCommand
 from ophnet_ray.cli.features import FeaturesCommand
 from ophnet_ray.cli.predict import PredictCommand
 from ophnet_ray.cli.runs import RunsCommand
+from ophnet_ray.cli.train import TrainCommand
+from ophnet_ray.cli.tune import TuneCommand
 
 COMMANDS = {
+    "train": TrainCommand,
+    "tune": TuneCommand,
     "check": CheckCommand,
     "predict": PredictCommand,
     "evaluate": EvaluateCommand,
@@ -33,5 +37,10 @@ def main() -> None:
     parse_command(COMMANDS, sys.argv[1:], "python -m ophnet_ray").run()
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run a sub-command as a program: the installed ``ophnet-ray``."""
     run_program(main)
+
+
+if __name__ == "__main__":
+    run()

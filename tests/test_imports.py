@@ -74,6 +74,16 @@ def test_wrong_input_is_refused_before_torch_and_ray_load(tmp_path, color_csv, p
     assert loaded == []
 
 
+def test_the_installed_package_trains_and_searches_without_the_scripts_of_the_repository(tmp_path):
+    """A wheel holds neither train.py nor tune.py."""
+    program, flags = str(ROOT / "ophnet_ray" / "__main__.py"), ["--csv_path", "none.csv"]
+    found, loaded = run(tmp_path, [program, "train", *flags], [program, "tune", *flags])
+    for code, messages in found:
+        assert "none.csv does not exist; check --csv_path" in messages
+        assert code == 2
+    assert loaded == []
+
+
 @pytest.mark.parametrize("program", ["train.py", "tune.py", "ophnet_ray/__main__.py"])
 def test_help_loads_nothing_heavy(tmp_path, program):
     call = [str(ROOT / program), "--help"]

@@ -64,7 +64,7 @@ class SearchResult:
             **found,
             "predict": f"python -m ophnet_ray predict --checkpoint {shlex.quote(self.output)} "
             "--videos FOLDER",
-            "train": f"python train.py --config {shlex.quote(str(settings))}",
+            "train": f"python -m ophnet_ray train --config {shlex.quote(str(settings))}",
         }
 
 

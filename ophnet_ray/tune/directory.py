@@ -89,7 +89,9 @@ class SearchDirectory:
             # earlier versions took the default that was spelled out for another setting
             del before["checkpoint_metric"]
         changes = [
-            f"{name} {before.get(name)} -> {now.get(name)}"
+            "the rows of the CSV, their split or the videos"
+            if name == "data_hash"
+            else f"{name} {before.get(name)} -> {now.get(name)}"
             for name in dict.fromkeys([*before, *now])
             if before.get(name) != now.get(name)
         ]

@@ -8,12 +8,24 @@ import shutil
 from collections.abc import Callable
 
 import ray.tune
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import TrialScheduler
 
 from ophnet_ray.train.conclusion import MAX_WORKER_FAILURES
 from ophnet_ray.tune.restarts import CountRestarts
 from ophnet_ray.tune.trial_queue import TrialQueue
 from ophnet_ray.tune.trial_task import SCORE, TrialSetup, run_trial
+
+
+class SilentProgress(TrialProgressCallback):
+    """Ray Tune's own lines about trials, left out: a search has its own.
+
+    Without it Ray adds the class above, which prints to stdout, between the lines of the answer,
+    that a trial has ended without a report, whatever the verbosity. ``_print`` is undocumented.
+    """
+
+    def _print(self, msg: str) -> None:
+        """Print nothing."""
 
 
 def build_tuner(
@@ -54,6 +66,6 @@ def build_tuner(
             storage_path=str(records.parent),
             verbose=0,
             failure_config=ray.tune.FailureConfig(max_failures=MAX_WORKER_FAILURES),
-            callbacks=[CountRestarts(setup.search, queue, warn)],
+            callbacks=[CountRestarts(setup.search, queue, warn), SilentProgress()],
         ),
     )

@@ -8,7 +8,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ophnet_ray.tune.trial import write_trial_end
 from ophnet_ray.tune.trial_task import EPOCHS, SCORE
 
-LEAVES_NO_PROCESS, NEXT, SOUND, NEVER_REPORTS = range(4)
+LEAVES_NO_PROCESS, NEXT, SOUND, NEVER_REPORTS, DIVERGES = range(5)
 """The process of the first ends while the next trial takes it over."""
 
 
@@ -17,6 +17,9 @@ def run_lost_trial(task, setup):
     run = setup.search.trial_run(task["number"], task["seed"])
     if task["number"] == NEVER_REPORTS:
         os._exit(1)
+    if task["number"] == DIVERGES:
+        write_trial_end(run, "diverged", 0)
+        return
     try:
         ray.tune.report({EPOCHS: 1, SCORE: 0.5})
         ray.tune.report({EPOCHS: 2, SCORE: 0.5})

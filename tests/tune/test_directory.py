@@ -43,7 +43,9 @@ def test_another_share_of_the_machine_is_the_same_search(tmp_path):
     space = parse_search_space(ITEMS, config)
     search.check_same(config, space, "data")
     search.check_same(config.replace_flat(threads_per_worker=3), space, "data")
-    with pytest.raises(UserError, match="data_hash data -> other"):
+    with pytest.raises(
+        UserError, match=r"settings \(the rows of the CSV, their split or the videos\)"
+    ):
         search.check_same(config, space, "other")
 
 
