@@ -64,6 +64,11 @@ class DataConfig:
         )
 
     @property
+    def num_folds(self) -> int | None:
+        """Folds that are trained, all of them; None for a holdout, also for that of one fold."""
+        return self.folds if self.fold is None else None
+
+    @property
     def fold_name(self) -> str:
         """Name of the fold that is held out, e.g. ``fold2of5``; empty without one."""
         return f"fold{self.fold}of{self.folds}" if self.fold is not None else ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from ophnet_ray.cli.checks import check_choice
 from ophnet_ray.config import DEFAULT_CACHE_DIR
 from ophnet_ray.console import StreamConsole
 from ophnet_ray.errors import UserError
@@ -41,8 +42,7 @@ class CacheCommand:
         Raises:
             UserError: Neither or both flags are given, there is no cache, or a run is using it.
         """
-        if self.list == self.prune:
-            raise UserError("cache: give --list or --prune")
+        check_choice("cache", {"--list": self.list, "--prune": self.prune})
         if not 0 <= self.days < math.inf:
             raise UserError(f"--days {self.days:g}: must be a number of days from 0 on")
         check_location("--cache_dir", self.cache_dir)

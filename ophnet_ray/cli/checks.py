@@ -2,6 +2,7 @@
 
 import math
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from ophnet_ray.config import CaseFrom
@@ -67,6 +68,24 @@ def check_at_least_1(flag: str, value: int) -> None:
     """
     if value < 1:
         raise UserError(f"{flag} {value}: must be at least 1")
+
+
+def check_choice(command: str, flags: Mapping[str, bool], *, takes_all: bool = False) -> None:
+    """Make sure that one of several flags is given.
+
+    Args:
+        command: Name of the sub-command.
+        flags: The flags as messages show them; True for those that are given.
+        takes_all: Several may be given.
+
+    Raises:
+        UserError: None is given, or more than the command takes.
+    """
+    num_given, names = sum(flags.values()), " or ".join(flags)
+    if not num_given:
+        raise UserError(f"{command}: give {names}")
+    if num_given > 1 and not takes_all:
+        raise UserError(f"{command}: give {names}, not both")
 
 
 def check_no_run(path: str, flag: str = "--output") -> None:

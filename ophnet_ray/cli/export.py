@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ophnet_ray.cli.checks import check_choice
 from ophnet_ray.cli.given_models import find_model
 from ophnet_ray.console import print_answer
 from ophnet_ray.errors import UserError
@@ -31,8 +32,11 @@ class ExportCommand:
         Raises:
             UserError: No format is given, a package or file is missing, or the check fails.
         """
-        if self.export_onnx is None and self.safetensors is None:
-            raise UserError("export: give --export_onnx FILE or --safetensors DIR")
+        given = {
+            "--export_onnx FILE": self.export_onnx is not None,
+            "--safetensors DIR": self.safetensors is not None,
+        }
+        check_choice("export", given, takes_all=True)
         onnx_path = self._onnx_path()
         scores = self._read_scores()
         checkpoint = find_model(self.checkpoint)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ophnet_ray.cli.checks import (
     check_at_least_1,
     check_checkpoint,
+    check_choice,
     check_frame_rate,
     create_output_folder,
 )
@@ -144,8 +145,8 @@ class FeaturesCommand:
             console.warn(uncovered)
 
     def _find_videos(self) -> dict[str, str]:
-        if bool(self.videos) == (self.csv_path is not None):
-            raise UserError("features: give --videos or --csv_path")
+        given = {"--videos": bool(self.videos), "--csv_path": self.csv_path is not None}
+        check_choice("features", given)
         if self.csv_path is None:
             return find_videos(self.videos)
         segments = read_annotations(self.csv_path, self.video_dir, allow_outside=self.allow_outside)

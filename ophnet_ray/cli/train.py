@@ -20,10 +20,10 @@ class TrainCommand:
         # Ray and torch are imported from here on: --help is quick, and Ray finds its environment
         from ophnet_ray.console import Console, print_answer
         from ophnet_ray.train.driver import train
-        from ophnet_ray.train.fold_driver import train_folds, trains_folds
+        from ophnet_ray.train.fold_driver import train_folds
 
         config = self.config
-        if trains_folds(config):
+        if config.data.num_folds is not None:
             print_answer(train_folds(config, Console()).answer)
             return
         result = train(config, Console())

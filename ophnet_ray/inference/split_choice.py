@@ -1,7 +1,7 @@
 """Rows that a command scores: a split of the CSV, the split of the training, or a whole table."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ophnet_ray.data.segments import Segment
@@ -105,12 +105,11 @@ def warn_of_member_choosing_cases(
         choice: Rows to score.
         case_hashes: Pseudonyms of the cases that chose members and weights.
     """
-    cases, known = {segment.case_id for segment in choice.segments}, set(case_hashes)
-    chose = sum(hash_case(case_id) in known for case_id in cases)
+    chose = _count_choosing(choice, case_hashes)
     if not chose:
         return ()
     warning = (
-        f"{chose} of {count_cases(len(cases))} chose the members of the ensemble: their scores say "
+        f"{chose} chose the members of the ensemble: their scores say "
         "too much; `ensemble` printed that of cases that did not choose"
     )
     return (warning,)
@@ -119,12 +118,11 @@ def warn_of_member_choosing_cases(
 def warn_of_choosing_cases(choice: SplitChoice, payload: CheckpointPayload) -> tuple[str, ...]:
     """Return a warning if rows to score are of cases that chose the checkpoint's smoothing."""
     kept = payload.smoothing
-    cases = {segment.case_id for segment in choice.segments}
-    chose = sum(hash_case(case_id) in kept.case_hashes for case_id in cases) if kept else 0
+    chose = _count_choosing(choice, kept.case_hashes) if kept else ""
     if kept is None or not chose:
         return ()
     warning = (
-        f"{chose} of {count_cases(len(cases))} chose the smoothing {kept.smooth}: their scores "
+        f"{chose} chose the smoothing {kept.smooth}: their scores "
         "with it say too much; its gain on cases that did not choose is kept in the checkpoint"
     )
     return (warning,)
@@ -133,16 +131,22 @@ def warn_of_choosing_cases(choice: SplitChoice, payload: CheckpointPayload) -> t
 def warn_of_tempering_cases(choice: SplitChoice, payload: CheckpointPayload) -> tuple[str, ...]:
     """Return a warning if rows to score are of cases that chose the checkpoint's temperature."""
     kept = payload.temperature_choice
-    cases = {segment.case_id for segment in choice.segments}
-    chose = sum(hash_case(case_id) in kept.case_hashes for case_id in cases) if kept else 0
+    chose = _count_choosing(choice, kept.case_hashes) if kept else ""
     if kept is None or kept.temperature == 1.0 or not chose:
         return ()
     warning = (
-        f"{chose} of {count_cases(len(cases))} chose the temperature {kept.temperature:.3g}: the "
+        f"{chose} chose the temperature {kept.temperature:.3g}: the "
         "calibration with it says too much; its gain on cases that did not choose is kept in the "
         "checkpoint"
     )
     return (warning,)
+
+
+def _count_choosing(choice: SplitChoice, case_hashes: Iterable[str]) -> str:
+    """Return in words how many of the cases to score have one of these pseudonyms; "" for none."""
+    cases, known = {segment.case_id for segment in choice.segments}, set(case_hashes)
+    chose = sum(hash_case(case_id) in known for case_id in cases)
+    return f"{chose} of {count_cases(len(cases))}" if chose else ""
 
 
 def _find_side(segment: Segment, sides: Mapping[str, str], payload: CheckpointPayload) -> str:

@@ -37,11 +37,6 @@ if TYPE_CHECKING:
     from ophnet_ray.train.fold_results import FoldsResult
 
 
-def trains_folds(config: Config) -> bool:
-    """Return True for the settings of all folds, not of one of them."""
-    return config.data.folds is not None and config.data.fold is None
-
-
 def train_folds(config: Config, console: Console) -> "FoldsResult":
     """Train the folds that are not complete, then pool their counts and write the report.
 

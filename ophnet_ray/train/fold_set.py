@@ -1,6 +1,7 @@
 """Context of a cross-validation: the values that its stages share."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from ophnet_ray.config import Config
@@ -69,4 +70,5 @@ class FoldSet:
     def cases_by_phase(self) -> dict[str, int]:
         """Number of cases with each phase, in all folds together, in the order of the labels."""
         cases = {(row.phase, row.case_id) for row in self.data.segments if row.split != "test"}
-        return {phase: sum(phase == other for other, _ in cases) for phase in self.data.phases}
+        counts = Counter(phase for phase, _ in cases)
+        return {phase: counts[phase] for phase in self.data.phases}

@@ -52,7 +52,7 @@ def check_input(config: AnyConfig, console: Console) -> CheckedInput[AnyConfig]:
         UserError: Naming the flag, or the line of the CSV, and the cure.
     """
     config.validate()
-    if config.data.folds is not None and config.data.fold is None:
+    if config.data.num_folds is not None:
         raise UserError(
             f"--folds {config.data.folds}: only train.py and tune.py take all folds; give one of "
             "them, too, e.g. --fold 1"

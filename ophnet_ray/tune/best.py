@@ -38,7 +38,7 @@ def write_best(
     states = ", ".join(f"{number} {state}" for state, number in chosen["trials"].items())
     num_cases = chosen["num_cases"]
     where = f"{num_cases} validation case{'s' * (num_cases != 1)} of the data {chosen['data_hash']}"
-    if search.config.num_folds is not None:
+    if search.config.data.num_folds is not None:
         where = (
             f"{num_cases} cases, each held out by one of {chosen['validation']}, of the data "
             f"{chosen['data_hash']}"
@@ -86,8 +86,8 @@ def _describe_choice(
 
 
 def _name_validation(config: TuneConfig) -> str:
-    if config.num_folds is not None:
-        return f"{config.num_folds} folds by case"
+    if config.data.num_folds is not None:
+        return f"{config.data.num_folds} folds by case"
     return "reshuffled holdouts" if config.search.reshuffle else "holdout"
 
 

@@ -27,7 +27,7 @@ from ophnet_ray.tune.ranking import (
     format_table,
     rank_trials,
 )
-from ophnet_ray.tune.report import write_search_page
+from ophnet_ray.tune.report import describe_folds, write_search_page
 from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.space import select_base
 from ophnet_ray.tune.trial import Trial
@@ -68,15 +68,6 @@ class SearchResult:
         }
 
 
-def describe_folds(num_folds: int, row: RankedTrial) -> str:
-    """Return on what each trial of a search was scored, in words."""
-    num_cases = 0 if row.counts is None else len(row.counts)
-    return (
-        f"each trial is scored on {num_folds} folds by case: {num_cases} cases, each once, by a "
-        "model that has not seen it"
-    )
-
-
 def conclude_search(search: Search, output: str) -> SearchResult:
     """Rank the trials; write the table, the page, and the winner's settings and checkpoint.
 
@@ -108,7 +99,9 @@ def conclude_search(search: Search, output: str) -> SearchResult:
             checkpoint = _join_checkpoints(search.run, checkpoint)
         for target in (str(directory.best_checkpoint), output):
             copy_checkpoint(checkpoint, target, search.run.console.warn)
-    return SearchResult(ranked, metric, winner, gain, directory, output, search.config.num_folds)
+    return SearchResult(
+        ranked, metric, winner, gain, directory, output, search.config.data.num_folds
+    )
 
 
 def _provide_folds(search: Search, folds: FoldSet, trial: Trial) -> str:

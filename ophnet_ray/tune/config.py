@@ -65,11 +65,6 @@ class TuneConfig(Config):
 
     search: SearchConfig = field(default_factory=SearchConfig)
 
-    @property
-    def num_folds(self) -> int | None:
-        """Folds on which each trial is scored; None for a holdout, also for that of ``--fold``."""
-        return self.data.folds if self.data.fold is None else None
-
     def base(self) -> Config:
         """Return the settings of the training run that the search varies.
 
@@ -118,7 +113,7 @@ class TuneConfig(Config):
 
     def _rules_of_folds(self) -> Iterator[Rule]:
         """Yield the limits of trials that are scored on folds."""
-        num_folds, output = self.num_folds, self.run.output_pth
+        num_folds, output = self.data.num_folds, self.run.output_pth
         yield (
             num_folds is None or not self.search.reshuffle,
             f"--folds {num_folds}: not with --reshuffle; each says what a trial holds out",

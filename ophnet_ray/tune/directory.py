@@ -142,7 +142,7 @@ def search_identity(config: TuneConfig, space: SearchSpace, data_hash: str) -> d
         "search": {name: str(domain) for name, domain in space.items()},
         "searcher": search.searcher,
         # no scheduler stops a trial that is scored on folds
-        **({} if config.num_folds else stopping),
+        **({} if config.data.num_folds else stopping),
         "metric": search.metric,
         "data_hash": data_hash,
         # a search of an earlier version goes on

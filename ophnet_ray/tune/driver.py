@@ -35,7 +35,7 @@ def tune(config: TuneConfig, console: Console) -> "SearchResult":
 def _search(config: TuneConfig, console: Console) -> "SearchResult":
     plan = plan_search(config)
     output = ""
-    if plan.config.num_folds is not None:
+    if plan.config.data.num_folds is not None:
         search = open_search(plan, *check_fold_input(plan.config, console), console)
     else:
         checked = check_input(plan.config, console)

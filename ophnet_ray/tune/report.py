@@ -58,7 +58,7 @@ def write_search_page(
             rows_by_phase=rows,
             gain=gain.estimate,
             optimism=gain.optimism,
-            num_folds=search.config.num_folds,
+            num_folds=search.config.data.num_folds,
         ),
     )
 
@@ -97,6 +97,15 @@ def _build_repeat_row(trial: Trial, metric: str) -> Mapping[str, str | int | flo
     return {"trial": f"{trial.number:04d}", "seed": trial.seed or 0, metric: round(score, 4)}
 
 
+def describe_folds(num_folds: int, row: RankedTrial) -> str:
+    """Return on what each trial of a search was scored, in words."""
+    num_cases = 0 if row.counts is None else len(row.counts)
+    return (
+        f"each trial is scored on {num_folds} folds by case: {num_cases} cases, each once, by a "
+        "model that has not seen it"
+    )
+
+
 def _list_notes(
     search: Search,
     ranked: Sequence[RankedTrial],
@@ -105,7 +114,7 @@ def _list_notes(
     gain: SearchGain,
 ) -> list[str]:
     """Return what a person should know before trusting the choice."""
-    metric, num_folds = search.metric, search.config.num_folds
+    metric, num_folds = search.metric, search.config.data.num_folds
     notes = [f"Trial {winner.trial.name}: {gain}."]
     if ties := sum(row.is_tied for row in ranked):
         notes.append(
@@ -117,11 +126,10 @@ def _list_notes(
         "best of many is optimistic. Evaluate the winner on cases that selected nothing."
     )
     if num_folds is not None:
-        num_cases = 0 if winner.counts is None else len(winner.counts)
+        scored = describe_folds(num_folds, winner)
         notes.append(
-            f"Each trial is scored on {num_folds} folds by case: each of the {num_cases} cases "
-            "counts once, under the model of its trial that has not seen it, at the best epoch of "
-            "the fold. Cases train each other's models, so all intervals have "
+            f"{scored[0].upper()}{scored[1:]}, at the best epoch of the fold. "
+            "Cases train each other's models, so all intervals have "
             f"{fold_error_factor(num_folds):.2f} times the standard error over cases. The learning "
             "curves are means over the folds. folds.html is the page of the winner's folds."
         )

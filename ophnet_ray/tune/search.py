@@ -44,7 +44,7 @@ class Search:
     @property
     def folds(self) -> FoldSet | None:
         """The folds on which each trial is scored; None for a holdout."""
-        if self.config.num_folds is None:
+        if self.config.data.num_folds is None:
             return None
         return FoldSet(self.run.config, self.run.directory, self.run.data, self.run.console)
 

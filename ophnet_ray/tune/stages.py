@@ -61,7 +61,7 @@ def complete_search(search: Search, output: str) -> SearchResult:
             run.console.say(f"already complete: {search.directory.path}")
         else:
             if not run.config.temporal.is_used:  # else the checkpoints of trials are small
-                num_runs = search.num_trials * (search.config.num_folds or 1)
+                num_runs = search.num_trials * (search.config.data.num_folds or 1)
                 check_disk_space(run, output or str(run.directory.path), num_runs)
             metadata, num_local = run.job_metadata(), search.num_local_trials
             with (

@@ -234,5 +234,5 @@ def test_a_search_on_folds_is_another_search_and_old_ones_go_on():
     assert other == given | {"folds": 3}
     changed = replace(on_folds.search, scheduler="none", grace_period=stopping["grace_period"] + 1)
     assert search_identity(replace(on_folds, search=changed), space, "data") == other, "no effect"
-    assert config.replace_flat(folds=3).num_folds == 3
-    assert config.replace_flat(folds=3, fold=1).num_folds is None, "a holdout, as before"
+    assert config.replace_flat(folds=3).data.num_folds == 3
+    assert config.replace_flat(folds=3, fold=1).data.num_folds is None, "a holdout, as before"
