@@ -369,15 +369,21 @@ def test_a_wrong_settings_file_is_refused_with_its_name(tmp_path, text, says):
     ("text", "says"),
     [
         ("lr: 0x_", "not a YAML file"),
-        ("lr: " + "9" * 5000, "not a YAML file"),
+        pytest.param("lr: " + "9" * 5000, "not a YAML file", id="5000 digits"),
         ("seed: 2020-13-45", "not a YAML file"),
         ("name: !!timestamp x", "not a YAML file"),
         ("self: 1", "unknown setting self"),
-        ("lr: 1" + "0" * 400, "lr: .* is too large"),
-        ("lr: 0x" + "f" * 5000, "lr: .*thousands of digits is too large"),
-        ("? 0x" + "f" * 5000 + "\n: 1", "unknown setting a number with thousands of digits"),
-        ("lr: " + "[" * 1000, "not a YAML file"),
-        ("lr: [" + "x, " * 10**5 + "x]", r"lr: \['x', .*\.\.\.\] is not float"),
+        pytest.param("lr: 1" + "0" * 400, "lr: .* is too large", id="400 digits"),
+        pytest.param("lr: 0x" + "f" * 5000, "lr: .*thousands of digits is too large", id="hex"),
+        pytest.param(
+            "? 0x" + "f" * 5000 + "\n: 1",
+            "unknown setting a number with thousands of digits",
+            id="hex as a name",
+        ),
+        pytest.param("lr: " + "[" * 1000, "not a YAML file", id="1000 brackets"),
+        pytest.param(
+            "lr: [" + "x, " * 10**5 + "x]", r"lr: \['x', .*\.\.\.\] is not float", id="long list"
+        ),
         ("lr: .inf", "--lr inf: must be more than 0, and finite"),
         (
             "batch_size: 1000000000000",

@@ -10,25 +10,25 @@ from tests.helpers.videos import grey_frames, write_video
 
 pytestmark = pytest.mark.unit
 
-# sum over a huge range: compiled code that lets no other Python code run. The shorter one takes
-# longer than the limit, too.
+# The sum is over a huge range: compiled code that lets no other Python code run. The guard goes by
+# the clock: a sleep of more than its limit stands for work of that length.
 DECODE = """
-import sys
+import sys, time
 from ophnet_ray.data.video.container import open_container, read_packets
 from ophnet_ray.data.video.hang_guard import codec_at_rest, codec_at_work, end_hanging_process
 with end_hanging_process(float(sys.argv[2])):
     with open_container(sys.argv[1]) as video:
         print(len([p for p in read_packets(video) if p.size]), flush=True)
     if sys.argv[3] == "return":
-        sum(range(2 * 10 ** 8))
+        time.sleep(1.5)
     if sys.argv[3] == "hang":
         with codec_at_work():
             sum(range(10 ** 11))
     if sys.argv[3] == "rest":
         with codec_at_work(), codec_at_rest():
-            sum(range(2 * 10 ** 8))
+            time.sleep(1.5)
 if sys.argv[3] == "return":
-    sum(range(2 * 10 ** 8))
+    time.sleep(1.5)
 print("left", flush=True)
 sys.stdin.read()
 """
