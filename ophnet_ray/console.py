@@ -126,6 +126,10 @@ class Console:
             yield stage
 
 
+_left_threads: list[threading.Thread] = []
+"""Threads of ``run_watched`` whose work was broken off."""
+
+
 def run_watched(work: Callable[[], T], show: Callable[[], None], interval_s: float) -> T:
     """Run ``work`` in a background thread; this thread calls ``show`` and receives Ctrl-C.
 
@@ -145,7 +149,8 @@ def run_watched(work: Callable[[], T], show: Callable[[], None], interval_s: flo
         while not wait([future], timeout=interval_s).done:
             show()
     except BaseException as error:
-        atexit.register(_end_despite, thread, _exit_code_of(error))
+        _left_threads.append(thread)
+        atexit.register(end_despite_threads, _exit_code_of(error))
         raise
     result = future.result()
     show()
@@ -161,9 +166,14 @@ def _exit_code_of(error: BaseException) -> int:
     return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILED
 
 
-def _end_despite(thread: threading.Thread, exit_code: int) -> None:
-    """End the process while a thread works in compiled code, where Python would abort it."""
-    if thread.is_alive():
+def end_despite_threads(exit_code: int) -> None:
+    """End the process at once if work of ``run_watched`` that was broken off has not returned.
+
+    It may be in compiled code, where Python would abort the process, or in a call to a Ray that is
+    gone, which takes a minute to give up and then ends the process with a code of its own. Python
+    itself would first wait for the threads that the work has started.
+    """
+    if any(thread.is_alive() for thread in _left_threads):
         sys.stdout.flush()
         os._exit(exit_code)
 

@@ -57,6 +57,8 @@ def test_an_error_of_watched_work_is_raised():
 
 WORK_IN_TORCH = """
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 import torch
 from ophnet_ray.cli.arguments import run_program
 from ophnet_ray.console import run_watched
@@ -64,6 +66,8 @@ from ophnet_ray.errors import TrainingError, UserError
 from ophnet_ray.signals import stop_on_signals
 
 def work():
+    # Python waits for such a thread, e.g. one that asks a Ray which has gone
+    ThreadPoolExecutor().submit(time.sleep, 600)
     value = torch.randn(256, 256, requires_grad=True)
     while True:
         (value @ value).sum().backward()
@@ -93,7 +97,7 @@ def test_a_second_signal_ends_a_program_that_works_in_torch_with_its_exit_code()
         for expected in ("works", "SIGTERM"):
             assert any(line.strip() == expected for line in process.stdout)
             process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate()
+        _, errors = process.communicate(timeout=120)
     assert errors == "ended by SIGTERM; the same command resumes where it stopped\n"
     assert process.returncode == 128 + signal.SIGTERM
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 import tyro
 
 from ophnet_ray.config import AnyConfig, Config
+from ophnet_ray.console import end_despite_threads
 from ophnet_ray.errors import (
     EXIT_FAILED,
     EXIT_USER_ERROR,
@@ -190,6 +191,10 @@ def run_program(main: Callable[[], None]) -> None:
             _run_with_exit_codes(write_stdout)
     except BrokenPipeError:
         leave_broken_pipe()
+    except SystemExit as ended:
+        if isinstance(ended.code, int):
+            end_despite_threads(ended.code)
+        raise
 
 
 def _run_with_exit_codes(main: Callable[[], None]) -> None:

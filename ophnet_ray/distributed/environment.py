@@ -94,6 +94,9 @@ def prepare_environment() -> None:
         # relative paths keep their meaning; Ray would change to the folder of the run
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # a call to Ray starts none: threads of a stopped run that are still at work would start a
+        # second one, in a folder that is open to others, and the run would wait for it
+        "RAY_ENABLE_AUTO_CONNECT": "0",
         # our own message names the video at which a process ended; Ray's would stand on stdout,
         # between the lines of the answer
         "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task",

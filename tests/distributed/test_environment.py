@@ -38,6 +38,27 @@ def test_only_the_notice_of_the_log_level_is_hidden(level, is_shown):
     assert done.stderr.splitlines()[-3:] == ["a warning", "an error", "after"]
 
 
+CALL = """
+from ophnet_ray.distributed.environment import prepare_environment
+prepare_environment()
+import ray
+try:
+    ray.put(1)
+except Exception as error:
+    print(error)
+print(ray.is_initialized())
+"""
+
+
+def test_a_call_to_a_ray_that_has_ended_starts_no_other_one(tmp_path):
+    """Threads of Ray Tune are still at work when a search is stopped by a signal."""
+    done = subprocess.run(
+        [sys.executable, "-c", CALL], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "Ray has not been started yet" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+
+
 @pytest.fixture
 def no_ray(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
