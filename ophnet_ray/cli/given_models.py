@@ -81,7 +81,7 @@ def find_models(given: Sequence[str]) -> list[str]:
         file = join(absolute(path), ENSEMBLE_FILE)
         if is_ensemble(path):
             found.append(absolute(path))
-        elif not is_remote(path) and not is_run(absolute(path)) and exists(file):
+        elif not is_remote(path) and exists(file) and not is_run(absolute(path)):
             found.append(file)
         else:
             checkpoint = find_trained(absolute(path))

@@ -25,9 +25,10 @@ from ophnet_ray.train.listed_run import (
     read_listed_run,
 )
 from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.train.run_paths import SEARCH_FILE
 
 RUN_FILES = ("config.yaml", "passport.json", "metrics.jsonl", "result.json", "scores.json")
-SEARCH_FILE, TRIAL_FILE, ENDED_FILE = "search.yaml", "trial.json", "ended.json"
+TRIAL_FILE, ENDED_FILE = "trial.json", "ended.json"
 SMALL_FILES = (*RUN_FILES, SEARCH_FILE, TRIAL_FILE, ENDED_FILE)
 """Files that a listing reads."""
 _SORT_KEYS: dict[str, Callable[[ListedRun], Any]] = {

@@ -7,6 +7,10 @@ CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 PICTURES = "pictures"
 ROLLBACKS = "rollbacks.json"
+SEARCH_FILE = "search.yaml"
+"""File of a search; no run has it."""
+WINNER_CHECKPOINT = "best.ckpt"
+"""Best checkpoint of the winner of a search."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from ophnet_ray.storage.paths import absolute, is_remote, join, plain_uri
 from ophnet_ray.storage.records import parse_record
 from ophnet_ray.train.listed_run import check_result, read_result
 from ophnet_ray.train.run_directory import RunDirectory, RunResult
-from ophnet_ray.train.run_paths import CHECKPOINTS
+from ophnet_ray.train.run_paths import CHECKPOINTS, SEARCH_FILE, WINNER_CHECKPOINT
 
 _OF_RUN = {"config.yaml", "result.json", CHECKPOINTS}
 """Files and folders of which a run directory holds at least one."""
@@ -28,7 +28,8 @@ def is_run(path: str) -> bool:
 def find_trained(path: str) -> Path | None:
     """Return the checkpoint file of a run or of the same name; one in a bucket is fetched.
 
-    A complete run has the checkpoint of its result, another one its best checkpoint so far.
+    A complete run has the checkpoint of its result, another one its best checkpoint so far, and a
+    search that of its winner.
 
     Returns:
         None if the path is neither a run nor a file.
@@ -42,6 +43,8 @@ def find_trained(path: str) -> Path | None:
     if not is_run(path):
         return Path(path) if Path(path).is_file() else None
     run = RunDirectory(Path(path))
+    if (run.path / SEARCH_FILE).exists():
+        return _find_winner(run.path)
     result = read_result(run)
     if result is not None and exists(str(run.path / result.checkpoint)):
         return run.path / result.checkpoint
@@ -54,6 +57,25 @@ def find_trained(path: str) -> Path | None:
     if not found:
         raise UserError(f"the run {path} has no checkpoint of a whole epoch yet")
     return best_checkpoint(found).file
+
+
+def _find_winner(search: Path) -> Path:
+    """Return the checkpoint of the winner of a search.
+
+    Raises:
+        UserError: There is none; the message says what to give instead.
+    """
+    if (search / WINNER_CHECKPOINT).exists():
+        return search / WINNER_CHECKPOINT
+    if (ensemble := search / "ensemble.yaml").exists():
+        raise UserError(
+            f"{search} is a search on folds: give the ensemble of its winner, {ensemble}"
+        )
+    trials = sorted(folder for folder in search.glob("trials/*") if folder.is_dir())
+    shown = f", or give one of its trials, e.g. {trials[0]}" if trials else ""
+    raise UserError(
+        f"{search} is a search without a winner yet: the same tune.py resumes it{shown}"
+    )
 
 
 def name_checkpoint(path: str) -> str:

@@ -12,6 +12,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.storage.records import dump_yaml_record, read_yaml_record
 from ophnet_ray.train.run_directory import RunDirectory
+from ophnet_ray.train.run_paths import SEARCH_FILE, WINNER_CHECKPOINT
 from ophnet_ray.tune.config import TuneConfig
 from ophnet_ray.tune.space import SearchSpace
 from ophnet_ray.tune.trial import STARTED_FILE, Trial, read_trial, write_trial_start
@@ -31,7 +32,7 @@ class SearchDirectory:
     @property
     def identity(self) -> Path:
         """File that says what is searched."""
-        return self.path / "search.yaml"
+        return self.path / SEARCH_FILE
 
     @property
     def table(self) -> Path:
@@ -51,7 +52,7 @@ class SearchDirectory:
     @property
     def best_checkpoint(self) -> Path:
         """Best checkpoint of the winner."""
-        return self.path / "best.ckpt"
+        return self.path / WINNER_CHECKPOINT
 
     @property
     def report(self) -> Path:

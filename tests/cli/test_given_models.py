@@ -1,4 +1,6 @@
-"""Run directories in place of checkpoints: every command takes the best one in them."""
+"""Folders of runs and searches in place of checkpoints: commands take the best one in them."""
+
+import shutil
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ import torch
 from ophnet_ray.cli.audit import AuditCommand
 from ophnet_ray.cli.export import ExportCommand
 from ophnet_ray.cli.features import FeaturesCommand
+from ophnet_ray.cli.given_models import find_model, find_models
 from ophnet_ray.config import Config
 from ophnet_ray.errors import UserError
 from ophnet_ray.models.checkpoints import commit_checkpoint, temporary_file
@@ -69,3 +72,18 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
     (tmp_path / "config.yaml").touch()
     with pytest.raises(UserError, match="has no checkpoint of a whole epoch yet"):
         ExportCommand(checkpoint=str(tmp_path), safetensors=str(tmp_path / "out")).run()
+
+
+def test_a_search_stands_for_its_winner(best, tmp_path):
+    search = tmp_path / "search"
+    (search / "trials/0007").mkdir(parents=True)
+    for name in ("config.yaml", "search.yaml"):
+        (search / name).touch()
+    with pytest.raises(UserError, match=r"is a search without a winner yet.*/trials/0007$"):
+        find_model(str(search))
+    shutil.copyfile(best, search / "best.ckpt")
+    assert find_model(str(search)) == str(search / "best.ckpt")
+    assert find_models([str(search)]) == [str(search / "best.ckpt")]
+    (search / "best.ckpt").rename(search / "ensemble.yaml")
+    with pytest.raises(UserError, match=r"is a search on folds.*/ensemble\.yaml$"):
+        find_models([str(search)])
