@@ -1,4 +1,4 @@
-"""What a command leaves in its folder, in a form that two commands can be compared by.
+"""Remains of a command in its folder, in a form that two commands can be compared by.
 
 Left out: logs and TensorBoard's curves, which tell the time, and how the cache is cut into files.
 """

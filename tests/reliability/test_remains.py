@@ -1,4 +1,4 @@
-"""What commands leave is compared without the time, and by every weight."""
+"""Remains of commands are compared without the time, and by every weight."""
 
 import json
 
