@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ophnet_ray.config import CaseFrom
 from ophnet_ray.errors import UserError
+from ophnet_ray.models.checkpoints import describe_missing
 from ophnet_ray.storage.access import check_no_folder, ensure_writable
 from ophnet_ray.storage.paths import is_remote
 from ophnet_ray.temporal_config import MAX_FRAME_RATE
@@ -24,7 +25,7 @@ def check_checkpoint(path: str) -> None:
         shown = f"give a file in it, e.g. {found[-1]}" if found else "no checkpoint is in it"
         raise UserError(f"checkpoint {path} is a folder; {shown}")
     if not Path(path).is_file():
-        raise UserError(f"checkpoint {path} does not exist")
+        raise UserError(describe_missing(path))
     if path.endswith((".yaml", ".yml")):
         raise UserError(f"checkpoint {path}: this command takes one model; give a member of it")
     if not zipfile.is_zipfile(path):

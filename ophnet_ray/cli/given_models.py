@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ophnet_ray.cli.checks import check_checkpoint
 from ophnet_ray.errors import UserError
+from ophnet_ray.models.checkpoints import describe_missing
 from ophnet_ray.storage.files import exists
 from ophnet_ray.storage.paths import absolute, check_location, is_remote, join
 
@@ -41,7 +42,7 @@ def check_models(given: Sequence[str]) -> None:
             continue
         place = absolute(path)
         if not exists(place):
-            raise UserError(f"checkpoint {path} does not exist")
+            raise UserError(describe_missing(path))
         if Path(place).is_file() and not place.endswith((".yaml", ".yml")):
             check_checkpoint(path)
 

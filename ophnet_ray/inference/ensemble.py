@@ -20,6 +20,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_file
 from ophnet_ray.inference.same_names import check_same_phases
 from ophnet_ray.models.checkpoint_file import hash_weights, read_payload
+from ophnet_ray.models.checkpoints import describe_missing
 from ophnet_ray.models.payload import CheckpointPayload, SmoothingChoice
 from ophnet_ray.models.temperature_choice import TemperatureChoice
 from ophnet_ray.storage.files import write_atomically
@@ -127,7 +128,7 @@ def build_ensemble(
     for path, weight in zip(checkpoints, weights or [1.0] * len(checkpoints), strict=True):
         file = _fetch(str(path))
         if not file.is_file():
-            raise UserError(f"checkpoint {path} does not exist")
+            raise UserError(describe_missing(path))
         members.append(EnsembleMember(absolute(path), hash_file(file), weight, file))
     phases = _check_members(members, "--checkpoint")
     return Ensemble(

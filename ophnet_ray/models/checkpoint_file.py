@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ophnet_ray.errors import UserError, one_line
-from ophnet_ray.models.checkpoints import replace_checkpoint_file
+from ophnet_ray.models.checkpoints import describe_missing, replace_checkpoint_file
 from ophnet_ray.models.payload import (
     PAYLOAD_KEY,
     SMOOTHING_KEY,
@@ -225,7 +225,7 @@ def _check_content(path: str | Path, *, only_values: bool) -> None:
 
 def _load_content(path: str | Path, *, is_mapped: bool = False) -> dict[str, Any]:
     if not Path(path).is_file():
-        raise UserError(f"checkpoint {path} does not exist")
+        raise UserError(describe_missing(path))
     import torch
 
     _check_content(path, only_values=is_mapped)

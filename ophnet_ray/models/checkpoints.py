@@ -198,6 +198,18 @@ def find_checkpoints(checkpoints: Path) -> list[Checkpoint]:
     return [each for each in found if each]
 
 
+def describe_missing(file: str | Path) -> str:
+    """Say that a checkpoint is not there, and the cure where a run may have deleted it.
+
+    A run that goes on does so with one that has just been found as its best.
+    """
+    folder = Path(file).parent
+    text = f"checkpoint {file} does not exist"
+    if not _FOLDER_NAME.fullmatch(folder.name) or not folder.parent.is_dir():
+        return text
+    return f"{text}: a run keeps the best and the last two; give the run, {folder.parent.parent}"
+
+
 def verify_checkpoints(checkpoints: Path) -> VerifiedCheckpoints:
     """Read each checkpoint once, and move the damaged ones to the folder ``damaged``.
 

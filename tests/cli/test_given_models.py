@@ -11,6 +11,8 @@ from ophnet_ray.cli.features import FeaturesCommand
 from ophnet_ray.cli.given_models import find_model, find_models
 from ophnet_ray.config import Config
 from ophnet_ray.errors import UserError
+from ophnet_ray.inference.ensemble import build_ensemble
+from ophnet_ray.models.checkpoint_file import read_payload
 from ophnet_ray.models.checkpoints import commit_checkpoint, temporary_file
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.payload import Preprocessing
@@ -87,3 +89,12 @@ def test_a_search_stands_for_its_winner(best, tmp_path):
     (search / "best.ckpt").rename(search / "ensemble.yaml")
     with pytest.raises(UserError, match=r"is a search on folds.*/ensemble\.yaml$"):
         find_models([str(search)])
+
+
+def test_a_checkpoint_that_its_run_has_deleted_is_missed_with_the_run_as_the_cure(run, best):
+    gone = best.parent.with_name("epoch=0009") / best.name
+    for find in (find_model, read_payload, lambda file: build_ensemble([file])):
+        with pytest.raises(
+            UserError, match=r"0009/checkpoint\.ckpt does not exist: .* give the run, "
+        ):
+            find(str(gone))
