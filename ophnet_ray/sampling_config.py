@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ophnet_ray.settings import Rule, count_rule, setting, show
+from ophnet_ray.wording import say_count
 
 SamplerKind = Literal["segment", "balanced", "seconds"]
 Shuffle = Literal["global", "shard"]
@@ -39,12 +40,12 @@ class SamplingConfig:
 
     def describe(self, num_segments: int) -> str:
         """Return what an epoch takes of the training segments, for a message."""
-        segments, num_windows = f"{num_segments} segments", self.count_windows(num_segments)
+        segments, num_windows = say_count(num_segments, "segment"), self.count_windows(num_segments)
         match self.sampler:
             case "balanced":
-                return f"{segments}, {num_windows} windows, as many of each phase"
+                return f"{segments}, {say_count(num_windows, 'window')}, as many of each phase"
             case "seconds":
-                return f"{segments}, {num_windows} windows, by duration"
+                return f"{segments}, {say_count(num_windows, 'window')}, by duration"
         if self.windows_per_segment == 1:
             return segments
         return f"{segments}, {self.windows_per_segment} windows of each"

@@ -54,7 +54,7 @@ def test_wrong_input_is_refused_before_torch_and_ray_load(tmp_path, color_csv, p
         (None, [], "none.csv does not exist"),
         ("video_id,start,phase\nv,0,a\n", [], "column end is missing"),
         (TABLE + "w,2,1,a\n", [], ":4: start 2 s is not before end 1 s"),
-        (TABLE, [], "1 of 1 videos are missing (v)"),
+        (TABLE, [], "1 of 1 videos is missing (v)"),
         (TABLE, ["--lr", "0"], "--lr 0.0: must be more than 0"),
         (TABLE, ["--mask", "x"], "invalid choice 'x' for argument '--mask'"),
         (TABLE, ["--logger", "wandb"], ""),

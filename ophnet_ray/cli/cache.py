@@ -13,6 +13,7 @@ from ophnet_ray.config import DEFAULT_CACHE_DIR
 from ophnet_ray.console import StreamConsole
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.paths import absolute, check_location
+from ophnet_ray.wording import say_count
 
 if TYPE_CHECKING:
     # loads the codec, which no other sub-command's --help needs
@@ -59,7 +60,8 @@ class CacheCommand:
         removed = prune_features(folder, self.days) if self.prune else ()
         if removed:
             console.print(
-                f"removed the features of {len(removed)} encoders not used for {self.days:g} days, "
+                f"removed the features of {say_count(len(removed), 'encoder')} not used for "
+                f"{self.days:g} days, "
                 f"{_size(sum(each.size_bytes for each in removed))}",
                 markup=False,
             )
@@ -67,7 +69,9 @@ class CacheCommand:
         if found:
             console.print(build_features_table(found))
             total = _size(sum(each.size_bytes for each in found))
-            console.print(f"features of {len(found)} encoders, {total}\n", markup=False)
+            console.print(
+                f"features of {say_count(len(found), 'encoder')}, {total}\n", markup=False
+            )
         return bool(found or removed)
 
     def _show_shards(self, folder: str, console: StreamConsole, *, has_features: bool) -> None:
@@ -79,8 +83,9 @@ class CacheCommand:
         if self.prune:
             removed = prune(folder, self.days)
             console.print(
-                f"removed {len(removed.shards)} shards not used for {self.days:g} days and "
-                f"{len(removed.leftovers)} leftovers, {_size(removed.size_bytes)}",
+                f"removed {say_count(len(removed.shards), 'shard')} not used for "
+                f"{self.days:g} days and "
+                f"{say_count(len(removed.leftovers), 'leftover')}, {_size(removed.size_bytes)}",
                 markup=False,
             )
         inventory = read_inventory(folder)
@@ -142,8 +147,12 @@ def _describe_total(inventory: "Inventory") -> str:
     shards, leftovers = inventory.shards, inventory.leftovers
     total = _size(sum(shard.size_bytes for shard in shards))
     left = _size(sum(leftover.size_bytes for leftover in leftovers))
-    rest = f"; {len(leftovers)} leftovers, {left}, deleted by --prune" if leftovers else ""
-    return f"{len(shards)} shards, {total}{rest}"
+    rest = (
+        f"; {say_count(len(leftovers), 'leftover')}, {left}, deleted by --prune"
+        if leftovers
+        else ""
+    )
+    return f"{say_count(len(shards), 'shard')}, {total}{rest}"
 
 
 def _size(size_bytes: int) -> str:
@@ -152,4 +161,4 @@ def _size(size_bytes: int) -> str:
 
 def _ago(time_s: float) -> str:
     days = (time.time() - time_s) / 86_400
-    return "today" if days < 1 else f"{days:.0f} days ago"
+    return "today" if days < 1 else f"{say_count(round(days), 'day')} ago"

@@ -26,6 +26,7 @@ from ophnet_ray.train.preflight import (
     find_shared_paths,
     resolve_paths,
 )
+from ophnet_ray.wording import say_count
 
 if TYPE_CHECKING:
     from ophnet_ray.inspection.inspection import Inspection
@@ -205,10 +206,6 @@ def _print_findings(findings: Sequence[Finding]) -> None:
         console.print(table)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _answer(
     inspection: "Inspection", findings: Sequence[Finding], num_rejected: int, folder: Path
 ) -> dict[str, object]:
@@ -218,7 +215,8 @@ def _answer(
         "rows": f"{len(rows)}, {num_rejected} of them unusable",
         "videos": f"{len(inspection.facts)} of {num_videos}",
         "findings": ", ".join(
-            _count(sum(finding.level == level for finding in findings), level) for level in STYLES
+            say_count(sum(finding.level == level for finding in findings), level)
+            for level in STYLES
         ),
     }
     if costs is not None:

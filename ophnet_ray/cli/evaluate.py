@@ -23,6 +23,7 @@ from ophnet_ray.inference.smoothing import Smooth
 from ophnet_ray.inference.tta import Tta, check_flips, parse_tta
 from ophnet_ray.metrics.score_card import format_score
 from ophnet_ray.settings import NUM_WORKERS
+from ophnet_ray.wording import say_count
 
 if TYPE_CHECKING:
     from ophnet_ray.inference.prediction_job import PredictionJob, PredictionResult
@@ -130,7 +131,8 @@ class EvaluateCommand:
             "report": folder.report,
             "split": result.split,
             **({"test_looks": result.looks} if result.looks else {}),
-            "frames": f"{card.num_units} of {card.num_videos} videos, {card.num_cases} cases",
+            "frames": f"{card.num_units} of {say_count(card.num_videos, 'video')}, "
+            f"{say_count(card.num_cases, 'case')}",
             "smooth": result.smooth,
             "best_smoothing": result.best_smoothing,
             "temperature": result.calibration,

@@ -104,7 +104,7 @@ class FeaturesCommand:
             broken = extract_features(source, videos, store, self.num_workers, console)
             encoded = {id_: video for id_, video in videos.items() if id_ not in broken}
             if not encoded:
-                raise UserError(f"none of the {len(videos)} videos can be read")
+                raise UserError(f"no video can be read (of {len(videos)})")
             ids = store.identify(encoded.values())
             answer = _describe(store, ids[next(iter(encoded.values()))])
             answer["videos"] = f"{len(encoded)} of {len(videos)}"

@@ -27,6 +27,7 @@ from ophnet_ray.data.video_files import VideoFinder, root_of
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.files import stat_files
 from ophnet_ray.storage.paths import absolute, check_location, parent_of
+from ophnet_ray.wording import say_count
 
 _ROW = "row"
 """Stands for the file in messages about rows in memory, as in ``row:3``."""
@@ -150,7 +151,9 @@ def require_videos(segments: Iterable[Segment]) -> None:
         UserError: Some do not.
     """
     if missing := find_missing_videos(segments):
-        raise UserError(f"{len(missing)} videos are missing, the first: {missing[0]}")
+        raise UserError(
+            f"{say_count(len(missing), 'video is', 'videos are')} missing, the first: {missing[0]}"
+        )
 
 
 def pair_neighbours(segments: Iterable[Segment]) -> Iterator[tuple[Segment, Segment]]:

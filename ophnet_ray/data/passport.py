@@ -14,6 +14,7 @@ from ophnet_ray.data.segment_table import SegmentTable
 from ophnet_ray.data.segments import SPLITS, Reject
 from ophnet_ray.data.splits import cases_on_both_sides, phases_without_rows
 from ophnet_ray.storage.paths import name_of
+from ophnet_ray.wording import say_count
 
 LIBRARIES = ("ophnet-ray", "ray", "torch", "lightning", "timm", "av", "opencv-python-headless")
 MAX_NAMES = 5
@@ -136,9 +137,10 @@ def describe_warnings(passport: Passport) -> list[str]:
     if passport.rows_rejected:
         reasons = passport.rejected_by_reason
         first = next(iter(reasons))
-        more = f", and {len(reasons) - 1} other reasons" if len(reasons) > 1 else ""
+        more = f", and {say_count(len(reasons) - 1, 'other reason')}" if len(reasons) > 1 else ""
         warnings.append(
-            f"{passport.rows_rejected} of {passport.rows} rows are not used ({first}{more}); "
+            f"{passport.rows_rejected} of {say_count(passport.rows, 'row')} not used "
+            f"({first}{more}); "
             "see rejects.csv"
         )
     if both := passport.cases_on_both_sides:

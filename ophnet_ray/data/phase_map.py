@@ -6,6 +6,7 @@ from typing import Self
 
 from ophnet_ray.data.spelling import fold_phase
 from ophnet_ray.data.table_file import AnnotationError, read_rows
+from ophnet_ray.wording import say_count
 
 COLUMNS = ("source", "target")
 FLAG = "--phase_map"
@@ -112,7 +113,8 @@ def _read_pairs(
             continue
         if len(values) != num_columns:
             raise AnnotationError(
-                f"{FLAG} {path}:{line}: {len(values)} values for {num_columns} columns"
+                f"{FLAG} {path}:{line}: {say_count(len(values), 'value')} for "
+                f"{say_count(num_columns, 'column')}"
             )
         source, target = (values[place].strip() for place in places)
         pair = fold_phase(source), fold_phase(target)

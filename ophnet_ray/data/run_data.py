@@ -20,6 +20,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.garbage import pause_collections
 from ophnet_ray.storage.files import FileStatus, stat_files
 from ophnet_ray.storage.paths import parent_of, stem_of
+from ophnet_ray.wording import say_count
 
 MISSING = "the video is missing"
 """Reason of the rows whose videos do not exist."""
@@ -129,8 +130,8 @@ def _read_run_data(
     rows = table.segments
     videos = set(rows.videos.list_present())
     on_notice(
-        f"{csv_path}: {len(rows)} segments, {len(videos)} videos, {len(phase_vocabulary(rows))} "
-        "phases"
+        f"{csv_path}: {say_count(len(rows), 'segment')}, {say_count(len(videos), 'video')}, "
+        f"{say_count(len(phase_vocabulary(rows)), 'phase')}"
     )
     files = stat_files(videos)
     absent = videos - files.keys()
@@ -236,7 +237,8 @@ def _describe_missing(
         else "nothing is left to train on, so --missing_videos skip would not help"
     )
     return (
-        f"{len(missing)} of {num_videos} {kind} are missing ({first}{more}); searched "
+        f"{len(missing)} of {num_videos} {kind} {'is' if len(missing) == 1 else 'are'} "
+        f"missing ({first}{more}); searched "
         f"{folders[0]}{f' and {len(folders) - 1} more folders' if len(folders) > 1 else ''} "
         f"for {', '.join(VIDEO_SUFFIXES)}; give --video_dir; {skip}"
     )

@@ -21,6 +21,7 @@ from ophnet_ray.data.table_file import RowErrors, TableFile
 from ophnet_ray.data.text_column import ROWS_AT_ONCE, TextColumn
 from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_ids
+from ophnet_ray.wording import say_count
 
 Row = tuple[int, Sequence[str]]
 """Number of a row's line, and its values."""
@@ -248,7 +249,9 @@ def iterate_rows(
         if len(values) == num_columns:
             yield line, values
         else:
-            ragged.add(line, f"{len(values)} values for {num_columns} columns")
+            ragged.add(
+                line, f"{say_count(len(values), 'value')} for {say_count(num_columns, 'column')}"
+            )
 
 
 def _unite_equal(column: TextColumn) -> TextColumn:

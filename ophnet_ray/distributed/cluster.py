@@ -30,6 +30,7 @@ from ophnet_ray.errors import ClusterError, UserError, one_line
 from ophnet_ray.settings import MAX_REASON_CHARS
 from ophnet_ray.signals import kept_handlers
 from ophnet_ray.storage.disk_space import Need, find_shortages
+from ophnet_ray.wording import say_count
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def _join_closed(head: str, job: JobConfig, is_private: bool) -> str:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     raylets = [f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}" for node in nodes]
     check_grpc_doors(raylets, RAYLET_QUESTION, "the node")
-    where = f"Ray cluster {head}, {len(nodes)} nodes"
+    where = f"Ray cluster {head}, {say_count(len(nodes), 'node')}"
     if dashboard:
         where += (
             f", dashboard http://{dashboard} as seen from its head (`ray dashboard "

@@ -23,6 +23,7 @@ from ophnet_ray.reports.audit_report import (
     write_audit_report,
 )
 from ophnet_ray.storage.files import write_atomically
+from ophnet_ray.wording import say_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,8 @@ def choose_rows(segments: Sequence[Segment], split: str, payload: CheckpointPayl
         return AuditedRows(choice, choice.segments, choice.training, warnings)
     absent = set(find_missing_videos([*choice.training, *choice.segments]))
     if absent:
-        warnings += (f"{len(absent)} videos are missing, and left out as in training",)
+        are = say_count(len(absent), "video is", "videos are")
+        warnings += (f"{are} missing, and left out as in training",)
     scored, training = (
         tuple(segment for segment in rows if segment.video not in absent)
         for rows in (choice.segments, choice.training)

@@ -51,6 +51,7 @@ from ophnet_ray.inference.window_stream import frame_times
 from ophnet_ray.metrics.score_card import ScoreCard
 from ophnet_ray.metrics.scoring import build_score_card
 from ophnet_ray.models.payload import CheckpointPayload
+from ophnet_ray.wording import say_count
 
 MAX_NAMED = 3
 """Videos or cases that a warning names."""
@@ -298,7 +299,7 @@ def _collect_predictions(
     )
     result = predict(job, {video.video_id: video.video for video in videos})
     if not result.parts:
-        raise UserError(f"none of the {len(videos)} videos can be read")
+        raise UserError(f"no video can be read (of {len(videos)})")
     found = [next(iter(read_predictions(part)))[0] for part in result.parts.values()]
     return job.info, {prediction.video_id: prediction for prediction in found}, result.broken
 
@@ -327,6 +328,7 @@ def _format_missing(missing: Mapping[str, str], num_videos: int) -> str:
     named = [f"{video_id}: {reason}" for video_id, reason in list(missing.items())[:MAX_NAMED]]
     more = f"; and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
     return (
-        f"{len(missing)} of {num_videos} videos have no prediction and count as wrong in every "
-        f"frame ({'; '.join(named)}{more})"
+        f"no prediction for {len(missing)} of {say_count(num_videos, 'video')}: wrong in "
+        "every frame "
+        f"({'; '.join(named)}{more})"
     )

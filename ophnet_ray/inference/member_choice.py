@@ -97,7 +97,7 @@ def choose_members(
         job = build_ensemble_job(everything, folder.parts, request.frame_rate, request.causal)
         result = predict(job, {video.video_id: video.video for video in videos})
         if not result.parts:
-            raise UserError(f"none of the {len(videos)} videos can be read")
+            raise UserError(f"no video can be read (of {len(videos)})")
         known = [_label(video, candidates, job, video.video_id in result.parts) for video in videos]
         annotated = [each for each in known if (each.truth != NOT_ANNOTATED).any()]
         if not annotated:

@@ -48,6 +48,7 @@ from ophnet_ray.storage.locks import exclusive
 from ophnet_ray.storage.paths import name_of
 from ophnet_ray.storage.replacement import check_no_stranger
 from ophnet_ray.storage.unfinished import delete_unnamed
+from ophnet_ray.wording import say_count
 
 MAX_VIDEOS_DRAWN = 100
 """Videos on the page: a browser cannot open a page of thousands."""
@@ -192,7 +193,7 @@ def predict_into(
         )
         result = predict(job, request.videos)
         if not result.parts:
-            raise UserError(f"none of the {len(request.videos)} videos can be read")
+            raise UserError(f"no video can be read (of {len(request.videos)})")
         num_rows = join_parts(
             result.parts, folder, job.info, smoothing, temperature=payload.temperature
         )
@@ -261,7 +262,8 @@ def _write_page(
     ]
     report = ModelReport(
         title="Predicted phases",
-        subtitle=f"{len(result.parts)} videos, {describe_model(info)}smoothing: {smooth}",
+        subtitle=f"{say_count(len(result.parts), 'video')}, {describe_model(info)}smoothing: "
+        f"{smooth}",
         card=None,
         history=payload.history,
         timelines=timelines,

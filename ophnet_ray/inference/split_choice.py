@@ -10,6 +10,7 @@ from ophnet_ray.errors import UserError
 from ophnet_ray.hashing import hash_case
 from ophnet_ray.models.payload import CheckpointPayload
 from ophnet_ray.storage.paths import name_of
+from ophnet_ray.wording import say_count
 
 MAX_NAMED = 3
 """Cases that a message names."""
@@ -74,7 +75,7 @@ def choose_split(
         made = assign_splits(segments, settings.data.val_fraction, settings.training.seed)
         return _choose(made, split, "split again: the checkpoint does not record its split")
     strangers = {segment.case_id for segment in assigned if not segment.split}
-    left_out = f"; {count_cases(len(strangers))} unknown to it left out" if strangers else ""
+    left_out = f"; {say_count(len(strangers), 'case')} unknown to it left out" if strangers else ""
     return _choose(assigned, split, f"the split of the training{left_out}")
 
 
@@ -146,7 +147,7 @@ def _count_choosing(choice: SplitChoice, case_hashes: Iterable[str]) -> str:
     """Return in words how many of the cases to score have one of these pseudonyms; "" for none."""
     cases, known = {segment.case_id for segment in choice.segments}, set(case_hashes)
     chose = sum(hash_case(case_id) in known for case_id in cases)
-    return f"{chose} of {count_cases(len(cases))}" if chose else ""
+    return f"{chose} of {say_count(len(cases), 'case')}" if chose else ""
 
 
 def _find_side(segment: Segment, sides: Mapping[str, str], payload: CheckpointPayload) -> str:
@@ -171,11 +172,6 @@ def format_few(case_ids: Sequence[str]) -> str:
     return f"{', '.join(case_ids[:MAX_NAMED])}{more}"
 
 
-def count_cases(number: int) -> str:
-    """Return a number of cases in words."""
-    return f"{number} case{'' if number == 1 else 's'}"
-
-
 def _choose_all(segments: Sequence[Segment], why: str) -> SplitChoice:
     rows = tuple(replace(segment, split="all") for segment in segments)
     return SplitChoice("all", rows, (), _describe("all", rows, why))
@@ -193,4 +189,4 @@ def _choose(assigned: Sequence[Segment], split: str, why: str) -> SplitChoice:
 
 
 def _describe(split: str, rows: Sequence[Segment], why: str) -> str:
-    return f"{split}, {count_cases(len({row.case_id for row in rows}))} ({why})"
+    return f"{split}, {say_count(len({row.case_id for row in rows}), 'case')} ({why})"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ophnet_ray.errors import UserError
 from ophnet_ray.metrics.classification import NO_PREDICTION
+from ophnet_ray.wording import say_count
 
 VIDEO_COLUMNS = ("video_name", "video_id", "video")
 FRAME_COLUMNS = ("frame_id", "frame_name", "frame")
@@ -123,7 +124,9 @@ def read_template(path: Path, column: str) -> Template:
     for line, row in enumerate(rows, start=2):
         where = f"{path}:{line}"
         if len(row) != len(header):
-            raise UserError(f"{where}: {len(row)} values for {len(header)} columns")
+            raise UserError(
+                f"{where}: {say_count(len(row), 'value')} for {say_count(len(header), 'column')}"
+            )
         given = None if video_index is None else row[video_index].strip()
         video_id, number = _parse_frame(row[frame_index].strip(), given, where)
         if earlier := lines.get((video_id, number)):

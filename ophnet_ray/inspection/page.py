@@ -18,6 +18,7 @@ from ophnet_ray.reports.inspection_report import (
 )
 from ophnet_ray.reports.page import format_clock, format_count
 from ophnet_ray.storage.paths import name_of
+from ophnet_ray.wording import say_count
 
 GB = 1e9
 
@@ -61,7 +62,7 @@ def _make_tiles(inspection: Inspection, findings: Sequence[Finding]) -> list[tup
         (
             "a run would start",
             "yes" if would_start(findings) else "no",
-            f"{levels['error']} errors, {levels['warning']} warnings, {levels['note']} notes",
+            ", ".join(say_count(levels[level], level) for level in ("error", "warning", "note")),
         ),
         ("rows", format_count(len(rows)), f"{len(cases):,} cases, {len(videos):,} videos"),
         ("video", format_clock(seconds), f"{len(facts):,} videos could be looked at"),
@@ -81,7 +82,7 @@ def _cost_tiles(costs: Costs | None) -> list[tuple[str, str, str]]:
         (
             "decoding",
             format_clock(costs.decode_hours * 3600),
-            f"for what the cache lacks, with {costs.workers} workers",
+            f"for what the cache lacks, with {say_count(costs.workers, 'worker')}",
         ),
     ]
 

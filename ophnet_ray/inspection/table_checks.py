@@ -12,6 +12,7 @@ from ophnet_ray.data.splits import cases_on_both_sides, find_split_twins, phases
 from ophnet_ray.inspection.findings import Finding, FindingKind
 from ophnet_ray.inspection.repairs import repair_overlap
 from ophnet_ray.storage.paths import name_of
+from ophnet_ray.wording import say_count
 
 FEW_CASES = 3
 """Training cases under which a phase is not learnt but memorised."""
@@ -58,7 +59,8 @@ def check_spellings(rows: Iterable[Segment]) -> Iterator[Finding]:
             "near-equal spelling",
             "warning",
             f"phase {rare}",
-            f"phases {rare!r} ({counts[rare]} rows) and {frequent!r} ({counts[frequent]} rows) "
+            f"phases {rare!r} ({say_count(counts[rare], 'row')}) and {frequent!r} "
+            f"({say_count(counts[frequent], 'row')}) "
             "differ in a letter or two, and are two classes",
             f"if they are one phase, write {frequent!r} in the rows of {rare!r}",
             tuple(table.take(table.phases.equal(rare))),

@@ -22,6 +22,7 @@ from ophnet_ray.inspection.repairs import (
 from ophnet_ray.inspection.video_facts import RowFacts, StreamFacts, VideoFacts
 from ophnet_ray.storage.files import list_names
 from ophnet_ray.storage.paths import name_of, parent_of
+from ophnet_ray.wording import say_count
 
 T = TypeVar("T")
 
@@ -233,8 +234,9 @@ def _check_short_rows(
                 "shorter than a window",
                 "note",
                 row.segment_id,
-                f"{row.segment_id} has {fact.num_frames} frames, a window {size}: it is one window "
-                "of those",
+                f"{row.segment_id} has {say_count(fact.num_frames, 'frame')}, a window "
+                f"{size}: it is "
+                "one window of all it has",
                 "join it with its neighbour if that has the same phase, or a smaller --window_size",
                 (row,),
             )

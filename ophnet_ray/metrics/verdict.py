@@ -11,6 +11,7 @@ from ophnet_ray.metrics.exchange import (
     adjust_p_values,
     smallest_p_value,
 )
+from ophnet_ray.wording import say_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def format_p_value(p_value: float) -> str:
 def _judge(comparison: Comparison, p_value: float, num_comparisons: int) -> Verdict:
     main, before, after = comparison.main, comparison.before, comparison.after
     smallest = min(smallest_p_value(comparison.num_differing) * num_comparisons, 1.0)
-    of_cases = _count_cases(comparison.num_cases)
+    of_cases = say_count(comparison.num_cases, "case")
     if not comparison.num_differing:
         sentence = f"{before} and {after} have equal counts on {of_cases}"
         return Verdict(False, p_value, smallest, sentence)
@@ -79,16 +80,12 @@ def _explain_limit(comparison: Comparison, smallest: float, num_comparisons: int
     """Say why no difference could have been found, and how many cases could show one."""
     differing = comparison.num_differing
     where = (
-        f"with {_count_cases(differing)}"
+        f"with {say_count(differing, 'case')}"
         if differing == comparison.num_cases
-        else f"where the models differ on {differing} of {_count_cases(comparison.num_cases)}"
+        else f"where the models differ on {differing} of {say_count(comparison.num_cases, 'case')}"
     )
     needed = min(1 + math.ceil(math.log2(num_comparisons / LEVEL)), MAX_EXACT_CASES + 1)
     return (
         f"{where} p cannot be below {format_p_value(smallest)}, whatever the models do: "
         f"it takes {needed} that differ"
     )
-
-
-def _count_cases(number: int) -> str:
-    return "1 case" if number == 1 else f"{number} cases"

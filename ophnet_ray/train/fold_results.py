@@ -36,6 +36,7 @@ from ophnet_ray.train.fold_set import JSON_FILE, FoldSet
 from ophnet_ray.train.report import OPTIMISM, TIME
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.trained_models import find_trained
+from ophnet_ray.wording import say_count
 
 PAGE_FILE = "folds.html"
 SPLIT = "held-out folds"
@@ -224,7 +225,8 @@ def _check_partition(folds: FoldSet, trained: Sequence[_TrainedFold]) -> list[st
 
 def _report_partition(folds: FoldSet, num_wrong: int) -> UserError:
     return UserError(
-        f"{folds.directory.location}: {num_wrong} cases are not held out exactly once: the CSV or "
+        f"{folds.directory.location}: {say_count(num_wrong, 'case is', 'cases are')} not held "
+        "out exactly once: the CSV or "
         "the videos have changed while the folds were trained; give the same command again"
     )
 

@@ -24,6 +24,7 @@ from ophnet_ray.storage.paths import check_text, is_remote
 from ophnet_ray.storage.records import DamagedFileError
 from ophnet_ray.temporal_config import MAX_FOLDS
 from ophnet_ray.train.run_directory import RunDirectory, RunResult
+from ophnet_ray.wording import say_count
 
 MAX_BYTES = 64_000_000
 """Size of a small file; a larger one is damaged."""
@@ -123,7 +124,9 @@ def read_listed_run(run: RunDirectory, name: str, search: SearchContext | None =
         scores = history[-1] if is_complete else {}
         fitted = passport.splits.get("train") if passport else None
         num_cases = fitted.cases if fitted else 0
-        data = f"{_describe_data(None, settings)}, {num_folds} folds of {num_cases} cases"
+        data = (
+            f"{_describe_data(None, settings)}, {num_folds} folds of {say_count(num_cases, 'case')}"
+        )
     listed = ListedRun(
         name=name,
         state="complete" if is_complete else "unfinished",
@@ -240,7 +243,9 @@ def _describe_data(passport: Passport | None, settings: Mapping[str, Any]) -> st
     name = PurePosixPath(csv).name if isinstance(csv, str) else "the demo data set"
     if passport is None:
         return escape_unfit(one_line(name, max_chars=200))
-    splits = [f"{split}: {counts.cases} cases" for split, counts in passport.splits.items()]
+    splits = [
+        f"{split}: {say_count(counts.cases, 'case')}" for split, counts in passport.splits.items()
+    ]
     return escape_unfit(one_line(f"{name}, {', '.join(splits)}", max_chars=200))
 
 

@@ -8,6 +8,7 @@ from ophnet_ray import __version__
 from ophnet_ray.reports.runs_report import RunRow, RunsReport, RunTable, write_runs_report
 from ophnet_ray.storage.files import write_atomically
 from ophnet_ray.train.run_listing import RankedRun, RunGroup, RunListing
+from ophnet_ray.wording import say_count
 
 JSON_FILE, PAGE_FILE = "runs.json", "runs.html"
 REPORT = "report.html"
@@ -60,16 +61,12 @@ def write_listing(folder: Path, listing: RunListing, source: str, local: Path | 
 def describe_listing(listing: RunListing) -> str:
     """Return the numbers of runs, data sets and damaged directories in words."""
     num_data = len({group.data_hash for group in listing.groups})
-    parts = [f"{_count(listing.num_runs, 'run')} on {_count(num_data, 'data set')}"]
+    parts = [f"{say_count(listing.num_runs, 'run')} on {say_count(num_data, 'data set')}"]
     if listing.damaged:
         parts.append(f"{len(listing.damaged)} damaged")
     if listing.num_left_out:
         parts.append(f"{listing.num_left_out} left out by --filter")
     return ", ".join(parts)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _build_row(row: RankedRun, group: RunGroup, local: Path | None) -> RunRow:

@@ -12,6 +12,7 @@ from ophnet_ray.train.extension import may_extend
 from ophnet_ray.train.run import Run
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.train.same_run import check_resources
+from ophnet_ray.wording import say_count
 
 
 def is_extended(run: Run) -> bool:
@@ -40,7 +41,7 @@ def continue_shorter_run(run: Run, resources: Resources) -> None:
     if is_extended(run):
         check_resources(directory, resources.describe())
         before = directory.read_config()["max_epochs"]
-        run.console.say(f"continuing {directory.location} after its {before} epochs")
+        run.console.say(f"continuing {directory.location} after {say_count(before, 'epoch')}")
         _reopen(directory)
     elif not (is_named or directory.is_in_bucket or any(_checkpoints_in(directory))):
         shorter = find_shorter_run(run)

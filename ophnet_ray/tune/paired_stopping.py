@@ -31,6 +31,7 @@ from ophnet_ray.tune.trial import (
 )
 from ophnet_ray.tune.trial_counts import ROW_SCORES, select_counts
 from ophnet_ray.tune.trial_task import EPOCHS, TrialSetup
+from ophnet_ray.wording import say_count
 
 P_THRESHOLD = 0.05
 """Largest p-value at which a trial is stopped."""
@@ -89,7 +90,8 @@ class PairedStopping(FIFOScheduler):
         if best is None or not self._is_worse(run, best, num_epochs):
             write_trial_pass(run, num_epochs)
             return TrialScheduler.CONTINUE
-        reason = f"worse than trial {best.name} on the same cases after {num_epochs} epochs"
+        epochs = say_count(num_epochs, "epoch")
+        reason = f"worse than trial {best.name} on the same cases after {epochs}"
         write_trial_end(run, "stopped", num_epochs, reason)
         return TrialScheduler.STOP
 

@@ -13,6 +13,7 @@ from ophnet_ray.tune.ranking import RankedTrial, f1_by_phase, scores_by_seed
 from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.searcher import rate_importance
 from ophnet_ray.tune.trial import Trial, read_fold_history
+from ophnet_ray.wording import say_count
 
 
 def write_search_page(
@@ -118,7 +119,8 @@ def _list_notes(
     notes = [f"Trial {winner.trial.name}: {gain}."]
     if ties := sum(row.is_tied for row in ranked):
         notes.append(
-            f"{ties} trials are tied with the winner: similar cases may reverse their order. "
+            f"{say_count(ties, 'trial is', 'trials are')} tied with the winner: similar cases "
+            "may reverse their order. "
             "--repeats trains the finalists again under other seeds."
         )
     notes.append(
@@ -150,7 +152,10 @@ def _list_notes(
             "equal part of its segment, as evaluate counts frames. It chose the epochs, too."
         )
     if unfinished := sum(not row.trial.has_ended for row in ranked):
-        notes.append(f"{unfinished} trials are unfinished; the same command resumes them.")
+        notes.append(
+            f"{say_count(unfinished, 'trial is', 'trials are')} unfinished; the same command "
+            "resumes."
+        )
     if scores := list(scores_by_seed(repeats, winner.trial.number, metric).values()):
         notes.append(
             f"Under {len(scores)} other seeds, trial {winner.trial.name} scored "

@@ -21,6 +21,7 @@ from ophnet_ray.tune.trial import outcome_of
 from ophnet_ray.tune.trial_queue import TrialQueue
 from ophnet_ray.tune.trial_task import TrialSetup, TrialTask
 from ophnet_ray.tune.tuner import build_tuner
+from ophnet_ray.wording import say_count
 
 MIN_BUDGET_S = 1e-3
 ENDED_FOR_GOOD = ("finished", "diverged")
@@ -87,10 +88,12 @@ def _train_trials(search: Search, setup: TrialSetup, budget: TimeBudget) -> None
     if not num_left:
         return
     if past:
-        console.say(f"resuming: {len(past) - len(again)} of {search.num_trials} trials have ended")
+        console.say(
+            f"resuming: {len(past) - len(again)} of {say_count(search.num_trials, 'trial')} done"
+        )
     concurrent = min(setup.plan.max_concurrent, num_left)
     console.say(
-        f"searching {', '.join(search.config.search.search)}: {num_left} trials, "
+        f"searching {', '.join(search.config.search.search)}: {say_count(num_left, 'trial')}, "
         f"{concurrent} at a time"
     )
     suggestions = _build_suggestions(search)

@@ -84,7 +84,7 @@ def mistake(name, says, *flags, text=None):
         mistake("no number", ":2: start 'zero' is not a time", text=but("v,0", "v,zero")),
         mistake("one class only", "at least two phases", text=but("b\n", "a\n")),
         mistake("one case only", "1 case to train on", text=but("w,0,1,a\nw,1,2,b\n", "")),
-        mistake("missing video", "1 of 3 videos are missing (x)", text=TWO_CASES + "x,0,1,a\n"),
+        mistake("missing video", "1 of 3 videos is missing (x)", text=TWO_CASES + "x,0,1,a\n"),
         mistake("cases of clips", ":2: the case of v.mp4 cannot be told", text=CLIPS),
         mistake("one video in two splits", "same video under two names", text=TWINS),
         mistake(

@@ -103,7 +103,7 @@ def test_preparing_decodes_and_names_what_is_left_out(color_csv, tmp_path, caplo
 
 def test_preparing_refuses_a_missing_video(tmp_path):
     segment = Segment("a", "c", str(tmp_path / "none.mp4"), 0.0, 1.0, "red", "train")
-    with pytest.raises(UserError, match=r"1 videos are missing, the first: .*none\.mp4"):
+    with pytest.raises(UserError, match=r"1 video is missing, the first: .*none\.mp4"):
         prepare_manifest([segment], PHASES, WINDOWS, tmp_path, 1)
 
 

@@ -41,7 +41,7 @@ def test_columns_are_found_by_their_names(tmp_path):
     ("rows", "header", "says"),
     [
         (["0,a"], "from,to", r"m\.csv: column source, target is missing"),
-        (["0,a", "0"], "source,target", r"m\.csv:3: 1 values for 2 columns"),
+        (["0,a", "0"], "source,target", r"m\.csv:3: 1 value for 2 columns"),
         (["0,a", "00,A"], "source,target", r"m\.csv:3: 00,A stands there twice"),
         (
             ["9,z"],

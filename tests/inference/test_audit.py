@@ -99,7 +99,7 @@ def test_the_command_audits_the_cases_that_training_held_out(split_checkpoint, t
     assert said in " ".join(out.split())
     assert content["split_reason"] == said
     assert content["num_windows"] > 0
-    assert "1 videos are missing, and left out as in training" in err
+    assert "1 video is missing, and left out as in training" in err
 
 
 def test_the_command_audits_an_outside_table_whole_without_simple_models(

@@ -115,7 +115,7 @@ def test_a_video_without_predictions_is_wrong_in_every_frame(checkpoint, dataset
     assert "trained on 1 case(s) of the all split (v0)" in " ".join(err.split())
     reason = "no prediction in p.parquet"
     assert content["videos_without_prediction"] == {"v3": reason}
-    note = f"1 of 4 videos have no prediction and count as wrong in every frame (v3: {reason})"
+    note = f"no prediction for 1 of 4 videos: wrong in every frame (v3: {reason})"
     assert note in content["notes"]
     assert note in " ".join(err.split())
     page = (tmp_path / "evaluation/report.html").read_text()

@@ -65,7 +65,7 @@ def test_a_damaged_frame_and_one_past_the_end_take_the_nearest_and_are_counted(t
         pytest.param('a,b\n"x', "is no CSV", id="no CSV"),
         pytest.param("Video_name,nr\ncase_0014,1\n", "no column frame_id", id="no frames"),
         pytest.param("Frame_id,Frame_id\n1,2\n", "stands twice", id="column twice"),
-        pytest.param(GOOD + "case_0014\n", ":6: 1 values for 2", id="ragged"),
+        pytest.param(GOOD + "case_0014\n", ":6: 1 value for 2", id="ragged"),
         pytest.param(GOOD + "case_0014,case_0014_3.jpg\n", ":6: repeats line 5", id="repeated"),
         pytest.param(
             GOOD + "case_0099,case_0099_0.jpg\n", ":6: video case_0099 is not", id="video"

@@ -213,5 +213,5 @@ def test_a_missing_video_is_refused_as_in_training(checkpoint, tmp_path):
     write_color_dataset(tmp_path / "videos", num_cases=3)
     model_and_table = write_model(checkpoint, tmp_path, 3, temporal_input="log_probs")
     (tmp_path / "videos/v1.mp4").unlink()
-    with pytest.raises(UserError, match=r"1 videos are missing, the first: .*v1\.mp4"):
+    with pytest.raises(UserError, match=r"1 video is missing, the first: .*v1\.mp4"):
         audit_by_command(*model_and_table, tmp_path)

@@ -471,7 +471,7 @@ def test_broken_crashing_and_missing_videos_are_counted_and_left_out_for_good(
         assert opened() == 0
     messages = capfd.readouterr().err
     assert "nothing: all videos are in the cache" in messages
-    assert "9 of 18 rows are not used" in messages
+    assert "9 of 18 rows not used" in messages
     rejects = (first.run / "rejects.csv").read_text()
     assert len(rejects.splitlines()) == 1 + 9
     for reason in ("the video is missing", "cannot be opened", "the decoder crashed"):

@@ -251,7 +251,7 @@ def test_a_case_without_a_usable_row_is_in_no_fold_unless_its_video_went_away(
     RunDirectory(results[0].run).write_rejects([Reject(row, reason, kind)])
     more = replace(folds, data=replace(folds.data, segments=as_table([*folds.data.segments, row])))
     if kind == "missing":
-        with pytest.raises(UserError, match="1 cases are not held out exactly once"):
+        with pytest.raises(UserError, match="1 case is not held out exactly once"):
             conclude_folds(more, results)
     else:
         assert conclude_folds(more, results).card.num_cases == 6

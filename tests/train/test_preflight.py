@@ -66,7 +66,7 @@ def test_the_name_of_a_run_comes_from_the_csv_and_the_settings(csv_path):
 def test_a_missing_video_is_refused_or_left_out(csv_path):
     (csv_path.parent / "x.mp4").unlink()
     config = tiny_config(csv_path, csv_path.parent)
-    with pytest.raises(UserError, match=r"1 of 3 videos are missing \(x\).*would use 4 of 6"):
+    with pytest.raises(UserError, match=r"1 of 3 videos is missing \(x\).*would use 4 of 6"):
         check_input(config, Console())
     data = check_input(config.replace_flat(missing_videos="skip"), Console()).data
     assert len(data.segments) == 4
@@ -103,7 +103,7 @@ def test_videos_of_test_rows_may_be_missing_or_sealed_until_the_last_exam(csv_pa
     ]
     (csv_path.parent / "v.mp4").unlink()
     with pytest.raises(
-        UserError, match=r"1 of 3 videos of training and validation are missing \(v\)"
+        UserError, match=r"1 of 3 videos of training and validation is missing \(v\)"
     ):
         check_input(tiny_config(csv_path, csv_path.parent), Console())
 
@@ -113,7 +113,7 @@ def test_names_that_may_mean_the_same_are_warned_of(csv_path, capsys):
     text = "\n".join(["video_id,start,end,phase", *rows[:-2], "x,0,1,capsulorrhexis", rows[-1]])
     csv_path.write_text(text)
     check_input(tiny_config(csv_path, csv_path.parent), Console())
-    warning = "phases 'capsulorrhexis' (1 rows) and 'capsulorhexis' (2 rows) differ in a letter"
+    warning = "phases 'capsulorrhexis' (1 row) and 'capsulorhexis' (2 rows) differ in a letter"
     assert warning in capsys.readouterr().err
 
 

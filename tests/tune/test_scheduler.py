@@ -131,7 +131,7 @@ def test_a_trial_worse_on_nearly_all_cases_is_stopped_and_one_of_equal_mean_is_n
     assert train_live(scheduler, setup, 2, BAD, right_by_case=worse) == 1
     stopped = setup.search.trials()[2]
     assert stopped.state == "stopped"
-    assert stopped.reason == "worse than trial 0000 on the same cases after 1 epochs"
+    assert stopped.reason == "worse than trial 0000 on the same cases after 1 epoch"
 
 
 def test_paired_stopping_is_resumed_from_the_folders_alone(setup):
