@@ -1,6 +1,7 @@
 """Remains of a command in its folder, in a form that two commands can be compared by.
 
-Left out: logs and TensorBoard's curves, which tell the time, and how the cache is cut into files.
+Left out: logs and TensorBoard's curves, which tell the time, Ray Train's own record of checkpoints,
+which a command begins anew, and how the cache is cut into files.
 """
 
 import csv
@@ -17,7 +18,7 @@ OF_CLOCK = {"seconds", "data_wait_share", "images_per_second", "mfu"}
 """Speed and time of an epoch."""
 CHECKSUMS = {"sha256", "metrics_sha256", "checksum", "size_bytes", "checkpoint_sha256"}
 """Of files that tell the time, too."""
-LOGS = ("logs", "tensorboard")
+LEFT_OUT = ("logs", "tensorboard", "checkpoint_manager_snapshot.json")
 
 
 def list_remains(folder: Path) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def list_remains(folder: Path) -> dict[str, Any]:
     remains = {}
     for file in sorted([*folder.glob("*.ckpt"), *(folder / "runs").rglob("*")]):
         path = file.relative_to(folder)
-        if file.is_file() and not any(part in LOGS for part in path.parts):
+        if file.is_file() and not any(part in LEFT_OUT for part in path.parts):
             remains[str(path)] = _read(file, folder)
     for file in sorted((folder / "cache").rglob("*.npz")):
         remains[str(file.relative_to(folder))] = _read(file, folder)
