@@ -10,6 +10,7 @@ from ophnet_ray.console import Console, StreamConsole, run_watched
 from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.ranking import RankedTrial
 from ophnet_ray.tune.trial import Trial
+from ophnet_ray.tune.trial_pulse import SilentTrials
 
 T = TypeVar("T")
 
@@ -47,6 +48,7 @@ class SearchTable:
     ) -> None:
         self._console, self._metric, self._max_epochs = console, metric, max_epochs
         self._num_trials, self._read = num_trials, read
+        self._silent = SilentTrials()
         self._reported = {trial.name for trial in read() if trial.has_ended}
 
     def run(self, fit: Callable[[], T]) -> T:
@@ -63,6 +65,8 @@ class SearchTable:
     def _show(self, live: Live) -> None:
         trials = self._read()
         self._report_ended(trials)
+        for silence in self._silent.name_new(trials):
+            self._console.warn(silence)
         if self._console.rich.is_terminal:
             live.update(self._build_table(trials), refresh=True)
 

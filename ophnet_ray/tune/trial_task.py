@@ -46,6 +46,7 @@ from ophnet_ray.tune.trial import (
     write_trial_end,
 )
 from ophnet_ray.tune.trial_counts import read_run_counts
+from ophnet_ray.tune.trial_pulse import keep_pulse
 
 STOP_TIMEOUT_S = 60
 """Time for a trial that is stopped to leave the process to the next one; Ray's own is 2 s."""
@@ -116,7 +117,8 @@ def run_trial(task: dict[str, Any], setup: TrialSetup) -> None:
     log_to(run.logs / "trial.log")
     config = trial_config(setup.plan.base, task["settings"], task["seed"])
     run.write_config(config)
-    state, reason = _train_to_end(setup, config, run, task["number"])
+    with keep_pulse(run.path):
+        state, reason = _train_to_end(setup, config, run, task["number"])
     write_trial_end(run, state, len(run.read_metrics()), reason)
     if state == "failed" and setup.plan.trains_alone:
         raise TrainingError(reason)
