@@ -20,6 +20,7 @@ from ophnet_ray.distributed.doors import GCS_QUESTION, RAYLET_QUESTION, check_gr
 from ophnet_ray.distributed.environment import (
     find_running_head,
     hidden_log_level_notice,
+    hide_actor_errors,
     is_listening,
     token_path,
 )
@@ -65,6 +66,8 @@ def connect(
         yield "the Ray of the stage before"
         return
     head = find_running_head()
+    if config.temporal.is_used:
+        hide_actor_errors()  # a later stage encodes the videos with this Ray
     job = JobConfig(metadata=metadata or {})
     if config.run.private:
         hide_arguments()  # before Ray puts them into its record of the job

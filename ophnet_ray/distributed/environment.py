@@ -132,6 +132,15 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def hide_actor_errors() -> None:
+    """Hide an error that Ray's core prints per actor of Ray Data, about a restart of the actor.
+
+    It would lack its arguments, which the driver holds. To be called before Ray is connected; a
+    level that the user set stays.
+    """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+
 @contextmanager
 def hidden_log_level_notice() -> Iterator[None]:
     """Hide the line with which Ray's C++ core reports ``RAY_BACKEND_LOG_LEVEL`` at its start.

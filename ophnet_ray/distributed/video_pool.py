@@ -1,7 +1,6 @@
 """Work on videos in parallel with Ray Data: one model per actor, one video at a time."""
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +18,7 @@ from ophnet_ray.console import Console
 from ophnet_ray.data.video.container import VideoError
 from ophnet_ray.data.video.hang_guard import DECODER_CRASHED, end_hanging_process
 from ophnet_ray.distributed.cluster import connect
+from ophnet_ray.distributed.environment import hide_actor_errors
 from ophnet_ray.distributed.failures import find_cause
 from ophnet_ray.distributed.lone_task import CrashError, NodeLostError, run_alone
 from ophnet_ray.errors import ReportedError
@@ -98,9 +98,7 @@ def work_on_videos(
     rows = [{"video_id": video_id, "video": video} for video_id, video in videos.items()]
     if not rows:
         return {}
-    # else the driver prints an error per actor, about a restart after its arguments are gone: that
-    # cannot happen here, because the driver holds them
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    hide_actor_errors()
     wanted = min(num_workers, len(rows))
     broken = {}
     try:
