@@ -65,8 +65,8 @@ class AugmentationConfig:
         return self.hflip > 0 or self.vflip > 0
 
     @property
-    def disturbs(self) -> bool:
-        """True if images are changed by more than ``--random_shift`` and ``--color_jitter``."""
+    def needs_numbers(self) -> bool:
+        """True if a change needs other numbers than those of shift and colour jitter."""
         shares = (self.blur, self.noise, self.glare, self.reprob)
         return self.warps or self.recolors or self.mirrors or any(shares)
 

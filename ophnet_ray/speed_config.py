@@ -42,10 +42,10 @@ class SpeedConfig:
 
     def rules_of_workers(self, num_workers: int, use_gpu: bool, strategy: str) -> Iterator[Rule]:
         """Yield the limits that the workers of a run set to these settings."""
-        mode = self.compile_mode
+        mode = f"--compile_mode {self.compile_mode}"
         yield (
-            mode == "default" or num_workers == 1,
-            f"--compile_mode {mode}: for one train worker, not {num_workers}; leave it out",
+            self.compile_mode == "default" or num_workers == 1,
+            f"{mode}: not with {num_workers} train workers; leave it out, or give --train_workers 1",
         )
         message = (
             "--compile, --grad_checkpointing: torch cannot split the compiled network of "

@@ -54,7 +54,7 @@ def augment_images(
         float32 (B, C, H, W) in [0, 1], channels last in memory.
     """
     shift, gain = draws[:, :2] * random_shift, 1 + color_jitter * draws[:, 2:5]
-    if not augmentation.disturbs:
+    if not augmentation.needs_numbers:
         # nothing would use the numbers, whose hashes are a hundred operations on the device
         return _shift_and_scale(pixels, shift, gain)
     numbers = draw_numbers(draws)

@@ -177,9 +177,10 @@ class SurgicalPhaseModule(AveragedModule[SurgicalPhaseClassificationModel]):
         return loss * self.scale_of_group(batch_idx)
 
     def _log_step(self, loss: Tensor) -> None:
-        """Log the loss of a step to a progress bar, or where loggers take it; and the first one.
+        """Log the loss of a step to a progress bar, or where loggers take it.
 
-        Of the other steps Lightning would drop it, after half a millisecond of the CPU.
+        Of the other steps Lightning would drop it, after half a millisecond of the CPU. That of the
+        first one is logged, so that callbacks of any fit find the name.
         """
         trainer, name = self.trainer, "train_loss_step"
         # for a bar, Lightning reads the number back after each step, also where there is none

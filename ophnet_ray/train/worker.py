@@ -205,15 +205,15 @@ def _speed_up(module: SurgicalPhaseModule, loop: TrainLoopConfig, place: WorkerP
 
 
 def _choose_compile_mode(loop: TrainLoopConfig) -> CompileMode:
-    """Return the mode of the flag; ``default`` where gradients of several batches are summed."""
+    """Return the mode of the flag, or ``default`` with a warning where gradients are summed."""
     mode = loop.config.speed.compile_mode
     if mode == "default" or _count_accumulated(loop) == 1:
         return mode
-    if loop.status is not None:
-        loop.status.warn(
-            f"--compile_mode {mode}: not where gradients of several batches are summed, which CUDA "
-            "graphs would overwrite; compiled in the mode default"
-        )
+    tell = logger.warning if loop.status is None else loop.status.warn
+    tell(
+        f"--compile_mode {mode}: not where gradients of several batches are summed, which CUDA "
+        "graphs would overwrite; compiled in the mode default"
+    )
     return "default"
 
 
