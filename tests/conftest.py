@@ -23,7 +23,9 @@ with pytest.MonkeyPatch.context() as patch:
 # Credentials for the endpoint of the fixture ``bucket``. They are set here because a Ray worker
 # gets the environment of its node, not of the driver.
 os.environ |= CREDENTIALS | {
-    # Threads of torch sleep while they wait: several trainings share the cores.
+    # Several processes of tests share the cores, and their networks are tiny: of two threads each
+    # waits for the other. What trains or predicts sets its own number; those threads sleep.
+    "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
