@@ -45,7 +45,7 @@ class SpeedConfig:
         mode = f"--compile_mode {self.compile_mode}"
         yield (
             self.compile_mode == "default" or num_workers == 1,
-            f"{mode}: not with {num_workers} train workers; leave it out, or give --train_workers 1",
+            f"{mode}: not with {num_workers} train workers; leave it out or give --train_workers 1",
         )
         message = (
             "--compile, --grad_checkpointing: torch cannot split the compiled network of "
