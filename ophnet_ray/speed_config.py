@@ -42,11 +42,11 @@ class SpeedConfig:
 
     def rules_of_workers(self, num_workers: int, use_gpu: bool, strategy: str) -> Iterator[Rule]:
         """Yield the limits that the workers of a run set to these settings."""
-        mode = f"--compile_mode {self.compile_mode}"
-        yield (
-            self.compile_mode == "default" or num_workers == 1,
-            f"{mode}: not with {num_workers} train workers; leave it out or give --train_workers 1",
+        message = (
+            f"--compile_mode {self.compile_mode}: not with {num_workers} train workers; leave it "
+            "out, or give --train_workers 1"
         )
+        yield self.compile_mode == "default" or num_workers == 1, message
         message = (
             "--compile, --grad_checkpointing: torch cannot split the compiled network of "
             f"{num_workers} workers where activations are computed again; leave one out"
