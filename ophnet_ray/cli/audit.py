@@ -101,7 +101,7 @@ class AuditCommand:
         from ophnet_ray.models.checkpoint_file import read_payload
 
         rows = choose_split(segments, self.split, read_payload(checkpoint)).segments
-        looks = take_look("audit", rows, checkpoint, folder)
+        looks = take_look("audit", rows, checkpoint, folder, given=self.checkpoint)
         told = tuple(filter(None, (str(looks), looks.notice)))
         return replace(result, warnings=(*told, *result.warnings))
 

@@ -17,6 +17,9 @@ from ophnet_ray.inference.audit import (
     mean_colors,
 )
 from ophnet_ray.inference.audit_result import AuditSettings, write_audit
+from ophnet_ray.inference.look_records import FOLDER
+from ophnet_ray.storage.files import upload, write_object
+from ophnet_ray.storage.numbered_records import read_records
 from tests.helpers.videos import write_color_dataset
 
 pytestmark = pytest.mark.unit
@@ -124,16 +127,21 @@ def test_the_command_warns_of_cases_that_were_trained_on(split_checkpoint, tmp_p
     assert content["split_reason"] == "val, 2 cases (the CSV's split column)"
 
 
-def test_an_audit_of_test_cases_is_a_look_at_them(split_checkpoint, tmp_path, capsys):
+def test_an_audit_of_test_cases_is_a_look_at_them(split_checkpoint, bucket, tmp_path, capsys):
+    """It is counted in the run, also in one in a bucket, of which a copy is read."""
     dataset = write_color_dataset(tmp_path / "videos", num_cases=3)
     head, *rows = dataset.read_text().splitlines()
     splits = {"v0": "train", "v1": "val", "v2": "test"}
     dataset.write_text("\n".join([f"{head},split", *(f"{row},{splits[row[:2]]}" for row in rows)]))
     checkpoint = split_checkpoint(train=["v0"], val=["v1"])
-    for look in ("first", "second"):
-        _, err, content = run_command(checkpoint, dataset, tmp_path, capsys, split="test")
+    in_bucket = bucket.uri("audited/runs/one/checkpoints/epoch=0001/checkpoint.ckpt")
+    upload(checkpoint, in_bucket)
+    write_object(bucket.uri("audited/runs/one/passport.json"), b"{}")
+    for look, given in {"first": checkpoint, "second": in_bucket}.items():
+        _, err, content = run_command(given, dataset, tmp_path, capsys, split="test")
         assert content["warnings"][0].startswith(f"{look} look at the test cases of this data")
         assert content["warnings"][0] in " ".join(err.split())
+    assert read_records(bucket.uri(f"audited/runs/one/{FOLDER}")).keys() == {1}
 
 
 def test_a_split_without_rows_is_refused(checkpoint, tmp_path):
