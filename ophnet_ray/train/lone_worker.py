@@ -85,7 +85,7 @@ def _fit_while_it_advances(
         except Exception as error:
             logger.exception("training failed")
             cause = describe(find_root(error))
-            if _is_gpu_lost(error):
+            if _is_gpu_lost():
                 raise BrokenProcessError(
                     f"{cause}; the GPU answers this process no more, and the same command goes on "
                     f"from the last checkpoint; see {run.logs}"
@@ -115,23 +115,21 @@ def release_memory() -> None:
         logger.warning("the memory of the GPU is not given back: %s", find_cause(error))
 
 
-def _is_gpu_lost(error: BaseException) -> bool:
-    """Return True if all further calls of CUDA may fail in this process.
+def _is_gpu_lost() -> bool:
+    """Return True if all further calls of CUDA fail in this process.
 
     After an illegal access, a failed assertion or an error of the memory they do, until it ends
-    (CUDA Runtime API, "cudaDeviceSynchronize"). PyTorch raises an ``AcceleratorError`` for these
-    and for a few harmless ones, but not where a library of CUDA meets them first.
+    (CUDA Runtime API, "cudaDeviceSynchronize"). The type of the error does not tell: PyTorch's
+    ``AcceleratorError`` is also raised for harmless ones, e.g. of a kernel that is not built for
+    this GPU, and libraries of CUDA raise others.
     """
     torch = sys.modules.get("torch")
-    if torch is None:
+    if torch is None or not torch.cuda.is_initialized():
         return False
-    if isinstance(find_root(error), torch.AcceleratorError):
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
         return True
-    if torch.cuda.is_initialized():
-        try:
-            torch.cuda.synchronize()
-        except RuntimeError:
-            return True
     return False
 
 

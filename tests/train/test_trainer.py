@@ -253,10 +253,17 @@ def lose_memory(loop, error):
     return replace(loop, data=replace(loop.data, train=(first, *others)), status=TrainingStatus())
 
 
-def test_after_four_failures_without_a_checkpoint_training_ends_in_one_line(tmp_path):
-    loop = make_loop(tmp_path / "run", temporal_epochs=1)
-    loop = lose_memory(loop, OSError("the disk is gone"))
-    with pytest.raises(TrainingError, match=r"^OSError: the disk is gone; see .*logs$"):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("the disk is gone"),
+        torch.AcceleratorError("CUDA error: no kernel image is available"),
+    ],
+    ids=["disk", "kernel"],
+)
+def test_after_four_failures_without_a_checkpoint_training_ends_in_one_line(tmp_path, error):
+    loop = lose_memory(make_loop(tmp_path / "run", temporal_epochs=1), error)
+    with pytest.raises(TrainingError, match=rf"^{type(error).__name__}: {error}; see .*logs$"):
         fit_with_retries(loop)
     assert len(loop.status.get()["warnings"]) == 4
     assert find_checkpoints(loop.run.checkpoints) == []
@@ -273,6 +280,7 @@ def test_a_gpu_that_answers_no_call_any_more_ends_the_training_at_once_in_one_li
 
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", fail)
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
     loop = lose_memory(make_loop(tmp_path / "run", temporal_epochs=1), error)
     with pytest.raises(TrainingError, match=r"CUDA error: device-side assert triggered; the GPU"):
         fit_with_retries(loop)
