@@ -24,16 +24,18 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def keep_pulse(folder: Path) -> Iterator[None]:
-    """Touch the pulse in the folder of a trial every ``BEAT_S`` seconds, and delete it at last."""
+    """Touch the pulse in the folder of a trial every ``BEAT_S`` seconds, and delete it at last.
+
+    An error of the disk is logged: the trial goes on without a pulse.
+    """
     file, is_over = folder / PULSE_FILE, threading.Event()
-    file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+    with _logged_errors():
+        file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
 
     def beat() -> None:
         while not is_over.wait(BEAT_S):
-            try:
+            with _logged_errors():  # the disk may come back
                 file.touch()
-            except OSError as error:  # it may come back
-                logger.warning("no pulse: %s", error)
 
     thread = threading.Thread(target=beat, name="pulse", daemon=True)
     thread.start()
@@ -42,7 +44,16 @@ def keep_pulse(folder: Path) -> Iterator[None]:
     finally:
         is_over.set()
         thread.join()
-        file.unlink(missing_ok=True)
+        with _logged_errors():
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _logged_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        logger.warning("no pulse: %s", error)
 
 
 class SilentTrials:
@@ -78,9 +89,16 @@ class SilentTrials:
 
 
 def _read_pulse(trial: Trial) -> tuple[int, str]:
-    """Return the time of the last beat, nanoseconds, and whose it is; 0 without a process."""
+    """Return the time of the last beat, nanoseconds, and whose it is; 0 where there is none.
+
+    One that cannot be read now, e.g. because a network's file system has lost it, is none.
+    """
     file = trial.run.path / PULSE_FILE
     try:
-        return (0, "") if trial.has_ended else (file.stat().st_mtime_ns, file.read_text())
-    except FileNotFoundError:
+        return (
+            (0, "")
+            if trial.has_ended
+            else (file.stat().st_mtime_ns, file.read_text() or "its process")
+        )
+    except OSError:
         return 0, ""

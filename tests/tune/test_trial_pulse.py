@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ophnet_ray.tune.directory import SearchDirectory
-from ophnet_ray.tune.trial_pulse import PULSE_FILE, SILENT_S, SilentTrials
+from ophnet_ray.tune.trial_pulse import PULSE_FILE, SILENT_S, SilentTrials, keep_pulse
 from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.unit
@@ -64,3 +64,14 @@ def test_a_trial_whose_process_is_stopped_is_named_once_until_it_goes_on(tmp_pat
     # the next call finds what a killed process has left, and waits for a process of its own
     again = Watch(search)
     assert again.tell() == again.tell(SILENT_S + 1) == []
+
+
+def test_a_disk_that_refuses_the_pulse_ends_neither_the_trial_nor_the_search(tmp_path, caplog):
+    """As a network's file system does with ESTALE or EACCES; a folder stands in for the file."""
+    search = SearchDirectory(tmp_path)
+    trial = search.start_trial(0, {"lr": 0.1})
+    (trial.path / PULSE_FILE).mkdir()
+    watch = Watch(search)
+    with keep_pulse(trial.path):
+        assert watch.tell() == watch.tell(SILENT_S + 1) == []
+    assert [record.message[:8] for record in caplog.records] == ["no pulse"] * 2
