@@ -46,6 +46,7 @@ class TrainingWatch:
         self._resources = resources
         self._alone_since_s = time.monotonic()  # without workers: they have not started, or failed
         self._patience_s = SILENT_S
+        self._has_workers, self._had_workers = False, False
 
     def run(self, fit: Callable[[], T]) -> T:
         """Call ``fit`` and show the status until it returns."""
@@ -92,6 +93,10 @@ class TrainingWatch:
         """Say why nothing moves, at growing intervals."""
         pulses = status["pulses"]
         now_s = time.monotonic()
+        if self._has_workers and not pulses:
+            self._patience_s = SILENT_S  # they have failed: another silence than theirs begins
+        self._has_workers = bool(pulses)
+        self._had_workers = self._had_workers or self._has_workers
         if pulses:
             self._alone_since_s = now_s
             text = name_silence(pulses, self._patience_s)
@@ -108,7 +113,8 @@ class TrainingWatch:
     def _name_missing_resources(self) -> str:
         waited_s = time.monotonic() - self._alone_since_s
         if not ray.is_initialized():
-            return f"no step for {waited_s:.0f} s: this process still loads its libraries"
+            cause = "begins again" if self._had_workers else "still loads its libraries"
+            return f"no step for {waited_s:.0f} s: this process {cause}"
         free = ray.available_resources()
         wanted = min(self._resources.sizes, default=self._resources.train_workers)
         device = "GPU" if self._resources.use_gpu else "CPU"
