@@ -88,7 +88,7 @@ class CheckCommand:
 
         folder = create_output_folder(settings.output, FINGERPRINT, REJECTS, REPORT)
         console = Console()
-        resolved = resolve_paths(config)
+        resolved = resolve_paths(config, console.say)
         inspection, findings = _inspect(resolved, settings, console)
         findings = [*_check_setup(resolved, inspection, console), *findings, *inspection.findings]
         if inspection.fingerprint is not None:

@@ -87,7 +87,8 @@ class FeaturesCommand:
         check_frame_rate(self.frame_rate)
         check_at_least_1("--num_workers", self.num_workers)
         check_location("--cache_dir", self.cache_dir)
-        source = self._build_source()
+        console = Console()
+        source = self._build_source(console)
         videos = self._find_videos()
         index = self._check_index()
         prepare_environment()
@@ -95,7 +96,6 @@ class FeaturesCommand:
         from ophnet_ray.distributed.features import extract_features
         from ophnet_ray.inference.encoder import load_encoder
 
-        console = Console()
         if not source.is_checkpoint:
             self._describe_backbone(source, console)
         encoding = load_encoder(source).encoding(self.frame_rate, self.causal)
@@ -114,7 +114,7 @@ class FeaturesCommand:
                 answer["index"] = index
             print_answer(answer)
 
-    def _build_source(self) -> EncoderSource:
+    def _build_source(self, console: Console) -> EncoderSource:
         windows = WindowConfig(
             window_size=self.window_size,
             stride=self.stride,
@@ -124,9 +124,9 @@ class FeaturesCommand:
         )
         check_rules(windows.rules())
         # --help does not need it
-        from ophnet_ray.train.trained_models import name_checkpoint
+        from ophnet_ray.train.trained_models import find_source
 
-        name = name_checkpoint(self.encoder)
+        name = find_source("--encoder", self.encoder, console.say, may_be_model=True)
         source = EncoderSource(name=name, weights=self.encoder_weights, windows=windows)
         if source.is_checkpoint:
             check_checkpoint(name)

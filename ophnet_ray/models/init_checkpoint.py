@@ -17,6 +17,7 @@ from ophnet_ray.data.windows import name_masks
 from ophnet_ray.errors import UserError, one_line
 from ophnet_ray.models.backbone_names import UNKNOWN, read_licence
 from ophnet_ray.models.checkpoint_file import load_checkpoint, read_payload
+from ophnet_ray.models.checkpoints import describe_missing
 from ophnet_ray.models.origin import Origin
 from ophnet_ray.models.payload import CheckpointPayload
 from ophnet_ray.storage.local_copies import fetch_version
@@ -110,7 +111,7 @@ def _locate(path: str) -> Path:
     except OSError as error:
         raise UserError(f"{FLAG} {error}") from error
     if not file.is_file():
-        raise UserError(f"{FLAG} {path} does not exist")
+        raise UserError(f"{FLAG}: {describe_missing(path)}")
     return file
 
 

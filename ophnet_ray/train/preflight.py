@@ -1,7 +1,7 @@
 """Checks before a run uses the cluster: settings, paths, CSV, workers. Imports nothing heavy."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,7 +59,7 @@ def check_input(config: AnyConfig, console: Console) -> CheckedInput[AnyConfig]:
         )
     check_loggers(config)
     output = check_output(config.run.output_pth)
-    resolved = resolve_paths(config)
+    resolved = resolve_paths(config, console.say)
     inputs = {
         "--csv_path": resolved.data.csv_path,
         "--encoder": resolved.temporal.encoder,
@@ -127,23 +127,30 @@ def check_output(path: str) -> str:
     return output
 
 
-def resolve_paths(config: AnyConfig) -> AnyConfig:
+def resolve_paths(config: AnyConfig, say: Callable[[str], None]) -> AnyConfig:
     """Return the settings with absolute paths, since workers run elsewhere.
 
+    Args:
+        config: Settings as the user gave them.
+        say: Receives a line per run directory that stands for a checkpoint.
+
     Raises:
-        UserError: A bucket does not answer, or does not exist.
+        UserError: A bucket does not answer, or does not exist; or a run has no checkpoint to start
+            from.
     """
+    # its modules know the codec, which --help of `check` does not need
+    from ophnet_ray.train.trained_models import find_source
+
     storage = absolute(config.run.storage_path)
     cache = absolute(config.run.cache_dir or join(storage, "cache"))
-    # its modules know the codec, which --help of `check` does not need
-    from ophnet_ray.train.trained_models import name_checkpoint
-
     local = str(Path(config.run.local_cache_dir or default_local_dir()).absolute())
     data, model = config.data, config.model
     files = {name: path for name in CONTENT_SETTINGS if (path := getattr(model, name)) is not None}
     if model.init_checkpoint is not None:
-        files["init_checkpoint"] = name_checkpoint(model.init_checkpoint)
-    encoder = config.temporal.encoder and name_checkpoint(config.temporal.encoder)
+        files["init_checkpoint"] = find_source("--init_checkpoint", model.init_checkpoint, say)
+    encoder = config.temporal.encoder
+    if encoder is not None:
+        encoder = find_source("--encoder", encoder, say, may_be_model=True)
     if encoder is not None and encoder.endswith(CHECKPOINT_SUFFIX):
         encoder = absolute(encoder)
     resolved = replace(

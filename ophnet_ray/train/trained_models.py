@@ -1,9 +1,10 @@
 """Checkpoints of trainings that a user names: files, and the best one of a run directory."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ophnet_ray.errors import UserError
-from ophnet_ray.models.checkpoints import best_checkpoint, find_checkpoints
+from ophnet_ray.models.checkpoints import best_checkpoint, describe_missing, find_checkpoints
 from ophnet_ray.storage.files import exists, list_names, read_bytes
 from ophnet_ray.storage.local_copies import fetch_version
 from ophnet_ray.storage.paths import absolute, is_remote, join, plain_uri
@@ -78,16 +79,46 @@ def _find_winner(search: Path) -> Path:
     )
 
 
-def name_checkpoint(path: str) -> str:
-    """Return the best checkpoint of a run directory of this machine; any other text as it is.
+def find_source(
+    flag: str, given: str, say: Callable[[str], None], *, may_be_model: bool = False
+) -> str:
+    """Return the checkpoint of a complete run or search of this machine; other texts as they are.
 
-    For flags that take the checkpoint of a training or something else, e.g. the name of a network.
+    For flags whose checkpoint belongs to the identity of what is trained from it: the best one so
+    far of a run that goes on would be another one tomorrow.
+
+    Args:
+        flag: Flag that names it, for messages.
+        given: Its value.
+        say: Receives a line with the checkpoint that a folder stands for.
+        may_be_model: The name of a timm model stays one where a folder has the same name.
 
     Raises:
-        UserError: As ``find_trained`` raises it.
+        UserError: The path does not exist, or the run is not complete; or as ``find_trained``
+            raises it.
     """
-    place = absolute(path)
-    return path if is_remote(place) or not is_run(place) else str(find_trained(place))
+    place = absolute(given)
+    if not may_be_model and not is_remote(place) and not exists(place):
+        raise UserError(f"{flag}: {describe_missing(given)}")
+    if is_remote(place) or not is_run(place) or (may_be_model and _is_timm_model(given)):
+        return given
+    file = find_trained(place)
+    run = RunDirectory(Path(place))
+    if not (run.path / SEARCH_FILE).exists() and read_result(run) is None:
+        raise UserError(
+            f"{flag} {given}: the run is not complete, and its best checkpoint may change; "
+            f"complete it, or give one of its checkpoints, e.g. {file}"
+        )
+    say(f"{flag} {given}: starting from {file}")
+    return str(file)
+
+
+def _is_timm_model(text: str) -> bool:
+    if "/" in text or text in (".", ".."):
+        return False
+    import timm  # takes seconds: only where a folder has this name, too
+
+    return bool(timm.is_model(text.partition(".")[0]))
 
 
 def _fetch_trained(uri: str) -> Path:

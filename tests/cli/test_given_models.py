@@ -17,6 +17,7 @@ from ophnet_ray.models.checkpoints import commit_checkpoint, temporary_file
 from ophnet_ray.models.network import SurgicalPhaseClassificationModel
 from ophnet_ray.models.payload import Preprocessing
 from ophnet_ray.train.preflight import resolve_paths
+from ophnet_ray.train.run_directory import RunDirectory, RunResult
 from tests.helpers.checkpoints import make_payload, save_checkpoint
 from tests.helpers.searches import epoch_record
 
@@ -46,6 +47,12 @@ def best(run):
     return run / "checkpoints/epoch=0000/checkpoint.ckpt"
 
 
+def complete(run, best):
+    """Write the result of a run whose training has ended."""
+    result = RunResult(str(best.relative_to(run.parent / "mine")), 1, {"val_macro_f1": 0.9})
+    RunDirectory(run).write_result(result)
+
+
 def test_a_run_is_exported_as_its_best_checkpoint(run, best, tmp_path):
     for name, given in {"run": run, "file": best}.items():
         ExportCommand(checkpoint=str(given), safetensors=str(tmp_path / name)).run()
@@ -53,7 +60,8 @@ def test_a_run_is_exported_as_its_best_checkpoint(run, best, tmp_path):
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_a_run_is_audited_and_encodes_videos(run, monkeypatch):
+def test_a_run_is_audited_and_encodes_videos(run, best, monkeypatch):
+    complete(run, best)
     monkeypatch.chdir(run)
     with pytest.raises(UserError, match="--encoder_weights: a checkpoint has its own"):
         FeaturesCommand(encoder=str(run), encoder_weights="w.pt").run()
@@ -64,8 +72,36 @@ def test_a_run_is_audited_and_encodes_videos(run, monkeypatch):
 def test_a_training_starts_from_the_best_checkpoint_of_a_run(run, best, monkeypatch):
     monkeypatch.chdir(run.parent)
     config = Config().replace_flat(init_checkpoint="mine", temporal="gru", encoder="mine")
-    resolved = resolve_paths(config)
+    complete(run, best)
+    said = []
+    resolved = resolve_paths(config, said.append)
     assert resolved.model.init_checkpoint == resolved.temporal.encoder == str(best)
+    assert said == [
+        f"--{flag} mine: starting from {best}" for flag in ("init_checkpoint", "encoder")
+    ]
+
+
+@pytest.mark.parametrize("flag", ["init_checkpoint", "encoder"])
+def test_no_training_starts_from_the_best_checkpoint_so_far_of_a_run_that_goes_on(flag, run, best):
+    config = Config().replace_flat(temporal="gru", **{flag: str(run)})
+    with pytest.raises(
+        UserError, match=rf"^--{flag} .*mine: the run is not complete.* e\.g\. {best}$"
+    ):
+        resolve_paths(config, print)
+
+
+def test_an_encoder_of_the_name_of_a_model_is_that_model_beside_a_run_of_this_name(
+    run, best, monkeypatch
+):
+    monkeypatch.chdir(run.parent)
+    run.rename("test_resnet")
+    complete(run.parent / "test_resnet", best)
+    encoders = {}
+    for given in ("test_resnet", "./test_resnet"):
+        config = Config().replace_flat(temporal="gru", encoder=given)
+        encoders[given] = resolve_paths(config, print).temporal.encoder
+    moved = run.parent / "test_resnet" / best.relative_to(run)
+    assert encoders == {"test_resnet": "test_resnet", "./test_resnet": str(moved)}
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):

@@ -162,7 +162,10 @@ def test_a_temporal_checkpoint_holds_what_its_encoder_has_seen(tmp_path):
             {"backbone": "test_efficientnet"},
             "give --backbone test_vit instead of test_efficientnet",
         ),
-        ({"init_checkpoint": "/none.ckpt"}, r"--init_checkpoint /none\.ckpt does not exist"),
+        (
+            {"init_checkpoint": "/none.ckpt"},
+            r"--init_checkpoint: checkpoint /none\.ckpt does not exist",
+        ),
     ],
 )
 def test_what_cannot_fit_is_refused_with_the_cure(tmp_path, changes, says):

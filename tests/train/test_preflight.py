@@ -150,7 +150,7 @@ def test_clips_of_one_folder_per_case_need_a_word_about_their_cases(csv_path):
 def test_weights_and_folders_are_resolved_where_the_user_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = tiny_config("t.csv", tmp_path).replace_flat(backbone_weights="w.pt", video_dir="v")
-    resolved = resolve_paths(config).to_flat()
+    resolved = resolve_paths(config, print).to_flat()
     assert resolved["backbone_weights"] == str(tmp_path / "w.pt")
     assert resolved["video_dir"] == str(tmp_path / "v")
 
