@@ -24,7 +24,6 @@ from ophnet_ray.storage.local_copies import private_folder
 from ophnet_ray.train.epoch_speed import EpochSpeed
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import tiny_config, weights_of
-from tests.helpers.small_encoders import SMALL
 
 pytestmark = pytest.mark.unit
 
@@ -46,7 +45,6 @@ def differences(one, other):
 
 KILLED = """
 import os, pickle, signal, sys
-import tests.helpers.small_encoders
 from ophnet_ray.models.lightning_module import SurgicalPhaseModule
 from ophnet_ray.train.lone_worker import fit_once
 
@@ -82,8 +80,7 @@ def compiled_code(tmp_path, monkeypatch):
 def test_a_compiled_run_resumes_to_the_same_weights_under_the_same_names(
     plan, start, compiled_code
 ):
-    one_block = SMALL["vit_base_patch16_siglip_224.v2_webli"]  # each block is compiled
-    settings = {"backbone": one_block, "max_epochs": 2, "every_n_train_steps": 1}
+    settings = {"backbone": "test_vit", "max_epochs": 2, "every_n_train_steps": 1}
     eager, _ = start("eager", **settings)
     whole, result = start("whole", compile=True, **settings)
     assert list(compiled_code.iterdir()), "nothing was compiled"
@@ -96,8 +93,7 @@ def test_a_compiled_run_resumes_to_the_same_weights_under_the_same_names(
     assert again.scores == result.scores
     assert last_weights(eager).keys() == weights.keys()
     for one, other in zip(eager.read_metrics(), whole.read_metrics(), strict=True):
-        # dropout draws otherwise in compiled code; both have learnt, from a loss of 1.1
-        assert one["val_loss"] == pytest.approx(other["val_loss"], abs=0.06)
+        assert one["val_loss"] == pytest.approx(other["val_loss"], rel=0.15)
 
 
 def test_a_machine_without_compiler_is_named_with_the_cure(start, compiled_code, monkeypatch):
