@@ -19,6 +19,7 @@ from ophnet_ray.train.conclusion import MAX_WORKER_FAILURES
 from ophnet_ray.train.run_directory import RunDirectory
 from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.trial import has_end
+from ophnet_ray.tune.trial_pulse import delete_pulse
 from ophnet_ray.tune.trial_queue import TrialQueue
 
 Positions = dict[str, tuple[int, int]]
@@ -58,13 +59,17 @@ class CountRestarts(ray.tune.Callback):
     def on_trial_recover(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
-        """Forget the earlier losses of a trial that has advanced since the last one."""
+        """Forget the earlier losses of a trial that has advanced since the last one.
+
+        Ray calls this before it starts the next process: the pulse is that of the lost one.
+        """
         positions = self._find_positions(trial)
         before = self._reached.get(trial.trial_id, {})
         if any(reached > before.get(name, (0, 0)) for name, reached in positions.items()):
             trial.max_failures = trial.num_failures + MAX_WORKER_FAILURES
         self._reached[trial.trial_id] = positions
         run = self._run_of(trial)
+        delete_pulse(run.path)
         if not has_end(run):  # else Ray only ends the process, which is fit for no other trial
             self._warn(f"trial {run.path.name} starts again: {_describe_error(trial)}")
 
@@ -77,6 +82,7 @@ class CountRestarts(ray.tune.Callback):
         the loss twice, and the second time the trial is not running. It keeps its restarts. Such
         a process has served another trial before, so that this cannot go on for ever.
         """
+        delete_pulse(self._run_of(trial).path)
         self._queue.end_lost(
             trial.trial_id, _describe_error(trial), may_start_again=trial.should_recover()
         )

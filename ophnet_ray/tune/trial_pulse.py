@@ -48,6 +48,12 @@ def keep_pulse(folder: Path) -> Iterator[None]:
             file.unlink(missing_ok=True)
 
 
+def delete_pulse(folder: Path) -> None:
+    """Delete the pulse that a killed process has left: it is heard to be lost, so not silent."""
+    with _logged_errors():
+        (folder / PULSE_FILE).unlink(missing_ok=True)
+
+
 @contextmanager
 def _logged_errors() -> Iterator[None]:
     try:

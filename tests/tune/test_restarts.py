@@ -1,5 +1,6 @@
 """Trials whose process is lost start again, as long as they advance. Ray is not started."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ from ophnet_ray.tune.directory import SearchDirectory
 from ophnet_ray.tune.resources import TrialPlan
 from ophnet_ray.tune.restarts import CountRestarts, count_memory_kills_as_losses
 from ophnet_ray.tune.trial import write_trial_end
+from ophnet_ray.tune.trial_pulse import PULSE_FILE, SILENT_S, SilentTrials
 from ophnet_ray.tune.trial_queue import TrialQueue
 from ophnet_ray.tune.trial_task import TrialSetup, TrialTask
 
@@ -36,7 +38,9 @@ class Losses:
         )
         self.trial.storage = SimpleNamespace(trial_driver_staging_path=str(folder))
         plan = TrialPlan(1, Config(), Resources(1, False, 1, 1))
-        queue = TrialQueue(TrialSetup(search, plan, {}, "0", "val_macro_f1"), [])
+        setup = TrialSetup(search, plan, {}, "0", "val_macro_f1")
+        queue = TrialQueue(setup, [TrialTask(0, {"lr": 0.1})])
+        queue.suggest(self.trial.trial_id)
         self.told = []
         self.callback = CountRestarts(search, queue, self.told.append)
         self.start()
@@ -100,6 +104,24 @@ def test_a_trial_that_has_failed_in_its_process_is_not_said_to_start_again(tmp_p
     write_trial_end(losses.run, "failed", 0, "no space")
     assert losses.is_restarted()
     assert len(losses.told) == 1
+
+
+@pytest.mark.parametrize("hook", ["on_trial_recover", "on_trial_error"])
+def test_a_trial_that_waits_for_its_next_process_is_not_said_to_be_silent(tmp_path, hook):
+    losses, now_s = Losses(tmp_path), 0.0
+    pulse, silent = losses.run.path / PULSE_FILE, SilentTrials(lambda: now_s)
+
+    def tell():
+        return list(silent.name_new(SearchDirectory(tmp_path).trials()))
+
+    for beat_s in (1, 2):
+        pulse.write_text("process 1 on a machine")
+        os.utime(pulse, (beat_s, beat_s))
+        assert tell() == []
+    # SIGKILL leaves the pulse as it is
+    getattr(losses.callback, hook)(0, [losses.trial], losses.trial)
+    now_s += 2 * SILENT_S
+    assert tell() == []
 
 
 def test_a_trial_whose_process_did_not_leave_the_one_before_is_trained_in_another_one(tmp_path):
