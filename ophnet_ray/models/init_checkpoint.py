@@ -104,12 +104,14 @@ def _locate(path: str) -> Path:
     """Return the file on this machine; one in a bucket is fetched.
 
     Raises:
-        UserError: It does not exist.
+        UserError: It does not exist, or is a folder: trials of a search take no run directories.
     """
     try:
         file = fetch_version(path) if is_remote(path) else Path(absolute(path))
     except OSError as error:
         raise UserError(f"{FLAG} {error}") from error
+    if file.is_dir():
+        raise UserError(f"{FLAG} {path} is a folder; a search takes files: give a checkpoint in it")
     if not file.is_file():
         raise UserError(f"{FLAG}: {describe_missing(path)}")
     return file

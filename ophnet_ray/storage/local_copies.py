@@ -175,7 +175,7 @@ def hash_content(flag: str, path: str) -> str:
         local = fetch_version(path) if is_remote(path) else Path(absolute(path))
         status = local.stat()
         if not local.is_file():
-            raise UserError(f"{flag} {path} is no file; of a run, give one of its checkpoints")
+            raise UserError(f"{flag} {path} is no file; give one, of a run one of its checkpoints")
         return f"sha256:{_hash_version(local, (status.st_size, status.st_mtime_ns))}"
     except FileNotFoundError as error:
         raise UserError(f"{flag} {plain_uri(path)} does not exist") from error

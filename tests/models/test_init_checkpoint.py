@@ -166,6 +166,10 @@ def test_a_temporal_checkpoint_holds_what_its_encoder_has_seen(tmp_path):
             {"init_checkpoint": "/none.ckpt"},
             r"--init_checkpoint: checkpoint /none\.ckpt does not exist",
         ),
+        (
+            {"init_checkpoint": "/"},  # as one of several values in --search
+            r"--init_checkpoint / is a folder; a search takes files: give a checkpoint in it",
+        ),
     ],
 )
 def test_what_cannot_fit_is_refused_with_the_cure(tmp_path, changes, says):
