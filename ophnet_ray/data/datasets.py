@@ -311,7 +311,6 @@ class OphNetDataModule(ManifestDataModule):
             window_image=window_image,
         )
         check_rules([count_rule("num_workers", num_workers)])
-        check_rules(DataConfig(val_fraction=val_fraction).rules())
         check_rules(self.windows.rules())
         self.case_from, self.val_fraction = case_from, val_fraction
         self.allow_outside = allow_outside

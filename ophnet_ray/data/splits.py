@@ -32,14 +32,16 @@ def assign_splits(
 
     Args:
         segments: Rows of one table; either all have a split or none.
-        val_fraction: Share of the cases for validation, in (0, 1); at least one case.
+        val_fraction: Share of the cases for validation, in (0, 1); at least one case. Not used
+            where the table has ``val`` rows.
         seed: Chooses among splits; the same seed, cases and phases give the same split in any
             order of the rows.
         same_videos: Groups of videos of equal content; cases that share a video stay together.
 
     Raises:
-        AnnotationError: Only one phase, too few cases to hold one out, no training rows, or a
-            video that the CSV puts into two splits under two names.
+        AnnotationError: Only one phase, too few cases to hold one out, no training rows, a
+            fraction outside of its range, or a video that the CSV puts into two splits under two
+            names.
     """
     table = as_table(segments)
     check_phases(table)
@@ -50,6 +52,10 @@ def assign_splits(
         if "train" not in given:
             raise AnnotationError("the split column has no train rows; mark some rows as train")
         return table
+    if not 0 < val_fraction < 1:
+        raise AnnotationError(
+            f"val_fraction {val_fraction}: must be between 0 and 1, where the table has no val rows"
+        )
     is_pooled = ~table.splits.equal("test")
     pool = table.take(is_pooled)
     unit_of = unite_cases(pool, groups)

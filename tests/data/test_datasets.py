@@ -134,13 +134,32 @@ def test_the_data_module_trains_the_module_outside_ray(color_csv, tmp_path):
         ({"shuffle_shards": 0}, "must be at least 1"),
         ({"batch_size": 0}, "--batch_size 0: must be at least 1"),
         ({"num_workers": 0}, "--num_workers 0: must be at least 1"),
-        ({"val_fraction": 1.0}, "must be between 0 and 1"),
         ({"stride": 300}, "must be 1 to 256"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused_at_once(color_csv, setting, reason):
     with pytest.raises(UserError, match=reason):
         ophnet_ray.OphNetDataModule(color_csv, PHASES, **setting)
+
+
+def test_the_share_of_validation_is_refused_only_where_a_split_is_drawn(
+    color_csv, color_cache, tmp_path
+):
+    header, *rows = color_csv.read_text().split()
+    splits = {row: "val" if number == 0 else "train" for number, row in enumerate(rows)}
+    marked = tmp_path / "marked.csv"
+    marked.write_text("\n".join([f"{header},split", *(f"{row},{splits[row]}" for row in rows)]))
+
+    def set_up(csv):
+        data = ophnet_ray.OphNetDataModule(
+            csv, video_dir=color_csv.parent, val_fraction=0.0, image_size=32, cache_dir=color_cache
+        )
+        data.setup()
+        return data
+
+    assert len(set_up(marked).manifest.of_split("val")) == 1
+    with pytest.raises(UserError, match=r"^val_fraction 0\.0: must be between 0 and 1"):
+        set_up(color_csv)
 
 
 class CountLabels(L.Callback):
