@@ -12,6 +12,7 @@ LOGGERS = ("tensorboard", "mlflow", "wandb")
 _RESERVED = ("", "..", "cache")
 MAX_NAME_BYTES = 240
 """Bytes of a name: file systems take 255, and a fold adds its number."""
+_MAX_BYTES_OF_LINUX = 255
 Placement = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 
@@ -78,8 +79,14 @@ class RunConfig:
             f"--name {name}: must be a plain folder name, without a path",
         )
         yield (
-            name is None or len(os.fsencode(name)) <= MAX_NAME_BYTES,
-            f"--name {(name or '')[:20]}…: is too long for a folder (max {MAX_NAME_BYTES} bytes)",
+            name is None or len(os.fsencode(name)) <= MAX_NAME_BYTES or self._has_folder(name),
+            f"--name {(name or '')[:20]}… is too long for a folder (max {MAX_NAME_BYTES} bytes)",
+        )
+
+    def _has_folder(self, name: str) -> bool:
+        """Return True if an earlier version has made a folder of a name that is too long now."""
+        return (
+            len(os.fsencode(name)) <= _MAX_BYTES_OF_LINUX and Path(self.storage_path, name).is_dir()
         )
 
 

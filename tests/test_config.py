@@ -307,7 +307,7 @@ def test_every_path_is_checked_for_credentials():
         ({"name": "a/b"}, "--name a/b: must be a plain folder name"),
         ({"name": ".."}, "--name ..: must be a plain folder name"),
         ({"name": "cache"}, "--name cache: must be a plain folder name"),
-        ({"name": "ü" * 150}, f"--name {'ü' * 20}…: is too long for a folder"),
+        ({"name": "ü" * 150}, f"--name {'ü' * 20}… is too long for a folder"),
         ({"local_cache_dir": "s3://b/c"}, "--local_cache_dir: must be a folder of this machine"),
     ],
 )
@@ -315,6 +315,14 @@ def test_a_value_outside_its_limits_is_refused_with_flag_and_value(settings, say
     with pytest.raises(UserError) as refused:
         Config().replace_flat(**settings).validate()
     assert says in str(refused.value)
+
+
+def test_a_run_whose_long_name_an_earlier_version_took_can_be_resumed(tmp_path):
+    config = Config().replace_flat(storage_path=str(tmp_path), name="a" * 250)
+    with pytest.raises(UserError, match=r"^--name a{20}… is too long for a folder"):
+        config.validate()
+    (tmp_path / config.run.name).mkdir()
+    config.validate()
 
 
 def test_settings_come_back_from_yaml(tmp_path):
