@@ -139,9 +139,8 @@ def describe_warnings(passport: Passport) -> list[str]:
         first = next(iter(reasons))
         more = f", and {say_count(len(reasons) - 1, 'other reason')}" if len(reasons) > 1 else ""
         warnings.append(
-            f"{passport.rows_rejected} of {say_count(passport.rows, 'row')} not used "
-            f"({first}{more}); "
-            "see rejects.csv"
+            f"{passport.rows_rejected} of {say_count(passport.rows, 'row')} cannot be used "
+            f"({first}{more}); see rejects.csv"
         )
     if both := passport.cases_on_both_sides:
         warnings.append(

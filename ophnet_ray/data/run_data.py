@@ -236,9 +236,9 @@ def _describe_missing(
         if num_left
         else "nothing is left to train on, so --missing_videos skip would not help"
     )
+    others = f" and {say_count(len(folders) - 1, 'more folder')}" if len(folders) > 1 else ""
     return (
         f"{len(missing)} of {num_videos} {kind} {'is' if len(missing) == 1 else 'are'} "
         f"missing ({first}{more}); searched "
-        f"{folders[0]}{f' and {len(folders) - 1} more folders' if len(folders) > 1 else ''} "
-        f"for {', '.join(VIDEO_SUFFIXES)}; give --video_dir; {skip}"
+        f"{folders[0]}{others} for {', '.join(VIDEO_SUFFIXES)}; give --video_dir; {skip}"
     )

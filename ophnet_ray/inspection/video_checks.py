@@ -234,9 +234,8 @@ def _check_short_rows(
                 "shorter than a window",
                 "note",
                 row.segment_id,
-                f"{row.segment_id} has {say_count(fact.num_frames, 'frame')}, a window "
-                f"{size}: it is "
-                "one window of all it has",
+                f"{row.segment_id} has {say_count(fact.num_frames, 'frame')}, fewer than a window "
+                f"of {size}: all of them are its one window",
                 "join it with its neighbour if that has the same phase, or a smaller --window_size",
                 (row,),
             )

@@ -11,6 +11,7 @@ from ophnet_ray.tune.config import RankedMetric
 from ophnet_ray.tune.ranking import RankedTrial
 from ophnet_ray.tune.trial import Trial
 from ophnet_ray.tune.trial_pulse import SilentTrials
+from ophnet_ray.wording import say_count
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ class SearchTable:
                 format_duration(trial.seconds),
                 style=_STYLES[trial.state],
             )
-        table.caption = f"{len(ended)} of {self._num_trials} trials have ended"
+        table.caption = f"ended: {len(ended)} of {say_count(self._num_trials, 'trial')}"
         return table
 
     def _format_score(self, trial: Trial) -> str:

@@ -89,7 +89,8 @@ def _train_trials(search: Search, setup: TrialSetup, budget: TimeBudget) -> None
         return
     if past:
         console.say(
-            f"resuming: {len(past) - len(again)} of {say_count(search.num_trials, 'trial')} done"
+            f"resuming: {say_count(len(past) - len(again), 'trial has', 'trials have')} ended, of "
+            f"{search.num_trials}"
         )
     concurrent = min(setup.plan.max_concurrent, num_left)
     console.say(

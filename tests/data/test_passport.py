@@ -94,7 +94,7 @@ def test_an_entry_of_another_version_is_left_out(passport):
 
 def test_the_warnings_name_what_limits_the_scores(passport):
     assert describe_warnings(passport) == [
-        "2 of 5 rows not used (damaged: at 1 s, and 1 other reason); see rejects.csv",
+        "2 of 5 rows cannot be used (damaged: at 1 s, and 1 other reason); see rejects.csv",
         "training has no segment of phase z: cannot be learnt",
         "validation has no segment of phases y, z: not scored",
     ]
