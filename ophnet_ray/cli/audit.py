@@ -11,7 +11,7 @@ from ophnet_ray.cli.checks import (
     create_output_folder,
     trained_case_from,
 )
-from ophnet_ray.cli.given_models import find_model
+from ophnet_ray.cli.given_models import find_single_model
 from ophnet_ray.config import DEFAULT_CACHE_DIR, CaseFrom
 from ophnet_ray.console import Console, print_answer
 from ophnet_ray.data.annotations import read_annotations
@@ -63,7 +63,7 @@ class AuditCommand:
         """
         check_at_least_1("--max_windows", self.max_windows)
         check_at_least_1("--num_workers", self.num_workers)
-        checkpoint = find_model(self.checkpoint)
+        checkpoint = find_single_model(self.checkpoint)
         case_from = self.case_from or trained_case_from(checkpoint)
         segments = read_annotations(
             self.csv_path, self.video_dir, case_from, allow_outside=self.allow_outside

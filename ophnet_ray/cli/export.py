@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ophnet_ray.cli.checks import check_choice
-from ophnet_ray.cli.given_models import find_model
+from ophnet_ray.cli.given_models import find_single_model
 from ophnet_ray.console import print_answer
 from ophnet_ray.errors import UserError
 from ophnet_ray.storage.replacement import ONNX_FILE, check_kind, check_no_stranger
@@ -39,7 +39,7 @@ class ExportCommand:
         check_choice("export", given, takes_all=True)
         onnx_path = self._onnx_path()
         scores = self._read_scores()
-        checkpoint = find_model(self.checkpoint)
+        checkpoint = find_single_model(self.checkpoint)
         self._check_outputs(onnx_path)
         from ophnet_ray.models.checkpoint_file import read_payload
 

@@ -47,7 +47,7 @@ def check_models(given: Sequence[str]) -> None:
             check_checkpoint(path)
 
 
-def find_model(given: str) -> str:
+def find_single_model(given: str) -> str:
     """Return the checkpoint that a path stands for, where a command takes one model.
 
     A run directory stands for its best checkpoint.

@@ -106,7 +106,7 @@ def warn_of_member_choosing_cases(
         choice: Rows to score.
         case_hashes: Pseudonyms of the cases that chose members and weights.
     """
-    chose = _count_choosing(choice, case_hashes)
+    chose = _describe_choosing(choice, case_hashes)
     if not chose:
         return ()
     warning = (
@@ -119,7 +119,7 @@ def warn_of_member_choosing_cases(
 def warn_of_choosing_cases(choice: SplitChoice, payload: CheckpointPayload) -> tuple[str, ...]:
     """Return a warning if rows to score are of cases that chose the checkpoint's smoothing."""
     kept = payload.smoothing
-    chose = _count_choosing(choice, kept.case_hashes) if kept else ""
+    chose = _describe_choosing(choice, kept.case_hashes) if kept else ""
     if kept is None or not chose:
         return ()
     warning = (
@@ -132,7 +132,7 @@ def warn_of_choosing_cases(choice: SplitChoice, payload: CheckpointPayload) -> t
 def warn_of_tempering_cases(choice: SplitChoice, payload: CheckpointPayload) -> tuple[str, ...]:
     """Return a warning if rows to score are of cases that chose the checkpoint's temperature."""
     kept = payload.temperature_choice
-    chose = _count_choosing(choice, kept.case_hashes) if kept else ""
+    chose = _describe_choosing(choice, kept.case_hashes) if kept else ""
     if kept is None or kept.temperature == 1.0 or not chose:
         return ()
     warning = (
@@ -143,7 +143,7 @@ def warn_of_tempering_cases(choice: SplitChoice, payload: CheckpointPayload) -> 
     return (warning,)
 
 
-def _count_choosing(choice: SplitChoice, case_hashes: Iterable[str]) -> str:
+def _describe_choosing(choice: SplitChoice, case_hashes: Iterable[str]) -> str:
     """Return in words how many of the cases to score have one of these pseudonyms; "" for none."""
     cases, known = {segment.case_id for segment in choice.segments}, set(case_hashes)
     chose = sum(hash_case(case_id) in known for case_id in cases)

@@ -8,7 +8,7 @@ import torch
 from ophnet_ray.cli.audit import AuditCommand
 from ophnet_ray.cli.export import ExportCommand
 from ophnet_ray.cli.features import FeaturesCommand
-from ophnet_ray.cli.given_models import find_model, find_models
+from ophnet_ray.cli.given_models import find_models, find_single_model
 from ophnet_ray.config import Config
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.ensemble import build_ensemble
@@ -118,9 +118,9 @@ def test_a_search_stands_for_its_winner(best, tmp_path):
     for name in ("config.yaml", "search.yaml"):
         (search / name).touch()
     with pytest.raises(UserError, match=r"is a search without a winner yet.*/trials/0007$"):
-        find_model(str(search))
+        find_single_model(str(search))
     shutil.copyfile(best, search / "best.ckpt")
-    assert find_model(str(search)) == str(search / "best.ckpt")
+    assert find_single_model(str(search)) == str(search / "best.ckpt")
     assert find_models([str(search)]) == [str(search / "best.ckpt")]
     (search / "best.ckpt").rename(search / "ensemble.yaml")
     with pytest.raises(UserError, match=r"is a search on folds.*/ensemble\.yaml$"):
@@ -129,7 +129,7 @@ def test_a_search_stands_for_its_winner(best, tmp_path):
 
 def test_a_checkpoint_that_its_run_has_deleted_is_missed_with_the_run_as_the_cure(run, best):
     gone = best.parent.with_name("epoch=0009") / best.name
-    for find in (find_model, read_payload, lambda file: build_ensemble([file])):
+    for find in (find_single_model, read_payload, lambda file: build_ensemble([file])):
         with pytest.raises(
             UserError, match=r"0009/checkpoint\.ckpt does not exist: .* give the run, "
         ):
