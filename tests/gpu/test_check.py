@@ -38,7 +38,7 @@ def test_the_check_measures_what_runs_and_names_what_does_not(tmp_path):
     assert 0 <= vit["ours"]["wait_share"] <= 1
     assert vit["ours"]["steadiness"] > 0
     parts = {"flops_per_image", "memory_format", "bare", "plain", "ours", "kernels_s"}
-    assert set(missing["errors"]) == parts | {"predict", "repeats"}
+    assert set(missing["errors"]) == parts | {"predict", "repeats", "default_recipe"}
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines if "img/s" in line] == ["model"]
     assert any(line.startswith("no_such_net") and line.endswith("-") for line in lines)
