@@ -61,8 +61,7 @@ class CacheCommand:
         if removed:
             console.print(
                 f"removed the features of {say_count(len(removed), 'encoder')} not used for "
-                f"{self.days:g} days, "
-                f"{_size(sum(each.size_bytes for each in removed))}",
+                f"{self.days:g} days, {_size(sum(each.size_bytes for each in removed))}",
                 markup=False,
             )
         found = read_features_inventory(folder)
@@ -83,9 +82,9 @@ class CacheCommand:
         if self.prune:
             removed = prune(folder, self.days)
             console.print(
-                f"removed {say_count(len(removed.shards), 'shard')} not used for "
-                f"{self.days:g} days and "
-                f"{say_count(len(removed.leftovers), 'leftover')}, {_size(removed.size_bytes)}",
+                f"removed {say_count(len(removed.shards), 'shard')} not used for {self.days:g} "
+                f"days and {say_count(len(removed.leftovers), 'leftover')}, "
+                f"{_size(removed.size_bytes)}",
                 markup=False,
             )
         inventory = read_inventory(folder)

@@ -329,6 +329,5 @@ def _format_missing(missing: Mapping[str, str], num_videos: int) -> str:
     more = f"; and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
     return (
         f"no prediction for {len(missing)} of {say_count(num_videos, 'video')}: wrong in "
-        "every frame "
-        f"({'; '.join(named)}{more})"
+        f"every frame ({'; '.join(named)}{more})"
     )

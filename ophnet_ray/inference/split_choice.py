@@ -110,8 +110,8 @@ def warn_of_member_choosing_cases(
     if not chose:
         return ()
     warning = (
-        f"{chose} chose the members of the ensemble: their scores say "
-        "too much; `ensemble` printed that of cases that did not choose"
+        f"{chose} chose the members of the ensemble: their scores say too much; `ensemble` "
+        "printed that of cases that did not choose"
     )
     return (warning,)
 
@@ -123,8 +123,8 @@ def warn_of_choosing_cases(choice: SplitChoice, payload: CheckpointPayload) -> t
     if kept is None or not chose:
         return ()
     warning = (
-        f"{chose} chose the smoothing {kept.smooth}: their scores "
-        "with it say too much; its gain on cases that did not choose is kept in the checkpoint"
+        f"{chose} chose the smoothing {kept.smooth}: their scores with it say too much; its gain "
+        "on cases that did not choose is kept in the checkpoint"
     )
     return (warning,)
 
@@ -136,9 +136,8 @@ def warn_of_tempering_cases(choice: SplitChoice, payload: CheckpointPayload) -> 
     if kept is None or kept.temperature == 1.0 or not chose:
         return ()
     warning = (
-        f"{chose} chose the temperature {kept.temperature:.3g}: the "
-        "calibration with it says too much; its gain on cases that did not choose is kept in the "
-        "checkpoint"
+        f"{chose} chose the temperature {kept.temperature:.3g}: the calibration with it says too "
+        "much; its gain on cases that did not choose is kept in the checkpoint"
     )
     return (warning,)
 

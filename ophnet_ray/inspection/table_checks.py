@@ -60,8 +60,8 @@ def check_spellings(rows: Iterable[Segment]) -> Iterator[Finding]:
             "warning",
             f"phase {rare}",
             f"phases {rare!r} ({say_count(counts[rare], 'row')}) and {frequent!r} "
-            f"({say_count(counts[frequent], 'row')}) "
-            "differ in a letter or two, and are two classes",
+            f"({say_count(counts[frequent], 'row')}) differ in a letter or two, and are two "
+            "classes",
             f"if they are one phase, write {frequent!r} in the rows of {rare!r}",
             tuple(table.take(table.phases.equal(rare))),
         )

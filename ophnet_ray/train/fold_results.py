@@ -226,8 +226,8 @@ def _check_partition(folds: FoldSet, trained: Sequence[_TrainedFold]) -> list[st
 def _report_partition(folds: FoldSet, num_wrong: int) -> UserError:
     return UserError(
         f"{folds.directory.location}: {say_count(num_wrong, 'case is', 'cases are')} not held "
-        "out exactly once: the CSV or "
-        "the videos have changed while the folds were trained; give the same command again"
+        "out exactly once: the CSV or the videos have changed while the folds were trained; give "
+        "the same command again"
     )
 
 

@@ -120,8 +120,7 @@ def _list_notes(
     if ties := sum(row.is_tied for row in ranked):
         notes.append(
             f"{say_count(ties, 'trial is', 'trials are')} tied with the winner: similar cases "
-            "may reverse their order. "
-            "--repeats trains the finalists again under other seeds."
+            "may reverse their order. --repeats trains the finalists again under other seeds."
         )
     notes.append(
         "The scores are those of the validation cases that selected both epoch and trial, so the "
