@@ -10,6 +10,7 @@ from ophnet_ray.cli.export import ExportCommand
 from ophnet_ray.cli.features import FeaturesCommand
 from ophnet_ray.cli.given_models import find_models, find_single_model
 from ophnet_ray.config import Config
+from ophnet_ray.console import Console
 from ophnet_ray.errors import UserError
 from ophnet_ray.inference.ensemble import build_ensemble
 from ophnet_ray.models.checkpoint_file import read_payload
@@ -60,13 +61,32 @@ def test_a_run_is_exported_as_its_best_checkpoint(run, best, tmp_path):
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_a_run_is_audited_and_encodes_videos(run, best, monkeypatch):
+def test_a_run_is_audited(run, best, color_csv, color_cache, tmp_path, capsys, monkeypatch):
     complete(run, best)
     monkeypatch.chdir(run)
+    text = color_csv.read_text().replace("red", "0").replace("green", "1")
+    rows = [row for row in text.splitlines() if "blue" not in row]
+    table = tmp_path / "two.csv"  # as many phases as the checkpoint has
+    table.write_text("\n".join(rows))
+    AuditCommand(
+        checkpoint=".",
+        csv_path=str(table),
+        video_dir=str(color_csv.parent),
+        cache_dir=color_cache,
+        num_workers=1,
+        max_windows=4,
+        output=str(tmp_path / "audit"),
+    ).run()
+    assert "gradient of" in capsys.readouterr().out
+    assert (tmp_path / "audit/report.html").exists()
+
+
+def test_the_best_checkpoint_of_a_run_encodes_videos(run, best):
+    complete(run, best)
     with pytest.raises(UserError, match="--encoder_weights: a checkpoint has its own"):
         FeaturesCommand(encoder=str(run), encoder_weights="w.pt").run()
-    with pytest.raises(UserError, match=r"^no\.csv"):  # the next check
-        AuditCommand(checkpoint=".", csv_path="no.csv").run()
+    source = FeaturesCommand(encoder=str(run))._build_source(Console())
+    assert source.name == str(best)
 
 
 def test_a_training_starts_from_the_best_checkpoint_of_a_run(run, best, monkeypatch):
