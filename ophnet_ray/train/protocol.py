@@ -3,6 +3,7 @@
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -58,9 +59,14 @@ class _Beat(NamedTuple):
 
 
 class TrainingStatus:
-    """Training progress, which the workers update and the driver polls, from several threads."""
+    """Training progress, which the workers update and the driver polls, from several threads.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Returns seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.RLock()
         self._status: dict[str, Any] = {"epoch": 0, "step": 0, "metrics": {}, "warnings": []}
         self._status |= {"num_steps": 0, "stop": False, "failure": "", "life": uuid.uuid4().hex}
@@ -83,7 +89,7 @@ class TrainingStatus:
 
     def beat(self, rank: int, position: Position, where: str) -> None:
         """Remember where a worker is, and when it was heard and moved."""
-        now_s = time.monotonic()
+        now_s = self._clock()
         with self._lock:
             before = self._heard.get(rank)
             has_moved = before is None or (before.position, before.where) != (position, where)
@@ -116,7 +122,7 @@ class TrainingStatus:
             return self._status | {"warnings": warnings, "pulses": self._pulses()}
 
     def _pulses(self) -> dict[int, Pulse]:
-        now_s = time.monotonic()
+        now_s = self._clock()
         return {
             rank: Pulse(beat.position, now_s - beat.heard_s, now_s - beat.moved_s, beat.where)
             for rank, beat in self._heard.items()

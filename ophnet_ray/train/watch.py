@@ -29,6 +29,7 @@ class TrainingWatch:
         warn: Prints a warning.
         resources: What the run asks the cluster for.
         request: Signals to this process; the first one asks the workers to stop.
+        clock: Returns seconds.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class TrainingWatch:
         warn: Callable[[str], None],
         resources: Resources,
         request: StopRequest,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._status, self._stage = status, stage
         self._warn, self._num_warned, self._life = warn, 0, ""
         self._request, self._is_stopping = request, False
         self._resources = resources
-        self._alone_since_s = time.monotonic()  # without workers: they have not started, or failed
+        self._clock = clock
+        self._alone_since_s = clock()  # without workers: they have not started, or failed
         self._patience_s = SILENT_S
         self._has_workers, self._had_workers = False, False
 
@@ -92,7 +95,7 @@ class TrainingWatch:
     def _name_silence(self, status: dict[str, Any]) -> None:
         """Say why nothing moves, at growing intervals."""
         pulses = status["pulses"]
-        now_s = time.monotonic()
+        now_s = self._clock()
         if self._has_workers and not pulses:
             self._patience_s = SILENT_S  # they have failed: another silence than theirs begins
         self._has_workers = bool(pulses)
@@ -111,7 +114,7 @@ class TrainingWatch:
             self._patience_s = SILENT_S
 
     def _name_missing_resources(self) -> str:
-        waited_s = time.monotonic() - self._alone_since_s
+        waited_s = self._clock() - self._alone_since_s
         if not ray.is_initialized():
             cause = "begins again" if self._had_workers else "still loads its libraries"
             return f"no step for {waited_s:.0f} s: this process {cause}"

@@ -1,10 +1,8 @@
 """Status of a training: it outlives the nodes of the workers, and a restart of its own process."""
 
-import itertools
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -13,7 +11,7 @@ from ophnet_ray.distributed.resources import Resources
 from ophnet_ray.signals import StopRequest
 from ophnet_ray.train.heartbeat import Position
 from ophnet_ray.train.protocol import TrainingStatus
-from ophnet_ray.train.watch import REPEAT_FACTOR, TrainingWatch
+from ophnet_ray.train.watch import SILENT_S, TrainingWatch
 from tests.helpers.paths import ROOT
 from tests.helpers.waiting import wait_until
 
@@ -83,32 +81,39 @@ def test_after_a_restart_no_warning_is_lost_and_the_workers_are_asked_to_stop_ag
 
 
 @pytest.mark.unit
-def test_after_a_failure_the_wait_for_new_workers_counts_from_the_failure(monkeypatch):
-    monkeypatch.setattr("ophnet_ray.train.watch.SILENT_S", 1.0)
-    status, warned = TrainingStatus(), []
+def test_after_a_failure_the_wait_for_new_workers_counts_from_the_failure():
+    now_s, warned = 0.0, []
 
-    def names_a_start(line):  # where this process has no Ray, or has one
-        return "this process begins again" in line or "no train worker has started" in line
+    def clock():
+        return now_s
 
-    def train_steps_for(seconds):
-        ends_s = time.monotonic() + seconds
-        for step in itertools.count():
-            status.beat(0, Position(1, "training", step), "process 1 on a machine")
-            yield time.monotonic() > ends_s
+    def tell():
+        watch._show()
+        told, warned[:] = [*warned], []
+        return told
 
-    def fit():
-        has_trained = train_steps_for(1.5)
-        wait_until(lambda: next(has_trained), "the worker has trained for a while")
-        wait_until(lambda: warned, "the silence of the lost worker is named")
-        failed_s = time.monotonic()
-        status.fail({0: "its machine is lost"})
-        wait_until(lambda: any(map(names_a_start, warned)), "the wait is named")
-        assert 1.0 <= time.monotonic() - failed_s < REPEAT_FACTOR, warned
-
+    status = TrainingStatus(clock)
     with Console().stage("train", 1) as stage:
-        resources, request = Resources(1, False, 1, 1), StopRequest()
-        TrainingWatch(status, stage, warn=warned.append, resources=resources, request=request).run(
-            fit
+        watch = TrainingWatch(
+            status,
+            stage,
+            warn=warned.append,
+            resources=Resources(1, False, 1, 1),
+            request=StopRequest(),
+            clock=clock,
         )
-    assert warned[0].startswith("no step for 1 s: ")
-    assert warned[1].startswith("train worker 0 failed (its machine is lost)")
+        for now_s in (50.0, 100.0):  # training goes on for longer than a silence
+            status.beat(0, Position(1, "training", int(now_s)), "process 1 on a machine")
+            assert tell() == []
+        now_s += SILENT_S + 1
+        assert [line.split(":")[0] for line in tell()] == ["no step for 56 s"]
+        status.fail({0: "its machine is lost"})
+        (line,) = tell()
+        assert line.startswith("train worker 0 ")
+        assert "its machine is lost" in line
+        now_s += SILENT_S - 1
+        assert tell() == []
+        now_s += 2
+        (line,) = tell()
+    # where this process has no Ray, or has one
+    assert line.startswith(("no step for 56 s: this process", "no train worker has started for 56"))
