@@ -94,10 +94,13 @@ def test_a_second_signal_ends_a_program_that_works_in_torch_with_its_exit_code()
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        for expected in ("works", "SIGTERM"):
-            assert any(line.strip() == expected for line in process.stdout)
-            process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=120)
+        try:
+            for expected in ("works", "SIGTERM"):
+                assert any(line.strip() == expected for line in process.stdout)
+                process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()  # else a failure waits for the end of its threads
     assert errors == "ended by SIGTERM; the same command resumes where it stopped\n"
     assert process.returncode == 128 + signal.SIGTERM
 

@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 from timm.layers import global_pool_nlc
+from torch.nn import functional as F  # noqa: N812
 
 from ophnet_ray.config import Config
 from ophnet_ray.errors import UserError
@@ -45,6 +46,14 @@ class DependsOnPixels(torch.nn.Module):
     def forward(self, pixels):
         image = pixels / 255
         return image.mean((2, 3)) if image.mean() > 0.5 else image.amax((2, 3))
+
+
+class AttendsInThreeDimensions(torch.nn.Module):
+    """A network that torch traces, but of whose attention ONNX has no form, as in Hiera."""
+
+    def forward(self, pixels):
+        rows = (pixels / 255)[:, None]
+        return F.scaled_dot_product_attention(rows, rows, rows)
 
 
 def build(name, size=SIZE):
@@ -108,9 +117,14 @@ def test_images_of_other_sizes_are_taken(name):
     assert logits.isfinite().all()
 
 
-def test_a_network_that_torch_cannot_convert_is_refused_in_one_line():
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [(DependsOnPixels, "TorchExportError"), (AttendsInThreeDimensions, "ConversionError")],
+)
+def test_a_network_that_torch_cannot_convert_is_refused_in_one_line(kind, error):
     pytest.importorskip("onnxscript")
-    network = DependsOnPixels().eval()
+    network = kind().eval()
     with pytest.raises(UserError, match="torch cannot convert this network") as caught:
-        convert_images(network, (3, 64, 64), ["probabilities"], {})
+        convert_images(network, (3, 8, 8), ["probabilities"], {})
     assert "\n" not in str(caught.value)
+    assert type(caught.value.__cause__).__name__ == error

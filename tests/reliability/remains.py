@@ -1,7 +1,8 @@
 """Remains of a command in its folder, in a form that two commands can be compared by.
 
 Left out: logs and TensorBoard's curves, which tell the time, Ray Train's own record of checkpoints,
-which a command begins anew, and how the cache is cut into files.
+which a command begins anew, and how the cache is cut into files. Of files of other kinds (YAML,
+reports) only the names are compared.
 """
 
 import csv
