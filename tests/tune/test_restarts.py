@@ -7,7 +7,6 @@ import pytest
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.air.execution._internal.tracked_actor import TrackedActor
 from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
-from ray.air.execution.resources import FixedResourceManager
 from ray.exceptions import OutOfMemoryError
 from ray.tune.experiment import Trial as RayTrial
 
@@ -150,7 +149,8 @@ def test_a_process_that_ray_ends_to_save_memory_is_lost_like_one_that_died():
     heard = []
     actor.set_on_error(lambda actor, error: heard.append("actor"))
     task = TrackedActorTask(actor, on_error=lambda actor, error: heard.append("trial"))
-    manager = RayActorManager(FixedResourceManager({"CPU": 1}))
+    # the manager of resources that Ray has would start Ray
+    manager = RayActorManager(SimpleNamespace())
     manager._cleanup_actor = lambda tracked_actor: None  # it was not started
     manager._actor_task_failed(task, OutOfMemoryError("the node is running low on memory"))
     assert heard == ["actor", "trial"]
