@@ -60,9 +60,9 @@ def test_what_is_in_the_store_is_not_encoded_again_and_a_broken_video_is_left_ou
     listed = run("cache", "--list", "--cache_dir", tmp_path / "cache")
     assert listed.returncode == 0, listed.stderr
     assert "test_vit" in listed.stdout
-    assert "features of 1 encoders" in listed.stdout
+    assert "features of 1 encoder," in listed.stdout
     pruned = run("cache", "--prune", "--days", 0, "--cache_dir", tmp_path / "cache")
-    assert "removed the features of 1 encoders" in pruned.stdout
+    assert "removed the features of 1 encoder" in pruned.stdout
     assert not any(map(os.path.exists, files.values()))
 
 

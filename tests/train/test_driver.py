@@ -457,7 +457,7 @@ def test_broken_crashing_and_missing_videos_are_counted_and_left_out_for_good(
     (folder / "v4.mp4").rename(folder / f"{CRASHES}.mp4")
     config = tiny_config(folder / "segments.csv", tmp_path)
     with pytest.raises(
-        UserError, match=r"1 of 5 videos of training and validation are missing \(v2\)"
+        UserError, match=r"1 of 5 videos of training and validation is missing \(v2\)"
     ):
         run(config)
     config = config.replace_flat(missing_videos="skip")
@@ -471,7 +471,7 @@ def test_broken_crashing_and_missing_videos_are_counted_and_left_out_for_good(
         assert opened() == 0
     messages = capfd.readouterr().err
     assert "nothing: all videos are in the cache" in messages
-    assert "9 of 18 rows not used" in messages
+    assert "9 of 18 rows cannot be used" in messages
     rejects = (first.run / "rejects.csv").read_text()
     assert len(rejects.splitlines()) == 1 + 9
     for reason in ("the video is missing", "cannot be opened", "the decoder crashed"):

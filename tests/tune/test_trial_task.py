@@ -115,17 +115,24 @@ def test_a_trial_whose_gpu_answers_no_more_goes_on_in_another_process(
     """Ray ends the process for the error, and calls the trial again in another one."""
     setup = replace(setup, search=SearchDirectory(tmp_path))
     told = []
+    error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     def report(result):
         told.append(result["epochs"])
         if len(told) == 1:
-            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+            raise error
+
+    def fail():
+        raise error
 
     monkeypatch.setattr(trial_task, "read_leaving_notice", lambda: None)
     monkeypatch.setattr(trial_task.ray.tune, "report", report)
     run = setup.search.start_trial(0, SETTINGS[0])
     task = {"number": 0, "settings": SETTINGS[0], "seed": None}
-    with pytest.raises(BrokenProcessError, match="illegal memory access was encountered; the GPU"):
+    broken = pytest.raises(BrokenProcessError, match="access was encountered; the GPU")
+    with monkeypatch.context() as patch, broken:
+        patch.setattr(torch.cuda, "is_initialized", lambda: True)
+        patch.setattr(torch.cuda, "synchronize", fail)
         run_trial(task, setup)
     assert not setup.search.trials()[0].has_ended
     run_trial(task, setup)
