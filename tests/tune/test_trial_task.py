@@ -133,6 +133,8 @@ def test_a_trial_whose_gpu_answers_no_more_goes_on_in_another_process(
     with monkeypatch.context() as patch, broken:
         patch.setattr(torch.cuda, "is_initialized", lambda: True)
         patch.setattr(torch.cuda, "synchronize", fail)
+        for name in ("empty_cache", "reset_peak_memory_stats"):
+            patch.setattr(torch.cuda, name, lambda: None)  # a torch without CUDA has no such calls
         run_trial(task, setup)
     assert not setup.search.trials()[0].has_ended
     run_trial(task, setup)
