@@ -2,19 +2,13 @@
 
 import sys
 
-from ophnet_ray.cli.arguments import parse_config, run_program
+from ophnet_ray.cli.arguments import parse_settings, run_program
 from ophnet_ray.cli.train import TrainCommand
 
 
 def main() -> None:
     """Train as ``python -m ophnet_ray train`` does; this one file is what ``ray submit`` copies."""
-    config = parse_config(
-        sys.argv[1:],
-        "train.py",
-        "Train a surgical-phase classifier on video.",
-        TrainCommand.defaults,
-    )
-    TrainCommand(config).run()
+    parse_settings(TrainCommand, sys.argv[1:], "train.py").run()
 
 
 if __name__ == "__main__":

@@ -125,10 +125,8 @@ def parse_command(commands: Mapping[str, type[Command]], argv: Sequence[str], pr
             + (f"near: {near[0]}" if near else f"choose from {', '.join(commands)}")
         )
     command = commands[name]
-    if isinstance(defaults := getattr(command, "defaults", None), Config):
-        # it takes every flag of a training run
-        hint = _first_line(command)
-        return command(parse_config(rest, f"{prog} {name}", hint, defaults))  # type: ignore[call-arg]
+    if isinstance(getattr(command, "defaults", None), Config):
+        return parse_settings(command, rest, f"{prog} {name}")
     # bool fields default to False: they have no --no_ form
     _check_flags(rest, {each.name: False for each in fields(command)})  # type: ignore[arg-type] # dataclasses
     _check_required(rest, command, name)
@@ -140,6 +138,23 @@ def parse_command(commands: Mapping[str, type[Command]], argv: Sequence[str], pr
             use_underscores=True,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+
+
+def parse_settings(command: type[Command], argv: Sequence[str], prog: str) -> Command:
+    """Read every flag of a training run, or of a search, for a command that takes these settings.
+
+    Args:
+        command: Dataclass of its settings, whose ``defaults`` are these without any flag.
+        argv: Arguments.
+        prog: Name of the program, for the help.
+
+    Raises:
+        UserError: A flag is wrong.
+        SystemExit: Code 0, after ``--help``.
+    """
+    defaults: Config = command.defaults  # type: ignore[attr-defined] # only such commands have it
+    settings = parse_config(argv, prog, _first_line(command), defaults)
+    return command(settings)  # type: ignore[call-arg] # likewise
 
 
 def _expand_home(argument: str) -> str:
