@@ -37,7 +37,7 @@ class SpeedConfig:
         yield count_rule("val_batch_size", self.val_batch_size)
         yield (
             self.compile or self.compile_mode == "default",
-            f"--compile_mode {self.compile_mode}: of --compile, which is not given; give it, too",
+            f"--compile_mode {self.compile_mode}: needs --compile; give it, too",
         )
 
     def rules_of_workers(self, num_workers: int, use_gpu: bool, strategy: str) -> Iterator[Rule]:

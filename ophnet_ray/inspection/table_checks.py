@@ -160,7 +160,7 @@ def check_phases(rows: Sequence[Segment], phases: list[str]) -> Iterator[Finding
             yield _phase_finding(
                 "few cases",
                 phase,
-                f"only {len(cases[phase])} training case{'s' if len(cases[phase]) > 1 else ''}",
+                f"only {say_count(len(cases[phase]), 'training case')}",
                 f"label {FEW_CASES} or more cases, or join it with a phase that looks alike",
             )
     counts = Counter(row.phase for row in train)

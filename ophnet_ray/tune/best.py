@@ -13,6 +13,7 @@ from ophnet_ray.tune.gain import SearchGain
 from ophnet_ray.tune.ranking import RankedTrial
 from ophnet_ray.tune.search import Search
 from ophnet_ray.tune.trial import Trial
+from ophnet_ray.wording import say_count
 
 
 def write_best(
@@ -37,11 +38,11 @@ def write_best(
     interval = "" if low is None else f", 95 % interval {low:.3f} to {high:.3f}"
     states = ", ".join(f"{number} {state}" for state, number in chosen["trials"].items())
     num_cases = chosen["num_cases"]
-    where = f"{num_cases} validation case{'s' * (num_cases != 1)} of the data {chosen['data_hash']}"
+    where = f"{say_count(num_cases, 'validation case')} of the data {chosen['data_hash']}"
     if search.config.data.num_folds is not None:
         where = (
-            f"{num_cases} cases, each held out by one of {chosen['validation']}, of the data "
-            f"{chosen['data_hash']}"
+            f"{say_count(num_cases, 'case')}, each held out by one of {chosen['validation']}, of "
+            f"the data {chosen['data_hash']}"
         )
     if search.config.search.reshuffle:
         where = (

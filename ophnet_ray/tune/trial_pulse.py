@@ -99,12 +99,10 @@ def _read_pulse(trial: Trial) -> tuple[int, str]:
 
     One that cannot be read now, e.g. because a network's file system has lost it, is none.
     """
+    if trial.has_ended:
+        return 0, ""
     file = trial.run.path / PULSE_FILE
     try:
-        return (
-            (0, "")
-            if trial.has_ended
-            else (file.stat().st_mtime_ns, file.read_text() or "its process")
-        )
+        return file.stat().st_mtime_ns, file.read_text() or "its process"
     except OSError:
         return 0, ""
